@@ -1,0 +1,33 @@
+# Each target makes its own .venv from constraints.txt if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+.venv/made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: .venv/made
+	@mkdir -p demo
+	$(BIN)/fedsweep plan examples/digits.toml --db sqlite:///demo/digits.db
+	$(BIN)/fedsweep work --db sqlite:///demo/digits.db --device cpu --slots 2 --until-empty
+	$(BIN)/fedsweep report --db sqlite:///demo/digits.db
+	$(BIN)/fedsweep report --db sqlite:///demo/digits.db --format html --output demo/report.html
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/made
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf .venv demo build dist *.egg-info

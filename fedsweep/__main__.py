@@ -1,0 +1,5 @@
+"""`python -m fedsweep`."""
+
+from fedsweep.cli import main
+
+main()

@@ -1,0 +1,18 @@
+"""The command line: each command parses, makes one call, and prints."""
+
+from __future__ import annotations
+
+import sys
+
+from fedsweep.errors import FedsweepError
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr, and an exit code."""
+    from fedsweep.cli.app import app
+
+    try:
+        app(prog_name="fedsweep")
+    except FedsweepError as error:
+        print(f"fedsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,53 @@
+"""Options that several commands share, and what turns them into what the layers below take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="URL",
+        help="The database; else $FEDSWEEP_DB, else sqlite:///fedsweep.db in this folder.",
+        show_default=False,
+    ),
+]
+Sweep = Annotated[
+    str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", show_default=False)
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Where the data lie; else $FEDSWEEP_DATA.",
+        show_default=False,
+    ),
+]
+
+
+def open_store(db: str | None, *, create: bool = False) -> Engine:
+    """The store that --db, or what stands in for it, names."""
+    from fedsweep.store import schema
+
+    return schema.open_store(url(db), create=create)
+
+
+def url(db: str | None) -> str:
+    from fedsweep.store.engine import default_url
+
+    return db or default_url()
+
+
+def data_folder(data: Path | None) -> Path | None:
+    """The folder of --data, else of $FEDSWEEP_DATA, else none."""
+    named = data or (Path(found) if (found := os.environ.get("FEDSWEEP_DATA")) else None)
+    return named.expanduser().absolute() if named else None

@@ -1,0 +1,104 @@
+"""`fedsweep plan`: a TOML file into trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsweep.cli.arguments import Data, Db, data_folder, open_store, url
+from fedsweep.cli.console import counted, duration, size
+
+if TYPE_CHECKING:
+    from fedsweep.spec import SweepSpec
+    from fedsweep.store.writes import Planned
+
+ROW_BYTES = 150
+"""What a stored round takes in the database, about."""
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The plan, a TOML file.")],
+    db: Db = None,
+    data: Data = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be planned.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Fix a key for all trials; repeatable."),
+    ] = None,
+    priority: Annotated[int, typer.Option(help="New trials with more of it run first.")] = 0,
+) -> None:
+    """Turn a plan file into trials in the database. What is there already is kept as it is."""
+    from fedsweep import executor, spec
+
+    sweep = spec.read_plan(file, set_ or ())
+    sweep, unseen = executor.look_at_data(sweep, data_folder(data))
+    if dry_run:
+        _foretell(sweep, db)
+    else:
+        _plan(sweep, db, priority)
+    if unseen:
+        print(
+            "note: the image folder is not at hand, so its content is no part of the trials' "
+            "identity: give --data or FEDSWEEP_DATA to pin it"
+        )
+
+
+def _plan(sweep: SweepSpec, db: str | None, priority: int) -> None:
+    from fedsweep import queue
+    from fedsweep.store import reads, writes
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db, create=True)) as connection:
+        planned = writes.add_sweep(connection, sweep, priority)
+        if planned.cancelled:
+            queue.retry(connection, reads.trial_rows(connection, planned.cancelled))
+    print(f"{sweep.name}: {counted(planned.new, 'new trial')}, {planned.kept:,} kept")
+    if planned.cancelled:
+        print(f"  {counted(len(planned.cancelled), 'cancelled trial')} queued again")
+    if planned.earlier is not None:
+        _show_difference(sweep, planned)
+
+
+def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
+    import difflib
+
+    print(f"  the plan of {sweep.name} has changed; both texts are kept:")
+    before, after = (text.splitlines() for text in (planned.earlier or "", sweep.text))
+    for line in difflib.unified_diff(before, after, "earlier", "now", n=0, lineterm=""):
+        print(f"    {line}")
+    if planned.dropped:
+        print(f"  {counted(planned.dropped, 'trial')} of the earlier plan stay in the sweep")
+
+
+def _foretell(sweep: SweepSpec, db: str | None) -> None:
+    from fedsweep import executor
+    from fedsweep.store import reads
+    from fedsweep.store.engine import parse_url, reading, sqlite_file
+
+    there: set[str] = set()
+    cost: dict[tuple[object, ...], float] = {}
+    store = sqlite_file(parse_url(url(db)))
+    if store is None or store.exists():
+        with reading(open_store(db)) as connection:
+            there = reads.present(connection, [trial.trial_id for trial in sweep.trials])
+            cost = reads.seconds_a_round(connection)
+    new = [trial.config for trial in sweep.trials if trial.trial_id not in there]
+    rounds = sum(config.rounds for config in new)
+    prices = [cost.get(reads.cost_key(config)) for config in new]
+    known = [price * c.rounds for price, c in zip(prices, new, strict=True) if price is not None]
+    print(
+        f"{sweep.name}: {counted(len(new), 'new trial')}, {len(there):,} kept (nothing is written)"
+    )
+    print(f"  rounds   {rounds:,}")
+    if not new:
+        time = "nothing to train"
+    elif not known:
+        time = "not measured yet: unknown until the first rounds of such trials"
+    else:
+        part = "" if len(known) == len(new) else f", without {len(new) - len(known)} unmeasured"
+        time = f"{sum(known) / 3600:.2f} of one slot ({duration(sum(known))}){part}"
+    print(f"  hours    {time}")
+    snapshot = size(executor.snapshot_bytes(new)) if new else "0 B"
+    print(f"  disk     {size(rounds * ROW_BYTES)} of rows, and {snapshot} for each running trial")

@@ -1,0 +1,117 @@
+"""`fedsweep report`: the answer."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.console import console
+from fedsweep.errors import NotFound, RequestError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from fedsweep.report.page import Section
+    from fedsweep.report.summary import Row
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+def report(
+    db: Db = None,
+    sweep: Sweep = None,
+    format: Annotated[Format, typer.Option(help="How to say it.")] = Format.TABLE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Write it there, not to the terminal.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Say which normaliser does best where: mean and spread over seeds, a table for each sweep."""
+    from fedsweep.report import tables
+    from fedsweep.report.summary import summarize
+    from fedsweep.store import reads
+    from fedsweep.store.engine import reading
+
+    with reading(open_store(db)) as connection:
+        names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
+        if not names:
+            raise NotFound("nothing is planned yet: fedsweep plan FILE")
+        rows = {name: reads.results(connection, name) for name in names}
+        if format is Format.HTML:
+            _write(_page(connection, rows), output)
+            return
+    summaries = [summarize(name, rows[name]) for name in names]
+    if format is Format.TABLE and output is None:
+        for summary in summaries:
+            console().print(tables.terminal(summary))
+        return
+    written = {
+        Format.TABLE: lambda: "\n".join(map(_text, summaries)),
+        Format.MARKDOWN: lambda: "\n".join(map(tables.markdown, summaries)),
+        Format.CSV: lambda: tables.as_csv(summaries),
+        Format.JSON: lambda: tables.as_json(summaries),
+    }
+    _write(written[format](), output)
+
+
+def _text(summary: object) -> str:
+    import io
+
+    from rich.console import Console
+
+    from fedsweep.report import tables
+    from fedsweep.report.summary import Summary
+
+    assert isinstance(summary, Summary)
+    out = io.StringIO()
+    Console(file=out, width=160).print(tables.terminal(summary))
+    return out.getvalue()
+
+
+def _page(connection: Connection, rows: dict[str, list[Row]]) -> str:
+    from fedsweep.report import page
+
+    sections = [_section(connection, name, found) for name, found in rows.items()]
+    return page.render(sections, time.strftime("%Y-%m-%d %H:%M"))
+
+
+def _section(connection: Connection, name: str, rows: list[Row]) -> Section:
+    from fedsweep.report import page, plots
+    from fedsweep.report.summary import summarize
+    from fedsweep.store import reads
+
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in reads.curves(connection, name):
+        curves[row["trial_id"]][row["round"]] = row["test_accuracy"]
+    summary = summarize(name, rows)
+    return page.Section(
+        summary,
+        plots.accuracy_by_round(rows, curves),
+        plots.accuracy_by_freeze_round(summary),
+        reads.plan_texts(connection, name)[-1],
+    )
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{output} cannot be written: {error.strerror}") from error
+    print(output.absolute())

@@ -1,0 +1,142 @@
+"""`fedsweep trial`: look at single trials, cancel them, try them again."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.console import console, counted, duration
+from fedsweep.errors import Refused
+from fedsweep.states import TrialState
+
+app = typer.Typer(help="Look at trials, cancel them, try them again.", no_args_is_help=True)
+
+Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="An id, or a unique beginning of it.")]
+Trials = Annotated[
+    list[str], typer.Argument(metavar="TRIAL…", help="Ids, or unique beginnings of them.")
+]
+
+
+@app.command("list")
+def list_(
+    db: Db = None,
+    sweep: Sweep = None,
+    state: Annotated[
+        TrialState | None, typer.Option(help="Only those in this state.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 100,
+) -> None:
+    """List trials in the order of planning."""
+    from rich.table import Table
+
+    from fedsweep.report.summary import describe
+    from fedsweep.store import reads
+    from fedsweep.store.engine import reading
+
+    with reading(open_store(db)) as connection:
+        if sweep is not None:
+            reads.require_sweep(connection, sweep)
+        rows = reads.trial_list(connection, sweep, state, limit + 1)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("trial", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("round", "accuracy", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for row in rows[:limit]:
+        accuracy = row["test_accuracy"]
+        table.add_row(
+            row["trial_id"][:10],
+            row["failure"] or row["state"],
+            f"{row['final_round'] or 0}/{row['rounds']}",
+            f"{accuracy:.2%}" if accuracy is not None else "–",
+            f"{row['seconds']:.1f}" if row["seconds"] is not None else "–",
+            describe(row),
+        )
+    console().print(table)
+    if len(rows) > limit:
+        print(f"more than {limit} trials: raise --limit, or narrow by --sweep and --state")
+
+
+@app.command()
+def show(trial: Trial, db: Db = None) -> None:
+    """Show a trial's configuration, result, and every attempt with its outcome."""
+    from fedsweep.store import reads
+    from fedsweep.store.engine import reading
+
+    with reading(open_store(db)) as connection:
+        key, trial_id = reads.find_trial(connection, trial)
+        result = reads.trial_result(connection, trial_id)
+        attempts = reads.trial_attempts(connection, key)
+    print(f"trial {trial_id}  {result['state']}  (planned first by {result['sweep']})")
+    print("\nconfiguration")
+    _print_pairs(json.loads(result["config"]))
+    measured = ("final_round", "test_accuracy", "test_loss", "validation_accuracy")
+    more = ("best_test_accuracy", "best_round", "bytes_up", "bytes_down", "seconds", "numerics_id")
+    found = {name: result[name] for name in (*measured, *more) if result[name] is not None}
+    if found:
+        print("\nresult")
+        _print_pairs(found)
+    if result["error"]:
+        print(f"\n{result['failure']}: {result['error']}")
+    print(f"\n{counted(len(attempts), 'attempt')}")
+    for attempt in attempts:
+        _print_attempt(attempt)
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        print(f"  {name:<{width}}  {value}")
+
+
+def _print_attempt(attempt: dict[str, Any]) -> None:
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["started_at"]))
+    took = duration((attempt["ended_at"] or time.time()) - attempt["started_at"])
+    outcome = attempt["outcome"] or "running"
+    kind = f" ({attempt['failure']})" if attempt["failure"] else ""
+    rounds = f"{attempt['rounds_trained']} rounds"
+    lost = f", {attempt['rounds_lost']} of them again" if attempt["rounds_lost"] else ""
+    print(
+        f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
+        f"{attempt['device']} of {attempt['worker']}, {began}"
+    )
+    if attempt["error"]:
+        print(f"     {attempt['error']}")
+    for line in (attempt["traceback"] or "").splitlines():
+        print(f"     | {line}")
+
+
+@app.command()
+def retry(trials: Trials, db: Db = None) -> None:
+    """Queue failed or cancelled trials again."""
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        keys = [reads.find_trial(connection, trial)[0] for trial in trials]
+        again = queue.retry(connection, keys)
+    print(f"{counted(again, 'trial')} queued again")
+
+
+@app.command()
+def cancel(trials: Trials, db: Db = None) -> None:
+    """Cancel trials that wait or run; a running one stops at its next round."""
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        found = [reads.find_trial(connection, trial) for trial in trials]
+        for key, trial_id in found:
+            if not queue.cancel(connection, [key]):
+                state = reads.trial_result(connection, trial_id)["state"]
+                raise Refused(
+                    f"trial {trial_id} is {state}: only queued and running ones can be cancelled"
+                )
+    print(f"{counted(len(found), 'trial')} cancelled")

@@ -1,0 +1,196 @@
+"""`fedsweep work`: claim and run trials."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsweep.cli.arguments import Data, Db, Sweep, data_folder, url
+from fedsweep.cli.console import console, counted, duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fedsweep.store.reads import Progress
+    from fedsweep.worker import Slot, View
+
+
+def work(
+    db: Db = None,
+    sweep: Sweep = None,
+    data: Data = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")
+    ] = "auto",
+    slots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time; else one for each device.", show_default=False),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Torch's threads of a slot.")] = 1,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="Stop when no trial is left to run, anywhere.")
+    ] = False,
+    max_trials: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many trials.", show_default=False)
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 where a trial in scope has failed.")
+    ] = False,
+    lease: Annotated[
+        float, typer.Option(min=1.0, help="Seconds after which a silent worker's trial is free.")
+    ] = 15.0,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
+    ] = 20.0,
+) -> None:
+    """Claim trials and train them, until stopped. Start it on as many machines as you like.
+
+    Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
+    the round.
+    """
+    from fedsweep import executor, worker
+
+    devices = executor.devices(device)
+    options = worker.Options(
+        url=url(db),
+        devices=tuple(devices),
+        slots=slots or len(devices),
+        threads=threads,
+        sweep=sweep,
+        until_empty=until_empty,
+        max_trials=max_trials,
+        data=data_folder(data),
+        lease=lease,
+        grace=grace,
+    )
+    with _screen() as show:
+        tally = worker.work(options, show)
+    done = [f"{counted(tally.finished, 'trial')} finished", f"{tally.failed} failed"]
+    done += [f"{tally.released} given back"] if tally.released else []
+    done += [f"{tally.lost} lost"] if tally.lost else []
+    print(("stopped: " if tally.stopped else "") + ", ".join(done))
+    if tally.broken:
+        print(f"fedsweep: {tally.broken}", file=sys.stderr)
+        raise typer.Exit(1)
+    if failed := tally.failed_in_scope:
+        print(f"{counted(failed, 'trial')} in scope failed: fedsweep trial list --state failed")
+        if strict:
+            raise typer.Exit(1)
+
+
+@contextmanager
+def _screen() -> Iterator[Callable[[View], None]]:
+    """A live view on a terminal, plain lines elsewhere."""
+    if not console().is_terminal:
+        yield _plain
+        return
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False, transient=True) as live:
+        drawn = 0.0
+
+        def show(view: View) -> None:
+            nonlocal drawn
+            if view.ended is not None:
+                live.console.print(_ended(view))
+            if view.ended is not None or time.monotonic() - drawn >= 0.25:
+                live.update(_frame(view), refresh=True)
+                drawn = time.monotonic()
+
+        yield show
+
+
+def _plain(view: View) -> None:
+    if view.ended is not None:
+        print(_ended(view), flush=True)
+
+
+def _ended(view: View) -> str:
+    ended = view.ended
+    assert ended is not None
+    outcome = str(ended.outcome) if ended.outcome else "lost"
+    result = ""
+    if ended.last is not None:
+        at = f" at round {ended.last.round}" if outcome != "finished" else ""
+        if ended.last.test_accuracy is not None:
+            result = f" {ended.last.test_accuracy:.2%}{at}"
+        else:
+            result = at
+    what = _what(ended.claim.config)
+    left = _left(view.progress)
+    return f"{ended.claim.trial_id[:8]} {what}: {outcome}{result} in {duration(ended.seconds)}  [{left}]"
+
+
+def _left(progress: list[Progress]) -> str:
+    done, total = sum(p.done for p in progress), sum(p.trials for p in progress)
+    return f"{done}/{total}, {duration(_seconds_left(progress))} left"
+
+
+def _seconds_left(progress: list[Progress]) -> float | None:
+    """Of the whole, with as many slots as are running now."""
+    each = [p.seconds_left for p in progress]
+    if any(seconds is None for seconds in each):
+        return None
+    slots = max(1, sum(p.running for p in progress))
+    return sum(seconds or 0.0 for seconds in each) / slots
+
+
+def _what(config: object) -> str:
+    from fedsweep.report.summary import describe
+
+    assert isinstance(config, dict)
+    return describe(config)
+
+
+def _frame(view: View) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name, justify in (("slot", "right"), ("device", "left"), ("trial", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    for name in ("round", "accuracy", "rounds/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for slot in view.slots:
+        table.add_row(*_slot_row(slot))
+    lines: list[RenderableType] = [table]
+    for p in view.progress:
+        if not p.trials:
+            continue
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(
+            Text(p.sweep),
+            ProgressBar(total=max(p.rounds_total, 1), completed=p.rounds_done, width=30),
+            f"{p.done}/{p.trials} trials",
+            f"{p.failed} failed" if p.failed else "",
+            f"{duration(_seconds_left([p]))} left",
+        )
+        lines.append(bar)
+    if view.tally.stopped:
+        lines.append(Text("stopping: finishing the round (Ctrl-C again drops it)", style="yellow"))
+    return Group(*lines)
+
+
+def _slot_row(slot: Slot) -> list[str]:
+    head = [str(slot.number), slot.device]
+    if slot.claim is None:
+        return [*head, "–", "waiting", "", "", ""]
+    config, last = slot.claim.config, slot.last
+    accuracy = last.test_accuracy if last else None
+    rate = slot.rate()
+    return [
+        *head,
+        slot.claim.trial_id[:8],
+        _what(config),
+        f"{last.round if last else slot.claim.final_round}/{config['rounds']}",
+        f"{accuracy:.2%}" if accuracy is not None else "–",
+        f"{rate:.3g}" if rate else "–",
+    ]

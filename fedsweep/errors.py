@@ -1,0 +1,112 @@
+"""Every error that fedsweep raises on purpose. A class's docstring is its default message.
+
+FedsweepError
+├── RequestError              exit 2: the request was wrong, nothing was written
+│   ├── PlanError             the plan file
+│   ├── DeviceError           the device asked for
+│   ├── NotFound              a sweep or trial that is not there
+│   ├── Refused               a change that the state of a trial forbids
+│   ├── SqlRefused            a statement that does more than read, or reads too long
+│   └── StoreError            the database
+│       ├── StoreMissing
+│       ├── StoreUnreachable
+│       ├── StoreReadOnly
+│       ├── StoreForeign
+│       ├── SchemaOld
+│       └── SchemaNew
+├── StoreBusy                 exit 1: another process held the database too long
+├── LeaseLost                 the attempt no longer holds its trial; its writes are refused
+└── TrialFailed               a trial ended without a result; carries the failure kind
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class FedsweepError(Exception):
+    """Something went wrong."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(hide_secrets(message or type(self).__doc__ or ""))
+
+
+class RequestError(FedsweepError):
+    """The request was wrong."""
+
+    exit_code = 2
+
+
+class PlanError(RequestError):
+    """The plan file is wrong."""
+
+
+class DeviceError(RequestError):
+    """There is no such device: choose --device cpu."""
+
+
+class NotFound(RequestError):
+    """There is no such sweep or trial: `fedsweep status` and `fedsweep trial list` name them."""
+
+
+class Refused(RequestError):
+    """The state of the trial forbids that."""
+
+
+class SqlRefused(RequestError):
+    """Only one reading statement is allowed: SELECT, WITH … SELECT or VALUES."""
+
+
+class StoreError(RequestError):
+    """The database cannot be used."""
+
+
+class StoreMissing(StoreError):
+    """There is no database there: `fedsweep plan` makes one, or name another with --db."""
+
+
+class StoreUnreachable(StoreError):
+    """The database server does not answer: check the host, port, user and password in --db."""
+
+
+class StoreReadOnly(StoreError):
+    """The database is read-only: make the file and its folder writable, or name another with --db."""
+
+
+class StoreForeign(StoreError):
+    """That is not a fedsweep database: name another with --db."""
+
+
+class SchemaOld(StoreError):
+    """The database has an older schema: back it up, then run `fedsweep db upgrade`."""
+
+
+class SchemaNew(StoreError):
+    """The database was written by a newer fedsweep: upgrade this installation."""
+
+
+class StoreBusy(FedsweepError):
+    """The database stayed locked by another process: try again."""
+
+
+class LeaseLost(FedsweepError):
+    """This attempt no longer holds its trial."""
+
+
+class TrialFailed(FedsweepError):
+    """The trial ended without a result."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+_PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
+_PASSWORD_KEY = re.compile(r"(?i)\b(password|passwd|token|secret)=[^\s&'\"]+")
+
+
+def hide_secrets(text: str) -> str:
+    """The text with every password and token of a URL replaced by ***."""
+    return _PASSWORD_KEY.sub(r"\1=***", _PASSWORD_IN_URL.sub(r"\g<head>:***@", text))

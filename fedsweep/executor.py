@@ -1,0 +1,281 @@
+"""One claimed trial, from its claim to its outcome. The only door to `trainers`.
+
+Trainers import torch, so they are imported inside the functions that need them: `fedsweep plan`
+asks this module about data without paying for it.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.errors import DeviceError, FedsweepError, LeaseLost, PlanError, TrialFailed
+from fedsweep.spec import Claim, Round, SweepSpec, TrainConfig, check_sizes, content_hash, pinned
+from fedsweep.states import FailureKind, Outcome
+from fedsweep.store import artifacts, reads, writes
+from fedsweep.store.engine import read_clock, reading, transaction
+
+if TYPE_CHECKING:
+    from trainers import data, fedavg
+
+SNAPSHOT_SECONDS = 1.0
+"""Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
+where a round takes longer, else once a second. A kill loses no more than that."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs: a device, torch's threads, and the folder of the data."""
+
+    device: str = "cpu"
+    threads: int = 1
+    data: Path | None = None
+    lease: float = queue.LEASE_SECONDS
+
+
+Watch = Callable[[Round], None]
+Stop = Callable[[], bool]
+
+
+def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch) -> Outcome | None:
+    """Run a claimed trial to its outcome, and say it; None where the claim was lost meanwhile.
+
+    `stop` is asked after each round: True saves the state and gives the trial back. `watch` sees
+    each round as it is measured.
+    """
+    attempt = _Attempt(engine, claim, place)
+    try:
+        try:
+            return attempt.run(stop, watch)
+        except LeaseLost:
+            raise
+        except TrialFailed as failure:
+            attempt.fail(FailureKind(failure.kind), str(failure), None)
+        except Exception as error:  # a trainer's bug must cost its trial, not the worker
+            attempt.fail(_kind_of(error), _one_line(error), traceback.format_exc())
+        return Outcome.FAILED
+    except LeaseLost:
+        return None
+
+
+class _Attempt:
+    """The claim, and the rounds that are measured but not stored yet."""
+
+    def __init__(self, engine: Engine, claim: Claim, place: Place) -> None:
+        self.engine = engine
+        self.claim = claim
+        self.place = place
+        self.folder = artifacts.folder(engine.url)
+        self.pending: list[Round] = []
+        self.numerics_id = ""
+
+    def run(self, stop: Stop, watch: Watch) -> Outcome:
+        from trainers import fedavg
+
+        config = TrainConfig(**self.claim.config)
+        dataset = self.load(config)
+        fedavg.settle(self.place.device, self.place.threads)
+        numerics = fedavg.numerics(config, self.place.device)
+        self.numerics_id = content_hash(numerics)
+        with transaction(self.engine) as connection:
+            self.renew(connection)
+            writes.start_attempt(
+                connection,
+                self.claim,
+                numerics_id=self.numerics_id,
+                numerics=numerics,
+                data_fingerprint=dataset.fingerprint,
+            )
+        state = self.resume()
+        stored = time.monotonic()
+        try:
+            if state is not None and state.round == config.rounds:
+                return self.finish()
+            for measured in fedavg.run(config, dataset, state, device=self.place.device):
+                row = _row(measured)
+                self.pending.append(row)
+                watch(row)
+                if row.round == config.rounds:
+                    return self.finish()
+                stopping = stop()
+                if stopping or time.monotonic() - stored >= SNAPSHOT_SECONDS:
+                    self.save(measured.state(), release=stopping)
+                    stored = time.monotonic()
+                if stopping:
+                    return Outcome.RELEASED
+        except fedavg.Diverged as error:
+            raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+        except ValueError as error:
+            if self.pending or state is not None:
+                raise
+            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
+        raise FedsweepError("the trainer stopped before the last round")
+
+    def load(self, config: TrainConfig) -> data.Dataset:
+        from trainers.folder import BadData
+
+        try:
+            dataset = _load(config.dataset, config.image_size, config.fingerprint, self.place.data)
+        except BadData as error:
+            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
+        before = self.claim.data_fingerprint
+        if self.claim.final_round and before and before != dataset.fingerprint:
+            raise TrialFailed(
+                FailureKind.BAD_DATA,
+                f"the data here (fingerprint {dataset.fingerprint}) are not those of the stored "
+                f"rounds ({before}): point --data at the same data on every machine",
+            )
+        return dataset
+
+    def resume(self) -> fedavg.State | None:
+        """The state to go on from: of the latest sound snapshot, or None for the start."""
+        from safetensors.torch import load
+
+        from trainers import fedavg
+
+        with reading(self.engine) as connection:
+            snapshot = reads.latest_snapshot(connection, self.claim, self.numerics_id)
+        content = artifacts.read(self.folder, snapshot) if snapshot else None
+        if snapshot is None or content is None:
+            return None
+        return fedavg.State(snapshot.round, load(content))
+
+    def save(self, state: fedavg.State, *, release: bool) -> None:
+        """Store the pending rounds and a snapshot, in one commit; and give the trial back."""
+        from safetensors.torch import save
+
+        snapshot = artifacts.write(
+            self.folder, self.claim, state.round, self.numerics_id, save(state.tensors)
+        )
+        with transaction(self.engine) as connection:
+            self.store_pending(connection)
+            replaced = writes.add_snapshot(connection, self.claim, snapshot)
+            if release:
+                queue.release(connection, self.claim)
+        self.pending.clear()
+        artifacts.remove(self.folder, replaced)
+
+    def finish(self) -> Outcome:
+        with transaction(self.engine) as connection:
+            self.store_pending(connection)
+            queue.finish(connection, self.claim)
+            unneeded = writes.drop_snapshots(connection, self.claim.trial)
+        artifacts.remove(self.folder, unneeded)
+        return Outcome.FINISHED
+
+    def fail(self, kind: FailureKind, error: str, trace: str | None) -> None:
+        """Store the rounds up to the failure, and say it."""
+        with transaction(self.engine) as connection:
+            try:
+                self.store_pending(connection)
+            except TrialFailed:  # they are what failed: the stored ones stay
+                pass
+            queue.fail(connection, self.claim, read_clock(connection), kind, error, trace)
+
+    def store_pending(self, connection: Connection) -> None:
+        self.renew(connection)
+        differs = writes.add_rounds(connection, self.claim, self.pending)
+        if differs is not None:
+            raise TrialFailed(
+                FailureKind.ERROR,
+                f"round {differs.round} was trained again and gave {differs.column} = "
+                f"{differs.again!r}, not the stored {differs.stored!r}, under equal numerics",
+            )
+
+    def renew(self, connection: Connection) -> None:
+        queue.renew(connection, self.claim, read_clock(connection), lease=self.place.lease)
+
+
+@lru_cache(maxsize=2)
+def _load(
+    dataset: str, image_size: int | None, fingerprint: str | None, root: Path | None
+) -> data.Dataset:
+    """A data set, kept for the next trial of this process."""
+    from trainers import data
+
+    return data.load(dataset, root, image_size=image_size, fingerprint=fingerprint)
+
+
+def _row(measured: fedavg.Round) -> Round:
+    return Round(**{name: getattr(measured, name) for name in Round.__dataclass_fields__})
+
+
+def _kind_of(error: Exception) -> FailureKind:
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return FailureKind.OUT_OF_MEMORY
+    if "can't allocate memory" in str(error):  # torch's allocator on a CPU raises RuntimeError
+        return FailureKind.OUT_OF_MEMORY
+    return FailureKind.ERROR
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def devices(asked: str) -> list[str]:
+    """The devices that --device names, one or several; `auto` takes every GPU, else the CPU.
+
+    Raises:
+        DeviceError: there is no such device here.
+
+    """
+    if asked == "cpu":
+        return ["cpu"]
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = [f"cuda:{i}" for i in range(count)]
+    if asked == "auto":
+        return there or ["cpu"]
+    if asked == "cuda" and there:
+        return there
+    if asked in there:
+        return [asked]
+    if asked == "cuda" or asked.startswith("cuda:"):
+        found = f"only {', '.join(there)}" if there else "no CUDA device"
+        raise DeviceError(f"--device {asked}: there is {found} here; choose --device auto or cpu")
+    raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
+
+
+def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
+    """The sweep with its image folder's content in its identity, as far as the folder is at hand;
+    and whether something could not be looked at.
+
+    Raises:
+        PlanError: the folder is missing, empty, or too small for the partition.
+
+    """
+    from trainers.folder import BadData, read_tree
+
+    foldered = [t.config for t in sweep.trials if t.config.dataset == "imagefolder"]
+    if not foldered:
+        return sweep, False
+    if root is None:
+        return sweep, any(config.fingerprint is None for config in foldered)
+    try:
+        tree = read_tree(root)
+        for config in foldered:
+            check_sizes(config, len(tree.train))
+    except (BadData, ValueError) as error:
+        raise PlanError(str(error)) from error
+    return pinned(sweep, tree.fingerprint()), False
+
+
+def snapshot_bytes(configs: Sequence[TrainConfig]) -> int:
+    """The largest snapshot of these trials, bytes, as far as a plan can tell."""
+    from trainers.config import STATE_ELEMENTS
+
+    width: Mapping[str, int] = {"float64": 8}
+    sizes: list[Any] = [STATE_ELEMENTS[c.model] * width.get(c.dtype, 4) for c in configs]
+    return max(sizes, default=0)

@@ -1,0 +1,85 @@
+"""The report as one self-contained HTML file: no script, no link, nothing to load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment
+
+import fedsweep
+from fedsweep.report import tables
+from fedsweep.report.summary import Summary
+
+
+@dataclass(frozen=True)
+class Section:
+    """One sweep on the page."""
+
+    summary: Summary
+    by_round: str | None
+    by_freeze_round: str | None
+    plan: str
+
+
+def render(sections: Sequence[Section], when: str) -> str:
+    """The whole page. Everything but our own pictures is escaped."""
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
+    return page.render(sections=sections, tables=tables, when=when, version=fedsweep.__version__)
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>fedsweep: {{ sections | map(attribute="summary.sweep") | join(", ") }}</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --dim: #777; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.dim { color: var(--dim); } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .4rem; color: var(--dim); }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+thead th { border-bottom: 2px solid var(--line); } tbody tr:hover { background: var(--soft); }
+figure { margin: 0; padding: 1rem; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
+figure svg { max-width: 100%; height: auto; display: block; margin: auto; }
+figcaption { color: #444; font-size: .9rem; padding-top: .5rem; }
+pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
+</style>
+</head>
+<body>
+{% for section in sections %}
+{% set s = section.summary %}
+<h1>{{ s.sweep }}</h1>
+<p class="dim">{{ s.states.get("finished", 0) }} of {{ s.states.values() | sum }} trials finished
+· {{ when }} · fedsweep {{ version }}</p>
+<h2>Accuracy</h2>
+<div class="scroll"><table>
+<caption>{{ tables.TITLE[0] | upper }}{{ tables.TITLE[1:] }}</caption>
+<thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for key, texts in tables.rows(s) %}
+<tr>{% for value in key %}<td>{{ tables.axis_text(value) }}</td>{% endfor %}
+{% for text in texts %}<td>{{ text }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% for note in tables.footnotes(s) %}<p class="dim" style="margin:.3rem 0">{{ note }}</p>{% endfor %}
+{% if section.by_round %}
+<h2>Accuracy by round</h2>
+<figure>{{ section.by_round | safe }}
+<figcaption>Mean over seeds; the band is one sample standard deviation. Dotted: where FIXBN freezes.</figcaption></figure>
+{% endif %}
+{% if section.by_freeze_round %}
+<h2>Accuracy by freeze round</h2>
+<figure>{{ section.by_freeze_round | safe }}
+<figcaption>FIXBN's final accuracy over T⋆, ± one sample standard deviation; BN and GN as dashed lines.</figcaption></figure>
+{% endif %}
+<h2>Plan</h2>
+<pre>{{ section.plan }}</pre>
+{% endfor %}
+</body>
+</html>
+"""

@@ -1,0 +1,275 @@
+"""What is asked for and what is measured, as frozen values; and the plan file they come from."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from fedsweep.errors import PlanError
+from trainers.config import TrainConfig, canonical, check_sizes, share
+
+__all__ = ["Claim", "Round", "SweepSpec", "TrainConfig", "TrialSpec", "check_sizes", "read_plan"]
+
+ID_DIGITS = 20
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial to run. Equal configurations have equal ids, on every machine."""
+
+    trial_id: str
+    cell_id: str
+    """The id of the configuration without its seed."""
+    config: TrainConfig
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> TrialSpec:
+        identity = canonical(config)
+        cell = {key: value for key, value in identity.items() if key != "seed"}
+        return cls(content_hash(identity), content_hash(cell), config)
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A named plan: its text, and its trials in the order of the file, each once."""
+
+    name: str
+    text: str
+    trials: tuple[TrialSpec, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt's hold on a trial. Every write it makes carries the fence."""
+
+    trial: int
+    """The row's key."""
+    trial_id: str
+    fence: int
+    config: Mapping[str, Any]
+    numerics_id: str | None
+    """What the stored rounds were computed under; None where there are none."""
+    data_fingerprint: str | None
+    final_round: int
+    """The last stored round, 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One row of measurements; see `trainers.fedavg.Round` for the units."""
+
+    round: int
+    phase: str
+    train_loss: float
+    test_loss: float | None
+    test_accuracy: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+def content_hash(identity: Mapping[str, Any]) -> str:
+    """Hex digits of SHA-256 over the identity as sorted, compact JSON."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+@functools.cache
+def config_columns() -> dict[str, type]:
+    """Every field of TrainConfig with the type of its values: bool, int, float or str."""
+    python = {"boolean": bool, "integer": int, "number": float, "string": str}
+    columns = {}
+    for name, schema in TrainConfig.model_json_schema()["properties"].items():
+        variants = [schema, *schema.get("anyOf", [])]
+        columns[name] = next(python[v["type"]] for v in variants if v.get("type") in python)
+    return columns
+
+
+def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Read, override (`key=value`, a TOML value or a bare word) and check a plan file.
+
+    Raises:
+        PlanError: one sentence with the file, the key and, where there is one, the right spelling.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise PlanError(f"{path} cannot be read: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path} is not valid TOML: {error}") from error
+    fixed = dict(_override(text) for text in overrides)
+    if overrides:
+        text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
+    return _Reader(str(path), fixed).sweep(document, text)
+
+
+def pinned(sweep: SweepSpec, fingerprint: str) -> SweepSpec:
+    """The sweep with the content of its image folder made part of every trial's identity."""
+
+    def pin(trial: TrialSpec) -> TrialSpec:
+        if trial.config.dataset != "imagefolder" or trial.config.fingerprint:
+            return trial
+        return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
+
+    return SweepSpec(sweep.name, sweep.text, _each_once(pin(trial) for trial in sweep.trials))
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise PlanError(f"--set {text!r} is not key=value, for example --set rounds=10")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _each_once(trials: Iterable[TrialSpec]) -> tuple[TrialSpec, ...]:
+    return tuple({trial.trial_id: trial for trial in trials}.values())
+
+
+class _Reader:
+    """One plan file being read; it knows the file's name for its messages."""
+
+    def __init__(self, file: str, fixed: Mapping[str, Any]) -> None:
+        self.file = file
+        self.fixed = fixed
+
+    def sweep(self, document: Mapping[str, Any], text: str) -> SweepSpec:
+        self.known(document, ["name", "protocol", "grid", "search"], "")
+        if "search" in document:
+            self.refuse("[search] is not supported yet: list the freeze rounds in a [[grid]] block")
+        name = document.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-][\w .+-]{0,99}", name):
+            self.refuse(
+                'name must be 1 to 100 letters, digits, spaces, ".", "+", "-" or "_", '
+                'for example name = "cifar10-normalizers"'
+            )
+        protocol = document.get("protocol", {})
+        grids = document.get("grid", [{}])
+        if not isinstance(protocol, dict):
+            self.refuse("protocol must be a table: write [protocol]")
+        if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids) or not grids:
+            self.refuse("grid must be an array of tables: write [[grid]]")
+        self.known(self.fixed, TrainConfig.model_fields, "--set ")
+        for key, value in self.fixed.items():
+            self.value(key, value, "--set ")
+        return SweepSpec(name, text, _each_once(self.trials(protocol, grids)))
+
+    def trials(
+        self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]]
+    ) -> Iterator[TrialSpec]:
+        self.known(protocol, TrainConfig.model_fields, "[protocol] ")
+        for key, value in protocol.items():
+            if isinstance(value, list):
+                self.refuse(f"[protocol] {key} is a list: move it to a [[grid]] block")
+            self.value(key, value, "[protocol] ")
+        for grid in grids:
+            self.known(grid, TrainConfig.model_fields, "[[grid]] ")
+            axes = {k: v if isinstance(v, list) else [v] for k, v in grid.items()}
+            axes = {k: v for k, v in axes.items() if k not in self.fixed}
+            for key, values in axes.items():
+                if not values:
+                    self.refuse(f"[[grid]] {key} is an empty list: give it a value")
+                for value in values:
+                    self.value(key, value, "[[grid]] ")
+            for point in itertools.product(*axes.values()):
+                yield self.trial({**protocol, **dict(zip(axes, point, strict=True)), **self.fixed})
+
+    def trial(self, chosen: dict[str, Any]) -> TrialSpec:
+        required = [k for k, info in TrainConfig.model_fields.items() if info.is_required()]
+        if missing := [key for key in required if key not in chosen]:
+            self.refuse(f"{missing[0]} is missing: set it in [protocol] or a [[grid]] block")
+        if "freeze_round" in chosen:
+            chosen["freeze_round"] = self.freeze_round(chosen["freeze_round"], chosen["rounds"])
+        try:
+            return TrialSpec.of(TrainConfig(**chosen))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            self.refuse(where + first["msg"].removeprefix("Value error, "))
+
+    def freeze_round(self, value: Any, rounds: int) -> Any:
+        """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""
+        if isinstance(value, str):
+            return share(Decimal(value.strip().removesuffix("%")) / 100, rounds)
+        return value
+
+    def known(self, table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+        names = list(keys)
+        for key in table:
+            if key not in names:
+                self.refuse(f"{where}{key} is not a key that fedsweep knows{_nearest(key, names)}")
+
+    def value(self, key: str, value: Any, where: str) -> None:
+        """Check one value against its field alone, so that it is refused even where unused."""
+        if key == "freeze_round" and isinstance(value, (str, float)):
+            self.percentage(value, where)
+            return
+        try:
+            _adapter(key).validate_python(value, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            says = f"{where}{key} = {json.dumps(value, default=str)}"
+            if first["type"] == "literal_error":
+                choices = _choices(key)
+                self.refuse(
+                    f"{says} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
+                )
+            reason = first["msg"][0].lower() + first["msg"][1:]
+            self.refuse(f"{says} cannot be used: {reason}")
+
+    def percentage(self, value: str | float, where: str) -> None:
+        says = f"{where}freeze_round = {json.dumps(value)}"
+        remedy = 'write a round (64) or a share of the rounds ("50%")'
+        if isinstance(value, float):
+            if not value.is_integer() or value < 0:
+                self.refuse(f"{says} is not a round: {remedy}")
+            return
+        try:
+            percent = Decimal(value.strip().removesuffix("%"))
+        except InvalidOperation:
+            self.refuse(f"{says} is not a share: {remedy}")
+        if not value.strip().endswith("%") or not 0 <= percent <= 100:
+            self.refuse(f"{says} does not lie between 0% and 100%: {remedy}")
+
+    def refuse(self, message: str) -> NoReturn:
+        raise PlanError(f"{self.file}: {message}")
+
+
+@functools.cache
+def _adapter(key: str) -> TypeAdapter[Any]:
+    """What validates one field of TrainConfig on its own."""
+    info = TrainConfig.model_fields[key]
+    kind: Any = info.annotation
+    for check in info.metadata:
+        kind = Annotated[kind, check]
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+
+
+def _choices(key: str) -> list[str]:
+    schema = TrainConfig.model_json_schema()["properties"][key]
+    return [str(c) for v in [schema, *schema.get("anyOf", [])] for c in v.get("enum", [])]
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    longer = [known for known in words if word and known.startswith(word)]
+    close = longer or difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f": choose from {', '.join(words)}"

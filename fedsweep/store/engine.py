@@ -1,0 +1,292 @@
+"""From a URL to an engine; transactions that turn the driver's errors into ours; clocks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from fedsweep.errors import (
+    RequestError,
+    StoreBusy,
+    StoreError,
+    StoreForeign,
+    StoreMissing,
+    StoreReadOnly,
+    StoreUnreachable,
+)
+
+BUSY_SECONDS = 30.0
+"""How long SQLite waits for another process's transaction."""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "fuse.sshfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "afs",
+    }
+)
+"""Their locks are not to be trusted with a database file."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A reading of the database's clock: seconds, on a clock that has a name.
+
+    A time read on another clock (another boot of the machine) says nothing but that it is over.
+    """
+
+    seconds: float
+    clock: str
+
+
+def parse_url(text: str) -> URL:
+    """A database URL: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.
+
+    Raises:
+        RequestError: it is not a URL, or of another database.
+
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise RequestError(
+            "--db is not a database URL: write sqlite:///fedsweep.db or "
+            "postgresql://user:password@host/name"
+        ) from error
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise RequestError(
+            f"fedsweep has no driver for {url.drivername}: use a sqlite: or postgresql: URL"
+        )
+    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+        raise RequestError(
+            "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
+        )
+    return url
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """The file of a SQLite URL, None for a server."""
+    if url.drivername != "sqlite" or url.database is None:
+        return None
+    return Path(url.database.removeprefix("file:").partition("?")[0])
+
+
+def make_engine(text: str, *, create: bool = False) -> Engine:
+    """An engine for a store, checked as far as that goes without its tables.
+
+    Raises:
+        StoreError: no such file (unless it may be created), not a database, on a network file
+            system, or a server that does not answer.
+
+    """
+    url = parse_url(text)
+    file = sqlite_file(url)
+    engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
+    with _translated(url), engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    return sa.create_engine(
+        url,
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "fedsweep"},
+    )
+
+
+def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
+    if file.is_dir():
+        raise StoreForeign(f"{file} is a folder: name a database file with --db")
+    if not file.exists():
+        if not create:
+            raise StoreMissing(
+                f"there is no database {file}: `fedsweep plan` makes one, or name another with --db"
+            )
+        if not file.parent.is_dir():
+            raise StoreError(f"there is no folder {file.parent} for the database: make it first")
+    elif file.stat().st_size and file.open("rb").read(16) != b"SQLite format 3\0":
+        raise StoreForeign(f"{file} is not a SQLite database: name another with --db")
+    if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"{file} lies on a network file system ({kind}), where SQLite's locks fail: "
+            "use a local disk, or Postgres for many machines"
+        )
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions of its own: `_sqlite_begin` does, and says which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except (
+            Exception
+        ) as error:  # a read-only file, or two processes at once: the first write tells
+            if "locked" not in str(error) and "readonly" not in str(error):
+                raise
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A deferred transaction that reads first fails with BUSY at its first write, at once.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write: all of it is committed, or none.
+
+    Raises:
+        StoreBusy: SQLite stayed locked for BUSY_SECONDS.
+        StoreError: the database is read-only or out of reach.
+
+    """
+    with _translated(engine.url), engine.connect().execution_options(writes=True) as connection:
+        with _begin_with_jitter(connection):
+            yield connection
+
+
+@contextmanager
+def _begin_with_jitter(connection: Connection) -> Iterator[None]:
+    """Begin; where SQLite stays busy in spite of its timeout, try again after a random wait."""
+    for attempt in range(5):
+        try:
+            begun = connection.begin()
+            break
+        except DBAPIError as error:
+            if "locked" not in str(error.orig) or attempt == 4:
+                raise
+            time.sleep(random.uniform(0.01, 0.1))
+    with begun:
+        yield
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: one consistent state of the whole database."""
+    with _translated(engine.url), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        yield connection
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    """The one edge where the driver's errors become fedsweep's."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _domain_error(url, str(error.orig).strip()) or error from error
+
+
+def _domain_error(url: URL, text: str) -> Exception | None:
+    name = url.render_as_string(hide_password=True)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    if "readonly database" in text or "read-only transaction" in text:
+        return StoreReadOnly(
+            f"{name} is read-only: make the file and its folder writable, or name another with --db"
+        )
+    if "database is locked" in text:
+        return StoreBusy(f"{name} stayed locked by another process for too long: try again")
+    if "unable to open database file" in text:
+        return StoreError(f"{name} cannot be opened: check that its folder exists and is writable")
+    if "not a database" in text or "malformed" in text:
+        return StoreForeign(f"{name} is not a sound SQLite database ({first}): restore a backup")
+    if "disk is full" in text or "No space left" in text:
+        return StoreError(f"the disk of {name} is full: make room, nothing committed is lost")
+    if "password authentication failed" in text or "no password supplied" in text:
+        return StoreUnreachable(f"{name} refuses the user or the password: correct them in --db")
+    if url.drivername != "sqlite" and ("connection" in text or "could not" in text.lower()):
+        return StoreUnreachable(
+            f"{name} cannot be reached ({first}): check the host, port and name in --db"
+        )
+    return None
+
+
+def read_clock(connection: Connection) -> Moment:
+    """Now, on the database's clock."""
+    return _CLOCKS[connection.dialect.name](connection)
+
+
+def _clock_sqlite(connection: Connection) -> Moment:
+    """Seconds since boot: all users of the file share the machine, and nobody sets this clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return Moment(time.clock_gettime(clock), boot_id())
+
+
+def _clock_postgres(connection: Connection) -> Moment:
+    return Moment(connection.execute(_SERVER_TIME).scalar_one(), "server")
+
+
+_SERVER_TIME = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+_CLOCKS = {"sqlite": _clock_sqlite, "postgresql": _clock_postgres}
+
+
+@cache
+def boot_id() -> str:
+    """A name for this boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        import psutil
+
+        return f"{platform.node()}-{uuid.getnode():x}-{int(psutil.boot_time())}"
+
+
+def _file_system(file: Path) -> str:
+    """The type of the file system that a file lies on, "" where the system does not say."""
+    place = file.resolve()
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in mounts:
+        _, point, mounted, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = place.is_relative_to(point)
+        if inside and len(point) >= len(best):
+            best, kind = point, mounted
+    return kind
+
+
+def default_url() -> str:
+    """Where the store is when the command line does not say."""
+    return os.environ.get("FEDSWEEP_DB") or "sqlite:///fedsweep.db"

@@ -1,0 +1,143 @@
+"""SQL from a person: read-only whatever it says, one statement, bounded in time and rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import re
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from sqlalchemy.engine import Engine
+
+from fedsweep.errors import SqlRefused
+from fedsweep.store.engine import sqlite_file
+
+LARGEST_VALUE = 16 * 2**20
+"""Bytes of one value, on SQLite: keeps zeroblob() and its like from filling the memory."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A statement's rows, `limit` at most; `cut` where there were more."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    cut: bool
+
+
+def ask(engine: Engine, statement: str, *, limit: int = 10_000, seconds: float = 30.0) -> Answer:
+    """Run one reading statement.
+
+    Raises:
+        SqlRefused: it is not one, it is wrong, or it takes too long.
+
+    """
+    text = statement.strip().rstrip(";").strip()
+    if not text:
+        raise SqlRefused('there is no statement: try fedsweep sql "SELECT * FROM results"')
+    columns, rows = _ASK[engine.dialect.name](engine, text, limit + 1, seconds)
+    return Answer(columns, [tuple(map(_plain, row)) for row in rows[:limit]], len(rows) > limit)
+
+
+def _ask_sqlite(
+    engine: Engine, text: str, limit: int, seconds: float
+) -> tuple[list[str], Sequence[Sequence[Any]]]:
+    file = sqlite_file(engine.url)
+    assert file is not None
+    # Without journal files beside it, a read-only connection cannot open a WAL database in a
+    # read-only folder; as immutable it can, and nobody writes there.
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=seconds)
+    deadline = time.monotonic() + seconds
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.set_authorizer(_authorize)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        cursor = connection.execute(text)
+        if cursor.description is None:
+            raise SqlRefused
+        rows = cursor.fetchmany(limit)
+        return [column[0] for column in cursor.description], rows
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        raise _refusal(str(error), seconds) from error
+    finally:
+        connection.close()
+
+
+_READING = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+
+
+def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    function = second if action == sqlite3.SQLITE_FUNCTION else None
+    if action not in _READING or function == "load_extension":
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK
+
+
+def _ask_postgres(
+    engine: Engine, text: str, limit: int, seconds: float
+) -> tuple[list[str], Sequence[Sequence[Any]]]:
+    """As a subquery, so that nothing but a SELECT fits; by the extended protocol, which takes one
+    statement; in a read-only transaction; and not with a superuser's rights, which reach files
+    and programs from within a SELECT.
+    """
+    query = f"SELECT * FROM (\n{text}\n) AS asked LIMIT {int(limit)}"
+    with engine.connect() as connection:
+        driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+        driver.rollback()
+        driver.read_only = True
+        try:
+            with driver.cursor() as cursor:
+                cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
+                cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+                if cursor.fetchone() == (True,):
+                    cursor.execute("SET LOCAL ROLE pg_read_all_data")
+                cursor.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {query}".encode(), prepare=True)
+                plan = "\n".join(line for (line,) in cursor.fetchall())
+                # The one function that could take the superuser's rights back.
+                if re.search(r"\bset_config\(", plan):
+                    raise SqlRefused
+                cursor.execute(query.encode(), prepare=True)
+                columns = [column.name for column in cursor.description or ()]
+                return columns, cursor.fetchall()
+        except psycopg.Error as error:
+            raise _refusal(str(error), seconds) from error
+        finally:
+            driver.rollback()
+            driver.read_only = None
+            connection.invalidate()
+
+
+_ASK = {"sqlite": _ask_sqlite, "postgresql": _ask_postgres}
+
+
+def _refusal(text: str, seconds: float) -> SqlRefused:
+    first = text.strip().splitlines()[0] if text.strip() else "the statement failed"
+    if "interrupted" in text or "statement timeout" in text:
+        return SqlRefused(
+            f"the statement took longer than {seconds:g} s: narrow it, or raise --timeout"
+        )
+    if "not authorized" in text or "one statement" in text or "multiple commands" in text:
+        return SqlRefused()
+    return SqlRefused(f"the statement cannot be run: {first}")
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON and CSV know."""
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (dt.date, dt.datetime, dt.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
+    return value

@@ -1,0 +1,298 @@
+"""What is read from the store, as plain rows. Views where they say it, tables where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import NotFound, RequestError
+from fedsweep.spec import Claim
+from fedsweep.states import TrialState
+from fedsweep.store.tables import attempts, members, plans, rounds, snapshots, sweeps, trials
+from fedsweep.store.writes import Snapshot
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands."""
+
+    sweep: str
+    queued: int
+    running: int
+    finished: int
+    failed: int
+    cancelled: int
+    rounds_done: int
+    rounds_total: int
+    """Of the trials that are not cancelled; a failed trial's are done as far as it got."""
+    seconds_left: float | None
+    """Of one slot's work, from measured seconds a round; None before the first."""
+    oldest_running: str | None
+
+    @property
+    def trials(self) -> int:
+        return self.queued + self.running + self.finished + self.failed + self.cancelled
+
+    @property
+    def done(self) -> int:
+        return self.finished + self.failed + self.cancelled
+
+
+def sweep_names(connection: Connection) -> list[str]:
+    """All sweeps, in the order in which they were planned."""
+    return list(connection.execute(sa.select(sweeps.c.name).order_by(sweeps.c.id)).scalars())
+
+
+def require_sweep(connection: Connection, name: str) -> str:
+    """The name, if there is such a sweep.
+
+    Raises:
+        NotFound: there is none; says which there are.
+
+    """
+    names = sweep_names(connection)
+    if name not in names:
+        there = f"there are {', '.join(names)}" if names else "nothing is planned yet"
+        raise NotFound(f"there is no sweep {name!r}: {there}")
+    return name
+
+
+def progress(connection: Connection, sweep: str | None = None) -> list[Progress]:
+    """Each sweep's standing; of one sweep, where it is named."""
+    left = sa.case(
+        (trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING]), trials.c.rounds), else_=0
+    ) - sa.case(
+        (
+            trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING]),
+            sa.func.coalesce(trials.c.final_round, 0),
+        ),
+        else_=0,
+    )
+    kind = _cost_key()
+    query = (
+        sa.select(
+            sweeps.c.name,
+            trials.c.state,
+            *kind,
+            sa.func.count().label("n"),
+            sa.func.sum(left).label("rounds_left"),
+            sa.func.sum(sa.func.coalesce(trials.c.final_round, 0)).label("rounds_done"),
+        )
+        .select_from(sweeps.join(members, members.c.sweep == sweeps.c.id))
+        .join(trials, trials.c.id == members.c.trial)
+        .group_by(sweeps.c.id, sweeps.c.name, trials.c.state, *kind)
+        .order_by(sweeps.c.id)
+    )
+    if sweep is not None:
+        query = query.where(sweeps.c.name == sweep)
+    cost = seconds_a_round(connection)
+    oldest = _oldest_running(connection)
+    grouped: dict[str, list[Any]] = {
+        name: [] for name in ([sweep] if sweep else sweep_names(connection))
+    }
+    for row in connection.execute(query):
+        grouped[row.name].append(row)
+    return [_progress(name, rows, cost, oldest.get(name)) for name, rows in grouped.items()]
+
+
+def _progress(
+    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float], oldest: str | None
+) -> Progress:
+    counts = dict.fromkeys(TrialState, 0)
+    done = left = 0
+    seconds: float | None = 0.0
+    usual = sum(cost.values()) / len(cost) if cost else None
+    for row in rows:
+        counts[TrialState(row.state)] += row.n
+        if row.state == TrialState.CANCELLED:
+            continue
+        done += int(row.rounds_done)
+        left += int(row.rounds_left)
+        price = cost.get(tuple(getattr(row, c.name) for c in _cost_key()), usual)
+        if row.rounds_left:
+            seconds = (
+                None if seconds is None or price is None else seconds + price * row.rounds_left
+            )
+    return Progress(
+        sweep=name,
+        **{state.value: n for state, n in counts.items()},
+        rounds_done=done,
+        rounds_total=done + left,
+        seconds_left=seconds,
+        oldest_running=oldest,
+    )
+
+
+def _oldest_running(connection: Connection) -> dict[str, str]:
+    query = (
+        sa.select(sweeps.c.name, sa.func.min(trials.c.trial_id))
+        .select_from(members.join(sweeps, sweeps.c.id == members.c.sweep))
+        .join(trials, trials.c.id == members.c.trial)
+        .where(trials.c.state == sa.literal_column("'running'"))
+        .group_by(sweeps.c.name)
+    )
+    return dict(connection.execute(query))
+
+
+def _cost_key() -> list[sa.Column[Any]]:
+    """What the time of a round depends on, other than the machine."""
+    names = ["dataset", "model", "normalizer", "dtype", "clients", "participation", "local_steps"]
+    return [trials.c[name] for name in [*names, "batch_size"]]
+
+
+def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
+    """Measured mean seconds of a round, for each kind of trial that has any."""
+    query = (
+        sa.select(
+            *_cost_key(),
+            (sa.func.sum(trials.c.seconds) / sa.func.sum(trials.c.final_round)).label("seconds"),
+        )
+        .where(trials.c.final_round > 0)
+        .group_by(*_cost_key())
+    )
+    return {tuple(row)[:-1]: row.seconds for row in connection.execute(query)}
+
+
+def cost_key(config: Any) -> tuple[Any, ...]:
+    """A configuration's key in `seconds_a_round`."""
+    return tuple(getattr(config, column.name) for column in _cost_key())
+
+
+def present(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of these trials that the store has."""
+    found: set[str] = set()
+    for i in range(0, len(ids), 1000):
+        some = trials.c.trial_id.in_(ids[i : i + 1000])
+        found |= set(connection.execute(sa.select(trials.c.trial_id).where(some)).scalars())
+    return found
+
+
+def plan_texts(connection: Connection, sweep: str) -> list[str]:
+    """Every text under which a sweep was planned, the newest last."""
+    query = sa.select(plans.c.text).join(sweeps, sweeps.c.id == plans.c.sweep)
+    return list(
+        connection.execute(query.where(sweeps.c.name == sweep).order_by(plans.c.id)).scalars()
+    )
+
+
+def results(connection: Connection, sweep: str) -> list[Row]:
+    """The view `results` of a sweep's members, in the order of planning."""
+    query = sa.text(
+        "SELECT r.* FROM results r JOIN members m ON m.trial_id = r.trial_id "
+        "JOIN trials t ON t.trial_id = r.trial_id WHERE m.sweep = :sweep ORDER BY t.id"
+    )
+    return [dict(row) for row in connection.execute(query, {"sweep": sweep}).mappings()]
+
+
+def curves(connection: Connection, sweep: str) -> list[Row]:
+    """Test accuracy by round of a sweep's finished and running trials."""
+    query = (
+        sa.select(trials.c.trial_id, rounds.c.round, rounds.c.phase, rounds.c.test_accuracy)
+        .select_from(rounds.join(trials, trials.c.id == rounds.c.trial))
+        .join(members, members.c.trial == trials.c.id)
+        .join(sweeps, sweeps.c.id == members.c.sweep)
+        .where(sweeps.c.name == sweep, rounds.c.test_accuracy.is_not(None))
+        .order_by(trials.c.id, rounds.c.round)
+    )
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def trial_list(
+    connection: Connection, sweep: str | None, state: TrialState | None, limit: int
+) -> list[Row]:
+    """Trials by the view `results`, in the order of planning."""
+    query = "SELECT r.* FROM results r JOIN trials t ON t.trial_id = r.trial_id"
+    conditions, values = [], {}
+    if sweep is not None:
+        conditions.append(
+            "EXISTS (SELECT 1 FROM members m WHERE m.trial_id = r.trial_id AND m.sweep = :sweep)"
+        )
+        values["sweep"] = sweep
+    if state is not None:
+        conditions.append("r.state = :state")
+        values["state"] = state.value
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    found = connection.execute(sa.text(f"{query}{where} ORDER BY t.id LIMIT {int(limit)}"), values)
+    return [dict(row) for row in found.mappings()]
+
+
+def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
+    """The row and full id of the one trial whose id begins so.
+
+    Raises:
+        NotFound: none does. RequestError: several do.
+
+    """
+    wanted = prefix.strip().lower()
+    start = trials.c.trial_id.startswith(wanted, autoescape=True)
+    found = connection.execute(
+        sa.select(trials.c.id, trials.c.trial_id).where(start).limit(6)
+    ).all()
+    if not found or not wanted:
+        raise NotFound(f"there is no trial {prefix!r}: `fedsweep trial list` names them")
+    if len(found) > 1:
+        some = ", ".join(row.trial_id[: len(wanted) + 4] for row in found[:5])
+        raise RequestError(
+            f"{prefix!r} begins the ids of several trials ({some} …): give more digits"
+        )
+    return found[0].id, found[0].trial_id
+
+
+def trial_result(connection: Connection, trial_id: str) -> Row:
+    """One row of the view `results`."""
+    query = sa.text("SELECT * FROM results WHERE trial_id = :trial_id")
+    return dict(connection.execute(query, {"trial_id": trial_id}).mappings().one())
+
+
+def trial_attempts(connection: Connection, trial: int) -> list[Row]:
+    """A trial's attempts, the first one first."""
+    query = sa.select(attempts).where(attempts.c.trial == trial).order_by(attempts.c.fence)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def sweep_trials(connection: Connection, sweep: str) -> list[int]:
+    """The rows of a sweep's members."""
+    query = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
+    return list(connection.execute(query.where(sweeps.c.name == sweep)).scalars())
+
+
+def held_alone(connection: Connection, sweep: str) -> list[int]:
+    """The rows of a sweep's members that no other sweep has."""
+    own = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
+    other = members.alias()
+    shared = sa.exists().where(other.c.trial == members.c.trial, other.c.sweep != own)
+    query = sa.select(members.c.trial).where(members.c.sweep == own, ~shared)
+    return list(connection.execute(query).scalars())
+
+
+def trial_rows(connection: Connection, ids: Sequence[str]) -> list[int]:
+    """The rows of trials, by their ids."""
+    found: list[int] = []
+    for i in range(0, len(ids), 1000):
+        some = trials.c.trial_id.in_(ids[i : i + 1000])
+        found += connection.execute(sa.select(trials.c.id).where(some)).scalars()
+    return found
+
+
+def latest_snapshot(connection: Connection, claim: Claim, numerics_id: str) -> Snapshot | None:
+    """The newest snapshot of a claimed trial that this machine can go on from, bit for bit."""
+    query = (
+        sa.select(
+            snapshots.c.round,
+            snapshots.c.numerics_id,
+            snapshots.c.name,
+            snapshots.c.bytes,
+            snapshots.c.sha256,
+        )
+        .where(snapshots.c.trial == claim.trial, snapshots.c.numerics_id == numerics_id)
+        .order_by(snapshots.c.round.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return Snapshot(*row) if row else None

@@ -1,0 +1,111 @@
+"""The schema's life: made when a database is empty, checked at every start, upgraded on request."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection, Engine
+
+import fedsweep
+from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign
+from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.views import create_views, drop_views
+
+ONE_SCHEMA_AT_A_TIME = 0x6665647377656570
+"""Postgres advisory lock: "fedsweep" in ASCII."""
+
+
+def open_store(url: str, *, create: bool = False) -> Engine:
+    """An engine for a store with the current schema; an empty database gets it.
+
+    Raises:
+        StoreError: it is missing, unreachable, read-only, foreign, older or newer.
+
+    """
+    engine = make_engine(url, create=create)
+    with reading(engine) as connection:
+        empty = _is_empty(connection)
+        if not empty:
+            check(connection)
+    if empty:
+        migrate(engine)
+    return engine
+
+
+def check(connection: Connection) -> None:
+    """Refuse a database that this version cannot use as it is."""
+    found = current(connection)
+    if found is None:
+        raise StoreForeign
+    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    if found not in known:
+        raise SchemaNew
+    if found != known[0]:
+        raise SchemaOld
+
+
+def migrate(engine: Engine) -> tuple[str | None, str]:
+    """Bring a store to the current schema, in one transaction; returns the revisions from, to.
+
+    Safe when many start at once: the first one migrates, the others wait and find it done.
+    """
+    with transaction(engine) as connection:
+        _ONE_AT_A_TIME[engine.dialect.name](connection)
+        before = current(connection)
+        if before is None and not _is_empty(connection):
+            raise StoreForeign
+        if before is not None and before != head():
+            with contextlib.suppress(SchemaOld):
+                check(connection)
+        if before != head():
+            config = _config()
+            config.attributes["connection"] = connection
+            drop_views(connection)
+            command.upgrade(config, "head")
+            create_views(connection)
+    return before, head()
+
+
+def current(connection: Connection) -> str | None:
+    """The revision of a store's schema, None where there is none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def head() -> str:
+    """The revision that this version writes."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def _is_empty(connection: Connection) -> bool:
+    return not sa.inspect(connection).get_table_names()
+
+
+def _wait_sqlite(connection: Connection) -> None:
+    """The transaction is immediate: it holds the only write lock already."""
+
+
+def _wait_postgres(connection: Connection) -> None:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_SCHEMA_AT_A_TIME)))
+
+
+_ONE_AT_A_TIME = {"sqlite": _wait_sqlite, "postgresql": _wait_postgres}
+
+
+def _config() -> Config:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    package = Path(fedsweep.__file__).parent
+    installed = package / "migrations"
+    config = Config()
+    config.set_main_option(
+        "script_location", str(installed if installed.is_dir() else package.parent / "migrations")
+    )
+    return config

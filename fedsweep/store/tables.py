@@ -1,0 +1,181 @@
+"""The tables. They are the truth: nothing about a sweep is kept anywhere else.
+
+Times ending in `_at` are wall-clock seconds since 1970 and for display; leases and delays are
+measured on the database's clock (`store.engine.Moment`).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from fedsweep.spec import config_columns
+from fedsweep.states import FailureKind, Outcome, TrialState
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+# SQLite makes a key automatically for INTEGER alone.
+Key = BigInteger().with_variant(Integer(), "sqlite")
+_COLUMN_TYPES = {bool: Boolean, int: BigInteger, float: Double, str: Text}
+
+
+def _one_of(column: str, values: type[TrialState | FailureKind | Outcome]) -> str:
+    return f"{column} IN ({', '.join(repr(v.value) for v in values)})"
+
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", Double, nullable=False),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+"""Every text under which a sweep was planned, in order."""
+
+trials = Table(
+    "trials",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("trial_id", Text, nullable=False, unique=True),
+    Column("cell_id", Text, nullable=False, index=True),
+    Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False),  # that planned it first
+    Column("config", Text, nullable=False),  # JSON
+    *(Column(name, _COLUMN_TYPES[kind]) for name, kind in config_columns().items()),
+    Column("state", Text, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    # The clock on which the two times below were read: a boot id on SQLite, "server" on Postgres.
+    Column("clock", Text),
+    Column("lease_until", Double),
+    Column("not_before", Double),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),  # in a row, without a new round
+    Column("failure", Text),
+    Column("error", Text),
+    Column("numerics_id", Text),  # of the stored rounds
+    Column("data_fingerprint", Text),  # of the data they were computed on
+    Column("device", Text),
+    Column("final_round", BigInteger),
+    Column("test_accuracy", Double),
+    Column("test_loss", Double),
+    Column("validation_accuracy", Double),
+    Column("best_test_accuracy", Double),
+    Column("best_round", BigInteger),
+    Column("bytes_up", BigInteger),
+    Column("bytes_down", BigInteger),
+    Column("seconds", Double),
+    CheckConstraint(_one_of("state", TrialState), name="state"),
+    CheckConstraint(_one_of("failure", FailureKind), name="failure"),
+    CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name="running_has_lease"),
+)
+
+Index(
+    "ix_trials_queued",
+    trials.c.priority.desc(),
+    trials.c.id,
+    sqlite_where=text("state = 'queued'"),
+    postgresql_where=text("state = 'queued'"),
+)
+Index(
+    "ix_trials_running",
+    trials.c.lease_until,
+    sqlite_where=text("state = 'running'"),
+    postgresql_where=text("state = 'running'"),
+)
+
+members = Table(
+    "sweep_members",
+    metadata,
+    Column("sweep", Key, ForeignKey("sweeps.id"), primary_key=True),
+    Column("trial", Key, ForeignKey("trials.id"), primary_key=True, index=True),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("trial", Key, ForeignKey("trials.id"), nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", Text),
+    Column("failure", Text),
+    Column("error", Text),
+    Column("traceback", Text),
+    Column("numerics_id", Text),
+    Column("numerics", Text),  # JSON
+    Column("data_fingerprint", Text),
+    Column("rounds_trained", BigInteger, nullable=False, server_default="0"),
+    Column("rounds_lost", BigInteger, nullable=False, server_default="0"),
+    Column("seconds_trained", Double, nullable=False, server_default="0"),
+    Column("seconds_lost", Double, nullable=False, server_default="0"),
+    UniqueConstraint("trial", "fence"),
+    CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
+    CheckConstraint(_one_of("failure", FailureKind), name="failure"),
+)
+"""`rounds_lost` are those of `rounds_trained` that had been trained and stored before."""
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("phase", Text, nullable=False),
+    Column("train_loss", Double, nullable=False),
+    Column("test_loss", Double),
+    Column("test_accuracy", Double),
+    Column("validation_loss", Double),
+    Column("validation_accuracy", Double),
+    Column("bytes_up", BigInteger, nullable=False),
+    Column("bytes_down", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("inherited", Integer, nullable=False, server_default="0"),
+    CheckConstraint("phase IN ('explore', 'calibrate')", name="phase"),
+    sqlite_with_rowid=False,
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("numerics_id", Text, nullable=False),
+    Column("name", Text, nullable=False),  # of the file, within the store's own folder
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)

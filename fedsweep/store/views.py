@@ -1,0 +1,153 @@
+"""The views: a documented contract, the same columns and values on both databases.
+
+They are dropped before a migration and made again after it, from this file. Columns are only ever
+added. Only functions that a stock sqlite3 has: no square root, for one.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.spec import config_columns
+
+FIRST_FIELDS = [
+    "dataset",
+    "model",
+    "normalizer",
+    "partition",
+    "alpha",
+    "local_steps",
+    "freeze_round",
+    "momentum",
+    "clients",
+    "participation",
+    "rounds",
+    "seed",
+]
+"""The configuration columns that lead, by contract; every further field follows."""
+
+NAMES = ["results", "curves", "members", "cells", "ledger"]
+
+
+def create_views(connection: Connection) -> None:
+    """Make every view; to be called after the tables are as this version wants them."""
+    bodies = _bodies() | {"cells": _CELLS[connection.dialect.name]()}
+    for name in NAMES:
+        connection.execute(sa.text(f"CREATE VIEW {name} AS {bodies[name]}"))
+
+
+def drop_views(connection: Connection) -> None:
+    """Remove every view, so that the tables can change under them."""
+    for name in reversed(NAMES):
+        connection.execute(sa.text(f"DROP VIEW IF EXISTS {name}"))
+
+
+def field_order() -> list[str]:
+    """The configuration columns in the order of the views."""
+    return FIRST_FIELDS + [name for name in config_columns() if name not in FIRST_FIELDS]
+
+
+def _fields(*, seed: bool = True) -> str:
+    # SQLite has no boolean: 0 and 1 on both.
+    kinds = config_columns()
+    names = [name for name in field_order() if seed or name != "seed"]
+    return ", ".join(
+        f"CAST(t.{name} AS INTEGER) AS {name}" if kinds[name] is bool else f"t.{name}"
+        for name in names
+    )
+
+
+def _bodies() -> dict[str, str]:
+    return {
+        "results": f"""
+            SELECT t.trial_id, t.cell_id, s.name AS sweep, t.state, t.failure, {_fields()},
+                   t.config, t.final_round, t.test_accuracy, t.test_loss, t.validation_accuracy,
+                   t.best_test_accuracy, t.best_round, t.bytes_up, t.bytes_down, t.seconds,
+                   t.device, t.numerics_id,
+                   (SELECT count(*) FROM attempts a WHERE a.trial = t.id) AS attempts, t.error
+            FROM trials t JOIN sweeps s ON s.id = t.sweep""",
+        "curves": """
+            SELECT t.trial_id, r.round, r.phase, r.train_loss, r.test_loss, r.test_accuracy,
+                   r.validation_loss, r.validation_accuracy, r.seconds, r.inherited
+            FROM rounds r JOIN trials t ON t.id = r.trial""",
+        "members": """
+            SELECT s.name AS sweep, t.trial_id
+            FROM sweep_members m JOIN sweeps s ON s.id = m.sweep JOIN trials t ON t.id = m.trial""",
+        "ledger": """
+            SELECT s.name AS sweep,
+                   coalesce(a.rounds_trained, 0) AS rounds_trained,
+                   coalesce(i.rounds_shared, 0) AS rounds_shared,
+                   coalesce(a.rounds_lost, 0) AS rounds_lost,
+                   coalesce(a.seconds_trained, 0) AS seconds_trained,
+                   coalesce(i.seconds_saved, 0) AS seconds_saved,
+                   coalesce(a.seconds_lost, 0) AS seconds_lost
+            FROM sweeps s
+            LEFT JOIN (
+                SELECT m.sweep, CAST(sum(rounds_trained) AS BIGINT) AS rounds_trained,
+                       CAST(sum(rounds_lost) AS BIGINT) AS rounds_lost,
+                       sum(seconds_trained) AS seconds_trained, sum(seconds_lost) AS seconds_lost
+                FROM sweep_members m JOIN attempts a ON a.trial = m.trial GROUP BY m.sweep
+            ) a ON a.sweep = s.id
+            LEFT JOIN (
+                SELECT m.sweep, count(*) AS rounds_shared, sum(r.seconds) AS seconds_saved
+                FROM rounds r JOIN sweep_members m ON m.trial = r.trial
+                WHERE r.inherited = 1 GROUP BY m.sweep
+            ) i ON i.sweep = s.id""",
+    }
+
+
+_GROUPS = """
+    SELECT m.sweep, t.cell_id, min(t.id) AS one,
+           sum(CASE WHEN t.state = 'finished' THEN 1 ELSE 0 END) AS n,
+           sum(CASE WHEN t.state = 'failed' THEN 1 ELSE 0 END) AS n_failed,
+           sum(CASE WHEN t.failure = 'diverged' THEN 1 ELSE 0 END) AS n_diverged,
+           avg(CASE WHEN t.state = 'finished' THEN t.test_accuracy END) AS mean
+"""
+
+_FROM_MEMBERS = "FROM sweep_members m JOIN trials t ON t.id = m.trial GROUP BY m.sweep, t.cell_id"
+
+
+def _cells_select(std: str, joins: str) -> str:
+    return f"""
+        SELECT s.name AS sweep, g.cell_id, {_fields(seed=False)}, g.n, g.n_failed, g.n_diverged,
+               g.mean AS mean_test_accuracy, {std} AS std_test_accuracy
+        FROM g JOIN trials t ON t.id = g.one JOIN sweeps s ON s.id = g.sweep {joins}"""
+
+
+def _cells_sqlite() -> str:
+    """The sample standard deviation, with the root by Newton's steps x <- (x + v / x) / 2.
+
+    They start above the root of a variance v <= 1, and have met it to the last bit but one well
+    before step 40 for any v that accuracies can have.
+    """
+    return f"""
+        WITH RECURSIVE g AS ({_GROUPS} {_FROM_MEMBERS}),
+        spread AS (
+            SELECT g.sweep, g.cell_id,
+                   sum((t.test_accuracy - g.mean) * (t.test_accuracy - g.mean)) / (g.n - 1) AS v
+            FROM g JOIN sweep_members m ON m.sweep = g.sweep
+                   JOIN trials t ON t.id = m.trial AND t.cell_id = g.cell_id
+            WHERE g.n > 1 AND t.state = 'finished' GROUP BY g.sweep, g.cell_id
+        ),
+        newton(sweep, cell_id, v, x, step) AS (
+            SELECT sweep, cell_id, v, (v + 1) / 2, 0 FROM spread
+            UNION ALL
+            SELECT sweep, cell_id, v, CASE WHEN v > 0 THEN (x + v / x) / 2 ELSE 0.0 END, step + 1
+            FROM newton WHERE step < 40
+        )
+        {
+        _cells_select(
+            "d.x",
+            '''LEFT JOIN newton d
+            ON d.sweep = g.sweep AND d.cell_id = g.cell_id AND d.step = 40''',
+        )
+    }"""
+
+
+def _cells_postgres() -> str:
+    deviation = "stddev_samp(t.test_accuracy) FILTER (WHERE t.state = 'finished') AS std"
+    return f"WITH g AS ({_GROUPS}, {deviation} {_FROM_MEMBERS}) {_cells_select('g.std', '')}"
+
+
+_CELLS = {"sqlite": _cells_sqlite, "postgresql": _cells_postgres}

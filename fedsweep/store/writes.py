@@ -1,0 +1,245 @@
+"""What is added to the store: plans and their trials, rounds, snapshots' index rows.
+
+Nothing here changes a trial's state; every write of an attempt goes behind `queue.renew`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from fedsweep.spec import Claim, Round, SweepSpec, TrialSpec
+from fedsweep.states import TrialState
+from fedsweep.store.tables import attempts, members, plans, rounds, snapshots, sweeps, trials
+
+T = TypeVar("T")
+
+BATCH = 1000
+"""Rows of one statement."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What planning a sweep did. Nothing is ever removed."""
+
+    new: int
+    """Trials that the database did not have."""
+    kept: int
+    """Trials of the plan that were there."""
+    dropped: int
+    """Members of the sweep that the text no longer names; they stay."""
+    earlier: str | None
+    """The text under which the sweep was planned before, where it differs."""
+    cancelled: tuple[str, ...]
+    """Trials of the plan that are cancelled: the caller queues them again."""
+
+
+def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Planned:
+    """Add a sweep, its text and its trials; what is there already is kept as it is."""
+    key, earlier = _sweep_key(connection, sweep)
+    wanted = [trial.trial_id for trial in sweep.trials]
+    before = dict(_known(connection, wanted))
+    if earlier != sweep.text:
+        connection.execute(
+            sa.insert(plans).values(sweep=key, text=sweep.text, created_at=time.time())
+        )
+    fresh = [trial for trial in sweep.trials if trial.trial_id not in before]
+    for batch in _batches(fresh):
+        rows = [_trial_row(trial, key, priority) for trial in batch]
+        connection.execute(_or_nothing(connection, trials), rows)
+    keys = {trial_id: row for trial_id, (row, _) in _known(connection, wanted)}
+    had = set(
+        connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
+    )
+    for batch in _batches([row for row in keys.values() if row not in had]):
+        connection.execute(
+            _or_nothing(connection, members), [{"sweep": key, "trial": row} for row in batch]
+        )
+    return Planned(
+        new=len(fresh),
+        kept=len(before),
+        dropped=len(had - set(keys.values())),
+        earlier=earlier if earlier not in (None, sweep.text) else None,
+        cancelled=tuple(i for i, (_, state) in before.items() if state == TrialState.CANCELLED),
+    )
+
+
+def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
+    """The sweep's row, made if need be, and the text it was last planned with."""
+    connection.execute(
+        _or_nothing(connection, sweeps), {"name": sweep.name, "created_at": time.time()}
+    )
+    key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
+    # Two planners of one sweep take turns here, on Postgres too.
+    connection.execute(sa.update(sweeps).where(sweeps.c.id == key).values(name=sweeps.c.name))
+    last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
+    return key, connection.execute(last).scalar_one_or_none()
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> Iterator[tuple[str, tuple[int, str]]]:
+    for batch in _batches(ids):
+        found = sa.select(trials.c.trial_id, trials.c.id, trials.c.state)
+        for trial_id, row, state in connection.execute(found.where(trials.c.trial_id.in_(batch))):
+            yield trial_id, (row, state)
+
+
+def _trial_row(trial: TrialSpec, sweep: int, priority: int) -> dict[str, Any]:
+    fields = trial.config.model_dump()
+    return fields | {
+        "trial_id": trial.trial_id,
+        "cell_id": trial.cell_id,
+        "sweep": sweep,
+        "config": json.dumps({key: v for key, v in fields.items() if v is not None}),
+        "state": TrialState.QUEUED.value,
+        "priority": priority,
+    }
+
+
+def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
+def _or_nothing(connection: Connection, table: sa.Table) -> Any:
+    """INSERT … ON CONFLICT DO NOTHING, in the database's dialect."""
+    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    return insert(table).on_conflict_do_nothing()
+
+
+@dataclass(frozen=True)
+class Differs:
+    """A round that was trained again and did not come out as it is stored."""
+
+    round: int
+    column: str
+    stored: float | str | None
+    again: float | str | None
+
+
+MEASURED = ["phase", "train_loss", "test_loss", "test_accuracy", "validation_loss"]
+MEASURED += ["validation_accuracy", "bytes_up", "bytes_down"]
+"""What must be equal, bit for bit, when a round is trained again; its seconds need not."""
+
+
+def add_rounds(connection: Connection, claim: Claim, done: Sequence[Round]) -> Differs | None:
+    """Store an attempt's rounds; those stored before are compared, and count as lost.
+
+    Returns the first difference, with nothing written; to be called behind `queue.renew`.
+    """
+    if not done:
+        return None
+    span = rounds.c.round.between(done[0].round, done[-1].round)
+    stored = {
+        row["round"]: row
+        for row in connection.execute(
+            sa.select(rounds).where(rounds.c.trial == claim.trial, span)
+        ).mappings()
+    }
+    again = [r for r in done if r.round in stored]
+    for measured in again:
+        if found := _difference(stored[measured.round], measured):
+            return found
+    fresh = [r for r in done if r.round not in stored]
+    if fresh:
+        connection.execute(sa.insert(rounds), [{"trial": claim.trial, **asdict(r)} for r in fresh])
+        connection.execute(
+            sa.update(trials)
+            .where(trials.c.id == claim.trial)
+            .values(
+                final_round=fresh[-1].round,
+                seconds=sa.func.coalesce(trials.c.seconds, 0) + sum(r.seconds for r in fresh),
+            )
+        )
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.trial == claim.trial, attempts.c.fence == claim.fence)
+        .values(
+            rounds_trained=attempts.c.rounds_trained + len(done),
+            rounds_lost=attempts.c.rounds_lost + len(again),
+            seconds_trained=attempts.c.seconds_trained + sum(r.seconds for r in done),
+            seconds_lost=attempts.c.seconds_lost + sum(r.seconds for r in again),
+        )
+    )
+    return None
+
+
+def _difference(stored: Mapping[str, Any], again: Round) -> Differs | None:
+    for column in MEASURED:
+        if stored[column] != (value := getattr(again, column)):
+            return Differs(again.round, column, stored[column], value)
+    return None
+
+
+def start_attempt(
+    connection: Connection,
+    claim: Claim,
+    *,
+    numerics_id: str,
+    numerics: Mapping[str, str],
+    data_fingerprint: str,
+) -> None:
+    """Say what an attempt computes under. Rounds stored under other numerics are dropped, as lost:
+    a trial's rounds are all of one kind. To be called behind `queue.renew`.
+    """
+    mine = (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
+    lost = seconds = 0
+    if claim.numerics_id is not None and claim.numerics_id != numerics_id:
+        old = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(rounds.c.seconds), 0))
+        lost, seconds = connection.execute(old.where(rounds.c.trial == claim.trial)).one()
+        connection.execute(sa.delete(rounds).where(rounds.c.trial == claim.trial))
+        connection.execute(
+            sa.update(trials)
+            .where(trials.c.id == claim.trial)
+            .values(final_round=None, seconds=None)
+        )
+    connection.execute(
+        sa.update(attempts)
+        .where(mine)
+        .values(
+            numerics_id=numerics_id,
+            numerics=json.dumps(dict(numerics)),
+            data_fingerprint=data_fingerprint,
+            rounds_lost=attempts.c.rounds_lost + lost,
+            seconds_lost=attempts.c.seconds_lost + seconds,
+        )
+    )
+    connection.execute(
+        sa.update(trials)
+        .where(trials.c.id == claim.trial)
+        .values(numerics_id=numerics_id, data_fingerprint=data_fingerprint)
+    )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The index row of a trainer's state in a file."""
+
+    round: int
+    numerics_id: str
+    name: str
+    bytes: int
+    sha256: str
+
+
+def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> list[str]:
+    """Make a snapshot the trial's latest; returns the names of the files it replaces."""
+    old = connection.execute(
+        sa.delete(snapshots).where(snapshots.c.trial == claim.trial).returning(snapshots.c.name)
+    )
+    replaced = [name for name in old.scalars() if name != snapshot.name]
+    connection.execute(
+        sa.insert(snapshots).values(trial=claim.trial, created_at=time.time(), **asdict(snapshot))
+    )
+    return replaced
+
+
+def drop_snapshots(connection: Connection, trial: int) -> list[str]:
+    """Forget a trial's snapshots; returns the names of their files."""
+    gone = sa.delete(snapshots).where(snapshots.c.trial == trial).returning(snapshots.c.name)
+    return list(connection.execute(gone).scalars())

@@ -1,0 +1,469 @@
+"""`fedsweep work`: one process that watches, and one for each slot that claims and trains.
+
+The watching process renews the slots' leases, so that a busy or blocked trainer cannot starve
+them; it stops renewing for a trainer that is dead, stopped, or makes no progress.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import random
+import signal
+import statistics
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection as pipes
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.errors import FedsweepError, LeaseLost, StoreBusy
+from fedsweep.spec import Claim, Round
+from fedsweep.states import FailureKind, Outcome
+from fedsweep.store import reads
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+
+POLL_SECONDS = (0.2, 1.0)
+"""An idle slot looks again after a random wait between these."""
+STALL_SECONDS = 300.0
+STALL_ROUNDS = 10
+"""A trainer has stalled after ten times its median round, and at least five minutes."""
+PATIENCE = 3
+"""Deaths of a slot's process in a row, without a claim, after which it is not started again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `fedsweep work` was asked for."""
+
+    url: str
+    devices: tuple[str, ...] = ("cpu",)
+    slots: int = 1
+    threads: int = 1
+    sweep: str | None = None
+    until_empty: bool = False
+    max_trials: int | None = None
+    data: Path | None = None
+    lease: float = queue.LEASE_SECONDS
+    grace: float = 20.0
+    """Seconds that a stopping slot gets to finish its round."""
+
+
+@dataclass
+class Slot:
+    """What the watching process knows of one slot."""
+
+    number: int
+    device: str
+    process: SpawnProcess | None = None
+    pipe: Any = None
+    claim: Claim | None = None
+    last: Round | None = None
+    round_seconds: list[float] = field(default_factory=list)
+    progressed: float = 0.0
+    """When the trainer last showed progress, on the monotonic clock."""
+    renewed: float = 0.0
+    deaths: int = 0
+    closed: bool = False
+
+    def rate(self) -> float | None:
+        """Rounds a second, from the latest rounds."""
+        recent = self.round_seconds[-20:]
+        return len(recent) / total if (total := sum(recent)) > 0 else None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One attempt's end, as its slot reported it; no outcome where the claim was lost."""
+
+    slot: int
+    claim: Claim
+    outcome: Outcome | None
+    last: Round | None
+    seconds: float
+
+
+@dataclass
+class Tally:
+    """What a run of `fedsweep work` did."""
+
+    finished: int = 0
+    failed: int = 0
+    released: int = 0
+    lost: int = 0
+    failed_in_scope: int = 0
+    """Failed trials of the scope, whoever ran them."""
+    stopped: bool = False
+    broken: str | None = None
+
+    def count(self, outcome: Outcome | None) -> None:
+        if outcome is Outcome.FINISHED:
+            self.finished += 1
+        elif outcome is Outcome.FAILED:
+            self.failed += 1
+        elif outcome is Outcome.RELEASED:
+            self.released += 1
+        else:
+            self.lost += 1
+
+
+@dataclass(frozen=True)
+class View:
+    """A moment of the work, to be shown."""
+
+    slots: list[Slot]
+    progress: list[reads.Progress]
+    tally: Tally
+    ended: Ended | None = None
+    """Set when this view is about an attempt's end."""
+    claimed: Slot | None = None
+    """Set when this view is about a claim."""
+
+
+Show = Callable[[View], None]
+
+
+def work(options: Options, show: Show) -> Tally:
+    """Claim and run trials until told to stop, or until nothing is left.
+
+    Raises:
+        FedsweepError: the store cannot be used, or no slot can be started.
+
+    """
+    return _Watch(options, show).run()
+
+
+class _Watch:
+    """The watching process."""
+
+    def __init__(self, options: Options, show: Show) -> None:
+        self.options = options
+        self.show = show
+        self.engine = open_store(options.url)
+        self.context = multiprocessing.get_context("spawn")
+        self.stop = self.context.Event()
+        self.budget = self.context.Value(
+            "q", -1 if options.max_trials is None else options.max_trials
+        )
+        self.slots = [
+            Slot(i, options.devices[i % len(options.devices)]) for i in range(options.slots)
+        ]
+        self.tally = Tally()
+        self.asked_to_stop: float | None = None
+        self.hurry = False
+        self.progress: list[reads.Progress] = []
+        self.progress_due = 0.0
+
+    def run(self) -> Tally:
+        if self.options.sweep is not None:
+            with reading(self.engine) as connection:
+                reads.require_sweep(connection, self.options.sweep)
+        with self.signals():
+            for slot in self.slots:
+                self.start(slot)
+            try:
+                while any(not slot.closed for slot in self.slots):
+                    self.step()
+            finally:
+                self.end_all()
+        self.refresh(now=True)
+        self.tally.failed_in_scope = sum(p.failed for p in self.progress)
+        self.show(self.view())
+        return self.tally
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C stop after the round; a second one drops the round."""
+
+        def asked(_signal: int, _frame: object) -> None:
+            self.hurry = self.asked_to_stop is not None
+            self.asked_to_stop = self.asked_to_stop or time.monotonic()
+
+        before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def start(self, slot: Slot) -> None:
+        mine, theirs = self.context.Pipe(duplex=False)
+        slot.process = self.context.Process(
+            target=_slot,
+            args=(self.options, slot.number, slot.device, theirs, self.stop, self.budget),
+            name=f"fedsweep-slot-{slot.number}",
+        )
+        # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
+        # say what it does with it, and it inherits what is ignored here.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            slot.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        theirs.close()
+        slot.pipe = mine
+
+    def step(self) -> None:
+        """Wait a little for news of the slots, take it in, renew the leases."""
+        open_slots = [slot for slot in self.slots if not slot.closed]
+        waiting = {slot.pipe: slot for slot in open_slots}
+        for ready in pipes.wait(list(waiting), timeout=0.1):
+            self.hear(waiting[ready])
+        if self.asked_to_stop is not None:
+            self.stop.set()
+            self.tally.stopped = True
+            if self.hurry or time.monotonic() - self.asked_to_stop > self.options.grace:
+                for slot in open_slots:
+                    self.kill(slot)
+                    self.drop(slot, release=True)
+                    slot.closed = True
+        self.heartbeat()
+        self.refresh()
+        self.show(self.view())
+
+    def hear(self, slot: Slot) -> None:
+        """Take in all that a slot has said; an end of file is the end of its process."""
+        try:
+            while not slot.closed and slot.pipe.poll():
+                self.note(slot, slot.pipe.recv())
+        except (EOFError, OSError):
+            self.bury(slot)
+
+    def note(self, slot: Slot, said: object) -> None:
+        slot.progressed = time.monotonic()
+        if isinstance(said, Claim):
+            slot.claim, slot.last, slot.deaths = said, None, 0
+            slot.round_seconds.clear()
+            slot.renewed = time.monotonic()
+            self.show(self.view(claimed=slot))
+        elif isinstance(said, Round):
+            slot.last = said
+            slot.round_seconds.append(said.seconds)
+        elif isinstance(said, Ended):
+            slot.claim = slot.last = None
+            self.tally.count(said.outcome)
+            self.refresh(now=True)
+            self.show(self.view(ended=said))
+        elif isinstance(said, str):
+            self.tally.broken = said
+
+    def bury(self, slot: Slot) -> None:
+        """A slot's process ended: as it should, or under a trial that another must take over."""
+        assert slot.process is not None
+        slot.process.join()
+        slot.pipe.close()
+        code = slot.process.exitcode
+        self.drop(slot, why=f"its trainer died ({_death(code)})")
+        if code == 0 or self.stop.is_set():
+            slot.closed = True
+            return
+        slot.deaths += 1
+        if slot.deaths >= PATIENCE or self.tally.broken:
+            self.tally.broken = (
+                self.tally.broken or f"slot {slot.number} keeps dying ({_death(code)})"
+            )
+            slot.closed = True
+            return
+        self.start(slot)
+
+    def drop(self, slot: Slot, *, why: str = "", release: bool = False) -> None:
+        """Give up the claim of a slot whose process is gone."""
+        if slot.claim is None:
+            return
+        claim, slot.claim, slot.last = slot.claim, None, None
+        try:
+            with transaction(self.engine) as connection:
+                if release:
+                    queue.release(connection, claim)
+                else:
+                    queue.lose(connection, claim, why)
+            self.tally.count(Outcome.RELEASED if release else None)
+        except LeaseLost:
+            pass
+
+    def heartbeat(self) -> None:
+        """Renew each lease after a third of it, as long as its trainer lives and progresses."""
+        now = time.monotonic()
+        for slot in self.slots:
+            if slot.claim is None or slot.closed or now - slot.renewed < self.options.lease / 3:
+                continue
+            if self.stalled(slot, now):
+                self.end_stalled(slot)
+                continue
+            if _is_stopped(slot):
+                continue
+            try:
+                with transaction(self.engine) as connection:
+                    moment = read_clock(connection)
+                    queue.renew(connection, slot.claim, moment, lease=self.options.lease)
+                slot.renewed = now
+            except LeaseLost:
+                slot.claim = None  # the trainer finds out itself, at its next write
+            except StoreBusy:
+                pass
+
+    def stalled(self, slot: Slot, now: float) -> bool:
+        if not slot.round_seconds:
+            return False  # a first round may take as long as it likes
+        usual = statistics.median(slot.round_seconds)
+        return now - slot.progressed > max(STALL_SECONDS, STALL_ROUNDS * usual)
+
+    def end_stalled(self, slot: Slot) -> None:
+        claim, slot.claim = slot.claim, None
+        assert claim is not None
+        self.kill(slot)
+        try:
+            with transaction(self.engine) as connection:
+                now = read_clock(connection)
+                queue.fail(connection, claim, now, FailureKind.STALLED, "the trainer made no step")
+            self.tally.count(Outcome.FAILED)
+        except LeaseLost:
+            pass
+
+    def kill(self, slot: Slot) -> None:
+        if slot.process is not None and slot.process.is_alive():
+            slot.process.kill()
+            slot.process.join()
+
+    def end_all(self) -> None:
+        """Whatever happened, no slot outlives its watch, and no claim is left behind."""
+        self.stop.set()
+        for slot in self.slots:
+            self.kill(slot)
+            self.drop(slot, release=True)
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Read the sweep's standing, every second at most, and less often where that takes long."""
+        if not now and time.monotonic() < self.progress_due:
+            return
+        began = time.monotonic()
+        try:
+            with reading(self.engine) as connection:
+                self.progress = reads.progress(connection, self.options.sweep)
+        except StoreBusy:
+            pass
+        self.progress_due = time.monotonic() + max(1.0, 20 * (time.monotonic() - began))
+
+    def view(self, ended: Ended | None = None, claimed: Slot | None = None) -> View:
+        return View(self.slots, self.progress, self.tally, ended, claimed)
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit {code}"
+
+
+def _is_stopped(slot: Slot) -> bool:
+    """Whether the trainer is frozen (SIGSTOP, a debugger): it makes no progress."""
+    try:
+        assert slot.process is not None
+        assert slot.process.pid is not None
+        return psutil.Process(slot.process.pid).status() in (
+            psutil.STATUS_STOPPED,
+            psutil.STATUS_ZOMBIE,
+        )
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, budget: Any) -> None:
+    """A slot's process: claim, train, claim the next."""
+    asked = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        engine = open_store(options.url)
+        worker = queue.Worker(
+            name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
+        )
+        _SlotLoop(options, number, engine, worker, pipe, stop, asked, budget).run()
+    except FedsweepError as error:
+        pipe.send(str(error))
+        raise SystemExit(1) from error
+
+
+class _SlotLoop:
+    def __init__(
+        self,
+        options: Options,
+        number: int,
+        engine: Engine,
+        worker: queue.Worker,
+        pipe: Any,
+        stop: Any,
+        asked: threading.Event,
+        budget: Any,
+    ) -> None:
+        self.options, self.number, self.engine, self.worker = options, number, engine, worker
+        self.pipe, self.stop, self.asked, self.budget = pipe, stop, asked, budget
+
+    def run(self) -> None:
+        from fedsweep.executor import Place, execute
+
+        options = self.options
+        place = Place(self.worker.device, options.threads, options.data, options.lease)
+        while not self.stopping():
+            claim = self.claim()
+            if claim is None:
+                if self.spent() or (options.until_empty and self.empty()):
+                    return
+                self.stop.wait(random.uniform(*POLL_SECONDS))
+                continue
+            began = time.monotonic()
+            self.last: Round | None = None
+            self.say(claim)
+            outcome = execute(self.engine, claim, place, self.stopping, self.watch)
+            seconds = time.monotonic() - began
+            self.say(Ended(self.number, claim, outcome, self.last, seconds))
+
+    def claim(self) -> Claim | None:
+        """Claim within the budget of --max-trials, which all slots share."""
+        with self.budget.get_lock():
+            if self.budget.value == 0:
+                return None
+            self.budget.value -= 1
+        claimed = None
+        try:
+            with transaction(self.engine) as connection:
+                now = read_clock(connection)
+                claimed = queue.claim(
+                    connection, self.worker, now, lease=self.options.lease, sweep=self.options.sweep
+                )
+        except StoreBusy:
+            claimed = None
+        if claimed is None:
+            with self.budget.get_lock():
+                self.budget.value += 1
+        return claimed
+
+    def spent(self) -> bool:
+        return bool(self.budget.value == 0)
+
+    def empty(self) -> bool:
+        with reading(self.engine) as connection:
+            return queue.outstanding(connection, self.options.sweep) == 0
+
+    def watch(self, row: Round) -> None:
+        self.last = row
+        self.say(row)
+
+    def stopping(self) -> bool:
+        return self.asked.is_set() or self.stop.is_set()
+
+    def say(self, what: object) -> None:
+        try:
+            self.pipe.send(what)
+        except OSError:  # the watching process is gone: finish the round, save, give back
+            self.asked.set()

@@ -1,0 +1,110 @@
+"""Models, built with any normaliser, and initial weights that depend on the seed alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from trainers.config import TrainConfig
+from trainers.keys import keyed
+from trainers.normalizers import NORMALIZERS
+
+Norm = Callable[[int], nn.Module]
+
+
+class SmallCNN(nn.Module):
+    """Two 3x3 convolutions (32, 64 channels), each normalised, rectified and pooled; one linear
+    layer. Ours, after the CNN of McMahan et al. 2017.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
+        self.norm1 = norm(32)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
+        self.norm2 = norm(64)
+        self.linear = nn.Linear(64 * (size // 4) ** 2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.norm1(self.conv1(x)).relu_(), 2)
+        x = nn.functional.max_pool2d(self.norm2(self.conv2(x)).relu_(), 2)
+        return self.linear(x.flatten(1))  # type: ignore[no-any-return]  # a module call is Any
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters: every second pixel, and zeros for
+    the new channels (option A of He et al. 2016).
+    """
+
+    def __init__(self, inner: int, outer: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
+        self.norm1 = norm(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
+        self.norm2 = norm(outer)
+        self.stride, self.new = stride, outer - inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
+        if self.new:
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = nn.functional.pad(x, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
+        return y.add_(x).relu_()  # type: ignore[no-any-return]  # a module call is Any
+
+
+class ResNet20(nn.Module):
+    """He et al. 2016, section 4.2: 3 stages of 3 blocks, 16, 32, 64 channels."""
+
+    def __init__(self, channels: int, size: int, classes: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.norm = norm(16)
+        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+        self.blocks = nn.Sequential(
+            *(Block(a, b, b // a, norm) for a, b in itertools.pairwise(widths))
+        )
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.norm(self.conv(x)).relu_())
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]  # a module call is Any
+
+
+MODELS: dict[str, Callable[[int, int, int, Norm], nn.Module]] = {
+    "cnn": SmallCNN,
+    "resnet20": ResNet20,
+}
+
+
+def build(config: TrainConfig, channels: int, size: int, classes: int) -> nn.Module:
+    """The configured model for pictures [channels, size, size], with the seed's weights."""
+    norm = NORMALIZERS[config.normalizer]
+    model = MODELS[config.model](channels, size, classes, lambda c: norm(c, config))
+    initialise(model, config.seed)
+    return model.to(torch.float64 if config.dtype == "float64" else torch.float32)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Weights keyed by module path, so that they are equal under every normaliser.
+
+    Convolutions: normal, variance 2 / fan_out (He et al. 2015); linear layers: uniform within
+    1/sqrt(fan_in), torch's usual. A normaliser comes as its layer makes it: scale 1, shift 0,
+    running mean 0 and variance 1.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+            draw = keyed(seed, "init", path, "weight").standard_normal(tuple(module.weight.shape))
+            module.weight.copy_(torch.from_numpy(draw * math.sqrt(2 / fan_out)))
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            for name, parameter in module.named_parameters():
+                draw = keyed(seed, "init", path, name).uniform(
+                    -bound, bound, tuple(parameter.shape)
+                )
+                parameter.copy_(torch.from_numpy(draw))
