@@ -82,7 +82,7 @@ class _Attempt:
 
         config = TrainConfig(**self.claim.config)
         dataset = self.load(config)
-        fedavg.settle(self.place.device, self.place.threads)
+        fedavg.settle(self.place.threads)
         numerics = fedavg.numerics(config, self.place.device)
         self.numerics_id = content_hash(numerics)
         with transaction(self.engine) as connection:

@@ -33,7 +33,6 @@ class Progress:
     """Of the trials that are not cancelled; a failed trial's are done as far as it got."""
     seconds_left: float | None
     """Of one slot's work, from measured seconds a round; None before the first."""
-    oldest_running: str | None
 
     @property
     def trials(self) -> int:
@@ -92,17 +91,16 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     if sweep is not None:
         query = query.where(sweeps.c.name == sweep)
     cost = seconds_a_round(connection)
-    oldest = _oldest_running(connection)
     grouped: dict[str, list[Any]] = {
         name: [] for name in ([sweep] if sweep else sweep_names(connection))
     }
     for row in connection.execute(query):
         grouped[row.name].append(row)
-    return [_progress(name, rows, cost, oldest.get(name)) for name, rows in grouped.items()]
+    return [_progress(name, rows, cost) for name, rows in grouped.items()]
 
 
 def _progress(
-    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float], oldest: str | None
+    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
 ) -> Progress:
     counts = dict.fromkeys(TrialState, 0)
     done = left = 0
@@ -125,19 +123,7 @@ def _progress(
         rounds_done=done,
         rounds_total=done + left,
         seconds_left=seconds,
-        oldest_running=oldest,
     )
-
-
-def _oldest_running(connection: Connection) -> dict[str, str]:
-    query = (
-        sa.select(sweeps.c.name, sa.func.min(trials.c.trial_id))
-        .select_from(members.join(sweeps, sweeps.c.id == members.c.sweep))
-        .join(trials, trials.c.id == members.c.trial)
-        .where(trials.c.state == sa.literal_column("'running'"))
-        .group_by(sweeps.c.name)
-    )
-    return dict(connection.execute(query))
 
 
 def _cost_key() -> list[sa.Column[Any]]:
