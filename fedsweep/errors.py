@@ -72,7 +72,7 @@ class StoreUnreachable(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The database is read-only: make the file and its folder writable, or name another with --db."""
+    """The database is read-only: make its file and folder writable, or name another with --db."""
 
 
 class StoreForeign(StoreError):
@@ -92,7 +92,7 @@ class StoreBusy(FedsweepError):
 
 
 class LeaseLost(FedsweepError):
-    """This attempt no longer holds its trial."""
+    """The attempt no longer holds its trial."""
 
 
 class TrialFailed(FedsweepError):

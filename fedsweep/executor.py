@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,7 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
             raise
         except TrialFailed as failure:
             attempt.fail(FailureKind(failure.kind), str(failure), None)
-        except Exception as error:  # a trainer's bug must cost its trial, not the worker
+        except Exception as error:  # noqa: BLE001  # a trainer's bug must cost its trial, not the worker
             attempt.fail(_kind_of(error), _one_line(error), traceback.format_exc())
         return Outcome.FAILED
     except LeaseLost:
@@ -174,10 +175,8 @@ class _Attempt:
     def fail(self, kind: FailureKind, error: str, trace: str | None) -> None:
         """Store the rounds up to the failure, and say it."""
         with transaction(self.engine) as connection:
-            try:
+            with suppress(TrialFailed):  # the rounds may be what failed: the stored ones stay
                 self.store_pending(connection)
-            except TrialFailed:  # they are what failed: the stored ones stay
-                pass
             queue.fail(connection, self.claim, read_clock(connection), kind, error, trace)
 
     def store_pending(self, connection: Connection) -> None:

@@ -36,6 +36,7 @@ class TrialSpec:
 
     @classmethod
     def of(cls, config: TrainConfig) -> TrialSpec:
+        """The trial of a configuration, with its ids."""
         identity = canonical(config)
         cell = {key: value for key, value in identity.items() if key != "seed"}
         return cls(content_hash(identity), content_hash(cell), config)

@@ -108,6 +108,7 @@ class Tally:
     broken: str | None = None
 
     def count(self, outcome: Outcome | None) -> None:
+        """Add an attempt's end."""
         if outcome is Outcome.FINISHED:
             self.finished += 1
         elif outcome is Outcome.FAILED:

@@ -27,6 +27,7 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device) -> Split:
+        """The same, on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -43,6 +44,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
         return self.train.images.shape[3]
 
     @property
@@ -51,6 +53,7 @@ class Dataset:
         return self.train.images.shape[1]
 
     def to(self, device: torch.device) -> Dataset:
+        """The same, on a device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
@@ -84,7 +87,7 @@ def load(
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits, 8x8, grey 0..16 (scikit-learn's), a stratified fifth for the test."""
+    """1,797 handwritten digits, 8x8, grey 0..16 (scikit-learn's); a stratified fifth tests."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -152,9 +155,9 @@ def _decode(
             raise BadData(
                 f"{path} cannot be read as a picture ({error}): mend or remove it"
             ) from error
-        images[i] = (
-            rgb if rgb.size == (size, size) else rgb.resize((size, size), Image.Resampling.BILINEAR)
-        )
+        if rgb.size != (size, size):
+            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+        images[i] = np.asarray(rgb)
     return images, np.array([label for _, label in files], dtype=np.int64)
 
 
@@ -187,6 +190,7 @@ class Normalize:
         self.dtype = dtype
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Normalise a batch."""
         return images.to(self.dtype).sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
 

@@ -256,7 +256,7 @@ def settle(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling every new tensor costs a tenth of the time, and guards only against a bug that the
     # bitwise tests would show.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # untyped
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -274,7 +274,7 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
         if on_gpu
         else torch.backends.cpu.get_cpu_capability(),
         "cuda": str(torch.version.cuda) if on_gpu else "",
-        "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",
+        "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",  # type: ignore[no-untyped-call]  # untyped
         "tf32": str(torch.backends.cuda.matmul.allow_tf32) if on_gpu else "",
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }

@@ -29,7 +29,7 @@ class SmallCNN(nn.Module):
         self.norm2 = norm(64)
         self.linear = nn.Linear(64 * (size // 4) ** 2, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         x = nn.functional.max_pool2d(self.norm1(self.conv1(x)).relu_(), 2)
         x = nn.functional.max_pool2d(self.norm2(self.conv2(x)).relu_(), 2)
         return self.linear(x.flatten(1))  # type: ignore[no-any-return]  # a module call is Any
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.norm2 = norm(outer)
         self.stride, self.new = stride, outer - inner
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
         if self.new:
             x = x[:, :, :: self.stride, :: self.stride]
@@ -59,7 +59,7 @@ class Block(nn.Module):
 class ResNet20(nn.Module):
     """He et al. 2016, section 4.2: 3 stages of 3 blocks, 16, 32, 64 channels."""
 
-    def __init__(self, channels: int, size: int, classes: int, norm: Norm) -> None:
+    def __init__(self, channels: int, _size: int, classes: int, norm: Norm) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.norm = norm(16)
@@ -69,7 +69,7 @@ class ResNet20(nn.Module):
         )
         self.linear = nn.Linear(64, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         x = self.blocks(self.norm(self.conv(x)).relu_())
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]  # a module call is Any
 

@@ -16,7 +16,7 @@ from trainers.config import TrainConfig
 Factory = Callable[[int, TrainConfig], nn.Module]
 
 
-def batch_norm(channels: int, config: TrainConfig) -> nn.Module:
+def batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
     """BN (Ioffe and Szegedy 2015): y = gamma (x - E[x]) / sqrt(Var[x] + eps) + beta over B, H, W.
 
     In FedAvg: gamma, beta and the running statistics (EMA 0.1, Var unbiased, as torch) are

@@ -60,7 +60,7 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
         while (missing := wanted - int(counts.sum())) > 0:
             left = size - taken - counts
             q = np.where(left > 0, mix, 0.0)
-            # All of q_m's mass may lie on exhausted classes: then the rest is drawn by what is left.
+            # All of q_m's mass may lie on exhausted classes: then what is left decides.
             q = q if q.sum() > 0 else left.astype(np.float64)
             counts += np.minimum(draw.multinomial(missing, q / q.sum()), left)
         pieces = [stock[c][taken[c] : taken[c] + counts[c]] for c in range(classes)]

@@ -14,7 +14,7 @@ ALIGN = 16
 
 
 class Vector:
-    """All of a model's floating-point state, laid out as [weights | scales and shifts | statistics].
+    """All of a model's floating-point state: [weights | scales and shifts | statistics].
 
     Whatever a phase leaves alone is a tail: weight decay, the optimiser and the average each work
     on a prefix. The gradient has the same layout, without the statistics. Gaps hold zeros.

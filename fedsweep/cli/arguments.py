@@ -42,6 +42,7 @@ def open_store(db: str | None, *, create: bool = False) -> Engine:
 
 
 def url(db: str | None) -> str:
+    """The URL of --db, else of $FEDSWEEP_DB, else fedsweep.db in this folder."""
     from fedsweep.store.engine import default_url
 
     return db or default_url()

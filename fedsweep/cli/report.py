@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
+    """How a report is written."""
+
     TABLE = "table"
     MARKDOWN = "markdown"
     CSV = "csv"
@@ -82,14 +85,14 @@ def _text(summary: object) -> str:
     return out.getvalue()
 
 
-def _page(connection: Connection, rows: dict[str, list[Row]]) -> str:
+def _page(connection: Connection, rows: Mapping[str, Sequence[Row]]) -> str:
     from fedsweep.report import page
 
     sections = [_section(connection, name, found) for name, found in rows.items()]
     return page.render(sections, time.strftime("%Y-%m-%d %H:%M"))
 
 
-def _section(connection: Connection, name: str, rows: list[Row]) -> Section:
+def _section(connection: Connection, name: str, rows: Sequence[Row]) -> Section:
     from fedsweep.report import page, plots
     from fedsweep.report.summary import summarize
     from fedsweep.store import reads

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
+    """How rows are printed."""
+
     TABLE = "table"
     CSV = "csv"
     JSON = "json"

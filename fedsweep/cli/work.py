@@ -123,7 +123,8 @@ def _ended(view: View) -> str:
             result = at
     what = _what(ended.claim.config)
     left = _left(view.progress)
-    return f"{ended.claim.trial_id[:8]} {what}: {outcome}{result} in {duration(ended.seconds)}  [{left}]"
+    end = f"{outcome}{result} in {duration(ended.seconds)}"
+    return f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]"
 
 
 def _left(progress: list[Progress]) -> str:

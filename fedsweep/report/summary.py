@@ -45,6 +45,7 @@ class Cell:
 
     @property
     def diverged(self) -> int:
+        """Failed trials whose loss or weights were not finite."""
         return self.failures.get("diverged", 0)
 
 

@@ -33,6 +33,7 @@ def cell_text(cell: Cell | None, usual_n: int) -> str:
 
 
 def axis_text(value: Any) -> str:
+    """An axis' value in a row's head; – where the field has no meaning."""
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -45,6 +46,7 @@ def rows(summary: Summary) -> list[tuple[Key, list[str]]]:
 
 
 def headings(summary: Summary) -> list[str]:
+    """The columns' names: the axes, then the normalisers."""
     return [*map(label, summary.axes), *(name.upper() for name in summary.normalizers)]
 
 
@@ -118,10 +120,12 @@ def records(summary: Summary) -> list[dict[str, Any]]:
 
 
 def as_json(summaries: list[Summary]) -> str:
+    """One list of records, a cell each."""
     return json.dumps([record for s in summaries for record in records(s)], indent=2) + "\n"
 
 
 def as_csv(summaries: list[Summary]) -> str:
+    """A line a cell, under a header."""
     found = [record for summary in summaries for record in records(summary)]
     out = io.StringIO()
     if found:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from fedsweep.errors import (
+    FedsweepError,
     RequestError,
     StoreBusy,
     StoreError,
@@ -176,9 +177,12 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         StoreError: the database is read-only or out of reach.
 
     """
-    with _translated(engine.url), engine.connect().execution_options(writes=True) as connection:
-        with _begin_with_jitter(connection):
-            yield connection
+    with (
+        _translated(engine.url),
+        engine.connect().execution_options(writes=True) as connection,
+        _begin_with_jitter(connection),
+    ):
+        yield connection
 
 
 @contextmanager
@@ -199,12 +203,15 @@ def _begin_with_jitter(connection: Connection) -> Iterator[None]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: one consistent state of the whole database."""
-    with _translated(engine.url), engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            connection = connection.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
+    options = _READING[engine.dialect.name]
+    with _translated(engine.url), engine.connect().execution_options(**options) as connection:
         yield connection
+
+
+_READING: dict[str, dict[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
 
 
 @contextmanager
@@ -216,27 +223,52 @@ def _translated(url: URL) -> Iterator[None]:
         raise _domain_error(url, str(error.orig).strip()) or error from error
 
 
-def _domain_error(url: URL, text: str) -> Exception | None:
-    name = url.render_as_string(hide_password=True)
-    first = next((line.strip() for line in text.splitlines() if line.strip()), text)
-    if "readonly database" in text or "read-only transaction" in text:
-        return StoreReadOnly(
-            f"{name} is read-only: make the file and its folder writable, or name another with --db"
-        )
-    if "database is locked" in text:
-        return StoreBusy(f"{name} stayed locked by another process for too long: try again")
-    if "unable to open database file" in text:
-        return StoreError(f"{name} cannot be opened: check that its folder exists and is writable")
-    if "not a database" in text or "malformed" in text:
-        return StoreForeign(f"{name} is not a sound SQLite database ({first}): restore a backup")
-    if "disk is full" in text or "No space left" in text:
-        return StoreError(f"the disk of {name} is full: make room, nothing committed is lost")
-    if "password authentication failed" in text or "no password supplied" in text:
-        return StoreUnreachable(f"{name} refuses the user or the password: correct them in --db")
-    if url.drivername != "sqlite" and ("connection" in text or "could not" in text.lower()):
-        return StoreUnreachable(
-            f"{name} cannot be reached ({first}): check the host, port and name in --db"
-        )
+_DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
+    (
+        ("readonly database", "read-only transaction"),
+        StoreReadOnly,
+        "{url} is read-only: make its file and folder writable, or name another with --db",
+    ),
+    (
+        ("database is locked",),
+        StoreBusy,
+        "{url} stayed locked by another process for too long: try again",
+    ),
+    (
+        ("unable to open database file",),
+        StoreError,
+        "{url} cannot be opened: check that its folder exists and is writable",
+    ),
+    (
+        ("not a database", "malformed"),
+        StoreForeign,
+        "{url} is no sound SQLite database ({said}): restore a backup, or name another with --db",
+    ),
+    (
+        ("disk is full", "No space left"),
+        StoreError,
+        "the disk of {url} is full: make room; nothing that was committed is lost",
+    ),
+    (
+        ("password authentication failed", "no password supplied"),
+        StoreUnreachable,
+        "{url} refuses the user or the password: correct them in --db",
+    ),
+    (
+        ("connection to server", "connection failed", "connection timeout", "failed to resolve"),
+        StoreUnreachable,
+        "{url} cannot be reached ({said}): check the host, port and name in --db",
+    ),
+]
+"""What a driver says, in part, and what it means. The first that fits is taken."""
+
+
+def _domain_error(url: URL, text: str) -> FedsweepError | None:
+    name = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
+    said = next((line.strip() for line in text.splitlines() if line.strip()), text)
+    for parts, error, message in _DRIVER_ERRORS:
+        if any(part in text for part in parts):
+            return error(message.format(url=name, said=said))
     return None
 
 
@@ -245,7 +277,7 @@ def read_clock(connection: Connection) -> Moment:
     return _CLOCKS[connection.dialect.name](connection)
 
 
-def _clock_sqlite(connection: Connection) -> Moment:
+def _clock_sqlite(_connection: Connection) -> Moment:
     """Seconds since boot: all users of the file share the machine, and nobody sets this clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return Moment(time.clock_gettime(clock), boot_id())

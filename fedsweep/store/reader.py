@@ -77,7 +77,7 @@ _READING = {
 }
 
 
-def _authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+def _authorize(action: int, _first: str | None, second: str | None, *_: str | None) -> int:
     function = second if action == sqlite3.SQLITE_FUNCTION else None
     if action not in _READING or function == "load_extension":
         return sqlite3.SQLITE_DENY

@@ -36,10 +36,12 @@ class Progress:
 
     @property
     def trials(self) -> int:
+        """All of the sweep's trials."""
         return self.queued + self.running + self.finished + self.failed + self.cancelled
 
     @property
     def done(self) -> int:
+        """Those that nobody will work on any more."""
         return self.finished + self.failed + self.cancelled
 
 
@@ -99,9 +101,7 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     return [_progress(name, rows, cost) for name, rows in grouped.items()]
 
 
-def _progress(
-    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
-) -> Progress:
+def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]) -> Progress:
     counts = dict.fromkeys(TrialState, 0)
     done = left = 0
     seconds: float | None = 0.0

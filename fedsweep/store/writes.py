@@ -52,16 +52,16 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         )
     fresh = [trial for trial in sweep.trials if trial.trial_id not in before]
     for batch in _batches(fresh):
-        rows = [_trial_row(trial, key, priority) for trial in batch]
-        connection.execute(_or_nothing(connection, trials), rows)
+        connection.execute(
+            _or_nothing(connection, trials), [_trial_row(trial, key, priority) for trial in batch]
+        )
     keys = {trial_id: row for trial_id, (row, _) in _known(connection, wanted)}
     had = set(
         connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
     )
-    for batch in _batches([row for row in keys.values() if row not in had]):
-        connection.execute(
-            _or_nothing(connection, members), [{"sweep": key, "trial": row} for row in batch]
-        )
+    joining = [{"sweep": key, "trial": row} for row in keys.values() if row not in had]
+    for rows in _batches(joining):
+        connection.execute(_or_nothing(connection, members), rows)
     return Planned(
         new=len(fresh),
         kept=len(before),
@@ -108,8 +108,10 @@ def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def _or_nothing(connection: Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING, in the database's dialect."""
-    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
-    return insert(table).on_conflict_do_nothing()
+    return _INSERT[connection.dialect.name](table).on_conflict_do_nothing()
+
+
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def add_rounds(connection: Connection, claim: Claim, done: Sequence[Round]) -> D
     return None
 
 
-def _difference(stored: Mapping[str, Any], again: Round) -> Differs | None:
+def _difference(stored: sa.RowMapping, again: Round) -> Differs | None:
     for column in MEASURED:
         if stored[column] != (value := getattr(again, column)):
             return Differs(again.round, column, stored[column], value)
