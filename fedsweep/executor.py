@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.errors import DeviceError, FedsweepError, LeaseLost, PlanError, TrialFailed
+from fedsweep.errors import (
+    DeviceError,
+    FedsweepError,
+    LeaseLost,
+    PlanError,
+    StoreBusy,
+    StoreError,
+    TrialFailed,
+)
 from fedsweep.spec import Claim, Round, SweepSpec, TrainConfig, check_sizes, content_hash, pinned
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, reads, writes
@@ -56,8 +64,8 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
     try:
         try:
             return attempt.run(stop, watch)
-        except LeaseLost:
-            raise
+        except (LeaseLost, StoreError, StoreBusy):
+            raise  # no fault of the trial
         except TrialFailed as failure:
             attempt.fail(FailureKind(failure.kind), str(failure), None)
         except Exception as error:  # noqa: BLE001  # a trainer's bug must cost its trial, not the worker
@@ -98,8 +106,6 @@ class _Attempt:
         state = self.resume()
         stored = time.monotonic()
         try:
-            if state is not None and state.round == config.rounds:
-                return self.finish()
             for measured in fedavg.run(config, dataset, state, device=self.place.device):
                 row = _row(measured)
                 self.pending.append(row)
@@ -114,10 +120,6 @@ class _Attempt:
                     return Outcome.RELEASED
         except fedavg.Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
-        except ValueError as error:
-            if self.pending or state is not None:
-                raise
-            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
         raise FedsweepError("the trainer stopped before the last round")
 
     def load(self, config: TrainConfig) -> data.Dataset:
@@ -125,7 +127,8 @@ class _Attempt:
 
         try:
             dataset = _load(config.dataset, config.image_size, config.fingerprint, self.place.data)
-        except BadData as error:
+            check_sizes(config, len(dataset.train.labels))
+        except (BadData, ValueError) as error:
             raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
         before = self.claim.data_fingerprint
         if self.claim.final_round and before and before != dataset.fingerprint:

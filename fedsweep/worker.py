@@ -409,6 +409,7 @@ class _SlotLoop:
     ) -> None:
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
         self.pipe, self.stop, self.asked, self.budget = pipe, stop, asked, budget
+        self.parent = multiprocessing.parent_process()
 
     def run(self) -> None:
         from fedsweep.executor import Place, execute
@@ -461,7 +462,9 @@ class _SlotLoop:
         self.say(row)
 
     def stopping(self) -> bool:
-        return self.asked.is_set() or self.stop.is_set()
+        """Asked to, or left alone: without its watch nobody renews the slot's lease."""
+        orphaned = self.parent is not None and os.getppid() != self.parent.pid
+        return orphaned or self.asked.is_set() or self.stop.is_set()
 
     def say(self, what: object) -> None:
         try:

@@ -42,6 +42,10 @@ def sql(
 
 
 def _print_table(answer: Answer) -> None:
+    """A table; where it does not fit the width, a block of lines for each row."""
+    if _width(answer) > console().width:
+        _print_blocks(answer)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -50,8 +54,25 @@ def _print_table(answer: Answer) -> None:
         numbers = all(isinstance(row[i], (int, float, type(None))) for row in answer.rows)
         table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
     for row in answer.rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+        table.add_row(*(Text(_text(value)) for value in row))
     console().print(table)
+
+
+def _width(answer: Answer) -> int:
+    columns = zip(answer.columns, *answer.rows, strict=True)
+    return 1 + sum(3 + max(len(_text(value)) for value in column) for column in columns)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _print_blocks(answer: Answer) -> None:
+    width = max(map(len, answer.columns))
+    for number, row in enumerate(answer.rows, start=1):
+        print(f"row {number}")
+        for name, value in zip(answer.columns, row, strict=True):
+            print(f"  {name:<{width}}  {_text(value)}")
 
 
 def _print_csv(answer: Answer) -> None:

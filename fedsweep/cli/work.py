@@ -122,22 +122,19 @@ def _ended(view: View) -> str:
         else:
             result = at
     what = _what(ended.claim.config)
-    left = _left(view.progress)
+    done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
+    left = f"{done}/{total}, {duration(_seconds_left(view, view.progress))} left"
     end = f"{outcome}{result} in {duration(ended.seconds)}"
     return f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]"
 
 
-def _left(progress: list[Progress]) -> str:
-    done, total = sum(p.done for p in progress), sum(p.trials for p in progress)
-    return f"{done}/{total}, {duration(_seconds_left(progress))} left"
-
-
-def _seconds_left(progress: list[Progress]) -> float | None:
-    """Of the whole, with as many slots as are running now."""
+def _seconds_left(view: View, progress: list[Progress]) -> float | None:
+    """Of these sweeps, with our open slots and whatever else is running now."""
     each = [p.seconds_left for p in progress]
     if any(seconds is None for seconds in each):
         return None
-    slots = max(1, sum(p.running for p in progress))
+    ours = sum(not slot.closed for slot in view.slots)
+    slots = max(1, ours, sum(p.running for p in view.progress))
     return sum(seconds or 0.0 for seconds in each) / slots
 
 
@@ -172,7 +169,7 @@ def _frame(view: View) -> RenderableType:
             ProgressBar(total=max(p.rounds_total, 1), completed=p.rounds_done, width=30),
             f"{p.done}/{p.trials} trials",
             f"{p.failed} failed" if p.failed else "",
-            f"{duration(_seconds_left([p]))} left",
+            f"{duration(_seconds_left(view, [p]))} left",
         )
         lines.append(bar)
     if view.tally.stopped:

@@ -82,8 +82,8 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
             trials.c.state,
             *kind,
             sa.func.count().label("n"),
-            sa.func.sum(left).label("rounds_left"),
-            sa.func.sum(sa.func.coalesce(trials.c.final_round, 0)).label("rounds_done"),
+            _total(left).label("rounds_left"),
+            _total(sa.func.coalesce(trials.c.final_round, 0)).label("rounds_done"),
         )
         .select_from(sweeps.join(members, members.c.sweep == sweeps.c.id))
         .join(trials, trials.c.id == members.c.trial)
@@ -110,8 +110,8 @@ def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
         counts[TrialState(row.state)] += row.n
         if row.state == TrialState.CANCELLED:
             continue
-        done += int(row.rounds_done)
-        left += int(row.rounds_left)
+        done += row.rounds_done
+        left += row.rounds_left
         price = cost.get(tuple(getattr(row, c.name) for c in _cost_key()), usual)
         if row.rounds_left:
             seconds = (
@@ -124,6 +124,11 @@ def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
         rounds_total=done + left,
         seconds_left=seconds,
     )
+
+
+def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """A sum that is an integer on Postgres too, not a decimal."""
+    return sa.cast(sa.func.sum(column), sa.BigInteger)
 
 
 def _cost_key() -> list[sa.Column[Any]]:
