@@ -38,7 +38,6 @@ class Vector:
         dtype = weights[0].dtype
         self.values = torch.zeros(self.end, dtype=dtype, device=device)
         self.gradient = torch.zeros(self.parameters_end, dtype=dtype, device=device)
-        self.gradients: list[Tensor] = []
         offset = 0
         for tensor in [*weights, *scales, *statistics]:
             view = _view(self.values, offset, tensor)
@@ -46,8 +45,9 @@ class Vector:
             tensor.data = view
             if isinstance(tensor, nn.Parameter):
                 tensor.grad = _view(self.gradient, offset, tensor)
-                self.gradients.append(tensor.grad)
             offset += _padded(tensor.numel())
+        # In the model's own order, as torch clips: the norm of the norms depends on it.
+        self.gradients = [p.grad for p in model.parameters() if p.grad is not None]
 
 
 def _view(flat: Tensor, offset: int, like: Tensor) -> Tensor:

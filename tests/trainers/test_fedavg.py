@@ -1,0 +1,330 @@
+"""The engine: exact where the mathematics is exact."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainers.test_config import config
+from trainers import data, fedavg, models
+from trainers.config import TrainConfig
+from trainers.normalizers import norm_layers
+from trainers.partition import hold_back, partition
+
+SMALL: dict[str, Any] = {
+    "clients": 5,
+    "rounds": 4,
+    "local_steps": 3,
+    "batch_size": 8,
+    "alpha": 0.3,
+    "weight_decay": 1e-3,
+    "participation": 0.6,
+}
+ARMS: list[dict[str, Any]] = [
+    {"normalizer": "bn"},
+    {"normalizer": "gn"},
+    {"normalizer": "fixbn", "freeze_round": 2},
+    {"normalizer": "fixbn", "freeze_round": 2, "freeze": "layer"},
+]
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    fedavg.settle(1)
+    return data.load("digits")
+
+
+def small(**changes: Any) -> TrainConfig:
+    return config(**{**SMALL, **changes})
+
+
+def measured(round: fedavg.Round) -> tuple[object, ...]:
+    return (
+        round.round,
+        round.phase,
+        round.train_loss,
+        round.test_loss,
+        round.test_accuracy,
+        round.validation_loss,
+        round.validation_accuracy,
+    )
+
+
+def trace(
+    chosen: TrainConfig, digits: data.Dataset, state: fedavg.State | None = None, **how: Any
+) -> list[tuple[object, ...]]:
+    """Every round's measurements and the server's state, as comparable values."""
+    return [
+        (*measured(r), r.state().tensors["server"].numpy().tobytes())
+        for r in fedavg.run(chosen, digits, state, **how)
+    ]
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_two_runs_are_bitwise_equal(arm: dict[str, Any], digits: data.Dataset) -> None:
+    """A trial is a function of its configuration."""
+    assert trace(small(**arm), digits) == trace(small(**arm), digits)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_the_order_in_which_clients_run_never_shows(
+    arm: dict[str, Any], digits: data.Dataset
+) -> None:
+    """Descending and shuffled, bit for bit as ascending."""
+    chosen = small(**arm)
+    shuffle = random.Random(1)
+
+    def shuffled(members: Sequence[int]) -> Sequence[int]:
+        return shuffle.sample(members, len(members))
+
+    ascending = trace(chosen, digits)
+    assert trace(chosen, digits, visit=lambda m: sorted(m, reverse=True)) == ascending
+    assert trace(chosen, digits, visit=shuffled) == ascending
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_resumed_after_any_round_is_bitwise_the_whole_run(
+    arm: dict[str, Any], after: int, digits: data.Dataset
+) -> None:
+    """A state is complete: nothing else is remembered."""
+    chosen = small(**arm)
+    whole = trace(chosen, digits)
+    for measured_round in itertools.islice(fedavg.run(chosen, digits), after):
+        state = measured_round.state()
+    assert trace(chosen, digits, state) == whole[after:]
+
+
+def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
+    digits: data.Dataset,
+) -> None:
+    """Bitwise; the rounds after T* differ."""
+    bn = trace(small(normalizer="bn"), digits)
+    fixed = trace(small(normalizer="fixbn", freeze_round=2), digits)
+    assert fixed[:2] == bn[:2]
+    assert all(a[7] != b[7] for a, b in zip(fixed[2:], bn[2:], strict=True))
+    assert [row[1] for row in fixed] == ["explore", "explore", "calibrate", "calibrate"]
+    assert trace(small(normalizer="fixbn", freeze_round=4), digits) == bn
+
+
+@pytest.mark.parametrize("freeze", ["statistics", "layer"])
+@pytest.mark.parametrize("model", ["cnn", "resnet20"])
+def test_not_one_bit_of_the_statistics_moves_after_the_freeze(
+    model: str, freeze: str, digits: data.Dataset
+) -> None:
+    """With unequal weights, whose average of equal numbers would round; gamma and beta go on
+    training, or rest too.
+    """
+    chosen = small(model=model, normalizer="fixbn", freeze_round=1, freeze=freeze, rounds=3)
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    statistics, affine, weights = [], [], []
+    for number in (1, 2, 3):
+        trial.train(number, sorted)
+        w, p = trial.vector.weights_end, trial.vector.parameters_end
+        weights.append(trial.server[:w].clone())
+        affine.append(trial.server[w:p].clone())
+        statistics.append(trial.server[p:].clone())
+    assert torch.equal(statistics[0], statistics[1])
+    assert torch.equal(statistics[0], statistics[2])
+    assert torch.equal(affine[0], affine[2]) == (freeze == "layer")
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_frozen_at_zero_means_mean_zero_and_variance_one(digits: data.Dataset) -> None:
+    """T* = 0 freezes the initial statistics."""
+    chosen = small(normalizer="fixbn", freeze_round=0, rounds=2)
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    trial.train(1, sorted)
+    trial.train(2, sorted)
+    trial.vector.values.copy_(trial.server)
+    for layer in norm_layers(trial.model):
+        assert torch.equal(layer.running_mean, torch.zeros_like(layer.running_mean))
+        assert torch.equal(layer.running_var, torch.ones_like(layer.running_var))
+
+
+@pytest.mark.parametrize("momentum", ["none", "reset"])
+@pytest.mark.parametrize("decay_norm", [True, False])
+def test_one_client_is_torch_s_own_sgd(
+    momentum: str, decay_norm: bool, digits: data.Dataset
+) -> None:
+    """One round of one client, bitwise torch.optim.SGD on the same batches, clipping and decay."""
+    chosen = small(
+        clients=1, participation=1.0, rounds=1, local_steps=7, momentum=momentum,
+        decay_norm=decay_norm, clip_norm=0.5,
+    )  # fmt: skip
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    trial.train(1, sorted)
+
+    model = models.build(chosen, 1, 8, 10).to(memory_format=torch.channels_last)
+    norms = {p for layer in norm_layers(model) for p in layer.parameters()}
+    rest = [p for p in model.parameters() if p not in norms]
+    groups = [{"params": rest, "weight_decay": 1e-3}]
+    groups.append({"params": sorted(norms, key=id), "weight_decay": 1e-3 if decay_norm else 0.0})
+    factor = 0.9 if momentum == "reset" else 0.0
+    optimizer = torch.optim.SGD(groups, lr=chosen.lr, momentum=factor)
+    normalize = data.Normalize(digits, torch.float32, torch.device("cpu"))
+    model.train()
+    for batch in data.local_batches(trial.samples[0], chosen, 1, 0):
+        optimizer.zero_grad()
+        logits = model(normalize(digits.train.images[batch]))
+        nn.functional.cross_entropy(logits, digits.train.labels[batch]).backward()
+        nn.utils.clip_grad_norm_(list(model.parameters()), 0.5)
+        optimizer.step()
+    trial.vector.values.copy_(trial.server)
+    for ours, torchs in zip(trial.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, torchs)
+    for ours, torchs in zip(trial.model.buffers(), model.buffers(), strict=True):
+        assert torch.equal(ours, torchs)
+
+
+def test_a_round_is_the_weighted_mean_of_its_clients(digits: data.Dataset) -> None:
+    """X = sum (n_m / N) x_m in float64, over weights, gamma, beta and running statistics alike."""
+    chosen = small(dtype="float64", partition="shards", shards_per_client=3, validation=0.3)
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    start = trial.server.clone()
+    members = fedavg.cohort(chosen, 1)
+    sizes = [len(trial.samples[m]) for m in members]
+    wanted = torch.zeros_like(start)
+    for m, n in zip(members, sizes, strict=True):
+        trial.train_client(1, m, trial.vector.parameters_end)
+        wanted += n / sum(sizes) * trial.vector.values
+    trial.server.copy_(start)
+    trial.train(1, sorted)
+    assert len(members) == 3
+    assert len(set(sizes)) > 1
+    assert torch.allclose(trial.server, wanted, rtol=1e-13, atol=1e-15)
+
+
+def test_a_client_s_weight_is_its_training_samples() -> None:
+    """What is held back for validation does not count."""
+    labels = torch.arange(1437).numpy() % 10
+    chosen = small(validation=0.25)
+    parts = [hold_back(p, chosen, m)[0] for m, p in enumerate(partition(labels, chosen))]
+    digits = data.load("digits")
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    assert [len(s) for s in trial.samples] == [len(p) for p in parts]
+    assert len(trial.validation.labels) == 1437 - sum(map(len, parts))
+
+
+def test_vectors_fold_in_ascending_order_however_they_come() -> None:
+    """0.1 + 0.2 + 0.3 + … in fp32 shows any other order."""
+    values = [torch.full((64,), v) * torch.randn(64) for v in (0.1, 1e4, 0.3, 7.0)]
+    weights = [0.1, 0.2, 0.3, 0.4]
+    wanted = torch.zeros(64)
+    for w, x in zip(weights, values, strict=True):
+        wanted.add_(x, alpha=w)
+    for order in itertools.permutations(range(4)):
+        average = fedavg.Average(weights, wanted)
+        for position in order:
+            average.add(position, values[position])
+        assert torch.equal(average.total, wanted)
+
+
+def test_cohorts_are_drawn_by_round_and_seed_alone() -> None:
+    """Three of five without replacement, ascending; all five where C = 1."""
+    chosen = small()
+    drawn = [fedavg.cohort(chosen, t) for t in range(1, 30)]
+    assert all(len(set(c)) == 3 and c == sorted(c) for c in drawn)
+    assert {m for c in drawn for m in c} == set(range(5))
+    assert drawn == [fedavg.cohort(small(normalizer="gn", lr=1.0), t) for t in range(1, 30)]
+    assert fedavg.cohort(small(participation=1.0), 3) == [0, 1, 2, 3, 4]
+
+
+def test_the_local_gradient_is_clipped_to_its_bound(digits: data.Dataset) -> None:
+    """Without momentum and decay, a step moves the weights by at most lr * clip_norm."""
+    chosen = small(
+        clients=1, participation=1.0, local_steps=1, momentum="none", weight_decay=0.0,
+        clip_norm=0.01, rounds=1,
+    )  # fmt: skip
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    before = trial.server[: trial.vector.parameters_end].clone()
+    trial.train(1, sorted)
+    moved = (trial.server[: trial.vector.parameters_end] - before).norm()
+    assert 0.9 * chosen.lr * 0.01 < float(moved) <= 1.0001 * chosen.lr * 0.01
+
+
+def test_a_diverging_trial_says_so_and_yields_only_finite_rounds(digits: data.Dataset) -> None:
+    """Lr = 1e20, unclipped."""
+    chosen = small(lr=1e20, clip_norm=0.0, normalizer="gn")
+    seen = []
+    with pytest.raises(fedavg.Diverged, match="round"):
+        seen.extend(fedavg.run(chosen, digits))
+    assert all(r.train_loss < float("inf") for r in seen)
+
+
+def test_rounds_without_evaluation_hold_none_and_the_last_is_always_tested(
+    digits: data.Dataset,
+) -> None:
+    """evaluate_every = 3 of 4 rounds: rounds 3 and 4; and the training does not notice."""
+    rare = list(fedavg.run(small(evaluate_every=3, validation=0.1), digits))
+    often = list(fedavg.run(small(validation=0.1), digits))
+    assert [r.test_loss is not None for r in rare] == [False, False, True, True]
+    assert [r.validation_accuracy is not None for r in rare] == [False, False, True, True]
+    assert [r.train_loss for r in rare] == [r.train_loss for r in often]
+    assert rare[3].test_loss == often[3].test_loss
+
+
+def test_the_score_is_the_mean_over_the_test_set(digits: data.Dataset) -> None:
+    """Against torch's own loss and argmax over all 360 pictures at once, in float64."""
+    chosen = small(dtype="float64", rounds=1)
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    trial.train(1, sorted)
+    got = trial.score(digits.test)
+    trial.vector.values.copy_(trial.server)
+    trial.model.eval()
+    normalize = data.Normalize(digits, torch.float64, torch.device("cpu"))
+    logits = trial.model(normalize(digits.test.images))
+    wanted = nn.functional.cross_entropy(logits, digits.test.labels).item()
+    assert got.loss == pytest.approx(wanted, rel=1e-12)
+    assert got.accuracy == (logits.argmax(1) == digits.test.labels).sum().item() / 360
+
+
+def test_fixbn_sends_as_many_bytes_as_bn(digits: data.Dataset) -> None:
+    """FIXBN costs nothing: parameters and statistics of each client of the cohort, both ways."""
+    bn = next(fedavg.run(small(normalizer="bn"), digits))
+    fixed = next(fedavg.run(small(normalizer="fixbn", freeze_round=0), digits))
+    model = models.build(small(), 1, 8, 10)
+    elements = sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+    assert bn.bytes_up == bn.bytes_down == fixed.bytes_up == fixed.bytes_down == 3 * elements * 4
+
+
+def test_bfloat16_trains_near_float32_and_keeps_float32_weights(digits: data.Dataset) -> None:
+    """Autocast: the state is float32, the loss within a per cent of float32's."""
+    full = list(fedavg.run(small(rounds=2), digits))
+    half = list(fedavg.run(small(rounds=2, dtype="bfloat16"), digits))
+    assert half[1].state().tensors["server"].dtype == torch.float32
+    assert half[1].train_loss != full[1].train_loss
+    assert half[1].train_loss == pytest.approx(full[1].train_loss, rel=0.05)
+
+
+def test_training_learns(digits: data.Dataset) -> None:
+    """Each arm reaches twice chance on digits within four easy rounds."""
+    for arm in ARMS:
+        chosen = small(**arm, alpha=100.0, local_steps=20, participation=1.0)
+        last = list(fedavg.run(chosen, digits))[-1]
+        assert last.test_accuracy is not None
+        assert last.test_accuracy > 0.5
+
+
+def test_augmentation_is_keyed_and_changes_the_training(picture_folder: Any) -> None:
+    """Equal twice, different from none."""
+    pictures = data.load("imagefolder", picture_folder, image_size=32)
+    chosen = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2)
+    plain = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2, augment=False)
+    assert trace(chosen, pictures) == trace(chosen, pictures)
+    assert trace(chosen, pictures)[0][2] != trace(plain, pictures)[0][2]
+
+
+def test_numerics_name_what_results_are_equal_under() -> None:
+    """Dtype and threads among them."""
+    fedavg.settle(1)
+    one = fedavg.numerics(small(), "cpu")
+    assert one["deterministic"] == "True"
+    assert one["threads"] == "1"
+    assert fedavg.numerics(small(dtype="float64"), "cpu") != one

@@ -1,0 +1,117 @@
+"""Partitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.trainers.test_config import config
+from trainers import partition as p
+
+labels_strategy = st.lists(st.integers(0, 6), min_size=12, max_size=120).map(
+    lambda values: np.array(values, dtype=np.int64)
+)
+
+
+def assert_partition(parts: list[NDArray[np.int64]], samples: int, clients: int) -> None:
+    assert len(parts) == clients
+    assert sorted(np.concatenate(parts).tolist()) == list(range(samples))
+    assert all((np.diff(part) > 0).all() for part in parts)
+
+
+@given(
+    labels_strategy, st.integers(1, 12), st.sampled_from([1e-4, 0.1, 1.0, 100.0]), st.integers(0, 9)
+)
+def test_dirichlet_gives_every_sample_to_one_client(
+    labels: NDArray[np.int64], clients: int, alpha: float, seed: int
+) -> None:
+    """No sample is lost or used twice; sizes differ by at most one."""
+    parts = p.dirichlet(labels, clients, alpha, seed)
+    assert_partition(parts, len(labels), clients)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(labels_strategy, st.integers(1, 4), st.integers(1, 3), st.integers(0, 9))
+def test_shards_give_every_sample_to_one_client(
+    labels: NDArray[np.int64], clients: int, each: int, seed: int
+) -> None:
+    """And a client sees no more classes than its shards can hold."""
+    parts = p.shards(labels, clients, each, seed)
+    assert_partition(parts, len(labels), clients)
+
+
+@given(st.integers(1, 200), st.integers(0, 9))
+def test_iid_gives_every_sample_to_one_client(samples: int, seed: int) -> None:
+    """Sizes differ by at most one."""
+    clients = max(1, samples // 7)
+    parts = p.iid(samples, clients, seed)
+    assert_partition(parts, samples, clients)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_each_shard_of_sorted_labels_is_pure() -> None:
+    """Ten classes of 20, two shards of 20 a client: at most two classes a client."""
+    labels = np.repeat(np.arange(10), 20)
+    for part in p.shards(labels, clients=5, per_client=2, seed=0):
+        assert len(np.unique(labels[part])) <= 2
+
+
+def test_a_client_s_classes_follow_its_mix_while_stock_lasts() -> None:
+    """The first client's counts are multinomial in its q: within five standard deviations."""
+    labels = np.repeat(np.arange(10), 10_000)
+    part = p.dirichlet(labels, clients=100, alpha=1.0, seed=3)[0]
+    counts = np.bincount(labels[part], minlength=10)
+    q = p.class_mix(10, 1.0, seed=3, client=0)
+    deviation = np.sqrt(1000 * q * (1 - q))
+    assert (np.abs(counts - 1000 * q) < 5 * deviation + 1).all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_class_mixes_have_the_moments_of_a_dirichlet(alpha: float) -> None:
+    """Mean 1/K and variance (1/K)(1 - 1/K)/(K alpha + 1), over 4,000 clients."""
+    mixes = np.stack([p.class_mix(10, alpha, seed=0, client=m) for m in range(4000)])
+    assert np.allclose(mixes.sum(1), 1)
+    variance = 0.1 * 0.9 / (10 * alpha + 1)
+    assert np.allclose(mixes.mean(0), 0.1, atol=5 * np.sqrt(variance / 4000))
+    assert np.allclose(mixes.var(0), variance, rtol=0.25)
+
+
+def test_a_tiny_alpha_gives_one_class_and_no_nan() -> None:
+    """At alpha = 1e-6 a naive gamma draw is all zeros."""
+    mix = p.class_mix(10, 1e-6, seed=0, client=0)
+    assert mix.max() == 1.0
+    assert mix.sum() == 1.0
+
+
+def test_the_partition_depends_on_the_seed_alone() -> None:
+    """Not on the normaliser, T*, momentum or lr: arms are compared on the same clients."""
+    labels = np.arange(1437) % 10
+    base = p.partition(labels, config())
+    other = config(normalizer="fixbn", freeze_round=3, momentum="none", lr=1.0, local_steps=50)
+    again = p.partition(labels, other)
+    assert all((a == b).all() for a, b in zip(base, again, strict=True))
+    moved = p.partition(labels, config(seed=1))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(base, moved, strict=True))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 5))
+def test_holding_back_splits_a_client_and_leaves_it_a_sample(
+    size: int, validation: float, client: int
+) -> None:
+    """floor(v n + 1/2) samples for validation, but never the last one."""
+    part = np.arange(100, 100 + size)
+    train, held = p.hold_back(part, config(validation=validation), client)
+    assert sorted([*train.tolist(), *held.tolist()]) == part.tolist()
+    assert len(train) >= 1
+    assert len(held) == min(int(validation * size + 0.5), size - 1)
+
+
+def test_more_clients_than_samples_are_refused() -> None:
+    """Every client has a training sample, or there is no partition."""
+    with pytest.raises(ValueError, match="more than the 9 training samples"):
+        p.partition(np.zeros(9, dtype=np.int64), config(dataset="imagefolder"))
