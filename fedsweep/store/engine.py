@@ -132,7 +132,7 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
             )
         if not file.parent.is_dir():
             raise StoreError(f"there is no folder {file.parent} for the database: make it first")
-    elif file.stat().st_size and file.open("rb").read(16) != b"SQLite format 3\0":
+    elif not _looks_like_sqlite(file):
         raise StoreForeign(f"{file} is not a SQLite database: name another with --db")
     if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
         raise StoreError(
@@ -143,6 +143,11 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _looks_like_sqlite(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(16) in (b"", b"SQLite format 3\0")
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:

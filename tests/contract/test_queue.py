@@ -1,0 +1,320 @@
+"""What the queue promises, on every database; time is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.errors import FedsweepError, LeaseLost, Refused
+from fedsweep.spec import Claim, Round, read_plan
+from fedsweep.states import FailureKind, Outcome, TrialState
+from fedsweep.store import reads, writes
+from fedsweep.store.engine import Moment, transaction
+from fedsweep.store.tables import attempts, rounds, trials
+
+ALICE = queue.Worker("alice", "cpu", "host-a", 1)
+BOB = queue.Worker("bob", "cpu", "host-b", 2)
+LEASE = 15.0
+
+
+def at(seconds: float, clock: str = "boot-1") -> Moment:
+    return Moment(1000.0 + seconds, clock)
+
+
+@pytest.fixture
+def c(store: Engine, tiny: Path) -> Iterator[Connection]:
+    """A transaction on a store with the tiny sweep."""
+    with transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+        yield connection
+
+
+def claimed(c: Connection, worker: queue.Worker = ALICE, seconds: float = 0) -> Claim:
+    claim = queue.claim(c, worker, at(seconds), lease=LEASE)
+    assert claim is not None
+    return claim
+
+
+def state(c: Connection, claim: Claim) -> str:
+    return str(c.execute(sa.select(trials.c.state).where(trials.c.id == claim.trial)).scalar_one())
+
+
+def outcomes(c: Connection, claim: Claim) -> list[str | None]:
+    found = sa.select(attempts.c.outcome).where(attempts.c.trial == claim.trial)
+    return list(c.execute(found.order_by(attempts.c.fence)).scalars())
+
+
+def measured(number: int, accuracy: float | None = 0.5) -> Round:
+    return Round(number, "explore", 1.0 / number, 0.7, accuracy, None, None, 10, 20, 0.25)
+
+
+def train(c: Connection, claim: Claim, first: int, last: int) -> None:
+    assert writes.add_rounds(c, claim, [measured(r) for r in range(first, last + 1)]) is None
+
+
+def test_trials_are_claimed_by_priority_then_age_each_once(c: Connection) -> None:
+    """Six trials, six claims, then none; the raised one first."""
+    c.execute(sa.update(trials).where(trials.c.id == 4).values(priority=5))
+    found = [claimed(c) for _ in range(6)]
+    assert [claim.trial for claim in found] == [4, 1, 2, 3, 5, 6]
+    assert queue.claim(c, ALICE, at(0)) is None
+    assert {claim.fence for claim in found} == {1}
+
+
+def test_a_claim_carries_the_configuration_that_was_planned(c: Connection, tiny: Path) -> None:
+    """Bit for bit, through JSON and back."""
+    planned = read_plan(tiny).trials[0]
+    claim = claimed(c)
+    assert claim.trial_id == planned.trial_id
+    assert type(planned.config)(**claim.config) == planned.config
+
+
+def test_a_claim_in_a_sweep_s_scope_takes_its_members_alone(c: Connection, tiny: Path) -> None:
+    """Other sweeps' trials stay."""
+    other = read_plan(tiny, ["seed=9", "normalizer=bn"])
+    writes.add_sweep(c, type(other)("other", other.text, other.trials))
+    claim = queue.claim(c, ALICE, at(0), sweep="other")
+    assert claim is not None
+    assert claim.config["seed"] == 9
+    assert queue.claim(c, ALICE, at(0), sweep="other") is None
+    assert queue.outstanding(c, "other") == 1
+    assert queue.outstanding(c) == 7
+
+
+def test_renewing_holds_a_trial_past_its_first_lease(c: Connection) -> None:
+    """Nobody takes it over as long as it is renewed in time."""
+    claim = claimed(c)
+    for seconds in (10, 20, 30):
+        queue.renew(c, claim, at(seconds), lease=LEASE)
+        assert queue.rescue(c, at(seconds + 14)) == 0
+    assert state(c, claim) == TrialState.RUNNING
+
+
+def test_an_expired_lease_is_taken_over_with_a_higher_fence(c: Connection) -> None:
+    """By the next claim, without anybody's help; the first worker's writes are refused."""
+    first = claimed(c)
+    c.execute(sa.update(trials).where(trials.c.id != first.trial).values(state="cancelled"))
+    assert queue.claim(c, BOB, at(14.9)) is None
+    second = claimed(c, BOB, 15.1)
+    assert (second.trial, second.fence) == (first.trial, first.fence + 1)
+    for write in (
+        lambda: queue.renew(c, first, at(16)),
+        lambda: queue.finish(c, first),
+        lambda: queue.fail(c, first, at(16), FailureKind.ERROR, "late"),
+        lambda: queue.release(c, first),
+        lambda: queue.lose(c, first, "late"),
+    ):
+        with pytest.raises(LeaseLost, match="no longer held by attempt 1"):
+            write()
+    assert outcomes(c, first) == [Outcome.EXPIRED, None]
+    assert state(c, second) == TrialState.RUNNING
+
+
+def test_a_late_worker_keeps_its_trial_if_nobody_took_it(c: Connection) -> None:
+    """The fence decides, not the clock."""
+    claim = claimed(c)
+    queue.renew(c, claim, at(100), lease=LEASE)
+    assert state(c, claim) == TrialState.RUNNING
+
+
+def test_another_boot_of_the_machine_ends_every_lease(c: Connection) -> None:
+    """Its clock starts again near zero: earlier leases would last for ages."""
+    claim = claimed(c)
+    assert queue.rescue(c, Moment(5.0, "boot-2")) == 1
+    assert state(c, claim) == TrialState.QUEUED
+
+
+def test_a_finished_trial_has_the_numbers_of_its_rounds(c: Connection) -> None:
+    """The last round's accuracy, the earliest best, the totals."""
+    claim = claimed(c)
+    done = [measured(1, 0.6), measured(2, 0.9), measured(3, 0.9)]
+    assert writes.add_rounds(c, claim, done) is None
+    queue.finish(c, claim)
+    row = reads.trial_result(c, claim.trial_id)
+    assert row["state"] == TrialState.FINISHED
+    assert (row["test_accuracy"], row["test_loss"]) == (0.9, 0.7)
+    assert (row["best_test_accuracy"], row["best_round"], row["final_round"]) == (0.9, 2, 3)
+    assert (row["bytes_up"], row["bytes_down"], row["seconds"]) == (30, 60, 0.75)
+    assert (row["attempts"], row["device"], row["error"]) == (1, "cpu", None)
+    assert outcomes(c, claim) == [Outcome.FINISHED]
+    assert queue.rescue(c, at(1e6)) == 0
+
+
+def test_a_trial_cannot_finish_without_all_its_rounds(c: Connection) -> None:
+    """Two of three: refused, and still running."""
+    claim = claimed(c)
+    train(c, claim, 1, 2)
+    with pytest.raises(FedsweepError, match="a round is missing"):
+        queue.finish(c, claim)
+    assert state(c, claim) == TrialState.RUNNING
+
+
+def test_a_released_trial_is_free_and_waits_for_the_next(c: Connection) -> None:
+    """No attempt is counted against it."""
+    claim = claimed(c)
+    queue.release(c, claim)
+    assert outcomes(c, claim) == [Outcome.RELEASED]
+    again = claimed(c, BOB)
+    assert (again.trial, again.fence) == (claim.trial, 2)
+    row = c.execute(sa.select(trials.c.failures, trials.c.losses).where(trials.c.id == 1)).one()
+    assert tuple(row) == (0, 0)
+
+
+def test_a_failure_worth_another_attempt_backs_off(c: Connection) -> None:
+    """Not before its delay; then claimable; on another boot at once."""
+    claim = claimed(c)
+    delay = queue.fail(c, claim, at(0), FailureKind.ERROR, "boom", "Traceback …")
+    assert delay is not None
+    assert 2.5 <= delay <= 7.5
+    c.execute(sa.update(trials).where(trials.c.id != claim.trial).values(state="cancelled"))
+    assert queue.claim(c, BOB, at(delay - 0.1)) is None
+    assert queue.outstanding(c) == 1
+    again = claimed(c, BOB, delay + 0.1)
+    queue.fail(c, again, at(10), FailureKind.ERROR, "boom")
+    assert queue.claim(c, BOB, Moment(0.0, "boot-2")) is not None
+
+
+def test_the_third_failure_is_the_last(c: Connection) -> None:
+    """The trial stays failed, with the last error."""
+    c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
+    for number, seconds in enumerate((0, 100, 200), start=1):
+        claim = claimed(c, ALICE, seconds)
+        delay = queue.fail(c, claim, at(seconds), FailureKind.ERROR, f"boom {number}")
+        assert (delay is None) == (number == 3)
+    row = reads.trial_result(c, claim.trial_id)
+    assert (row["state"], row["failure"], row["error"]) == ("failed", "error", "boom 3")
+    assert row["attempts"] == 3
+
+
+@pytest.mark.parametrize("kind", [FailureKind.DIVERGED, FailureKind.BAD_DATA])
+def test_some_failures_are_never_tried_again(kind: FailureKind, c: Connection) -> None:
+    """A diverged trial is a result; bad data need a person."""
+    claim = claimed(c)
+    train(c, claim, 1, 2)
+    assert queue.fail(c, claim, at(0), kind, "so it is") is None
+    row = reads.trial_result(c, claim.trial_id)
+    assert (row["state"], row["failure"], row["final_round"]) == ("failed", kind, 2)
+    assert row["test_accuracy"] is None
+
+
+def test_a_trial_that_loses_three_workers_in_a_row_is_lost(c: Connection) -> None:
+    """Without a new round in between."""
+    c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
+    for number in (1, 2, 3):
+        claim = claimed(c, ALICE, number * 100)
+        queue.rescue(c, at(number * 100 + 50))
+    row = reads.trial_result(c, claim.trial_id)
+    assert (row["state"], row["failure"]) == ("failed", "lost")
+    assert "3 times in a row" in row["error"]
+
+
+def test_a_new_round_forgives_the_lost_workers_before_it(c: Connection) -> None:
+    """A long trial on preempted machines gets on, however often it is interrupted."""
+    c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
+    for number in range(1, 10):
+        claim = claimed(c, ALICE, number * 100)
+        if number % 3 == 0:
+            train(c, claim, number // 3, number // 3)
+        queue.lose(c, claim, "killed")
+    assert state(c, claim) == TrialState.QUEUED
+    assert set(outcomes(c, claim)) == {Outcome.EXPIRED}
+
+
+def test_a_round_trained_again_is_compared_and_counted_as_lost(c: Connection) -> None:
+    """Equal rows stay as they are; a different one is reported, and nothing is written."""
+    claim = claimed(c)
+    train(c, claim, 1, 2)
+    train(c, claim, 2, 3)
+    totals = (attempts.c.rounds_trained, attempts.c.rounds_lost, attempts.c.seconds_lost)
+    row = c.execute(sa.select(*totals).where(attempts.c.trial == claim.trial)).one()
+    assert tuple(row) == (4, 1, 0.25)
+    differs = writes.add_rounds(c, claim, [measured(3, 0.50000001)])
+    assert differs == writes.Differs(3, "test_accuracy", 0.5, 0.50000001)
+    stored = c.execute(sa.select(sa.func.count()).select_from(rounds)).scalar_one()
+    assert stored == 3
+
+
+def test_other_numerics_replace_the_stored_rounds(c: Connection) -> None:
+    """A trial's rounds are all of one kind; the old ones count as lost."""
+    numerics = {"threads": "1"}
+    first = claimed(c)
+    writes.start_attempt(c, first, numerics_id="cpu", numerics=numerics, data_fingerprint="d")
+    train(c, first, 1, 2)
+    queue.release(c, first)
+    second = claimed(c, BOB)
+    assert (second.numerics_id, second.final_round, second.data_fingerprint) == ("cpu", 2, "d")
+    writes.start_attempt(c, second, numerics_id="gpu", numerics=numerics, data_fingerprint="d")
+    assert writes.add_rounds(c, second, [measured(1, 0.123)]) is None
+    found = c.execute(sa.select(rounds.c.round, rounds.c.test_accuracy)).all()
+    assert [tuple(row) for row in found] == [(1, 0.123)]
+    lost = c.execute(sa.select(attempts.c.rounds_lost).order_by(attempts.c.fence)).scalars().all()
+    assert list(lost) == [0, 2]
+
+
+def test_cancelling_reaches_waiting_and_running_trials(c: Connection) -> None:
+    """The running attempt finds out at its next write; a finished trial stays."""
+    claim = claimed(c)
+    train(c, claim, 1, 3)
+    queue.finish(c, claim)
+    running = claimed(c)
+    assert queue.cancel(c, [1, 2, 3]) == 2
+    with pytest.raises(LeaseLost, match="was cancelled"):
+        queue.renew(c, running, at(1))
+    assert outcomes(c, running) == [Outcome.CANCELLED]
+    assert state(c, claim) == TrialState.FINISHED
+
+
+def test_retrying_queues_failed_and_cancelled_trials_with_a_clean_slate(c: Connection) -> None:
+    """Their stored rounds stay, to go on from or be compared with."""
+    claim = claimed(c)
+    train(c, claim, 1, 1)
+    queue.fail(c, claim, at(0), FailureKind.DIVERGED, "inf")
+    queue.cancel(c, [2])
+    assert queue.retry(c, [1, 2]) == 2
+    row = reads.trial_result(c, claim.trial_id)
+    assert (row["state"], row["failure"], row["error"]) == ("queued", None, None)
+    again = claimed(c, BOB)
+    assert (again.trial, again.fence, again.final_round) == (1, 2, 1)
+
+
+def test_a_finished_trial_cannot_be_retried(c: Connection) -> None:
+    """Nor a running or waiting one; and nothing changes."""
+    claim = claimed(c)
+    train(c, claim, 1, 3)
+    queue.finish(c, claim)
+    queue.cancel(c, [2])
+    for forbidden in (1, 3):
+        with pytest.raises(Refused, match="only failed and cancelled"):
+            queue.retry(c, [2, forbidden])
+    assert c.execute(sa.select(trials.c.state).where(trials.c.id == 2)).scalar_one() == "cancelled"
+
+
+def test_delays_double_with_a_jitter_that_can_be_repeated() -> None:
+    """5, 10, 20 … seconds, half to one and a half of it, never over seven and a half minutes."""
+    for failures in range(1, 12):
+        delay = queue.retry_delay(FailureKind.ERROR, failures, "abc", max_attempts=99)
+        base = min(5.0 * 2 ** (failures - 1), 300.0)
+        assert delay is not None
+        assert 0.5 * base <= delay < 1.5 * base
+        assert delay == queue.retry_delay(FailureKind.ERROR, failures, "abc", max_attempts=99)
+    delays = {queue.retry_delay(FailureKind.ERROR, 1, str(i)) for i in range(20)}
+    assert len(delays) == 20
+
+
+def test_counts_of_progress_add_up(c: Connection) -> None:
+    """Rounds done and left, and the time they take at the measured pace."""
+    claim = claimed(c)
+    train(c, claim, 1, 3)
+    queue.finish(c, claim)
+    claimed(c)
+    queue.cancel(c, [6])
+    found = reads.progress(c)[0]
+    counts = (found.queued, found.running, found.finished, found.failed, found.cancelled)
+    assert counts == (3, 1, 1, 0, 1)
+    assert (found.rounds_done, found.rounds_total) == (3, 15)
+    assert found.seconds_left == pytest.approx(12 * 0.25)

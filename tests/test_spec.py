@@ -1,0 +1,178 @@
+"""The plan file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsweep.errors import PlanError
+from fedsweep.spec import config_columns, pinned, read_plan
+from tests.conftest import TINY
+
+
+def test_blocks_are_crossed_and_joined(tiny: Path) -> None:
+    """2 x 2 trials of the first block, 2 of the second, in the order of the file."""
+    sweep = read_plan(tiny)
+    assert sweep.name == "tiny"
+    chosen = [(t.config.normalizer, t.config.freeze_round, t.config.seed) for t in sweep.trials]
+    assert chosen == [
+        ("bn", None, 0),
+        ("bn", None, 1),
+        ("gn", None, 0),
+        ("gn", None, 1),
+        ("fixbn", 1, 0),
+        ("fixbn", 1, 1),
+    ]
+
+
+def test_duplicates_fall_together(tiny: Path) -> None:
+    """A block again, and an axis that is meaningless elsewhere: no trial twice."""
+    tiny.write_text(TINY + '[[grid]]\nnormalizer = "bn"\nfreeze_round = [0, 1]\nseed = [0, 1]\n')
+    assert len(read_plan(tiny).trials) == 6
+
+
+def test_without_a_grid_the_protocol_is_one_trial(tiny: Path) -> None:
+    """Any axis may be a protocol key."""
+    tiny.write_text(TINY.partition("[[grid]]")[0] + 'normalizer = "bn"\nseed = 4\n')
+    assert [t.config.seed for t in read_plan(tiny).trials] == [4]
+
+
+def test_a_grid_s_value_goes_before_the_protocol_s(tiny: Path) -> None:
+    """Any protocol key may be an axis instead."""
+    tiny.write_text(TINY + '[[grid]]\nnormalizer = "gn"\nlr = [0.1, 0.2]\n')
+    assert {t.config.lr for t in read_plan(tiny).trials} == {0.05, 0.1, 0.2}
+
+
+@pytest.mark.parametrize(
+    ("written", "rounds"),
+    [('"25%"', 3), ('"50%"', 5), ('"12.5%"', 1), ('"0%"', 0), ('"100%"', 10), ("7", 7), ("7.0", 7)],
+)
+def test_a_freeze_round_is_rounds_or_a_share(written: str, rounds: int, tiny: Path) -> None:
+    """Of T = 10; shares round half up."""
+    tiny.write_text(TINY.replace("freeze_round = 1", f"freeze_round = {written}"))
+    sweep = read_plan(tiny, ["rounds=10"])
+    assert sweep.trials[-1].config.freeze_round == rounds
+
+
+def test_set_fixes_a_key_everywhere(tiny: Path) -> None:
+    """Over the protocol and over axes; bare words need no quotes; the kept text says so."""
+    sweep = read_plan(tiny, ["seed=7", "normalizer=gn", "lr=0.1"])
+    assert [(t.config.seed, t.config.normalizer, t.config.lr) for t in sweep.trials] == [
+        (7, "gn", 0.1)
+    ]
+    assert "# --set seed=7" in sweep.text
+
+
+WRONG = [
+    (
+        "lr = 0.05",
+        "lrr = 0.05",
+        "[protocol] lrr is not a key that fedsweep knows: did you mean lr?",
+    ),
+    (
+        '["bn", "gn"]',
+        '["bn", "gnn"]',
+        '[[grid]] normalizer = "gnn" is none of bn, gn, fixbn: did you mean gn?',
+    ),
+    (
+        "alpha = 0.5",
+        "alpha = -0.5",
+        "[protocol] alpha = -0.5 cannot be used: input should be greater than 0",
+    ),
+    (
+        "freeze_round = 1",
+        "freeze_round = 4",
+        "freeze_round = 4 lies after the last round (rounds = 3)",
+    ),
+    ("freeze_round = 1", 'freeze_round = "150%"', "does not lie between 0% and 100%"),
+    ("freeze_round = 1", 'freeze_round = "half"', '"half" is not a share'),
+    ("freeze_round = 1", "freeze_round = 0.5", "0.5 is not a round"),
+    ("freeze_round = 1", "freeze_round = -1", "greater than or equal to 0"),
+    ("freeze_round = 1\n", "", "fixbn needs a freeze_round"),
+    ("alpha = 0.5\n", "", "a Dirichlet partition needs an alpha"),
+    ("lr = 0.05\n", "", "lr is missing"),
+    (
+        "alpha = 0.5",
+        'partition = "shards"\nshards_per_client = 500',
+        "2000 shards are more than the 1437",
+    ),
+    ("lr = 0.05", "lr = [0.05]", "[protocol] lr is a list: move it to a [[grid]] block"),
+    ("seed = [0, 1]", "seed = []", "[[grid]] seed is an empty list"),
+    ("seed = [0, 1]", "seed = [0, -1]", "[[grid]] seed = -1 cannot be used"),
+    (
+        "[protocol]",
+        "[protocoll]",
+        "protocoll is not a key that fedsweep knows: did you mean protocol?",
+    ),
+    ('name = "tiny"', "", "name must be"),
+    ('name = "tiny"', 'name = "a/b"', "name must be"),
+    ("[[grid]]", "[grid]", "not valid TOML"),
+    ("rounds = 3", "rounds = ", "not valid TOML"),
+    (
+        'name = "tiny"',
+        'name = "tiny"\n[search]\nprobes_per_arm = 3',
+        "[search] is not supported yet",
+    ),
+    ("lr = 0.05", "lr = nan", "finite number"),
+    ("batch_size = 8", "batch_size = 8.5", "valid integer"),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "says"), WRONG, ids=[says for *_, says in WRONG])
+def test_a_wrong_file_gets_one_sentence(before: str, after: str, says: str, tiny: Path) -> None:
+    """With the file, the key and the remedy."""
+    text = TINY.replace(before, after)
+    assert text != TINY
+    tiny.write_text(text)
+    with pytest.raises(PlanError) as caught:
+        read_plan(tiny)
+    message = str(caught.value)
+    assert says in message
+    assert str(tiny) in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    """One sentence, not a traceback."""
+    with pytest.raises(PlanError, match="cannot be read: No such file"):
+        read_plan(tmp_path / "missing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PlanError, match="not UTF-8"):
+        read_plan(tmp_path / "binary.toml")
+    with pytest.raises(PlanError, match="not key=value"):
+        (tmp_path / "tiny.toml").write_text(TINY)
+        read_plan(tmp_path / "tiny.toml", ["rounds"])
+
+
+@given(st.integers(1, 500), st.integers(0, 100))
+def test_shares_of_whole_rounds_stay_within_them(rounds: int, percent: int) -> None:
+    """floor(p T + 1/2) lies in 0..T, so that no share is ever refused."""
+    from decimal import Decimal
+
+    from trainers.config import share
+
+    frozen = share(Decimal(percent) / 100, rounds)
+    assert 0 <= frozen <= rounds
+    assert abs(frozen - percent * rounds / 100) <= 0.5
+
+
+def test_every_field_has_a_column_type() -> None:
+    """The store makes its columns from these."""
+    columns = config_columns()
+    assert columns["alpha"] is float
+    assert columns["rounds"] is int
+    assert columns["normalizer"] is str
+    assert columns["augment"] is bool
+
+
+def test_pinning_changes_image_folders_alone(tiny: Path) -> None:
+    """The content of the pictures becomes part of the identity; digits are always the same."""
+    sweep = read_plan(tiny)
+    assert pinned(sweep, "a" * 32) == sweep
+    folder = read_plan(tiny, ["dataset=imagefolder"])
+    assert all(t.config.fingerprint == "a" * 32 for t in pinned(folder, "a" * 32).trials)
+    ids = [{t.trial_id for t in s.trials} for s in (folder, pinned(folder, "a" * 32))]
+    assert not ids[0] & ids[1]
