@@ -30,12 +30,16 @@ def open_store(url: str, *, create: bool = False) -> Engine:
 
     """
     engine = make_engine(url, create=create)
-    with reading(engine) as connection:
-        empty = _is_empty(connection)
-        if not empty:
-            check(connection)
-    if empty:
-        migrate(engine)
+    try:
+        with reading(engine) as connection:
+            empty = _is_empty(connection)
+            if not empty:
+                check(connection)
+        if empty:
+            migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -44,7 +48,7 @@ def check(connection: Connection) -> None:
     found = current(connection)
     if found is None:
         raise StoreForeign
-    known = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    known = revisions()
     if found not in known:
         raise SchemaNew
     if found != known[0]:
@@ -80,9 +84,13 @@ def current(connection: Connection) -> str | None:
 
 def head() -> str:
     """The revision that this version writes."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
+    return revisions()[0]
+
+
+def revisions() -> list[str]:
+    """Every revision that this version knows, the newest first."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return [script.revision for script in scripts]
 
 
 def _is_empty(connection: Connection) -> bool:

@@ -1,0 +1,165 @@
+"""The schema that migrations build, and how databases are opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.engine import Engine
+
+from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing
+from fedsweep.store import schema, views
+from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.tables import metadata
+
+
+def test_migrations_build_what_the_tables_declare(store: Engine) -> None:
+    """Tables, columns, types, defaults, indexes and keys."""
+    with store.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+        checks = {
+            (table.name, str(constraint.name))
+            for table in metadata.tables.values()
+            for constraint in table.constraints
+            if isinstance(constraint, sa.CheckConstraint)
+        }
+        inspector = sa.inspect(connection)
+        built = {
+            (table, found["name"])
+            for table in metadata.tables
+            for found in inspector.get_check_constraints(table)
+        }
+        assert built == checks
+
+
+def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
+    """In their order, on both databases."""
+    with reading(store) as connection:
+        columns = {
+            name: list(connection.execute(sa.text(f"SELECT * FROM {name}")).keys())
+            for name in views.NAMES
+        }
+    head = ["trial_id", "cell_id", "sweep", "state", "failure", *views.FIRST_FIELDS]
+    tail = ["config", "final_round", "test_accuracy", "test_loss", "validation_accuracy"]
+    tail += ["best_test_accuracy", "best_round", "bytes_up", "bytes_down", "seconds", "device"]
+    tail += ["numerics_id", "attempts", "error"]
+    assert columns["results"][: len(head)] == head
+    assert columns["results"][-len(tail) :] == tail
+    assert set(columns["results"]) == {*head, *views.field_order(), *tail}
+    assert columns["curves"] == [
+        "trial_id",
+        "round",
+        "phase",
+        "train_loss",
+        "test_loss",
+        "test_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "seconds",
+        "inherited",
+    ]
+    assert columns["members"] == ["sweep", "trial_id"]
+    end = ["n", "n_failed", "n_diverged", "mean_test_accuracy", "std_test_accuracy"]
+    assert columns["cells"][:2] == ["sweep", "cell_id"]
+    assert columns["cells"][-5:] == end
+    assert "seed" not in columns["cells"]
+    assert columns["ledger"] == [
+        "sweep",
+        "rounds_trained",
+        "rounds_shared",
+        "rounds_lost",
+        "seconds_trained",
+        "seconds_saved",
+        "seconds_lost",
+    ]
+
+
+def test_only_what_may_create_makes_a_missing_file(tmp_path: Path) -> None:
+    """And nothing is left behind by a refusal."""
+    with pytest.raises(StoreMissing, match="fedsweep plan"):
+        schema.open_store(f"sqlite:///{tmp_path}/new.db")
+    assert list(tmp_path.iterdir()) == []
+    schema.open_store(f"sqlite:///{tmp_path}/new.db", create=True).dispose()
+    assert (tmp_path / "new.db").exists()
+
+
+def test_an_empty_database_gets_its_schema(empty_postgres: str) -> None:
+    """On Postgres whoever comes first makes it."""
+    store = schema.open_store(empty_postgres)
+    with reading(store) as connection:
+        assert schema.current(connection) == schema.head()
+    store.dispose()
+
+
+def _open(url: str) -> None:
+    schema.open_store(url, create=True).dispose()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_many_processes_on_an_empty_database_make_one_schema(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Six at once: all succeed, none finds half a schema."""
+    url = f"sqlite:///{tmp_path}/many.db"
+    if database == "postgres":
+        url = request.getfixturevalue("empty_postgres")
+    spawn = get_context("spawn")
+    processes = [spawn.Process(target=_open, args=(url,)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
+    store = make_engine(url)
+    with reading(store) as connection:
+        schema.check(connection)
+    store.dispose()
+
+
+def test_an_older_or_newer_schema_is_refused_by_name(store: Engine, store_url: str) -> None:
+    """The older one with the command that mends it."""
+    with transaction(store) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaNew, match="newer fedsweep"):
+        schema.open_store(store_url)
+    with transaction(store) as connection:
+        connection.execute(sa.text("DELETE FROM alembic_version"))
+    with pytest.raises(StoreForeign):
+        schema.open_store(store_url)
+
+
+def test_an_old_schema_names_its_upgrade(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As this version's will be, when a next one exists: a later head makes today's schema old."""
+    known = schema.revisions()
+    monkeypatch.setattr(schema, "revisions", lambda: ["0002-to-come", *known])
+    with pytest.raises(SchemaOld, match="fedsweep db upgrade"):
+        schema.open_store(store_url)
+
+
+def test_another_program_s_database_is_left_alone(tmp_path: Path) -> None:
+    """Tables, but none of ours: refused, unchanged."""
+    file = tmp_path / "other.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE songs (name TEXT)")
+    connection.close()
+    before = file.read_bytes()
+    with pytest.raises(StoreForeign):
+        schema.open_store(f"sqlite:///{file}", create=True)
+    store = make_engine(f"sqlite:///{file}")
+    with pytest.raises(StoreForeign):
+        schema.migrate(store)
+    store.dispose()
+    assert before[100:] == file.read_bytes()[100:]
+
+
+def test_upgrading_a_current_database_changes_nothing(store: Engine) -> None:
+    """And says from where to where."""
+    assert schema.migrate(store) == (schema.head(), schema.head())

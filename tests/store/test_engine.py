@@ -1,0 +1,129 @@
+"""URLs, transactions, clocks, and the driver's errors in our words."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import errors
+from fedsweep.store import engine as e
+from fedsweep.store.schema import open_store
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("fedsweep.db", "not a database URL"),
+        ("mysql://u:secret@h/n", "no driver for mysql"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+    ],
+)
+def test_a_wrong_url_is_refused_with_a_right_one(url: str, says: str) -> None:
+    """Before anything is opened; without its password."""
+    with pytest.raises(errors.RequestError, match=says) as caught:
+        e.make_engine(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A text file, a folder, a damaged database: one sentence each, nothing written."""
+    text = tmp_path / "notes.db"
+    text.write_text("these are my notes")
+    with pytest.raises(errors.StoreForeign, match="not a SQLite database"):
+        open_store(f"sqlite:///{text}", create=True)
+    assert text.read_text() == "these are my notes"
+    with pytest.raises(errors.StoreForeign, match="is a folder"):
+        open_store(f"sqlite:///{tmp_path}", create=True)
+    with pytest.raises(errors.StoreError, match="no folder"):
+        open_store(f"sqlite:///{tmp_path}/a/b/c.db", create=True)
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 16)
+    with pytest.raises(errors.StoreForeign, match="no sound SQLite database"):
+        open_store(f"sqlite:///{damaged}")
+
+
+def test_a_read_only_file_reads_and_refuses_to_be_written(sqlite_url: str) -> None:
+    """By the URL's own word, which root has to obey too."""
+    file = sqlite_url.removeprefix("sqlite:///")
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    store = open_store(f"sqlite:///file:{file}?mode=ro&uri=true")
+    with e.reading(store) as c:
+        assert c.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 0
+    with pytest.raises(errors.StoreReadOnly, match="read-only"), e.transaction(store) as c:
+        c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
+
+
+def test_a_network_file_system_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's locks cannot be trusted there."""
+    monkeypatch.setattr(e, "_file_system", lambda _file: "nfs4")
+    with pytest.raises(errors.StoreError, match="network file system"):
+        open_store(sqlite_url)
+
+
+def test_the_file_system_of_a_file_is_that_of_its_mount(tmp_path: Path) -> None:
+    """The longest mount point that holds it."""
+    assert e._file_system(Path("/proc/self/status")) == "proc"
+    assert e._file_system(tmp_path) not in e.NETWORK_FILE_SYSTEMS
+
+
+def test_a_server_that_does_not_answer_is_unreachable() -> None:
+    """A wrong port; without the password."""
+    with pytest.raises(errors.StoreUnreachable, match="cannot be reached") as caught:
+        e.make_engine("postgresql://u:hunter2@127.0.0.1:1/n")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
+    """One sentence with the remedy, and never the password."""
+    url = sa.make_url(postgres_server)
+    with pytest.raises(errors.StoreUnreachable) as caught:
+        e.make_engine(url.set(database="no_such_database").render_as_string(hide_password=False))
+    assert "no_such_database" in str(caught.value)
+    refused = psycopg.OperationalError('password authentication failed for user "u"')
+    ours = e._domain_error(sa.make_url("postgresql://u:hunter2@h/n"), str(refused))
+    assert isinstance(ours, errors.StoreUnreachable)
+    assert (
+        str(ours) == "postgresql://u:***@h/n refuses the user or the password: correct them in --db"
+    )
+
+
+def test_a_transaction_is_all_or_nothing(store: Engine) -> None:
+    """What an exception interrupts leaves no trace."""
+    insert = sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)")
+    with pytest.raises(KeyError), e.transaction(store) as c:
+        c.execute(insert)
+        raise KeyError
+    with e.reading(store) as c:
+        assert c.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 0
+
+
+def test_writers_on_sqlite_take_turns_from_their_first_statement(sqlite_url: str) -> None:
+    """A transaction that reads and then writes cannot fail for a writer in between."""
+    store = open_store(sqlite_url)
+    with e.transaction(store) as c:
+        c.execute(sa.text("SELECT count(*) FROM sweeps"))
+        other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("INSERT INTO sweeps (name, created_at) VALUES ('y', 0)")
+        other.close()
+        c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
+    with e.reading(store) as c:
+        assert c.execute(sa.text("SELECT name FROM sweeps")).scalars().all() == ["x"]
+    store.dispose()
+
+
+def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
+    """Two readings in order, on one clock."""
+    with e.reading(store) as c:
+        first, second = e.read_clock(c), e.read_clock(c)
+    assert first.seconds <= second.seconds
+    assert first.clock == second.clock
+    assert len(e.boot_id()) > 8

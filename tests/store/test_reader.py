@@ -1,0 +1,131 @@
+"""SQL from a person: it reads, whatever it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep.errors import SqlRefused
+from fedsweep.spec import read_plan
+from fedsweep.store import writes
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.reader import ask
+
+EVERYWHERE = [
+    "DELETE FROM trials",
+    "UPDATE trials SET state = 'finished'",
+    "INSERT INTO sweeps (name, created_at) VALUES ('x', 0)",
+    "CREATE TABLE x (y INTEGER)",
+    "DROP VIEW results",
+    "SELECT 1; DELETE FROM trials",
+    "SELECT 1; SELECT 2",
+    "; commit; DELETE FROM trials",
+    "COMMIT",
+    "BEGIN",
+    "VACUUM",
+    "WITH gone AS (SELECT 1) DELETE FROM trials",
+    "SELECT * FROM no_such_table",
+    "",
+    "-- nothing",
+]
+ON_SQLITE = [
+    "PRAGMA query_only = OFF",
+    "PRAGMA journal_mode = DELETE",
+    "SELECT * FROM pragma_table_info('trials')",
+    "ATTACH '{tmp}/stolen.db' AS s",
+    "VACUUM INTO '{tmp}/stolen.db'",
+    "SELECT load_extension('x')",
+    "SELECT writefile('{tmp}/stolen.db', 'x')",
+    "SELECT zeroblob(1000000000)",
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
+]
+ON_POSTGRES = [
+    "WITH gone AS (DELETE FROM trials RETURNING 1) SELECT * FROM gone",
+    "COPY trials TO PROGRAM 'cat > {tmp}/stolen.db'",
+    "COPY (SELECT 1) TO '{tmp}/stolen.db'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT lo_export(1, '{tmp}/stolen.db')",
+    "SELECT pg_sleep(60)",
+    "SELECT set_config('role', 'none', false)",
+    "SELECT U&\"\\0073et_config\"('role', 'none', false)",
+    "SELECT query_to_xml('SELECT pg_read_file(''/etc/passwd'')', true, true, '')",
+    "SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''role'', ''none'', false))')",
+    "SELECT nextval('trials_id_seq')",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+    "SELECT 1) x; DROP TABLE rounds; --",
+    "SELECT * FROM trials FOR UPDATE",
+    "SET TRANSACTION READ WRITE",
+    "DO $$ BEGIN DELETE FROM trials; END $$",
+    "EXPLAIN ANALYZE DELETE FROM trials",
+]
+
+
+def attacks() -> list[object]:
+    each = {"sqlite": EVERYWHERE + ON_SQLITE, "postgres": EVERYWHERE + ON_POSTGRES}
+    return [pytest.param(db, text, id=f"{db}: {text}") for db in each for text in each[db]]
+
+
+@pytest.mark.parametrize(("database", "text"), attacks())
+def test_nothing_but_reading_gets_through(
+    database: str, text: str, tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Refused in one sentence; every row, table and file is as before."""
+    from fedsweep.store.schema import open_store
+
+    store = open_store(request.getfixturevalue(f"{database}_url"))
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    refused = False
+    try:
+        ask(store, text.replace("{tmp}", str(tmp_path)), seconds=0.5)
+    except SqlRefused as error:
+        refused = True
+        assert "\n" not in str(error)
+    # A superuser's session is never ended; the query may see no session but its own.
+    assert refused or "pg_terminate_backend" in text
+    with reading(store) as c:
+        assert c.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 6
+        assert (
+            c.execute(sa.text("SELECT count(*) FROM results WHERE state = 'queued'")).scalar() == 6
+        )
+        assert c.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 1
+    assert not (tmp_path / "stolen.db").exists()
+    store.dispose()
+
+
+def test_reading_gives_columns_and_plain_rows(store: Engine, tiny: Path) -> None:
+    """Sums are numbers, not decimals; comments and a last semicolon do no harm."""
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    answer = ask(
+        store,
+        "-- how many\nSELECT normalizer, sum(rounds) AS rounds, avg(lr) AS lr FROM results "
+        "GROUP BY normalizer ORDER BY normalizer; ",
+    )
+    assert answer.columns == ["normalizer", "rounds", "lr"]
+    assert answer.rows == [("bn", 6, 0.05), ("fixbn", 6, 0.05), ("gn", 6, 0.05)]
+    assert not answer.cut
+
+
+def test_rows_are_bounded_and_the_cut_is_told(store: Engine, tiny: Path) -> None:
+    """Exactly the limit is not cut."""
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    cut = ask(store, "SELECT trial_id FROM results", limit=5)
+    assert (len(cut.rows), cut.cut) == (5, True)
+    whole = ask(store, "SELECT trial_id FROM results", limit=6)
+    assert (len(whole.rows), whole.cut) == (6, False)
+
+
+def test_asking_sees_what_others_write_and_leaves_the_pool_as_it_was(
+    store: Engine, tiny: Path
+) -> None:
+    """A connection that asked is not handed to a writer in its read-only state."""
+    ask(store, "SELECT 1")
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    assert ask(store, "SELECT count(*) FROM results").rows == [(6,)]
