@@ -1,0 +1,81 @@
+"""The command line as a user starts it: real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from fedsweep.store.engine import make_engine, reading
+
+FEDSWEEP = [sys.executable, "-m", "fedsweep"]
+PATIENCE = 120.0
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSWEEP_")}
+    return kept | {"COLUMNS": "160", "PYTHONWARNINGS": "default"} | more
+
+
+def fedsweep(
+    *arguments: str, cwd: Path | None = None, code: int = 0, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and check its exit code."""
+    done = subprocess.run(
+        [*FEDSWEEP, *arguments],
+        cwd=cwd,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
+    """Start a command in a session of its own, so that all of it can be killed."""
+    return subprocess.Popen(
+        [*FEDSWEEP, *arguments],
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def query(url: str, text: str) -> list[tuple[Any, ...]]:
+    """Rows of a store."""
+    engine = make_engine(url)
+    try:
+        with reading(engine) as connection:
+            return [tuple(row) for row in connection.execute(sa.text(text))]
+    finally:
+        engine.dispose()
+
+
+def eventually(happened: Callable[[], Any]) -> Any:
+    """Wait for an event that another process brings about; returns what it was."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return found
+
+
+RESULTS = (
+    "SELECT trial_id, state, final_round, test_accuracy, test_loss, best_round FROM results "
+    "ORDER BY trial_id"
+)
+CURVES = (
+    "SELECT trial_id, round, phase, train_loss, test_loss, test_accuracy FROM curves "
+    "ORDER BY trial_id, round"
+)

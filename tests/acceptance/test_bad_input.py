@@ -1,0 +1,114 @@
+"""Wrong requests: one sentence with the remedy, exit 2, nothing written."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.command import fedsweep, query
+from tests.conftest import TINY
+
+REQUESTS = [
+    (["plan", "missing.toml"], "cannot be read"),
+    (["plan", "tiny.toml", "--set", "lrr=1"], "did you mean lr?"),
+    (["plan", "tiny.toml", "--set", "normalizer=bm"], "did you mean bn?"),
+    (["plan", "tiny.toml", "--set", "alpha=-1"], "greater than 0"),
+    (["plan", "tiny.toml", "--set", "freeze_round=4"], "after the last round"),
+    (
+        ["plan", "tiny.toml", "--set", "partition=shards", "--set", "shards_per_client=999"],
+        "shards",
+    ),
+    (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "nowhere"], "no folder"),
+    (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "empty"], "holds no pictures"),
+    (["plan", "tiny.toml", "--db", "mysql://h/n"], "no driver for mysql"),
+    (["plan", "tiny.toml", "--db", "sqlite:///nowhere/x.db"], "no folder"),
+    (["plan", "tiny.toml", "--db", "sqlite:///notes.txt"], "not a SQLite database"),
+    (["plan", "tiny.toml", "--db", "sqlite:///other.db"], "not a fedsweep database"),
+    (["plan", "tiny.toml", "--db", "postgresql://u:hunter2@127.0.0.1:1/n"], "cannot be reached"),
+    (["work"], "there is no database fedsweep.db"),
+    (["report"], "there is no database fedsweep.db"),
+    (["status"], "there is no database fedsweep.db"),
+    (["sql", "SELECT 1"], "there is no database fedsweep.db"),
+    (["db", "upgrade"], "there is no database fedsweep.db"),
+    (["work", "--device", "tpu"], "none of auto, cpu, cuda"),
+    (["trial", "show", "abc"], "there is no database"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "notes.txt").write_text("not a database at all")
+    for part in ("train", "test"):
+        (tmp_path / "empty" / part / "class").mkdir(parents=True)
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE songs (name TEXT)")
+    connection.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "says"), REQUESTS, ids=[" ".join(a) for a, _ in REQUESTS])
+def test_a_wrong_request_says_why_and_writes_nothing(
+    arguments: list[str], says: str, folder: Path
+) -> None:
+    """One line on stderr; the folder is as it was."""
+    before = {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()}
+    done = fedsweep(*arguments, cwd=folder, code=2)
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "hunter2" not in done.stderr + done.stdout
+    assert done.stdout == ""
+    assert {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    """Not even the database."""
+    said = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
+    assert "6 new trials, 0 kept" in said
+    assert "rounds   18" in said
+    assert "not measured yet" in said
+    assert not (folder / "fedsweep.db").exists()
+
+
+def test_what_is_not_there_or_not_allowed_is_told(folder: Path) -> None:
+    """Unknown names, ambiguous ids, states that forbid."""
+    fedsweep("plan", "tiny.toml", cwd=folder)
+    ids = [
+        row[0] for row in query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")
+    ]
+    for arguments, says in (
+        (["report", "--sweep", "tinny"], "there is no sweep 'tinny': there are tiny"),
+        (["work", "--sweep", "tinny", "--device", "cpu"], "there is no sweep 'tinny'"),
+        (["trial", "show", "zzz"], "there is no trial 'zzz'"),
+        (["trial", "show", ""], "there is no trial ''"),
+        (["trial", "retry", ids[0]], "only failed and cancelled"),
+        (["trial", "list", "--state", "done"], "'done' is not one of"),
+        (["sweep", "cancel", "x"], "there is no sweep 'x'"),
+        (["report", "--format", "html", "--output", "no/such/folder.html"], "cannot be written"),
+        (["report", "--format", "docx"], "'docx' is not one of"),
+    ):
+        done = fedsweep(*arguments, cwd=folder, code=2)
+        assert says in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_read_only_database_says_so(folder: Path) -> None:
+    """By the URL, which root must obey too."""
+    fedsweep("plan", "tiny.toml", cwd=folder)
+    done = fedsweep(
+        "plan", "tiny.toml", "--set", "seed=9", "--db",
+        f"sqlite:///file:{folder}/fedsweep.db?mode=ro&uri=true", cwd=folder, code=2,
+    )  # fmt: skip
+    assert "is read-only" in done.stderr
+    assert query(f"sqlite:///{folder}/fedsweep.db", "SELECT count(*) FROM results") == [(6,)]
+
+
+def test_an_older_schema_is_refused_with_its_upgrade(folder: Path) -> None:
+    """A database of a revision that this version does not write."""
+    fedsweep("plan", "tiny.toml", cwd=folder)
+    with sqlite3.connect(folder / "fedsweep.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    connection.close()
+    done = fedsweep("status", cwd=folder, code=2)
+    assert "written by a newer fedsweep" in done.stderr

@@ -1,0 +1,191 @@
+"""Real workers on real trials: what they give, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.acceptance.command import CURVES, RESULTS, eventually, fedsweep, query, start
+
+LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=400"]
+"""One trial of several seconds, with a snapshot a second."""
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny sweep and the long trial, trained by one undisturbed worker on SQLite."""
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("calm")
+    (folder / "tiny.toml").write_text(TINY)
+    url = f"sqlite:///{folder}/calm.db"
+    fedsweep("plan", f"{folder}/tiny.toml", "--db", url)
+    fedsweep("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
+    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+    assert "7 trials finished, 0 failed" in done.stdout
+    return url
+
+
+def long_trial(url: str) -> str:
+    return str(query(url, "SELECT trial_id FROM results WHERE rounds = 400")[0][0])
+
+
+def assert_equal_to_calm(calm: str, url: str) -> None:
+    """Trial by trial, round by round, bit for bit."""
+    wanted = {row[0] for row in query(url, RESULTS)}
+    assert query(url, RESULTS) == [row for row in query(calm, RESULTS) if row[0] in wanted]
+    assert query(url, CURVES) == [row for row in query(calm, CURVES) if row[0] in wanted]
+
+
+def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
+    calm: str, tiny: Path, postgres_url: str
+) -> None:
+    """Whoever trains what, in whatever order; each trial in one attempt."""
+    fedsweep("plan", str(tiny), "--db", postgres_url)
+    workers = [
+        start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
+        for _ in range(4)
+    ]
+    said = [worker.communicate(timeout=180)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, said
+    assert_equal_to_calm(calm, postgres_url)
+    assert query(postgres_url, "SELECT count(*), max(attempts) FROM results") == [(6, 1)]
+
+
+def running_long(url: str, tiny: Path, *more: str, rounds: int = 1) -> object:
+    """A worker on the long trial, and its first stored rounds."""
+    fedsweep("plan", str(tiny), "--db", url, *LONG)
+    worker = start("work", "--db", url, "--device", "cpu", "--until-empty", *more)
+    eventually(lambda: query(url, f"SELECT 1 FROM curves WHERE round = {rounds}"))
+    return worker
+
+
+def test_sigterm_saves_gives_back_and_exits_0_and_nothing_is_trained_twice(
+    calm: str, tiny: Path, sqlite_url: str
+) -> None:
+    """The next worker goes on from there, bit for bit."""
+    worker = running_long(sqlite_url, tiny)
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    assert "1 given back" in said
+    (row,) = query(sqlite_url, "SELECT state, final_round FROM results")
+    assert row[0] == "queued"
+    assert 0 < row[1] < 400
+    fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
+    assert_equal_to_calm(calm, sqlite_url)
+    assert query(sqlite_url, "SELECT rounds_trained, rounds_lost FROM ledger") == [(400, 0)]
+    outcomes = query(sqlite_url, "SELECT outcome FROM attempts ORDER BY fence")
+    assert outcomes == [("released",), ("finished",)]
+
+
+def test_ctrl_c_reaches_the_whole_group_and_stops_it_as_softly(
+    calm: str, tiny: Path, sqlite_url: str
+) -> None:
+    """A terminal sends SIGINT to parent and slots at once."""
+    worker = running_long(sqlite_url, tiny)
+    os.killpg(worker.pid, signal.SIGINT)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    assert "1 given back" in said
+    assert "Traceback" not in said
+    assert query(sqlite_url, "SELECT state FROM results") == [("queued",)]
+
+
+def test_a_killed_slot_is_started_again_and_its_trial_goes_on(
+    calm: str, tiny: Path, sqlite_url: str
+) -> None:
+    """SIGKILL of the trainer: at most the rounds since the last snapshot are lost."""
+    worker = running_long(sqlite_url, tiny)
+    slot = eventually(lambda: trainers(worker.pid))[0]
+    slot.kill()
+    said, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 0, said
+    assert_equal_to_calm(calm, sqlite_url)
+    outcomes = query(sqlite_url, "SELECT outcome, error FROM attempts ORDER BY fence")
+    assert outcomes == [("expired", "its trainer died (SIGKILL)"), ("finished", None)]
+
+
+def trainers(pid: int) -> list[psutil.Process]:
+    """The slot processes of a worker (not multiprocessing's own helper)."""
+    return [
+        child
+        for child in psutil.Process(pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_killed_worker_s_trial_is_taken_over_when_its_lease_ends(
+    database: str, calm: str, tiny: Path, request: pytest.FixtureRequest
+) -> None:
+    """SIGKILL of everything: a waiting worker finishes the trial, bitwise."""
+    url = request.getfixturevalue(f"{database}_url")
+    worker = running_long(url, tiny, "--lease", "2")
+    slots = trainers(worker.pid)
+    second = start("work", "--db", url, "--device", "cpu", "--until-empty", "--lease", "2")
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.communicate()
+    psutil.wait_procs(slots, timeout=30)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    assert_equal_to_calm(calm, url)
+    outcomes = query(url, "SELECT outcome FROM attempts ORDER BY fence")
+    assert outcomes == [("expired",), ("finished",)]
+
+
+def test_a_slot_whose_watch_is_killed_saves_and_gives_back(tiny: Path, sqlite_url: str) -> None:
+    """Nobody renews its lease any more: it does not go on as an orphan."""
+    worker = running_long(sqlite_url, tiny)
+    slots = trainers(worker.pid)
+    assert slots
+    worker.kill()
+    worker.communicate()
+    gone, alive = psutil.wait_procs(slots, timeout=60)
+    assert not alive
+    assert len(gone) == len(slots)
+    assert query(sqlite_url, "SELECT state, attempts FROM results") == [("queued", 1)]
+
+
+def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
+    """Two slots, three trials: three attempts."""
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    slots = ("--slots", "2", "--max-trials", "3")
+    done = fedsweep("work", "--db", sqlite_url, "--device", "cpu", *slots)
+    assert "3 trials finished" in done.stdout
+    states = query(sqlite_url, "SELECT state, count(*) FROM results GROUP BY 1 ORDER BY 1")
+    assert states == [("finished", 3), ("queued", 3)]
+
+
+def test_a_diverged_trial_does_not_stop_the_worker(tiny: Path, sqlite_url: str) -> None:
+    """It is counted, and named in the report; only --strict makes it the exit code."""
+    text = tiny.read_text().replace("lr = 0.05", "clip_norm = 0\nlr = 0.05")
+    tiny.write_text(text + '[[grid]]\nnormalizer = "gn"\nlr = 1e25\n')
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    work = ("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
+    done = fedsweep(*work)
+    assert "6 trials finished, 1 failed" in done.stdout
+    assert "1 trial in scope failed" in done.stdout
+    fedsweep(*work, "--strict", code=1)
+    report = fedsweep("report", "--db", sqlite_url).stdout
+    assert "1 diverged" in report
+    (trial,) = query(sqlite_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0]
+    shown = fedsweep("trial", "show", trial[:6], "--db", sqlite_url).stdout
+    assert "failed (diverged)" in shown
+
+
+def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> None:
+    """--sweep takes that sweep's trials, and ends when they have ended."""
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    other = tiny.with_name("other.toml")
+    other.write_text(tiny.read_text().replace('"tiny"', '"other"').replace("[0, 1]", "[5]"))
+    fedsweep("plan", str(other), "--db", sqlite_url)
+    fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--sweep", "other", "--until-empty")
+    counted = query(
+        sqlite_url, "SELECT sweep, count(*) FROM results WHERE state = 'finished' GROUP BY 1"
+    )
+    assert counted == [("other", 3)]
