@@ -142,8 +142,8 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlanError, match="not UTF-8"):
         read_plan(tmp_path / "binary.toml")
+    (tmp_path / "tiny.toml").write_text(TINY)
     with pytest.raises(PlanError, match="not key=value"):
-        (tmp_path / "tiny.toml").write_text(TINY)
         read_plan(tmp_path / "tiny.toml", ["rounds"])
 
 

@@ -70,7 +70,7 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% if section.by_round %}
 <h2>Accuracy by round</h2>
 <figure>{{ section.by_round | safe }}
-<figcaption>Mean over seeds; the band is one sample standard deviation. Dotted: where FIXBN freezes.</figcaption></figure>
+<figcaption>Mean over seeds; the band is one sample standard deviation. FIXBN is BN up to its freeze, the dot.</figcaption></figure>
 {% endif %}
 {% if section.by_freeze_round %}
 <h2>Accuracy by freeze round</h2>

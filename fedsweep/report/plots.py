@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedsweep.report.summary import Cell, Row, Summary, label, mean_curve, sort_key
+from fedsweep.report.tables import axis_text
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; fixbn goes through blues by T*.
 COLOURS = {"bn": "#D55E00", "gn": "#009E73", "ln": "#CC79A7", "in": "#E69F00", "none": "#666666"}
@@ -31,17 +32,21 @@ def accuracy_by_round(rows: Sequence[Row], curves: Mapping[str, Mapping[int, flo
     figure, axes = _grid(len(panels))
     for axis, key in zip(axes, sorted(panels, key=sort_key), strict=False):
         colours = _colours(list(panels[key]))
+        trunk = ("bn", None) in panels[key]
         for arm in sorted(panels[key], key=sort_key):
-            curve = mean_curve([curves[trial] for trial in panels[key][arm]])
+            # Up to T* FIXBN is BN, bit for bit: where BN is drawn, FIXBN forks off it.
+            fork = arm[1] if trunk and arm[0] == "fixbn" else None
+            found = [_from(curves[trial], fork or 0) for trial in panels[key][arm]]
+            curve = mean_curve(found)
             mean, std = ([100 * v for v in values] for values in (curve.mean, curve.std))
             low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1, 1))
             axis.plot(curve.rounds, mean, label=_arm(*arm), color=colours[arm], linewidth=1.6)
             axis.fill_between(curve.rounds, low, high, color=colours[arm], alpha=0.15, linewidth=0)
-            if arm[1]:
-                axis.axvline(arm[1], color=colours[arm], linewidth=0.8, linestyle=":")
+            if curve.rounds and arm[1]:
+                axis.plot(curve.rounds[0], mean[0], "o", color=colours[arm], markersize=4)
         axis.set_title(_panel(key), fontsize=10)
         axis.set_xlabel("round")
-        axis.set_ylabel("test accuracy, %")
+    _label_left(axes, "test accuracy, %")
     _one_legend(figure, axes)
     return _svg(figure)
 
@@ -81,7 +86,7 @@ def accuracy_by_freeze_round(summary: Summary) -> str | None:
         told = dict(zip(names, rest, strict=True))
         axis.set_title(_panel((told["alpha"], told["local_steps"], told["momentum"])), fontsize=10)
         axis.set_xlabel("T⋆, rounds")
-        axis.set_ylabel("final test accuracy, %")
+    _label_left(axes, "final test accuracy, %")
     _one_legend(figure, axes)
     return _svg(figure)
 
@@ -98,6 +103,16 @@ def _grid(panels: int) -> tuple[Figure, list[Axes]]:
     for spare in flat[panels:]:
         spare.set_visible(False)
     return figure, flat
+
+
+def _from(curve: Mapping[int, float], first: int) -> dict[int, float]:
+    return {round: value for round, value in curve.items() if round >= first}
+
+
+def _label_left(axes: Sequence[Axes], text: str) -> None:
+    for axis in axes:
+        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # a grid's axis has one
+            axis.set_ylabel(text)
 
 
 def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
@@ -123,7 +138,9 @@ def _arm(normalizer: str, freeze_round: int | None) -> str:
 
 def _panel(key: Sequence[Any]) -> str:
     names = ("alpha", "local_steps", "momentum")
-    return ", ".join(f"{label(n)} = {v}" for n, v in zip(names, key, strict=True) if v is not None)
+    return ", ".join(
+        f"{label(n)} = {axis_text(v)}" for n, v in zip(names, key, strict=True) if v is not None
+    )
 
 
 def _svg(figure: Figure) -> str:

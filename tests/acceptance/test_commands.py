@@ -16,7 +16,8 @@ WHICH = (
     "from fedsweep.cli import main\n"
     "try: main()\n"
     "except SystemExit as end: assert not end.code, end.code\n"
-    "print(sorted({{'torch', 'optuna', 'matplotlib', 'sklearn', 'torchvision'}} & set(sys.modules)))"
+    "heavy = {{'torch', 'optuna', 'matplotlib', 'sklearn', 'torchvision'}}\n"
+    "print(sorted(heavy & set(sys.modules)))"
 )
 
 

@@ -98,9 +98,14 @@ def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
 def test_a_transaction_is_all_or_nothing(store: Engine) -> None:
     """What an exception interrupts leaves no trace."""
     insert = sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)")
-    with pytest.raises(KeyError), e.transaction(store) as c:
-        c.execute(insert)
-        raise KeyError
+
+    def interrupted() -> None:
+        with e.transaction(store) as c:
+            c.execute(insert)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     with e.reading(store) as c:
         assert c.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 0
 

