@@ -113,8 +113,9 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise PlanError(f"{path} cannot be read: {reason}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{path} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too large"
+        raise PlanError(f"{path} is not valid TOML: {said}") from error
     fixed = dict(_override(text) for text in overrides)
     if overrides:
         text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
@@ -138,7 +139,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise PlanError(f"--set {text!r} is not key=value, for example --set rounds=10")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 
@@ -210,7 +211,7 @@ class _Reader:
     def freeze_round(self, value: Any, rounds: int) -> Any:
         """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""
         if isinstance(value, str):
-            return share(Decimal(value.strip().removesuffix("%")) / 100, rounds)
+            return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
         return value
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
@@ -248,7 +249,8 @@ class _Reader:
             percent = Decimal(value.strip().removesuffix("%"))
         except InvalidOperation:
             self.refuse(f"{says} is not a share: {remedy}")
-        if not value.strip().endswith("%") or not 0 <= percent <= 100:
+        sound = percent.is_finite() and value.strip().endswith("%")
+        if not sound or not 0 <= percent <= 100:
             self.refuse(f"{says} does not lie between 0% and 100%: {remedy}")
 
     def refuse(self, message: str) -> NoReturn:

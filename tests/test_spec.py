@@ -53,7 +53,7 @@ def test_a_grid_s_value_goes_before_the_protocol_s(tiny: Path) -> None:
 def test_a_freeze_round_is_rounds_or_a_share(written: str, rounds: int, tiny: Path) -> None:
     """Of T = 10; shares round half up."""
     tiny.write_text(TINY.replace("freeze_round = 1", f"freeze_round = {written}"))
-    sweep = read_plan(tiny, ["rounds=10"])
+    sweep = read_plan(tiny, ["rounds=10.0"])
     assert sweep.trials[-1].config.freeze_round == rounds
 
 
@@ -117,6 +117,10 @@ WRONG = [
         "[search] is not supported yet",
     ),
     ("lr = 0.05", "lr = nan", "finite number"),
+    ("freeze_round = 1", 'freeze_round = "nan%"', "does not lie between"),
+    ("seed = [0, 1]", "seed = 9223372036854775808", "less than or equal to"),
+    ("lr = 0.05", f"lr = {'[' * 3000}", "not valid TOML"),
+    ("rounds = 3", f"rounds = {'9' * 5000}", "not valid TOML"),
     ("batch_size = 8", "batch_size = 8.5", "valid integer"),
 ]
 

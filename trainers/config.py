@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 RECIPE = 1
 """Raised whenever a change of the code changes the numbers of an unchanged configuration."""
@@ -26,8 +26,17 @@ def _integral(value: object) -> object:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
-Index = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
+def _unsigned_zero(value: float) -> float:
+    """-0.0 is 0.0: one value, one identity."""
+    return value + 0.0
+
+
+LARGEST = 2**63 - 1
+"""What a database's integer holds."""
+
+Count = Annotated[int, BeforeValidator(_integral), Field(ge=1, le=LARGEST)]
+Index = Annotated[int, BeforeValidator(_integral), Field(ge=0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
 
 Dirichlets = ("dirichlet",)
 
@@ -68,7 +77,7 @@ class TrainConfig(BaseModel):
     """M, registered clients."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     """C, share of the clients drawn each round."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    validation: Annotated[NotNegative, Field(lt=1)] = 0.0
     """Share of each client's training samples held back, keyed by the seed."""
 
     rounds: Count
@@ -77,11 +86,11 @@ class TrainConfig(BaseModel):
     """E, SGD steps a client takes in a round."""
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
-    clip_norm: Annotated[float, Field(ge=0)] = 10.0
+    clip_norm: NotNegative = 10.0
     """Bound on the norm of each local gradient; 0 turns it off."""
     momentum: Literal["none", "reset"] = "reset"
-    momentum_factor: Annotated[float, Field(ge=0, lt=1)] | None = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum_factor: Annotated[NotNegative, Field(lt=1)] | None = 0.9
+    weight_decay: NotNegative = 0.0
     decay_norm: bool | None = True
     """Whether the normalisers' scale and shift decay too."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -114,6 +123,8 @@ class TrainConfig(BaseModel):
                 f"freeze_round = {self.freeze_round} lies after the last round "
                 f"(rounds = {self.rounds}): choose 0 to {self.rounds}"
             )
+        if self.model == "cnn" and self.image_size is not None and self.image_size < 4:
+            raise ValueError("image_size must be 4 or more for cnn, which halves it twice")
         if self.dataset in TRAINING_SAMPLES:
             check_sizes(self, TRAINING_SAMPLES[self.dataset])
         if self.gn_groups is not None:
@@ -161,7 +172,8 @@ _MISSING = {
 }
 
 OUTSIDE_IDENTITY = frozenset({"evaluate_every"})
-"""Fields that change what is measured, never what is trained."""
+"""Fields that change what is measured, never what is trained. (A loss on the test set that is not
+finite fails a trial in the round that measures it; the weights of such a trial are finite.)"""
 
 
 def canonical(config: TrainConfig) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.config import TrainConfig
-from trainers.folder import BadData, read_tree
+from trainers.folder import BadData, Tree, read_tree
 from trainers.keys import keyed
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -41,6 +44,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    """A hash of the decoded pictures and labels: decoders differ, and so do results on theirs."""
 
     @property
     def channels(self) -> int:
@@ -77,13 +81,13 @@ def load(
         return digits()
     if dataset == "cifar10":
         return cifar10(root)
-    data = image_folder(root, image_size or 32)
-    if fingerprint and fingerprint != data.fingerprint:
+    tree = read_tree(root)
+    if fingerprint and fingerprint != (found := tree.fingerprint()):
         raise BadData(
-            f"the pictures in {root} (fingerprint {data.fingerprint}) are not those that the "
-            f"trial was planned for ({fingerprint}): point --data at the right folder"
+            f"the pictures in {root} (fingerprint {found}) are not those that the trial was "
+            f"planned for ({fingerprint}): point --data at the right folder"
         )
-    return data
+    return image_folder(tree, image_size or 32)
 
 
 def digits() -> Dataset:
@@ -107,29 +111,33 @@ def cifar10(root: Path | None) -> Dataset:
 
     place = root or user_cache_path("fedsweep")
     try:
+        with suppress(RuntimeError):  # not there, or damaged
+            return _cifar10(CIFAR10, place, download=False)
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place / ".cifar10.lock"):
-            parts = [CIFAR10(str(place), train=train, download=True) for train in (True, False)]
+            return _cifar10(CIFAR10, place, download=True)
     except (OSError, RuntimeError) as error:
         raise BadData(
             f"CIFAR-10 is not in {place} and could not be downloaded ({error}): put its folder "
             "cifar-10-batches-py there, or point --data or FEDSWEEP_DATA at where it is"
         ) from error
+
+
+def _cifar10(reader: Any, place: Path, *, download: bool) -> Dataset:
+    parts = [reader(str(place), train=train, download=download) for train in (True, False)]
     (train_x, train_y), (test_x, test_y) = ((p.data, np.array(p.targets)) for p in parts)
     mean, std = (tuple(255 * v for v in values) for values in (CIFAR_MEAN, CIFAR_STD))
     return _dataset(train_x, train_y, test_x, test_y, mean=mean, std=std)
 
 
-def image_folder(root: Path | None, size: int) -> Dataset:
+def image_folder(tree: Tree, size: int) -> Dataset:
     """Any tree of train/<class>, test/<class>; RGB, resized to size x size where they differ.
 
     Normalised by the training pictures' own channel mean and standard deviation (ours).
     """
-    tree = read_tree(root)
     (train_x, train_y), (test_x, test_y) = (_decode(p, size) for p in (tree.train, tree.test))
     mean, std = channel_statistics(train_x)
-    data = _dataset(train_x, train_y, test_x, test_y, mean=mean, std=std)
-    return replace(data, classes=len(tree.classes), fingerprint=tree.fingerprint())
+    return _dataset(train_x, train_y, test_x, test_y, mean=mean, std=std)
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -222,23 +230,27 @@ def local_batches(
     return np.stack(batches[: config.local_steps])
 
 
-def crop_and_flip(images: Tensor, draw: np.random.RandomState) -> Tensor:
-    """Random crop after zero padding of size // 8, and horizontal flip, of uint8 [B, H, W, C].
+def draw_crops(
+    count: int, size: int, draws: Iterable[np.random.RandomState]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns [steps, B, size] that crop and flip batches of B padded pictures.
 
-    Four pixels at 32x32, as He et al. 2016 do for CIFAR.
+    Random crop after zero padding of size // 8, and horizontal flip; four pixels at 32x32, as
+    He et al. 2016 do for CIFAR. One generator a step.
     """
-    count, size = images.shape[0], images.shape[1]
-    pad = size // 8
-    offset = draw.randint(0, 2 * pad + 1, (2, count, 1))
-    flip = draw.randint(0, 2, (count, 1))
-    span = np.arange(size)
-    rows = offset[0] + span
-    columns = offset[1] + np.where(flip == 1, size - 1 - span, span)
+    pad, span = size // 8, np.arange(size)
+    rows, columns = [], []
+    for draw in draws:
+        offset = draw.randint(0, 2 * pad + 1, (2, count, 1))
+        flip = draw.randint(0, 2, (count, 1))
+        rows.append(offset[0] + span)
+        columns.append(offset[1] + np.where(flip == 1, size - 1 - span, span))
+    return np.stack(rows), np.stack(columns)
+
+
+def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Take rows and columns [B, size] of uint8 pictures [B, size, size, C], zero-padded."""
+    pad = images.shape[1] // 8
     padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
-    device = images.device
-    at = torch.arange(count, device=device)[:, None, None]
-    return padded[
-        at,
-        torch.from_numpy(rows).to(device)[:, :, None],
-        torch.from_numpy(columns).to(device)[:, None, :],
-    ]
+    at = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[at, rows[:, :, None], columns[:, None, :]]

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers import models
 from trainers.config import TrainConfig
-from trainers.data import Dataset, Normalize, Split, crop_and_flip, local_batches
+from trainers.data import Dataset, Normalize, Split, crop_and_flip, draw_crops, local_batches
 from trainers.evaluate import Score, score
 from trainers.keys import keyed
 from trainers.momentum import Momentum
@@ -198,13 +201,18 @@ class _Federation:
         config, vector = self.config, self.vector
         vector.values.copy_(self.server)
         self.momentum.start()
-        batches = torch.from_numpy(local_batches(self.samples[client], config, round, client))
-        batches = batches.to(self.device)
+        # What the steps need goes to the device once: a transfer a step would stall a GPU.
+        batches = self.send(local_batches(self.samples[client], config, round, client))
         labels = self.data.train.labels[batches]
+        if config.augment:
+            steps = range(config.local_steps)
+            keys = (keyed(config.seed, "augment", round, client, step) for step in steps)
+            drawn = draw_crops(batches.shape[1], self.data.size, keys)
+            rows, columns = (self.send(part) for part in drawn)
         for step in range(config.local_steps):
             images = self.data.train.images[batches[step]]
             if config.augment:
-                images = crop_and_flip(images, keyed(config.seed, "augment", round, client, step))
+                images = crop_and_flip(images, rows[step], columns[step])
             vector.gradient.zero_()
             with self.precision():
                 logits = self.model(self.normalize(images))
@@ -226,6 +234,10 @@ class _Federation:
             vector.gradient[:decayed].add_(vector.values[:decayed], alpha=config.weight_decay)
         direction = self.momentum.direction(vector.gradient[:trained])
         vector.values[:trained].add_(direction, alpha=-config.lr)
+
+    def send(self, indices: NDArray[np.int64]) -> Tensor:
+        """Indices to the device."""
+        return torch.from_numpy(indices).to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """bfloat16 is autocast: weights, statistics and loss stay in float32."""
@@ -272,9 +284,19 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "processor": torch.cuda.get_device_name(device)
         if on_gpu
-        else torch.backends.cpu.get_cpu_capability(),
+        else f"{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}",
         "cuda": str(torch.version.cuda) if on_gpu else "",
         "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",  # type: ignore[no-untyped-call]  # untyped
         "tf32": str(torch.backends.cuda.matmul.allow_tf32) if on_gpu else "",
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
     }
+
+
+def _cpu_model() -> str:
+    """The processor's name: kernels are chosen by its instructions and its caches."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -44,22 +44,28 @@ def read_tree(root: Path | None) -> Tree:
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise BadData(f"there is no folder {root / part}: {remedy}")
-    classes = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir()))
-    extra = sorted(p.name for p in (root / "test").iterdir() if p.is_dir())
-    if strangers := [name for name in extra if name not in classes]:
-        raise BadData(f"{root / 'test' / strangers[0]} is a class without training pictures")
-    train, test = (_pictures(root / part, classes) for part in ("train", "test"))
+    train, test = (_pictures(root / part) for part in ("train", "test"))
     for part, found in (("train", train), ("test", test)):
         if not found:
             raise BadData(f"{root / part} holds no pictures: {remedy}")
-    return Tree(root, classes, train, test)
+    # An empty folder is no class: the labels depend on the pictures alone, as the hash does.
+    classes = tuple(train)
+    if strangers := [name for name in test if name not in train]:
+        raise BadData(f"{root / 'test' / strangers[0]} is a class without training pictures")
+    return Tree(root, classes, _labelled(train, classes), _labelled(test, classes))
 
 
-def _pictures(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
-    return tuple(
-        (path, label)
-        for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of each class that has any, classes and files in alphabetical order."""
+    found = {}
+    for place in sorted(folder.iterdir()):
+        if place.is_dir() and not place.name.startswith("."):
+            files = sorted(place.rglob("*"))
+            found[place.name] = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
+    return {name: files for name, files in found.items() if files}
+
+
+def _labelled(
+    pictures: dict[str, list[Path]], classes: tuple[str, ...]
+) -> tuple[tuple[Path, int], ...]:
+    return tuple((path, classes.index(name)) for name, files in pictures.items() for path in files)

@@ -56,6 +56,11 @@ def test_an_integer_and_its_float_are_one_value() -> None:
     assert TrialSpec.of(config(alpha=1)) == TrialSpec.of(config(alpha=1.0))
 
 
+def test_zero_has_no_sign() -> None:
+    """-0.0 and 0.0 are one value, and one id."""
+    assert TrialSpec.of(config(clip_norm=-0.0)) == TrialSpec.of(config(clip_norm=0.0))
+
+
 def test_evaluating_less_often_is_the_same_trial() -> None:
     """What is measured is no part of what is trained."""
     assert TrialSpec.of(config(evaluate_every=5)).trial_id == TrialSpec.of(config()).trial_id
@@ -88,6 +93,8 @@ def test_a_cell_is_a_configuration_without_its_seed() -> None:
         ({"rounds": "24"}, "valid integer"),
         ({"participation": 1.5}, "less than or equal to 1"),
         ({"colour": "red"}, "Extra inputs"),
+        ({"seed": 2**63}, "less than or equal to"),
+        ({"dataset": "imagefolder", "image_size": 3}, "4 or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> None:

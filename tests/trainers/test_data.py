@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_the_fingerprint_is_of_the_content_not_the_place(tmp_path: Path) -> None
     assert read_tree(tmp_path / "b").fingerprint() != first
 
 
+def test_empty_and_hidden_folders_are_no_classes(picture_folder: Path) -> None:
+    """They would move the labels without changing the fingerprint."""
+    before = read_tree(picture_folder)
+    (picture_folder / "train" / "a-new-class").mkdir()
+    (picture_folder / "train" / ".thumbnails").mkdir()
+    (picture_folder / "test" / "another").mkdir()
+    assert read_tree(picture_folder) == before
+    assert before.classes == ("class0", "class1")
+
+
 def test_missing_and_damaged_folders_are_bad_data(picture_folder: Path, tmp_path: Path) -> None:
     """Each with a sentence that names the place."""
     with pytest.raises(BadData, match="no folder .*nowhere/train"):
@@ -58,10 +69,11 @@ def test_missing_and_damaged_folders_are_bad_data(picture_folder: Path, tmp_path
     (tmp_path / "empty" / "test").mkdir()
     with pytest.raises(BadData, match="holds no pictures"):
         read_tree(tmp_path / "empty")
-    (picture_folder / "test" / "stranger").mkdir()
+    strange = picture_folder / "test" / "stranger"
+    shutil.copytree(picture_folder / "test" / "class0", strange)
     with pytest.raises(BadData, match="stranger is a class without training pictures"):
         read_tree(picture_folder)
-    (picture_folder / "test" / "stranger").rmdir()
+    shutil.rmtree(strange)
     (picture_folder / "train" / "class0" / "005.png").write_bytes(b"no picture")
     with pytest.raises(BadData, match="005.png cannot be read"):
         data.load("imagefolder", picture_folder, image_size=32)
@@ -117,7 +129,8 @@ def test_a_shorter_round_takes_the_first_batches_of_a_longer_one() -> None:
 def test_crop_and_flip_equal_a_plain_loop() -> None:
     """Against numpy's padding, slicing and reversing, picture by picture."""
     images = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8)
-    got = data.crop_and_flip(images, keyed(0, "augment", 1, 2, 3))
+    rows, columns = data.draw_crops(6, 16, [keyed(0, "augment", 1, 2, 3)])
+    got = data.crop_and_flip(images, torch.from_numpy(rows[0]), torch.from_numpy(columns[0]))
     draw = keyed(0, "augment", 1, 2, 3)
     offset = draw.randint(0, 5, (2, 6, 1))
     flip = draw.randint(0, 2, (6, 1))
