@@ -104,7 +104,7 @@ class TrialFailed(FedsweepError):
 
 
 _PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
-_PASSWORD_KEY = re.compile(r"(?i)\b(password|passwd|token|secret)=[^\s&'\"]+")
+_PASSWORD_KEY = re.compile(r"(?i)(\w*(?:password|passwd|token|secret))=[^\s&'\"]+")
 
 
 def hide_secrets(text: str) -> str:

@@ -23,6 +23,7 @@ from fedsweep.spec import Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Outcome, TrialState
 from fedsweep.store.engine import Moment
 from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
+from fedsweep.store.writes import batches
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
@@ -276,7 +277,7 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
         sa.update(attempts)
         .where(attempts.c.trial == trial, attempts.c.fence == fence)
         .values(outcome=Outcome.EXPIRED, ended_at=time.time(), error=why)
-        .returning(attempts.c.rounds_trained - attempts.c.rounds_lost)
+        .returning(attempts.c.rounds_new)
     ).scalar_one()
     losses = 0 if new_rounds > 0 else losses + 1
     lost = losses >= MAX_LOSSES
@@ -300,20 +301,22 @@ def cancel(connection: Connection, ids: Sequence[int]) -> int:
 
     Returns how many there were.
     """
-    now = time.time()
-    gone = connection.execute(
-        sa.update(trials)
-        .where(trials.c.id.in_(ids), _QUEUED | _RUNNING)
-        .values(state=TrialState.CANCELLED, lease_until=None, clock=None, not_before=None)
-        .returning(trials.c.id)
-    ).scalars()
-    cancelled = list(gone)
-    connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.trial.in_(cancelled), attempts.c.outcome.is_(None))
-        .values(outcome=Outcome.CANCELLED, ended_at=now)
-    )
-    return len(cancelled)
+    count = 0
+    for batch in batches(ids):
+        gone = connection.execute(
+            sa.update(trials)
+            .where(trials.c.id.in_(batch), _QUEUED | _RUNNING)
+            .values(state=TrialState.CANCELLED, lease_until=None, clock=None, not_before=None)
+            .returning(trials.c.id)
+        ).scalars()
+        cancelled = list(gone)
+        connection.execute(
+            sa.update(attempts)
+            .where(attempts.c.trial.in_(cancelled), attempts.c.outcome.is_(None))
+            .values(outcome=Outcome.CANCELLED, ended_at=time.time())
+        )
+        count += len(cancelled)
+    return count
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> int:
@@ -323,27 +326,30 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
         Refused: one of them is finished, running or queued; nothing is changed.
 
     """
-    for trial_id, state in connection.execute(
-        sa.select(trials.c.trial_id, trials.c.state).where(trials.c.id.in_(ids)).with_for_update()
-    ):
-        if TrialState.QUEUED not in TRANSITIONS[state] or state == TrialState.RUNNING:
-            raise Refused(
-                f"trial {trial_id} is {state}: only failed and cancelled trials can be retried"
+    for batch in batches(ids):
+        named = sa.select(trials.c.trial_id, trials.c.state).where(trials.c.id.in_(batch))
+        for trial_id, state in connection.execute(named.with_for_update()):
+            if TrialState.QUEUED not in TRANSITIONS[state] or state == TrialState.RUNNING:
+                raise Refused(
+                    f"trial {trial_id} is {state}: only failed and cancelled trials can be retried"
+                )
+    count = 0
+    for batch in batches(ids):
+        again = connection.execute(
+            sa.update(trials)
+            .where(trials.c.id.in_(batch))
+            .values(
+                state=TrialState.QUEUED,
+                failure=None,
+                error=None,
+                failures=0,
+                losses=0,
+                not_before=None,
+                clock=None,
             )
-    again = connection.execute(
-        sa.update(trials)
-        .where(trials.c.id.in_(ids))
-        .values(
-            state=TrialState.QUEUED,
-            failure=None,
-            error=None,
-            failures=0,
-            losses=0,
-            not_before=None,
-            clock=None,
         )
-    )
-    return again.rowcount
+        count += again.rowcount
+    return count
 
 
 def outstanding(connection: Connection, sweep: str | None = None) -> int:

@@ -15,6 +15,7 @@ from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, TrialState
         ("postgresql+psycopg://u:p@ss:w@h:5/n", "p@ss:w"),
         ("postgresql://h/n?user=u&password=hunter2&x=1", "hunter2"),
         ("token=abc123 is wrong", "abc123"),
+        ("postgresql://h/n?sslpassword=hunter2", "hunter2"),
     ],
 )
 def test_secrets_never_reach_a_message(text: str, hidden: str) -> None:

@@ -27,7 +27,9 @@ def plan(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Fix a key for all trials; repeatable."),
     ] = None,
-    priority: Annotated[int, typer.Option(help="New trials with more of it run first.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=-1000, max=1000, help="New trials with more of it run first.")
+    ] = 0,
 ) -> None:
     """Turn a plan file into trials in the database. What is there already is kept as it is."""
     from fedsweep import executor, spec

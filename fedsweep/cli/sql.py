@@ -12,6 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, open_store
 from fedsweep.cli.console import console
+from fedsweep.errors import RequestError
 
 if TYPE_CHECKING:
     from fedsweep.store.reader import Answer
@@ -29,8 +30,8 @@ def sql(
     statement: Annotated[str, typer.Argument(metavar="SELECT", help="One reading statement.")],
     db: Db = None,
     format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.TABLE,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 10_000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds at most.")] = 30.0,
+    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds at most.")] = 30.0,
 ) -> None:
     """Ask the views results, curves, cells, members and ledger; reading only."""
     from fedsweep.store import reader
@@ -82,6 +83,9 @@ def _print_csv(answer: Answer) -> None:
 
 
 def _print_json(answer: Answer) -> None:
+    twice = {name for name in answer.columns if answer.columns.count(name) > 1}
+    if twice:
+        raise RequestError(f"two columns are named {min(twice)}: rename one with AS")
     print(
         json.dumps([dict(zip(answer.columns, row, strict=True)) for row in answer.rows], indent=2)
     )

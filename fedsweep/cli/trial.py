@@ -28,7 +28,7 @@ def list_(
     state: Annotated[
         TrialState | None, typer.Option(help="Only those in this state.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 100,
 ) -> None:
     """List trials in the order of planning."""
     from rich.table import Table

@@ -71,11 +71,8 @@ def parse_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise RequestError(
-            "--db is not a database URL: write sqlite:///fedsweep.db or "
-            "postgresql://user:password@host/name"
-        ) from error
+    except (ArgumentError, ValueError) as error:
+        raise RequestError(_WRITE_A_URL) from error
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "postgresql+psycopg"):
@@ -86,7 +83,27 @@ def parse_url(text: str) -> URL:
         raise RequestError(
             "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
         )
-    return url
+    if "@" in (url.host or ""):
+        raise RequestError("--db has an @ in its user or password: write it as %40")
+    return _sqlite_uri(url) if url.drivername == "sqlite" else url
+
+
+def _sqlite_uri(url: URL) -> URL:
+    """SQLite reads a name as a URI only where both the name and a flag say so: one without the
+    other would name a file that nobody meant.
+    """
+    if url.host:
+        raise RequestError(_WRITE_A_URL)
+    assert url.database is not None
+    if url.database.startswith("file:"):
+        return url.update_query_dict({"uri": "true"})
+    return url.set(database=f"file:{url.database}") if "uri" in url.query else url
+
+
+_WRITE_A_URL = (
+    "--db is not a database URL: write sqlite:///fedsweep.db or "
+    "postgresql://user:password@host/name"
+)
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -106,9 +123,12 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     """
     url = parse_url(text)
     file = sqlite_file(url)
-    engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
-    with _translated(url), engine.connect() as connection:
-        connection.execute(sa.text("SELECT 1"))
+    try:
+        engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
+        with _translated(url), engine.connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
+        raise StoreError(f"{_shown(url)} cannot be opened: {_first_line(error)}") from error
     return engine
 
 
@@ -225,7 +245,7 @@ def _translated(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _domain_error(url, str(error.orig).strip()) or error from error
+        raise _domain_error(url, error) or error from error
 
 
 _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
@@ -260,7 +280,11 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
         "{url} refuses the user or the password: correct them in --db",
     ),
     (
-        ("connection to server", "connection failed", "connection timeout", "failed to resolve"),
+        (
+            *("connection to server", "connection failed", "connection timeout", "is closed"),
+            *("failed to resolve", "terminating connection", "server closed the connection"),
+            *("consuming input failed", "shutting down", "starting up", "connection is bad"),
+        ),
         StoreUnreachable,
         "{url} cannot be reached ({said}): check the host, port and name in --db",
     ),
@@ -268,13 +292,24 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
 """What a driver says, in part, and what it means. The first that fits is taken."""
 
 
-def _domain_error(url: URL, text: str) -> FedsweepError | None:
-    name = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
-    said = next((line.strip() for line in text.splitlines() if line.strip()), text)
-    for parts, error, message in _DRIVER_ERRORS:
+def _domain_error(url: URL, error: DBAPIError) -> FedsweepError | None:
+    text = str(error.orig)
+    for parts, ours, message in _DRIVER_ERRORS:
         if any(part in text for part in parts):
-            return error(message.format(url=name, said=said))
+            return ours(message.format(url=_shown(url), said=_first_line(error)))
+    if error.connection_invalidated:
+        return StoreUnreachable(f"{_shown(url)} cannot be reached ({_first_line(error)})")
     return None
+
+
+def _shown(url: URL) -> str:
+    """The URL as it was written, without its password."""
+    return url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
 def read_clock(connection: Connection) -> Moment:

@@ -140,6 +140,7 @@ attempts = Table(
     Column("numerics", Text),  # JSON
     Column("data_fingerprint", Text),
     Column("rounds_trained", BigInteger, nullable=False, server_default="0"),
+    Column("rounds_new", BigInteger, nullable=False, server_default="0"),
     Column("rounds_lost", BigInteger, nullable=False, server_default="0"),
     Column("seconds_trained", Double, nullable=False, server_default="0"),
     Column("seconds_lost", Double, nullable=False, server_default="0"),
@@ -147,7 +148,8 @@ attempts = Table(
     CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
 )
-"""`rounds_lost` are those of `rounds_trained` that had been trained and stored before."""
+"""`rounds_new` were stored for the first time. `rounds_lost` were trained in vain: again although
+stored, or stored under numerics that this attempt replaced."""
 
 rounds = Table(
     "rounds",

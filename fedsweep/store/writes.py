@@ -43,6 +43,7 @@ class Planned:
 
 def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Planned:
     """Add a sweep, its text and its trials; what is there already is kept as it is."""
+    _PLAN_ALONE[connection.dialect.name](connection)
     key, earlier = _sweep_key(connection, sweep)
     wanted = [trial.trial_id for trial in sweep.trials]
     before = dict(_known(connection, wanted))
@@ -51,7 +52,7 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
             sa.insert(plans).values(sweep=key, text=sweep.text, created_at=time.time())
         )
     fresh = [trial for trial in sweep.trials if trial.trial_id not in before]
-    for batch in _batches(fresh):
+    for batch in batches(fresh):
         connection.execute(
             _or_nothing(connection, trials), [_trial_row(trial, key, priority) for trial in batch]
         )
@@ -60,7 +61,7 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
     )
     joining = [{"sweep": key, "trial": row} for row in keys.values() if row not in had]
-    for rows in _batches(joining):
+    for rows in batches(joining):
         connection.execute(_or_nothing(connection, members), rows)
     return Planned(
         new=len(fresh),
@@ -71,20 +72,32 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
     )
 
 
+def _plan_alone_sqlite(_connection: Connection) -> None:
+    """The transaction is immediate: it holds the only write lock already."""
+
+
+def _plan_alone_postgres(connection: Connection) -> None:
+    """Planners take turns: two that share trials in another order would wait for each other."""
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_PLANNER_AT_A_TIME)))
+
+
+_PLAN_ALONE = {"sqlite": _plan_alone_sqlite, "postgresql": _plan_alone_postgres}
+ONE_PLANNER_AT_A_TIME = 0x706C616E
+"""Postgres advisory lock: "plan" in ASCII."""
+
+
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
     """The sweep's row, made if need be, and the text it was last planned with."""
     connection.execute(
         _or_nothing(connection, sweeps), {"name": sweep.name, "created_at": time.time()}
     )
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
-    # Two planners of one sweep take turns here, on Postgres too.
-    connection.execute(sa.update(sweeps).where(sweeps.c.id == key).values(name=sweeps.c.name))
     last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
     return key, connection.execute(last).scalar_one_or_none()
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[tuple[str, tuple[int, str]]]:
-    for batch in _batches(ids):
+    for batch in batches(ids):
         found = sa.select(trials.c.trial_id, trials.c.id, trials.c.state)
         for trial_id, row, state in connection.execute(found.where(trials.c.trial_id.in_(batch))):
             yield trial_id, (row, state)
@@ -102,7 +115,8 @@ def _trial_row(trial: TrialSpec, sweep: int, priority: int) -> dict[str, Any]:
     }
 
 
-def _batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In pieces that one statement takes."""
     return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
 
 
@@ -154,6 +168,7 @@ def add_rounds(connection: Connection, claim: Claim, done: Sequence[Round]) -> D
             sa.update(trials)
             .where(trials.c.id == claim.trial)
             .values(
+                losses=0,
                 final_round=fresh[-1].round,
                 seconds=sa.func.coalesce(trials.c.seconds, 0) + sum(r.seconds for r in fresh),
             )
@@ -163,6 +178,7 @@ def add_rounds(connection: Connection, claim: Claim, done: Sequence[Round]) -> D
         .where(attempts.c.trial == claim.trial, attempts.c.fence == claim.fence)
         .values(
             rounds_trained=attempts.c.rounds_trained + len(done),
+            rounds_new=attempts.c.rounds_new + len(fresh),
             rounds_lost=attempts.c.rounds_lost + len(again),
             seconds_trained=attempts.c.seconds_trained + sum(r.seconds for r in done),
             seconds_lost=attempts.c.seconds_lost + sum(r.seconds for r in again),
@@ -185,16 +201,20 @@ def start_attempt(
     numerics_id: str,
     numerics: Mapping[str, str],
     data_fingerprint: str,
-) -> None:
-    """Say what an attempt computes under. Rounds stored under other numerics are dropped, as lost:
-    a trial's rounds are all of one kind. To be called behind `queue.renew`.
+) -> list[str]:
+    """Say what an attempt computes under. Rounds stored under other numerics are dropped, as lost,
+    and so are their snapshots: a trial's rounds are all of one kind.
+
+    Returns the names of the dropped snapshots' files; to be called behind `queue.renew`.
     """
     mine = (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
     lost = seconds = 0
+    dropped: list[str] = []
     if claim.numerics_id is not None and claim.numerics_id != numerics_id:
         old = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(rounds.c.seconds), 0))
         lost, seconds = connection.execute(old.where(rounds.c.trial == claim.trial)).one()
         connection.execute(sa.delete(rounds).where(rounds.c.trial == claim.trial))
+        dropped = drop_snapshots(connection, claim.trial)
         connection.execute(
             sa.update(trials)
             .where(trials.c.id == claim.trial)
@@ -216,6 +236,7 @@ def start_attempt(
         .where(trials.c.id == claim.trial)
         .values(numerics_id=numerics_id, data_fingerprint=data_fingerprint)
     )
+    return dropped
 
 
 @dataclass(frozen=True)

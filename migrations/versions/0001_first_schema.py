@@ -140,6 +140,7 @@ def upgrade() -> None:
         sa.Column("numerics", sa.Text(), nullable=True),
         sa.Column("data_fingerprint", sa.Text(), nullable=True),
         sa.Column("rounds_trained", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("rounds_new", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("rounds_lost", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("seconds_trained", sa.Double(), server_default="0", nullable=False),
         sa.Column("seconds_lost", sa.Double(), server_default="0", nullable=False),

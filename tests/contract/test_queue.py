@@ -225,6 +225,26 @@ def test_a_new_round_forgives_the_lost_workers_before_it(c: Connection) -> None:
     assert set(outcomes(c, claim)) == {Outcome.EXPIRED}
 
 
+def test_a_round_that_a_released_attempt_stored_forgives_too(c: Connection) -> None:
+    """Lost, lost, a new round given back, lost: not three in a row."""
+    c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
+    for number in (1, 2):
+        queue.lose(c, claimed(c, ALICE, number), "killed")
+    claim = claimed(c)
+    train(c, claim, 1, 1)
+    queue.release(c, claim)
+    claim = claimed(c)
+    queue.lose(c, claim, "killed")
+    assert state(c, claim) == TrialState.QUEUED
+
+
+def test_many_trials_are_cancelled_and_retried_at_once(c: Connection) -> None:
+    """More ids than a statement takes parameters."""
+    ids = [*range(1, 7), *range(1000, 80_000)]
+    assert queue.cancel(c, ids) == 6
+    assert queue.retry(c, ids) == 6
+
+
 def test_a_round_trained_again_is_compared_and_counted_as_lost(c: Connection) -> None:
     """Equal rows stay as they are; a different one is reported, and nothing is written."""
     claim = claimed(c)
@@ -245,10 +265,15 @@ def test_other_numerics_replace_the_stored_rounds(c: Connection) -> None:
     first = claimed(c)
     writes.start_attempt(c, first, numerics_id="cpu", numerics=numerics, data_fingerprint="d")
     train(c, first, 1, 2)
+    writes.add_snapshot(c, first, writes.Snapshot(2, "cpu", "old", 1, "0"))
     queue.release(c, first)
     second = claimed(c, BOB)
     assert (second.numerics_id, second.final_round, second.data_fingerprint) == ("cpu", 2, "d")
-    writes.start_attempt(c, second, numerics_id="gpu", numerics=numerics, data_fingerprint="d")
+    dropped = writes.start_attempt(
+        c, second, numerics_id="gpu", numerics=numerics, data_fingerprint="d"
+    )
+    assert dropped == ["old"]
+    assert reads.latest_snapshot(c, second, "cpu") is None
     assert writes.add_rounds(c, second, [measured(1, 0.123)]) is None
     found = c.execute(sa.select(rounds.c.round, rounds.c.test_accuracy)).all()
     assert [tuple(row) for row in found] == [(1, 0.123)]

@@ -22,6 +22,11 @@ from fedsweep.store.schema import open_store
         ("mysql://u:secret@h/n", "no driver for mysql"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
+        ("sqlite://localhost/x.db", "not a database URL"),
+        ("postgresql://h:abc/n", "not a database URL"),
+        ("postgresql://u:se@secret2@127.0.0.1/n", "write it as %40"),
+        ("postgresql://u:secret@127.0.0.1/n?foo=bar", "cannot be opened"),
+        ("postgresql://u:secret@127.0.0.1:99999/n", "cannot be"),
     ],
 )
 def test_a_wrong_url_is_refused_with_a_right_one(url: str, says: str) -> None:
@@ -61,6 +66,18 @@ def test_a_read_only_file_reads_and_refuses_to_be_written(sqlite_url: str) -> No
         c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
 
 
+def test_a_uri_without_its_flag_names_no_other_file(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither "fedsweep.db?mode=ro" nor "file:fedsweep.db" appears."""
+    folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
+    monkeypatch.chdir(folder)
+    before = set(folder.iterdir())
+    for url in ("sqlite:///fedsweep.db?mode=ro&uri=true", "sqlite:///file:fedsweep.db"):
+        open_store(url).dispose()
+    assert {p for p in folder.iterdir() if not p.name.startswith("fedsweep.db-")} == before
+
+
 def test_a_network_file_system_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's locks cannot be trusted there."""
     monkeypatch.setattr(e, "_file_system", lambda _file: "nfs4")
@@ -88,7 +105,8 @@ def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
         e.make_engine(url.set(database="no_such_database").render_as_string(hide_password=False))
     assert "no_such_database" in str(caught.value)
     refused = psycopg.OperationalError('password authentication failed for user "u"')
-    ours = e._domain_error(sa.make_url("postgresql://u:hunter2@h/n"), str(refused))
+    wrapped = sa.exc.DBAPIError("", {}, refused)
+    ours = e._domain_error(sa.make_url("postgresql://u:hunter2@h/n"), wrapped)
     assert isinstance(ours, errors.StoreUnreachable)
     assert (
         str(ours) == "postgresql://u:***@h/n refuses the user or the password: correct them in --db"

@@ -55,6 +55,8 @@ ON_POSTGRES = [
     "SELECT query_to_xml('SELECT pg_read_file(''/etc/passwd'')', true, true, '')",
     "SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''role'', ''none'', false))')",
     "SELECT nextval('trials_id_seq')",
+    "SELECT 1 LIMIT length(set_config('role', 'none', true)) + length(pg_read_file('/etc/passwd'))",
+    "SELECT pg_advisory_lock(1)",
     "SELECT pg_terminate_backend(pg_backend_pid())",
     "SELECT 1) x; DROP TABLE rounds; --",
     "SELECT * FROM trials FOR UPDATE",
