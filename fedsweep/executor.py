@@ -6,6 +6,7 @@ asks this module about data without paying for it.
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -30,10 +31,12 @@ from fedsweep.errors import (
 from fedsweep.spec import Claim, Round, SweepSpec, TrainConfig, check_sizes, content_hash, pinned
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, reads, writes
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.engine import patiently, read_clock, reading
 
 if TYPE_CHECKING:
     from trainers import data, fedavg
+
+log = logging.getLogger("fedsweep")
 
 SNAPSHOT_SECONDS = 1.0
 """Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
@@ -68,7 +71,12 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
             raise  # no fault of the trial
         except TrialFailed as failure:
             attempt.fail(FailureKind(failure.kind), str(failure), None)
-        except Exception as error:  # noqa: BLE001  # a trainer's bug must cost its trial, not the worker
+        except Exception as error:  # a trainer's bug must cost its trial, not the worker
+            if _broken_device(error):
+                attempt.lose(_one_line(error))
+                raise DeviceError(
+                    f"{place.device} is out of service: {_one_line(error)}"
+                ) from error
             attempt.fail(_kind_of(error), _one_line(error), traceback.format_exc())
         return Outcome.FAILED
     except LeaseLost:
@@ -94,15 +102,18 @@ class _Attempt:
         fedavg.settle(self.place.threads)
         numerics = fedavg.numerics(config, self.place.device)
         self.numerics_id = content_hash(numerics)
-        with transaction(self.engine) as connection:
+
+        def begin(connection: Connection) -> list[str]:
             self.renew(connection)
-            writes.start_attempt(
+            return writes.start_attempt(
                 connection,
                 self.claim,
                 numerics_id=self.numerics_id,
                 numerics=numerics,
                 data_fingerprint=dataset.fingerprint,
             )
+
+        artifacts.remove(self.folder, patiently(self.engine, begin))
         state = self.resume()
         stored = time.monotonic()
         try:
@@ -154,33 +165,52 @@ class _Attempt:
 
     def save(self, state: fedavg.State, *, release: bool) -> None:
         """Store the pending rounds and a snapshot, in one commit; and give the trial back."""
-        from safetensors.torch import save
+        snapshot = self.snapshot(state)
 
-        snapshot = artifacts.write(
-            self.folder, self.claim, state.round, self.numerics_id, save(state.tensors)
-        )
-        with transaction(self.engine) as connection:
+        def store(connection: Connection) -> list[str]:
             self.store_pending(connection)
-            replaced = writes.add_snapshot(connection, self.claim, snapshot)
+            replaced = writes.add_snapshot(connection, self.claim, snapshot) if snapshot else []
             if release:
                 queue.release(connection, self.claim)
+            return replaced
+
+        replaced = patiently(self.engine, store)
         self.pending.clear()
         artifacts.remove(self.folder, replaced)
 
+    def snapshot(self, state: fedavg.State) -> writes.Snapshot | None:
+        """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
+        from safetensors.torch import save
+
+        content = save(state.tensors)
+        try:
+            return artifacts.write(self.folder, self.claim, state.round, self.numerics_id, content)
+        except OSError as error:
+            log.warning("no snapshot of trial %s: %s", self.claim.trial_id, error)
+            return None
+
     def finish(self) -> Outcome:
-        with transaction(self.engine) as connection:
+        def end(connection: Connection) -> list[str]:
             self.store_pending(connection)
             queue.finish(connection, self.claim)
-            unneeded = writes.drop_snapshots(connection, self.claim.trial)
-        artifacts.remove(self.folder, unneeded)
+            return writes.drop_snapshots(connection, self.claim.trial)
+
+        artifacts.remove(self.folder, patiently(self.engine, end))
         return Outcome.FINISHED
 
     def fail(self, kind: FailureKind, error: str, trace: str | None) -> None:
         """Store the rounds up to the failure, and say it."""
-        with transaction(self.engine) as connection:
+
+        def end(connection: Connection) -> None:
             with suppress(TrialFailed):  # the rounds may be what failed: the stored ones stay
                 self.store_pending(connection)
             queue.fail(connection, self.claim, read_clock(connection), kind, error, trace)
+
+        patiently(self.engine, end)
+
+    def lose(self, why: str) -> None:
+        """Leave the trial to another device."""
+        patiently(self.engine, lambda connection: queue.lose(connection, self.claim, why))
 
     def store_pending(self, connection: Connection) -> None:
         self.renew(connection)
@@ -218,6 +248,15 @@ def _kind_of(error: Exception) -> FailureKind:
     if "can't allocate memory" in str(error):  # torch's allocator on a CPU raises RuntimeError
         return FailureKind.OUT_OF_MEMORY
     return FailureKind.ERROR
+
+
+def _broken_device(error: Exception) -> bool:
+    """Whether the fault is the device's: after such an error its context is dead, and every
+    further trial would fail on it.
+    """
+    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
+    full = _kind_of(error) is FailureKind.OUT_OF_MEMORY
+    return isinstance(error, RuntimeError) and not full and any(m in str(error) for m in marks)
 
 
 def _one_line(error: Exception) -> str:

@@ -16,8 +16,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from multiprocessing import connection as pipes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -27,11 +28,11 @@ import psutil
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.errors import FedsweepError, LeaseLost, StoreBusy
+from fedsweep.errors import FedsweepError, LeaseLost, StoreBusy, StoreUnreachable
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import reads
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.engine import OUTAGE_SECONDS, read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 
 POLL_SECONDS = (0.2, 1.0)
@@ -39,6 +40,9 @@ POLL_SECONDS = (0.2, 1.0)
 STALL_SECONDS = 300.0
 STALL_ROUNDS = 10
 """A trainer has stalled after ten times its median round, and at least five minutes."""
+QUICK_SECONDS = 0.05
+"""A standing that is read faster than that is read after every trial."""
+OUTAGE = (StoreBusy, StoreUnreachable)
 PATIENCE = 3
 """Deaths of a slot's process in a row, without a claim, after which it is not started again."""
 
@@ -74,6 +78,10 @@ class Slot:
     progressed: float = 0.0
     """When the trainer last showed progress, on the monotonic clock."""
     renewed: float = 0.0
+    busy: float = 0.0
+    """Processor seconds at which it last did."""
+    granted: bool = False
+    """Whether it may claim one of --max-trials."""
     deaths: int = 0
     closed: bool = False
 
@@ -81,6 +89,13 @@ class Slot:
         """Rounds a second, from the latest rounds."""
         recent = self.round_seconds[-20:]
         return len(recent) / total if (total := sum(recent)) > 0 else None
+
+
+class Ask(Enum):
+    """What a slot asks of its watch where --max-trials limits it."""
+
+    TRIAL = 1
+    BACK = 2
 
 
 @dataclass(frozen=True)
@@ -153,10 +168,9 @@ class _Watch:
         self.show = show
         self.engine = open_store(options.url)
         self.context = multiprocessing.get_context("spawn")
-        self.stop = self.context.Event()
-        self.budget = self.context.Value(
-            "q", -1 if options.max_trials is None else options.max_trials
-        )
+        # A bare byte, not an Event: setting an Event waits for a sleeper that was killed.
+        self.stop = self.context.RawValue("b", 0)
+        self.budget = options.max_trials
         self.slots = [
             Slot(i, options.devices[i % len(options.devices)]) for i in range(options.slots)
         ]
@@ -164,7 +178,7 @@ class _Watch:
         self.asked_to_stop: float | None = None
         self.hurry = False
         self.progress: list[reads.Progress] = []
-        self.progress_due = 0.0
+        self.progress_due = self.progress_cost = 0.0
 
     def run(self) -> Tally:
         if self.options.sweep is not None:
@@ -178,8 +192,9 @@ class _Watch:
                     self.step()
             finally:
                 self.end_all()
-        self.refresh(now=True)
-        self.tally.failed_in_scope = sum(p.failed for p in self.progress)
+        with reading(self.engine) as connection:
+            self.progress = reads.progress(connection, self.options.sweep)
+            self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
         self.show(self.view())
         return self.tally
 
@@ -199,10 +214,10 @@ class _Watch:
                 signal.signal(number, handler)
 
     def start(self, slot: Slot) -> None:
-        mine, theirs = self.context.Pipe(duplex=False)
+        mine, theirs = self.context.Pipe()
         slot.process = self.context.Process(
             target=_slot,
-            args=(self.options, slot.number, slot.device, theirs, self.stop, self.budget),
+            args=(self.options, slot.number, slot.device, theirs, self.stop),
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
@@ -222,7 +237,7 @@ class _Watch:
         for ready in pipes.wait(list(waiting), timeout=0.1):
             self.hear(waiting[ready])
         if self.asked_to_stop is not None:
-            self.stop.set()
+            self.stop.value = 1
             self.tally.stopped = True
             if self.hurry or time.monotonic() - self.asked_to_stop > self.options.grace:
                 for slot in open_slots:
@@ -235,16 +250,24 @@ class _Watch:
 
     def hear(self, slot: Slot) -> None:
         """Take in all that a slot has said; an end of file is the end of its process."""
+        said: list[object] = []
+        ended = False
         try:
-            while not slot.closed and slot.pipe.poll():
-                self.note(slot, slot.pipe.recv())
+            while slot.pipe.poll():
+                said.append(slot.pipe.recv())
         except (EOFError, OSError):
+            ended = True
+        for word in said:
+            self.note(slot, word)
+        if ended:
             self.bury(slot)
 
     def note(self, slot: Slot, said: object) -> None:
         slot.progressed = time.monotonic()
-        if isinstance(said, Claim):
-            slot.claim, slot.last, slot.deaths = said, None, 0
+        if isinstance(said, Ask):
+            self.answer(slot, said)
+        elif isinstance(said, Claim):
+            slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
             slot.round_seconds.clear()
             slot.renewed = time.monotonic()
             self.show(self.view(claimed=slot))
@@ -259,14 +282,27 @@ class _Watch:
         elif isinstance(said, str):
             self.tally.broken = said
 
+    def answer(self, slot: Slot, asked: Ask) -> None:
+        """Grant a slot one of --max-trials, or take it back unused."""
+        assert self.budget is not None
+        if asked is Ask.BACK:
+            self.budget, slot.granted = self.budget + 1, False
+            return
+        slot.granted = self.budget > 0
+        self.budget -= slot.granted
+        with suppress(OSError):  # its end of file follows
+            slot.pipe.send(slot.granted)
+
     def bury(self, slot: Slot) -> None:
         """A slot's process ended: as it should, or under a trial that another must take over."""
         assert slot.process is not None
         slot.process.join()
         slot.pipe.close()
         code = slot.process.exitcode
+        if slot.granted:
+            self.answer(slot, Ask.BACK)
         self.drop(slot, why=f"its trainer died ({_death(code)})")
-        if code == 0 or self.stop.is_set():
+        if code == 0 or self.stop.value:
             slot.closed = True
             return
         slot.deaths += 1
@@ -290,8 +326,8 @@ class _Watch:
                 else:
                     queue.lose(connection, claim, why)
             self.tally.count(Outcome.RELEASED if release else None)
-        except LeaseLost:
-            pass
+        except (LeaseLost, *OUTAGE):
+            pass  # then its lease ends by itself
 
     def heartbeat(self) -> None:
         """Renew each lease after a third of it, as long as its trainer lives and progresses."""
@@ -311,12 +347,16 @@ class _Watch:
                 slot.renewed = now
             except LeaseLost:
                 slot.claim = None  # the trainer finds out itself, at its next write
-            except StoreBusy:
-                pass
+            except OUTAGE:
+                pass  # the next beat tries again
 
     def stalled(self, slot: Slot, now: float) -> bool:
         if not slot.round_seconds:
-            return False  # a first round may take as long as it likes
+            # A first round may take long, and so may the data: as long as the trainer works.
+            busy = _cpu_seconds(slot)
+            if busy >= slot.busy + 1.0:
+                slot.busy, slot.progressed = busy, now
+            return now - slot.progressed > STALL_SECONDS
         usual = statistics.median(slot.round_seconds)
         return now - slot.progressed > max(STALL_SECONDS, STALL_ROUNDS * usual)
 
@@ -329,7 +369,7 @@ class _Watch:
                 now = read_clock(connection)
                 queue.fail(connection, claim, now, FailureKind.STALLED, "the trainer made no step")
             self.tally.count(Outcome.FAILED)
-        except LeaseLost:
+        except (LeaseLost, *OUTAGE):
             pass
 
     def kill(self, slot: Slot) -> None:
@@ -339,22 +379,25 @@ class _Watch:
 
     def end_all(self) -> None:
         """Whatever happened, no slot outlives its watch, and no claim is left behind."""
-        self.stop.set()
+        self.stop.value = 1
         for slot in self.slots:
             self.kill(slot)
+        for slot in self.slots:
             self.drop(slot, release=True)
 
     def refresh(self, *, now: bool = False) -> None:
         """Read the sweep's standing, every second at most, and less often where that takes long."""
-        if not now and time.monotonic() < self.progress_due:
+        quick = self.progress_cost < QUICK_SECONDS
+        if time.monotonic() < self.progress_due and not (now and quick):
             return
         began = time.monotonic()
         try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
-        except StoreBusy:
+        except OUTAGE:
             pass
-        self.progress_due = time.monotonic() + max(1.0, 20 * (time.monotonic() - began))
+        self.progress_cost = time.monotonic() - began
+        self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
 
     def view(self, ended: Ended | None = None, claimed: Slot | None = None) -> View:
         return View(self.slots, self.progress, self.tally, ended, claimed)
@@ -379,7 +422,17 @@ def _is_stopped(slot: Slot) -> bool:
         return True
 
 
-def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, budget: Any) -> None:
+def _cpu_seconds(slot: Slot) -> float:
+    """The processor time that a slot's process has used."""
+    try:
+        assert slot.process is not None
+        used = psutil.Process(slot.process.pid).cpu_times()
+        return float(used.user + used.system)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -389,7 +442,7 @@ def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, budg
         worker = queue.Worker(
             name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
         )
-        _SlotLoop(options, number, engine, worker, pipe, stop, asked, budget).run()
+        _SlotLoop(options, number, engine, worker, pipe, stop, asked).run()
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -405,10 +458,13 @@ class _SlotLoop:
         pipe: Any,
         stop: Any,
         asked: threading.Event,
-        budget: Any,
     ) -> None:
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
-        self.pipe, self.stop, self.asked, self.budget = pipe, stop, asked, budget
+        self.pipe, self.stop, self.asked = pipe, stop, asked
+        self.spent = False
+        """Whether --max-trials is used up."""
+        self.reached = time.monotonic()
+        """When the store last answered."""
         self.parent = multiprocessing.parent_process()
 
     def run(self) -> None:
@@ -419,9 +475,9 @@ class _SlotLoop:
         while not self.stopping():
             claim = self.claim()
             if claim is None:
-                if self.spent() or (options.until_empty and self.empty()):
+                if self.spent or (options.until_empty and self.empty()):
                     return
-                self.stop.wait(random.uniform(*POLL_SECONDS))
+                self.rest(random.uniform(*POLL_SECONDS))
                 continue
             began = time.monotonic()
             self.last: Round | None = None
@@ -431,31 +487,48 @@ class _SlotLoop:
             self.say(Ended(self.number, claim, outcome, self.last, seconds))
 
     def claim(self) -> Claim | None:
-        """Claim within the budget of --max-trials, which all slots share."""
-        with self.budget.get_lock():
-            if self.budget.value == 0:
-                return None
-            self.budget.value -= 1
+        """Claim, within --max-trials, which all slots share: the watch grants each."""
+        limited = self.options.max_trials is not None
+        if limited and not self.granted():
+            self.spent = True
+            return None
         claimed = None
-        try:
-            with transaction(self.engine) as connection:
-                now = read_clock(connection)
-                claimed = queue.claim(
-                    connection, self.worker, now, lease=self.options.lease, sweep=self.options.sweep
-                )
-        except StoreBusy:
-            claimed = None
-        if claimed is None:
-            with self.budget.get_lock():
-                self.budget.value += 1
+        with self.through_outages(), transaction(self.engine) as connection:
+            now = read_clock(connection)
+            claimed = queue.claim(
+                connection, self.worker, now, lease=self.options.lease, sweep=self.options.sweep
+            )
+        if claimed is None and limited:
+            self.say(Ask.BACK)
         return claimed
 
-    def spent(self) -> bool:
-        return bool(self.budget.value == 0)
+    def granted(self) -> bool:
+        self.say(Ask.TRIAL)
+        try:
+            return bool(self.pipe.recv())
+        except (EOFError, OSError):
+            return False
 
     def empty(self) -> bool:
-        with reading(self.engine) as connection:
-            return queue.outstanding(connection, self.options.sweep) == 0
+        left = 1
+        with self.through_outages(), reading(self.engine) as connection:
+            left = queue.outstanding(connection, self.options.sweep)
+        return left == 0
+
+    @contextmanager
+    def through_outages(self) -> Iterator[None]:
+        """Let a store that does not answer pass for one without trials, for a while."""
+        try:
+            yield
+            self.reached = time.monotonic()
+        except OUTAGE:
+            if time.monotonic() - self.reached > OUTAGE_SECONDS:
+                raise
+
+    def rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stopping():
+            time.sleep(0.05)
 
     def watch(self, row: Round) -> None:
         self.last = row
@@ -464,7 +537,7 @@ class _SlotLoop:
     def stopping(self) -> bool:
         """Asked to, or left alone: without its watch nobody renews the slot's lease."""
         orphaned = self.parent is not None and os.getppid() != self.parent.pid
-        return orphaned or self.asked.is_set() or self.stop.is_set()
+        return orphaned or self.asked.is_set() or bool(self.stop.value)
 
     def say(self, what: object) -> None:
         try:

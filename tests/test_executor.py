@@ -204,6 +204,64 @@ def test_running_out_of_memory_is_told_apart(
     assert attempt["failure"] == "out_of_memory"
 
 
+def test_a_snapshot_that_cannot_be_written_costs_rounds_never_a_trial(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: the rounds are stored, the trial is given back, and finishes later."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    planned(store, tiny)
+    first = claim(store)
+    monkeypatch.setattr(artifacts, "write", full)
+    outcome, _ = run(store, first, stop_after=2)
+    assert outcome is Outcome.RELEASED
+    assert len(stored(store, first)) == 2
+    second = claim(store)
+    assert run(store, second)[0] is Outcome.FINISHED
+    assert stored(store, second) == direct(second)
+
+
+def test_a_broken_device_is_taken_out_of_service_and_its_trial_is_not_charged(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would claim and fail the whole queue."""
+
+    def broken(*_: object) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    planned(store, tiny)
+    claimed = claim(store)
+    with pytest.raises(DeviceError, match="out of service: RuntimeError: CUDA error"):
+        run(store, claimed)
+    with reading(store) as c:
+        state = sa.select(trials.c.state, trials.c.failures).where(trials.c.id == claimed.trial)
+        assert tuple(c.execute(state).one()) == ("queued", 0)
+
+
+def test_a_trial_of_another_machine_goes_on_from_no_foreign_snapshot(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds of other numerics are replaced with their snapshot; going back starts again too."""
+    planned(store, tiny)
+    here = fedavg.numerics
+    run(store, claim(store), stop_after=2)
+    monkeypatch.setattr(fedavg, "numerics", lambda *a: here(*a) | {"processor": "another"})
+    run(store, claim(store), stop_after=1)
+    monkeypatch.setattr(fedavg, "numerics", here)
+    last = claim(store)
+    outcome, seen = run(store, last)
+    assert outcome is Outcome.FINISHED
+    assert [r.round for r in seen] == [1, 2, 3]
+    with reading(store) as c:
+        counts = [
+            (a["rounds_trained"], a["rounds_lost"]) for a in reads.trial_attempts(c, last.trial)
+        ]
+    assert counts == [(2, 0), (1, 2), (3, 1)]
+
+
 def test_a_cancelled_trial_stops_at_its_next_write(store: Engine, tiny: Path) -> None:
     """Nothing of the attempt is written after the cancellation."""
     planned(store, tiny)

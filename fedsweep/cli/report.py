@@ -103,7 +103,7 @@ def _section(connection: Connection, name: str, rows: Sequence[Row]) -> Section:
     summary = summarize(name, rows)
     return page.Section(
         summary,
-        plots.accuracy_by_round(rows, curves),
+        plots.accuracy_by_round(summary, rows, curves),
         plots.accuracy_by_freeze_round(summary),
         reads.plan_texts(connection, name)[-1],
     )

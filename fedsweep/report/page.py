@@ -9,7 +9,7 @@ from jinja2 import Environment
 
 import fedsweep
 from fedsweep.report import tables
-from fedsweep.report.summary import Summary
+from fedsweep.report.summary import Summary, value_text
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,13 @@ class Section:
 def render(sections: Sequence[Section], when: str) -> str:
     """The whole page. Everything but our own pictures is escaped."""
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
-    return page.render(sections=sections, tables=tables, when=when, version=fedsweep.__version__)
+    return page.render(
+        sections=sections,
+        tables=tables,
+        value_text=value_text,
+        when=when,
+        version=fedsweep.__version__,
+    )
 
 
 _PAGE = """\
@@ -62,7 +68,7 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 <thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for key, texts in tables.rows(s) %}
-<tr>{% for value in key %}<td>{{ tables.axis_text(value) }}</td>{% endfor %}
+<tr>{% for value in key %}<td>{{ value_text(value) }}</td>{% endfor %}
 {% for text in texts %}<td>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
@@ -70,7 +76,7 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% if section.by_round %}
 <h2>Accuracy by round</h2>
 <figure>{{ section.by_round | safe }}
-<figcaption>Mean over seeds; the band is one sample standard deviation. FIXBN is BN up to its freeze, the dot.</figcaption></figure>
+<figcaption>Mean over seeds; the band is one sample standard deviation. FIXBN is BN up to its freeze and forks off at the dot, the last round tested before it.</figcaption></figure>
 {% endif %}
 {% if section.by_freeze_round %}
 <h2>Accuracy by freeze round</h2>

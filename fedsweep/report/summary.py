@@ -15,7 +15,7 @@ Key = tuple[Any, ...]
 ROW_FIELDS = ("alpha", "local_steps", "freeze_round", "momentum")
 """What tells the rows of a table apart, always; any other field that varies joins them."""
 
-NOT_AXES = frozenset({"normalizer", "seed", "gn_groups", "freeze", "evaluate_every", "fingerprint"})
+NOT_AXES = frozenset({"normalizer", "seed", "gn_groups", "freeze", "evaluate_every"})
 NORMALIZERS = ("bn", "fixbn", "gn")
 """The order of the columns, as far as it is given."""
 
@@ -113,13 +113,18 @@ def summarize(sweep: str, rows: Sequence[Row]) -> Summary:
 
 def describe(row: Row, axes: Sequence[str] = ROW_FIELDS) -> str:
     """A trial in a few words: its normaliser, the fields that matter, its seed."""
-    told = [f"{label(name)}={row[name]}" for name in axes if row.get(name) is not None]
+    told = [f"{label(name)}={value_text(row[name])}" for name in axes if row.get(name) is not None]
     return " ".join([row["normalizer"], *told, f"seed={row['seed']}"])
 
 
 def label(name: str) -> str:
     """The field's symbol, where it has one."""
     return {"alpha": "α", "local_steps": "E", "freeze_round": "T⋆"}.get(name, name)
+
+
+def value_text(value: Any) -> str:
+    """A configuration value as people write it: 0.1, 1, reset; – where it has no meaning."""
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def sort_key(key: Key) -> tuple[tuple[int, Any], ...]:

@@ -8,8 +8,9 @@ import json
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from fedsweep.report.summary import Cell, Key, Summary, label
+from fedsweep.report.summary import Cell, Key, Summary, label, value_text
 
 TITLE = "test accuracy, %, mean ± sample std over seeds"
 
@@ -30,11 +31,6 @@ def cell_text(cell: Cell | None, usual_n: int) -> str:
             f" ± {100 * cell.std:.2f}" if cell.std is not None else ""
         )
     return f"{value} ({', '.join(notes)})".strip() if notes else value
-
-
-def axis_text(value: Any) -> str:
-    """An axis' value in a row's head; – where the field has no meaning."""
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rows(summary: Summary) -> list[tuple[Key, list[str]]]:
@@ -71,19 +67,22 @@ def footnotes(summary: Summary) -> list[str]:
 
 def terminal(summary: Summary) -> Table:
     """A Rich table that fits the terminal."""
-    table = Table(title=f"{summary.sweep}: {TITLE}", title_justify="left", caption_justify="left")
+    # As Text: a name or an error may hold what Rich would take for markup.
+    table = Table(
+        title=Text(f"{summary.sweep}: {TITLE}"), title_justify="left", caption_justify="left"
+    )
     for name in summary.axes:
         table.add_column(label(name), justify="right")
     for name in summary.normalizers:
         table.add_column(name.upper(), justify="right", overflow="fold")
     before: Key | None = None
     for key, texts in rows(summary):
-        table.add_row(*map(axis_text, key), *texts, end_section=False)
+        table.add_row(*map(value_text, key), *texts, end_section=False)
         if before is not None and before[:2] != key[:2]:
             table.rows[-2].end_section = True
         before = key
     if notes := footnotes(summary):
-        table.caption = "\n".join(notes)
+        table.caption = Text("\n".join(notes))
     return table
 
 
@@ -96,7 +95,7 @@ def markdown(summary: Summary) -> str:
     names = headings(summary)
     lines = [f"### {summary.sweep}", "", f"{TITLE[0].upper()}{TITLE[1:]}.", "", line(names)]
     lines.append(line(["---:"] * len(names)))
-    lines += [line([*map(axis_text, key), *texts]) for key, texts in rows(summary)]
+    lines += [line([*map(value_text, key), *texts]) for key, texts in rows(summary)]
     lines += ["", *(f"- {note.strip()}" for note in footnotes(summary))]
     return "\n".join(lines).rstrip() + "\n"
 

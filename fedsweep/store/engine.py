@@ -7,12 +7,12 @@ import platform
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -29,6 +29,11 @@ from fedsweep.errors import (
     StoreReadOnly,
     StoreUnreachable,
 )
+
+T = TypeVar("T")
+
+OUTAGE_SECONDS = 300.0
+"""How long a worker waits for a database that does not answer."""
 
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
@@ -208,6 +213,23 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         _begin_with_jitter(connection),
     ):
         yield connection
+
+
+def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Do work in a transaction; where the database does not answer, again and again for a while.
+
+    The work must be one that may be done twice: an answer can be lost after the commit.
+    """
+    deadline, wait = time.monotonic() + OUTAGE_SECONDS, 0.2
+    while True:
+        try:
+            with transaction(engine) as connection:
+                return work(connection)
+        except (StoreBusy, StoreUnreachable):
+            if time.monotonic() + wait > deadline:
+                raise
+            time.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, 5.0)
 
 
 @contextmanager

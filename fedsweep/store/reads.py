@@ -126,6 +126,17 @@ def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
     )
 
 
+def failed(connection: Connection, sweep: str | None = None) -> int:
+    """Failed trials, of one sweep where it is named, each once."""
+    query = (
+        sa.select(sa.func.count()).select_from(trials).where(trials.c.state == TrialState.FAILED)
+    )
+    if sweep is not None:
+        query = query.join(members, members.c.trial == trials.c.id)
+        query = query.join(sweeps, sweeps.c.id == members.c.sweep).where(sweeps.c.name == sweep)
+    return int(connection.execute(query).scalar_one())
+
+
 def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     """A sum that is an integer on Postgres too, not a decimal."""
     return sa.cast(sa.func.sum(column), sa.BigInteger)

@@ -19,7 +19,7 @@ def words(svg: str) -> str:
 
 def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
     """Every arm and T* is named; both axes too."""
-    by_round = plots.accuracy_by_round(ROWS, CURVES)
+    by_round = plots.accuracy_by_round(summarize("s", ROWS), ROWS, CURVES)
     by_freeze_round = plots.accuracy_by_freeze_round(summarize("s", ROWS))
     assert by_round is not None
     assert by_freeze_round is not None
@@ -33,13 +33,56 @@ def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
 
 def test_there_is_no_picture_of_nothing() -> None:
     """Before the first evaluation, and without fixbn."""
-    assert plots.accuracy_by_round(ROWS, {}) is None
+    assert plots.accuracy_by_round(summarize("s", ROWS), ROWS, {}) is None
     assert plots.accuracy_by_freeze_round(summarize("s", [trial("bn", 0, 0.5)])) is None
+
+
+def panels(svg: str | None) -> int:
+    """How many panels a picture shows: each names its round axis."""
+    assert svg is not None
+    return len(re.findall(r"<!-- (?:round|T⋆, rounds) -->", svg))
+
+
+def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
+    """Two learning rates are never one curve."""
+    rows = [
+        trial("bn", 0, 0.5),
+        trial("bn", 0, 0.7, lr=0.1),
+        trial("fixbn", 0, 0.7, freeze_round=2),
+    ]
+    curves = {row["trial_id"]: {1: 0.1, 2: row["test_accuracy"]} for row in rows}
+    summary = summarize("s", rows)
+    picture = plots.accuracy_by_round(summary, rows, curves)
+    assert panels(picture) == 2
+    assert picture is not None
+    assert "lr = 0.1" in words(picture)
+
+
+def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
+    """Finished trials are drawn; running ones only where there are none."""
+    rows = [trial("bn", 0, 0.5), trial("bn", 1, None, state="failed", failure="diverged")]
+    curves = {rows[0]["trial_id"]: dict.fromkeys(range(1, 30), 0.5), rows[1]["trial_id"]: {1: 0.1}}
+    whole = plots.accuracy_by_round(summarize("s", rows), rows, curves)
+    alone = plots.accuracy_by_round(summarize("s", rows[:1]), rows[:1], curves)
+    assert whole is not None
+    assert alone is not None
+    assert len(whole) == len(alone)
+
+
+def test_eleven_freeze_rounds_have_eleven_colours() -> None:
+    """And frozen layers are another line than frozen statistics."""
+    arms = [("fixbn", t) for t in range(11)]
+    assert len(set(plots._colours(arms).values())) == 11
+    rows = [trial("fixbn", 0, 0.5, freeze_round=2, freeze=f) for f in ("layer", "statistics")]
+    picture = plots.accuracy_by_freeze_round(summarize("s", [*rows, trial("bn", 0, 0.7)]))
+    assert picture is not None
+    assert "FIXBN layer" in words(picture)
+    assert "BN" in words(picture)
 
 
 def render(sweep: str = "s", plan: str = "name = 's'") -> str:
     summary = summarize(sweep, ROWS)
-    by_round = plots.accuracy_by_round(ROWS, CURVES)
+    by_round = plots.accuracy_by_round(summarize("s", ROWS), ROWS, CURVES)
     section = page.Section(summary, by_round, plots.accuracy_by_freeze_round(summary), plan)
     return page.render([section], "2024-01-01 00:00")
 

@@ -80,6 +80,23 @@ def test_a_field_that_varies_becomes_a_column_of_its_own() -> None:
     assert [cells["bn"].mean for cells in summary.cells.values()] == [0.5, 0.7]
 
 
+def test_other_pictures_are_other_rows() -> None:
+    """A folder that changed between two plans: its trials are never averaged with the old ones."""
+    rows = [trial("bn", 0, 0.5, fingerprint="a"), trial("bn", 0, 0.7, fingerprint="b")]
+    assert len(summarize("s", rows).cells) == 2
+
+
+def test_brackets_in_an_error_are_no_markup() -> None:
+    """What Rich would read as a tag is printed as it is."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    row = failed("bn", 0) | {"error": "cannot open [/data/x.png] [enforce fail]"}
+    Console(file=out, width=160).print(tables.terminal(summarize("[b]s", [row])))
+    assert "[/data/x.png] [enforce fail]" in out.getvalue()
+    assert "[b]s" in out.getvalue()
+
+
 def test_a_frozen_layer_is_another_arm_than_frozen_statistics() -> None:
     """They do not fall into one cell."""
     rows = [
