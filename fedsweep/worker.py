@@ -242,6 +242,7 @@ class _Watch:
             if self.hurry or time.monotonic() - self.asked_to_stop > self.options.grace:
                 for slot in open_slots:
                     self.kill(slot)
+                    self.hear_last_words(slot)
                     self.drop(slot, release=True)
                     slot.closed = True
         self.heartbeat()
@@ -261,6 +262,16 @@ class _Watch:
             self.note(slot, word)
         if ended:
             self.bury(slot)
+
+    def hear_last_words(self, slot: Slot) -> None:
+        """What a killed slot held: it may have claimed a trial since it was last heard."""
+        with suppress(EOFError, OSError):
+            while slot.pipe is not None and slot.pipe.poll():
+                said = slot.pipe.recv()
+                if isinstance(said, Claim):
+                    slot.claim = said
+                elif isinstance(said, Ended):
+                    slot.claim = None
 
     def note(self, slot: Slot, said: object) -> None:
         slot.progressed = time.monotonic()
@@ -383,6 +394,7 @@ class _Watch:
         for slot in self.slots:
             self.kill(slot)
         for slot in self.slots:
+            self.hear_last_words(slot)
             self.drop(slot, release=True)
 
     def refresh(self, *, now: bool = False) -> None:

@@ -151,6 +151,30 @@ def test_a_slot_whose_watch_is_killed_saves_and_gives_back(tiny: Path, sqlite_ur
     assert query(sqlite_url, "SELECT state, attempts FROM results") == [("queued", 1)]
 
 
+def test_a_killed_idle_slot_is_replaced_and_does_not_block_the_end(sqlite_url: str) -> None:
+    """Nothing to do, SIGKILL of the waiting slot, then SIGTERM: exit 0."""
+    worker = start("work", "--db", sqlite_url, "--device", "cpu")
+    slot = eventually(lambda: trainers(worker.pid))[0]
+    slot.kill()
+    psutil.wait_procs([slot], timeout=30)
+    eventually(lambda: [child for child in trainers(worker.pid) if child.pid != slot.pid])
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+
+
+def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: str) -> None:
+    """`fedsweep work | head -1`: the watch ends, and its slots and claims with it."""
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
+    slots = eventually(lambda: trainers(worker.pid))
+    assert worker.stdout is not None
+    worker.stdout.close()
+    worker.wait(timeout=120)
+    _, alive = psutil.wait_procs(slots, timeout=60)
+    assert not alive
+
+
 def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
     """Two slots, three trials: three attempts."""
     fedsweep("plan", str(tiny), "--db", sqlite_url)

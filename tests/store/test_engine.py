@@ -150,3 +150,30 @@ def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
     assert first.seconds <= second.seconds
     assert first.clock == second.clock
     assert len(e.boot_id()) > 8
+
+
+def test_work_is_done_again_when_its_connection_breaks(
+    postgres_url: str, postgres_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terminated in the middle, as by a restart of the server: nothing of it stays, then all."""
+    store = open_store(postgres_url)
+    tries = []
+
+    def work(c: sa.Connection) -> str:
+        c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
+        found = str(c.execute(sa.text("SELECT name FROM sweeps")).scalar_one())
+        pid = c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+        tries.append(pid)
+        if len(tries) == 1:
+            with psycopg.connect(postgres_server, autocommit=True) as admin:
+                admin.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        c.execute(sa.text("DELETE FROM sweeps"))
+        return found
+
+    assert e.patiently(store, work) == "x"
+    assert len(tries) == 2
+    monkeypatch.setattr(e, "OUTAGE_SECONDS", 0.0)
+    tries.clear()
+    with pytest.raises(errors.StoreUnreachable):
+        e.patiently(store, work)
+    store.dispose()
