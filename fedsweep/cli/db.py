@@ -6,7 +6,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, open_store, url
 
-app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()

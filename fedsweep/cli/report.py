@@ -43,7 +43,10 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Say which normaliser does best where: mean and spread over seeds, a table for each sweep."""
+    """Say which normaliser does best where.
+
+    A table for each sweep: mean and sample standard deviation over seeds.
+    """
     from fedsweep.report import tables
     from fedsweep.report.summary import summarize
     from fedsweep.store import reads

@@ -33,7 +33,10 @@ def sql(
     limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 10_000,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds at most.")] = 30.0,
 ) -> None:
-    """Ask the views results, curves, cells, members and ledger; reading only."""
+    """Ask the database in SQL, reading only.
+
+    The views are results, curves, cells, members and ledger.
+    """
     from fedsweep.store import reader
 
     answer = reader.ask(open_store(db), statement, limit=limit, seconds=timeout)

@@ -27,7 +27,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list of sweeps.")] = False,
 ) -> None:
-    """Count the trials of each sweep by state, with the time left of one slot's work."""
+    """Say where each sweep stands.
+
+    Trials by state, rounds, and the time left of one slot's work.
+    """
     engine = open_store(db)
     if as_json:
         print(json.dumps([_record(p) for p in _progress(engine, sweep)], indent=2))

@@ -10,7 +10,7 @@ from fedsweep.cli import status
 from fedsweep.cli.arguments import Db, open_store
 from fedsweep.cli.console import counted
 
-app = typer.Typer(help="Look at sweeps, cancel them.", no_args_is_help=True)
+app = typer.Typer(help="Look at sweeps, cancel them.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
@@ -23,7 +23,10 @@ def list_(db: Db = None) -> None:
 def cancel(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep.")], db: Db = None
 ) -> None:
-    """Cancel a sweep's waiting and running trials, save those that another sweep has too."""
+    """Cancel a sweep's trials.
+
+    Those that wait or run, save what another sweep has too.
+    """
     from fedsweep import queue
     from fedsweep.store import reads
     from fedsweep.store.engine import transaction

@@ -13,7 +13,9 @@ from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import Refused
 from fedsweep.states import TrialState
 
-app = typer.Typer(help="Look at trials, cancel them, try them again.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at trials, cancel them, try them again.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="An id, or a unique beginning of it.")]
 Trials = Annotated[
@@ -64,7 +66,7 @@ def list_(
 
 @app.command()
 def show(trial: Trial, db: Db = None) -> None:
-    """Show a trial's configuration, result, and every attempt with its outcome."""
+    """Show a trial: configuration, result, attempts."""
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
@@ -126,7 +128,10 @@ def retry(trials: Trials, db: Db = None) -> None:
 
 @app.command()
 def cancel(trials: Trials, db: Db = None) -> None:
-    """Cancel trials that wait or run; a running one stops at its next round."""
+    """Cancel trials that wait or run.
+
+    A running one stops at its next write.
+    """
     from fedsweep import queue
     from fedsweep.store import reads
     from fedsweep.store.engine import transaction
