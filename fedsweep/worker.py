@@ -143,8 +143,6 @@ class View:
     tally: Tally
     ended: Ended | None = None
     """Set when this view is about an attempt's end."""
-    claimed: Slot | None = None
-    """Set when this view is about a claim."""
 
 
 Show = Callable[[View], None]
@@ -228,7 +226,7 @@ class _Watch:
         finally:
             signal.signal(signal.SIGINT, handler)
         theirs.close()
-        slot.pipe = mine
+        slot.pipe, slot.busy = mine, 0.0
 
     def step(self) -> None:
         """Wait a little for news of the slots, take it in, renew the leases."""
@@ -281,7 +279,6 @@ class _Watch:
             slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
             slot.round_seconds.clear()
             slot.renewed = time.monotonic()
-            self.show(self.view(claimed=slot))
         elif isinstance(said, Round):
             slot.last = said
             slot.round_seconds.append(said.seconds)
@@ -411,8 +408,8 @@ class _Watch:
         self.progress_cost = time.monotonic() - began
         self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
 
-    def view(self, ended: Ended | None = None, claimed: Slot | None = None) -> View:
-        return View(self.slots, self.progress, self.tally, ended, claimed)
+    def view(self, ended: Ended | None = None) -> View:
+        return View(self.slots, self.progress, self.tally, ended)
 
 
 def _death(code: int | None) -> str:

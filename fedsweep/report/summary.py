@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsweep.spec import config_columns
+
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
 
@@ -19,13 +21,7 @@ NOT_AXES = frozenset({"normalizer", "seed", "gn_groups", "freeze", "evaluate_eve
 NORMALIZERS = ("bn", "fixbn", "gn")
 """The order of the columns, as far as it is given."""
 
-FIELDS = (
-    *("dataset", "fingerprint", "image_size", "augment", "model", "normalizer", "gn_groups"),
-    *("freeze_round", "freeze", "partition", "alpha", "shards_per_client", "clients"),
-    *("participation", "validation", "rounds", "local_steps", "batch_size", "lr", "clip_norm"),
-    *("momentum", "momentum_factor", "weight_decay", "decay_norm", "dtype", "seed"),
-    "evaluate_every",
-)
+FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
 

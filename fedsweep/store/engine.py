@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -184,9 +185,8 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
-        except (
-            Exception
-        ) as error:  # a read-only file, or two processes at once: the first write tells
+        except sqlite3.OperationalError as error:
+            # A read-only file, or two processes at once: the first write tells.
             if "locked" not in str(error) and "readonly" not in str(error):
                 raise
     cursor.close()

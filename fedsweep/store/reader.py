@@ -52,8 +52,6 @@ def _ask_sqlite(
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     file = sqlite_file(engine.url)
     assert file is not None
-    # Without journal files beside it, a read-only connection cannot open a WAL database in a
-    # read-only folder; as immutable it can, and nobody writes there.
     connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=seconds)
     deadline = time.monotonic() + seconds
     try:

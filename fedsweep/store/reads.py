@@ -193,7 +193,7 @@ def results(connection: Connection, sweep: str) -> list[Row]:
 
 
 def curves(connection: Connection, sweep: str) -> list[Row]:
-    """Test accuracy by round of a sweep's finished and running trials."""
+    """Test accuracy by round of a sweep's trials, whatever became of them."""
     query = (
         sa.select(trials.c.trial_id, rounds.c.round, rounds.c.phase, rounds.c.test_accuracy)
         .select_from(rounds.join(trials, trials.c.id == rounds.c.trial))

@@ -104,8 +104,8 @@ def test_a_read_only_database_says_so(folder: Path) -> None:
     assert query(f"sqlite:///{folder}/fedsweep.db", "SELECT count(*) FROM results") == [(6,)]
 
 
-def test_an_older_schema_is_refused_with_its_upgrade(folder: Path) -> None:
-    """A database of a revision that this version does not write."""
+def test_a_schema_that_this_version_does_not_know_is_refused(folder: Path) -> None:
+    """With what to do; an older one is told apart where the schema is tested."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     with sqlite3.connect(folder / "fedsweep.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0000'")

@@ -150,13 +150,13 @@ def engine() -> Iterator[Figure]:
             optimizer.zero_grad()
             batch = normalize(made.train.images[start : start + 20])
             loss = nn.functional.cross_entropy(plain(batch), made.train.labels[start : start + 20])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
             optimizer.step()
 
     ours, theirs = [], []
     for number in range(N + 1):
-        a = timed(lambda number=number: trial.train(number + 1, sorted))  # type: ignore[misc]
+        a = timed(lambda number=number: trial.train(number + 1, sorted))  # type: ignore[misc]  # a default binds it
         b = timed(loop)
         if number:  # the first warms up
             ours.append(2000 / a)
