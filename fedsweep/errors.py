@@ -12,6 +12,7 @@ FedsweepError
 │       ├── StoreMissing
 │       ├── StoreUnreachable
 │       ├── StoreReadOnly
+│       ├── StoreFull
 │       ├── StoreForeign
 │       ├── SchemaOld
 │       └── SchemaNew
@@ -78,6 +79,10 @@ class StoreUnreachable(StoreError):
 
 class StoreReadOnly(StoreError):
     """The database is read-only: make its file and folder writable, or name another with --db."""
+
+
+class StoreFull(StoreError):
+    """The disk of the database is full: make room; nothing that was committed is lost."""
 
 
 class StoreForeign(StoreError):

@@ -3,6 +3,9 @@
 Every function works inside the caller's write transaction (`store.engine.transaction`), so that a
 claim's last rounds and its end are one commit. `now` is an argument. A lease is a claim in time
 alone; what makes it exclusive is the fence: each claim raises it, and each write carries it.
+
+What every trial goes through is a `Prepared` statement. The queue is a partial index of what can
+be claimed at once, so that a claim costs the same whatever else waits, is held or backs off.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -20,9 +23,17 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Claim
-from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Outcome, TrialState
-from fedsweep.store.engine import Moment
-from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
+from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
+from fedsweep.store.engine import Moment, Prepared, as_sql, now_on
+from fedsweep.store.tables import (
+    BACKING_OFF,
+    CLAIMABLE,
+    attempts,
+    members,
+    rounds,
+    sweeps,
+    trials,
+)
 from fedsweep.store.writes import batches
 
 LEASE_SECONDS = 15.0
@@ -31,10 +42,24 @@ MAX_ATTEMPTS = 3
 MAX_LOSSES = 3
 """Workers lost in a row, without a new round, after which a trial fails as `lost`."""
 RESCUE_BATCH = 100
+CHANNEL = "fedsweep_work"
+"""On Postgres: notified when there may be something to claim."""
 
 # Literals, not parameters: only so can a planner see that a partial index applies.
 _QUEUED = trials.c.state == sa.literal_column(f"'{TrialState.QUEUED.value}'")
 _RUNNING = trials.c.state == sa.literal_column(f"'{TrialState.RUNNING.value}'")
+_OPEN = sa.text("state IN ('queued', 'running')")
+
+_CLOCK = sa.bindparam("clock", type_=sa.Text())
+_LEASE = sa.bindparam("lease", type_=sa.Double())
+_TRIAL = sa.bindparam("of_trial", type_=sa.BigInteger())
+_FENCE = sa.bindparam("of_fence", type_=sa.BigInteger())
+_MINE = (trials.c.id == _TRIAL) & (trials.c.fence == _FENCE) & _RUNNING
+_MY_ATTEMPT = (attempts.c.trial == _TRIAL) & (attempts.c.fence == _FENCE)
+
+
+def _key(claim: Claim) -> dict[str, int]:
+    return {"of_trial": claim.trial, "of_fence": claim.fence}
 
 
 @dataclass(frozen=True)
@@ -55,53 +80,28 @@ def claim(
     lease: float = LEASE_SECONDS,
     sweep: str | None = None,
 ) -> Claim | None:
-    """Take the first trial that may run, by priority and then by age; None where there is none."""
+    """Take the first trial that may run, by priority and then by age; None where there is none.
+
+    What other workers lost, and what has backed off for long enough, is queued again first.
+    """
     rescue(connection, now)
-    elapsed = (
-        trials.c.not_before.is_(None)
-        | (trials.c.not_before <= now.seconds)
-        | (trials.c.clock != now.clock)
-    )
-    first = (
-        sa.select(trials.c.id)
-        .where(_QUEUED, elapsed, _in_scope(sweep))
-        .order_by(trials.c.priority.desc(), trials.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # SQLite has one writer at a time, and no such clause
-    )
-    taken = connection.execute(
-        sa.update(trials)
-        .where(trials.c.id == first.scalar_subquery())
-        .values(
-            state=TrialState.RUNNING,
-            fence=trials.c.fence + 1,
-            lease_until=now.seconds + lease,
-            clock=now.clock,
-            not_before=None,
-        )
-        .returning(
-            trials.c.id,
-            trials.c.trial_id,
-            trials.c.fence,
-            trials.c.config,
-            trials.c.numerics_id,
-            trials.c.data_fingerprint,
-            trials.c.final_round,
-        )
-    ).one_or_none()
+    given = {
+        "now": now.seconds,
+        "clock": now.clock,
+        "lease": lease,
+        "sweep": sweep,
+        "worker": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "device": worker.device,
+        "started_at": time.time(),
+    }
+    take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
+    taken = take(connection, **given).one_or_none()
     if taken is None:
         return None
-    connection.execute(
-        sa.insert(attempts).values(
-            trial=taken.id,
-            fence=taken.fence,
-            worker=worker.name,
-            host=worker.host,
-            pid=worker.pid,
-            device=worker.device,
-            started_at=time.time(),
-        )
-    )
+    if connection.dialect.name == "sqlite":  # on Postgres the claim has noted it
+        _NOTE(connection, of_trial=taken.id, of_fence=taken.fence, **given)
     return Claim(
         trial=taken.id,
         trial_id=taken.trial_id,
@@ -113,9 +113,103 @@ def claim(
     )
 
 
+def _take_in_scope(connection: Connection, sweep: str) -> Prepared:
+    """A sweep that has trials of its own alone has an index of them."""
+    shared = _ANY_SHARED(connection, sweep=sweep).first() is not None
+    return _TAKE_SHARED if shared else _TAKE_OWN
+
+
+_SWEEP = sa.select(sweeps.c.id).where(sweeps.c.name == sa.bindparam("sweep", type_=sa.Text()))
+_OWN = trials.c.sweep == _SWEEP.scalar_subquery()
+_SHARED = sa.exists().where(
+    members.c.trial == trials.c.id,
+    members.c.sweep == _SWEEP.scalar_subquery(),
+    members.c.shared == sa.literal_column("1"),
+)
+_ANY_SHARED = Prepared(
+    lambda _: (
+        sa.select(members.c.trial)
+        .where(
+            members.c.sweep == _SWEEP.scalar_subquery(), members.c.shared == sa.literal_column("1")
+        )
+        .limit(1)
+    )
+)
+
+
+def _taking(scope: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
+    """The statement of a claim, by dialect."""
+
+    def build(dialect: str) -> sa.ClauseElement:
+        first = (
+            sa.select(trials.c.id)
+            .where(sa.text(CLAIMABLE), scope)
+            .order_by(trials.c.priority.desc(), trials.c.id)
+            .limit(sa.literal_column("1"))
+            .with_for_update(skip_locked=True)  # SQLite has one writer, and no such clause
+        )
+        taken = (
+            sa.update(trials)
+            .where(trials.c.id == first.scalar_subquery())
+            .values(
+                state=sa.literal_column(f"'{TrialState.RUNNING.value}'"),
+                fence=trials.c.fence + sa.literal_column("1"),
+                lease_until=now_on(dialect) + _LEASE,
+                clock=_CLOCK,
+            )
+            .returning(
+                trials.c.id,
+                trials.c.trial_id,
+                trials.c.fence,
+                trials.c.config,
+                trials.c.numerics_id,
+                trials.c.data_fingerprint,
+                trials.c.final_round,
+            )
+        )
+        return _NOTING[dialect](taken)
+
+    return build
+
+
+_ATTEMPT = {name: sa.bindparam(name) for name in ("worker", "host", "device")}
+_ATTEMPT["pid"] = sa.bindparam("pid", type_=sa.Integer())
+_ATTEMPT["started_at"] = sa.bindparam("started_at", type_=sa.Double())
+
+
+def _noting_postgres(taken: sa.ReturningUpdate[tuple[int]]) -> sa.ClauseElement:
+    """The claim and its attempt in one journey."""
+    row = taken.cte("taken")
+    casts = [sa.cast(value, attempts.c[name].type) for name, value in _ATTEMPT.items()]
+    noted = sa.insert(attempts).from_select(
+        ["trial", "fence", *_ATTEMPT], sa.select(row.c.id, row.c.fence, *casts)
+    )
+    return sa.select(row).add_cte(noted.cte("noted"))
+
+
+_NOTING: dict[str, Callable[[sa.ReturningUpdate[tuple[int]]], sa.ClauseElement]] = {
+    "sqlite": lambda taken: taken,  # no INSERT within another statement: `_NOTE` follows
+    "postgresql": _noting_postgres,
+}
+_NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
+_TAKE = Prepared(_taking(sa.true()))
+_TAKE_OWN = Prepared(_taking(_OWN))
+_TAKE_SHARED = Prepared(_taking(_OWN | _SHARED))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a renewal says of a trial."""
+
+    final_round: int
+    """The last stored round, 0 where there is none."""
+    give_back: bool
+    """A person, or the sweep's budget, wants it saved and given back."""
+
+
 def renew(
     connection: Connection, claim: Claim, now: Moment, *, lease: float = LEASE_SECONDS
-) -> None:
+) -> Held:
     """Prove that the claim still holds its trial, and hold it for another lease.
 
     In front of every write of an attempt: on Postgres it locks the row until the commit.
@@ -124,13 +218,22 @@ def renew(
         LeaseLost: the trial was cancelled, or another attempt took it over.
 
     """
-    renewed = connection.execute(
-        sa.update(trials)
-        .where(_held(claim))
-        .values(lease_until=now.seconds + lease, clock=now.clock)
-    )
-    if renewed.rowcount != 1:
+    row = _RENEW(
+        connection, now=now.seconds, clock=now.clock, lease=lease, **_key(claim)
+    ).one_or_none()
+    if row is None:
         raise _lost(connection, claim)
+    return Held(row.final_round or 0, row.held in (Hold.PAUSE, Hold.BUDGET))
+
+
+_RENEW = Prepared(
+    lambda dialect: (
+        sa.update(trials)
+        .where(_MINE)
+        .values(lease_until=now_on(dialect) + _LEASE, clock=_CLOCK)
+        .returning(trials.c.final_round, trials.c.held)
+    )
+)
 
 
 def finish(connection: Connection, claim: Claim) -> None:
@@ -141,52 +244,57 @@ def finish(connection: Connection, claim: Claim) -> None:
         FedsweepError: a round is missing.
 
     """
+    if _FINISH(connection, **_key(claim)).rowcount != 1:
+        lost = _lost(connection, claim)
+        if lost.still_held:
+            raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
+        raise lost
+    _end_attempt(connection, claim, Outcome.FINISHED)
+
+
+def _finishing(_dialect: str) -> sa.ClauseElement:
     of_trial = rounds.c.trial == trials.c.id
     last = of_trial & (rounds.c.round == trials.c.rounds)
 
-    def final(column: sa.Column[float]) -> sa.ScalarSelect[float]:
-        return sa.select(column).where(last).correlate(trials).scalar_subquery()
+    def final(name: str) -> sa.ScalarSelect[float]:
+        return sa.select(rounds.c[name]).where(last).correlate(trials).scalar_subquery()
 
     def best(column: sa.Column[float]) -> sa.ScalarSelect[float]:
         ranked = sa.select(column).where(of_trial, rounds.c.test_accuracy.is_not(None))
-        ranked = ranked.order_by(rounds.c.test_accuracy.desc(), rounds.c.round).limit(1)
-        return ranked.correlate(trials).scalar_subquery()
+        ranked = ranked.order_by(rounds.c.test_accuracy.desc(), rounds.c.round)
+        return ranked.limit(sa.literal_column("1")).correlate(trials).scalar_subquery()
 
     def total(column: sa.Column[int]) -> sa.ScalarSelect[int]:
         summed = sa.cast(sa.func.sum(column), sa.BigInteger)
         return sa.select(summed).where(of_trial).correlate(trials).scalar_subquery()
 
     stored = sa.select(sa.func.count()).where(of_trial).correlate(trials).scalar_subquery()
-    device = _of_attempt(claim)
-    ended = connection.execute(
+    return (
         sa.update(trials)
-        .where(_held(claim), stored == trials.c.rounds)
+        .where(_MINE, stored == trials.c.rounds)
         .values(
-            state=TrialState.FINISHED,
-            lease_until=None,
-            clock=None,
-            failure=None,
-            error=None,
-            losses=0,
-            device=sa.select(attempts.c.device).where(device).scalar_subquery(),
-            test_accuracy=final(rounds.c.test_accuracy),
-            test_loss=final(rounds.c.test_loss),
-            validation_accuracy=final(rounds.c.validation_accuracy),
-            test_miou=final(rounds.c.test_miou),
-            mean_client_accuracy=final(rounds.c.mean_client_accuracy),
-            worst_client_accuracy=final(rounds.c.worst_client_accuracy),
+            state=sa.literal_column(f"'{TrialState.FINISHED.value}'"),
+            lease_until=sa.null(),
+            clock=sa.null(),
+            failure=sa.null(),
+            error=sa.null(),
+            losses=sa.literal_column("0"),
+            device=sa.select(attempts.c.device).where(_MY_ATTEMPT).scalar_subquery(),
+            **{name: final(name) for name in FINAL},
             best_test_accuracy=best(rounds.c.test_accuracy),
             best_round=best(rounds.c.round),
             bytes_up=total(rounds.c.bytes_up),
             bytes_down=total(rounds.c.bytes_down),
         )
     )
-    if ended.rowcount != 1:
-        lost = _lost(connection, claim)
-        if lost.still_held:
-            raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
-        raise lost
-    _end_attempt(connection, claim, Outcome.FINISHED)
+
+
+FINAL = (
+    *("test_accuracy", "test_loss", "validation_accuracy", "test_miou"),
+    *("mean_client_accuracy", "worst_client_accuracy"),
+)
+"""What a trial takes from its last round."""
+_FINISH = Prepared(_finishing)
 
 
 def fail(
@@ -203,25 +311,31 @@ def fail(
 
     Returns the delay in seconds, None where the trial stays failed.
     """
-    found = connection.execute(sa.select(trials.c.failures).where(_held(claim))).one_or_none()
+    mine = _mine(claim)
+    found = connection.execute(sa.select(trials.c.failures).where(mine)).one_or_none()
     if found is None:
         raise _lost(connection, claim)
     failures = found.failures + 1
     delay = retry_delay(kind, failures, claim.trial_id, max_attempts=max_attempts)
     again = {
-        "state": TrialState.QUEUED,
-        "not_before": now.seconds + (delay or 0),
+        "state": TrialState.QUEUED.value,
+        "not_before": as_sql(now) + (delay or 0),
         "clock": now.clock,
     }
-    for_good = {"state": TrialState.FAILED, "failure": kind, "error": error, "clock": None}
+    for_good = {
+        "state": TrialState.FAILED.value,
+        "failure": kind.value,
+        "error": error,
+        "clock": None,
+    }
     ended = connection.execute(
         sa.update(trials)
-        .where(_held(claim))
+        .where(mine)
         .values(
             **(for_good if delay is None else again),
             lease_until=None,
             failures=failures,
-            device=sa.select(attempts.c.device).where(_of_attempt(claim)).scalar_subquery(),
+            device=sa.select(attempts.c.device).where(_attempt_of(claim)).scalar_subquery(),
         )
     )
     if ended.rowcount != 1:
@@ -231,26 +345,39 @@ def fail(
 
 
 def release(connection: Connection, claim: Claim) -> None:
-    """Give the trial back, at no cost: the worker was asked to stop."""
+    """Give the trial back, at no cost: the worker was asked to stop, or the trial to wait."""
     given = connection.execute(
         sa.update(trials)
-        .where(_held(claim))
-        .values(state=TrialState.QUEUED, lease_until=None, clock=None)
+        .where(_mine(claim))
+        .values(state=TrialState.QUEUED.value, lease_until=None, clock=None)
     )
     if given.rowcount != 1:
         raise _lost(connection, claim)
     _end_attempt(connection, claim, Outcome.RELEASED)
+    wake(connection)
 
 
 def rescue(connection: Connection, now: Moment) -> int:
-    """Queue again every running trial whose lease has ended; returns how many there were.
+    """Queue again every running trial whose lease has ended, and what has backed off for long
+    enough; returns how many had lost their worker.
 
     An attempt that stored a new round costs nothing. A trial that loses its worker MAX_LOSSES
     times in a row without one fails as `lost`: it probably kills its workers.
     """
+    due = _DUE(connection, now=now.seconds, clock=now.clock).one()
+    if due.backed_off:
+        waited = sa.text(BACKING_OFF), (trials.c.clock != now.clock) | (
+            trials.c.not_before <= as_sql(now)
+        )
+        connection.execute(
+            sa.update(trials).where(*waited).values(not_before=None, clock=None)
+        )
+        wake(connection)
+    if not due.expired:
+        return 0
     expired = connection.execute(
         sa.select(trials.c.id, trials.c.fence, trials.c.losses)
-        .where(_RUNNING, (trials.c.lease_until < now.seconds) | (trials.c.clock != now.clock))
+        .where(_RUNNING, (trials.c.lease_until < as_sql(now)) | (trials.c.clock != now.clock))
         .order_by(trials.c.lease_until)
         .limit(RESCUE_BATCH)
         .with_for_update(skip_locked=True)
@@ -258,6 +385,27 @@ def rescue(connection: Connection, now: Moment) -> int:
     for row in expired:
         _expire(connection, row.id, row.fence, row.losses, "its lease ended")
     return len(expired)
+
+
+def _due(dialect: str) -> sa.ClauseElement:
+    """Whether anything is to be queued again: three looks into small indexes."""
+    now, some = now_on(dialect), sa.literal_column("1")
+    expired = sa.exists(some).where(
+        _RUNNING, (trials.c.lease_until < now) | (trials.c.clock != _CLOCK)
+    )
+
+    def backed_off(clock: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+        return sa.exists(some).where(sa.text(BACKING_OFF), clock)
+
+    c = trials.c
+    waited = backed_off((c.clock == _CLOCK) & (c.not_before <= now))
+    # Other clocks', in two ranges of the index.
+    for clock in (c.clock < _CLOCK, c.clock > _CLOCK):
+        waited |= backed_off(clock)
+    return sa.select(expired.label("expired"), waited.label("backed_off"))
+
+
+_DUE = Prepared(_due)
 
 
 def lose(connection: Connection, claim: Claim, why: str) -> None:
@@ -268,7 +416,7 @@ def lose(connection: Connection, claim: Claim, why: str) -> None:
 
     """
     row = connection.execute(
-        sa.select(trials.c.losses).where(_held(claim)).with_for_update()
+        sa.select(trials.c.losses).where(_mine(claim)).with_for_update()
     ).one_or_none()
     if row is None:
         raise _lost(connection, claim)
@@ -279,7 +427,7 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
     new_rounds = connection.execute(
         sa.update(attempts)
         .where(attempts.c.trial == trial, attempts.c.fence == fence)
-        .values(outcome=Outcome.EXPIRED, ended_at=time.time(), error=why)
+        .values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why)
         .returning(attempts.c.rounds_new)
     ).scalar_one()
     losses = 0 if new_rounds > 0 else losses + 1
@@ -289,14 +437,15 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
         sa.update(trials)
         .where(trials.c.id == trial)
         .values(
-            state=TrialState.FAILED if lost else TrialState.QUEUED,
-            failure=FailureKind.LOST if lost else None,
+            state=(TrialState.FAILED if lost else TrialState.QUEUED).value,
+            failure=FailureKind.LOST.value if lost else None,
             error=error if lost else None,
             losses=losses,
             lease_until=None,
             clock=None,
         )
     )
+    wake(connection)
 
 
 def cancel(connection: Connection, ids: Sequence[int]) -> int:
@@ -309,14 +458,14 @@ def cancel(connection: Connection, ids: Sequence[int]) -> int:
         gone = connection.execute(
             sa.update(trials)
             .where(trials.c.id.in_(batch), _QUEUED | _RUNNING)
-            .values(state=TrialState.CANCELLED, lease_until=None, clock=None, not_before=None)
+            .values(state=TrialState.CANCELLED.value, lease_until=None, clock=None, not_before=None)
             .returning(trials.c.id)
         ).scalars()
         cancelled = list(gone)
         connection.execute(
             sa.update(attempts)
             .where(attempts.c.trial.in_(cancelled), attempts.c.outcome.is_(None))
-            .values(outcome=Outcome.CANCELLED, ended_at=time.time())
+            .values(outcome=Outcome.CANCELLED.value, ended_at=time.time())
         )
         count += len(cancelled)
     return count
@@ -342,7 +491,7 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
             sa.update(trials)
             .where(trials.c.id.in_(batch))
             .values(
-                state=TrialState.QUEUED,
+                state=TrialState.QUEUED.value,
                 failure=None,
                 error=None,
                 failures=0,
@@ -352,13 +501,173 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
             )
         )
         count += again.rowcount
+        settle(connection, trials.c.id.in_(batch))
+    wake(connection)
     return count
 
 
-def outstanding(connection: Connection, sweep: str | None = None) -> int:
-    """Trials in scope that are queued, backing off or running anywhere."""
-    waiting = sa.select(sa.func.count()).select_from(trials)
-    return connection.execute(waiting.where(_QUEUED | _RUNNING, _in_scope(sweep))).scalar_one()
+def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
+    """Hold single trials that wait or run, by their rows, or (None) hold them no longer.
+
+    Returns how many there were. What runs notices when its lease is renewed.
+    """
+    count = 0
+    for batch in batches(ids):
+        some = trials.c.id.in_(batch)
+        asked = sa.update(trials).where(some, _QUEUED | _RUNNING)
+        count += connection.execute(asked.values(wish=wish and wish.value)).rowcount
+        settle(connection, some)
+    wake(connection)
+    return count
+
+
+def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
+    """Hold what a sweep alone has, or (None) hold it no longer."""
+    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(mine.values(held=why and why.value))
+    settle_sweep(connection, sweep)
+
+
+def settle_sweep(connection: Connection, sweep: str) -> None:
+    """Hold each of a sweep's trials, or not, as its sweeps now say; wakes the workers."""
+    key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
+    settle(connection, trials.c.id.in_(sa.select(members.c.trial).where(members.c.sweep == key)))
+    wake(connection)
+
+
+def settle(connection: Connection, some: sa.ColumnElement[bool]) -> None:
+    """`held` of some trials, from what is wished for them and from their sweeps.
+
+    A trial is held by its own wish; else where no sweep that has it is free, by the mildest reason.
+    A cancelled sweep has no say.
+    """
+    of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
+    having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
+    free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
+    mildest = sa.select(sa.func.min(sweeps.c.held)).select_from(of_trial)
+    mildest = mildest.where(members.c.trial == trials.c.id, sweeps.c.held != Hold.CANCEL.value)
+    held = sa.func.coalesce(
+        trials.c.wish,
+        sa.case((free, sa.null()), else_=mildest.correlate(trials).scalar_subquery()),
+    )
+    connection.execute(
+        sa.update(trials)
+        .where(some, _QUEUED | _RUNNING, trials.c.held.is_distinct_from(held))
+        .values(held=held)
+    )
+
+
+def prioritise(connection: Connection, ids: Sequence[int], priority: int) -> int:
+    """Let trials that are not done run before others of less priority, or after those of more."""
+    count = 0
+    for batch in batches(ids):
+        asked = sa.update(trials).where(trials.c.id.in_(batch), _QUEUED | _RUNNING)
+        count += connection.execute(asked.values(priority=priority)).rowcount
+    return count
+
+
+def budget(
+    connection: Connection, sweep: str, *, rounds: int | None, hours: float | None
+) -> None:
+    """Limit what a sweep may train in all; None does not. A sweep held by its budget goes on."""
+    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
+    connection.execute(mine.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))
+    settle_sweep(connection, sweep)
+    spend(connection)
+
+
+def overspent(connection: Connection) -> list[str]:
+    """Sweeps that have used up their budget and are not held yet: see the view `ledger`."""
+    limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
+    free = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.DRAIN.value)
+    spent = (
+        sa.select(
+            sweeps.c.name,
+            sweeps.c.budget_rounds,
+            sweeps.c.budget_hours,
+            sa.func.coalesce(sa.func.sum(attempts.c.rounds_trained), 0).label("rounds"),
+            (sa.func.coalesce(sa.func.sum(attempts.c.seconds_trained), 0) / 3600.0).label("hours"),
+        )
+        .select_from(sweeps)
+        .join(members, members.c.sweep == sweeps.c.id)
+        .join(attempts, attempts.c.trial == members.c.trial)
+        .where(limited, free)
+        .group_by(sweeps.c.id, sweeps.c.name, sweeps.c.budget_rounds, sweeps.c.budget_hours)
+    )
+    return [
+        row.name
+        for row in connection.execute(spent)
+        if (row.budget_rounds is not None and row.rounds >= row.budget_rounds)
+        or (row.budget_hours is not None and row.hours >= row.budget_hours)
+    ]
+
+
+def spend(connection: Connection) -> list[str]:
+    """Hold the sweeps that have used up their budget; returns their names."""
+    over = overspent(connection)
+    for name in over:
+        hold_sweep(connection, name, Hold.BUDGET)
+    return over
+
+
+def outstanding(connection: Connection, sweep: str | None = None) -> bool:
+    """Whether a trial in scope is running anywhere, queued, backing off or paused.
+
+    What is drained, or beyond its sweep's budget, is not waited for.
+    """
+    statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
+    return bool(statement(connection, sweep=sweep).scalar_one())
+
+
+def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
+    some = sa.literal_column("1")
+    paused = sa.literal_column(f"'{Hold.PAUSE.value}'")
+    waits = (
+        (_RUNNING,),
+        (_OPEN, trials.c.held.is_(None)),
+        (_OPEN, trials.c.held == paused),
+    )
+    looks = [sa.exists(some).where(*wait, scope) for scope in scopes for wait in waits]
+    return lambda _: sa.select(sa.or_(*looks))
+
+
+_AMONG_SHARED = trials.c.id.in_(
+    sa.select(members.c.trial).where(
+        members.c.sweep == _SWEEP.scalar_subquery(), members.c.shared == sa.literal_column("1")
+    )
+)
+_OUTSTANDING = Prepared(_outstanding(sa.true()))
+_OUTSTANDING_IN = Prepared(_outstanding(_OWN, _AMONG_SHARED))
+
+
+def wake(connection: Connection) -> None:
+    """Tell idle workers, when this transaction commits, that there may be something to claim."""
+    _WAKE[connection.dialect.name](connection)
+
+
+def _wake_sqlite(_connection: Connection) -> None:
+    """They look often: the file is on their machine."""
+
+
+def _wake_postgres(connection: Connection) -> None:
+    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+
+_WAKE = {"sqlite": _wake_sqlite, "postgresql": _wake_postgres}
+
+
+def next_change(connection: Connection, now: Moment) -> float | None:
+    """Seconds until the first lease ends, or the first trial has backed off; None for never."""
+    c = trials.c
+    soonest = (
+        sa.select(sa.func.min(c.lease_until)).where(_RUNNING).scalar_subquery(),
+        sa.select(sa.func.min(c.not_before))
+        .where(sa.text(BACKING_OFF), c.clock == now.clock)
+        .scalar_subquery(),
+    )
+    times = connection.execute(sa.select(*(time - as_sql(now) for time in soonest))).one()
+    return min((t for t in times if t is not None), default=None)
 
 
 def retry_delay(
@@ -393,19 +702,12 @@ def _lost(connection: Connection, claim: Claim) -> _Lost:
     return lost
 
 
-def _held(claim: Claim) -> sa.ColumnElement[bool]:
+def _mine(claim: Claim) -> sa.ColumnElement[bool]:
     return (trials.c.id == claim.trial) & (trials.c.fence == claim.fence) & _RUNNING
 
 
-def _of_attempt(claim: Claim) -> sa.ColumnElement[bool]:
+def _attempt_of(claim: Claim) -> sa.ColumnElement[bool]:
     return (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
-
-
-def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
-    if sweep is None:
-        return sa.true()
-    named = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
-    return sa.exists().where(members.c.trial == trials.c.id, members.c.sweep == named)
 
 
 def _end_attempt(
@@ -416,14 +718,26 @@ def _end_attempt(
     error: str | None = None,
     traceback: str | None = None,
 ) -> None:
-    connection.execute(
+    _END(
+        connection,
+        ended_at=time.time(),
+        outcome=outcome.value,
+        failure=failure and failure.value,
+        error=error,
+        traceback=traceback,
+        **_key(claim),
+    )
+
+
+_END = Prepared(
+    lambda _: (
         sa.update(attempts)
-        .where(_of_attempt(claim))
+        .where(_MY_ATTEMPT)
         .values(
-            outcome=outcome,
-            ended_at=time.time(),
-            failure=failure,
-            error=error,
-            traceback=traceback,
+            {
+                name: sa.bindparam(name, type_=attempts.c[name].type)
+                for name in ("ended_at", "outcome", "failure", "error", "traceback")
+            }
         )
     )
+)

@@ -199,8 +199,10 @@ def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
     """A trial with all that either of two spellings of it measures and keeps."""
     flags = [name for name in OUTSIDE_IDENTITY if config_columns()[name] is bool]
     more = {name: getattr(one, name) or getattr(other, name) for name in flags}
-    often = min(one.evaluate_every, other.evaluate_every)
-    return one.model_copy(update=more | {"evaluate_every": often})
+    for name in ("evaluate_every", "snapshot_every"):
+        asked = [c for c in (getattr(one, name), getattr(other, name)) if c is not None]
+        more[name] = min(asked, default=None)
+    return one.model_copy(update=more)
 
 
 class _Reader:

@@ -68,6 +68,19 @@ class Outcome(StrEnum):
     """Its lease ended first."""
 
 
+class Hold(StrEnum):
+    """Why nothing of a sweep, or not this trial, is claimed. Left by `resume`."""
+
+    PAUSE = "pause"
+    """A person wants the machines for something else: running trials are saved and given back."""
+    DRAIN = "drain"
+    """Nothing new is begun; what runs goes on to its end."""
+    BUDGET = "budget"
+    """The sweep's rounds or hours are used up; running trials are saved and given back."""
+    CANCEL = "cancel"
+    """The sweep is not wanted any more; of sweeps alone. Left by planning it again."""
+
+
 TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.QUEUED: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     TrialState.RUNNING: frozenset(

@@ -519,10 +519,10 @@ class _SlotLoop:
             return False
 
     def empty(self) -> bool:
-        left = 1
+        left = True
         with self.through_outages(), reading(self.engine) as connection:
             left = queue.outstanding(connection, self.options.sweep)
-        return left == 0
+        return not left
 
     @contextmanager
     def through_outages(self) -> Iterator[None]:

@@ -170,6 +170,8 @@ class TrainConfig(BaseModel):
     """Keep the final weights, for `fedsweep export weights`."""
     diagnostics: bool = False
     """Also measure the mismatch of the statistics, the gradients' deviation, the clients' drift."""
+    snapshot_every: Count | None = None
+    """Rounds between snapshots; else each round that takes over a second, or one a second."""
 
     @model_validator(mode="before")
     @classmethod
@@ -316,7 +318,9 @@ _MISSING = {
     "lr_step": 'lr_schedule = "step" needs an lr_step, the rounds between two steps',
 }
 
-OUTSIDE_IDENTITY = frozenset({"evaluate_every", "client_accuracy", "keep_weights", "diagnostics"})
+OUTSIDE_IDENTITY = frozenset(
+    {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
+)
 """Fields that change what is measured or kept, never what is trained. (A loss on the test set that
 is not finite fails a trial in the round that measures it; the weights of such a trial are finite.)
 """

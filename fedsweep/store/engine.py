@@ -8,7 +8,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from fedsweep.errors import (
     FedsweepError,
@@ -26,6 +27,7 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     StoreForeign,
+    StoreFull,
     StoreMissing,
     StoreReadOnly,
     StoreUnreachable,
@@ -38,6 +40,18 @@ OUTAGE_SECONDS = 300.0
 
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
+
+WRITE_POLL = (0.0002, 0.001)
+"""SQLite's writers look for their turn after a random wait between these. Its own waits grow to
+100 ms, and then the unlucky starve."""
+
+POSTGRES_SETTINGS = {
+    "statement_timeout": "10min",
+    "lock_timeout": "60s",
+    # A stopped worker must not keep a row, once its lease is over, from whoever takes it over.
+    "idle_in_transaction_session_timeout": "30s",
+}
+"""Of each connection to a server. A migration or a copy lifts the first one."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -62,10 +76,52 @@ class Moment:
     """A reading of the database's clock: seconds, on a clock that has a name.
 
     A time read on another clock (another boot of the machine) says nothing but that it is over.
+    On Postgres `seconds` may be None: the server's own time of the statement that uses it.
     """
 
-    seconds: float
+    seconds: float | None
     clock: str
+
+
+class Prepared:
+    """A statement that is built and compiled once for each dialect, for where time matters: as
+    text and names of parameters, past SQLAlchemy's own work on each execution, which takes ten
+    times as long as SQLite's. Parameters are given by name; results come as the driver has them.
+    """
+
+    def __init__(self, build: Callable[[str], sa.ClauseElement]) -> None:
+        """`build` takes the name of a dialect."""
+        self._build = build
+        self._compiled: dict[str, tuple[str, tuple[str, ...] | None, dict[str, Any]]] = {}
+
+    def __call__(self, connection: Connection, **values: Any) -> sa.CursorResult[Any]:
+        """Execute it."""
+        text, order, fixed = self._of(connection)
+        if order is None:
+            return connection.exec_driver_sql(text, {**fixed, **values})
+        given = {**fixed, **values}
+        return connection.exec_driver_sql(text, tuple([given[name] for name in order]))
+
+    def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute it for each of these rows."""
+        text, order, fixed = self._of(connection)
+        if order is None:
+            connection.exec_driver_sql(text, [{**fixed, **row} for row in rows])
+            return
+        picked = [tuple([row[name] for name in order]) for row in rows]
+        connection.exec_driver_sql(text, picked)
+
+    def _of(
+        self, connection: Connection
+    ) -> tuple[str, tuple[str, ...] | None, dict[str, Any]]:
+        dialect = connection.dialect
+        if dialect.name not in self._compiled:
+            compiled = self._build(dialect.name).compile(dialect=dialect)
+            assert isinstance(compiled, SQLCompiler)
+            order = tuple(compiled.positiontup) if compiled.positional else None
+            fixed = {k: v for k, v in compiled.params.items() if v is not None}
+            self._compiled[dialect.name] = (str(compiled), order, fixed)
+        return self._compiled[dialect.name]
 
 
 def parse_url(text: str) -> URL:
@@ -139,13 +195,30 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
 
 
 def _postgres_engine(url: URL) -> Engine:
+    """No ping before each use: what is done through a dead connection is done again.
+
+    A connection that is not used is closed (`let_go`), so that hundreds of workers, of which few
+    write at any moment, do with the server's usual hundred connections.
+    """
+    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
+    keepalives = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     return sa.create_engine(
         url,
-        pool_size=2,
+        pool_size=1,
         max_overflow=2,
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 10, "application_name": "fedsweep"},
+        connect_args={
+            "connect_timeout": 10,
+            "application_name": "fedsweep",
+            "options": settings,
+            **keepalives,
+        },
     )
+
+
+def let_go(engine: Engine) -> None:
+    """Close a server's connections that are not in use: a trainer does not need one as it trains."""
+    if engine.dialect.name == "postgresql":
+        engine.dispose()
 
 
 def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
@@ -194,8 +267,31 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     # A deferred transaction that reads first fails with BUSY at its first write, at once.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    if not connection.get_execution_options().get("writes", False):
+        driver.execute("BEGIN")
+        return
+    until = time.monotonic() + BUSY_SECONDS
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _begun(driver, last=time.monotonic() > until):
+            time.sleep(random.uniform(*WRITE_POLL))
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+
+
+def _begun(driver: sqlite3.Connection, *, last: bool) -> bool:
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if last or "locked" not in str(error):
+            raise StoreBusy(_LOCKED) if "locked" in str(error) else error from error
+        return False
+    return True
+
+
+_LOCKED = "the database stayed locked by another process for too long: try again"
 
 
 @contextmanager
@@ -210,9 +306,13 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     with (
         _translated(engine.url),
         engine.connect().execution_options(writes=True) as connection,
-        _begin_with_jitter(connection),
+        connection.begin(),
     ):
         yield connection
+
+
+OUTAGE = (StoreBusy, StoreFull, StoreUnreachable)
+"""What passes, with time or with someone's help: a worker waits."""
 
 
 def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -225,26 +325,11 @@ def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
         try:
             with transaction(engine) as connection:
                 return work(connection)
-        except (StoreBusy, StoreUnreachable):
+        except OUTAGE:
             if time.monotonic() + wait > deadline:
                 raise
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, 5.0)
-
-
-@contextmanager
-def _begin_with_jitter(connection: Connection) -> Iterator[None]:
-    """Begin; where SQLite stays busy in spite of its timeout, try again after a random wait."""
-    for attempt in range(5):
-        try:
-            begun = connection.begin()
-            break
-        except DBAPIError as error:
-            if "locked" not in str(error.orig) or attempt == 4:
-                raise
-            time.sleep(random.uniform(0.01, 0.1))
-    with begun:
-        yield
 
 
 @contextmanager
@@ -297,9 +382,19 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
         "{url} is no sound SQLite database ({said}): restore a backup, or name another with --db",
     ),
     (
-        ("disk is full", "No space left"),
-        StoreError,
-        "the disk of {url} is full: make room; nothing that was committed is lost",
+        ("disk is full", "No space left", "disk I/O error"),
+        StoreFull,
+        "the disk of {url} is full or fails ({said}): make room; nothing that was committed is lost",
+    ),
+    (
+        ("too many clients", "remaining connection slots", "too many connections"),
+        StoreBusy,
+        "{url} has no connection left: try again, or raise its max_connections",
+    ),
+    (
+        ("statement timeout", "lock timeout", "deadlock detected", "could not serialize"),
+        StoreBusy,
+        "{url} was too busy ({said}): try again",
     ),
     (
         ("password authentication failed", "no password supplied"),
@@ -341,21 +436,43 @@ def _first_line(error: Exception) -> str:
 
 def read_clock(connection: Connection) -> Moment:
     """Now, on the database's clock."""
-    return _CLOCKS[connection.dialect.name](connection)
+    return _CLOCKS[connection.dialect.name]()
 
 
-def _clock_sqlite(_connection: Connection) -> Moment:
+def _clock_sqlite() -> Moment:
     """Seconds since boot: all users of the file share the machine, and nobody sets this clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return Moment(time.clock_gettime(clock), boot_id())
 
 
-def _clock_postgres(connection: Connection) -> Moment:
-    return Moment(connection.execute(_SERVER_TIME).scalar_one(), "server")
+def _clock_postgres() -> Moment:
+    return Moment(None, "server")
 
 
-_SERVER_TIME = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 _CLOCKS = {"sqlite": _clock_sqlite, "postgresql": _clock_postgres}
+
+
+# Of the statement, not of its transaction, which may have waited; stable, so that an index serves.
+_SERVER_TIME = sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Double())
+
+
+def as_sql(now: Moment) -> sa.ColumnElement[float]:
+    """A moment's seconds, for a statement that is built for it."""
+    return _SERVER_TIME if now.seconds is None else sa.literal(now.seconds, sa.Double())
+
+
+def now_on(dialect: str) -> sa.ColumnElement[float]:
+    """The parameter `now` of a statement; on Postgres, where it is None, the server's time."""
+    return _NOW[dialect]
+
+
+_NOW: dict[str, sa.ColumnElement[float]] = {
+    "sqlite": sa.bindparam("now", type_=sa.Double()),
+    "postgresql": sa.func.coalesce(
+        sa.cast(sa.bindparam("now", type_=sa.Double()), sa.Double()),
+        _SERVER_TIME,
+    ),
+}
 
 
 @cache

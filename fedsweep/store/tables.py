@@ -6,11 +6,14 @@ measured on the database's clock (`store.engine.Moment`).
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -50,6 +53,10 @@ sweeps = Table(
     Column("id", Key, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", Double, nullable=False),
+    Column("held", Text),  # a `states.Hold`: why nothing of it is claimed
+    Column("artifacts", Text),  # URL of the folder of its files; NULL: the store's own
+    Column("budget_rounds", BigInteger),
+    Column("budget_hours", Double),
 )
 
 plans = Table(
@@ -97,31 +104,39 @@ trials = Table(
     Column("test_miou", Double),
     Column("mean_client_accuracy", Double),
     Column("worst_client_accuracy", Double),
+    Column("wish", Text),  # to hold this trial alone
+    Column("held", Text),  # from its wish and its sweeps'; see `queue.settle`
     CheckConstraint(_one_of("state", TrialState), name="state"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
     CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name="running_has_lease"),
 )
 
-Index(
-    "ix_trials_queued",
-    trials.c.priority.desc(),
-    trials.c.id,
-    sqlite_where=text("state = 'queued'"),
-    postgresql_where=text("state = 'queued'"),
+CLAIMABLE = "state = 'queued' AND held IS NULL AND not_before IS NULL"
+BACKING_OFF = "state = 'queued' AND not_before IS NOT NULL"
+
+
+def _partial(name: str, where: str, *columns: ColumnElement[Any]) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+_partial("ix_trials_claimable", CLAIMABLE, trials.c.priority.desc(), trials.c.id)
+_partial(
+    "ix_trials_claimable_of", CLAIMABLE, trials.c.sweep, trials.c.priority.desc(), trials.c.id
 )
-Index(
-    "ix_trials_running",
-    trials.c.lease_until,
-    sqlite_where=text("state = 'running'"),
-    postgresql_where=text("state = 'running'"),
+_partial("ix_trials_backing_off", BACKING_OFF, trials.c.clock, trials.c.not_before)
+_partial(
+    "ix_trials_outstanding", "state IN ('queued', 'running')", trials.c.sweep, trials.c.held
 )
+_partial("ix_trials_running", "state = 'running'", trials.c.lease_until)
 
 members = Table(
     "sweep_members",
     metadata,
     Column("sweep", Key, ForeignKey("sweeps.id"), primary_key=True),
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True, index=True),
+    Column("shared", Integer, nullable=False, server_default="0"),  # another sweep planned it first
 )
+_partial("ix_sweep_members_shared", "shared = 1", members.c.sweep, members.c.trial)
 
 attempts = Table(
     "attempts",
@@ -147,6 +162,7 @@ attempts = Table(
     Column("rounds_lost", BigInteger, nullable=False, server_default="0"),
     Column("seconds_trained", Double, nullable=False, server_default="0"),
     Column("seconds_lost", Double, nullable=False, server_default="0"),
+    Column("provenance", Text),  # JSON: packages, commit, device, driver
     UniqueConstraint("trial", "fence"),
     CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
@@ -214,3 +230,34 @@ weights = Table(
     Column("created_at", Double, nullable=False),
 )
 """The final weights of finished trials that were told to keep them."""
+
+files = Table(
+    "files",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("trial", Key, ForeignKey("trials.id"), nullable=False, index=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("free_since", Double),  # when nothing referred to it any more
+)
+"""Every file that an attempt may write, named before it is written: none can be orphaned."""
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
+    Column("fence", BigInteger, primary_key=True),
+    Column("n", BigInteger, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What was said during an attempt, line by line."""
+
+identity = Table(
+    "store",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("made_at", Double, nullable=False),
+)
+"""One row: this database's own name, under which its files lie."""

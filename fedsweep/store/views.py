@@ -63,6 +63,9 @@ LATER_FIELDS = [
 ]
 """Those of the second schema, behind the first one's columns."""
 
+LATEST_FIELDS = ["snapshot_every"]
+"""Those of the third."""
+
 NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 
@@ -99,7 +102,8 @@ def _bodies() -> dict[str, str]:
                    t.device, t.numerics_id,
                    (SELECT count(*) FROM attempts a WHERE a.trial = t.id) AS attempts, t.error,
                    {_fields(LATER_FIELDS)},
-                   t.test_miou, t.mean_client_accuracy, t.worst_client_accuracy
+                   t.test_miou, t.mean_client_accuracy, t.worst_client_accuracy,
+                   {_fields(LATEST_FIELDS)}, t.priority, t.held
             FROM trials t JOIN sweeps s ON s.id = t.sweep""",
         "curves": """
             SELECT t.trial_id, r.round, r.phase, r.train_loss, r.test_loss, r.test_accuracy,
@@ -152,7 +156,8 @@ def _cells_select(std: str, joins: str) -> str:
     return f"""
         SELECT s.name AS sweep, g.cell_id, {_fields(FIRST_FIELDS + NEXT_FIELDS, seed=False)},
                g.n, g.n_failed, g.n_diverged,
-               g.mean AS mean_test_accuracy, {std} AS std_test_accuracy, {_fields(LATER_FIELDS)}
+               g.mean AS mean_test_accuracy, {std} AS std_test_accuracy,
+               {_fields(LATER_FIELDS + LATEST_FIELDS)}
         FROM g JOIN trials t ON t.id = g.one JOIN sweeps s ON s.id = g.sweep {joins}"""
 
 

