@@ -65,6 +65,7 @@ class Place:
     threads: int = 1
     data: Path | None = None
     lease: float = queue.LEASE_SECONDS
+    max_attempts: int = queue.MAX_ATTEMPTS
 
 
 Watch = Callable[[Round], None]
@@ -349,6 +350,23 @@ def _broken_device(error: Exception) -> bool:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def try_device(device: str) -> None:
+    """Touch a GPU before any trial is claimed for it.
+
+    Raises:
+        DeviceError: it is broken, or its memory is full: no fault of a trial.
+
+    """
+    if not device.startswith("cuda"):
+        return
+    import torch
+
+    try:
+        torch.ones(1 << 24, device=device).sum().item()
+    except (RuntimeError, torch.OutOfMemoryError) as error:
+        raise DeviceError(f"{device} is out of service: {_one_line(error)}") from error
 
 
 def devices(asked: str) -> list[str]:

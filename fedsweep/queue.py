@@ -17,12 +17,13 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
-from fedsweep.spec import Claim
+from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import Moment, Prepared, as_sql, now_on
 from fedsweep.store.tables import (
@@ -51,7 +52,7 @@ _RUNNING = trials.c.state == sa.literal_column(f"'{TrialState.RUNNING.value}'")
 _OPEN = sa.text("state IN ('queued', 'running')")
 
 _CLOCK = sa.bindparam("clock", type_=sa.Text())
-_LEASE = sa.bindparam("lease", type_=sa.Double())
+_LEASE: sa.BindParameter[float] = sa.bindparam("lease", type_=sa.Double())
 _TRIAL = sa.bindparam("of_trial", type_=sa.BigInteger())
 _FENCE = sa.bindparam("of_fence", type_=sa.BigInteger())
 _MINE = (trials.c.id == _TRIAL) & (trials.c.fence == _FENCE) & _RUNNING
@@ -82,9 +83,9 @@ def claim(
 ) -> Claim | None:
     """Take the first trial that may run, by priority and then by age; None where there is none.
 
-    What other workers lost, and what has backed off for long enough, is queued again first.
+    What other workers lost, and what has backed off for long enough, is queued again, and taken
+    where nothing else waits.
     """
-    rescue(connection, now)
     given = {
         "now": now.seconds,
         "clock": now.clock,
@@ -97,11 +98,11 @@ def claim(
         "started_at": time.time(),
     }
     take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
-    taken = take(connection, **given).one_or_none()
-    if taken is None:
+    found = _CLAIMING[connection.dialect.name](connection, take, given)
+    if found.due and rescue(connection, now) and found.taken is None:
+        found = _CLAIMING[connection.dialect.name](connection, take, given)
+    if (taken := found.taken) is None:
         return None
-    if connection.dialect.name == "sqlite":  # on Postgres the claim has noted it
-        _NOTE(connection, of_trial=taken.id, of_fence=taken.fence, **given)
     return Claim(
         trial=taken.id,
         trial_id=taken.trial_id,
@@ -117,6 +118,30 @@ def _take_in_scope(connection: Connection, sweep: str) -> Prepared:
     """A sweep that has trials of its own alone has an index of them."""
     shared = _ANY_SHARED(connection, sweep=sweep).first() is not None
     return _TAKE_SHARED if shared else _TAKE_OWN
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A claim's row, and whether something is due to be queued again."""
+
+    taken: Any
+    due: bool
+
+
+def _claim_sqlite(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
+    taken = take(connection, **given).one_or_none()
+    if taken is not None:
+        _NOTE(connection, of_trial=taken.id, of_fence=taken.fence, **given)
+    return _Found(taken, any(_DUE(connection, now=given["now"], clock=given["clock"]).one()))
+
+
+def _claim_postgres(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
+    """In one journey."""
+    row = take(connection, **given).one()
+    return _Found(row if row.id is not None else None, row.expired or row.backed_off)
+
+
+_CLAIMING = {"sqlite": _claim_sqlite, "postgresql": _claim_postgres}
 
 
 _SWEEP = sa.select(sweeps.c.id).where(sweeps.c.name == sa.bindparam("sweep", type_=sa.Text()))
@@ -172,22 +197,26 @@ def _taking(scope: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
     return build
 
 
-_ATTEMPT = {name: sa.bindparam(name) for name in ("worker", "host", "device")}
+_ATTEMPT: dict[str, sa.BindParameter[Any]] = {
+    name: sa.bindparam(name) for name in ("worker", "host", "device")
+}
 _ATTEMPT["pid"] = sa.bindparam("pid", type_=sa.Integer())
 _ATTEMPT["started_at"] = sa.bindparam("started_at", type_=sa.Double())
 
 
-def _noting_postgres(taken: sa.ReturningUpdate[tuple[int]]) -> sa.ClauseElement:
-    """The claim and its attempt in one journey."""
+def _noting_postgres(taken: Any) -> sa.ClauseElement:
+    """With its attempt, and with what is due."""
     row = taken.cte("taken")
     casts = [sa.cast(value, attempts.c[name].type) for name, value in _ATTEMPT.items()]
     noted = sa.insert(attempts).from_select(
         ["trial", "fence", *_ATTEMPT], sa.select(row.c.id, row.c.fence, *casts)
     )
-    return sa.select(row).add_cte(noted.cte("noted"))
+    due = _due("postgresql").subquery("due")
+    joined = due.outerjoin(row, sa.true())
+    return sa.select(due, row).select_from(joined).add_cte(noted.cte("noted"))
 
 
-_NOTING: dict[str, Callable[[sa.ReturningUpdate[tuple[int]]], sa.ClauseElement]] = {
+_NOTING: dict[str, Callable[[Any], sa.ClauseElement]] = {
     "sqlite": lambda taken: taken,  # no INSERT within another statement: `_NOTE` follows
     "postgresql": _noting_postgres,
 }
@@ -359,22 +388,26 @@ def release(connection: Connection, claim: Claim) -> None:
 
 def rescue(connection: Connection, now: Moment) -> int:
     """Queue again every running trial whose lease has ended, and what has backed off for long
-    enough; returns how many had lost their worker.
+    enough; returns how many there were.
 
     An attempt that stored a new round costs nothing. A trial that loses its worker MAX_LOSSES
     times in a row without one fails as `lost`: it probably kills its workers.
     """
     due = _DUE(connection, now=now.seconds, clock=now.clock).one()
-    if due.backed_off:
-        waited = sa.text(BACKING_OFF), (trials.c.clock != now.clock) | (
-            trials.c.not_before <= as_sql(now)
-        )
-        connection.execute(
-            sa.update(trials).where(*waited).values(not_before=None, clock=None)
-        )
-        wake(connection)
-    if not due.expired:
-        return 0
+    waited = _end_waits(connection, now) if due.backed_off else 0
+    return waited + (_rescue_expired(connection, now) if due.expired else 0)
+
+
+def _end_waits(connection: Connection, now: Moment) -> int:
+    over = (trials.c.clock != now.clock) | (trials.c.not_before <= as_sql(now))
+    some = sa.select(trials.c.id).where(sa.text(BACKING_OFF), over)
+    some = some.limit(RESCUE_BATCH).with_for_update(skip_locked=True)
+    again = sa.update(trials).where(trials.c.id.in_(some)).values(not_before=None, clock=None)
+    wake(connection)
+    return connection.execute(again).rowcount
+
+
+def _rescue_expired(connection: Connection, now: Moment) -> int:
     expired = connection.execute(
         sa.select(trials.c.id, trials.c.fence, trials.c.losses)
         .where(_RUNNING, (trials.c.lease_until < as_sql(now)) | (trials.c.clock != now.clock))
@@ -387,9 +420,10 @@ def rescue(connection: Connection, now: Moment) -> int:
     return len(expired)
 
 
-def _due(dialect: str) -> sa.ClauseElement:
+def _due(dialect: str) -> Any:
     """Whether anything is to be queued again: three looks into small indexes."""
-    now, some = now_on(dialect), sa.literal_column("1")
+    now = now_on(dialect)
+    some: sa.ColumnElement[int] = sa.literal_column("1")
     expired = sa.exists(some).where(
         _RUNNING, (trials.c.lease_until < now) | (trials.c.clock != _CLOCK)
     )
@@ -528,6 +562,17 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
     settle_sweep(connection, sweep)
 
 
+def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
+    """A sweep was planned, or planned again: it is wanted, and its trials are as free as it is."""
+    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(mine.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
+    if budget_ is not None:
+        budget(connection, sweep, rounds=budget_.rounds, hours=budget_.hours)
+    elif connection.execute(sa.select(sweeps.c.id).where(sweeps.c.held.is_not(None))).first():
+        settle_sweep(connection, sweep)
+    wake(connection)
+
+
 def settle_sweep(connection: Connection, sweep: str) -> None:
     """Hold each of a sweep's trials, or not, as its sweeps now say; wakes the workers."""
     key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
@@ -566,9 +611,7 @@ def prioritise(connection: Connection, ids: Sequence[int], priority: int) -> int
     return count
 
 
-def budget(
-    connection: Connection, sweep: str, *, rounds: int | None, hours: float | None
-) -> None:
+def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
     """Limit what a sweep may train in all; None does not. A sweep held by its budget goes on."""
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
@@ -580,6 +623,8 @@ def budget(
 def overspent(connection: Connection) -> list[str]:
     """Sweeps that have used up their budget and are not held yet: see the view `ledger`."""
     limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
+    if connection.execute(sa.select(sweeps.c.id).where(limited).limit(1)).first() is None:
+        return []
     free = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.DRAIN.value)
     spent = (
         sa.select(
@@ -621,8 +666,8 @@ def outstanding(connection: Connection, sweep: str | None = None) -> bool:
 
 
 def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
-    some = sa.literal_column("1")
-    paused = sa.literal_column(f"'{Hold.PAUSE.value}'")
+    some: sa.ColumnElement[int] = sa.literal_column("1")
+    paused: sa.ColumnElement[str] = sa.literal_column(f"'{Hold.PAUSE.value}'")
     waits = (
         (_RUNNING,),
         (_OPEN, trials.c.held.is_(None)),

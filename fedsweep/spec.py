@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -22,6 +22,7 @@ from trainers.config import OUTSIDE_IDENTITY, TrainConfig, canonical, check_size
 
 __all__ = [
     "OUTSIDE_IDENTITY",
+    "Budget",
     "Claim",
     "ClientScore",
     "Holdings",
@@ -54,12 +55,21 @@ class TrialSpec:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a sweep may train in all; None is no limit."""
+
+    rounds: int | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
 class SweepSpec:
     """A named plan: its text, and its trials in the order of the file, each once."""
 
     name: str
     text: str
     trials: tuple[TrialSpec, ...]
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,7 @@ def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
             return trial
         return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
 
-    return SweepSpec(sweep.name, sweep.text, _each_once(pin(trial) for trial in sweep.trials))
+    return replace(sweep, trials=_each_once(pin(trial) for trial in sweep.trials))
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -213,7 +223,7 @@ class _Reader:
         self.fixed = fixed
 
     def sweep(self, document: Mapping[str, Any], text: str) -> SweepSpec:
-        self.known(document, ["name", "protocol", "grid", "search"], "")
+        self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
         if "search" in document:
             self.refuse("[search] is not supported yet: list the freeze rounds in a [[grid]] block")
         name = document.get("name")
@@ -231,7 +241,20 @@ class _Reader:
         self.known(self.fixed, TrainConfig.model_fields, "--set ")
         for key, value in self.fixed.items():
             self.value(key, value, "--set ")
-        return SweepSpec(name, text, _each_once(self.trials(protocol, grids)))
+        budget = self.budget(document["budget"]) if "budget" in document else None
+        return SweepSpec(name, text, _each_once(self.trials(protocol, grids)), budget)
+
+    def budget(self, table: Any) -> Budget:
+        """The rounds and hours that the sweep may train in all."""
+        if not isinstance(table, dict) or not table:
+            self.refuse("budget must be a table: write [budget] with rounds or hours")
+        self.known(table, ["rounds", "hours"], "[budget] ")
+        for key, value in table.items():
+            whole = key == "hours" or (isinstance(value, int) and value >= 1)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not whole or not 0 < value < float("inf"):
+                self.refuse(f"[budget] {key} = {json.dumps(value, default=str)} is no limit")
+        return Budget(table.get("rounds"), table.get("hours"))
 
     def trials(
         self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
-import random
 import signal
 import statistics
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from multiprocessing import connection as pipes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -28,21 +28,30 @@ import psutil
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.errors import FedsweepError, LeaseLost, StoreBusy, StoreUnreachable
+from fedsweep.errors import FedsweepError, LeaseLost
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import reads
-from fedsweep.store.engine import OUTAGE_SECONDS, read_clock, reading, transaction
+from fedsweep.store.doorbell import Doorbell
+from fedsweep.store.engine import (
+    OUTAGE,
+    OUTAGE_SECONDS,
+    let_go,
+    read_clock,
+    reading,
+    transaction,
+)
 from fedsweep.store.schema import open_store
 
-POLL_SECONDS = (0.2, 1.0)
-"""An idle slot looks again after a random wait between these."""
+LONGEST_REST = 30.0
+"""An idle slot that is rung for looks again after that, or when the next lease ends."""
+SHORT_REST = 2.0
+"""The same, where it is to stop when all is done: nobody rings for that."""
 STALL_SECONDS = 300.0
 STALL_ROUNDS = 10
 """A trainer has stalled after ten times its median round, and at least five minutes."""
 QUICK_SECONDS = 0.05
 """A standing that is read faster than that is read after every trial."""
-OUTAGE = (StoreBusy, StoreUnreachable)
 PATIENCE = 3
 """Deaths of a slot's process in a row, without a claim, after which it is not started again."""
 
@@ -58,6 +67,8 @@ class Options:
     sweep: str | None = None
     until_empty: bool = False
     max_trials: int | None = None
+    max_hours: float | None = None
+    max_attempts: int = queue.MAX_ATTEMPTS
     data: Path | None = None
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
@@ -84,6 +95,10 @@ class Slot:
     """Whether it may claim one of --max-trials."""
     deaths: int = 0
     closed: bool = False
+    unwanted: float | None = None
+    """Since when its trial is to be given back, or is no longer its own; on that clock."""
+    give_back: Any = None
+    """The row of the trial that it is to give back after the round: shared with its process."""
 
     def rate(self) -> float | None:
         """Rounds a second, from the latest rounds."""
@@ -170,8 +185,15 @@ class _Watch:
         self.stop = self.context.RawValue("b", 0)
         self.budget = options.max_trials
         self.slots = [
-            Slot(i, options.devices[i % len(options.devices)]) for i in range(options.slots)
+            Slot(
+                i,
+                options.devices[i % len(options.devices)],
+                give_back=self.context.RawValue("q", 0),
+            )
+            for i in range(options.slots)
         ]
+        hours = options.max_hours
+        self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
         self.tally = Tally()
         self.asked_to_stop: float | None = None
         self.hurry = False
@@ -215,7 +237,7 @@ class _Watch:
         mine, theirs = self.context.Pipe()
         slot.process = self.context.Process(
             target=_slot,
-            args=(self.options, slot.number, slot.device, theirs, self.stop),
+            args=(self.options, slot.number, slot.device, theirs, self.stop, slot.give_back),
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
@@ -234,6 +256,8 @@ class _Watch:
         waiting = {slot.pipe: slot for slot in open_slots}
         for ready in pipes.wait(list(waiting), timeout=0.1):
             self.hear(waiting[ready])
+        if self.stop_at is not None and time.monotonic() > self.stop_at:
+            self.asked_to_stop = self.asked_to_stop or time.monotonic()
         if self.asked_to_stop is not None:
             self.stop.value = 1
             self.tally.stopped = True
@@ -244,6 +268,7 @@ class _Watch:
                     self.drop(slot, release=True)
                     slot.closed = True
         self.heartbeat()
+        self.take_back()
         self.refresh()
         self.show(self.view())
 
@@ -277,13 +302,14 @@ class _Watch:
             self.answer(slot, said)
         elif isinstance(said, Claim):
             slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
+            slot.unwanted, slot.give_back.value = None, 0
             slot.round_seconds.clear()
             slot.renewed = time.monotonic()
         elif isinstance(said, Round):
             slot.last = said
             slot.round_seconds.append(said.seconds)
         elif isinstance(said, Ended):
-            slot.claim = slot.last = None
+            slot.claim = slot.last = slot.unwanted = None
             self.tally.count(said.outcome)
             self.refresh(now=True)
             self.show(self.view(ended=said))
@@ -326,7 +352,7 @@ class _Watch:
         """Give up the claim of a slot whose process is gone."""
         if slot.claim is None:
             return
-        claim, slot.claim, slot.last = slot.claim, None, None
+        claim, slot.claim, slot.last, slot.unwanted = slot.claim, None, None, None
         try:
             with transaction(self.engine) as connection:
                 if release:
@@ -339,7 +365,7 @@ class _Watch:
 
     def heartbeat(self) -> None:
         """Renew each lease after a third of it, as long as its trainer lives and progresses."""
-        now = time.monotonic()
+        now, beaten = time.monotonic(), False
         for slot in self.slots:
             if slot.claim is None or slot.closed or now - slot.renewed < self.options.lease / 3:
                 continue
@@ -348,15 +374,38 @@ class _Watch:
                 continue
             if _is_stopped(slot):
                 continue
+            beaten = True
             try:
                 with transaction(self.engine) as connection:
                     moment = read_clock(connection)
-                    queue.renew(connection, slot.claim, moment, lease=self.options.lease)
-                slot.renewed = now
+                    held = queue.renew(connection, slot.claim, moment, lease=self.options.lease)
             except LeaseLost:
-                slot.claim = None  # the trainer finds out itself, at its next write
+                # The trainer finds out itself, at its next write.
+                slot.unwanted = slot.unwanted or now
+                slot.renewed = now
             except OUTAGE:
                 pass  # the next beat tries again
+            else:
+                slot.renewed = now
+                if held.give_back:
+                    slot.give_back.value = slot.claim.trial
+                    slot.unwanted = slot.unwanted or now
+        if beaten:
+            let_go(self.engine)
+
+    def take_back(self) -> None:
+        """A trial that is paused, cancelled or lost leaves its slot after the round, or when that
+        takes too long.
+        """
+        for slot in self.slots:
+            if slot.unwanted is None or slot.closed:
+                continue
+            if time.monotonic() - slot.unwanted > self.options.grace:
+                self.kill(slot)
+                self.hear_last_words(slot)
+                self.drop(slot, release=True)
+                slot.deaths = 0  # no fault of its own
+                slot.unwanted = None
 
     def stalled(self, slot: Slot, now: float) -> bool:
         if not slot.round_seconds:
@@ -403,10 +452,20 @@ class _Watch:
         try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
+            self.hold_overspent()
+            let_go(self.engine)
         except OUTAGE:
             pass
         self.progress_cost = time.monotonic() - began
         self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
+
+    def hold_overspent(self) -> None:
+        """Whoever works sees to it that a sweep's budget is kept."""
+        with reading(self.engine) as connection:
+            over = queue.overspent(connection)
+        if over:
+            with transaction(self.engine) as connection:
+                queue.spend(connection)
 
     def view(self, ended: Ended | None = None) -> View:
         return View(self.slots, self.progress, self.tally, ended)
@@ -441,7 +500,7 @@ def _cpu_seconds(slot: Slot) -> float:
         return 0.0
 
 
-def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any) -> None:
+def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, give_back: Any) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -451,7 +510,7 @@ def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any) -> N
         worker = queue.Worker(
             name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
         )
-        _SlotLoop(options, number, engine, worker, pipe, stop, asked).run()
+        _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run()
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -466,8 +525,11 @@ class _SlotLoop:
         worker: queue.Worker,
         pipe: Any,
         stop: Any,
+        give_back: Any,
         asked: threading.Event,
     ) -> None:
+        self.give_back = give_back
+        self.doorbell = Doorbell(engine, queue.CHANNEL)
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
         self.pipe, self.stop, self.asked = pipe, stop, asked
         self.spent = False
@@ -477,21 +539,26 @@ class _SlotLoop:
         self.parent = multiprocessing.parent_process()
 
     def run(self) -> None:
-        from fedsweep.executor import Place, execute
+        from fedsweep.executor import Place, execute, try_device
 
         options = self.options
-        place = Place(self.worker.device, options.threads, options.data, options.lease)
+        place = Place(
+            self.worker.device, options.threads, options.data, options.lease, options.max_attempts
+        )
+        try_device(self.worker.device)
         while not self.stopping():
             claim = self.claim()
             if claim is None:
                 if self.spent or (options.until_empty and self.empty()):
                     return
-                self.rest(random.uniform(*POLL_SECONDS))
+                self.rest()
                 continue
+            self.doorbell.close()
             began = time.monotonic()
             self.last: Round | None = None
             self.say(claim)
-            outcome = execute(self.engine, claim, place, self.stopping, self.watch)
+            wanted = partial(self.stopping, claim)
+            outcome = execute(self.engine, claim, place, wanted, self.watch)
             seconds = time.monotonic() - began
             self.say(Ended(self.number, claim, outcome, self.last, seconds))
 
@@ -534,20 +601,27 @@ class _SlotLoop:
             if time.monotonic() - self.reached > OUTAGE_SECONDS:
                 raise
 
-    def rest(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.stopping():
-            time.sleep(0.05)
+    def rest(self) -> None:
+        """Until someone rings, the next lease ends, or a trial has backed off."""
+        longest = SHORT_REST if self.options.until_empty else LONGEST_REST
+        due = None
+        with self.through_outages(), reading(self.engine) as connection:
+            due = queue.next_change(connection, read_clock(connection))
+        let_go(self.engine)
+        self.doorbell.wait(longest if due is None else min(due, longest), self.stopping)
 
     def watch(self, row: Round) -> None:
         # The watch shows a round: what it does not show need not cross the pipe.
         self.last = replace(row, clients=(), statistics_mismatch_layers=None)
         self.say(self.last)
 
-    def stopping(self) -> bool:
-        """Asked to, or left alone: without its watch nobody renews the slot's lease."""
+    def stopping(self, claim: Claim | None = None) -> bool:
+        """Asked to, or left alone: without its watch nobody renews the slot's lease. Of a claim:
+        also where that trial alone is to be given back.
+        """
         orphaned = self.parent is not None and os.getppid() != self.parent.pid
-        return orphaned or self.asked.is_set() or bool(self.stop.value)
+        wanted_back = claim is not None and self.give_back.value == claim.trial
+        return orphaned or wanted_back or self.asked.is_set() or bool(self.stop.value)
 
     def say(self, what: object) -> None:
         try:

@@ -290,7 +290,7 @@ def test_a_taken_over_trial_is_dropped_by_its_first_worker(store: Engine, tiny: 
 
     def stolen(_: Round) -> None:
         with transaction(store) as c:
-            if queue.outstanding(c) == 6 and not taken:
+            if not taken:
                 queue.release(c, first)
                 taken.append(queue.claim(c, WORKER, read_clock(c)))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from fedsweep.cli.arguments import Db, open_store, url
+from fedsweep.cli.console import console, counted
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,3 +33,72 @@ def check(db: Db = None) -> None:
 
     with reading(open_store(db)) as connection:
         print(f"sound, schema {schema.current(connection)}")
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="FROM", help="The database to read; nothing is changed in it.")
+]
+
+
+@app.command()
+def copy(
+    source: Source,
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="An empty database, or a SQLite file to make.")
+    ],
+) -> None:
+    """Copy a whole database, SQLite or Postgres, into an empty one.
+
+    Workers may go on in FROM: the copy is what FROM was at one moment. What runs there is queued
+    in the copy. Snapshots stay behind; kept weights come along. All that was written is read back
+    and compared.
+    """
+    from fedsweep.store import copying
+
+    engines = copying.open_two(source, target, names=("FROM", "TO"), create=True)
+    copied = copying.copy(*engines)
+    _print_tables([(table.name, table.rows) for table in copied.tables])
+    _print_lost(copied.lost)
+
+
+@app.command()
+def merge(
+    source: Source,
+    target: Annotated[str, typer.Argument(metavar="INTO", help="The database to add it to.")],
+) -> None:
+    """Add a database's sweeps, trials and measurements to another one.
+
+    A trial of both goes on from whichever got further. Rounds that both have must be equal, bit
+    for bit: where they are not, nothing is merged. Merging again adds nothing.
+    """
+    from fedsweep import queue
+    from fedsweep.store import copying
+    from fedsweep.store.engine import read_clock, transaction
+
+    there, into = copying.open_two(source, target, names=("FROM", "INTO"), create=False)
+    with transaction(into) as connection:
+        while queue.rescue(connection, read_clock(connection)):
+            pass
+        merged = copying.merge(there, connection)
+        for name in merged.sweeps:
+            queue.settle_sweep(connection, name)
+        queue.spend(connection)
+    print(
+        f"{counted(merged.added, 'trial')} added, {merged.taken_over:,} taken over, "
+        f"{merged.kept:,} kept; {counted(merged.rounds, 'round')} added"
+    )
+    _print_lost(merged.lost)
+
+
+def _print_tables(rows: list[tuple[str, int]]) -> None:
+    from rich.table import Column, Table
+
+    shown = Table("table", Column("rows", justify="right"), "sum")
+    for name, count in rows:
+        shown.add_row(name, f"{count:,}", "agrees")
+    console().print(shown)
+
+
+def _print_lost(files: tuple[str, ...]) -> None:
+    for file in files:
+        print(f"  weights missing or damaged, left out: {file}")

@@ -114,6 +114,7 @@ def _plan(sweep: SweepSpec, db: str | None, priority: int) -> None:
         planned = writes.add_sweep(connection, sweep, priority)
         if planned.cancelled:
             queue.retry(connection, reads.trial_rows(connection, planned.cancelled))
+        queue.planned(connection, sweep.name, sweep.budget)
     print(f"{sweep.name}: {counted(planned.new, 'new trial')}, {planned.kept:,} kept")
     if planned.cancelled:
         print(f"  {counted(len(planned.cancelled), 'cancelled trial')} queued again")

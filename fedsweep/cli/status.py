@@ -72,10 +72,12 @@ def _table(found: list[Progress]) -> Table:
     for name in ("done", *states, "rounds", "slot time left"):
         table.add_column(name, justify="right")
     for p in found:
+        held = {"pause": "paused", "drain": "drained", "budget": "budget used up"}
+        name = f"{p.sweep} ({held.get(p.held, 'cancelled')})" if p.held else p.sweep
         counts = [str(getattr(p, state) or "–") for state in states]
         share = p.rounds_done / p.rounds_total if p.rounds_total else 1.0
         table.add_row(
-            p.sweep,
+            name,
             f"{p.done}/{p.trials}",
             *counts,
             f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})",

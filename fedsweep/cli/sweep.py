@@ -1,4 +1,4 @@
-"""`fedsweep sweep`: look at sweeps, cancel them."""
+"""`fedsweep sweep`: look at sweeps, hold them, cancel them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import typer
 from fedsweep.cli import status
 from fedsweep.cli.arguments import Db, open_store
 from fedsweep.cli.console import counted
+from fedsweep.errors import RequestError
+from fedsweep.states import Hold
 
-app = typer.Typer(help="Look at sweeps, cancel them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at sweeps, hold them, cancel them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep.")]
 
 
 @app.command("list")
@@ -20,12 +26,35 @@ def list_(db: Db = None) -> None:
 
 
 @app.command()
-def cancel(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep.")], db: Db = None
-) -> None:
+def pause(name: Name, db: Db = None) -> None:
+    """Let a sweep wait.
+
+    Its running trials are saved after the round and given back, all within a lease. What another
+    sweep has too goes on.
+    """
+    _hold(name, Hold.PAUSE, db)
+    print(f"{name}: paused; go on with fedsweep sweep resume")
+
+
+@app.command()
+def drain(name: Name, db: Db = None) -> None:
+    """Begin none of a sweep's trials any more; those that run go on to their end."""
+    _hold(name, Hold.DRAIN, db)
+    print(f"{name}: drained; go on with fedsweep sweep resume")
+
+
+@app.command()
+def resume(name: Name, db: Db = None) -> None:
+    """Let a sweep that was paused or drained go on."""
+    _hold(name, None, db)
+    print(f"{name}: goes on")
+
+
+@app.command()
+def cancel(name: Name, db: Db = None) -> None:
     """Cancel a sweep's trials.
 
-    Those that wait or run, save what another sweep has too.
+    Those that wait or run, save what another live sweep has too. Planning it again takes it back.
     """
     from fedsweep import queue
     from fedsweep.store import reads
@@ -35,7 +64,65 @@ def cancel(
         reads.require_sweep(connection, name)
         mine = reads.sweep_trials(connection, name)
         only = reads.held_alone(connection, name)
+        queue.hold_sweep(connection, name, Hold.CANCEL)
         count = queue.cancel(connection, only)
     print(f"{name}: {counted(count, 'trial')} cancelled")
     if len(mine) > len(only):
         print(f"  {counted(len(mine) - len(only), 'trial')} of other sweeps too: left alone")
+
+
+@app.command()
+def priority(
+    name: Name,
+    number: Annotated[
+        int, typer.Argument(metavar="N", min=-1000, max=1000, help="More runs first.")
+    ],
+    db: Db = None,
+) -> None:
+    """Let a sweep's trials run before those of less priority."""
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        reads.require_sweep(connection, name)
+        count = queue.prioritise(connection, reads.sweep_trials(connection, name), number)
+    print(f"{name}: {counted(count, 'trial')} at priority {number}")
+
+
+@app.command()
+def budget(
+    name: Name,
+    db: Db = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds to train in all.", show_default=False)
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Hours of slots to train in all.", show_default=False),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="No limit any more.")] = False,
+) -> None:
+    """Limit what a sweep may train; at the limit its running trials are saved and given back."""
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    if none == (rounds is not None or hours is not None):
+        raise RequestError("say what the budget is: --rounds, --hours, or --none")
+    with transaction(open_store(db)) as connection:
+        reads.require_sweep(connection, name)
+        queue.budget(connection, name, rounds=rounds, hours=hours)
+    limits = [f"{rounds:,} rounds"] if rounds is not None else []
+    limits += [f"{hours:g} hours"] if hours is not None else []
+    print(f"{name}: {' and '.join(limits) or 'no limit'}")
+
+
+def _hold(name: str, why: Hold | None, db: str | None) -> None:
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        reads.require_free(connection, name)
+        queue.hold_sweep(connection, name, why)

@@ -11,7 +11,7 @@ import typer
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import Refused
-from fedsweep.states import TrialState
+from fedsweep.states import Hold, TrialState
 
 app = typer.Typer(
     help="Look at trials, cancel them, try them again.", no_args_is_help=True, rich_markup_mode=None
@@ -148,3 +148,59 @@ def cancel(trials: Trials, db: Db = None) -> None:
                     f"trial {trial_id} is {state}: only queued and running ones can be cancelled"
                 )
     print(f"{counted(len(found), 'trial')} cancelled")
+
+
+@app.command()
+def pause(trials: Trials, db: Db = None) -> None:
+    """Let trials wait.
+
+    Those that run are saved after the round and given back, within a lease.
+    """
+    print(f"{counted(_hold(trials, Hold.PAUSE, db), 'trial')} paused")
+
+
+@app.command()
+def drain(trials: Trials, db: Db = None) -> None:
+    """Begin trials no more; those that run go on to their end."""
+    print(f"{counted(_hold(trials, Hold.DRAIN, db), 'trial')} drained")
+
+
+@app.command()
+def resume(trials: Trials, db: Db = None) -> None:
+    """Let trials that were paused or drained go on."""
+    print(f"{counted(_hold(trials, None, db), 'trial')} let go on")
+
+
+@app.command()
+def priority(
+    trials: Trials,
+    number: Annotated[
+        int, typer.Option("--to", metavar="N", min=-1000, max=1000, help="More runs first.")
+    ],
+    db: Db = None,
+) -> None:
+    """Let trials run before those of less priority."""
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        keys = [reads.find_trial(connection, trial)[0] for trial in trials]
+        count = queue.prioritise(connection, keys, number)
+    print(f"{counted(count, 'trial')} at priority {number}")
+
+
+def _hold(trials: list[str], wish: Hold | None, db: str | None) -> int:
+    from fedsweep import queue
+    from fedsweep.store import reads
+    from fedsweep.store.engine import transaction
+
+    with transaction(open_store(db)) as connection:
+        found = [reads.find_trial(connection, trial) for trial in trials]
+        for key, trial_id in found:
+            if not queue.hold(connection, [key], wish):
+                state = reads.trial_result(connection, trial_id)["state"]
+                raise Refused(
+                    f"trial {trial_id} is {state}: only what is queued or running can be held"
+                )
+    return len(found)

@@ -38,6 +38,15 @@ def work(
     max_trials: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many trials.", show_default=False)
     ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Stop after so many hours, saving what runs.", show_default=False
+        ),
+    ] = None,
+    max_attempts: Annotated[
+        int, typer.Option(min=1, help="Failures after which a trial stays failed.")
+    ] = 3,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 where a trial in scope has failed.")
     ] = False,
@@ -64,6 +73,8 @@ def work(
         sweep=sweep,
         until_empty=until_empty,
         max_trials=max_trials,
+        max_hours=max_hours,
+        max_attempts=max_attempts,
         data=data_folder(data),
         lease=lease,
         grace=grace,

@@ -41,9 +41,10 @@ OUTAGE_SECONDS = 300.0
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
 
-WRITE_POLL = (0.0002, 0.001)
-"""SQLite's writers look for their turn after a random wait between these. Its own waits grow to
-100 ms, and then the unlucky starve."""
+WRITE_POLL = 0.001
+PATIENT_SECONDS = 0.002
+"""SQLite's writers look for their turn after a millisecond at most, and the more often the longer
+they have waited: SQLite's own waits grow to 100 ms, and the unlucky starve."""
 
 POSTGRES_SETTINGS = {
     "statement_timeout": "10min",
@@ -111,14 +112,12 @@ class Prepared:
         picked = [tuple([row[name] for name in order]) for row in rows]
         connection.exec_driver_sql(text, picked)
 
-    def _of(
-        self, connection: Connection
-    ) -> tuple[str, tuple[str, ...] | None, dict[str, Any]]:
+    def _of(self, connection: Connection) -> tuple[str, tuple[str, ...] | None, dict[str, Any]]:
         dialect = connection.dialect
         if dialect.name not in self._compiled:
             compiled = self._build(dialect.name).compile(dialect=dialect)
             assert isinstance(compiled, SQLCompiler)
-            order = tuple(compiled.positiontup) if compiled.positional else None
+            order = tuple(compiled.positiontup or ()) if compiled.positional else None
             fixed = {k: v for k, v in compiled.params.items() if v is not None}
             self._compiled[dialect.name] = (str(compiled), order, fixed)
         return self._compiled[dialect.name]
@@ -216,7 +215,7 @@ def _postgres_engine(url: URL) -> Engine:
 
 
 def let_go(engine: Engine) -> None:
-    """Close a server's connections that are not in use: a trainer does not need one as it trains."""
+    """Close a server's connections that are not in use: one who trains needs none."""
     if engine.dialect.name == "postgresql":
         engine.dispose()
 
@@ -272,11 +271,12 @@ def _sqlite_begin(connection: Connection) -> None:
     if not connection.get_execution_options().get("writes", False):
         driver.execute("BEGIN")
         return
-    until = time.monotonic() + BUSY_SECONDS
+    began = time.monotonic()
     driver.execute("PRAGMA busy_timeout = 0")
     try:
-        while not _begun(driver, last=time.monotonic() > until):
-            time.sleep(random.uniform(*WRITE_POLL))
+        while not _begun(driver, last=time.monotonic() - began > BUSY_SECONDS):
+            waited = time.monotonic() - began
+            time.sleep(random.uniform(0.5, 1.0) * WRITE_POLL / (1 + waited / PATIENT_SECONDS))
     finally:
         driver.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
 
@@ -384,7 +384,7 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
     (
         ("disk is full", "No space left", "disk I/O error"),
         StoreFull,
-        "the disk of {url} is full or fails ({said}): make room; nothing that was committed is lost",
+        "the disk of {url} is full or fails ({said}): make room; what was committed is safe",
     ),
     (
         ("too many clients", "remaining connection slots", "too many connections"),
@@ -453,7 +453,9 @@ _CLOCKS = {"sqlite": _clock_sqlite, "postgresql": _clock_postgres}
 
 
 # Of the statement, not of its transaction, which may have waited; stable, so that an index serves.
-_SERVER_TIME = sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Double())
+_SERVER_TIME: sa.ColumnElement[float] = sa.cast(
+    sa.extract("epoch", sa.func.statement_timestamp()), sa.Double()
+)
 
 
 def as_sql(now: Moment) -> sa.ColumnElement[float]:

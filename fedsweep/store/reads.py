@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.errors import NotFound, RequestError
+from fedsweep.errors import NotFound, Refused, RequestError
 from fedsweep.spec import Claim
-from fedsweep.states import TrialState
+from fedsweep.states import Hold, TrialState
 from fedsweep.store.tables import (
     attempts,
     members,
@@ -42,6 +42,8 @@ class Progress:
     """Of the trials that are not cancelled; a failed trial's are done as far as it got."""
     seconds_left: float | None
     """Of one slot's work, from measured seconds a round; None before the first."""
+    held: str | None = None
+    """Why nothing of it is claimed: paused, drained, its budget used up, cancelled."""
 
     @property
     def trials(self) -> int:
@@ -71,6 +73,19 @@ def require_sweep(connection: Connection, name: str) -> str:
         there = f"there are {', '.join(names)}" if names else "nothing is planned yet"
         raise NotFound(f"there is no sweep {name!r}: {there}")
     return name
+
+
+def require_free(connection: Connection, name: str) -> None:
+    """Refuse a sweep that is cancelled.
+
+    Raises:
+        NotFound: there is none of that name. Refused: it is cancelled.
+
+    """
+    require_sweep(connection, name)
+    held = connection.execute(sa.select(sweeps.c.held).where(sweeps.c.name == name)).scalar_one()
+    if held == Hold.CANCEL:
+        raise Refused(f"sweep {name} is cancelled: plan it again to take that back")
 
 
 def progress(connection: Connection, sweep: str | None = None) -> list[Progress]:
@@ -107,10 +122,15 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     }
     for row in connection.execute(query):
         grouped[row.name].append(row)
-    return [_progress(name, rows, cost) for name, rows in grouped.items()]
+    held = {
+        row.name: row.held for row in connection.execute(sa.select(sweeps.c.name, sweeps.c.held))
+    }
+    return [_progress(name, rows, cost, held.get(name)) for name, rows in grouped.items()]
 
 
-def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]) -> Progress:
+def _progress(
+    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float], held: str | None
+) -> Progress:
     counts = dict.fromkeys(TrialState, 0)
     done = left = 0
     seconds: float | None = 0.0
@@ -132,6 +152,7 @@ def _progress(name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float]
         rounds_done=done,
         rounds_total=done + left,
         seconds_left=seconds,
+        held=held,
     )
 
 
@@ -154,7 +175,8 @@ def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
 def _cost_key() -> list[sa.Column[Any]]:
     """What the time of a round depends on, other than the machine."""
     names = ["dataset", "model", "normalizer", "dtype", "centralized", "clients", "participation"]
-    return [trials.c[name] for name in [*names, "local_steps", "local_epochs", "batch_size"]]
+    names += ["local_steps", "local_epochs", "batch_size", "image_size", "image_height"]
+    return [trials.c[name] for name in [*names, "client_accuracy", "diagnostics"]]
 
 
 def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
@@ -281,10 +303,15 @@ def sweep_trials(connection: Connection, sweep: str) -> list[int]:
 
 
 def held_alone(connection: Connection, sweep: str) -> list[int]:
-    """The rows of a sweep's members that no other sweep has."""
+    """The rows of a sweep's members that no other live sweep has."""
     own = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
-    other = members.alias()
-    shared = sa.exists().where(other.c.trial == members.c.trial, other.c.sweep != own)
+    other, live = members.alias(), sweeps.alias()
+    shared = sa.exists().where(
+        other.c.trial == members.c.trial,
+        other.c.sweep != own,
+        live.c.id == other.c.sweep,
+        live.c.held.is_distinct_from(Hold.CANCEL.value),
+    )
     query = sa.select(members.c.trial).where(members.c.sweep == own, ~shared)
     return list(connection.execute(query).scalars())
 

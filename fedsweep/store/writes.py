@@ -218,18 +218,19 @@ def add_rounds(
         _ADD_ROUND.many(connection, [_round_row(claim, r) for r in fresh])
         for rows in batches([row for r in fresh for row in _client_rows(claim, r)]):
             connection.execute(sa.insert(client_rounds), rows)
-        more = sum(r.seconds for r in fresh)
-        _GET_ON(connection, of_trial=claim.trial, last=fresh[-1].round, more_seconds=more)
-    _COUNT(
-        connection,
-        of_trial=claim.trial,
-        of_fence=claim.fence,
-        n_trained=len(done),
-        n_new=len(fresh),
-        n_lost=len(again),
-        s_trained=sum(r.seconds for r in done),
-        s_lost=sum(r.seconds for r in again),
-    )
+    counts = {
+        "of_trial": claim.trial,
+        "of_fence": claim.fence,
+        "last": fresh[-1].round if fresh else None,
+        "more_seconds": sum(r.seconds for r in fresh),
+        "n_trained": len(done),
+        "n_new": len(fresh),
+        "n_lost": len(again),
+        "s_trained": sum(r.seconds for r in done),
+        "s_lost": sum(r.seconds for r in again),
+    }
+    for statement in _GET_ON[connection.dialect.name] if fresh else [_COUNT]:
+        statement(connection, **counts)
     return None
 
 
@@ -242,20 +243,23 @@ _ADD_ROUND = Prepared(
         {c.name: sa.bindparam(c.name) for c in rounds.c if c.name != "inherited"}
     )
 )
-_GET_ON = Prepared(
-    lambda _: (
+
+
+def _get_on() -> sa.Update:
+    seconds = sa.func.coalesce(trials.c.seconds, sa.literal_column("0"))
+    return (
         sa.update(trials)
         .where(trials.c.id == sa.bindparam("of_trial"))
         .values(
             losses=sa.literal_column("0"),
-            final_round=sa.bindparam("last"),
-            seconds=sa.func.coalesce(trials.c.seconds, sa.literal_column("0"))
-            + sa.bindparam("more_seconds", type_=sa.Double()),
+            final_round=sa.bindparam("last", type_=sa.BigInteger()),
+            seconds=seconds + sa.bindparam("more_seconds", type_=sa.Double()),
         )
     )
-)
-_COUNT = Prepared(
-    lambda _: (
+
+
+def _count() -> sa.Update:
+    return (
         sa.update(attempts)
         .where(
             attempts.c.trial == sa.bindparam("of_trial"),
@@ -269,7 +273,13 @@ _COUNT = Prepared(
             seconds_lost=_added("seconds_lost", "s_lost"),
         )
     )
-)
+
+
+_COUNT = Prepared(lambda _: _count())
+_GET_ON = {
+    "sqlite": [Prepared(lambda _: _get_on()), _COUNT],
+    "postgresql": [Prepared(lambda _: _get_on().add_cte(_count().cte("counted")))],  # one journey
+}
 
 
 def _stored(

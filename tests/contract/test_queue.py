@@ -191,7 +191,7 @@ def test_a_failure_worth_another_attempt_backs_off(c: Connection) -> None:
     assert 2.5 <= delay <= 7.5
     c.execute(sa.update(trials).where(trials.c.id != claim.trial).values(state="cancelled"))
     assert queue.claim(c, BOB, at(delay - 0.1)) is None
-    assert queue.outstanding(c) == 1
+    assert queue.outstanding(c)
     again = claimed(c, BOB, delay + 0.1)
     queue.fail(c, again, at(10), FailureKind.ERROR, "boom")
     assert queue.claim(c, BOB, Moment(0.0, "boot-2")) is not None
