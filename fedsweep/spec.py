@@ -134,8 +134,15 @@ class Holdings:
 
 def content_hash(identity: Mapping[str, Any]) -> str:
     """Hex digits of SHA-256 over the identity as sorted, compact JSON."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+    return hashlib.sha256(_COMPACT.encode(identity).encode()).hexdigest()[:ID_DIGITS]
+
+
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@functools.cache
+def _required() -> tuple[str, ...]:
+    return tuple(key for key, info in TrainConfig.model_fields.items() if info.is_required())
 
 
 @functools.cache
@@ -277,8 +284,7 @@ class _Reader:
                 yield self.trial({**protocol, **dict(zip(axes, point, strict=True)), **self.fixed})
 
     def trial(self, chosen: dict[str, Any]) -> TrialSpec:
-        required = [k for k, info in TrainConfig.model_fields.items() if info.is_required()]
-        if missing := [key for key in required if key not in chosen]:
+        if missing := [key for key in _required() if key not in chosen]:
             self.refuse(f"{missing[0]} is missing: set it in [protocol] or a [[grid]] block")
         if "freeze_round" in chosen:
             chosen["freeze_round"] = self.freeze_round(chosen["freeze_round"], chosen["rounds"])

@@ -28,10 +28,10 @@ import psutil
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.errors import FedsweepError, LeaseLost
+from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import reads
+from fedsweep.store import reads, schema
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -41,7 +41,6 @@ from fedsweep.store.engine import (
     reading,
     transaction,
 )
-from fedsweep.store.schema import open_store
 
 LONGEST_REST = 30.0
 """An idle slot that is rung for looks again after that, or when the next lease ends."""
@@ -179,7 +178,7 @@ class _Watch:
     def __init__(self, options: Options, show: Show) -> None:
         self.options = options
         self.show = show
-        self.engine = open_store(options.url)
+        self.engine = schema.open_store(options.url)
         self.context = multiprocessing.get_context("spawn")
         # A bare byte, not an Event: setting an Event waits for a sleeper that was killed.
         self.stop = self.context.RawValue("b", 0)
@@ -452,12 +451,22 @@ class _Watch:
         try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
+            self.check_schema()
             self.hold_overspent()
             let_go(self.engine)
         except OUTAGE:
             pass
         self.progress_cost = time.monotonic() - began
         self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
+
+    def check_schema(self) -> None:
+        """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""
+        with reading(self.engine) as connection:
+            try:
+                schema.check(connection)
+            except (SchemaNew, StoreForeign) as error:
+                self.tally.broken = str(error)
+                self.asked_to_stop = self.asked_to_stop or time.monotonic()
 
     def hold_overspent(self) -> None:
         """Whoever works sees to it that a sweep's budget is kept."""
@@ -506,7 +515,7 @@ def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, give
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        engine = open_store(options.url)
+        engine = schema.open_store(options.url)
         worker = queue.Worker(
             name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
         )

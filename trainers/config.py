@@ -178,7 +178,7 @@ class TrainConfig(BaseModel):
     def _drop_unused(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        chosen = {name: info.default for name, info in cls.model_fields.items()} | dict(given)
+        chosen = {**_defaults(cls), **given}
         kept = dict(given)
         for name, used in USED_WHEN.items():
             if not used(chosen):
@@ -324,6 +324,11 @@ OUTSIDE_IDENTITY = frozenset(
 """Fields that change what is measured or kept, never what is trained. (A loss on the test set that
 is not finite fails a trial in the round that measures it; the weights of such a trial are finite.)
 """
+
+
+@cache
+def _defaults(of: type[TrainConfig]) -> dict[str, Any]:
+    return {name: info.default for name, info in of.model_fields.items()}
 
 
 def canonical(config: TrainConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,8 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
 
 import fedsweep
-from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
+from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
 from fedsweep.store.views import create_views, drop_views
 
 ONE_SCHEMA_AT_A_TIME = 0x6665647377656570
@@ -59,6 +60,11 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
     """Bring a store to the current schema, in one transaction; returns the revisions from, to.
 
     Safe when many start at once: the first one migrates, the others wait and find it done.
+
+    Raises:
+        Refused: workers of the older version hold trials.
+        StoreForeign, SchemaNew: it is not ours to migrate.
+
     """
     with transaction(engine) as connection:
         _ONE_AT_A_TIME[engine.dialect.name](connection)
@@ -68,6 +74,7 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
         if before is not None and before != head():
             with contextlib.suppress(SchemaOld):
                 check(connection)
+            _refuse_running(connection)
         if before != head():
             config = _config()
             config.attributes["connection"] = connection
@@ -75,6 +82,22 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
             command.upgrade(config, "head")
             create_views(connection)
     return before, head()
+
+
+def _refuse_running(connection: Connection) -> None:
+    """The tables must not change under workers that know them as they were."""
+    now = read_clock(connection)
+    leases = sa.table("trials", sa.column("lease_until"), sa.column("clock"), sa.column("state"))
+    held = sa.select(sa.func.count()).where(
+        leases.c.state == "running",
+        leases.c.clock == now.clock,
+        leases.c.lease_until >= as_sql(now),
+    )
+    if count := connection.execute(held).scalar_one():
+        raise Refused(
+            f"{count} trials are running under the older version: stop its workers (SIGTERM saves "
+            "and gives back what they hold), then upgrade"
+        )
 
 
 def current(connection: Connection) -> str | None:
@@ -87,6 +110,7 @@ def head() -> str:
     return revisions()[0]
 
 
+@cache
 def revisions() -> list[str]:
     """Every revision that this version knows, the newest first."""
     scripts = ScriptDirectory.from_config(_config()).walk_revisions()
@@ -102,6 +126,7 @@ def _wait_sqlite(connection: Connection) -> None:
 
 
 def _wait_postgres(connection: Connection) -> None:
+    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_SCHEMA_AT_A_TIME)))
 
 

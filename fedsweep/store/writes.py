@@ -23,6 +23,7 @@ from fedsweep.spec import (
     SweepSpec,
     TrainConfig,
     TrialSpec,
+    config_columns,
     more_measured,
 )
 from fedsweep.states import TrialState
@@ -79,10 +80,9 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
     ]
     begun = [t for t in otherwise if not _measure_more(connection, before[t.trial_id], t)]
     for batch in batches(fresh):
-        connection.execute(
-            _or_nothing(connection, trials), [_trial_row(trial, key, priority) for trial in batch]
-        )
-    there = {row.id: row.sweep for row in _known(connection, wanted)}
+        _ADD_TRIAL.many(connection, [_trial_row(trial, key, priority) for trial in batch])
+    added = _known(connection, [trial.trial_id for trial in fresh])
+    there = {row.id: row.sweep for row in (*before.values(), *added)}
     had = set(
         connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
     )
@@ -92,7 +92,7 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         if row not in had
     ]
     for rows in batches(joining):
-        connection.execute(_or_nothing(connection, members), rows)
+        _ADD_MEMBER.many(connection, rows)
     return Planned(
         new=len(fresh),
         kept=len(before),
@@ -140,9 +140,7 @@ ONE_PLANNER_AT_A_TIME = 0x706C616E
 
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
     """The sweep's row, made if need be, and the text it was last planned with."""
-    connection.execute(
-        _or_nothing(connection, sweeps), {"name": sweep.name, "created_at": time.time()}
-    )
+    _ADD_SWEEP(connection, name=sweep.name, created_at=time.time())
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
     last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
     return key, connection.execute(last).scalar_one_or_none()
@@ -173,12 +171,19 @@ def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
 
 
-def _or_nothing(connection: Connection, table: sa.Table) -> Any:
-    """INSERT … ON CONFLICT DO NOTHING, in the database's dialect."""
-    return _INSERT[connection.dialect.name](table).on_conflict_do_nothing()
-
-
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def _adding(table: sa.Table, *names: str) -> Prepared:
+    """INSERT … ON CONFLICT DO NOTHING, of these columns."""
+    values = {name: sa.bindparam(name) for name in names}
+    return Prepared(lambda dialect: _INSERT[dialect](table).values(values).on_conflict_do_nothing())
+
+
+_PLANNED = ("trial_id", "cell_id", "sweep", "config", "state", "priority")
+_ADD_TRIAL = _adding(trials, *_PLANNED, *config_columns())
+_ADD_MEMBER = _adding(members, "sweep", "trial", "shared")
+_ADD_SWEEP = _adding(sweeps, "name", "created_at")
 
 
 @dataclass(frozen=True)

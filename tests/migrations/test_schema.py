@@ -120,17 +120,17 @@ def _open(url: str) -> None:
 def test_many_processes_on_an_empty_database_make_one_schema(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Six at once: all succeed, none finds half a schema."""
+    """Twenty at once: all succeed, none finds half a schema."""
     url = f"sqlite:///{tmp_path}/many.db"
     if database == "postgres":
         url = request.getfixturevalue("empty_postgres")
     spawn = get_context("spawn")
-    processes = [spawn.Process(target=_open, args=(url,)) for _ in range(6)]
+    processes = [spawn.Process(target=_open, args=(url,)) for _ in range(20)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 6
+    assert [process.exitcode for process in processes] == [0] * 20
     store = make_engine(url)
     with reading(store) as connection:
         schema.check(connection)
