@@ -49,6 +49,9 @@ SHORT_REST = 2.0
 STALL_SECONDS = 300.0
 STALL_ROUNDS = 10
 """A trainer has stalled after ten times its median round, and at least five minutes."""
+BUSY_SECONDS = 0.05
+"""Processor time that shows a trainer at work; one that waits for another to decode the data
+looks for it often enough to use that much in five minutes."""
 QUICK_SECONDS = 0.05
 """A standing that is read faster than that is read after every trial."""
 PATIENCE = 3
@@ -410,7 +413,7 @@ class _Watch:
         if not slot.round_seconds:
             # A first round may take long, and so may the data: as long as the trainer works.
             busy = _cpu_seconds(slot)
-            if busy >= slot.busy + 1.0:
+            if busy >= slot.busy + BUSY_SECONDS:
                 slot.busy, slot.progressed = busy, now
             return now - slot.progressed > STALL_SECONDS
         usual = statistics.median(slot.round_seconds)

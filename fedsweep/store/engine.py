@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from fedsweep.errors import (
@@ -268,30 +268,30 @@ def _sqlite_begin(connection: Connection) -> None:
     # A deferred transaction that reads first fails with BUSY at its first write, at once.
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
-    if not connection.get_execution_options().get("writes", False):
-        driver.execute("BEGIN")
-        return
+    try:
+        if connection.get_execution_options().get("writes", False):
+            _begin_immediate(driver)
+        else:
+            driver.execute("BEGIN")
+    except sqlite3.Error as error:  # as if SQLAlchemy had met it
+        raise OperationalError("BEGIN", {}, error) from error
+
+
+def _begin_immediate(driver: sqlite3.Connection) -> None:
     began = time.monotonic()
     driver.execute("PRAGMA busy_timeout = 0")
     try:
-        while not _begun(driver, last=time.monotonic() - began > BUSY_SECONDS):
+        while True:
             waited = time.monotonic() - began
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or waited > BUSY_SECONDS:
+                    raise
             time.sleep(random.uniform(0.5, 1.0) * WRITE_POLL / (1 + waited / PATIENT_SECONDS))
     finally:
         driver.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
-
-
-def _begun(driver: sqlite3.Connection, *, last: bool) -> bool:
-    try:
-        driver.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        if last or "locked" not in str(error):
-            raise StoreBusy(_LOCKED) if "locked" in str(error) else error from error
-        return False
-    return True
-
-
-_LOCKED = "the database stayed locked by another process for too long: try again"
 
 
 @contextmanager
