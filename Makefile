@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,16 @@ lint: .venv/made
 
 bench: .venv/made .venv-flower/made
 	$(BIN)/python -m tests.benchmarks
+
+# Twenty minutes of killed, stopped and starved workers on each database.
+chaos: .venv/made
+	$(BIN)/python -m tests.chaos --database sqlite --minutes 20
+	$(BIN)/python -m tests.chaos --database postgres --minutes 20
+
+# A million claims on each database; the claim's query plans with a million trials.
+million: .venv/made
+	$(BIN)/python -m tests.benchmarks million
+	FEDSWEEP_TEST_ROWS=1000000 $(BIN)/python -m pytest tests/store/test_query_plans.py
 
 # The peer wants older versions of these three than ours.
 .venv-flower/made: constraints.txt

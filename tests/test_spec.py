@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsweep.errors import PlanError
-from fedsweep.spec import SweepSpec, config_columns, pinned, read_plan
+from fedsweep.spec import Budget, SweepSpec, config_columns, pinned, read_plan
 from tests.conftest import TINY
 
 
@@ -202,3 +202,35 @@ def test_a_centralised_trial_is_one_for_all_partitions(tiny: Path) -> None:
     tiny.write_text(TINY.partition("[[grid]]")[0] + "[[grid]]\n" + grid)
     found = [(t.config.centralized, t.config.alpha) for t in read_plan(tiny).trials]
     assert found == [(False, 0.1), (False, 1.0), (False, 10.0), (True, None)]
+
+
+def test_a_sweep_s_budget_is_read_and_changes_no_trial(tiny: Path) -> None:
+    """Rounds, hours, or both."""
+    ids = [trial.trial_id for trial in read_plan(tiny).trials]
+    tiny.write_text(TINY + "[budget]\nrounds = 100\nhours = 1.5\n")
+    sweep = read_plan(tiny)
+    assert sweep.budget == Budget(rounds=100, hours=1.5)
+    assert [trial.trial_id for trial in sweep.trials] == ids
+
+
+@pytest.mark.parametrize(
+    "limit", ["rounds = 0", "rounds = 1.5", "hours = -1", "hours = inf", "hours = true", "days = 1"]
+)
+def test_a_budget_that_is_no_limit_is_refused(limit: str, tiny: Path) -> None:
+    """One sentence, with the key."""
+    tiny.write_text(TINY + f"[budget]\n{limit}\n")
+    with pytest.raises(PlanError, match=rf"\[budget\] {limit.split()[0]}"):
+        read_plan(tiny)
+
+
+def test_a_trial_planned_twice_is_saved_as_often_as_the_more_careful_plan_says(tiny: Path) -> None:
+    """snapshot_every is outside the identity; the smaller one holds, over none at all."""
+    ids = {trial.trial_id for trial in read_plan(tiny).trials}
+    tiny.write_text(
+        TINY
+        + '[[grid]]\nnormalizer = "bn"\nsnapshot_every = [5, 2]\n'
+        + '[[grid]]\nnormalizer = "bn"\n'
+    )
+    sweep = read_plan(tiny)
+    assert {trial.trial_id for trial in sweep.trials} == ids
+    assert sweep.trials[0].config.snapshot_every == 2
