@@ -219,7 +219,7 @@ def test_a_sweep_s_budget_is_read_and_changes_no_trial(tiny: Path) -> None:
 def test_a_budget_that_is_no_limit_is_refused(limit: str, tiny: Path) -> None:
     """One sentence, with the key."""
     tiny.write_text(TINY + f"[budget]\n{limit}\n")
-    with pytest.raises(PlanError, match=rf"\[budget\] {limit.split()[0]}"):
+    with pytest.raises(PlanError, match=rf"\[budget\] {limit.split(maxsplit=1)[0]}"):
         read_plan(tiny)
 
 
