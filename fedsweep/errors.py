@@ -113,6 +113,14 @@ class TrialFailed(FedsweepError):
         self.kind = kind
 
 
+def legible(text: str) -> str:
+    """The text without what a database or a terminal would stumble over: control characters, and
+    what is not Unicode.
+    """
+    return _CONTROL.sub("\ufffd", text.encode(errors="replace").decode())
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
 _PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
 _PASSWORD_KEY = re.compile(r"(?i)(\w*(?:password|passwd|token|secret))=[^\s&'\"]+")
 

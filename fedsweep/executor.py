@@ -10,13 +10,13 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
 
@@ -30,7 +30,11 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     TrialFailed,
+    hide_secrets,
+    legible,
 )
+from fedsweep.logbook import Line, Logbook
+from fedsweep.provenance import provenance
 from fedsweep.spec import (
     Claim,
     ClientScore,
@@ -44,7 +48,7 @@ from fedsweep.spec import (
 )
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, reads, writes
-from fedsweep.store.engine import patiently, read_clock, reading
+from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 
 if TYPE_CHECKING:
     from trainers import fedavg
@@ -54,7 +58,13 @@ log = logging.getLogger("fedsweep")
 
 SNAPSHOT_SECONDS = 1.0
 """Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
-where a round takes longer, else once a second. A kill loses no more than that."""
+where a round takes longer, else once a second. A kill loses no more than that, or the rounds since
+the last snapshot where the trial says how often to take one."""
+
+SEGMENTATION_MODULES = ("segmentation_models_pytorch", "torchmetrics")
+
+IDLE_SECONDS = 0.5
+"""A trainer that has not needed the store for so long will not need it soon: it lets go of it."""
 
 
 @dataclass(frozen=True)
@@ -68,45 +78,70 @@ class Place:
     max_attempts: int = queue.MAX_ATTEMPTS
 
 
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended."""
+
+    outcome: Outcome
+    failure: FailureKind | None = None
+    error: str | None = None
+    again: float | None = None
+    """Seconds until a failed trial is tried again, None for never."""
+
+
 Watch = Callable[[Round], None]
 Stop = Callable[[], bool]
 
 
-def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch) -> Outcome | None:
+def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch) -> End | None:
     """Run a claimed trial to its outcome, and say it; None where the claim was lost meanwhile.
 
     `stop` is asked after each round: True saves the state and gives the trial back. `watch` sees
     each round as it is measured.
     """
-    attempt = _Attempt(engine, claim, place)
-    try:
+    with Logbook() as book:
+        attempt = _Attempt(engine, claim, place, book)
         try:
-            attempt.require_packages()
-            return attempt.run(stop, watch)
-        except (LeaseLost, StoreError, StoreBusy, PackageMissing):
-            raise  # no fault of the trial
-        except TrialFailed as failure:
-            attempt.fail(FailureKind(failure.kind), str(failure), None)
-        except Exception as error:  # a trainer's bug must cost its trial, not the worker
-            if _broken_device(error):
-                attempt.lose(_one_line(error))
-                raise DeviceError(
-                    f"{place.device} is out of service: {_one_line(error)}"
-                ) from error
-            attempt.fail(_kind_of(error), _one_line(error), traceback.format_exc())
-        return Outcome.FAILED
-    except LeaseLost:
-        return None
+            return _to_its_end(attempt, stop, watch)
+        except LeaseLost:
+            return None
+        finally:
+            attempt.clear_up()
+
+
+def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
+    try:
+        attempt.require_packages()
+        return End(attempt.run(stop, watch))
+    except (LeaseLost, StoreError, StoreBusy, PackageMissing):
+        raise  # no fault of the trial
+    except TrialFailed as failure:
+        return attempt.fail(FailureKind(failure.kind), str(failure), None)
+    except Exception as error:  # a trainer's bug must cost its trial, not the worker
+        said = _one_line(error)
+        if _broken_device(error):
+            attempt.lose(said)
+            raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
+        return attempt.fail(_kind_of(error), said, traceback.format_exc())
 
 
 class _Attempt:
     """The claim, and the rounds that are measured but not stored yet."""
 
-    def __init__(self, engine: Engine, claim: Claim, place: Place) -> None:
+    def __init__(self, engine: Engine, claim: Claim, place: Place, book: Logbook) -> None:
         self.engine = engine
         self.claim = claim
         self.place = place
-        self.folder = artifacts.folder(engine.url)
+        self.book = book
+        self.said: Sequence[Line] = ()
+        """What the last transaction stored of the book."""
+        self.folder: artifacts.Folder | None = None
+        self.latest: str | None = None
+        """The file of its own that the trial's snapshot is in."""
+        self.written: set[str] = set()
+        """The files of its own that there are, as far as it knows."""
+        self.over = False
+        self.warned = False
         self.pending: list[Round] = []
         self.numerics_id = ""
 
@@ -117,113 +152,208 @@ class _Attempt:
             PackageMissing: says which, and how to get it.
 
         """
-        from trainers.config import normalizer_names
+        try:
+            require_packages(self.claim.trial_id, self.claim.config)
+        except PackageMissing as error:
+            self.book.note("error", str(error))
 
-        config, lacks = self.claim.config, ""
-        needed = ("segmentation_models_pytorch", "torchmetrics")
-        if config["model"] == "deeplabv3plus" and not all(map(find_spec, needed)):
-            lacks = f"{config['model']} needs packages: pip install 'fedsweep[segmentation]'"
-        if config["normalizer"] not in normalizer_names():
-            lacks = f"normaliser {config['normalizer']} is offered by no package: install its own"
-        if lacks:
-            patiently(self.engine, lambda connection: queue.release(connection, self.claim))
-            raise PackageMissing(f"trial {self.claim.trial_id} cannot run here: {lacks}")
+            def give_back(connection: Connection) -> None:
+                self.renew(connection)
+                queue.release(connection, self.claim)
+
+            patiently(self.engine, give_back)
+            raise
 
     def run(self, stop: Stop, watch: Watch) -> Outcome:
-        from trainers import fedavg, numerics
+        from trainers import fedavg
 
         config = TrainConfig(**self.claim.config)
+        said = "attempt %d: %d of %d rounds are stored"
+        log.info(said, self.claim.fence, self.claim.final_round, config.rounds)
         dataset = self.load(config)
-        numerics.settle(self.place.threads)
-        computed_under = numerics.numerics(config, self.place.device)
+        computed_under = numerics_of(config, self.place)
         self.numerics_id = content_hash(computed_under)
+        ran_with = _provenance(config, self.place, computed_under)
+        self.say_where(computed_under)
 
-        def begin(connection: Connection) -> list[str]:
+        def begin(connection: Connection) -> tuple[reads.Home, writes.Snapshot | None, list[str]]:
             self.renew(connection)
-            return writes.start_attempt(
+            dropped = writes.start_attempt(
                 connection,
                 self.claim,
                 numerics_id=self.numerics_id,
                 numerics=computed_under,
                 data_fingerprint=dataset.fingerprint,
+                provenance=ran_with,
             )
+            home = reads.home(connection, self.claim.trial)
+            return home, reads.latest_snapshot(connection, self.claim, self.numerics_id), dropped
 
-        artifacts.remove(self.folder, patiently(self.engine, begin))
-        state = self.resume()
-        stored = time.monotonic()
+        home, snapshot, dropped = patiently(self.engine, begin)
+        self.folder = artifacts.folder_of(self.engine.url, home)
+        self.discard(dropped)
+        every, saved = config.snapshot_every, time.monotonic()
+        state = self.resume(snapshot)
+        log.info(f"goes on after round {state.round}" if state else "begins with round 1")
         try:
-            for measured in fedavg.run(config, dataset, state, device=self.place.device):
+            for measured in self.train(config, dataset, state):
                 row = _row(measured)
                 self.pending.append(row)
                 watch(row)
                 if row.round == config.rounds:
                     return self.finish(measured if config.keep_weights else None)
-                stopping = stop()
-                if stopping or time.monotonic() - stored >= SNAPSHOT_SECONDS:
-                    self.save(measured.state(), release=stopping)
-                    stored = time.monotonic()
-                if stopping:
+                stopping, since = stop(), time.monotonic() - saved
+                long = since >= SNAPSHOT_SECONDS
+                due = stopping or (long if every is None else row.round % every == 0)
+                if not due and not long:
+                    continue
+                if self.save(measured, snapshot=due, release=stopping):
                     return Outcome.RELEASED
+                if since >= IDLE_SECONDS:
+                    let_go(self.engine)
+                saved = time.monotonic()
         except fedavg.Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
         raise FedsweepError("the trainer stopped before the last round")
 
-    def load(self, config: TrainConfig) -> Dataset:
-        from trainers.folder import BadData
-        from trainers.partition import partition
+    def train(
+        self, config: TrainConfig, dataset: Dataset, state: fedavg.State | None
+    ) -> Iterator[fedavg.Round]:
+        """The trainer's rounds, from a state if it takes it, else from the start."""
+        from trainers import fedavg
 
         try:
-            dataset = _load_for(config, self.place.data)
-            partition(dataset.train.labels.numpy(), config, dataset.members)
-        except (BadData, ValueError) as error:
-            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
-        before = self.claim.data_fingerprint
-        if self.claim.final_round and before and before != dataset.fingerprint:
-            raise TrialFailed(
-                FailureKind.BAD_DATA,
-                f"the data here (fingerprint {dataset.fingerprint}) are not those of the stored "
-                f"rounds ({before}): point --data at the same data on every machine",
-            )
+            yield from fedavg.run(config, dataset, state, device=self.place.device)
+        except fedavg.Unfit as error:
+            self.begin_again(f"no state of this trial: {error}")
+            yield from fedavg.run(config, dataset, device=self.place.device)
+
+    def say_where(self, computed_under: Mapping[str, str]) -> None:
+        """Say what it trains on, and which stored rounds that does away with."""
+        processor, threads = computed_under["processor"], computed_under["threads"]
+        log.info("on %s (%s), threads: %s", self.place.device, processor, threads)
+        before = self.claim.numerics_id
+        if self.claim.final_round and before and before != self.numerics_id:
+            said = "the stored rounds were computed under other numerics (%s, here %s): lost"
+            log.info(said, before, self.numerics_id)
+
+    def load(self, config: TrainConfig) -> Dataset:
+        before = self.claim.data_fingerprint if self.claim.final_round else None
+        began = time.monotonic()
+        dataset = _sound_data(config, self.place.data, before)
+        log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
         return dataset
 
-    def resume(self) -> fedavg.State | None:
-        """The state to go on from: of the latest sound snapshot, or None for the start."""
+    def resume(self, snapshot: writes.Snapshot | None) -> fedavg.State | None:
+        """The state to go on from: of the latest snapshot if it is sound, or None for the start."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         from trainers import fedavg
 
-        with reading(self.engine) as connection:
-            snapshot = reads.latest_snapshot(connection, self.claim, self.numerics_id)
-        content = artifacts.read(self.folder, snapshot) if snapshot else None
-        if snapshot is None or content is None:
+        if snapshot is None:
             return None
-        return fedavg.State(snapshot.round, load(content))
+        if not 0 < snapshot.round <= min(self.claim.final_round, self.claim.config["rounds"] - 1):
+            self.begin_again(f"of round {snapshot.round}, of {self.claim.final_round} stored")
+            return None
+        content = self.files.read(snapshot)
+        if content is None:
+            self.begin_again(f"missing, damaged or out of reach in {self.files}")
+            return None
+        try:
+            return fedavg.State(snapshot.round, load(content))
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            self.begin_again(_one_line(error))
+            return None
 
-    def save(self, state: fedavg.State, *, release: bool) -> None:
-        """Store the pending rounds and a snapshot, in one commit; and give the trial back."""
-        snapshot = self.snapshot(state)
+    def begin_again(self, why: str) -> None:
+        """Say that a snapshot is of no use."""
+        log.warning("trial %s begins again, its snapshot is %s", self.claim.trial_id, why)
 
-        def store(connection: Connection) -> list[str]:
-            self.store_pending(connection)
-            replaced = writes.add_snapshot(connection, self.claim, snapshot) if snapshot else []
-            if release:
+    @property
+    def files(self) -> artifacts.Folder:
+        """Where its files lie, as the store said when it began."""
+        assert self.folder is not None
+        return self.folder
+
+    def save(self, measured: fedavg.Round, *, snapshot: bool, release: bool) -> bool:
+        """Store the pending rounds, and a snapshot where one is due, in one commit.
+
+        Where this worker wants to `release` the trial, or somebody wants it back, it is given back
+        with its snapshot; returns whether it was.
+        """
+        kept = self.snapshot(measured.state()) if snapshot else None
+
+        def store(connection: Connection) -> tuple[bool, bool, list[str]]:
+            wanted_back = self.store_pending(connection).give_back
+            replaced = writes.add_snapshot(connection, self.claim, kept) if kept else []
+            over = release or (wanted_back and snapshot)
+            if over:
+                self.end_files(connection)
                 queue.release(connection, self.claim)
-            return replaced
+            return over, wanted_back, replaced
 
-        replaced = patiently(self.engine, store)
+        self.over, wanted_back, replaced = patiently(self.engine, store)
         self.pending.clear()
-        artifacts.remove(self.folder, replaced)
+        self.book.forget(self.said)
+        self.latest = kept.name if kept else self.latest
+        self.discard(replaced)
+        if wanted_back and not self.over:  # the snapshot must be there before the commit
+            return self.save(measured, snapshot=True, release=True)
+        return self.over
 
     def snapshot(self, state: fedavg.State) -> writes.Snapshot | None:
         """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
         from safetensors.torch import save
 
         content = save(state.tensors)
+        one, other = writes.snapshot_names(self.claim)
+        name = other if self.latest == one else one
+        self.written.add(name)
         try:
-            return artifacts.write(self.folder, self.claim, state.round, self.numerics_id, content)
+            total = self.files.write(name, content)
         except OSError as error:
-            log.warning("no snapshot of trial %s: %s", self.claim.trial_id, error)
+            if not self.warned:
+                said = "no snapshot of trial %s, which goes on without: %s"
+                log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
+            self.warned = True
             return None
+        return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
+
+    def end_files(self, connection: Connection) -> None:
+        """Take the names off the index that were never written to; the attempt ends."""
+        names = writes.file_names(self.claim)
+        writes.forget_files(connection, [name for name in names if name not in self.written])
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete files that nothing refers to any more, and take them off the index, where their
+        attempt is over. What does not work out is left to `fedsweep db gc`.
+        """
+        mine, gone = writes.file_names(self.claim), []
+        for name in names:
+            with suppress(OSError):
+                found = self.files.remove(name) is not None
+                self.written.discard(name)
+                if name in mine:
+                    gone += [name] if self.over else []
+                elif found or self.files.shared:
+                    gone.append(name)
+        if gone:
+            with suppress(StoreError, StoreBusy), transaction(self.engine) as connection:
+                writes.forget_files(connection, gone)
+
+    def clear_up(self) -> None:
+        """Delete what was written, and then not referred to: the attempt failed, or lost its trial.
+        Who reads the index must find it still: the names stay on it.
+        """
+        unsure = self.written - {self.latest}
+        if self.over or not unsure:
+            return
+        with suppress(StoreError, StoreBusy, OSError):
+            with reading(self.engine) as connection:
+                unused = reads.unreferenced(connection, self.claim.trial, unsure)
+            for name in unused:
+                self.files.remove(name)
 
     def finish(self, last: fedavg.Round | None) -> Outcome:
         """Store the pending rounds, and the weights of the last round where they are to be kept."""
@@ -234,13 +364,12 @@ class _Attempt:
             queue.finish(connection, self.claim)
             if kept is not None:
                 writes.add_weights(connection, self.claim, kept)
+            self.end_files(connection)
             return writes.drop_snapshots(connection, self.claim.trial)
 
-        try:
-            artifacts.remove(self.folder, patiently(self.engine, end))
-        except LeaseLost:
-            artifacts.remove(self.folder, [kept.name] if kept else [])
-            raise
+        dropped = patiently(self.engine, end)
+        self.over = True
+        self.discard({*dropped, *self.written} - {kept.name if kept else None})
         return Outcome.FINISHED
 
     def keep(self, last: fedavg.Round) -> writes.Weights:
@@ -251,42 +380,138 @@ class _Attempt:
         """
         from safetensors.torch import save
 
-        content = save(last.weights())
+        content, name = save(last.weights()), writes.weights_name(self.claim)
+        self.written.add(name)
         try:
-            return artifacts.write_weights(self.folder, self.claim, content)
+            return writes.Weights(name, len(content), self.files.write(name, content))
         except OSError as error:
             raise TrialFailed(
                 FailureKind.ERROR,
-                f"the final weights cannot be written to {self.folder} ({error.strerror}): make "
-                "room there, or plan without keep_weights",
+                f"the final weights cannot be written to {self.files} "
+                f"({error.strerror or error}): make room there, or plan without keep_weights",
             ) from error
 
-    def fail(self, kind: FailureKind, error: str, trace: str | None) -> None:
+    def fail(self, kind: FailureKind, error: str, trace: str | None) -> End:
         """Store the rounds up to the failure, and say it."""
+        error = hide_secrets(legible(error))
+        trace = trace and hide_secrets(legible(trace))
+        self.book.note("error", f"{kind}: {error}")
 
-        def end(connection: Connection) -> None:
+        def end(connection: Connection) -> float | None:
             with suppress(TrialFailed):  # the rounds may be what failed: the stored ones stay
                 self.store_pending(connection)
-            queue.fail(connection, self.claim, read_clock(connection), kind, error, trace)
+            self.end_files(connection)
+            now, most = read_clock(connection), self.place.max_attempts
+            return queue.fail(connection, self.claim, now, kind, error, trace, max_attempts=most)
 
-        patiently(self.engine, end)
+        return End(Outcome.FAILED, kind, error, patiently(self.engine, end))
 
     def lose(self, why: str) -> None:
         """Leave the trial to another device."""
-        patiently(self.engine, lambda connection: queue.lose(connection, self.claim, why))
+        self.book.note("error", why)
 
-    def store_pending(self, connection: Connection) -> None:
-        self.renew(connection)
-        differs = writes.add_rounds(connection, self.claim, self.pending)
+        def end(connection: Connection) -> None:
+            self.renew(connection)
+            queue.lose(connection, self.claim, why)
+
+        patiently(self.engine, end)
+
+    def store_pending(self, connection: Connection) -> queue.Held:
+        held = self.renew(connection)
+        differs = writes.add_rounds(connection, self.claim, self.pending, held.final_round)
         if differs is not None:
             raise TrialFailed(
                 FailureKind.ERROR,
                 f"round {differs.round} was trained again and gave {differs.column} = "
                 f"{differs.again!r}, not the stored {differs.stored!r}, under equal numerics",
             )
+        return held
 
-    def renew(self, connection: Connection) -> None:
-        queue.renew(connection, self.claim, read_clock(connection), lease=self.place.lease)
+    def renew(self, connection: Connection) -> queue.Held:
+        """Prove that the trial is its own; what was said is stored behind that."""
+        now = read_clock(connection)
+        held = queue.renew(connection, self.claim, now, lease=self.place.lease)
+        self.said = self.book.unstored()
+        writes.add_logs(connection, self.claim, self.said)
+        return held
+
+
+def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
+    """See to it that this machine has what a trial's model and normaliser need.
+
+    Raises:
+        PackageMissing: says which it lacks, and how to get it.
+
+    """
+    from trainers.config import normalizer_names
+
+    lacks = ""
+    if config["model"] == "deeplabv3plus" and not all(map(find_spec, SEGMENTATION_MODULES)):
+        lacks = f"{config['model']} needs packages: pip install 'fedsweep[segmentation]'"
+    if config["normalizer"] not in normalizer_names():
+        lacks = f"normaliser {config['normalizer']} is offered by no package: install its own"
+    if lacks:
+        raise PackageMissing(f"trial {trial_id} cannot run here: {lacks}")
+
+
+def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
+    """What a trial's results are bitwise equal under, here; this process's arithmetic is set so."""
+    from trainers import numerics
+
+    numerics.settle(place.threads)
+    return numerics.numerics(config, place.device)
+
+
+def _provenance(
+    config: TrainConfig, place: Place, computed_under: Mapping[str, str]
+) -> dict[str, Any]:
+    from trainers.config import NORMALIZERS
+    from trainers.normalizers import offered
+
+    more = ["segmentation-models-pytorch", "torchmetrics"]
+    more = more if config.model == "deeplabv3plus" else []
+    point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
+    more += [point.dist.name] if point is not None and point.dist is not None else []
+    return provenance(computed_under["processor"], place.device, more)
+
+
+def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
+    """A trial's rounds from the first, on the data of this fingerprint; nothing is stored.
+
+    Raises:
+        TrialFailed: it diverged, or cannot be trained.
+
+    """
+    from trainers import fedavg
+
+    try:
+        dataset = _sound_data(config, place.data, fingerprint)
+        yield from map(_row, fedavg.run(config, dataset, device=place.device))
+    except fedavg.Diverged as error:
+        raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+    except FedsweepError:
+        raise
+    except Exception as error:
+        raise TrialFailed(_kind_of(error), _one_line(error)) from error
+
+
+def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> Dataset:
+    """A trial's data, if they can be split as it wants, and are those that it was begun on."""
+    from trainers.folder import BadData
+    from trainers.partition import partition
+
+    try:
+        dataset = _load_for(config, root)
+        partition(dataset.train.labels.numpy(), config, dataset.members)
+    except (BadData, ValueError) as error:
+        raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
+    if before and before != dataset.fingerprint:
+        raise TrialFailed(
+            FailureKind.BAD_DATA,
+            f"the data here (fingerprint {dataset.fingerprint}) are not those of the stored "
+            f"rounds ({before}): point --data at the same data on every machine",
+        )
+    return dataset
 
 
 def _load_for(config: TrainConfig, root: Path | None) -> Dataset:
@@ -348,7 +573,7 @@ def _broken_device(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = hide_secrets(legible(" ".join(str(error).split())))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

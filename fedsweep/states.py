@@ -91,5 +91,16 @@ TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.CANCELLED: frozenset({TrialState.QUEUED}),
 }
 
+_AGAIN = "tried again after 5, 10, 20 … 300 s (each ±50 %), up to `work --max-attempts` failures"
+RULES: dict[FailureKind, str] = {
+    FailureKind.DIVERGED: "a result: never tried again",
+    FailureKind.OUT_OF_MEMORY: _AGAIN,
+    FailureKind.BAD_DATA: "set aside until somebody looks: fedsweep trial retry",
+    FailureKind.STALLED: _AGAIN,
+    FailureKind.LOST: "its workers die of it: set aside until somebody looks: fedsweep trial retry",
+    FailureKind.ERROR: _AGAIN,
+}
+"""What becomes of a trial after each kind of failure, in words; `queue.retry_delay` does it."""
+
 RETRIED = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.STALLED, FailureKind.ERROR})
 """The kinds of failure that another attempt may mend."""

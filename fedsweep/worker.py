@@ -124,6 +124,10 @@ class Ended:
     outcome: Outcome | None
     last: Round | None
     seconds: float
+    error: str | None = None
+    """Why it failed: the kind, and the first line of what was said."""
+    again: float | None = None
+    """Seconds until a failed trial is tried again, None for never."""
 
 
 @dataclass
@@ -570,9 +574,15 @@ class _SlotLoop:
             self.last: Round | None = None
             self.say(claim)
             wanted = partial(self.stopping, claim)
-            outcome = execute(self.engine, claim, place, wanted, self.watch)
+            end = execute(self.engine, claim, place, wanted, self.watch)
             seconds = time.monotonic() - began
-            self.say(Ended(self.number, claim, outcome, self.last, seconds))
+            if end is None:
+                self.say(Ended(self.number, claim, None, self.last, seconds))
+                continue
+            error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
+            self.say(
+                Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again)
+            )
 
     def claim(self) -> Claim | None:
         """Claim, within --max-trials, which all slots share: the watch grants each."""

@@ -37,6 +37,10 @@ class Diverged(Exception):
     """A loss or a weight is not a finite number."""
 
 
+class Unfit(Exception):
+    """A state is not one of this trial's."""
+
+
 @dataclass(frozen=True)
 class State:
     """All that round `round + 1` needs: keyed randomness leaves no generator to save."""
@@ -119,6 +123,7 @@ def run(
 
     Raises:
         ValueError: the data hold too few samples for the partition.
+        Unfit: the state is none of this trial's; before the first round.
         Diverged: a loss or a weight stopped being finite; the round is not yielded.
 
     """
@@ -383,8 +388,36 @@ class _Federation:
         tensors |= self.momentum.state() | self.server_momentum.state()
         return State(round, {name: t.cpu().clone() for name, t in tensors.items()})
 
+    def lengths(self) -> dict[str, int]:
+        """Of a state's tensors by their names, one of each client's with a dot behind."""
+        own = self.vector.end - self.shared
+        mine = {"server": self.vector.end} | ({"own.": own} if own else {})
+        return mine | self.momentum.lengths() | self.server_momentum.lengths()
+
+    def check(self, state: State) -> None:
+        """Refuse a state that a copy would stretch, convert or leave out in part."""
+        lengths = self.lengths()
+        if not 0 <= state.round <= self.config.rounds:
+            raise Unfit(f"it is of round {state.round}, of {self.config.rounds}")
+        if missing := [n for n in lengths if not n.endswith(".") and n not in state.tensors]:
+            raise Unfit(f"it has no {missing[0]}")
+        for name, tensor in state.tensors.items():
+            kind, dot, client = name.partition(".")
+            known = not dot or (client.isdecimal() and int(client) < len(self.samples))
+            length = lengths.get(kind + dot) if known else None
+            if length is None:
+                raise Unfit(f"nothing of this trial is called {name}")
+            if tensor.shape != (length,) or tensor.dtype != self.server.dtype:
+                raise Unfit(f"its {name} is {tensor.dtype} {list(tensor.shape)}, not [{length}]")
+
     def restore(self, state: State) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            Unfit: it is none of this trial's.
+
+        """
+        self.check(state)
         self.server.copy_(state.tensors["server"])
         self.own = {
             int(name.removeprefix("own.")): t.to(self.device, copy=True)

@@ -86,6 +86,13 @@ class Momentum:
         kept = {f"velocity.{client}": v for client, v in self.kept.items()}
         return kept | ({"velocity": self.server} if self.kind == "global" else {})
 
+    def lengths(self) -> dict[str, int]:
+        """Of a state's tensors by their names, one of each client's with a dot behind."""
+        own = len(self.velocity) - self._own if self.kind in ("local", "global") else 0
+        return ({"velocity": self.shared} if self.kind == "global" else {}) | (
+            {"velocity.": own} if own else {}
+        )
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up a state."""
         if self.kind == "global":
@@ -119,6 +126,10 @@ class ServerMomentum:
     def state(self) -> dict[str, Tensor]:
         """What the next round needs."""
         return {"server_velocity": self.update} if self.factor > 0 else {}
+
+    def lengths(self) -> dict[str, int]:
+        """Of a state's tensors by their names."""
+        return {"server_velocity": len(self.update)} if self.factor > 0 else {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up a state."""

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from fedsweep.cli.arguments import Db, open_store, url
-from fedsweep.cli.console import console, counted
+from fedsweep.cli.console import console, counted, size
+from fedsweep.errors import hide_secrets
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,12 +28,20 @@ def upgrade(db: Db = None) -> None:
 
 @app.command()
 def check(db: Db = None) -> None:
-    """Say whether the database can be used, and its schema's revision."""
-    from fedsweep.store import schema
-    from fedsweep.store.engine import reading
+    """Say whether the database is sound, and its schema's revision.
 
-    with reading(open_store(db)) as connection:
-        print(f"sound, schema {schema.current(connection)}")
+    By the database's own check (on Postgres by its extension amcheck, if installed) and by what
+    must hold: every finished trial by one attempt, with every round once. Exit 1 where it is not.
+    """
+    from fedsweep.store import schema, soundness
+
+    engine = open_store(db)
+    found = soundness.faults(engine)
+    for fault in found:
+        print(fault)
+    if found:
+        raise typer.Exit(1)
+    print(f"sound, schema {schema.head()}")
 
 
 Source = Annotated[
@@ -55,8 +64,8 @@ def copy(
     """
     from fedsweep.store import copying
 
-    engines = copying.open_two(source, target, names=("FROM", "TO"), create=True)
-    copied = copying.copy(*engines)
+    with copying.both(source, target, names=("FROM", "TO"), create=True) as (there, to):
+        copied = copying.copy(there, to)
     _print_tables([(table.name, table.rows) for table in copied.tables])
     _print_lost(copied.lost)
 
@@ -75,8 +84,10 @@ def merge(
     from fedsweep.store import copying
     from fedsweep.store.engine import read_clock, transaction
 
-    there, into = copying.open_two(source, target, names=("FROM", "INTO"), create=False)
-    with transaction(into) as connection:
+    with (
+        copying.both(source, target, names=("FROM", "INTO")) as (there, into),
+        transaction(into) as connection,
+    ):
         while queue.rescue(connection, read_clock(connection)):
             pass
         merged = copying.merge(there, connection)
@@ -102,3 +113,34 @@ def _print_tables(rows: list[tuple[str, int]]) -> None:
 def _print_lost(files: tuple[str, ...]) -> None:
     for file in files:
         print(f"  weights missing or damaged, left out: {file}")
+
+
+MOST_NAMED = 5
+"""Files that could not be deleted: it is mostly the storage that does not answer."""
+
+
+@app.command()
+def gc(
+    db: Db = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete the files that no trial has needed for an hour.
+
+    Snapshots that were replaced, of trials that will not go on, and what attempts left that were
+    killed; never anything that the database does not name. Workers may go on meanwhile.
+    """
+    from fedsweep.store import garbage
+
+    found = garbage.collect(open_store(db), dry_run=dry_run)
+    would = "would be deleted (nothing is)" if dry_run else "deleted"
+    print(f"{counted(found.files, 'file')} {would}, {size(found.bytes)}")
+    for host, count in sorted(found.elsewhere.items()):
+        print(f"  {counted(count, 'file')} may lie on {host}: run it there too")
+    for name in found.outside:
+        print(f"  {name} leads out of its folder, and is left alone")
+    for name, why in list(found.failed.items())[:MOST_NAMED]:
+        print(f"  {name} could not be deleted: {hide_secrets(why)}")
+    if (more := len(found.failed) - MOST_NAMED) > 0:
+        print(f"  and {counted(more, 'file')} more")
+    if found.failed:
+        raise typer.Exit(1)

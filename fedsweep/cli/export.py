@@ -16,6 +16,9 @@ from fedsweep.states import FailureKind, Outcome, TrialState
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from fedsweep.store.artifacts import Folder
+    from fedsweep.store.writes import Weights
+
 app = typer.Typer(help="Take out what a trial leaves.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -77,16 +80,24 @@ def _content(engine: Engine, prefix: str) -> tuple[str, bytes]:
         if kept is None:
             raise Refused(_without(reads.trial_result(connection, trial_id)))
         attempts = reads.trial_attempts(connection, key)
-    folder = artifacts.folder(engine.url)
-    content = artifacts.read(folder, kept)
+        home = reads.home(connection, key)
+    folder = artifacts.folder_of(engine.url, home)
+    content = folder.read(kept)
     if content is None:
         host = next(a["host"] for a in attempts if a["outcome"] == Outcome.FINISHED)
-        state = "damaged" if (folder / kept.name).exists() else "missing"
         raise RequestError(
-            f"the weights of trial {trial_id} are {state} in {folder / kept.name}: they were "
-            f"written on {host}; export them there, or restore that file from a backup"
+            f"the weights of trial {trial_id} are {_fault(folder, kept)} in {folder}/{kept.name}: "
+            f"they were written on {host}; export them there, or restore that file from a backup"
         )
     return trial_id, content
+
+
+def _fault(folder: Folder, kept: Weights) -> str:
+    """What is wrong with a file that could not be read."""
+    try:
+        return "missing" if folder.size(kept.name) is None else "damaged"
+    except OSError as error:
+        return f"out of reach ({error.strerror or error})"
 
 
 def _without(result: dict[str, Any]) -> str:

@@ -37,6 +37,15 @@ def plan(
     priority: Annotated[
         int, typer.Option(min=-1000, max=1000, help="New trials with more of it run first.")
     ] = 0,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the sweep's snapshots and weights are to lie: a folder, or a URL that "
+            "fsspec knows; else beside a SQLite file, or on each machine.",
+            show_default=False,
+        ),
+    ] = None,
     show_partition: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +59,7 @@ def plan(
     from fedsweep import executor, spec
 
     sweep = spec.read_plan(file, set_ or ())
+    files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition)
     sweep, unseen = executor.look_at_data(sweep, data_folder(data))
@@ -58,13 +68,22 @@ def plan(
         if dry_run:
             _foretell(sweep, db)
         else:
-            _plan(sweep, db, priority)
+            _plan(sweep, db, priority, files_at)
         place()
     if unseen:
         print(
             "note: the data are not at hand, so their content is no part of the trials' "
             "identity: give --data or FEDSWEEP_DATA to pin it"
         )
+
+
+def _checked(artifacts: str | None) -> str | None:
+    """--artifacts as it is stored."""
+    if artifacts is None:
+        return None
+    from fedsweep.store.artifacts import parse
+
+    return parse(artifacts)
 
 
 def _check_picture(path: Path) -> None:
@@ -104,7 +123,7 @@ def _drawn(
         aside.unlink(missing_ok=True)
 
 
-def _plan(sweep: SweepSpec, db: str | None, priority: int) -> None:
+def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None) -> None:
     from fedsweep import queue
     from fedsweep.spec import OUTSIDE_IDENTITY
     from fedsweep.store import reads, writes
@@ -115,6 +134,8 @@ def _plan(sweep: SweepSpec, db: str | None, priority: int) -> None:
         if planned.cancelled:
             queue.retry(connection, reads.trial_rows(connection, planned.cancelled))
         queue.planned(connection, sweep.name, sweep.budget)
+        if files_at is not None:
+            writes.put_files(connection, sweep.name, files_at)
     print(f"{sweep.name}: {counted(planned.new, 'new trial')}, {planned.kept:,} kept")
     if planned.cancelled:
         print(f"  {counted(len(planned.cancelled), 'cancelled trial')} queued again")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import Refused
-from fedsweep.states import Hold, TrialState
+from fedsweep.errors import NotFound, Refused
+from fedsweep.states import RULES, FailureKind, Hold, TrialState
 
 app = typer.Typer(
     help="Look at trials, cancel them, try them again.", no_args_is_help=True, rich_markup_mode=None
 )
+
+SHOWN = 20
+"""Lines of the last attempt's log that `trial show` prints."""
 
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="An id, or a unique beginning of it.")]
 Trials = Annotated[
@@ -66,15 +70,20 @@ def list_(
 
 @app.command()
 def show(trial: Trial, db: Db = None) -> None:
-    """Show a trial: configuration, result, attempts."""
+    """Show a trial: configuration, result, attempts, and what the last one said."""
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
     with reading(open_store(db)) as connection:
         key, trial_id = reads.find_trial(connection, trial)
         result = reads.trial_result(connection, trial_id)
+        standing = reads.trial_standing(connection, key)
         attempts = reads.trial_attempts(connection, key)
+        last = attempts[-1]["fence"] if attempts else 0
+        said = reads.trial_logs(connection, key, last, SHOWN + 1)
     print(f"trial {trial_id}  {result['state']}  (planned first by {result['sweep']})")
+    for line in _standing(trial_id, result, standing):
+        print(f"  {line}")
     print("\nconfiguration")
     _print_pairs(json.loads(result["config"]))
     measured = ("final_round", "test_accuracy", "test_loss", "validation_accuracy", "test_miou")
@@ -88,9 +97,62 @@ def show(trial: Trial, db: Db = None) -> None:
         _print_pairs(found)
     if result["error"]:
         print(f"\n{result['failure']}: {result['error']}")
+    kinds = {a["failure"]: None for a in [*attempts, result] if a["failure"]}
+    if kinds:
+        print("\nafter a failure")
+        _print_pairs({kind: RULES[FailureKind(kind)] for kind in kinds})
     print(f"\n{counted(len(attempts), 'attempt')}")
     for attempt in attempts:
         _print_attempt(attempt)
+    if said:
+        earlier = ": the last lines; fedsweep trial logs shows all" if len(said) > SHOWN else ""
+        print(f"\nlog of attempt {last}{earlier}")
+        _print_log(said[-SHOWN:])
+
+
+@app.command()
+def logs(
+    trial: Trial,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Only this one, by its number.", show_default=False)
+    ] = None,
+    db: Db = None,
+) -> None:
+    """Show what was said during a trial's attempts."""
+    from fedsweep.store import reads
+    from fedsweep.store.engine import reading
+
+    with reading(open_store(db)) as connection:
+        key, trial_id = reads.find_trial(connection, trial)
+        fences = [row["fence"] for row in reads.trial_attempts(connection, key)]
+        if attempt is not None and attempt not in fences:
+            there = f"it has {', '.join(map(str, fences))}" if fences else "it has none yet"
+            raise NotFound(f"trial {trial_id} has no attempt {attempt}: {there}")
+        said = {
+            fence: reads.trial_logs(connection, key, fence)
+            for fence in fences
+            if attempt in (None, fence)
+        }
+    for fence, lines in said.items():
+        print(f"attempt {fence}" + ("" if lines else ": nothing was kept"))
+        _print_log(lines)
+
+
+def _standing(trial_id: str, result: dict[str, Any], standing: dict[str, Any]) -> Iterator[str]:
+    """What a trial's failures cost so far, and why it waits."""
+    if count := standing["failures"]:
+        off = standing["seconds_off"]
+        when = f", tried again in {duration(max(off, 0))}" if off is not None else ""
+        kind = f" ({result['failure']})" if result["failure"] else ""
+        yield f"{counted(count, 'failure')} so far{kind}{when}"
+    if count := standing["losses"]:
+        yield f"{counted(count, 'worker')} lost in a row without a new round; the third ends it"
+    if standing["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):
+        if standing["wish"]:
+            yield f"held ({standing['held']}): fedsweep trial resume {trial_id[:8]} lets it go on"
+        else:
+            held = [f"{s['name']} ({s['held']})" for s in standing["held_by"]]
+            yield f"held with {', '.join(held)}: fedsweep sweep resume lets it go on"
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
@@ -110,10 +172,37 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
         f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
         f"{attempt['device']} of {attempt['worker']}, {began}"
     )
+    for line in _ran_with(attempt):
+        print(f"     {line}")
     if attempt["error"]:
         print(f"     {attempt['error']}")
     for line in (attempt["traceback"] or "").splitlines():
         print(f"     | {line}")
+
+
+def _ran_with(attempt: dict[str, Any]) -> Iterator[str]:
+    """An attempt's code, packages and machine, as far as they were noted."""
+    if attempt["provenance"]:
+        found = json.loads(attempt["provenance"])
+        commit = f" {found['commit'][:10]}" if found["commit"] else ""
+        changed = " (changed)" if found["dirty"] else ""
+        packages = dict(found["packages"])
+        own = f"fedsweep {packages.pop('fedsweep', '?')}{commit}{changed}"
+        others = "".join(f", {name} {version}" for name, version in packages.items())
+        yield f"{own}{others}, Python {found['python']}"
+        driver = f", driver {found['driver']}" if found["driver"] else ""
+        yield f"{found['device']}{driver}, {found['platform']}"
+    if attempt["numerics"]:
+        found = json.loads(attempt["numerics"])
+        yield f"numerics {attempt['numerics_id']}: " + ", ".join(
+            f"{name} {value}" for name, value in found.items() if value and name != "processor"
+        )
+
+
+def _print_log(lines: list[dict[str, Any]]) -> None:
+    for line in lines:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["at"]))
+        print(f"  {at} {line['level']:<8} {line['message']}")
 
 
 @app.command()

@@ -136,6 +136,9 @@ def _ended(view: View) -> str:
     done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
     left = f"{done}/{total}, {duration(_seconds_left(view, view.progress))} left"
     end = f"{outcome}{result} in {duration(ended.seconds)}"
+    if ended.again is not None:
+        end = f"{outcome}{result}, again in {duration(ended.again)}"
+    end += f" ({ended.error})" if ended.error else ""
     return f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]"
 
 

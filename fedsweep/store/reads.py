@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
-from fedsweep.spec import Claim
-from fedsweep.states import Hold, TrialState
+from fedsweep.spec import Claim, ClientScore
+from fedsweep.states import FailureKind, Hold, TrialState
+from fedsweep.store.engine import Prepared, as_sql, read_clock
 from fedsweep.store.tables import (
     attempts,
+    client_rounds,
+    files,
+    identity,
+    logs,
     members,
     plans,
     rounds,
@@ -296,6 +302,89 @@ def trial_attempts(connection: Connection, trial: int) -> list[Row]:
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
+def trial_standing(connection: Connection, trial: int) -> Row:
+    """What the view `results` does not say: what its failures cost, and why it waits.
+
+    `seconds_off`: until it has backed off, None where it does not; `held_by`: its sweeps that are
+    held, and why, as rows.
+    """
+    c, now = trials.c, read_clock(connection)
+    # On another clock, that of an earlier boot, it is over.
+    wait = sa.case((c.clock == now.clock, c.not_before - as_sql(now)), else_=0.0)
+    off = sa.case((c.not_before.is_not(None), wait))
+    query = sa.select(c.failures, c.losses, c.wish, c.held, off.label("seconds_off"))
+    row = dict(connection.execute(query.where(c.id == trial)).mappings().one())
+    holding = sa.select(sweeps.c.name, sweeps.c.held).join(members, members.c.sweep == sweeps.c.id)
+    holding = holding.where(members.c.trial == trial, sweeps.c.held.is_not(None))
+    found = connection.execute(holding.order_by(sweeps.c.id)).mappings()
+    return row | {"held_by": [dict(sweep) for sweep in found]}
+
+
+def trial_logs(
+    connection: Connection, trial: int, fence: int, last: int | None = None
+) -> list[Row]:
+    """What was said during an attempt, in order; of many lines the last ones."""
+    query = sa.select(logs.c.at, logs.c.level, logs.c.message)
+    query = query.where(logs.c.trial == trial, logs.c.fence == fence)
+    newest = query.order_by(logs.c.n.desc()).limit(last)
+    return [dict(row) for row in connection.execute(newest).mappings()][::-1]
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is stored of a trial's rounds, and what they were computed under."""
+
+    trial_id: str
+    config: Row
+    state: TrialState
+    failure: FailureKind | None
+    error: str | None
+    numerics_id: str
+    numerics: dict[str, str]
+    data_fingerprint: str
+    rounds: list[Row]
+    clients: dict[int, dict[int, ClientScore]]
+    """By round and client."""
+
+
+def trial_record(connection: Connection, trial: int) -> Record:
+    """What is to come out again when the trial is trained again.
+
+    Raises:
+        RequestError: nothing is stored of it yet.
+
+    """
+    row = connection.execute(sa.select(trials).where(trials.c.id == trial)).one()
+    stored = sa.select(rounds).where(rounds.c.trial == trial).order_by(rounds.c.round)
+    found = [dict(r) for r in connection.execute(stored).mappings()]
+    under = sa.select(attempts.c.numerics).where(
+        attempts.c.trial == trial, attempts.c.numerics_id == row.numerics_id
+    )
+    numerics = connection.execute(under.order_by(attempts.c.fence.desc()).limit(1)).scalar()
+    if numerics is None or not (found or row.failure == FailureKind.DIVERGED):
+        raise RequestError(
+            f"trial {row.trial_id} is {row.state} and has no stored rounds: there is nothing to "
+            "compare yet"
+        )
+    scores: dict[int, dict[int, ClientScore]] = {}
+    c = client_rounds.c
+    each = sa.select(c.round, c.client, c.samples, c.test_accuracy).where(c.trial == trial)
+    for r in connection.execute(each):
+        scores.setdefault(r.round, {})[r.client] = ClientScore(r.client, r.samples, r.test_accuracy)
+    return Record(
+        trial_id=row.trial_id,
+        config=json.loads(row.config),
+        state=TrialState(row.state),
+        failure=FailureKind(row.failure) if row.failure else None,
+        error=row.error,
+        numerics_id=row.numerics_id,
+        numerics=json.loads(numerics),
+        data_fingerprint=row.data_fingerprint,
+        rounds=found,
+        clients=scores,
+    )
+
+
 def sweep_trials(connection: Connection, sweep: str) -> list[int]:
     """The rows of a sweep's members."""
     query = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
@@ -323,6 +412,89 @@ def trial_rows(connection: Connection, ids: Sequence[str]) -> list[int]:
         some = trials.c.trial_id.in_(ids[i : i + 1000])
         found += connection.execute(sa.select(trials.c.id).where(some)).scalars()
     return found
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a trial's files lie: see `artifacts.folder_of`."""
+
+    store: str
+    """This database's own name."""
+    artifacts: str | None
+    """As its sweep says."""
+
+
+def home(connection: Connection, trial: int) -> Home:
+    """Where the files of a trial lie: where the sweep says that planned it first."""
+    row = _HOME(connection, trial=trial).one()
+    return Home(row.id, row.artifacts)
+
+
+_HOME = Prepared(
+    lambda _: (
+        sa.select(identity.c.id, sweeps.c.artifacts)
+        .select_from(trials.join(sweeps, sweeps.c.id == trials.c.sweep))
+        .join(identity, sa.true())
+        .where(trials.c.id == sa.bindparam("trial", type_=sa.BigInteger()))
+    )
+)
+
+
+def unreferenced(connection: Connection, trial: int, names: Collection[str]) -> list[str]:
+    """Those of a trial's files that neither a snapshot nor weights are in."""
+    one = sa.select(snapshots.c.name).where(snapshots.c.trial == trial)
+    other = sa.select(weights.c.name).where(weights.c.trial == trial)
+    return sorted(set(names) - set(connection.execute(one.union(other)).scalars()))
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A file that nothing needs any more."""
+
+    name: str
+    home: Home
+    host: str
+    """Where it was written."""
+
+
+UNWANTED = trials.c.state.in_([TrialState.FINISHED, TrialState.CANCELLED]) | (
+    sa.func.coalesce(trials.c.failure, "") == FailureKind.DIVERGED
+)
+"""Trials that will not go on, or, of a cancelled one, may as well begin again: their snapshots are
+not needed."""
+
+
+def over_since(before: float) -> sa.ColumnElement[bool]:
+    """Trials whose last attempt ended before this wall time."""
+    last = sa.select(sa.func.max(attempts.c.ended_at)).where(attempts.c.trial == trials.c.id)
+    return last.correlate(trials).scalar_subquery() <= before
+
+
+def spare_files(connection: Connection, before: float) -> list[Spare]:
+    """Files that nothing has needed since this wall time, by the index alone.
+
+    None of a running attempt, and none that weights are in, or the snapshot of a trial that may go
+    on. Nothing ever refers to a file again, once it is here: an attempt writes only its own names.
+    """
+    mine = (attempts.c.trial == files.c.trial) & (attempts.c.fence == files.c.fence)
+    at_work = (trials.c.state == TrialState.RUNNING) & (trials.c.fence == files.c.fence)
+    needed = [
+        sa.exists().where(weights.c.trial == files.c.trial, weights.c.name == files.c.name),
+        sa.exists().where(snapshots.c.trial == files.c.trial, snapshots.c.name == files.c.name)
+        & ~(UNWANTED & over_since(before)),
+    ]
+    query = (
+        sa.select(files.c.name, identity.c.id, sweeps.c.artifacts, attempts.c.host)
+        .select_from(files.join(trials, trials.c.id == files.c.trial))
+        .join(attempts, mine)
+        .join(sweeps, sweeps.c.id == trials.c.sweep)
+        .join(identity, sa.true())
+        .where(~at_work, sa.func.coalesce(files.c.free_since, attempts.c.ended_at) <= before)
+        .where(*(~need for need in needed))
+        .order_by(files.c.trial, files.c.fence, files.c.name)
+    )
+    found = connection.execute(query)
+    return [Spare(row.name, Home(row.id, row.artifacts), row.host) for row in found]
 
 
 def latest_snapshot(connection: Connection, claim: Claim, numerics_id: str) -> Snapshot | None:

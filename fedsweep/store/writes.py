@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from fedsweep.errors import Refused
+from fedsweep.logbook import Line, cut
 from fedsweep.spec import (
     OUTSIDE_IDENTITY,
     Claim,
@@ -27,10 +29,13 @@ from fedsweep.spec import (
     more_measured,
 )
 from fedsweep.states import TrialState
+from fedsweep.store.difference import Differs, as_stored, differences
 from fedsweep.store.engine import Prepared
 from fedsweep.store.tables import (
     attempts,
     client_rounds,
+    files,
+    logs,
     members,
     plans,
     rounds,
@@ -176,7 +181,7 @@ _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.ins
 
 def _adding(table: sa.Table, *names: str) -> Prepared:
     """INSERT … ON CONFLICT DO NOTHING, of these columns."""
-    values = {name: sa.bindparam(name) for name in names}
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
     return Prepared(lambda dialect: _INSERT[dialect](table).values(values).on_conflict_do_nothing())
 
 
@@ -184,23 +189,6 @@ _PLANNED = ("trial_id", "cell_id", "sweep", "config", "state", "priority")
 _ADD_TRIAL = _adding(trials, *_PLANNED, *config_columns())
 _ADD_MEMBER = _adding(members, "sweep", "trial", "shared")
 _ADD_SWEEP = _adding(sweeps, "name", "created_at")
-
-
-@dataclass(frozen=True)
-class Differs:
-    """A round that was trained again and did not come out as it is stored."""
-
-    round: int
-    column: str
-    stored: float | str | None
-    again: float | str | None
-
-
-MEASURED = ["phase", "train_loss", "test_loss", "test_accuracy", "validation_loss"]
-MEASURED += ["validation_accuracy", "bytes_up", "bytes_down", "test_miou"]
-MEASURED += ["mean_client_accuracy", "worst_client_accuracy", "statistics_mismatch"]
-MEASURED += ["gradient_deviation", "client_drift", "statistics_mismatch_layers"]
-"""What must be equal, bit for bit, when a round is trained again; its seconds need not."""
 
 
 def add_rounds(
@@ -220,7 +208,7 @@ def add_rounds(
         return found
     fresh = [r for r in done if r.round not in stored]
     if fresh:
-        _ADD_ROUND.many(connection, [_round_row(claim, r) for r in fresh])
+        _ADD_ROUND.many(connection, [as_stored(r) | {"trial": claim.trial} for r in fresh])
         for rows in batches([row for r in fresh for row in _client_rows(claim, r)]):
             connection.execute(sa.insert(client_rounds), rows)
     counts = {
@@ -296,13 +284,6 @@ def _stored(
     return {row["round"]: row for row in found.mappings()}
 
 
-def _round_row(claim: Claim, measured: Round) -> dict[str, Any]:
-    row = {name: getattr(measured, name) for name in ("round", "seconds", *MEASURED)}
-    layers = measured.statistics_mismatch_layers
-    as_text = None if layers is None else json.dumps(dict(layers))
-    return row | {"trial": claim.trial, "statistics_mismatch_layers": as_text}
-
-
 def _client_rows(claim: Claim, measured: Round) -> list[dict[str, Any]]:
     key = {"trial": claim.trial, "round": measured.round}
     return [key | asdict(score) for score in measured.clients]
@@ -317,23 +298,9 @@ def _difference(
     """The first difference of rounds trained again from what is stored, the clients' included."""
     clients = _stored_clients(connection, claim, again)
     for measured in again:
-        row = _round_row(claim, measured)
-        for column in MEASURED:
-            before = stored[measured.round][column]
-            if before != row[column]:
-                return Differs(measured.round, column, before, row[column])
-        if found := _client_difference(clients.get(measured.round, {}), measured):
+        row, scores = stored[measured.round], clients.get(measured.round, {})
+        if found := next(differences(row, scores, measured), None):
             return found
-    return None
-
-
-def _client_difference(stored: Mapping[int, ClientScore], again: Round) -> Differs | None:
-    for score in again.clients:
-        before = stored.get(score.client)
-        if before != score:
-            was = before.test_accuracy if before else None
-            column = f"test_accuracy of client {score.client}"
-            return Differs(again.round, column, was, score.test_accuracy)
     return None
 
 
@@ -358,12 +325,16 @@ def start_attempt(
     numerics_id: str,
     numerics: Mapping[str, str],
     data_fingerprint: str,
+    provenance: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Say what an attempt computes under. Rounds stored under other numerics are dropped, as lost,
-    and so are their snapshots: a trial's rounds are all of one kind.
+    """Say what an attempt computes under and runs with, and index the files that it may write.
+    Rounds stored under other numerics are dropped, as lost, and so are their snapshots: a trial's
+    rounds are all of one kind.
 
     Returns the names of the dropped snapshots' files; to be called behind `queue.renew`.
     """
+    key = {"trial": claim.trial, "fence": claim.fence}
+    _ADD_FILE.many(connection, [key | {"name": name} for name in file_names(claim)])
     mine = (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
     lost = seconds = 0
     dropped: list[str] = []
@@ -385,6 +356,7 @@ def start_attempt(
             numerics_id=numerics_id,
             numerics=json.dumps(dict(numerics)),
             data_fingerprint=data_fingerprint,
+            provenance=None if provenance is None else json.dumps(dict(provenance)),
             rounds_lost=attempts.c.rounds_lost + lost,
             seconds_lost=attempts.c.seconds_lost + seconds,
         )
@@ -395,6 +367,110 @@ def start_attempt(
         .values(numerics_id=numerics_id, data_fingerprint=data_fingerprint)
     )
     return dropped
+
+
+_ADD_FILE = _adding(files, "name", "trial", "fence")
+
+
+def add_logs(connection: Connection, claim: Claim, lines: Sequence[Line]) -> None:
+    """Store what was said during an attempt; a line that is there is written over.
+
+    To be called behind `queue.renew`, so that who has lost its lease adds nothing.
+    """
+    key = {"trial": claim.trial, "fence": claim.fence}
+    if lines:
+        _SAY.many(connection, [key | asdict(line) for line in lines])
+
+
+def add_last_words(connection: Connection, claim: Claim, words: Sequence[str]) -> None:
+    """Store what a slot's process said as it died, behind what it had stored; see `add_logs`."""
+    mine = (logs.c.trial == claim.trial) & (logs.c.fence == claim.fence)
+    last = sa.select(sa.func.coalesce(sa.func.max(logs.c.n), 0)).where(mine)
+    first, now = connection.execute(last).scalar_one() + 1, time.time()
+    said = [Line(n, now, "stderr", cut(word)) for n, word in enumerate(words, first)]
+    add_logs(connection, claim, said)
+
+
+def _saying(dialect: str) -> sa.ClauseElement:
+    added = _INSERT[dialect](logs).values({c.name: sa.bindparam(c.name) for c in logs.c})
+    said = {name: added.excluded[name] for name in ("at", "level", "message")}
+    rewritten: sa.ClauseElement = added.on_conflict_do_update(
+        index_elements=["trial", "fence", "n"], set_=said
+    )
+    return rewritten
+
+
+_SAY = Prepared(_saying)
+
+
+def snapshot_names(claim: Claim) -> tuple[str, str]:
+    """The two files that an attempt writes its snapshots to, by turns: what the index points at is
+    never overwritten. They carry the fence, so that no two attempts write the same file.
+    """
+    return (
+        f"{claim.trial_id}-{claim.fence}-a.safetensors",
+        f"{claim.trial_id}-{claim.fence}-b.safetensors",
+    )
+
+
+def weights_name(claim: Claim) -> str:
+    """The file that an attempt writes the final weights to."""
+    return f"{claim.trial_id}-{claim.fence}-weights.safetensors"
+
+
+def file_names(claim: Claim) -> list[str]:
+    """All files that an attempt may write."""
+    kept = [weights_name(claim)] if claim.config.get("keep_weights") else []
+    return [*snapshot_names(claim), *kept]
+
+
+def free_files(connection: Connection, names: Sequence[str]) -> None:
+    """Say that nothing refers to these files any more, from now on."""
+    if names:
+        named = sa.update(files).where(files.c.name.in_(names))
+        connection.execute(named.values(free_since=time.time()))
+
+
+def forget_files(connection: Connection, names: Collection[str]) -> None:
+    """Take files off the index that are gone, or were never written."""
+    for batch in batches(sorted(names)):
+        connection.execute(sa.delete(files).where(files.c.name.in_(batch)))
+
+
+def put_files(connection: Connection, sweep: str, artifacts: str) -> None:
+    """Say where the files of the trials lie that this sweep planned first.
+
+    Raises:
+        Refused: some lie elsewhere.
+
+    """
+    found = sa.select(sweeps.c.id, sweeps.c.artifacts).where(sweeps.c.name == sweep)
+    key, before = connection.execute(found).one()
+    if before == artifacts:
+        return
+    _ALONE_WITH_FILES[connection.dialect.name](connection)
+    mine = sa.select(trials.c.id).where(trials.c.sweep == key)
+    for table in (files, snapshots, weights):
+        some = sa.select(table.c.name).where(table.c.trial.in_(mine)).limit(1)
+        if connection.execute(some).first() is not None:
+            place = before or "this database's own folder"
+            raise Refused(
+                f"the files of sweep {sweep} lie in {place}: plan it without --artifacts, or with "
+                "that one"
+            )
+    connection.execute(sa.update(sweeps).where(sweeps.c.id == key).values(artifacts=artifacts))
+
+
+def _alone_with_files_sqlite(_connection: Connection) -> None:
+    """The transaction is immediate: it holds the only write lock already."""
+
+
+def _alone_with_files_postgres(connection: Connection) -> None:
+    """An attempt indexes its files before it reads where to put them."""
+    connection.execute(sa.text("LOCK TABLE files IN SHARE MODE"))
+
+
+_ALONE_WITH_FILES = {"sqlite": _alone_with_files_sqlite, "postgresql": _alone_with_files_postgres}
 
 
 @dataclass(frozen=True)
@@ -414,6 +490,7 @@ def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> li
         sa.delete(snapshots).where(snapshots.c.trial == claim.trial).returning(snapshots.c.name)
     )
     replaced = [name for name in old.scalars() if name != snapshot.name]
+    free_files(connection, [name for name in replaced if name not in snapshot_names(claim)])
     connection.execute(
         sa.insert(snapshots).values(trial=claim.trial, created_at=time.time(), **asdict(snapshot))
     )
@@ -423,7 +500,9 @@ def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> li
 def drop_snapshots(connection: Connection, trial: int) -> list[str]:
     """Forget a trial's snapshots; returns the names of their files."""
     gone = sa.delete(snapshots).where(snapshots.c.trial == trial).returning(snapshots.c.name)
-    return list(connection.execute(gone).scalars())
+    names = list(connection.execute(gone).scalars())
+    free_files(connection, names)
+    return names
 
 
 @dataclass(frozen=True)

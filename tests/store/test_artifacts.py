@@ -1,46 +1,240 @@
-"""The files beside a store."""
+"""The files of a store: in a folder of this machine, or behind a URL."""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from sqlalchemy.engine import make_url
 
-from fedsweep.spec import Claim
-from fedsweep.store import artifacts, writes
+from fedsweep.errors import RequestError
+from fedsweep.store import artifacts
+from fedsweep.store.artifacts import Folder, Outside, folder_of, parse
+from fedsweep.store.reads import Home
+from fedsweep.store.writes import Weights
 
-CLAIM = Claim(1, "abc", 7, {}, None, None, 0)
-
-
-def test_weights_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    """Under a name that carries the trial and the fence; nothing else is left."""
-    place = tmp_path / "artifacts"
-    kept = artifacts.write_weights(place, CLAIM, b"content")
-    assert (kept.name, kept.bytes) == ("abc-7-weights.safetensors", 7)
-    assert artifacts.read(place, kept) == b"content"
-    assert [path.name for path in place.iterdir()] == [kept.name]
+NAME = "abc-7-a.safetensors"
+SQLITE = make_url("sqlite:////sweeps/fedsweep.db")
+POSTGRES = make_url("postgresql+psycopg://user@host/name")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"Content"])
-def test_harmed_files_are_not_read(content: bytes | None, tmp_path: Path) -> None:
-    """Missing, cut off, or another."""
-    kept = artifacts.write_weights(tmp_path, CLAIM, b"content")
-    (tmp_path / kept.name).unlink()
-    if content is not None:
-        (tmp_path / kept.name).write_bytes(content)
-    assert artifacts.read(tmp_path, kept) is None
+@pytest.fixture(params=["here", "there"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+    """An empty folder, on this machine and where fsspec alone reaches."""
+    here = request.param == "here"
+    yield folder_of(SQLITE, Home("id", str(tmp_path) if here else f"memory:/{tmp_path}"))
+    MemoryFileSystem.store.clear()
 
 
-def test_names_cannot_leave_their_folder(tmp_path: Path) -> None:
+def wrote(folder: Folder, content: bytes = b"content") -> Weights:
+    return Weights(NAME, len(content), folder.write(NAME, content))
+
+
+def test_a_file_is_read_back_as_it_was_written(folder: Folder) -> None:
+    """Nothing else is left, and where it is deleted nothing at all."""
+    kept = wrote(folder)
+    assert kept.sha256 == hashlib.sha256(b"content").hexdigest()
+    assert folder.read(kept) == b"content"
+    assert folder.size(NAME) == folder.remove(NAME) == 7
+    assert folder.size(NAME) is folder.remove(NAME) is folder.read(kept) is None
+
+
+def test_a_file_replaces_one_of_its_name(folder: Folder) -> None:
+    """The second one counts."""
+    first, second = wrote(folder), wrote(folder, b"other")
+    assert folder.read(first) is None
+    assert folder.read(second) == b"other"
+
+
+@pytest.mark.parametrize("content", [b"", b"Content", b"content and more"])
+def test_what_is_not_what_was_written_is_not_read(content: bytes, folder: Folder) -> None:
+    """Cut off, changed, or grown."""
+    kept = wrote(folder)
+    folder.write(NAME, content)
+    assert folder.read(kept) is None
+
+
+@pytest.mark.parametrize("name", ["../precious", "/precious", "a/../../precious", "..", ".", ""])
+def test_names_cannot_leave_their_folder(name: str, folder: Folder, tmp_path: Path) -> None:
     """Whatever an index row says."""
-    outside = tmp_path / "precious"
-    outside.write_text("keep")
-    place = tmp_path / "artifacts"
-    place.mkdir()
-    artifacts.remove(place, ["../precious", str(outside)])
-    assert outside.exists()
-    assert artifacts.read(place, writes.Snapshot(1, "n", "../precious", 4, "0")) is None
-    assert artifacts.read(place, writes.Weights("../precious", 4, "0")) is None
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keep")
+    for bad in (name, str(precious), name.replace("/", "\\"), f"{name}\0"):
+        for work in (folder.remove, folder.size, lambda n: folder.write(n, b"no")):
+            with pytest.raises(Outside):
+                work(bad)
+        assert folder.read(Weights(bad, 4, hashlib.sha256(b"keep").hexdigest())) is None
+    assert precious.read_bytes() == b"keep"
+
+
+def test_links_cannot_lead_out_of_a_folder(tmp_path: Path) -> None:
+    """Of a folder which may itself be one."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "id").symlink_to("disk")
+    folder = folder_of(SQLITE, Home("id", str(tmp_path)))
+    assert folder.read(wrote(folder)) == b"content"
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"keep")
+    (tmp_path / "disk" / "link").symlink_to(precious)
+    for work in (folder.remove, folder.size):
+        with pytest.raises(Outside):
+            work("link")
+    assert folder.read(Weights("link", 4, hashlib.sha256(b"keep").hexdigest())) is None
+    assert precious.read_bytes() == b"keep"
+
+
+def test_a_folder_in_the_place_of_a_file_is_an_error_of_the_file(folder: Folder) -> None:
+    """It is neither read nor deleted."""
+    kept = wrote(folder)
+    folder.remove(NAME)
+    if "://" in str(folder):
+        MemoryFileSystem().pipe_file(f"{folder}/{NAME}/precious", b"keep")
+    else:
+        Path(str(folder), NAME).mkdir()
+    assert folder.read(kept) is None
+    for work in (folder.remove, folder.size):
+        with pytest.raises(IsADirectoryError):
+            work(NAME)
+
+
+def test_half_a_file_is_deleted_under_the_whole_one_s_name(tmp_path: Path) -> None:
+    """A kill in the middle of a write leaves nothing that no name leads to."""
+    folder = folder_of(SQLITE, Home("id", str(tmp_path)))
+    wrote(folder)
+    place = tmp_path / "id"
+    (place / f".{NAME}").write_bytes(b"con")
+    assert folder.remove(NAME) == 7
+    assert list(place.iterdir()) == []
+
+
+def test_folders_are_made_where_names_alone_do_not_make_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a disk of another machine, unlike in a bucket."""
+    made, pipe_file = [], MemoryFileSystem.pipe_file
+
+    def strict(self: MemoryFileSystem, path: str, content: bytes) -> None:
+        if not made:
+            raise FileNotFoundError(path)
+        pipe_file(self, path, content)
+
+    monkeypatch.setattr(MemoryFileSystem, "makedirs", lambda _, path, exist_ok: made.append(path))
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", strict)
+    folder = folder_of(SQLITE, Home("id", "memory://disk"))
+    assert folder.read(wrote(folder)) == b"content"
+    assert made == ["/disk/id"]
+    MemoryFileSystem.store.clear()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(artifacts, "QUICK_SECONDS", 0.05)
+
+
+def test_storage_that_hangs_is_left_alone_for_a_while(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it twice; when it answers again, it is used again."""
+    folder = folder_of(SQLITE, Home("id", "memory://hangs"))
+    kept, answers, asked = wrote(folder), threading.Event(), []
+
+    def hanging(*_: object) -> bytes:
+        asked.append(1)
+        answers.wait()
+        return b"content"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "cat_file", hanging)
+        assert folder.read(kept) is None
+        assert folder.read(kept) is None
+        folder._rests_until = 0.0
+        with pytest.raises(TimeoutError, match="memory://hangs/id did not answer"):
+            folder.write(NAME, b"late")  # its thread is still there
+        assert asked == [1]
+    answers.set()
+    assert folder._last is not None
+    folder._last.result()
+    assert folder.read(kept) == b"content"
+    MemoryFileSystem.store.clear()
+
+
+def test_where_the_files_of_a_store_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two stores share a folder, whatever they are told."""
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    places = {
+        (SQLITE, None): ("/sweeps/fedsweep.db.artifacts", True),
+        (POSTGRES, None): ("/data/fedsweep/artifacts/id", False),
+        (SQLITE, "/scratch"): ("/scratch/id", True),
+        (POSTGRES, "/scratch"): ("/scratch/id", False),
+        (SQLITE, "s3://bucket/x"): ("s3://bucket/x/id", True),
+        (POSTGRES, "s3://bucket/x"): ("s3://bucket/x/id", True),
+    }
+    for (url, said), expected in places.items():
+        folder = folder_of(url, Home("id", said))
+        assert (str(folder), folder.shared) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        ("files", "{here}/files"),
+        ("../files/", "{above}/files"),
+        ("/scratch/x/../y/", "/scratch/y"),
+        ("file:///scratch/x", "/scratch/x"),
+        ("local:///scratch/x", "/scratch/x"),
+        ("~/files", "{home}/files"),
+        ("memory://bucket/x/", "memory://bucket/x"),
+    ],
+)
+def test_a_place_is_stored_in_one_spelling(
+    said: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder by its absolute path: workers start elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    names = {"here": tmp_path, "above": tmp_path.parent, "home": Path.home()}
+    assert parse(said) == stored.format(**names)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("s3://key:hunter2@bucket/x", "password or a key"),
+        ("sftp://u:hun/ter2@host/x", "password or a key"),
+        ("s3://bucket/x?token=hunter2", "password or a key"),
+        ("az://box/x?sv=1&sig=hunter2", "password or a key"),
+        ("s3://bucket?AWS_SECRET_ACCESS_KEY=hunter2", "password or a key"),
+        ("s4://bucket/x", "knows no s4://: name a folder"),
+        ("https://host/x", "can only be read"),
+        ("simplecache::s3://bucket", "neither a folder nor one URL"),
+        ("s3://", "names no folder"),
+        ("", "names no folder"),
+        ("file://host/x", "has a host"),
+        ("a\nb", "neither a folder"),
+        (__file__, "is a file: name a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(said: str, why: str) -> None:
+    """In one sentence; secrets belong in the environment, not in a database that all can read."""
+    with pytest.raises(RequestError, match=why) as refused:
+        parse(said)
+    assert "hunter2" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec has it."""
+
+    def missing(_: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", missing)
+    with pytest.raises(RequestError, match="needs a package, here and .*: Install s3fs to access"):
+        parse("s3://bucket/x")
 
 
 def test_a_copy_replaces_nothing_unasked(tmp_path: Path) -> None:
@@ -54,15 +248,23 @@ def test_a_copy_replaces_nothing_unasked(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
-def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk, of a new file and of an old one."""
+def full(_: object) -> None:
+    raise OSError(28, "No space left on device")
 
-    def full(_: object) -> None:
-        raise OSError(28, "No space left on device")
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: artifacts.copy_out(b"new", folder / NAME, overwrite=True),
+        lambda folder: folder_of(SQLITE, Home(folder.name, str(folder.parent))).write(NAME, b"new"),
+    ],
+)
+def test_a_write_that_fails_leaves_what_was_there(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk."""
     monkeypatch.setattr(artifacts.os, "fsync", full)
-    target = tmp_path / "weights"
-    target.write_bytes(b"old")
+    (tmp_path / NAME).write_bytes(b"old")
     with pytest.raises(OSError, match="No space"):
-        artifacts.copy_out(b"new", target, overwrite=True)
+        write(tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

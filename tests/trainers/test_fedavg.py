@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.trainers.arms import MOMENTA, NORMALIZERS, small
 from trainers import data, fedavg, models
@@ -91,6 +91,32 @@ def test_a_run_resumed_after_any_round_is_bitwise_the_whole_run(
     for measured_round in itertools.islice(fedavg.run(chosen, digits), after):
         state = measured_round.state()
     assert trace(chosen, digits, state) == whole[after:]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda t: {n: v for n, v in t.items() if n != "server"}, "it has no server"),
+        (lambda t: {n: v for n, v in t.items() if n != "server_velocity"}, "no server_velocity"),
+        (lambda t: t | {"server": t["server"][:1]}, r"server is torch.float32 \[1\], not \["),
+        (lambda t: t | {"server": t["server"].double()}, "server is torch.float64"),
+        (lambda t: t | {"velocity.0": t["velocity.0"][1:]}, "velocity.0 is"),
+        (lambda t: t | {"own.0": t["velocity.0"]}, "nothing of this trial is called own.0"),
+        (lambda t: t | {"velocity.99": t["velocity.0"]}, "called velocity.99"),
+        (lambda t: t | {"velocity.x": t["velocity.0"]}, "called velocity.x"),
+    ],
+)
+def test_a_state_of_something_else_is_refused_before_the_first_round(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], why: str, digits: Dataset
+) -> None:
+    """A copy would stretch it, convert it, or leave half of it as it was."""
+    chosen = small(momentum="local", server_momentum=0.9, participation=1.0)
+    state = next(fedavg.run(chosen, digits)).state()
+    next(fedavg.run(chosen, digits, state))
+    with pytest.raises(fedavg.Unfit, match=why):
+        next(fedavg.run(chosen, digits, fedavg.State(1, change(state.tensors))))
+    with pytest.raises(fedavg.Unfit, match="of round 99"):
+        next(fedavg.run(chosen, digits, fedavg.State(99, state.tensors)))
 
 
 def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(

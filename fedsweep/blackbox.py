@@ -1,0 +1,67 @@
+"""The last words of a process that dies where Python cannot say why: a crash in compiled code.
+
+They go past Python, straight to file descriptor 2. A slot turns that to a file, which its watch
+reads when the slot has died. What Python itself says goes on reaching the terminal.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fedsweep.errors import hide_secrets
+
+LINES = 50
+"""Last words that are read: of lines."""
+BYTES = 64 * 1024
+"""The same, of bytes; a longer file is emptied between rounds."""
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[None]:
+    """Keep this process's last words in a file, from here to its end.
+
+    With the Python stack where it crashes, and the traceback of what leaves this context.
+    """
+    if sys.stderr is None:  # closed by whoever started us: descriptor 2 may be anything
+        yield
+        return
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    kept = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    os.dup2(kept, 2)
+    os.close(kept)
+    faulthandler.enable(2, all_threads=False)
+    try:
+        yield
+    except Exception:
+        os.write(2, traceback.format_exc().encode())
+        raise
+
+
+def trim(path: Path, most: int = 0) -> None:
+    """Empty the file where it is longer: what was said before a trial is not about it, and
+    compiled code that complains at every step must not fill the disk.
+    """
+    with suppress(OSError):
+        if path.stat().st_size > most:
+            os.truncate(path, 0)
+
+
+def last_words(path: Path) -> list[str]:
+    """What a process said at last, a line each; nothing where it kept no file."""
+    try:
+        with path.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    # What follows is a list of every compiled module, thousands of characters long.
+    said = [line for line in text.splitlines() if not line.startswith("Extension modules:")]
+    return [hide_secrets(line) for line in said if line.strip()][-LINES:]

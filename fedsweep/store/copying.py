@@ -1,0 +1,763 @@
+"""Whole databases: one copied while workers go on in it, and one added to another.
+
+FROM is only read, in one consistent state; TO and INTO are written in one transaction. Nobody
+works in them on what FROM's workers hold: see `at_rest`. A store's own name, its snapshots and the
+index of its files stay behind: they cost rounds, never a trial. Weights come with their files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import itertools
+import marshal
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
+from fedsweep.spec import OUTSIDE_IDENTITY
+from fedsweep.states import FailureKind, Outcome, TrialState
+from fedsweep.store import artifacts, reads, schema
+from fedsweep.store.difference import MEASURED
+from fedsweep.store.engine import make_engine, reading, sqlite_file, transaction
+from fedsweep.store.reads import Row
+from fedsweep.store.tables import (
+    attempts,
+    client_rounds,
+    files,
+    identity,
+    logs,
+    members,
+    metadata,
+    plans,
+    rounds,
+    snapshots,
+    sweeps,
+    trials,
+    weights,
+)
+from fedsweep.store.writes import ONE_PLANNER_AT_A_TIME, Weights
+
+BATCH = 5000
+"""Rows in memory at once, and of one statement."""
+
+TRIALS = 500
+"""Trials of one step of a merge."""
+
+COPIED = "copied"
+"""The error of an attempt that was still open where it was copied from."""
+
+MERGED = "finished in a database that was merged, as another attempt had here"
+"""The error of an attempt that finished a trial that was finished already."""
+
+TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files)]
+"""What a copy has, in an order in which nothing refers to what is not there yet."""
+
+Values = tuple[Any, ...]
+Parts = Generator[list[Values], None, None]
+
+
+@contextlib.contextmanager
+def both(
+    source: str, target: str, *, names: tuple[str, str], create: bool = False
+) -> Iterator[tuple[Engine, Engine]]:
+    """The stores of two URLs, the first one to be read alone: not even a schema is made in it.
+
+    Raises:
+        StoreError: one is missing, unreachable, foreign, older or newer; by its name here.
+
+    """
+    with contextlib.ExitStack() as until_done:
+        there = _named(names[0], _to_read, source)
+        until_done.callback(there.dispose)
+        here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
+        until_done.callback(here.dispose)
+        yield there, here
+
+
+def _to_read(url: str) -> Engine:
+    engine = make_engine(url)
+    try:
+        with reading(engine) as connection:
+            schema.check(connection)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
+    """What other commands say of their --db is said of this argument."""
+    try:
+        return open_one(url)
+    except RequestError as error:
+        said = str(error).replace("--db", name)
+        raise type(error)(said if name in said else f"{name}: {said}") from error
+
+
+@dataclass(frozen=True)
+class CopiedTable:
+    """A table that came over whole: as many rows, and the same sum of what is in them."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy has."""
+
+    tables: tuple[CopiedTable, ...]
+    lost: tuple[str, ...]
+    """Files of weights that were missing or damaged: left out, with their rows."""
+
+
+def copy(source: Engine, target: Engine) -> Copied:
+    """Copy a store into an empty one, and read back what was written; all of it, or nothing.
+
+    Values are the same, bit for bit, save that SQLite keeps no sign of a zero. Keys stay as they
+    are.
+
+    Raises:
+        RequestError: the target is the source, or not empty.
+        StoreError: a value, or a file, cannot be stored there.
+        FedsweepError: what was read back is not what was written.
+
+    """
+    lost: list[str] = []
+    with reading(source) as there, transaction(target) as here:
+        _begin(there, here)
+        _require_empty(here)
+        now = time.time()
+
+        def carried(table: sa.Table) -> Parts:
+            for some in _parts(there, sa.select(table)):
+                if table is weights:
+                    yield _weights(there, here, _dicts(table, some), None, lost)
+                elif table in (trials, attempts):
+                    rows = [at_rest(table.name, row, now) for row in _dicts(table, some)]
+                    yield [tuple(row.values()) for row in rows]
+                else:
+                    yield [tuple(row) for row in some]
+
+        tables = tuple(_copy_table(here, table, carried(table)) for table in TABLES)
+        _ADVANCE[here.dialect.name](here)
+    return Copied(tables, tuple(lost))
+
+
+def at_rest(table: str, row: Row, now: float) -> Row:
+    """A row as it is in a copy, where nobody holds anything: the one change of a trial's state
+    outside `queue`.
+
+    A running trial is queued, and its attempt was released; times on the source's clock are gone.
+    """
+    if table == trials.name:
+        state = TrialState.QUEUED.value if row["state"] == TrialState.RUNNING else row["state"]
+        return row | {"state": state, "lease_until": None, "clock": None, "not_before": None}
+    if table == attempts.name and row["outcome"] is None:
+        return row | {"outcome": Outcome.RELEASED.value, "error": COPIED, "ended_at": now}
+    return row
+
+
+def _copy_table(here: Connection, table: sa.Table, parts: Parts) -> CopiedTable:
+    wrote, found = _Tally(), _Tally()
+    with contextlib.closing(parts):
+        for some in parts:
+            _add(here, table, table.columns.keys(), some)
+            wrote.count(some)
+    for back in _parts(here, sa.select(table)):
+        found.count(map(tuple, back))
+    if wrote != found:
+        raise FedsweepError(
+            f"{table.name} did not come over: {found.rows:,} rows were read back where "
+            f"{wrote.rows:,} were written, or values differ; nothing was kept: check the disk of "
+            "the copy, and try again"
+        )
+    return CopiedTable(table.name, wrote.rows)
+
+
+@dataclass
+class _Tally:
+    """How many rows, and a sum over a hash of each, whatever their order."""
+
+    rows: int = 0
+    sum: int = 0
+
+    def count(self, rows: Iterable[Values]) -> None:
+        for row in rows:
+            packed = marshal.dumps(row, 2)  # types, and the bits of floats; the same for equal rows
+            if _MINUS_ZERO in packed:
+                packed = marshal.dumps(tuple([_without_sign_of_zero(v) for v in row]), 2)
+            digest = hashlib.blake2b(packed, digest_size=8).digest()
+            self.sum += int.from_bytes(digest, "little")
+            self.rows += 1
+
+
+_MINUS_ZERO = marshal.dumps(-0.0, 2)
+
+
+def _without_sign_of_zero(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _parts(connection: Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
+    """The rows of a query, a few at a time, also from a server."""
+    with connection.execute(query, execution_options={"yield_per": BATCH}) as found:
+        yield from found.partitions()
+
+
+def _dicts(table: sa.Table, found: Iterable[sa.Row[Any]]) -> list[Row]:
+    columns = table.columns.keys()
+    return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _add(
+    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
+) -> None:
+    """Insert rows, as fast as the database takes them."""
+    if rows:
+        _ADD[connection.dialect.name](connection, table, columns, rows)
+
+
+def _add_sqlite(
+    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
+) -> None:
+    statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
+    connection.exec_driver_sql(str(statement.compile(dialect=connection.dialect)), list(rows))
+
+
+def _add_postgres(
+    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
+) -> None:
+    import psycopg
+
+    quote = connection.dialect.identifier_preparer.quote
+    into = f"{quote(table.name)} ({', '.join(quote(name) for name in columns)})"
+    types = [_POSTGRES_TYPES[type(table.c[name].type)] for name in columns]
+    statement = f"COPY {into} FROM STDIN (FORMAT BINARY)"
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as taken:
+            taken.set_types(types)
+            for row in rows:
+                taken.write_row(row)
+    except psycopg.DataError as error:  # text with a NUL, numbers too large for their column
+        raise StoreError(
+            f"{table.name} holds a value that Postgres cannot ({str(error).splitlines()[0]}): "
+            "change it in FROM, or name a SQLite file"
+        ) from error
+    except psycopg.Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+_POSTGRES_TYPES: dict[type[Any], str] = {
+    sa.BigInteger: "int8",
+    sa.Integer: "int4",
+    sa.Double: "float8",
+    sa.Text: "text",
+    sa.Boolean: "bool",
+}
+_ADD = {"sqlite": _add_sqlite, "postgresql": _add_postgres}
+
+
+def _advance_sqlite(_connection: Connection) -> None:
+    """A new key is the largest one and 1."""
+
+
+def _advance_postgres(connection: Connection) -> None:
+    """Keys were given: what makes them goes on behind the largest."""
+    for table in TABLES:
+        if (key := table.autoincrement_column) is not None:
+            sequence = sa.func.pg_get_serial_sequence(table.name, key.name)
+            after = sa.select(sa.func.coalesce(sa.func.max(key), 0) + 1).scalar_subquery()
+            connection.execute(sa.select(sa.func.setval(sequence, after, sa.false())))
+
+
+_ADVANCE = {"sqlite": _advance_sqlite, "postgresql": _advance_postgres}
+
+
+def _begin(there: Connection, here: Connection) -> None:
+    """Of both transactions: take the time it takes, alone with the planners, in two databases.
+
+    Raises:
+        RequestError: it is one.
+
+    """
+    for connection in (there, here):
+        _UNHURRIED[connection.dialect.name](connection)
+    same = there.dialect.name == here.dialect.name and _SAME[here.dialect.name](there, here)
+    if same:
+        raise RequestError("FROM and the database to write are the same one: name two")
+    _PLAN_ALONE[here.dialect.name](here)
+
+
+def _unhurried_sqlite(_connection: Connection) -> None:
+    """It sets no limits."""
+
+
+def _unhurried_postgres(connection: Connection) -> None:
+    """Either one may be idle while the other works."""
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(sa.text(f"SET LOCAL {limit} = 0"))
+
+
+_UNHURRIED = {"sqlite": _unhurried_sqlite, "postgresql": _unhurried_postgres}
+
+
+def _same_sqlite(there: Connection, here: Connection) -> bool:
+    one, other = sqlite_file(there.engine.url), sqlite_file(here.engine.url)
+    assert one is not None
+    assert other is not None
+    return one.samefile(other)
+
+
+def _same_postgres(there: Connection, here: Connection) -> bool:
+    """Whatever the URLs say: an advisory lock is of one database, and keeps out others there."""
+    key = random.getrandbits(62)
+    there.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    return not here.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
+
+
+_SAME = {"sqlite": _same_sqlite, "postgresql": _same_postgres}
+
+
+def _plan_alone_sqlite(_connection: Connection) -> None:
+    """The transaction is immediate: it holds the only write lock already."""
+
+
+def _plan_alone_postgres(connection: Connection) -> None:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_PLANNER_AT_A_TIME)))
+
+
+_PLAN_ALONE = {"sqlite": _plan_alone_sqlite, "postgresql": _plan_alone_postgres}
+
+
+def _require_empty(here: Connection) -> None:
+    for table in TABLES:
+        if here.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+            raise RequestError(
+                f"TO is not empty, it has {table.name}: name a new database, or add to this one "
+                "with `fedsweep db merge`"
+            )
+
+
+def _weights(
+    there: Connection,
+    here: Connection,
+    rows: Iterable[Row],
+    keys: Mapping[int, int] | None,
+    lost: list[str],
+) -> list[Values]:
+    """What to add of FROM's rows of weights, under INTO's keys, once their files are copied; those
+    that are missing or damaged go on the list.
+    """
+    brought = []
+    for row in rows:
+        came = row | {"trial": keys[row["trial"]] if keys else row["trial"]}
+        source = artifacts.folder_of(there.engine.url, reads.home(there, row["trial"]))
+        target = artifacts.folder_of(here.engine.url, reads.home(here, came["trial"]))
+        content = source.read(Weights(row["name"], row["bytes"], row["sha256"]))
+        if content is None:
+            lost.append(f"{source}/{row['name']}")
+            continue
+        try:
+            target.write(row["name"], content)
+        except OSError as error:
+            raise StoreError(
+                f"{target} cannot be written ({error}): make room there, or make it writable"
+            ) from error
+        brought.append(tuple(came.values()))
+    return brought
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did."""
+
+    added: int
+    """Trials that only FROM had."""
+    taken_over: int
+    """Trials of both that are now as FROM had them."""
+    kept: int
+    """Trials of both that are as INTO had them."""
+    rounds: int
+    """Rounds that INTO did not have."""
+    sweeps: tuple[str, ...]
+    """Whose holds and budgets are to be looked at again: FROM's."""
+    lost: tuple[str, ...]
+    """Files of weights that were missing or damaged: left out, with their rows."""
+
+
+def merge(source: Engine, here: Connection) -> Merged:
+    """Add a store's sweeps, trials and measurements to another's, within its transaction.
+
+    A trial of both is one trial: rounds that both have must be equal, bit for bit. It goes on from
+    whichever got further; a tie is INTO's. Finished is furthest. What was trained in vain for that
+    counts as lost, and every attempt is kept: the ledger says what it all cost. Whether a trial is
+    cancelled, held or urgent is INTO's to say. Merging again adds nothing.
+
+    Raises:
+        Refused: a trial of both runs in INTO, or the two contradict each other; the caller's
+            transaction is to be rolled back.
+        RequestError: the two are one database.
+        StoreError: a value, or a file, cannot be stored there.
+
+    """
+    with reading(source) as there:
+        _begin(there, here)
+        joined = _join_sweeps(there, here)
+        merging = _Merging(there, here, joined, time.time())
+        ids = list(there.execute(sa.select(trials.c.id).order_by(trials.c.id)).scalars())
+        for i in range(0, len(ids), TRIALS):
+            merging.add(ids[i : i + TRIALS])
+        names = there.execute(sa.select(sweeps.c.name).order_by(sweeps.c.id)).scalars()
+        return Merged(
+            merging.added,
+            merging.taken_over,
+            merging.kept,
+            merging.rounds,
+            tuple(names),
+            tuple(merging.lost),
+        )
+
+
+def _join_sweeps(there: Connection, here: Connection) -> dict[int, int]:
+    """INTO's sweeps of the same names, made if need be, by FROM's; with the texts it lacks."""
+    columns = [c for c in sweeps.c if c is not sweeps.c.id]
+    query = sa.select(sweeps.c.name, sweeps.c.id)
+    had = {row.name for row in here.execute(query)}
+    fresh = [tuple(row) for row in there.execute(sa.select(*columns).order_by(sweeps.c.id))]
+    at = columns.index(sweeps.c.name)
+    _add(here, sweeps, [c.name for c in columns], [row for row in fresh if row[at] not in had])
+    keys = {row.name: row.id for row in here.execute(query)}
+    joined = {row.id: keys[row.name] for row in there.execute(query)}
+    known = {(row.sweep, row.text) for row in here.execute(sa.select(plans.c.sweep, plans.c.text))}
+    texts = sa.select(plans.c.sweep, plans.c.text, plans.c.created_at)
+    for row in there.execute(texts.order_by(plans.c.created_at, plans.c.id)):
+        if (joined[row.sweep], row.text) not in known:
+            known.add((joined[row.sweep], row.text))
+            new = sa.insert(plans).values(sweep=joined[row.sweep], text=row.text)
+            here.execute(new.values(created_at=row.created_at))
+    return joined
+
+
+MINE = frozenset({"id", "trial_id", "cell_id", "sweep", "priority", "fence", "wish", "held"})
+"""What a trial of both keeps of INTO's row when it is taken over."""
+
+FATE = frozenset({"state", "failure", "failures", "error", "losses"})
+"""And these where either side has cancelled it."""
+
+
+@dataclass
+class _Merging:
+    """A merge, some trials at a time."""
+
+    there: Connection
+    here: Connection
+    sweeps: Mapping[int, int]
+    now: float
+    added: int = 0
+    taken_over: int = 0
+    kept: int = 0
+    rounds: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Add some of FROM's trials, by their rows, with all that is theirs."""
+        theirs = [at_rest(trials.name, row, self.now) for row in _of(self.there, trials.c.id, ids)]
+        ours = _of(self.here, trials.c.trial_id, [t["trial_id"] for t in theirs], lock=True)
+        had = {row["trial_id"]: row for row in ours}
+        both = [(t, had[t["trial_id"]]) for t in theirs if t["trial_id"] in had]
+        _require_agreement(both)
+        _require_equal_rounds(self.there, self.here, both)
+        over = [(t, o) for t, o in both if _standing(t) > _standing(o)]
+        fresh = [t for t in theirs if t["trial_id"] not in had]
+        self.rounds -= _take_over(self.here, over)
+        step = _Step(
+            keys=_add_trials(self.here, fresh, self.sweeps) | {t["id"]: o["id"] for t, o in both},
+            fresh=frozenset(t["id"] for t in fresh),
+            over=frozenset(t["id"] for t, _ in over),
+            fences={t["id"]: o["fence"] for t, o in both},
+        )
+        self.carry(step)
+        first = {t["id"]: self.sweeps[t["sweep"]] for t in fresh}
+        first |= {t["id"]: o["sweep"] for t, o in both}
+        _add_members(self.there, self.here, step, self.sweeps, first)
+        self.added += len(fresh)
+        self.taken_over += len(over)
+        self.kept += len(both) - len(over)
+
+    def carry(self, step: _Step) -> None:
+        """Attempts with what they said, rounds, weights."""
+        fences = _add_attempts(self.there, self.here, step, self.now)
+        _add_logs(self.there, self.here, step, fences)
+        self.rounds += _add_rows_of(self.there, self.here, rounds, step)
+        _add_rows_of(self.there, self.here, client_rounds, step)
+        _add_weights(self.there, self.here, step, self.lost)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Some of FROM's trials, by FROM's keys."""
+
+    keys: Mapping[int, int]
+    """INTO's."""
+    fresh: frozenset[int]
+    """Those that INTO did not have."""
+    over: frozenset[int]
+    """Those that go on as FROM had them."""
+    fences: Mapping[int, int]
+    """The last of INTO, of those that it had."""
+
+
+def _of(
+    connection: Connection, column: sa.Column[Any], some: Iterable[Any], *, lock: bool = False
+) -> list[Row]:
+    """The rows of a table in which a column has one of some values; few of each."""
+    table = column.table
+    query = sa.select(table).where(column.in_(list(some))).order_by(*table.primary_key)
+    found = connection.execute(query.with_for_update() if lock else query)
+    return [dict(row) for row in found.mappings()]
+
+
+def _require_agreement(both: Sequence[tuple[Row, Row]]) -> None:
+    """Refuse trials that run in INTO, and those that diverged in one and went on in the other."""
+    for theirs, ours in both:
+        trial = f"trial {theirs['trial_id']}"
+        if ours["state"] == TrialState.RUNNING:
+            raise Refused(
+                f"{trial} is running in INTO: stop the workers there, or wait until it is done"
+            )
+        for one, other, where in ((theirs, ours, "INTO"), (ours, theirs, "FROM")):
+            further = (one["final_round"] or 0) > (other["final_round"] or 0)
+            if further and other["failure"] == FailureKind.DIVERGED:
+                raise Refused(
+                    f"{trial} diverged in {where} and went on in the other database: run it again "
+                    f"in {where} (fedsweep trial retry), then merge"
+                )
+
+
+def _require_equal_rounds(
+    there: Connection, here: Connection, both: Sequence[tuple[Row, Row]]
+) -> None:
+    """Refuse trials whose common rounds differ. Of two that were told to measure other things,
+    only what both have measured is compared.
+    """
+    begun = {t["trial_id"]: (t, o) for t, o in both if t["final_round"] and o["final_round"]}
+    for table, measured in ((rounds, MEASURED), (client_rounds, ["samples", "test_accuracy"])):
+        for key, sides in _side_by_side(there, here, table, measured, list(begun)):
+            theirs, ours = begun[key[0]]
+            if key[1] > min(theirs["final_round"], ours["final_round"]):
+                continue
+            all_of_it = all(theirs[name] == ours[name] for name in OUTSIDE_IDENTITY)
+            missing = (None,) * len(measured)
+            pairs = zip(measured, sides.get(0, missing), sides.get(1, missing), strict=True)
+            for column, one, other in pairs:
+                if one != other and (all_of_it or None not in (one, other)):
+                    what = f"{column} of client {key[2]}" if len(key) > 2 else column
+                    raise Refused(_unequal(theirs, ours, key[1], f"{what} is {one} in FROM", other))
+
+
+def _unequal(theirs: Row, ours: Row, number: int, said: str, other: object) -> str:
+    kinds = theirs["numerics_id"], ours["numerics_id"]
+    trained = f"under the same numerics ({kinds[0]})"
+    if kinds[0] != kinds[1]:
+        trained = f"under numerics that cannot be compared ({kinds[0]} and {kinds[1]})"
+    return (
+        f"trial {theirs['trial_id']} differs in round {number}: {said} and {other} in INTO, "
+        f"trained {trained}; nothing was merged: keep the databases apart, and train it in a third "
+        "one to see which is right"
+    )
+
+
+def _side_by_side(
+    there: Connection, here: Connection, table: sa.Table, measured: Sequence[str], ids: list[str]
+) -> Iterator[tuple[Values, dict[int, Values]]]:
+    """By trial, round (and client): what was measured in FROM (0) and in INTO (1)."""
+    within = [c for c in table.primary_key if c is not table.c.trial]
+    head = 1 + len(within)
+    query = sa.select(trials.c.trial_id, *within, *(table.c[name] for name in measured))
+    query = query.join_from(table, trials, trials.c.id == table.c.trial)
+    query = query.where(trials.c.trial_id.in_(ids))
+
+    def side(connection: Connection, number: int) -> Iterator[tuple[Values, int, Values]]:
+        by_id = sa.collate(trials.c.trial_id, _BYTEWISE[connection.dialect.name])
+        for some in _parts(connection, query.order_by(by_id, *within)):
+            for row in some:
+                yield tuple(row[:head]), number, tuple(row[head:])
+
+    merged = heapq.merge(side(there, 0), side(here, 1), key=itemgetter(0, 1))
+    for key, group in itertools.groupby(merged, key=itemgetter(0)):
+        yield key, {number: values for _, number, values in group}
+
+
+_BYTEWISE = {"sqlite": "BINARY", "postgresql": "C"}
+"""The order of text that is Python's too."""
+
+
+def _standing(row: Row) -> tuple[bool, int, bool]:
+    """How far a trial has got: the further, the greater."""
+    diverged = row["failure"] == FailureKind.DIVERGED
+    return row["state"] == TrialState.FINISHED, row["final_round"] or 0, diverged
+
+
+def _add_trials(
+    here: Connection, fresh: Sequence[Row], joined: Mapping[int, int]
+) -> dict[int, int]:
+    """Add trials that INTO does not have; returns its keys, by FROM's."""
+    columns = [name for name in trials.columns.keys() if name != "id"]  # noqa: SIM118
+    rows = [row | {"sweep": joined[row["sweep"]]} for row in fresh]
+    _add(here, trials, columns, [tuple([row[name] for name in columns]) for row in rows])
+    ids = [row["trial_id"] for row in fresh]
+    found = here.execute(
+        sa.select(trials.c.trial_id, trials.c.id).where(trials.c.trial_id.in_(ids))
+    )
+    keys = {row.trial_id: row.id for row in found}
+    return {row["id"]: keys[row["trial_id"]] for row in fresh}
+
+
+def _take_over(here: Connection, over: Sequence[tuple[Row, Row]]) -> int:
+    """Make INTO's trials what FROM's are, without their rounds; returns how many rounds went."""
+    if not over:
+        return 0
+    new = []
+    for theirs, ours in over:
+        undone = theirs["state"] != TrialState.FINISHED
+        wanted = undone and TrialState.CANCELLED in (theirs["state"], ours["state"])
+        kept = MINE | FATE if wanted else MINE
+        values = {name: (ours if name in kept else theirs)[name] for name in theirs if name != "id"}
+        new.append(values | {"of_trial": ours["id"]})
+    here.execute(sa.update(trials).where(trials.c.id == sa.bindparam("of_trial")), new)
+    keys = [ours["id"] for _, ours in over]
+    here.execute(sa.delete(client_rounds).where(client_rounds.c.trial.in_(keys)))
+    return here.execute(sa.delete(rounds).where(rounds.c.trial.in_(keys))).rowcount
+
+
+def _add_attempts(
+    there: Connection, here: Connection, step: _Step, now: float
+) -> dict[tuple[int, int], int]:
+    """Add the attempts that INTO does not have, behind its own; returns its fences, by FROM's
+    trials and fences.
+
+    An attempt is known by its trial, its worker and its start.
+    """
+    found = _of(there, attempts.c.trial, step.keys)
+    theirs = [at_rest(attempts.name, row, now) for row in found]
+    theirs.sort(key=itemgetter("trial", "fence"))
+    ours = {_name(row): row for row in _of(here, attempts.c.trial, step.keys.values())}
+    last = {step.keys[trial]: fence for trial, fence in step.fences.items()}
+    fences, new, newer = {}, [], []
+    for row in theirs:
+        came = row | {"trial": step.keys[row["trial"]]}
+        if known := ours.pop(_name(came), None):
+            came |= {"id": known["id"], "fence": known["fence"]}
+            if row["trial"] in step.over:
+                newer.append(came)
+        else:
+            if row["trial"] not in step.fresh:
+                came["fence"] = last[came["trial"]] = last[came["trial"]] + 1
+            vain = row["trial"] not in step.fresh | step.over
+            new.append(in_vain(came) if vain else came)
+        fences[row["trial"], row["fence"]] = came["fence"]
+    replaced = {step.keys[trial] for trial in step.over}
+    newer += [in_vain(row) for row in ours.values() if row["trial"] in replaced]
+    _write_attempts(here, new, newer)
+    _raise_fences(here, last)
+    return fences
+
+
+def _name(attempt: Row) -> Values:
+    return attempt["trial"], attempt["worker"], attempt["started_at"]
+
+
+def in_vain(attempt: Row) -> Row:
+    """An attempt of which no round is stored here: the other database's were taken, or kept.
+
+    It counts as lost. Nor has it finished the trial: another one has.
+    """
+    trained = {"rounds_lost": attempt["rounds_trained"], "seconds_lost": attempt["seconds_trained"]}
+    if attempt["outcome"] == Outcome.FINISHED:
+        trained |= {"outcome": Outcome.RELEASED.value, "error": MERGED}
+    return attempt | trained | {"rounds_new": 0}
+
+
+def _write_attempts(here: Connection, new: Sequence[Row], newer: Sequence[Row]) -> None:
+    columns = [name for name in attempts.columns.keys() if name != "id"]  # noqa: SIM118
+    _add(here, attempts, columns, [tuple([row[name] for name in columns]) for row in new])
+    if newer:
+        known = sa.update(attempts).where(attempts.c.id == sa.bindparam("of_attempt"))
+        values = [
+            {name: row[name] for name in columns} | {"of_attempt": row["id"]} for row in newer
+        ]
+        here.execute(known, values)
+
+
+def _raise_fences(here: Connection, last: Mapping[int, int]) -> None:
+    """The next claim goes on behind the attempts that came."""
+    if last:
+        raised = sa.update(trials).where(trials.c.id == sa.bindparam("of_trial"))
+        here.execute(raised, [{"of_trial": key, "fence": fence} for key, fence in last.items()])
+
+
+def _add_logs(
+    there: Connection, here: Connection, step: _Step, fences: Mapping[tuple[int, int], int]
+) -> None:
+    """What was said during attempts, where INTO does not have it."""
+    c = logs.c
+    mine = sa.select(c.trial, c.fence, sa.func.max(c.n)).where(c.trial.in_(step.keys.values()))
+    had = {(trial, fence): n for trial, fence, n in here.execute(mine.group_by(c.trial, c.fence))}
+    columns = logs.columns.keys()
+    for some in _parts(there, sa.select(logs).where(c.trial.in_(step.keys))):
+        new = []
+        for row in _dicts(logs, some):
+            trial, fence = step.keys[row["trial"]], fences[row["trial"], row["fence"]]
+            if row["n"] > had.get((trial, fence), -1):
+                came = row | {"trial": trial, "fence": fence}
+                new.append(tuple([came[name] for name in columns]))
+        _add(here, logs, columns, new)
+
+
+def _add_rows_of(there: Connection, here: Connection, table: sa.Table, step: _Step) -> int:
+    """Add a table's rows of the trials that are as FROM had them; returns how many there were."""
+    query = sa.select(table).where(table.c.trial.in_(step.fresh | step.over))
+    columns = table.columns.keys()
+    at, count = columns.index("trial"), 0
+    for some in _parts(there, query):
+        rows = [(*row[:at], step.keys[row[at]], *row[at + 1 :]) for row in some]
+        _add(here, table, columns, rows)
+        count += len(rows)
+    return count
+
+
+def _add_weights(there: Connection, here: Connection, step: _Step, lost: list[str]) -> None:
+    """Weights of finished trials, where INTO has none of them."""
+    had = {row["trial"] for row in _of(here, weights.c.trial, step.keys.values())}
+    wanted = [key for key, mine in step.keys.items() if mine not in had]
+    rows = _of(there, weights.c.trial, wanted)
+    _add(here, weights, weights.columns.keys(), _weights(there, here, rows, step.keys, lost))
+
+
+def _add_members(
+    there: Connection,
+    here: Connection,
+    step: _Step,
+    joined: Mapping[int, int],
+    first: Mapping[int, int],
+) -> None:
+    """Who has these trials; `first` are the sweeps of INTO that planned them first."""
+    had = {(row["sweep"], row["trial"]) for row in _of(here, members.c.trial, step.keys.values())}
+    new = []
+    for row in _of(there, members.c.trial, step.keys):
+        sweep, trial = joined[row["sweep"]], step.keys[row["trial"]]
+        if (sweep, trial) not in had:
+            new.append((sweep, trial, int(sweep != first[row["trial"]])))
+    _add(here, members, ["sweep", "trial", "shared"], new)

@@ -1,0 +1,71 @@
+"""Where a round that was trained again does not come out as it is stored. Pure: rows and values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedsweep.spec import ClientScore, Round
+
+MEASURED = ["phase", "train_loss", "test_loss", "test_accuracy", "validation_loss"]
+MEASURED += ["validation_accuracy", "bytes_up", "bytes_down", "test_miou"]
+MEASURED += ["mean_client_accuracy", "worst_client_accuracy", "statistics_mismatch"]
+MEASURED += ["gradient_deviation", "client_drift", "statistics_mismatch_layers"]
+"""What must be equal, bit for bit, when a round is trained again; its seconds need not."""
+
+
+@dataclass(frozen=True)
+class Differs:
+    """A number of a round that was trained again and did not come out as it is stored."""
+
+    round: int
+    column: str
+    stored: float | str | None
+    again: float | str | None
+
+    @property
+    def apart(self) -> float:
+        """How far the two lie apart; of several layers the farthest. Infinite where one is missing,
+        or they are no numbers.
+        """
+        one, other = _numbers(self.stored), _numbers(self.again)
+        if one is None or other is None or one.keys() != other.keys():
+            return math.inf
+        return max((abs(one[name] - other[name]) for name in one), default=math.inf)
+
+
+def _numbers(value: float | str | None) -> dict[str, float] | None:
+    """A number, or the numbers of layers, by name."""
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("{") else None
+    return None if value is None else {"": value}
+
+
+def as_stored(measured: Round) -> dict[str, Any]:
+    """A round's own columns, its layers as JSON."""
+    row = {name: getattr(measured, name) for name in ("round", "seconds", *MEASURED)}
+    layers = measured.statistics_mismatch_layers
+    as_text = None if layers is None else json.dumps(dict(layers))
+    return row | {"statistics_mismatch_layers": as_text}
+
+
+def differences(
+    stored: Mapping[Any, Any], clients: Mapping[int, ClientScore], again: Round
+) -> Iterator[Differs]:
+    """Every number of a round that is not what is stored, bit for bit.
+
+    `stored` is the round's row, by column; `clients` what is stored of its clients.
+    """
+    row = as_stored(again)
+    for column in MEASURED:
+        if stored[column] != row[column]:
+            yield Differs(again.round, column, stored[column], row[column])
+    measured = {score.client: score for score in again.clients}
+    for client in [*measured, *(m for m in clients if m not in measured)]:
+        for name in ("test_accuracy", "samples"):
+            one, other = (getattr(s.get(client), name, None) for s in (clients, measured))
+            if one != other:
+                yield Differs(again.round, f"{name} of client {client}", one, other)

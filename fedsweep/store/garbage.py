@@ -1,0 +1,88 @@
+"""The files that no trial needs any more.
+
+Only what the index names is deleted, and only inside its own folder; no folder is ever listed. A
+file goes before its index row: a collection that is cut short is made good by the next.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep.store import reads, writes
+from fedsweep.store.artifacts import Folder, Outside, folder_of
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.tables import snapshots, trials
+
+GRACE_SECONDS = 3600.0
+"""How long a file stays after it was last needed: an attempt that lost its trial may not know."""
+
+BATCH = 500
+
+
+@dataclass
+class Collected:
+    """What a collection did, or would do."""
+
+    files: int = 0
+    bytes: int = 0
+    elsewhere: Counter[str] = field(default_factory=Counter)
+    """Files that lie on other machines, by machine."""
+    outside: list[str] = field(default_factory=list)
+    """Names that lead out of their folder: left alone."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why a file could not be deleted, by its name."""
+
+
+def collect(engine: Engine, *, dry_run: bool = False) -> Collected:
+    """Delete what nothing has needed for an hour, or only say it; workers may go on meanwhile."""
+    before, collected = time.time() - GRACE_SECONDS, Collected()
+    if dry_run:
+        with reading(engine) as connection:
+            spare = reads.spare_files(connection, before)
+    else:
+        with transaction(engine) as connection:
+            _drop_unwanted(connection, before)
+            spare = reads.spare_files(connection, before)
+    folders = {home: folder_of(engine.url, home) for home in {file.home for file in spare}}
+    for i in range(0, len(spare), BATCH):
+        gone = [
+            file.name
+            for file in spare[i : i + BATCH]
+            if _take(collected, folders[file.home], file, dry_run=dry_run)
+        ]
+        if not dry_run:
+            with transaction(engine) as connection:
+                writes.forget_files(connection, gone)
+    return collected
+
+
+def _drop_unwanted(connection: Connection, before: float) -> None:
+    """Forget the snapshots of trials that will not go on."""
+    of_it = trials.c.id == snapshots.c.trial
+    over = sa.exists().where(of_it, reads.UNWANTED, reads.over_since(before))
+    connection.execute(sa.delete(snapshots).where(over))
+
+
+def _take(collected: Collected, folder: Folder, file: reads.Spare, *, dry_run: bool) -> bool:
+    """Delete a file; whether it is gone for sure."""
+    try:
+        size = folder.size(file.name) if dry_run else folder.remove(file.name)
+    except Outside:
+        collected.outside.append(file.name)
+        return False
+    except OSError as error:
+        collected.failed[file.name] = str(error)
+        return False
+    if size is not None:
+        collected.files += 1
+        collected.bytes += size
+    elif not folder.shared and file.host != platform.node():
+        collected.elsewhere[file.host] += 1
+        return False
+    return True

@@ -1,0 +1,138 @@
+"""Processes that begin together, and what each of them did. Imports nothing of fedsweep: peers use
+it too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from queue import Empty
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 300.0
+"""Seconds that a process waits for the others to be ready."""
+AGAIN = 0.01
+"""Seconds between two looks at a queue where what is left is in other hands."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """When a process stops, although there is more to claim."""
+
+    seconds: float = float("inf")
+    claims: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What one process did. Times are the machine's monotonic seconds."""
+
+    began: float
+    ended: float
+    waits: list[float]
+    """Seconds of each claim."""
+    done: list[float]
+    """When each claim was finished, as far as that was within the limit."""
+    trials: list[int]
+    """What was claimed, the one before the start included."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all of them did together."""
+
+    shifts: list[Shift]
+
+    @property
+    def rate(self) -> float:
+        """Claims finished a second, from the first start to the last end."""
+        began, ended = min(s.began for s in self.shifts), max(s.ended for s in self.shifts)
+        return sum(len(s.done) for s in self.shifts) / (ended - began)
+
+    def wait(self, share: float) -> float:
+        """A quantile of a claim's time, ms."""
+        waits = sorted(wait for s in self.shifts for wait in s.waits)
+        return 1000 * waits[min(int(share * len(waits)), len(waits) - 1)]
+
+    def rates(self, parts: int) -> list[float]:
+        """Claims finished a second in each of so many equal parts of the claims, in order."""
+        done = sorted(at for s in self.shifts for at in s.done)
+        marks = [min(s.began for s in self.shifts)]
+        marks += [done[len(done) * part // parts - 1] for part in range(1, parts + 1)]
+        each = len(done) / parts
+        return [each / (end - begin) for begin, end in pairwise(marks)]
+
+    @property
+    def trials(self) -> list[int]:
+        """All that was claimed, as often as it was."""
+        return [trial for s in self.shifts for trial in s.trials]
+
+
+def shift(
+    claim: Callable[[], T | None],
+    finish: Callable[[T], int],
+    limit: Limit,
+    barrier: Any,
+    left: Callable[[], bool] = lambda: False,
+) -> Shift:
+    """Claim and finish until the limit, or until nothing is `left`; one goes before the start.
+
+    `finish` returns the key of what was claimed.
+    """
+    first = claim()
+    trials = [] if first is None else [finish(first)]
+    waits: list[float] = []
+    done: list[float] = []
+    barrier.wait(PATIENCE)
+    began = now = time.perf_counter()
+    while len(done) < limit.claims and now < began + limit.seconds:
+        taken = claim()
+        claimed = time.perf_counter()
+        if taken is not None:
+            waits.append(claimed - now)
+            trials.append(finish(taken))
+            if (ended := time.perf_counter()) <= began + limit.seconds:
+                done.append(ended)
+        elif left():
+            time.sleep(AGAIN)
+        else:
+            break
+        now = time.perf_counter()
+    return Shift(began, min(now, began + limit.seconds), waits, done, trials)
+
+
+def crowd(count: int, target: Callable[..., None], *arguments: Any, timeout: float = 600) -> Work:
+    """Let so many processes do `target(*arguments, barrier, out)`; each puts its Shift into `out`.
+
+    Raises:
+        RuntimeError: one of them died, or did not answer.
+
+    """
+    spawn = get_context("spawn")
+    barrier, out = spawn.Barrier(count), spawn.Queue()
+    processes = [
+        spawn.Process(target=target, args=(*arguments, barrier, out), daemon=True)
+        for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    shifts: list[Shift] = []
+    until = time.monotonic() + timeout
+    try:
+        while len(shifts) < count:
+            try:
+                shifts.append(out.get(timeout=1))
+            except Empty:
+                if any(process.exitcode for process in processes) or time.monotonic() > until:
+                    raise RuntimeError(f"{target.__name__}: a process died or hangs") from None
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+    return Work(shifts)

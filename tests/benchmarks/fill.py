@@ -1,0 +1,197 @@
+"""Stores with many trials, made fast: one trial is planned, the others are copies of its row.
+
+How a store is filled is no part of any figure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+
+from fedsweep import queue
+from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
+from fedsweep.states import Hold
+from fedsweep.store import writes
+from fedsweep.store.engine import sqlite_file, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import attempts, members, rounds, trials
+from tests.benchmarks.figure import timed
+
+DIGITS: dict[str, Any] = {
+    "dataset": "digits", "model": "cnn", "clients": 4, "local_steps": 2, "batch_size": 8,
+    "lr": 0.05, "normalizer": "bn", "alpha": 0.5,
+}  # fmt: skip
+SEEDS = 10
+"""Of a cell."""
+CELLS: dict[str, list[Any]] = {
+    "normalizer": ["bn", "gn"],
+    "alpha": [i / 10 for i in range(1, 11)],
+    "local_steps": list(range(1, 11)),
+    "lr": [0.01, 0.02, 0.05, 0.1, 0.2],
+}
+"""A thousand of them."""
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """A store, made where it is not there."""
+    store = open_store(url, create=True)
+    try:
+        yield store
+    finally:
+        store.dispose()
+
+
+def queued(url: str, sweep: str, count: int, *, measured: bool = False) -> None:
+    """Add so many trials of one round to a sweep; `measured` ones have it stored already."""
+    with opened(url) as store:
+        with transaction(store) as connection:
+            template = _template(connection, sweep)
+            first = connection.execute(sa.select(sa.func.max(trials.c.id))).scalar_one()
+            _copy(connection, template, count, measured=measured)
+            new = (trials.c.id > first) & (trials.c.sweep == template["sweep"])
+            _into(connection, members, {"sweep": trials.c.sweep, "trial": trials.c.id}, new)
+            if measured:
+                _into(connection, rounds, _measured(sa.literal(1)), new)
+        settle(store)
+
+
+def pause(url: str, sweep: str) -> float:
+    """Pause a sweep; how many seconds that takes."""
+    with opened(url) as store:
+
+        def hold() -> None:
+            with transaction(store) as connection:
+                queue.hold_sweep(connection, sweep, Hold.PAUSE)
+
+        seconds = timed(hold)
+        settle(store)
+    return seconds
+
+
+def finished(url: str, sweep: str, length: int) -> int:
+    """Plan a thousand cells of ten seeds and `length` rounds, all finished; returns how many."""
+    spec = SweepSpec(sweep, "", tuple(_grid(length)))
+    with opened(url) as store:
+        with transaction(store) as connection:
+            writes.add_sweep(connection, spec)
+            numbers = _numbers(length)
+            measured = _measured(numbers.c.n)
+            chosen = sa.select(*measured.values()).select_from(trials.join(numbers, sa.true()))
+            connection.execute(sa.insert(rounds).from_select(list(measured), chosen))
+            connection.execute(sa.update(trials).values(**_final(length)))
+            _into(connection, attempts, _attempted(length), sa.true())
+        settle(store)
+    return len(spec.trials)
+
+
+def _grid(length: int) -> Iterator[TrialSpec]:
+    for point in itertools.product(*CELLS.values(), range(SEEDS)):
+        chosen = dict(zip([*CELLS, "seed"], point, strict=True))
+        yield TrialSpec.of(TrainConfig(**{**DIGITS, **chosen, "rounds": length}))
+
+
+def _template(connection: Connection, sweep: str) -> sa.RowMapping:
+    """The row of a sweep's one planned trial. It is done with: its copies are what is claimed."""
+    config = TrainConfig(**DIGITS, rounds=1, seed=zlib.crc32(sweep.encode()))
+    trial = TrialSpec.of(config)
+    writes.add_sweep(connection, SweepSpec(sweep, "", (trial,)))
+    of_it = trials.c.trial_id == trial.trial_id
+    connection.execute(sa.update(trials).where(of_it).values(state="cancelled"))
+    return connection.execute(sa.select(trials).where(of_it)).mappings().one()
+
+
+def _copy(connection: Connection, template: sa.RowMapping, count: int, *, measured: bool) -> None:
+    numbers = _numbers(count)
+    same = ["cell_id", "sweep", "config", *config_columns()]
+    values: dict[str, Any] = {n: sa.literal(template[n], trials.c[n].type) for n in same}
+    values |= {
+        "trial_id": sa.literal_column(_RANDOM_ID[connection.dialect.name]),
+        "seed": numbers.c.n,
+        "state": sa.literal("queued"),
+        "final_round": sa.literal(1 if measured else None, sa.BigInteger()),
+    }
+    connection.execute(sa.insert(trials).from_select(list(values), sa.select(*values.values())))
+
+
+_RANDOM_ID = {
+    "sqlite": "lower(hex(randomblob(10)))",
+    "postgresql": "substr(md5(random()::text || random()::text), 1, 20)",
+}
+"""As a real id: in no order, so that its index is met all over."""
+
+
+def _numbers(count: int) -> sa.CTE:
+    """1, 2 … count, on both databases."""
+    start = sa.select(sa.literal(1).label("n")).cte("numbers", recursive=True)
+    return start.union_all(sa.select(start.c.n + 1).where(start.c.n < count))
+
+
+def _into(
+    connection: Connection,
+    table: sa.Table,
+    values: Mapping[str, Any],
+    which: sa.ColumnElement[bool],
+) -> None:
+    """One row for each of these trials."""
+    chosen = sa.select(*values.values()).select_from(trials).where(which)
+    connection.execute(sa.insert(table).from_select(list(values), chosen))
+
+
+def _measured(round: Any) -> dict[str, Any]:
+    """A round's measures: accuracies that look like some."""
+    accuracy = sa.cast((trials.c.id * 7919 + round * 104_729) % 1000, sa.Double()) / 1000
+    return {
+        "trial": trials.c.id, "round": round, "phase": sa.literal("explore"),
+        "train_loss": sa.literal(1.25), "test_loss": 1 - accuracy, "test_accuracy": accuracy,
+        "validation_loss": sa.literal(1.5), "validation_accuracy": accuracy,
+        "bytes_up": sa.literal(1_000_000), "bytes_down": sa.literal(1_000_000),
+        "seconds": sa.literal(0.125),
+    }  # fmt: skip
+
+
+def _final(length: int) -> dict[str, Any]:
+    final = _measured(sa.literal(length))
+    same = ("test_loss", "test_accuracy", "validation_accuracy")
+    return {name: final[name] for name in same} | {
+        "state": "finished", "fence": 1, "final_round": length, "best_round": length,
+        "best_test_accuracy": final["test_accuracy"], "bytes_up": 10**6 * length,
+        "bytes_down": 10**6 * length, "seconds": 0.125 * length, "device": "cpu",
+        "numerics_id": "0" * 20,
+    }  # fmt: skip
+
+
+def _attempted(length: int) -> dict[str, Any]:
+    told = {"fence": 1, "worker": "bench", "host": "here", "pid": 1, "device": "cpu"}
+    told |= {"started_at": 0.0, "ended_at": 1.0, "outcome": "finished"}
+    told |= {"rounds_trained": length, "rounds_new": length, "seconds_trained": 0.125 * length}
+    return {"trial": trials.c.id} | {k: sa.literal(v) for k, v in told.items()}
+
+
+def settle(store: Engine) -> None:
+    """Do now what the database would do soon, in the middle of a measurement."""
+    file = sqlite_file(store.url)
+    if file is not None:
+        with closing(sqlite3.connect(file)) as driver:
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return
+    with store.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("VACUUM (ANALYZE)")
+        connection.exec_driver_sql("CHECKPOINT")
+
+
+def make_database(server: str, name: str) -> str:
+    """A fresh database of a Postgres server; its URL."""
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {name}")
+    return make_url(server).set(database=name).render_as_string(hide_password=False)

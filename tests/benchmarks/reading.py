@@ -1,0 +1,72 @@
+"""Reading 10,000 finished trials of 200 rounds: views, as rows in Python, and the report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep.store.engine import reading
+from tests.benchmarks import fill
+from tests.benchmarks.figure import Figure, N, timed
+from tests.conftest import REPOSITORY
+
+LENGTH = 200
+"""Rounds of a trial."""
+
+QUERIES = {
+    "results": "SELECT * FROM results",
+    "cells": "SELECT * FROM cells",
+    "ledger": "SELECT * FROM ledger",
+    "curves by round, of its members": """
+        SELECT c.round, avg(c.test_accuracy), count(*) FROM curves c JOIN members USING (trial_id)
+        WHERE sweep = 'reading' GROUP BY c.round ORDER BY c.round""",
+    "curves by round and normaliser, of its results": """
+        SELECT r.normalizer, c.round, avg(c.test_accuracy) FROM curves c JOIN results r
+        USING (trial_id) WHERE r.sweep = 'reading' GROUP BY 1, 2 ORDER BY 1, 2""",
+}
+REPORTS = ("table", "html")
+
+
+def views(folder: Path, server: str) -> Iterator[Figure]:
+    """Each view whole, the curves of a sweep by round, and `fedsweep report` as a command."""
+    urls = {
+        "SQLite": f"sqlite:///{folder}/reading.db",
+        "Postgres": fill.make_database(server, "reading"),
+    }
+    for database, url in urls.items():
+        count = fill.finished(url, "reading", LENGTH)
+        what = f"{count:,} x {LENGTH}, {database}"
+        with fill.opened(url) as store:
+            for name, query in QUERIES.items():
+                seconds = [timed(partial(rows, store, query)) for _ in range(N)]
+                yield Figure(f"{name}, {what}", "< 1.5", "s", seconds)
+        for format in REPORTS:
+            output = folder / f"report-{database}.{format}"
+            seconds = [timed(partial(report, url, format, output)) for _ in range(3)]
+            yield Figure(f"report --format {format}, {what}", "< 10", "s", seconds)
+        missing = "report --format parquet comes later"
+        yield Figure(f"report --format parquet, {what}", "< 15", missing=missing)
+
+
+def rows(store: Engine, query: str) -> int:
+    """Read all rows of a query; how many there are."""
+    with reading(store) as connection:
+        return len(connection.execute(sa.text(query)).all())
+
+
+def report(url: str, format: str, output: Path) -> None:
+    """`fedsweep report`, as a whole process."""
+    call = [sys.executable, "-m", "fedsweep", "report", "--db", url, "--format", format]
+    call += ["--output", str(output)]
+    subprocess.run(call, cwd=REPOSITORY, capture_output=True, check=True)
+
+
+def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
+    """The figures by name."""
+    return {"reading": lambda: views(folder, server)}

@@ -1,0 +1,224 @@
+"""A worker is killed, or told to stop, in the middle of a trial: when does another run it again,
+and from where?
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec
+from fedsweep.store import writes
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.tables import attempts, snapshots, trials
+from tests.benchmarks import fill
+from tests.benchmarks.figure import Figure
+from tests.conftest import REPOSITORY
+
+KILLS = {5.0: 10, 15.0: 5}
+"""How often a worker is killed, by its lease in seconds."""
+STOPS = 5
+"""How often one is told to stop."""
+POLL = 0.02
+PATIENCE = 120.0
+"""Seconds that anything here may take."""
+WITHIN = 1.0
+"""Seconds beyond the lease."""
+IDLE = 30.0
+"""Percent of a processor that an idle slot stays under; it begins with its imports."""
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """What became of a trial that lost its worker."""
+
+    seconds: float
+    """From the signal to its next attempt."""
+    unsaved: float
+    """Seconds between the last commit of its rounds and the signal."""
+    lost: int
+    """Stored rounds that the next attempt trained again."""
+    since: int
+    """Stored rounds behind the last snapshot."""
+    outcome: str
+    """Of the attempt that was cut short."""
+
+
+class Workers:
+    """`fedsweep work`, again and again: one that trains, one that waits."""
+
+    def __init__(self, url: str, lease: float, log: Path) -> None:
+        call = [sys.executable, "-m", "fedsweep", "work", "--db", url, "--lease", str(lease)]
+        self.call = [*call, "--device", "cpu"]
+        self.log = log
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """One more, in a session of its own."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.call, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+            )
+        self.running[process.pid] = process
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        """To a worker and all its children at once, as a scheduler sends it."""
+        with suppress(ProcessLookupError):
+            os.killpg(pid, number)
+
+    def ready(self) -> None:
+        """Wait until each has a slot, and all but the one that trains are idle."""
+        until = time.monotonic() + PATIENCE
+        while sum(map(_idle, self.running)) < len(self.running) - 1:
+            if time.monotonic() > until:
+                raise RuntimeError(f"no worker became idle: {self.log.read_text()[-2000:]}")
+
+    def reap(self, pid: int) -> None:
+        """Wait for the end of one that got its signal."""
+        self.running.pop(pid).wait(PATIENCE)
+
+    def end(self) -> None:
+        for pid, process in self.running.items():
+            self.signal(pid, signal.SIGKILL)
+            process.wait()
+
+
+def _idle(pid: int) -> bool:
+    """Whether a worker's slot does nothing but look for trials."""
+    try:
+        slots = [
+            child
+            for child in psutil.Process(pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
+        return bool(slots) and all(slot.cpu_percent(0.5) < IDLE for slot in slots)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def long_trial(store: Engine) -> None:
+    """Plan one trial that does not end."""
+    config = TrainConfig(**fill.DIGITS, rounds=10**8)
+    with transaction(store) as connection:
+        writes.add_sweep(connection, SweepSpec("endless", "", (TrialSpec.of(config),)))
+
+
+def attempt(store: Engine, after: int = 0) -> Any:
+    """The attempt that came after another one."""
+    newest = sa.select(attempts).where(attempts.c.id > after).order_by(attempts.c.id.desc())
+    return _until(store, newest.limit(1))
+
+
+def saved(store: Engine, fence: int) -> Any:
+    """The attempt's row once it has stored rounds, with the trial's last round and snapshot."""
+    stored = sa.select(
+        attempts, trials.c.final_round, snapshots.c.round.label("safe"), snapshots.c.created_at
+    ).select_from(
+        attempts.join(trials, trials.c.id == attempts.c.trial).join(
+            snapshots, snapshots.c.trial == trials.c.id
+        )
+    )
+    return _until(store, stored.where(attempts.c.fence == fence, attempts.c.rounds_trained > 0))
+
+
+def _until(store: Engine, query: sa.Select[Any]) -> Any:
+    """The row of a query, as soon as it has one."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        with reading(store) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is not None:
+            return row
+        time.sleep(POLL)
+    raise RuntimeError("nothing happened")
+
+
+def takeover(store: Engine, workers: Workers, lease: float, number: signal.Signals) -> Takeover:
+    """Send the working one a signal at a random moment of its lease; the idle one takes over."""
+    victim = attempt(store)
+    workers.start()
+    workers.ready()
+    saved(store, victim.fence)
+    time.sleep(random.uniform(0, lease / 3))
+    pid = int(victim.worker.removeprefix(f"{victim.host}-").split("-")[0])
+    wall, began = time.time(), time.monotonic()
+    workers.signal(pid, number)
+    successor = attempt(store, after=victim.id)
+    seconds = time.monotonic() - began
+    left = saved(store, victim.fence)  # long before the successor has imported torch
+    workers.reap(pid)
+    return Takeover(
+        seconds,
+        unsaved=max(wall - left.created_at, 0.0),
+        lost=saved(store, successor.fence).rounds_lost,
+        since=left.final_round - left.safe,
+        outcome=left.outcome,
+    )
+
+
+@contextmanager
+def workplace(url: str, lease: float, log: Path) -> Iterator[tuple[Engine, Workers]]:
+    """A store with a trial that does not end, and a worker at it."""
+    workers = Workers(url, lease, log)
+    with fill.opened(url) as store:
+        long_trial(store)
+        try:
+            workers.start()
+            yield store, workers
+        finally:
+            workers.end()
+
+
+def recoveries(folder: Path, server: str) -> Iterator[Figure]:
+    """Kills at two leases, and stops, on each database."""
+    for database in ("SQLite", "Postgres"):
+        for lease, times in KILLS.items():
+            url = _store(folder, server, database, f"killed{lease:g}")
+            with workplace(url, lease, folder / "work.log") as (store, workers):
+                kills = [takeover(store, workers, lease, signal.SIGKILL) for _ in range(times)]
+                yield from _figures("killed", f"lease {lease:g} s, {database}", kills, lease)
+                if lease == max(KILLS):
+                    stops = [takeover(store, workers, lease, signal.SIGTERM) for _ in range(STOPS)]
+                    yield from _figures("stopped", database, stops, None)
+
+
+def _figures(what: str, where: str, done: list[Takeover], lease: float | None) -> Iterator[Figure]:
+    seconds = sorted(each.seconds for each in done)
+    unsaved = [each.unsaved for each in done]
+    yield Figure(f"{what}: its trial runs again, {where}", "", "s", seconds)
+    if lease is not None:
+        p95 = seconds[min(int(0.95 * len(seconds)), len(seconds) - 1)]
+        target = f"≤ {lease + WITHIN:g}"
+        yield Figure(f"{what}: its trial runs again, p95, {where}", target, "s", [p95])
+    yield Figure(
+        f"{what}: since its last save, {where}", "≤ 1 + a round" if lease else "0", "s", unsaved
+    )
+    lost = [float(each.lost - each.since) for each in done]
+    yield Figure(f"{what}: rounds lost beyond the last snapshot, {where}", "≤ 0", "", lost)
+    expected = "expired" if lease else "released"
+    others = sum(each.outcome != expected for each in done)
+    yield Figure(f"{what}: attempts not {expected}, {where}", "0", "", [float(others)])
+
+
+def _store(folder: Path, server: str, database: str, name: str) -> str:
+    if database == "SQLite":
+        return f"sqlite:///{folder}/{name}.db"
+    return fill.make_database(server, name)
+
+
+def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
+    """The figures by name."""
+    return {"recovery": lambda: recoveries(folder, server)}

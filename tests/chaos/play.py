@@ -1,0 +1,202 @@
+"""A run from its first plan to its verdict."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos import disturb, plans, report, verdict
+from tests.chaos.calm import Calm
+from tests.chaos.command import Errands, run
+from tests.chaos.eye import Eye
+from tests.chaos.report import Report
+from tests.chaos.stage import Event, Stage
+from tests.chaos.stores import Sqlite, Store, make, query
+from tests.chaos.workers import Crew
+
+GAPS = (0.3, 3.0)
+"""Seconds between two disturbances; what they break stays broken for longer."""
+FIRST_ROUND_SECONDS = 60.0
+DRAIN_SECONDS = 600.0
+ORPHAN_SECONDS = 60.0
+RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Play:
+    """What was asked for."""
+
+    database: str
+    minutes: float
+    seed: int = 0
+    workers: int = 3
+    without: tuple[str, ...] = ()
+    """Disturbances that are not wanted."""
+    strict: bool = False
+    """Whether a worker that gives up at its work is a fault, whatever it met."""
+
+
+Say = Callable[[str], None]
+
+
+def perform(play: Play, folder: Path, calm: Calm, say: Say) -> Report:
+    """Disturb, let it come to rest, compare. Whatever happens, nothing of it goes on."""
+    store = make(play.database, folder)
+    try:
+        stage = _set_up(play, folder, store)
+        try:
+            return _perform(play, stage, calm, say)
+        finally:
+            stage.errands.wait()
+            stage.crew.end()
+            stage.eye.close()
+    except BaseException:
+        store.save(folder)
+        raise
+    finally:
+        store.close()
+
+
+def _set_up(play: Play, folder: Path, store: Store) -> Stage:
+    clock = folder / "clock"
+    clock.write_text(f"{0:+09d}")
+    rng = random.Random(play.seed)
+    stage = Stage(
+        folder=folder,
+        store=store,
+        crew=Crew(folder, store.url, play.workers, random.Random(play.seed), clock),
+        eye=Eye(store.url),
+        errands=Errands(folder),
+        clock=clock,
+        rng=rng,
+    )
+    stage.plan_surely(0)
+    stage.copies = 1
+    stage.eye.open()
+    return stage
+
+
+def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
+    there = disturb.kinds(stage.store, stage.folder)
+    kinds = {kind: do for kind, do in there.items() if kind not in play.without}
+    _wait_for_a_first_attempt(stage)
+    _disturb(play, stage, disturb.Deck(kinds, stage.rng), say)
+    say(f"{time.monotonic() - stage.began:6.1f} s  no more disturbances")
+    faults = _come_to_rest(stage, control="sweep paused" in there)
+    stage.eye.close()
+    say(f"{time.monotonic() - stage.began:6.1f} s  at rest; now the calm run")
+    calm.train(stage.copies)
+    say(f"{time.monotonic() - stage.began:6.1f} s  the verdict")
+    judged = verdict.matter(stage, calm)
+    faults |= verdict.judge(judged)
+    gave_up = report.ends(stage.crew.gave_up(at_work=True), stage.began)
+    if play.strict and gave_up:
+        faults["workers live through it"] = gave_up
+    if faults:
+        stage.store.save(stage.folder)
+    return Report(
+        database=play.database,
+        seed=play.seed,
+        minutes=play.minutes,
+        trials=len(judged.trials),
+        rounds=report.total(judged.trials, "rounds"),
+        workers=len(stage.crew.ever),
+        disturbances=dict.fromkeys(kinds, 0) | report.by_kind(stage.events),
+        left_out=_left_out(play, stage.store, control="sweep paused" in there),
+        attempts=report.outcomes(judged.attempts),
+        failures=report.failures(judged.attempts),
+        rounds_trained=report.total(judged.attempts, "rounds_trained"),
+        rounds_lost=report.total(judged.attempts, "rounds_lost"),
+        stale_writers=report.stale_writers(stage),
+        said_lost=stage.crew.said_lost(),
+        retried=len(stage.retried),
+        recoveries=report.recoveries(stage),
+        files_left=disturb.files_left(stage.folder),
+        not_begun=report.ends(stage.crew.gave_up(at_work=False), stage.began),
+        gave_up=gave_up,
+        tracebacks=stage.crew.tracebacks(),
+        faults=faults,
+        events=[_told(event, stage.began) for event in stage.events],
+    )
+
+
+def _wait_for_a_first_attempt(stage: Stage) -> None:
+    """What is killed before it has begun shows nothing."""
+    deadline = time.monotonic() + FIRST_ROUND_SECONDS
+    while not stage.eye.seen:
+        if time.monotonic() > deadline:
+            raise TimeoutError("no worker claims a trial")
+        stage.crew.tick()
+        time.sleep(0.05)
+
+
+def _disturb(play: Play, stage: Stage, deck: disturb.Deck, say: Say) -> None:
+    began = now = stage.began = time.monotonic()
+    due = began + stage.rng.uniform(*GAPS)
+    while now < began + 60 * play.minutes:
+        stage.tick()
+        if now >= due:
+            _tell(deck.strike(stage), began, say)
+            due = time.monotonic() + stage.rng.uniform(*GAPS)
+        time.sleep(0.05)
+        now = time.monotonic()
+
+
+def _tell(event: Event | None, began: float, say: Say) -> None:
+    if event is not None:
+        say(_told(event, began))
+
+
+def _told(event: Event, began: float) -> str:
+    return f"{event.at - began:6.1f} s  {event.kind}: {event.what}"
+
+
+def _come_to_rest(stage: Stage, *, control: bool) -> dict[str, list[str]]:
+    """Mend everything, let fresh workers finish what is left; the faults."""
+    stage.mend_all()
+    stage.set_clock(0)
+    stage.errands.wait()
+    for copy in range(stage.copies):
+        stage.plan_surely(copy)
+        if control:
+            run(stage.folder, "sweep", "resume", plans.name(copy), "--db", stage.store.url)
+    for _ in range(RETRIES):
+        fresh = stage.crew.start()
+        if faults := _drain(stage):
+            return faults
+        if fresh.process.returncode != 0:
+            return {"a fresh worker finishes what is left": [fresh.said()[-2000:]]}
+        lost = query(stage.store.url, "SELECT trial_id, fence FROM trials WHERE failure = 'lost'")
+        if not lost:
+            break
+        for row in lost:
+            stage.retried.append((row["trial_id"], row["fence"]))
+            run(stage.folder, "trial", "retry", row["trial_id"], "--db", stage.store.url)
+    return {}
+
+
+def _drain(stage: Stage) -> dict[str, list[str]]:
+    """Until every worker has ended by itself, and no slot is left without its watch."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while stage.crew.alive() and time.monotonic() < deadline:
+        stage.crew.look()
+        time.sleep(0.1)
+    stage.crew.look()
+    if alive := stage.crew.alive():
+        said = [f"worker {w.number} still runs: {w.said()[-500:]}" for w in alive]
+        return {"the workers come to an end": said}
+    if left := stage.crew.wait(ORPHAN_SECONDS):
+        return {"no slot outlives its watch": [f"process {pid}" for pid in left]}
+    return {}
+
+
+def _left_out(play: Play, store: Store, *, control: bool) -> list[str]:
+    disk = isinstance(store, Sqlite) and not store.mounted
+    return [
+        *(f"{kind}: not wanted" for kind in play.without),
+        *(["disk filled: a small disk cannot be mounted here"] if disk else []),
+        *([] if control else ["sweep paused: there is no such command"]),
+    ]

@@ -1,0 +1,82 @@
+"""The last words of processes that really die."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedsweep import blackbox
+
+PROGRAM = """
+import ctypes, os, sys, warnings
+from pathlib import Path
+from fedsweep import blackbox
+path = Path({path!r})
+with blackbox.recording(path):
+    os.write(2, b"of an earlier trial\\n")
+    blackbox.trim(path)
+    print("to the terminal", file=sys.stderr)
+    {death}
+"""
+
+
+def die(path: Path, death: str) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(path=str(path), death=death)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("death", "code", "words"),
+    [
+        ("ctypes.string_at(0)", -signal.SIGSEGV, ["Segmentation fault", "string_at"]),
+        ("os.write(2, b'out of paper\\n'); os.abort()", -signal.SIGABRT, ["out of paper"]),
+        ("1 / 0", 1, ["ZeroDivisionError: division by zero"]),
+    ],
+)
+def test_a_process_that_dies_leaves_why(
+    death: str, code: int, words: list[str], tmp_path: Path
+) -> None:
+    """What compiled code says, the Python stack of a crash, a traceback; nothing of before."""
+    done = die(tmp_path / "words", death)
+    assert done.returncode == code
+    found = blackbox.last_words(tmp_path / "words")
+    assert all(any(word in line for line in found) for word in words), found
+    assert "earlier" not in str(found)
+    assert not any(line.startswith("Extension modules") for line in found)
+    assert done.stderr.startswith("to the terminal\n")
+
+
+def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    """It has no time to speak; nor has one that was never started."""
+    die(tmp_path / "words", "os.kill(os.getpid(), 9)")
+    assert blackbox.last_words(tmp_path / "words") == []
+    assert blackbox.last_words(tmp_path / "none") == []
+
+
+def test_only_the_last_words_are_read_and_a_chatterer_is_cut_short(tmp_path: Path) -> None:
+    """Its file is emptied when it grows too long."""
+    path = tmp_path / "words"
+    die(path, "[os.write(2, b'step %d\\n' % i) for i in range(20000)]")
+    found = blackbox.last_words(path)
+    assert len(found) == blackbox.LINES
+    assert found[-1] == "step 19999"
+    blackbox.trim(path, blackbox.BYTES)
+    assert path.stat().st_size == 0
+
+
+def test_without_a_stderr_it_keeps_out_of_the_way(tmp_path: Path) -> None:
+    """Descriptor 2 may be a file of somebody else's by then."""
+    program = PROGRAM.format(path=str(tmp_path / "words"), death="sys.exit(7)")
+    program = program.replace('print("to the terminal", file=sys.stderr)', "").replace(
+        'os.write(2, b"of an earlier trial\\n")', ""
+    )
+    shell = 'exec "$0" -c "$1" 2>&-'
+    done = subprocess.run(["sh", "-c", shell, sys.executable, program], check=False)
+    assert done.returncode == 7
+    assert not (tmp_path / "words").exists()

@@ -1,0 +1,483 @@
+"""Snapshots of a claimed trial: when they are taken, and what a bad one costs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fsspec.implementations.memory import MemoryFileSystem
+from safetensors.torch import load, save
+from sqlalchemy.engine import Engine
+
+from fedsweep import executor, queue
+from fedsweep.executor import Place, execute
+from fedsweep.spec import Claim, Round
+from fedsweep.states import Hold, Outcome
+from fedsweep.store import artifacts, reads, writes
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.tables import files, snapshots
+from tests.test_executor import (
+    WORKER,
+    claim,
+    direct,
+    folder,
+    own_data_folder,  # noqa: F401  # a fixture, for all tests here
+    planned,
+    run,
+    stored,
+)
+
+
+def snapshot_of(store: Engine, claimed: Claim) -> writes.Snapshot | None:
+    with reading(store) as c:
+        row = c.execute(
+            sa.select(snapshots).where(snapshots.c.trial == claimed.trial)
+        ).one_or_none()
+    if row is None:
+        return None
+    return writes.Snapshot(row.round, row.numerics_id, row.name, row.bytes, row.sha256)
+
+
+def change(store: Engine, **values: Any) -> None:
+    with transaction(store) as c:
+        c.execute(sa.update(snapshots).values(**values))
+
+
+def indexed(store: Engine) -> list[str]:
+    with reading(store) as c:
+        return list(c.execute(sa.select(files.c.name).order_by(files.c.name)).scalars())
+
+
+def watched(store: Engine, claimed: Claim, watch: Callable[[Round], None]) -> Outcome | None:
+    """How a trial ended that somebody watched."""
+    end = execute(store, claimed, Place(), lambda: False, watch)
+    return end and end.outcome
+
+
+def lost(store: Engine, claimed: Claim) -> list[int]:
+    with reading(store) as c:
+        return [a["rounds_lost"] for a in reads.trial_attempts(c, claimed.trial)]
+
+
+def truncated(file: Path, _: Engine) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def garbage(file: Path, _: Engine) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path, _: Engine) -> None:
+    file.write_bytes(b"")
+
+
+def deleted(file: Path, _: Engine) -> None:
+    file.unlink()
+
+
+def a_folder(file: Path, _: Engine) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "precious").touch()
+
+
+def a_circle(file: Path, _: Engine) -> None:
+    """What even root cannot read."""
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def of_another_trial(file: Path, _: Engine) -> None:
+    tensors = {name: t + 1 for name, t in load(file.read_bytes()).items()}
+    file.write_bytes(save(tensors))
+
+
+def of_other_numerics(_: Path, store: Engine) -> None:
+    change(store, numerics_id="another machine's")
+
+
+def outside(file: Path, store: Engine) -> None:
+    file.rename(file.parent.parent / "precious")
+    change(store, name="../precious")
+
+
+def indexed_as(file: Path, store: Engine, content: bytes) -> None:
+    file.write_bytes(content)
+    change(store, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def of_other_shapes(file: Path, store: Engine) -> None:
+    tensors = load(file.read_bytes())
+    indexed_as(file, store, save(tensors | {"server": tensors["server"][:1]}))
+
+
+def of_another_precision(file: Path, store: Engine) -> None:
+    indexed_as(file, store, save({n: t.double() for n, t in load(file.read_bytes()).items()}))
+
+
+def of_other_tensors(file: Path, store: Engine) -> None:
+    indexed_as(file, store, save({"client": load(file.read_bytes())["server"]}))
+
+
+def no_tensors(file: Path, store: Engine) -> None:
+    indexed_as(file, store, b"tensors")
+
+
+def of_no_round(_: Path, store: Engine) -> None:
+    change(store, round=3)
+
+
+HARMS = (truncated, garbage, empty, deleted, a_folder, a_circle, of_another_trial)
+HARMS += (of_other_numerics, outside, of_other_shapes, of_another_precision, of_other_tensors)
+HARMS += (no_tensors, of_no_round)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_bad_snapshot_costs_its_rounds_and_nothing_else(
+    harm: Callable[[Path, Engine], None], store: Engine, tiny: Path
+) -> None:
+    """The trial begins again; its stored rounds come out equal, and count as lost."""
+    planned(store, tiny, "momentum=local", "normalizer=bn", "seed=0")
+    first = claim(store)
+    run(store, first, stop_after=2)
+    place = folder(store, first)
+    (file,) = place.iterdir()
+    harm(file, store)
+    precious = list(place.parent.rglob("precious"))
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert outcome is Outcome.FINISHED
+    assert [r.round for r in seen] == [1, 2, 3]
+    assert stored(store, second) == direct(second)
+    assert lost(store, second) == [0, 2]
+    assert snapshot_of(store, second) is None
+    assert all(path.exists() for path in precious)
+
+
+def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that fails; once it is said."""
+
+    def failing(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    planned(store, tiny, "normalizer=bn", "seed=0")
+    run(store, claim(store), stop_after=2)
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    second = claim(store)
+    with caplog.at_level(logging.WARNING):
+        assert run(store, second)[0] is Outcome.FINISHED
+    assert caplog.text.count("begins again, its snapshot is missing, damaged or out of reach") == 1
+    monkeypatch.undo()
+    assert stored(store, second) == direct(second)
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every round takes long."""
+    monkeypatch.setattr(executor, "SNAPSHOT_SECONDS", 0.0)
+
+
+def test_two_names_take_turns_and_what_the_index_names_is_never_overwritten(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is on the index before it is written; after each commit one file is there."""
+    at_once(monkeypatch)
+    planned(store, tiny, "normalizer=bn", "seed=0", "rounds=5")
+    claimed, seen = claim(store), []
+    a, b = writes.snapshot_names(claimed)
+    write = artifacts.Folder.write
+
+    def seen_to(self: artifacts.Folder, name: str, content: bytes) -> str:
+        named = snapshot_of(store, claimed)
+        assert name in indexed(store)
+        assert named is None or named.name != name
+        seen.append((name, named and named.name))
+        return write(self, name, content)
+
+    monkeypatch.setattr(artifacts.Folder, "write", seen_to)
+    assert run(store, claimed)[0] is Outcome.FINISHED
+    assert seen == [(a, None), (b, a), (a, b), (b, a)]
+    assert list(folder(store, claimed).iterdir()) == []
+    assert indexed(store) == []
+
+
+def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_index_has(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on from the snapshot before."""
+
+    class Killed(BaseException):
+        """As by SIGKILL: nothing is cleared up."""
+
+    def killed(*_: object) -> list[str]:
+        if snapshot_of(store, first) is not None:
+            raise Killed
+        return add(*_)
+
+    add = writes.add_snapshot
+    planned(store, tiny, "normalizer=bn", "seed=0")
+    first = claim(store)
+    with monkeypatch.context() as patch:
+        at_once(patch)
+        patch.setattr(writes, "add_snapshot", killed)
+        patch.setattr(executor._Attempt, "clear_up", lambda _: None)
+        with pytest.raises(Killed):
+            run(store, first)
+    a, b = writes.snapshot_names(first)
+    assert sorted(path.name for path in folder(store, first).iterdir()) == [a, b]
+    assert indexed(store) == [a, b]
+    with transaction(store) as c:
+        queue.lose(c, first, "killed")
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [2, 3])
+    assert stored(store, second) == direct(second)
+    # What is not sure to be the second attempt's is left to `db gc`.
+    assert [path.name for path in folder(store, first).iterdir()] == [b]
+    assert indexed(store) == [b]
+
+
+def test_an_attempt_that_lost_its_trial_takes_its_uncommitted_files_away(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its committed snapshot stays: whoever has the trial now goes on from that."""
+    at_once(monkeypatch)
+    planned(store, tiny, "normalizer=bn", "seed=0")
+    first = claim(store)
+
+    def stolen(row: Round) -> None:
+        if row.round == 2:
+            with transaction(store) as c:
+                queue.lose(c, first, "stolen")
+
+    assert watched(store, first, stolen) is None
+    a, b = writes.snapshot_names(first)
+    assert [path.name for path in folder(store, first).iterdir()] == [a]
+    assert indexed(store) == [a, b]
+
+
+def test_snapshot_every_says_when_and_rounds_between_are_stored_all_the_same(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill the rounds since the snapshot are trained again, and compared."""
+    at_once(monkeypatch)
+    planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
+    first, taken = claim(store), []
+    add = writes.add_snapshot
+
+    def noted(c: Any, claimed: Claim, snapshot: writes.Snapshot) -> list[str]:
+        taken.append(snapshot.round)
+        return add(c, claimed, snapshot)
+
+    monkeypatch.setattr(writes, "add_snapshot", noted)
+
+    def killed(row: Round) -> None:
+        if row.round == 4:
+            with transaction(store) as c:
+                queue.lose(c, first, "killed")
+
+    assert watched(store, first, killed) is None
+    assert taken == [2]
+    assert len(stored(store, first)) == 3
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [3, 4, 5, 6])
+    assert taken == [2, 4]
+    assert lost(store, second) == [0, 1]
+    assert stored(store, second) == direct(second)
+
+
+def test_a_snapshot_is_due_at_its_round_also_where_rounds_are_quick(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one is always taken when the trial is given back."""
+    monkeypatch.setattr(executor, "SNAPSHOT_SECONDS", 1e9)
+    planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
+    first = claim(store)
+    rounds: list[int | None] = []
+
+    def stop() -> bool:
+        snapshot = snapshot_of(store, first)
+        rounds.append(snapshot.round if snapshot else None)
+        return len(rounds) == 5
+
+    end = execute(store, first, Place(), stop, lambda _: None)
+    assert end is not None
+    assert end.outcome is Outcome.RELEASED
+    assert rounds == [None, None, 2, 2, 4]
+    snapshot = snapshot_of(store, first)
+    assert snapshot is not None
+    assert snapshot.round == 5
+
+
+@pytest.mark.parametrize("every", [None, 5])
+def test_a_paused_trial_is_saved_given_back_and_goes_on_bitwise_when_it_may(
+    every: int | None, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its next save, with a snapshot of that round, whether one was due or not."""
+    at_once(monkeypatch)
+    planned(store, tiny, "normalizer=bn", "seed=0", "rounds=4", *_every(every))
+    first = claim(store)
+
+    def pause(row: Round) -> None:
+        if row.round == 2:
+            with transaction(store) as c:
+                queue.hold_sweep(c, "tiny", Hold.PAUSE)
+
+    assert watched(store, first, pause) is Outcome.RELEASED
+    snapshot = snapshot_of(store, first)
+    assert snapshot is not None
+    assert (snapshot.round, len(stored(store, first))) == (2, 2)
+    assert indexed(store) == [snapshot.name]
+    with transaction(store) as c:
+        assert queue.claim(c, WORKER, read_clock(c)) is None
+        queue.hold_sweep(c, "tiny", None)
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [3, 4])
+    assert lost(store, second) == [0, 0]
+    assert stored(store, second) == direct(second)
+
+
+def _every(every: int | None) -> list[str]:
+    return [] if every is None else [f"snapshot_every={every}"]
+
+
+def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else hundreds of them would hold a server's connections."""
+    at_once(monkeypatch)
+    gone: list[Engine] = []
+    monkeypatch.setattr(executor, "let_go", gone.append)
+    planned(store, tiny, "normalizer=bn", "seed=0")
+    run(store, claim(store), stop_after=2)
+    assert gone == []
+    monkeypatch.setattr(executor, "IDLE_SECONDS", 0.0)
+    run(store, claim(store))
+    assert gone == []  # one round was left: it finished
+    planned(store, tiny, "normalizer=bn", "seed=1")
+    run(store, claim(store))
+    assert gone == [store, store]
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """A URL that fsspec alone reaches."""
+    yield "memory://bucket/study"
+    MemoryFileSystem.store.clear()
+
+
+def planned_at(store: Engine, tiny: Path, place: str, *changes: str) -> None:
+    planned(store, tiny, "normalizer=bn", "seed=0", *changes)
+    with transaction(store) as c:
+        writes.put_files(c, "tiny", artifacts.parse(place))
+
+
+def in_bucket() -> list[str]:
+    return sorted(MemoryFileSystem.store)
+
+
+def test_files_lie_under_the_url_of_their_sweep_in_a_folder_of_their_store(
+    store: Engine, tiny: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another host goes on from there; what is not needed any more goes, the weights stay."""
+    at_once(monkeypatch)
+    planned_at(store, tiny, bucket, "keep_weights=true")
+    with reading(store) as c:
+        (name,) = c.execute(sa.text("SELECT id FROM store")).scalars()
+    first = claim(store)
+    run(store, first, stop_after=2)
+    _, b = writes.snapshot_names(first)
+    assert in_bucket() == [f"/bucket/study/{name}/{b}"]
+    monkeypatch.setattr("platform.node", lambda: "another host")
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [3])
+    assert stored(store, second) == direct(second)
+    assert in_bucket() == [f"/bucket/study/{name}/{writes.weights_name(second)}"]
+    assert indexed(store) == [writes.weights_name(second)]
+
+
+def test_a_damaged_file_far_away_costs_its_rounds(store: Engine, tiny: Path, bucket: str) -> None:
+    """Half of it was sent; or somebody emptied the bucket."""
+    planned_at(store, tiny, bucket)
+    run(store, claim(store), stop_after=1)
+    (path,) = in_bucket()
+    MemoryFileSystem().pipe_file(path, b"half")
+    run(store, claim(store), stop_after=1)
+    MemoryFileSystem.store.clear()
+    third = claim(store)
+    outcome, seen = run(store, third)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [1, 2, 3])
+    assert stored(store, third) == direct(third)
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise ConnectionResetError("the storage is away, secret=hunter2")
+
+
+def of_its_own_kind(*_: object, **__: object) -> None:
+    class ClientError(Exception):
+        """As each file system has them."""
+
+    raise ClientError("the storage is away")
+
+
+def without_its_package(*_: object, **__: object) -> None:
+    raise ImportError("Install s3fs: the storage is away")
+
+
+@pytest.mark.parametrize("fault", [unreachable, of_its_own_kind, without_its_package])
+def test_storage_that_is_away_is_said_once_and_training_goes_on(
+    fault: Callable[..., None],
+    store: Engine,
+    tiny: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the file system calls it."""
+    at_once(monkeypatch)
+    planned_at(store, tiny, bucket)
+    for verb in ("pipe_file", "cat_file", "info", "rm_file"):
+        monkeypatch.setattr(MemoryFileSystem, verb, fault)
+    with caplog.at_level(logging.WARNING):
+        run(store, claim(store), stop_after=2)
+        assert caplog.text.count("the storage is away") == 1
+        assert "hunter2" not in caplog.text
+        second = claim(store)
+        outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [1, 2, 3])
+    assert stored(store, second) == direct(second)
+    assert lost(store, second) == [0, 2]
+
+
+def test_snapshots_of_earlier_versions_are_gone_on_from_under_their_names(
+    store: Engine, tiny: Path
+) -> None:
+    """On Postgres from the folder that was called after the URL."""
+    planned(store, tiny, "normalizer=bn", "seed=0")
+    first = claim(store)
+    run(store, first, stop_after=2)
+    (file,) = folder(store, first).iterdir()
+    name = f"{first.trial_id}-1-2.safetensors"
+    old = artifacts._earlier(store.url) if store.dialect.name == "postgresql" else file.parent
+    old.mkdir(exist_ok=True)
+    file.rename(old / name)
+    change(store, name=name)
+    with transaction(store) as c:
+        c.execute(sa.update(files).values(name=name))
+    second = claim(store)
+    outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [3])
+    assert list(old.iterdir()) == []
+    assert indexed(store) == []

@@ -1,0 +1,194 @@
+"""A trial trained again and compared, on every database."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import executor, verification
+from fedsweep.errors import DeviceError, RequestError
+from fedsweep.executor import Place
+from fedsweep.spec import Claim
+from fedsweep.store import reads
+from fedsweep.store.difference import Differs
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.reads import Record
+from fedsweep.store.tables import attempts, client_rounds, rounds
+from fedsweep.verification import Field, Otherwise, Step, Verdict, judge
+from tests.test_executor import claim, planned, run
+
+DIVERGING = ("normalizer='gn'", "seed=0", "lr=100.0", "clip_norm=0.0", "rounds=5")
+"""In round 3."""
+
+
+def trained(store: Engine, tiny: Path, *changes: str) -> Claim:
+    """A trial that was stopped after its first round, and then went on from its snapshot."""
+    planned(store, tiny, *changes)
+    first = claim(store)
+    run(store, first, stop_after=1)
+    run(store, claim(store))
+    return first
+
+
+def record(store: Engine, claimed: Claim) -> Record:
+    with reading(store) as c:
+        return reads.trial_record(c, claimed.trial)
+
+
+def verdict(stored: Record, limit: int | None = None, tolerance: float | None = None) -> Verdict:
+    count = verification.asked_rounds(stored, limit)
+    config = verification.configured(stored)
+    return judge(verification.compare(stored, config, Place(), count), tolerance)
+
+
+def change(store: Engine, table: sa.Table, where: Any, **values: object) -> None:
+    with transaction(store) as c:
+        assert c.execute(sa.update(table).where(where).values(**values)).rowcount == 1
+
+
+def test_a_trial_s_rounds_come_out_again_bit_for_bit(store: Engine, tiny: Path) -> None:
+    """Its own and its clients', though a snapshot lay between; and nothing is written."""
+    claimed = trained(store, tiny, "client_accuracy=true", "diagnostics=true")
+    stored = record(store, claimed)
+    assert len(stored.clients[3]) == 4
+    assert verdict(stored) == Verdict(equal=True, says="")
+    here = executor.numerics_of(verification.configured(stored), Place())
+    assert verification.other_numerics(stored, here) == []
+    assert verification.same_kind_of_device(stored) == "cpu"
+    assert verification.threads_of(stored) == 1
+    assert record(store, claimed) == stored
+
+
+def test_one_changed_bit_is_found_and_named(store: Engine, tiny: Path) -> None:
+    """Of a round; of one client; a row that is missing; not what lies behind --rounds."""
+    claimed = trained(store, tiny, "client_accuracy=true")
+    sound = record(store, claimed)
+    loss = sound.rounds[1]["train_loss"]
+    near = math.nextafter(loss, 0.0)
+    second = (rounds.c.trial == claimed.trial) & (rounds.c.round == 2)
+    change(store, rounds, second, train_loss=near)
+    said = f"round 2, train_loss: stored {near!r}, again {loss!r}"
+    assert verdict(record(store, claimed)) == Verdict(equal=False, says=said)
+    assert verdict(record(store, claimed), 1).equal
+    assert verdict(record(store, claimed), tolerance=1e-9) == Verdict(
+        equal=True, says=f"train_loss of round 2, by {abs(loss - near):.3g}"
+    )
+    change(store, rounds, second, train_loss=loss)
+
+    c = client_rounds.c
+    one = (c.trial == claimed.trial) & (c.round == 3) & (c.client == 2)
+    change(store, client_rounds, one, test_accuracy=0.125)
+    found = verdict(record(store, claimed), tolerance=1e-9)
+    assert found.says.startswith("round 3, test_accuracy of client 2: stored 0.125, again ")
+
+    gap = replace(sound, rounds=[sound.rounds[0], sound.rounds[2]])
+    assert "round 2: stored: nothing is stored" in verdict(gap).says
+
+
+def test_a_field_of_the_numerics_that_is_another_here_is_named(store: Engine, tiny: Path) -> None:
+    """Also one that only one side has."""
+    claimed = trained(store, tiny)
+    stored = record(store, claimed)
+    there = {**stored.numerics, "processor": "an abacus", "beads": "10"}
+    mine = attempts.c.trial == claimed.trial
+    with transaction(store) as c:
+        c.execute(sa.update(attempts).where(mine).values(numerics=json.dumps(there)))
+    other = record(store, claimed)
+    here = executor.numerics_of(verification.configured(other), Place())
+    assert verification.other_numerics(other, here) == [
+        Field("processor", "an abacus", stored.numerics["processor"]),
+        Field("beads", "10", ""),
+    ]
+
+
+def test_a_trial_of_a_gpu_wants_one(store: Engine, tiny: Path) -> None:
+    """Where there is none, it says what can be done."""
+    stored = record(store, trained(store, tiny))
+    there = replace(stored, numerics={**stored.numerics, "cuda": "13.0", "processor": "H200"})
+    if executor.devices("auto") != ["cpu"]:
+        assert verification.same_kind_of_device(there) == "cuda:0"
+        return
+    with pytest.raises(DeviceError, match="was trained on a GPU \\(H200\\), and there is none"):
+        verification.same_kind_of_device(there)
+
+
+def test_a_diverged_trial_must_diverge_again_in_the_same_round(store: Engine, tiny: Path) -> None:
+    """Its stored rounds are compared too."""
+    planned(store, tiny, *DIVERGING)
+    claimed = claim(store)
+    run(store, claimed)
+    stored = record(store, claimed)
+    assert stored.error == "the training loss of round 3 is nan"
+    assert verification.to_diverge(stored, 2)
+    assert not verification.to_diverge(stored, 1)
+    assert verdict(stored) == Verdict(equal=True, says="")
+    assert verdict(stored, 1).equal
+
+    tame = replace(stored, config={**stored.config, "lr": 0.01})
+    assert not verdict(tame).equal
+    assert verdict(tame, tolerance=math.inf).says == (
+        "round 3: stored: the training loss of round 3 is nan; again: it does not diverge"
+    )
+    later = replace(stored, rounds=[*stored.rounds, {**stored.rounds[1], "round": 3}])
+    assert verdict(later).says == (
+        "round 3: stored: it is stored; again: the training loss of round 3 is nan"
+    )
+
+
+def test_one_that_diverged_in_its_first_round_has_that_to_compare(
+    store: Engine, tiny: Path
+) -> None:
+    """One that only waits has nothing."""
+    planned(store, tiny, *DIVERGING, "lr=1e30")
+    claimed = claim(store)
+    run(store, claimed)
+    stored = record(store, claimed)
+    assert stored.rounds == []
+    assert verdict(stored) == Verdict(equal=True, says="")
+
+    planned(store, tiny, "rounds=7")
+    waiting = claim(store)
+    with pytest.raises(RequestError, match="is running and has no stored rounds"):
+        record(store, waiting)
+
+
+def test_what_cannot_be_trained_here_says_so_and_says_nothing_of_the_trial(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other data; a trainer that breaks down."""
+    stored = record(store, trained(store, tiny))
+    other = replace(stored, data_fingerprint="0" * 16)
+    with pytest.raises(RequestError, match="again here \\(bad_data\\): the data here .* are not"):
+        verdict(other)
+
+    def broken(*_: object, **__: object) -> Sequence[object]:
+        raise MemoryError
+
+    monkeypatch.setattr("trainers.fedavg.run", broken)
+    with pytest.raises(RequestError, match="again here \\(out_of_memory\\): MemoryError"):
+        verdict(stored)
+
+
+def test_the_first_difference_is_told_and_of_what_is_near_the_farthest() -> None:
+    """By hand."""
+    measured: Any = None
+    near, far = Differs(1, "test_loss", 1.0, 1.25), Differs(2, "train_loss", 1.0, 1.5)
+    steps = [Step(measured, (near,)), Step(measured, (far,))]
+    assert judge(steps, None) == Verdict(
+        equal=False, says="round 1, test_loss: stored 1.0, again 1.25"
+    )
+    assert judge(steps, 0.25) == Verdict(
+        equal=False, says="round 2, train_loss: stored 1.0, again 1.5"
+    )
+    assert judge(steps, 0.5) == Verdict(equal=True, says="train_loss of round 2, by 0.5")
+    assert judge([*steps, Otherwise(3, "a", "b")], math.inf) == Verdict(
+        equal=False, says="round 3: stored: a; again: b"
+    )
