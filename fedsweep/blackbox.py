@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedsweep.errors import hide_secrets
+from fedsweep.errors import FedsweepError, hide_secrets
 
 LINES = 50
 """Last words that are read: of lines."""
 BYTES = 64 * 1024
 """The same, of bytes; a longer file is emptied between rounds."""
+ASK = signal.SIGUSR1
+"""Asks a process where in Python it is."""
+ANSWER_SECONDS = 1.0
 
 
 @contextmanager
@@ -37,8 +42,11 @@ def recording(path: Path) -> Iterator[None]:
     os.dup2(kept, 2)
     os.close(kept)
     faulthandler.enable(2, all_threads=False)
+    faulthandler.register(ASK, 2)
     try:
         yield
+    except FedsweepError:
+        raise  # it is one sentence, and said elsewhere
     except Exception:
         os.write(2, traceback.format_exc().encode())
         raise
@@ -51,6 +59,16 @@ def trim(path: Path, most: int = 0) -> None:
     with suppress(OSError):
         if path.stat().st_size > most:
             os.truncate(path, 0)
+
+
+def ask(pid: int, path: Path) -> None:
+    """Let a process that hangs say where, before it is killed."""
+    with suppress(OSError):
+        before, deadline = path.stat().st_size, time.monotonic() + ANSWER_SECONDS
+        os.kill(pid, ASK)
+        while path.stat().st_size == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)  # to the end of its sentence
 
 
 def last_words(path: Path) -> list[str]:

@@ -589,7 +589,9 @@ def settle(connection: Connection, some: sa.ColumnElement[bool]) -> None:
     of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
     having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
     free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
-    mildest = sa.select(sa.func.min(sweeps.c.held)).select_from(of_trial)
+    drained = sa.case((sweeps.c.held == Hold.DRAIN.value, sweeps.c.held))
+    first = sa.func.coalesce(sa.func.min(drained), sa.func.min(sweeps.c.held))  # the rest by name
+    mildest = sa.select(first).select_from(of_trial)
     mildest = mildest.where(members.c.trial == trials.c.id, sweeps.c.held != Hold.CANCEL.value)
     held = sa.func.coalesce(
         trials.c.wish,

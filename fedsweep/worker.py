@@ -22,20 +22,22 @@ from functools import partial
 from multiprocessing import connection as pipes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
-from fedsweep import queue
+from fedsweep import blackbox, queue
 from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import reads, schema
+from fedsweep.store import reads, schema, writes
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
     OUTAGE_SECONDS,
+    Moment,
     let_go,
     read_clock,
     reading,
@@ -101,6 +103,8 @@ class Slot:
     """Since when its trial is to be given back, or is no longer its own; on that clock."""
     give_back: Any = None
     """The row of the trial that it is to give back after the round: shared with its process."""
+    box: Path = Path()
+    """Where its process leaves its last words."""
 
     def rate(self) -> float | None:
         """Rounds a second, from the latest rounds."""
@@ -190,11 +194,13 @@ class _Watch:
         # A bare byte, not an Event: setting an Event waits for a sleeper that was killed.
         self.stop = self.context.RawValue("b", 0)
         self.budget = options.max_trials
+        self.boxes = TemporaryDirectory(prefix="fedsweep-", ignore_cleanup_errors=True)
         self.slots = [
             Slot(
                 i,
                 options.devices[i % len(options.devices)],
                 give_back=self.context.RawValue("q", 0),
+                box=Path(self.boxes.name) / f"slot-{i}",
             )
             for i in range(options.slots)
         ]
@@ -218,6 +224,7 @@ class _Watch:
                     self.step()
             finally:
                 self.end_all()
+                self.boxes.cleanup()
         with reading(self.engine) as connection:
             self.progress = reads.progress(connection, self.options.sweep)
             self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
@@ -243,7 +250,10 @@ class _Watch:
         mine, theirs = self.context.Pipe()
         slot.process = self.context.Process(
             target=_slot,
-            args=(self.options, slot.number, slot.device, theirs, self.stop, slot.give_back),
+            args=(
+                *(self.options, slot.number, slot.device, theirs),
+                *(self.stop, slot.give_back, slot.box),
+            ),
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
@@ -310,10 +320,12 @@ class _Watch:
             slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
             slot.unwanted, slot.give_back.value = None, 0
             slot.round_seconds.clear()
+            blackbox.trim(slot.box)
             slot.renewed = time.monotonic()
         elif isinstance(said, Round):
             slot.last = said
             slot.round_seconds.append(said.seconds)
+            blackbox.trim(slot.box, most=blackbox.BYTES)
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
             self.tally.count(said.outcome)
@@ -364,6 +376,7 @@ class _Watch:
                 if release:
                     queue.release(connection, claim)
                 else:
+                    self.store_last_words(connection, slot, claim)
                     queue.lose(connection, claim, why)
             self.tally.count(Outcome.RELEASED if release else None)
         except (LeaseLost, *OUTAGE):
@@ -426,14 +439,25 @@ class _Watch:
     def end_stalled(self, slot: Slot) -> None:
         claim, slot.claim = slot.claim, None
         assert claim is not None
+        if slot.process is not None and slot.process.pid is not None and not _is_stopped(slot):
+            blackbox.ask(slot.process.pid, slot.box)
         self.kill(slot)
+        most = self.options.max_attempts
         try:
             with transaction(self.engine) as connection:
-                now = read_clock(connection)
-                queue.fail(connection, claim, now, FailureKind.STALLED, "the trainer made no step")
+                now = self.store_last_words(connection, slot, claim)
+                said, kind = "the trainer made no step", FailureKind.STALLED
+                queue.fail(connection, claim, now, kind, said, max_attempts=most)
             self.tally.count(Outcome.FAILED)
         except (LeaseLost, *OUTAGE):
             pass
+
+    def store_last_words(self, connection: Connection, slot: Slot, claim: Claim) -> Moment:
+        """What a slot's dead process said, behind the proof that its trial is still its own."""
+        now = read_clock(connection)
+        queue.renew(connection, claim, now, lease=self.options.lease)
+        writes.add_last_words(connection, claim, blackbox.last_words(slot.box))
+        return now
 
     def kill(self, slot: Slot) -> None:
         if slot.process is not None and slot.process.is_alive():
@@ -516,7 +540,9 @@ def _cpu_seconds(slot: Slot) -> float:
         return 0.0
 
 
-def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, give_back: Any) -> None:
+def _slot(
+    options: Options, number: int, device: str, pipe: Any, stop: Any, give_back: Any, box: Path
+) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -526,7 +552,8 @@ def _slot(options: Options, number: int, device: str, pipe: Any, stop: Any, give
         worker = queue.Worker(
             name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
         )
-        _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run()
+        with blackbox.recording(box):
+            _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run()
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -580,9 +607,7 @@ class _SlotLoop:
                 self.say(Ended(self.number, claim, None, self.last, seconds))
                 continue
             error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
-            self.say(
-                Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again)
-            )
+            self.say(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
 
     def claim(self) -> Claim | None:
         """Claim, within --max-trials, which all slots share: the watch grants each."""

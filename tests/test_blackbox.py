@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedsweep import blackbox
+from tests.acceptance.command import eventually
 
 PROGRAM = """
 import ctypes, os, sys, warnings
@@ -57,6 +58,27 @@ def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     die(tmp_path / "words", "os.kill(os.getpid(), 9)")
     assert blackbox.last_words(tmp_path / "words") == []
     assert blackbox.last_words(tmp_path / "none") == []
+
+
+def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
+    """Whoever asks may kill it then; one that is frozen does not answer."""
+    path = tmp_path / "words"
+    hanging = "import time; Path(sys.argv[1]).touch(); time.sleep(60)"
+    program = PROGRAM.format(path=str(path), death=hanging)
+    process = subprocess.Popen([sys.executable, "-c", program, tmp_path / "there"])
+    try:
+        eventually((tmp_path / "there").exists)
+        blackbox.ask(process.pid, path)
+        found = blackbox.last_words(path)
+        assert any('"<string>", line 10 in <module>' in line for line in found), found
+        assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        blackbox.trim(path)
+        blackbox.ask(process.pid, path)
+        assert blackbox.last_words(path) == []
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_only_the_last_words_are_read_and_a_chatterer_is_cut_short(tmp_path: Path) -> None:

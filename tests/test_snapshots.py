@@ -264,6 +264,27 @@ def test_an_attempt_that_lost_its_trial_takes_its_uncommitted_files_away(
     assert indexed(store) == [a, b]
 
 
+def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done again, it finds the trial finished: the attempt thinks that it has lost it."""
+    patiently = executor.patiently
+
+    def twice(engine: Engine, work: Callable[[Any], Any]) -> Any:
+        done = patiently(engine, work)
+        return patiently(engine, work) if work.__name__ == "end" else done
+
+    monkeypatch.setattr(executor, "patiently", twice)
+    planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
+    claimed = claim(store)
+    assert run(store, claimed)[0] is None
+    (file,) = folder(store, claimed).iterdir()
+    with reading(store) as c:
+        kept = reads.kept_weights(c, claimed.trial)
+    assert kept is not None
+    assert file.name == kept.name
+
+
 def test_snapshot_every_says_when_and_rounds_between_are_stored_all_the_same(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,12 @@ from fedsweep.store.engine import reading, transaction
 from fedsweep.store.reads import Record
 from fedsweep.store.tables import attempts, client_rounds, rounds
 from fedsweep.verification import Field, Otherwise, Step, Verdict, judge
-from tests.test_executor import claim, planned, run
+from tests.test_executor import (
+    claim,
+    own_data_folder,  # noqa: F401  # a fixture, for all tests here
+    planned,
+    run,
+)
 
 DIVERGING = ("normalizer='gn'", "seed=0", "lr=100.0", "clip_norm=0.0", "rounds=5")
 """In round 3."""

@@ -83,7 +83,8 @@ class Workers:
         """Wait until each has a slot, and all but the one that trains are idle."""
         until = time.monotonic() + PATIENCE
         while sum(map(_idle, self.running)) < len(self.running) - 1:
-            if time.monotonic() > until:
+            died = any(process.poll() is not None for process in self.running.values())
+            if died or time.monotonic() > until:
                 raise RuntimeError(f"no worker became idle: {self.log.read_text()[-2000:]}")
 
     def reap(self, pid: int) -> None:

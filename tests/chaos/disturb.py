@@ -268,13 +268,17 @@ class Deck:
 
 
 def _a_worker(stage: Stage) -> Worker | None:
+    """One that trains, where there is one."""
     alive = [worker for worker in stage.crew.alive() if not worker.asked]
-    return stage.rng.choice(alive) if alive else None
+    train = [worker for worker in alive if stage.eye.held_by(worker.slots())]
+    return stage.rng.choice(train or alive) if alive else None
 
 
 def _a_slot(stage: Stage) -> tuple[Worker, int] | None:
+    """One that trains, where there is one."""
     alive = [(w, slot) for w in stage.crew.alive() if not w.asked for slot in w.slots()]
-    return stage.rng.choice(alive) if alive else None
+    train = [(w, slot) for w, slot in alive if stage.eye.held_by([slot])]
+    return stage.rng.choice(train or alive) if alive else None
 
 
 def _alive(pid: int) -> bool:

@@ -23,7 +23,10 @@ class Recovery:
     trial: str
     fence: int
     harm: str
-    seconds: float
+    noticed: float
+    """Seconds from the harm until its loss was seen and it was queued again."""
+    running: float
+    """Seconds from the harm until its next attempt: a slot must be free, and its sweep not held."""
 
 
 @dataclass
@@ -89,10 +92,8 @@ class Report:
             ("rounds trained, again", f"{self.rounds_trained}, {self.rounds_lost}"),
             ("stale writers, and said so", f"{self.stale_writers}, {self.said_lost}"),
             ("trials retried as lost", str(self.retried)),
-            (
-                "from harm to running again",
-                _spread([recovery.seconds for recovery in self.recoveries]),
-            ),
+            ("from harm to queued again", _spread([r.noticed for r in self.recoveries])),
+            ("from harm to running again", _spread([r.running for r in self.recoveries])),
             ("files left behind", str(self.files_left)),
             ("workers that could not begin", str(len(self.not_begun))),
             ("workers that gave up", str(len(self.gave_up))),
@@ -149,8 +150,11 @@ def recoveries(stage: Stage) -> list[Recovery]:
     found = []
     for (trial, fence), seen in stage.eye.seen.items():
         after, harm = _next(stage, trial, fence), _harm(stage.events, seen)
-        if after is not None and harm is not None and (trial, fence) not in stage.retried:
-            found.append(Recovery(trial, fence, harm.kind, after.at - harm.at))
+        if seen.expired_at is None or after is None or harm is None:
+            continue
+        if (trial, fence) not in stage.retried:
+            times = (seen.expired_at - harm.at, after.at - harm.at)
+            found.append(Recovery(trial, fence, harm.kind, *times))
     return found
 
 

@@ -79,7 +79,7 @@ class Stage:
     def plan_more(self) -> None:
         """Plan a further copy when few trials are left; from elsewhere, through any disturbance."""
         busy = self._planner is not None and self._planner.poll() is None
-        if busy or self.eye.left is None or self.eye.left > 2 * self.crew.size:
+        if busy or self.eye.left is None or self.eye.left > self.crew.size:
             return
         if self._planner is None or self._planner.returncode == 0:
             self.copies += 1

@@ -1,0 +1,94 @@
+"""What trials said, as a user reads it; and the last words of a trainer that crashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.acceptance.command import fedsweep, query
+from tests.conftest import TINY
+
+FRAGILE = """
+import logging, os, warnings
+from pathlib import Path
+from torch import nn
+from trainers.normalizers import Normalizer
+
+class Layer(nn.Identity):
+    def forward(self, x):
+        warnings.warn("this layer does nothing")
+        marker = Path(os.environ["FRAGILE_MARKER"])
+        if not marker.exists():
+            marker.touch()
+            os.write(2, b"out of paper\\n")
+            os.abort()
+        return x
+
+FRAGILE = Normalizer(lambda channels, config: Layer())
+"""
+"""A normaliser of another package: its first batch takes the whole process down."""
+
+
+def install(place: Path) -> None:
+    """As pip would."""
+    about = place / "fragile-1.5.dist-info"
+    about.mkdir(parents=True)
+    (place / "fragile.py").write_text(FRAGILE)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.5\n")
+    (about / "entry_points.txt").write_text("[fedsweep.normalizers]\nfragile = fragile:FRAGILE\n")
+
+
+def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
+    tmp_path: Path,
+) -> None:
+    """With the package that brought it, and where in Python it was."""
+    install(tmp_path / "site")
+    plan = tmp_path / "fragile.toml"
+    plan.write_text(TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "fragile"\n')
+    env = {"PYTHONPATH": f"{tmp_path}/site", "FRAGILE_MARKER": f"{tmp_path}/marker"}
+    url = f"sqlite:///{tmp_path}/fragile.db"
+    fedsweep("plan", str(plan), "--db", url, **env)
+    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty", **env)
+    assert "1 trial finished, 0 failed, 1 lost" in done.stdout
+    assert "this layer does nothing" in done.stderr
+    assert "out of paper" in done.stderr
+
+    ((trial,),) = query(url, "SELECT trial_id FROM results")
+    first = fedsweep("trial", "logs", trial, "--attempt", "1", "--db", url).stdout
+    assert "stderr   out of paper" in first
+    assert "stderr   Fatal Python error: Aborted" in first
+    assert "fragile.py" in first
+    assert first.index("digits loaded") < first.index("out of paper")
+
+    shown = fedsweep("trial", "show", trial[:8], "--db", url).stdout
+    assert "1. expired" in shown
+    assert "2. finished" in shown
+    assert "fragile 1.5, Python 3" in shown
+    log = shown.partition("log of attempt 2\n")[2]
+    assert log.count("UserWarning: this layer does nothing") == 1
+
+    said = fedsweep("trial", "logs", trial, "--db", url).stdout
+    assert said.startswith("attempt 1\n")
+    assert "\nattempt 2\n" in said
+    refused = fedsweep("trial", "logs", trial, "--attempt", "3", "--db", url, code=2).stderr
+    assert f"trial {trial} has no attempt 3: it has 1, 2" in refused
+
+
+def test_a_failure_says_why_at_once_and_what_follows_from_it(tmp_path: Path) -> None:
+    """In the line of its end, and in what is shown of the trial."""
+    plan = tmp_path / "wild.toml"
+    head = TINY.partition("[[grid]]")[0].replace("lr = 0.05", "lr = 1e30\nclip_norm = 0.0")
+    plan.write_text(head + '[[grid]]\nnormalizer = "gn"\n')
+    url = f"sqlite:///{tmp_path}/wild.db"
+    fedsweep("plan", str(plan), "--db", url)
+    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+    assert "(diverged: the training loss of round 1 is nan)" in done.stdout
+    ((trial,),) = query(url, "SELECT trial_id FROM results")
+    shown = fedsweep("trial", "show", trial, "--db", url).stdout
+    assert "1 failure so far (diverged)" in shown
+    assert "  diverged  a result: never tried again" in shown
+    assert "error    diverged: the training loss of round 1 is nan" in shown
+
+    fedsweep("trial", "retry", trial, "--db", url)
+    fedsweep("trial", "pause", trial, "--db", url)
+    shown = fedsweep("trial", "show", trial, "--db", url).stdout
+    assert "held (pause): fedsweep trial resume" in shown

@@ -1,0 +1,40 @@
+"""What `fedsweep work` prints of an attempt's end."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedsweep.cli.work import _ended
+from fedsweep.spec import Claim, TrainConfig
+from fedsweep.states import Outcome
+from fedsweep.worker import Ended, Tally, View
+
+CONFIG = TrainConfig(
+    dataset="digits", model="cnn", normalizer="bn", clients=4, rounds=3, local_steps=2,
+    batch_size=8, lr=0.05, alpha=0.5, seed=0,
+).model_dump(exclude_none=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "again", "said"),
+    [
+        (Outcome.FINISHED, None, None, "finished in 2s"),
+        (
+            Outcome.FAILED,
+            "diverged: the loss is nan",
+            None,
+            "failed in 2s (diverged: the loss is nan)",
+        ),
+        (Outcome.FAILED, "error: OSError", 7.2, "failed, again in 7s (error: OSError)"),
+        (None, None, None, "lost in 2s"),
+    ],
+)
+def test_an_end_says_how_why_and_when_it_is_tried_again(
+    outcome: Outcome | None, error: str | None, again: float | None, said: str
+) -> None:
+    """In one line."""
+    claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
+    ended = Ended(0, claim, outcome, None, 2.0, error, again)
+    line = _ended(View([], [], Tally(), ended))
+    assert line.startswith("abcdef01 bn ")
+    assert f": {said}  [" in line

@@ -1,0 +1,550 @@
+"""The queue against a small model of it: whatever is asked, in whatever order, at whatever time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.errors import FedsweepError, LeaseLost, Refused
+from fedsweep.spec import Claim, SweepSpec, TrialSpec
+from fedsweep.states import RETRIED, FailureKind, Hold
+from fedsweep.store import reads, writes
+from fedsweep.store.engine import Moment, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, trials
+from tests.contract.test_control import ROUNDS, config
+from tests.contract.test_queue import ALICE, LEASE, measured
+
+EXAMPLES = 100
+"""Of thirty steps each."""
+SEEDS, SWEEPS = range(4), ("a", "b")
+OPEN = ("queued", "running")
+
+
+@dataclass
+class Attempt:
+    fence: int
+    outcome: str | None = None
+    trained: int = 0
+    new: int = 0
+
+
+@dataclass
+class Trial:
+    """What the tables should say of one trial."""
+
+    row: int
+    sweep: str
+    priority: int
+    state: str = "queued"
+    lease_until: float | None = None
+    clock: str | None = None
+    not_before: float | None = None
+    failures: int = 0
+    losses: int = 0
+    failure: str | None = None
+    wish: str | None = None
+    done: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def fence(self) -> int:
+        return len(self.attempts)
+
+    def leave(self, state: str, outcome: str | None = None) -> None:
+        """Leave `running`, or be left out of it."""
+        if self.attempts and self.attempts[-1].outcome is None:
+            self.attempts[-1].outcome = outcome
+        self.state, self.lease_until, self.clock = state, None, None
+
+    def expire(self) -> None:
+        """Lose the worker."""
+        self.losses = 0 if self.attempts[-1].new else self.losses + 1
+        lost = self.losses >= queue.MAX_LOSSES
+        self.failure = "lost" if lost else None
+        self.leave("failed" if lost else "queued", "expired")
+
+
+@dataclass
+class Sweep:
+    seeds: set[int] = field(default_factory=set)
+    held: str | None = None
+    budget: int | None = None
+
+
+@dataclass
+class Model:
+    """The queue, slow and obvious."""
+
+    trials: dict[int, Trial] = field(default_factory=dict)
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+    now: float = 1000.0
+    clock: str = "m0"
+
+    def held(self, seed: int) -> str | None:
+        """By its own wish, else where no sweep that has it is free; drained rather than stopped."""
+        reasons = {s.held for s in self.sweeps.values() if seed in s.seeds} - {"cancel"}
+        if self.trials[seed].wish is not None:
+            return self.trials[seed].wish
+        if None in reasons:
+            return None
+        return next((why for why in ("drain", "budget", "pause") if why in reasons), None)
+
+    def scope(self, sweep: str | None) -> dict[int, Trial]:
+        seeds = self.trials if sweep is None else self.sweeps[sweep].seeds
+        return {seed: self.trials[seed] for seed in seeds}
+
+    def order(self, sweep: str | None = None) -> list[int]:
+        """What can be claimed at once, the first one first."""
+        waiting = [
+            (-trial.priority, trial.row, seed)
+            for seed, trial in self.scope(sweep).items()
+            if trial.state == "queued" and trial.not_before is None and self.held(seed) is None
+        ]
+        return [seed for _, _, seed in sorted(waiting)]
+
+    def take(self, sweep: str | None) -> int | None:
+        order = self.order(sweep)
+        if not order:
+            return None
+        trial = self.trials[order[0]]
+        trial.attempts.append(Attempt(trial.fence + 1))
+        trial.state, trial.lease_until, trial.clock = "running", self.now + LEASE, self.clock
+        return order[0]
+
+    def claim(self, sweep: str | None) -> int | None:
+        taken = self.take(sweep)
+        self.rescue()
+        return self.take(sweep) if taken is None else taken
+
+    def rescue(self) -> int:
+        """Queue again what has expired or backed off, on this clock or another one."""
+        count = 0
+        for trial in self.trials.values():
+            other = trial.clock != self.clock
+            if trial.state == "running" and (other or trial.lease_until < self.now):
+                trial.expire()
+            elif trial.not_before is not None and (other or trial.not_before <= self.now):
+                trial.not_before = trial.clock = None
+            else:
+                continue
+            count += 1
+        return count
+
+    def cancel(self, seeds: Iterable[int]) -> int:
+        some = [self.trials[seed] for seed in seeds if self.trials[seed].state in OPEN]
+        for trial in some:
+            trial.leave("cancelled", "cancelled")
+            trial.not_before = None
+        return len(some)
+
+    def retry(self, seeds: Iterable[int]) -> None:
+        for trial in (self.trials[seed] for seed in seeds):
+            trial.state, trial.failure, trial.failures, trial.losses = "queued", None, 0, 0
+
+    def spend(self) -> list[str]:
+        over = [name for name in self.sweeps if self.overspent(name)]
+        for name in over:
+            self.sweeps[name].held = "budget"
+        return over
+
+    def overspent(self, name: str) -> bool:
+        sweep = self.sweeps[name]
+        if sweep.budget is None or sweep.held not in (None, "drain"):
+            return False
+        return sum(a.trained for t in self.scope(name).values() for a in t.attempts) >= sweep.budget
+
+    def outstanding(self, sweep: str | None = None) -> bool:
+        return any(
+            trial.state == "running"
+            or (trial.state == "queued" and self.held(seed) in (None, "pause"))
+            for seed, trial in self.scope(sweep).items()
+        )
+
+
+@cache
+def spec(seed: int) -> TrialSpec:
+    return TrialSpec.of(config(seed))
+
+
+SOME = st.sets(st.sampled_from(SEEDS), min_size=1, max_size=2).map(sorted)
+SWEEP = st.sampled_from(SWEEPS)
+ANY = st.integers(0, 4)
+LATE: list[Callable[[Connection, Claim, Moment], object]] = [
+    queue.renew,
+    lambda c, claim, _: queue.finish(c, claim),
+    lambda c, claim, now: queue.fail(c, claim, now, FailureKind.ERROR, "late"),
+    lambda c, claim, _: queue.release(c, claim),
+    lambda c, claim, _: queue.lose(c, claim, "late"),
+]
+
+
+class Machine(RuleBasedStateMachine):
+    """Does everything twice: to the store and to the model."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+        self.model = Model()
+        self.claims: list[Claim] = []
+        with self.write() as c:
+            for table in reversed(metadata.sorted_tables):
+                if table.name != "store":
+                    c.execute(sa.delete(table))
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with transaction(self.engine) as c:
+            yield c
+
+    @property
+    def now(self) -> Moment:
+        return Moment(self.model.now, self.model.clock)
+
+    def trial(self, claim: Claim) -> Trial:
+        return self.model.trials[claim.config["seed"]]
+
+    def holds(self, claim: Claim) -> bool:
+        trial = self.trial(claim)
+        return trial.state == "running" and trial.fence == claim.fence
+
+    @property
+    def live(self) -> list[Claim]:
+        return [claim for claim in self.claims if self.holds(claim)]
+
+    @property
+    def stale(self) -> list[Claim]:
+        return [claim for claim in self.claims if not self.holds(claim)]
+
+    def rows(self, seeds: Sequence[int]) -> list[int]:
+        return [trial.row for seed, trial in self.model.trials.items() if seed in seeds]
+
+    def known(self, seeds: Sequence[int]) -> list[int]:
+        return [seed for seed in seeds if seed in self.model.trials]
+
+    # What planners and people do.
+
+    @initialize()
+    def plan_first(self) -> None:
+        self.plan("a", [0, 1, 2], 0)
+
+    @rule(name=SWEEP, seeds=SOME, priority=st.integers(0, 2))
+    def plan(self, name: str, seeds: list[int], priority: int) -> None:
+        text = SweepSpec(name, str(seeds), tuple(spec(seed) for seed in seeds))
+        with self.write() as c:
+            planned = writes.add_sweep(c, text, priority)
+            if planned.cancelled:
+                queue.retry(c, reads.trial_rows(c, planned.cancelled))
+            queue.planned(c, name, None)
+            rows = dict(c.execute(sa.select(trials.c.seed, trials.c.id)).all())
+        sweep = self.model.sweeps.setdefault(name, Sweep())
+        cancelled = [s for s in self.known(seeds) if self.model.trials[s].state == "cancelled"]
+        new = [seed for seed in seeds if seed not in self.model.trials]
+        assert (planned.new, planned.kept) == (len(new), len(seeds) - len(new))
+        assert planned.dropped == len(sweep.seeds - set(seeds))
+        assert set(planned.cancelled) == {spec(seed).trial_id for seed in cancelled}
+        self.model.retry(cancelled)
+        for seed in new:
+            self.model.trials[seed] = Trial(rows[seed], name, priority)
+        sweep.seeds |= set(seeds)
+        sweep.held = None if sweep.held == "cancel" else sweep.held
+
+    @rule(seeds=SOME)
+    def cancel(self, seeds: list[int]) -> None:
+        with self.write() as c:
+            count = queue.cancel(c, self.rows(seeds))
+        assert count == self.model.cancel(self.known(seeds))
+
+    @rule(seeds=SOME)
+    def retry(self, seeds: list[int]) -> None:
+        some = [self.model.trials[seed] for seed in self.known(seeds)]
+        with self.write() as c:
+            if all(trial.state in ("failed", "cancelled") for trial in some):
+                assert queue.retry(c, self.rows(seeds)) == len(some)
+                self.model.retry(self.known(seeds))
+            else:
+                with pytest.raises(Refused, match="only failed and cancelled"):
+                    queue.retry(c, self.rows(seeds))
+
+    @rule(seeds=SOME, wish=st.sampled_from([None, None, Hold.PAUSE, Hold.DRAIN]))
+    def hold(self, seeds: list[int], wish: Hold | None) -> None:
+        some = [self.model.trials[seed] for seed in self.known(seeds)]
+        some = [trial for trial in some if trial.state in OPEN]
+        with self.write() as c:
+            assert queue.hold(c, self.rows(seeds), wish) == len(some)
+        for trial in some:
+            trial.wish = wish
+
+    @rule(n=ANY, why=st.sampled_from([None, None, Hold.PAUSE, Hold.DRAIN]))
+    def hold_sweep(self, n: int, why: Hold | None) -> None:
+        name = list(self.model.sweeps)[n % len(self.model.sweeps)]
+        with self.write() as c:
+            if self.model.sweeps[name].held == "cancel":
+                with pytest.raises(Refused, match="is cancelled"):
+                    reads.require_free(c, name)
+                return
+            reads.require_free(c, name)
+            queue.hold_sweep(c, name, why)
+        self.model.sweeps[name].held = why
+
+    @rule(n=ANY)
+    def cancel_sweep(self, n: int) -> None:
+        name = list(self.model.sweeps)[n % len(self.model.sweeps)]
+        others = [s for other, s in self.model.sweeps.items() if other != name]
+        shared = {seed for s in others if s.held != "cancel" for seed in s.seeds}
+        alone = self.model.sweeps[name].seeds - shared
+        with self.write() as c:
+            only = reads.held_alone(c, name)
+            queue.hold_sweep(c, name, Hold.CANCEL)
+            count = queue.cancel(c, only)
+        assert sorted(only) == sorted(self.rows(sorted(alone)))
+        self.model.sweeps[name].held = "cancel"
+        assert count == self.model.cancel(alone)
+
+    @rule(seeds=SOME, priority=st.integers(-1, 3))
+    def prioritise(self, seeds: list[int], priority: int) -> None:
+        some = [self.model.trials[seed] for seed in self.known(seeds)]
+        some = [trial for trial in some if trial.state in OPEN]
+        with self.write() as c:
+            assert queue.prioritise(c, self.rows(seeds), priority) == len(some)
+        for trial in some:
+            trial.priority = priority
+
+    @rule(n=ANY, rounds=st.sampled_from([None, 1, 3, 6]))
+    def budget(self, n: int, rounds: int | None) -> None:
+        name = list(self.model.sweeps)[n % len(self.model.sweeps)]
+        with self.write() as c:
+            queue.budget(c, name, rounds=rounds, hours=None)
+        sweep = self.model.sweeps[name]
+        sweep.budget, sweep.held = rounds, None if sweep.held == "budget" else sweep.held
+        self.model.spend()
+
+    # What workers do.
+
+    @rule(scope=st.sampled_from([None, None, None, *SWEEPS]))
+    def claim(self, scope: str | None) -> None:
+        if scope not in self.model.sweeps:
+            scope = None
+        with self.write() as c:
+            claim = queue.claim(c, ALICE, self.now, lease=LEASE, sweep=scope)
+        expected = self.model.claim(scope)
+        if claim is None or expected is None:
+            assert claim is expected
+            return
+        trial = self.trial(claim)
+        assert (claim.config["seed"], claim.trial) == (expected, trial.row)
+        assert (claim.fence, claim.final_round) == (trial.fence, trial.done)
+        self.claims.append(claim)
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY)
+    def renew(self, n: int) -> None:
+        claim = self.live[n % len(self.live)]
+        with self.write() as c:
+            self.renewed(c, claim)
+
+    def renewed(self, c: Connection, claim: Claim) -> int:
+        trial, seed = self.trial(claim), claim.config["seed"]
+        found = queue.renew(c, claim, self.now, lease=LEASE)
+        trial.lease_until, trial.clock = self.model.now + LEASE, self.model.clock
+        assert found == queue.Held(trial.done, self.model.held(seed) in ("pause", "budget"))
+        return found.final_round
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY, back=st.sampled_from([0, 0, 0, 1, 2]), count=st.sampled_from([3, 3, 1, 2]))
+    def add_rounds(self, n: int, back: int, count: int) -> None:
+        """From behind the last stored round, or from a snapshot of before."""
+        claim = self.live[n % len(self.live)]
+        trial = self.trial(claim)
+        first = max(1, trial.done + 1 - back)
+        numbers = range(first, min(first + count, ROUNDS + 1))
+        with self.write() as c:
+            final = self.renewed(c, claim)
+            assert writes.add_rounds(c, claim, [measured(r) for r in numbers], final) is None
+        new = len([r for r in numbers if r > trial.done])
+        trial.attempts[-1].trained += len(numbers)
+        trial.attempts[-1].new += new
+        trial.losses, trial.done = 0 if new else trial.losses, trial.done + new
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY)
+    def finish(self, n: int) -> None:
+        claim = self.live[n % len(self.live)]
+        trial = self.trial(claim)
+        with self.write() as c:
+            if trial.done == ROUNDS:
+                queue.finish(c, claim)
+                trial.losses = 0
+                trial.leave("finished", "finished")
+            else:
+                with pytest.raises(FedsweepError, match="a round is missing"):
+                    queue.finish(c, claim)
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY, kind=st.sampled_from(FailureKind))
+    def fail(self, n: int, kind: FailureKind) -> None:
+        claim = self.live[n % len(self.live)]
+        trial = self.trial(claim)
+        with self.write() as c:
+            delay = queue.fail(c, claim, self.now, kind, "so it is")
+        trial.failures += 1
+        assert (delay is None) == (kind not in RETRIED or trial.failures >= queue.MAX_ATTEMPTS)
+        trial.leave("failed" if delay is None else "queued", "failed")
+        if delay is None:
+            trial.failure = kind
+        else:
+            trial.not_before, trial.clock = self.model.now + delay, self.model.clock
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY)
+    def release(self, n: int) -> None:
+        claim = self.live[n % len(self.live)]
+        with self.write() as c:
+            queue.release(c, claim)
+        self.trial(claim).leave("queued", "released")
+
+    @precondition(lambda self: self.live)
+    @rule(n=ANY)
+    def lose(self, n: int) -> None:
+        claim = self.live[n % len(self.live)]
+        with self.write() as c:
+            queue.lose(c, claim, "killed")
+        self.trial(claim).expire()
+
+    @precondition(lambda self: self.stale)
+    @rule(n=st.integers(0, 9), write=st.sampled_from(LATE))
+    def write_late(self, n: int, write: Callable[[Connection, Claim, Moment], object]) -> None:
+        """Refused; that it changed nothing, the invariants say, after its commit."""
+        claim = self.stale[n % len(self.stale)]
+        with self.write() as c, pytest.raises(LeaseLost):
+            write(c, claim, self.now)
+
+    # What happens by itself, or is done by whoever comes by.
+
+    @rule(seconds=st.sampled_from([0.25, 5.0, 14.75, 15.0, 15.25, 40.0]))
+    def advance(self, seconds: float) -> None:
+        self.model.now += seconds
+
+    @rule(letter=st.sampled_from("az"))
+    def boot(self, letter: str) -> None:
+        """The machine starts again: its clock near zero, under a new name."""
+        self.model.now, self.model.clock = 5.0, f"{letter}{len(self.claims)}{self.model.clock}"
+
+    @rule()
+    def rescue(self) -> None:
+        with self.write() as c:
+            assert queue.rescue(c, self.now) == self.model.rescue()
+
+    @rule()
+    def spend(self) -> None:
+        with self.write() as c:
+            found = queue.spend(c)
+        assert sorted(found) == sorted(self.model.spend())
+
+    # What must hold after every step.
+
+    @invariant()
+    def the_tables_say_what_the_model_says(self) -> None:
+        with self.write() as c:
+            self.compare_trials(c)
+            self.compare_attempts(c)
+            self.compare_members(c)
+            self.compare_answers(c)
+
+    def compare_trials(self, c: Connection) -> None:
+        names = ("id", "state", "fence", "lease_until", "clock", "not_before", "priority")
+        names += ("failures", "losses", "failure", "wish", "held")
+        found = {
+            row.seed: tuple(row)[1:]
+            for row in c.execute(sa.select(trials.c.seed, *(trials.c[name] for name in names)))
+        }
+        for seed, t in self.model.trials.items():
+            held = self.model.held(seed) if t.state in OPEN else found[seed][-1]
+            assert found[seed] == (
+                *(t.row, t.state, t.fence, t.lease_until, t.clock, t.not_before, t.priority),
+                *(t.failures, t.losses, t.failure, t.wish, held),
+            )
+            assert (t.state == "running") == (found[seed][3] is not None)
+        assert len(found) == len(self.model.trials)
+
+    def compare_attempts(self, c: Connection) -> None:
+        stored = sa.select(trials.c.seed, rounds.c.round).join(
+            rounds, rounds.c.trial == trials.c.id
+        )
+        kept = {(seed, r) for seed, t in self.model.trials.items() for r in range(1, t.done + 1)}
+        found = [tuple(row) for row in c.execute(stored)]
+        assert (set(found), len(found)) == (kept, len(kept))
+        a = attempts.c
+        query = sa.select(trials.c.seed, a.fence, a.outcome, a.rounds_trained, a.rounds_new)
+        made = c.execute(query.join(attempts, a.trial == trials.c.id))
+        by_seed: dict[int, list[tuple[object, ...]]] = {seed: [] for seed in self.model.trials}
+        for row in made:
+            by_seed[row.seed].append(tuple(row)[1:])
+        for seed, t in self.model.trials.items():
+            expected = [(x.fence, x.outcome, x.trained, x.new) for x in t.attempts]
+            assert sorted(by_seed[seed]) == expected
+            outcomes = [x.outcome for x in t.attempts]
+            assert outcomes.count(None) == (t.state == "running")
+            assert outcomes.count("finished") == (t.state == "finished")
+            assert t.done == ROUNDS or t.state != "finished"
+
+    def compare_members(self, c: Connection) -> None:
+        query = sa.select(sweeps.c.name, sweeps.c.held, trials.c.seed, members.c.shared)
+        query = query.join(members, members.c.sweep == sweeps.c.id)
+        found = {
+            tuple(row) for row in c.execute(query.join(trials, trials.c.id == members.c.trial))
+        }
+        assert found == {
+            (name, sweep.held, seed, int(self.model.trials[seed].sweep != name))
+            for name, sweep in self.model.sweeps.items()
+            for seed in sweep.seeds
+        }
+
+    def compare_answers(self, c: Connection) -> None:
+        model = self.model
+        claimable = sa.select(trials.c.seed).where(sa.text(queue.CLAIMABLE))
+        ordered = claimable.order_by(trials.c.priority.desc(), trials.c.id)
+        assert c.execute(ordered).scalars().all() == model.order()
+        for scope in (None, *model.sweeps):
+            assert queue.outstanding(c, scope) == model.outstanding(scope)
+        assert sorted(queue.overspent(c)) == sorted(filter(model.overspent, model.sweeps))
+        mine = [t for t in model.trials.values() if t.clock == model.clock]
+        due = [t.lease_until if t.state == "running" else t.not_before for t in mine]
+        if all(t.clock in (None, model.clock) for t in model.trials.values()):
+            change = queue.next_change(c, self.now)
+            assert change == min((time - model.now for time in due), default=None)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_whatever_is_asked_the_queue_does_what_its_model_does(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    """Each state, lease, hold, count and order, after every step of every story."""
+    engine = open_store(request.getfixturevalue(f"{database}_url"))
+    stories = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(lambda: Machine(engine), settings=stories)
+    engine.dispose()
