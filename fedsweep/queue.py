@@ -35,7 +35,7 @@ from fedsweep.store.tables import (
     sweeps,
     trials,
 )
-from fedsweep.store.writes import batches
+from fedsweep.store.writes import batches, take_turns
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
@@ -162,14 +162,16 @@ _ANY_SHARED = Prepared(
 )
 
 
-def _taking(scope: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
+def _taking(
+    scope: sa.ColumnElement[bool], *first_by: sa.ColumnElement[Any]
+) -> Callable[[str], sa.ClauseElement]:
     """The statement of a claim, by dialect."""
 
     def build(dialect: str) -> sa.ClauseElement:
         first = (
             sa.select(trials.c.id)
             .where(sa.text(CLAIMABLE), scope)
-            .order_by(trials.c.priority.desc(), trials.c.id)
+            .order_by(*first_by, trials.c.priority.desc(), trials.c.id)
             .limit(sa.literal_column("1"))
             .with_for_update(skip_locked=True)  # SQLite has one writer, and no such clause
         )
@@ -222,7 +224,13 @@ _NOTING: dict[str, Callable[[Any], sa.ClauseElement]] = {
 }
 _NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
 _TAKE = Prepared(_taking(sa.true()))
-_TAKE_OWN = Prepared(_taking(_OWN))
+# A range of one, in an order that only its own index has: so that no planner goes through the
+# trials of all sweeps, in the hope that one of this sweep comes soon.
+_TAKE_OWN = Prepared(
+    _taking(
+        trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()), trials.c.sweep
+    )
+)
 _TAKE_SHARED = Prepared(_taking(_OWN | _SHARED))
 
 
@@ -308,6 +316,8 @@ def _finishing(_dialect: str) -> sa.ClauseElement:
             failure=sa.null(),
             error=sa.null(),
             losses=sa.literal_column("0"),
+            wish=sa.null(),
+            held=sa.null(),
             device=sa.select(attempts.c.device).where(_MY_ATTEMPT).scalar_subquery(),
             **{name: final(name) for name in FINAL},
             best_test_accuracy=best(rounds.c.test_accuracy),
@@ -545,6 +555,7 @@ def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
 
     Returns how many there were. What runs notices when its lease is renewed.
     """
+    take_turns(connection)
     count = 0
     for batch in batches(ids):
         some = trials.c.id.in_(batch)
@@ -557,6 +568,7 @@ def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
 
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
     """Hold what a sweep alone has, or (None) hold it no longer."""
+    take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.values(held=why and why.value))
     settle_sweep(connection, sweep)
@@ -564,6 +576,7 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
     """A sweep was planned, or planned again: it is wanted, and its trials are as free as it is."""
+    take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
     if budget_ is not None:
@@ -675,7 +688,14 @@ def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseEl
         (_OPEN, trials.c.held.is_(None)),
         (_OPEN, trials.c.held == paused),
     )
-    looks = [sa.exists(some).where(*wait, scope) for scope in scopes for wait in waits]
+    # In the index's own order, not EXISTS: where most trials wait, a planner would read the table
+    # from its beginning, past all that have finished.
+    by = trials.c.held, trials.c.sweep
+    looks = [
+        sa.select(some).where(*wait, scope).order_by(*by).limit(some).scalar_subquery().is_not(None)
+        for scope in scopes
+        for wait in waits
+    ]
     return lambda _: sa.select(sa.or_(*looks))
 
 

@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import statistics
+import sys
 import threading
 import time
 import uuid
@@ -41,6 +42,7 @@ from fedsweep.store.engine import (
     let_go,
     read_clock,
     reading,
+    through_an_outage,
     transaction,
 )
 
@@ -225,7 +227,7 @@ class _Watch:
             finally:
                 self.end_all()
                 self.boxes.cleanup()
-        with reading(self.engine) as connection:
+        with suppress(*OUTAGE), reading(self.engine) as connection:
             self.progress = reads.progress(connection, self.options.sweep)
             self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
         self.show(self.view())
@@ -320,7 +322,6 @@ class _Watch:
             slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
             slot.unwanted, slot.give_back.value = None, 0
             slot.round_seconds.clear()
-            blackbox.trim(slot.box)
             slot.renewed = time.monotonic()
         elif isinstance(said, Round):
             slot.last = said
@@ -353,6 +354,9 @@ class _Watch:
         code = slot.process.exitcode
         if slot.granted:
             self.answer(slot, Ask.BACK)
+        if code is not None and code < 0:  # Python had no time to say why
+            for word in blackbox.last_words(slot.box):
+                print(word, file=sys.stderr)
         self.drop(slot, why=f"its trainer died ({_death(code)})")
         if code == 0 or self.stop.value:
             slot.closed = True
@@ -548,12 +552,12 @@ def _slot(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        engine = schema.open_store(options.url)
+        engine = through_an_outage(lambda: schema.open_store(options.url))
         worker = queue.Worker(
             name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
         )
         with blackbox.recording(box):
-            _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run()
+            _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run(box)
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -581,7 +585,7 @@ class _SlotLoop:
         """When the store last answered."""
         self.parent = multiprocessing.parent_process()
 
-    def run(self) -> None:
+    def run(self, box: Path) -> None:
         from fedsweep.executor import Place, execute, try_device
 
         options = self.options
@@ -597,6 +601,7 @@ class _SlotLoop:
                 self.rest()
                 continue
             self.doorbell.close()
+            blackbox.trim(box)  # what was said before is not about this trial
             began = time.monotonic()
             self.last: Round | None = None
             self.say(claim)

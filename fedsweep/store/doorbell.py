@@ -69,8 +69,8 @@ def _listen_postgres(bell: Doorbell) -> bool:
             if not connection.execute(_FEW_CONNECTIONS).scalar_one():
                 return False
         raw = bell.engine.raw_connection()
+        driver = raw.driver_connection  # before it leaves the pool: then it is forgotten
         raw.detach()
-        driver = raw.driver_connection
         assert isinstance(driver, psycopg.Connection)
         driver.autocommit = True
         driver.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(bell.channel)))

@@ -187,10 +187,17 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     try:
         engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
         with _translated(url), engine.connect() as connection:
-            connection.execute(sa.text("SELECT 1"))
+            connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name]))
+    except sqlite3.DatabaseError as error:  # the file is none of SQLite's
+        raise _domain_error(url, OperationalError("", {}, error)) or error from error
     except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
         raise StoreError(f"{_shown(url)} cannot be opened: {_first_line(error)}") from error
     return engine
+
+
+_FIRST_LOOK = {"sqlite": "SELECT count(*) FROM sqlite_master", "postgresql": "SELECT 1"}
+"""SQLite itself says what is no database. Whoever opens and closes the file past it lets go of all
+locks that this process has on it (POSIX's locks are so), and another may delete the log."""
 
 
 def _postgres_engine(url: URL) -> Engine:
@@ -230,8 +237,6 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
             )
         if not file.parent.is_dir():
             raise StoreError(f"there is no folder {file.parent} for the database: make it first")
-    elif not _looks_like_sqlite(file):
-        raise StoreForeign(f"{file} is not a SQLite database: name another with --db")
     if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
         raise StoreError(
             f"{file} lies on a network file system ({kind}), where SQLite's locks fail: "
@@ -241,11 +246,6 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
-
-
-def _looks_like_sqlite(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(16) in (b"", b"SQLite format 3\0")
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:
@@ -320,11 +320,20 @@ def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
 
     The work must be one that may be done twice: an answer can be lost after the commit.
     """
+
+    def once() -> T:
+        with transaction(engine) as connection:
+            return work(connection)
+
+    return through_an_outage(once)
+
+
+def through_an_outage(work: Callable[[], T]) -> T:
+    """Do work; where the database does not answer, again and again for a while."""
     deadline, wait = time.monotonic() + OUTAGE_SECONDS, 0.2
     while True:
         try:
-            with transaction(engine) as connection:
-                return work(connection)
+            return work()
         except OUTAGE:
             if time.monotonic() + wait > deadline:
                 raise

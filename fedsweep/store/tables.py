@@ -122,7 +122,7 @@ def _partial(name: str, where: str, *columns: ColumnElement[Any]) -> Index:
 _partial("ix_trials_claimable", CLAIMABLE, trials.c.priority.desc(), trials.c.id)
 _partial("ix_trials_claimable_of", CLAIMABLE, trials.c.sweep, trials.c.priority.desc(), trials.c.id)
 _partial("ix_trials_backing_off", BACKING_OFF, trials.c.clock, trials.c.not_before)
-_partial("ix_trials_outstanding", "state IN ('queued', 'running')", trials.c.sweep, trials.c.held)
+_partial("ix_trials_outstanding", "state IN ('queued', 'running')", trials.c.held, trials.c.sweep)
 _partial("ix_trials_running", "state = 'running'", trials.c.lease_until)
 
 members = Table(

@@ -71,7 +71,7 @@ class Planned:
 
 def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Planned:
     """Add a sweep, its text and its trials; what is there already is kept as it is."""
-    _PLAN_ALONE[connection.dialect.name](connection)
+    take_turns(connection)
     key, earlier = _sweep_key(connection, sweep)
     wanted = [trial.trial_id for trial in sweep.trials]
     before = {row.trial_id: row for row in _known(connection, wanted)}
@@ -129,16 +129,22 @@ def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
     return done.rowcount == 1
 
 
-def _plan_alone_sqlite(_connection: Connection) -> None:
+def take_turns(connection: Connection) -> None:
+    """Who plans and who holds sweeps take turns: two that share trials in another order would wait
+    for each other, and of two that hold what they share, neither would see what the other did.
+    """
+    _TAKE_TURNS[connection.dialect.name](connection)
+
+
+def _take_turns_sqlite(_connection: Connection) -> None:
     """The transaction is immediate: it holds the only write lock already."""
 
 
-def _plan_alone_postgres(connection: Connection) -> None:
-    """Planners take turns: two that share trials in another order would wait for each other."""
+def _take_turns_postgres(connection: Connection) -> None:
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_PLANNER_AT_A_TIME)))
 
 
-_PLAN_ALONE = {"sqlite": _plan_alone_sqlite, "postgresql": _plan_alone_postgres}
+_TAKE_TURNS = {"sqlite": _take_turns_sqlite, "postgresql": _take_turns_postgres}
 ONE_PLANNER_AT_A_TIME = 0x706C616E
 """Postgres advisory lock: "plan" in ASCII."""
 

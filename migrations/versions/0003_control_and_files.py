@@ -84,7 +84,7 @@ def upgrade() -> None:
         ("ix_trials_claimable", [sa.text("priority DESC"), "id"], CLAIMABLE),
         ("ix_trials_claimable_of", ["sweep", sa.text("priority DESC"), "id"], CLAIMABLE),
         ("ix_trials_backing_off", ["clock", "not_before"], BACKING_OFF),
-        ("ix_trials_outstanding", ["sweep", "held"], "state IN ('queued', 'running')"),
+        ("ix_trials_outstanding", ["held", "sweep"], "state IN ('queued', 'running')"),
     ):
         op.create_index(
             name,

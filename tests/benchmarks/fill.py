@@ -29,15 +29,8 @@ DIGITS: dict[str, Any] = {
     "dataset": "digits", "model": "cnn", "clients": 4, "local_steps": 2, "batch_size": 8,
     "lr": 0.05, "normalizer": "bn", "alpha": 0.5,
 }  # fmt: skip
-SEEDS = 10
+SEEDS = 20
 """Of a cell."""
-CELLS: dict[str, list[Any]] = {
-    "normalizer": ["bn", "gn"],
-    "alpha": [i / 10 for i in range(1, 11)],
-    "local_steps": list(range(1, 11)),
-    "lr": [0.01, 0.02, 0.05, 0.1, 0.2],
-}
-"""A thousand of them."""
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def pause(url: str, sweep: str) -> float:
 
 
 def finished(url: str, sweep: str, length: int) -> int:
-    """Plan a thousand cells of ten seeds and `length` rounds, all finished; returns how many."""
+    """Plan 500 cells of trials of `length` rounds, all finished; returns how many there are."""
     spec = SweepSpec(sweep, "", tuple(_grid(length)))
     with opened(url) as store:
         with transaction(store) as connection:
@@ -94,9 +87,17 @@ def finished(url: str, sweep: str, length: int) -> int:
 
 
 def _grid(length: int) -> Iterator[TrialSpec]:
-    for point in itertools.product(*CELLS.values(), range(SEEDS)):
-        chosen = dict(zip([*CELLS, "seed"], point, strict=True))
-        yield TrialSpec.of(TrainConfig(**{**DIGITS, **chosen, "rounds": length}))
+    """A study of T⋆: ten of them, under fifty protocols."""
+    axes: dict[str, list[Any]] = {
+        "freeze_round": [length * tenth // 10 for tenth in range(10)],
+        "alpha": [0.1, 0.3, 0.5, 1, 10],
+        "local_steps": [1, 5, 20, 50, 100],
+        "momentum": ["reset", "global"],
+        "seed": list(range(SEEDS)),
+    }
+    for point in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, point, strict=True)) | {"normalizer": "fixbn", "rounds": length}
+        yield TrialSpec.of(TrainConfig(**{**DIGITS, **chosen}))
 
 
 def _template(connection: Connection, sweep: str) -> sa.RowMapping:

@@ -26,8 +26,8 @@ QUERIES = {
     "curves by round, of its members": """
         SELECT c.round, avg(c.test_accuracy), count(*) FROM curves c JOIN members USING (trial_id)
         WHERE sweep = 'reading' GROUP BY c.round ORDER BY c.round""",
-    "curves by round and normaliser, of its results": """
-        SELECT r.normalizer, c.round, avg(c.test_accuracy) FROM curves c JOIN results r
+    "curves by round and T⋆, of its results": """
+        SELECT r.freeze_round, c.round, avg(c.test_accuracy) FROM curves c JOIN results r
         USING (trial_id) WHERE r.sweep = 'reading' GROUP BY 1, 2 ORDER BY 1, 2""",
 }
 REPORTS = ("table", "html")

@@ -37,8 +37,8 @@ PATIENCE = 120.0
 """Seconds that anything here may take."""
 WITHIN = 1.0
 """Seconds beyond the lease."""
-IDLE = 30.0
-"""Percent of a processor that an idle slot stays under; it begins with its imports."""
+LOOKS = 50
+"""So often an idle slot is found asleep; one that still imports wants a processor."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,21 @@ class Workers:
 
 
 def _idle(pid: int) -> bool:
-    """Whether a worker's slot does nothing but look for trials."""
+    """Whether a worker's slot does nothing but wait for trials."""
     try:
-        slots = [
-            child
-            for child in psutil.Process(pid).children()
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-        return bool(slots) and all(slot.cpu_percent(0.5) < IDLE for slot in slots)
+        children = psutil.Process(pid).children()
+        slots = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return bool(slots) and all(_asleep(slot) for slot in slots)
     except psutil.NoSuchProcess:
         return False
+
+
+def _asleep(slot: psutil.Process) -> bool:
+    for _ in range(LOOKS):
+        if slot.status() != psutil.STATUS_SLEEPING:
+            return False
+        time.sleep(POLL)
+    return True
 
 
 def long_trial(store: Engine) -> None:

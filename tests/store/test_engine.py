@@ -40,7 +40,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """A text file, a folder, a damaged database: one sentence each, nothing written."""
     text = tmp_path / "notes.db"
     text.write_text("these are my notes")
-    with pytest.raises(errors.StoreForeign, match="not a SQLite database"):
+    with pytest.raises(errors.StoreForeign, match="no sound SQLite database"):
         open_store(f"sqlite:///{text}", create=True)
     assert text.read_text() == "these are my notes"
     with pytest.raises(errors.StoreForeign, match="is a folder"):

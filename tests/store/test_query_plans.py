@@ -1,0 +1,178 @@
+"""What a claim costs does not depend on what else waits: asserted by query plans and counted work.
+
+20,000 trials; FEDSWEEP_TEST_ROWS sets another number (`make million` a million).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.spec import read_plan
+from fedsweep.states import Hold
+from fedsweep.store import writes
+from fedsweep.store.engine import Moment, Prepared, read_clock, transaction
+from fedsweep.store.tables import attempts, members, sweeps, trials
+
+ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
+WORKER = queue.Worker("w", "cpu", "host", 1)
+GIVEN = {
+    "lease": 15.0, "worker": "w", "host": "host", "pid": 1, "device": "cpu", "started_at": 0.0,
+    "sweep": "tiny", "of_trial": 1, "of_fence": 1,
+    "ended_at": 0.0, "outcome": "failed", "failure": None, "error": None, "traceback": None,
+}  # fmt: skip
+
+
+def fill(c: Connection, count: int) -> None:
+    """Queued trials, copies of the first under other ids, members of its sweep."""
+    copied = [c for c in trials.c if c.name not in ("id", "trial_id")]
+    n = sa.select(sa.literal(1).label("i")).cte("n", recursive=True)
+    n = n.union_all(sa.select(n.c.i + 1).where(n.c.i < count))
+    named = sa.literal("copy") + sa.cast(n.c.i, sa.Text())
+    rows = sa.select(named, *copied).select_from(n.join(trials, trials.c.id == 1))
+    c.execute(sa.insert(trials).from_select(["trial_id", *(c.name for c in copied)], rows))
+    joined = sa.select(trials.c.sweep, trials.c.id).where(trials.c.trial_id.like("copy%"))
+    c.execute(sa.insert(members).from_select(["sweep", "trial"], joined))
+
+
+@pytest.fixture
+def filled(store: Engine, tiny: Path) -> Engine:
+    """The tiny sweep, and many queued trials behind it."""
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+        fill(c, ROWS)
+    with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.exec_driver_sql("ANALYZE")
+    return store
+
+
+def plan(c: Connection, statement: Prepared, now: Moment) -> str:
+    """What the database would do, as text."""
+    text, order, fixed = statement._of(c)
+    given = {**fixed, **GIVEN, "now": now.seconds, "clock": now.clock}
+    if order is None:
+        rows = c.exec_driver_sql(f"EXPLAIN {text}", given).all()
+        return "\n".join(row[0] for row in rows)
+    rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", tuple(given[n] for n in order)).all()
+    return "\n".join(row[3] for row in rows)
+
+
+BY_INDEX = [
+    (queue._TAKE, "ix_trials_claimable"),
+    (queue._TAKE_OWN, "ix_trials_claimable_of"),
+    (queue._DUE, "ix_trials_running"),
+    (queue._DUE, "ix_trials_backing_off"),
+    (queue._OUTSTANDING, "ix_trials_outstanding"),
+    (queue._OUTSTANDING_IN, "ix_trials_outstanding"),
+    (queue._RENEW, "trials"),
+    (queue._FINISH, "rounds"),
+    (queue._END, "attempts"),
+]
+
+
+def test_what_every_trial_goes_through_reads_by_index(filled: Engine) -> None:
+    """No scan of the trials, the attempts or the rounds."""
+    with transaction(filled) as c:
+        for statement, index in BY_INDEX:
+            found = plan(c, statement, read_clock(c))
+            assert index in found.replace(f"{index}_", ""), (index, found)
+            for table in ("trials", "attempts", "rounds"):
+                assert f"Seq Scan on {table}" not in found, found
+                scans = [line for line in found.splitlines() if line.startswith(f"SCAN {table}")]
+                assert all("INDEX ix_" in line for line in scans), found
+
+
+def work_of_a_claim(store: Engine, sweep: str | None) -> int:
+    """Steps of SQLite's machine, or pages that Postgres touched, for one claim of a trial."""
+    with transaction(store) as c:
+        before = _touched(c)
+        steps = _counted(c) if c.dialect.name == "sqlite" else None
+        claim = queue.claim(c, WORKER, read_clock(c), sweep=sweep)
+        assert claim is not None
+        done = steps() if steps else _touched(c) - before
+        c.rollback()
+    return done
+
+
+def _touched(c: Connection) -> int:
+    if c.dialect.name == "sqlite":
+        return 0
+    c.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    text = "SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_xact_all_tables s, "
+    text += "LATERAL (SELECT s.idx_tup_fetch + s.seq_tup_read AS idx_tup_read) x "
+    text += "WHERE s.relname IN ('trials', 'sweep_members', 'sweeps', 'attempts')"
+    return int(c.exec_driver_sql(text).scalar_one())
+
+
+def _counted(c: Connection) -> Callable[[], int]:
+    driver: Any = c.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    driver.set_progress_handler(step, 1)
+
+    def total() -> int:
+        driver.set_progress_handler(None, 1)
+        return count
+
+    return total
+
+
+def held(c: Connection) -> None:
+    """All but the last of the sweep's own are paused."""
+    wished = sa.update(trials).where(trials.c.trial_id.like("copy%"))
+    c.execute(wished.values(held=Hold.PAUSE.value, priority=9))
+
+
+def backing_off(c: Connection) -> None:
+    now = read_clock(c)
+    later = (now.seconds or 4e9) + 1e6
+    wished = sa.update(trials).where(trials.c.trial_id.like("copy%"))
+    c.execute(wished.values(not_before=later, clock=now.clock, priority=9))
+
+
+def of_another_sweep(c: Connection) -> None:
+    other = c.execute(sa.insert(sweeps).values(name="other", created_at=0.0)).inserted_primary_key
+    assert other is not None
+    copies = sa.select(trials.c.id).where(trials.c.trial_id.like("copy%"))
+    c.execute(sa.update(members).where(members.c.trial.in_(copies)).values(sweep=other[0]))
+    c.execute(
+        sa.update(trials).where(trials.c.trial_id.like("copy%")).values(sweep=other[0], priority=9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "scope"),
+    [(None, None), (None, "tiny"), (held, None), (held, "tiny"), (backing_off, None),
+     (of_another_sweep, "tiny")],
+)  # fmt: skip
+def test_a_claim_does_the_same_work_whatever_else_waits(
+    store: Engine, tiny: Path, change: Callable[[Connection], None] | None, scope: str | None
+) -> None:
+    """Six trials, or six and thousands more that are queued, held, backing off or elsewhere."""
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    alone = work_of_a_claim(store, scope)
+    with transaction(store) as c:
+        fill(c, ROWS)
+        if change is not None:
+            change(c)
+    with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.exec_driver_sql("ANALYZE" if store.dialect.name == "sqlite" else "VACUUM ANALYZE")
+    work_of_a_claim(store, scope)
+    assert 0 < work_of_a_claim(store, scope) <= 2 * alone + 50
+    with store.connect() as c:
+        assert c.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one() == 0
