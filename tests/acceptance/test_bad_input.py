@@ -30,7 +30,7 @@ REQUESTS = [
     ),
     (["plan", "tiny.toml", "--db", "mysql://h/n"], "no driver for mysql"),
     (["plan", "tiny.toml", "--db", "sqlite:///nowhere/x.db"], "no folder"),
-    (["plan", "tiny.toml", "--db", "sqlite:///notes.txt"], "not a SQLite database"),
+    (["plan", "tiny.toml", "--db", "sqlite:///notes.txt"], "no sound SQLite database"),
     (["plan", "tiny.toml", "--db", "sqlite:///other.db"], "not a fedsweep database"),
     (["plan", "tiny.toml", "--db", "postgresql://u:hunter2@127.0.0.1:1/n"], "cannot be reached"),
     (["work"], "there is no database fedsweep.db"),
