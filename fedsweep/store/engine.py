@@ -376,6 +376,11 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
         "{url} is read-only: make its file and folder writable, or name another with --db",
     ),
     (
+        ("permission denied for",),
+        StoreReadOnly,
+        "the user of {url} may not do that ({said}): have it granted, or name another in --db",
+    ),
+    (
         ("database is locked",),
         StoreBusy,
         "{url} stayed locked by another process for too long: try again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,20 +20,37 @@ not begun, one diverged. (Their `numerics_id` is nobody's.)"""
 VIEWS = ("results", "curves", "members", "cells", "ledger")
 
 
+ROWS_OF_0002 = json.loads(Path(__file__).with_name("rows_of_0002.json").read_text())
+"""What the second version's code stored of two sweeps that share a trial: two trials finished, with
+weights and clients' accuracies, one diverged, one given back after two rounds and claimed again
+(its lease is long over), one cancelled, one not begun."""
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database at revision 0001 with rows in it, on each database."""
-    url = f"sqlite:///{tmp_path}/first.db"
+    return _filled(request, f"sqlite:///{tmp_path}/first.db", "0001", ROWS)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def second_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0002."""
+    return _filled(request, f"sqlite:///{tmp_path}/second.db", "0002", ROWS_OF_0002)
+
+
+def _filled(
+    request: pytest.FixtureRequest, url: str, revision: str, kept: dict[str, list[dict[str, Any]]]
+) -> str:
     if request.param == "postgres":
         url = request.getfixturevalue("empty_postgres")
     engine = make_engine(url, create=True)
     with transaction(engine) as connection:
         config = schema._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
         there = sa.MetaData()
         there.reflect(connection)
-        for name, rows in ROWS.items():
+        for name, rows in kept.items():
             for row in rows:
                 connection.execute(sa.insert(there.tables[name]).values(**row))
         for name in VIEWS:  # another version's: what they said does not matter

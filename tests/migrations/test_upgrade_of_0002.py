@@ -1,0 +1,92 @@
+"""A database of the second version, upgraded: nothing is lost, and its trials go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.errors import Refused
+from fedsweep.executor import Place, execute
+from fedsweep.states import Outcome
+from fedsweep.store import schema, soundness
+from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
+from tests.migrations.conftest import ROWS_OF_0002
+from tests.migrations.test_upgrade import everything
+from tests.test_executor import own_data_folder
+
+__all__ = ["own_data_folder"]  # a fixture: nothing is left in the user's own folder
+
+
+@pytest.fixture
+def upgraded(second_store: str) -> Iterator[Engine]:
+    engine = make_engine(second_store)
+    assert schema.migrate(engine) == ("0002", schema.head())
+    yield engine
+    engine.dispose()
+
+
+def test_an_upgrade_keeps_every_value_of_every_row(second_store: str) -> None:
+    """Columns are added, none is changed; the database is sound."""
+    before = everything(second_store)
+    counts = {name: len(rows) for name, rows in ROWS_OF_0002.items()}
+    assert {name: len(before[name]) for name in counts} == counts
+    engine = make_engine(second_store)
+    schema.migrate(engine)
+    after = everything(second_store)
+    for name in counts:
+        kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
+        key = sorted(before[name][0])
+        assert sorted(kept, key=lambda row: [str(row[k]) for k in key]) == sorted(
+            before[name], key=lambda row: [str(row[k]) for k in key]
+        )
+    assert soundness.faults(engine) == []
+    engine.dispose()
+
+
+def test_members_and_files_get_what_they_are_now_looked_up_by(upgraded: Engine) -> None:
+    """Who shares a trial that another sweep planned; every file that a row names."""
+    with reading(upgraded) as c:
+        shared = sa.text("SELECT sweep, trial FROM sweep_members WHERE shared = 1")
+        assert [tuple(row) for row in c.execute(shared)] == [(2, 1)]
+        named = sa.text("SELECT name FROM snapshots UNION SELECT name FROM weights ORDER BY 1")
+        indexed = sa.text("SELECT name FROM files ORDER BY 1")
+        assert c.execute(indexed).scalars().all() == c.execute(named).scalars().all()
+        assert len(c.execute(indexed).scalars().all()) == 3
+
+
+def test_what_the_old_version_left_half_way_is_taken_over_and_finished(upgraded: Engine) -> None:
+    """Its worker is long gone, and its snapshot too: that costs rounds."""
+    with transaction(upgraded) as c:
+        waiting = sa.text("UPDATE trials SET state = 'cancelled' WHERE state = 'queued'")
+        c.execute(waiting)
+        claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c))
+    assert claim is not None
+    assert (claim.final_round, claim.fence) == (2, 3)
+    end = execute(upgraded, claim, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert end.outcome is Outcome.FINISHED
+    assert soundness.faults(upgraded) == []
+
+
+def test_an_upgrade_under_a_running_worker_is_refused_and_changes_nothing(
+    second_store: str,
+) -> None:
+    """Its tables would change under it."""
+    engine = make_engine(second_store)
+    with transaction(engine) as c:
+        now = read_clock(c)
+        until = as_sql(now) + 60
+        running = sa.table(
+            "trials", sa.column("state"), sa.column("lease_until"), sa.column("clock")
+        )
+        lease = sa.update(running).where(running.c.state == "running")
+        c.execute(lease.values(lease_until=until, clock=now.clock))
+    before = everything(second_store)
+    with pytest.raises(Refused, match="1 trials are running.*stop its workers"):
+        schema.migrate(engine)
+    assert everything(second_store) == before
+    engine.dispose()
