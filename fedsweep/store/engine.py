@@ -376,7 +376,7 @@ _DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
         "{url} is read-only: make its file and folder writable, or name another with --db",
     ),
     (
-        ("permission denied for",),
+        ("permission denied for", "must be owner of"),
         StoreReadOnly,
         "the user of {url} may not do that ({said}): have it granted, or name another in --db",
     ),
