@@ -140,6 +140,36 @@ def test_a_late_worker_keeps_its_trial_if_nobody_took_it(c: Connection) -> None:
     assert state(c, claim) == TrialState.RUNNING
 
 
+def test_a_late_worker_has_lost_its_trial_once_it_is_queued_again(c: Connection) -> None:
+    """Even though nobody has taken it yet: the next attempt may begin at any moment."""
+    claim = claimed(c)
+    assert queue.rescue(c, at(16)) == 1
+    for write in (queue.release, queue.finish):
+        with pytest.raises(LeaseLost, match="no longer held by attempt 1"):
+            write(c, claim)
+    with pytest.raises(LeaseLost):
+        queue.renew(c, claim, at(16))
+    assert outcomes(c, claim) == [Outcome.EXPIRED]
+    assert state(c, claim) == TrialState.QUEUED
+
+
+def test_more_lost_trials_than_a_rescue_takes_come_back_in_turns(c: Connection) -> None:
+    """The longest lost first; a claim rescues too, and takes one of them."""
+    c.execute(sa.update(trials).values(state="running", lease_until=1000.0 + trials.c.id, fence=1))
+    c.execute(sa.update(trials).values(clock="boot-1"))
+    for trial in range(1, 7):
+        alice = {"worker": "alice", "host": "h", "pid": 1, "device": "cpu", "started_at": 0.0}
+        c.execute(sa.insert(attempts).values(trial=trial, fence=1, **alice))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "RESCUE_BATCH", 2)
+        assert queue.rescue(c, at(100)) == 2
+        waiting = sa.select(trials.c.id).where(trials.c.state == "queued").order_by(trials.c.id)
+        assert c.execute(waiting).scalars().all() == [1, 2]
+        assert [claimed(c, BOB, 100).trial for _ in range(6)] == [1, 2, 3, 4, 5, 6]
+    ended = sa.select(attempts.c.outcome, sa.func.count()).group_by(attempts.c.outcome)
+    assert dict(c.execute(ended).all()) == {"expired": 6, None: 6}
+
+
 def test_another_boot_of_the_machine_ends_every_lease(c: Connection) -> None:
     """Its clock starts again near zero: earlier leases would last for ages."""
     claim = claimed(c)
@@ -380,6 +410,29 @@ def test_retrying_queues_failed_and_cancelled_trials_with_a_clean_slate(c: Conne
     assert (row["state"], row["failure"], row["error"]) == ("queued", None, None)
     again = claimed(c, BOB)
     assert (again.trial, again.fence, again.final_round) == (1, 2, 1)
+
+
+def test_a_retried_trial_need_not_wait_for_what_it_once_backed_off_from(c: Connection) -> None:
+    """Cancelled while it backed off, or failed for good after it: the slate is clean."""
+    claim = claimed(c)
+    assert queue.fail(c, claim, at(0), FailureKind.ERROR, "boom") is not None
+    queue.cancel(c, [claim.trial])
+    queue.retry(c, [claim.trial])
+    assert claimed(c, BOB).trial == claim.trial
+    row = c.execute(sa.select(trials.c.failures, trials.c.not_before).where(trials.c.id == 1)).one()
+    assert tuple(row) == (0, None)
+
+
+def test_a_failure_of_a_trial_that_was_taken_over_is_nobody_s(c: Connection) -> None:
+    """It is counted neither against the trial nor against the attempt that has it now."""
+    first = claimed(c)
+    c.execute(sa.update(trials).where(trials.c.id != first.trial).values(state="cancelled"))
+    second = claimed(c, BOB, 16)
+    with pytest.raises(LeaseLost):
+        queue.fail(c, first, at(17), FailureKind.DIVERGED, "inf")
+    row = c.execute(sa.select(trials.c.failures, trials.c.failure).where(trials.c.id == 1)).one()
+    assert tuple(row) == (0, None)
+    assert outcomes(c, second) == [Outcome.EXPIRED, None]
 
 
 def test_a_finished_trial_cannot_be_retried(c: Connection) -> None:

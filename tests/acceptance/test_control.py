@@ -1,0 +1,224 @@
+"""Real workers that are paused, drained, cancelled, limited and frozen; and a server's restart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedsweep.errors import StoreBusy
+from fedsweep.store import engine as e
+from tests.acceptance.command import eventually, fedsweep, query, start
+from tests.acceptance.test_work import assert_equal_to_calm, trainers
+from tests.chaos.stores import Postgres
+
+ONE = ["--set", "seed=0", "--set", "normalizer=bn"]
+ROUNDS = 300
+LONG = [*ONE, "--set", f"rounds={ROUNDS}"]
+"""One trial that is still running when something happens to it, and then comes to its end."""
+ENDLESS = [*ONE, "--set", "rounds=1000000"]
+WORK = ("work", "--device", "cpu", "--until-empty")
+STATE = "SELECT state, held FROM trials"
+OUTCOMES = "SELECT outcome FROM attempts ORDER BY trial, fence"
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The long trial, trained by one undisturbed worker on SQLite."""
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("calm")
+    (folder / "tiny.toml").write_text(TINY)
+    url = f"sqlite:///{folder}/calm.db"
+    fedsweep("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
+    fedsweep(*WORK, "--db", url)
+    return url
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh store on the database that the test names."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+Work = subprocess.Popen[str]
+
+
+@pytest.fixture
+def working() -> Iterator[list[Work]]:
+    """Workers, none of which outlives its test."""
+    started: list[Work] = []
+    yield started
+    for worker in started:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+        worker.communicate()
+
+
+def running(
+    working: list[Work], url: str, plan: Path, *kind: str, options: tuple[str, ...] = ()
+) -> Work:
+    """A worker on a planned trial, with its first rounds stored."""
+    fedsweep("plan", str(plan), "--db", url, *kind)
+    worker = start(*WORK, *options, "--db", url)
+    working.append(worker)
+    eventually(lambda: query(url, "SELECT 1 FROM rounds LIMIT 1"))
+    return worker
+
+
+def ended(worker: Work) -> str:
+    """What a worker said, once it has ended as it should."""
+    said, _ = worker.communicate(timeout=180)
+    assert worker.returncode == 0, said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_paused_trial_is_saved_and_given_back_and_resumed_by_its_waiting_worker(
+    url: str, calm: str, tiny: Path, working: list[Work]
+) -> None:
+    """Nothing is trained twice; the result is that of a calm run, bit for bit."""
+    worker = running(working, url, tiny, *LONG)
+    fedsweep("sweep", "pause", "tiny", "--db", url)
+    eventually(lambda: query(url, STATE) == [("queued", "pause")])
+    ((saved, stored),) = query(url, "SELECT round, final_round FROM snapshots, trials")
+    assert saved == stored < ROUNDS
+    assert worker.poll() is None
+    fedsweep("sweep", "resume", "tiny", "--db", url)
+    assert "1 given back" in ended(worker)
+    assert_equal_to_calm(calm, url)
+    assert query(url, OUTCOMES) == [("released",), ("finished",)]
+    assert query(url, "SELECT rounds_trained, rounds_lost FROM ledger") == [(ROUNDS, 0)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_slot_drops_a_cancelled_trial_and_claims_another(
+    url: str, tiny: Path, working: list[Work]
+) -> None:
+    """Within seconds, and the cancelled one gets no further round."""
+    worker = running(working, url, tiny, *ENDLESS, options=("--lease", "3"))
+    other = tiny.with_name("other.toml")
+    other.write_text(tiny.read_text().replace('"tiny"', '"other"'))
+    fedsweep("plan", str(other), "--db", url, *ONE)
+    fedsweep("sweep", "cancel", "tiny", "--db", url)
+    rounds = query(url, "SELECT max(round) FROM rounds WHERE trial = 1")
+    assert "1 trial finished, 0 failed, 1 lost" in ended(worker)
+    assert query(url, OUTCOMES) == [("cancelled",), ("finished",)]
+    assert query(url, "SELECT state FROM trials ORDER BY id") == [("cancelled",), ("finished",)]
+    assert query(url, "SELECT max(round) FROM rounds WHERE trial = 1") == rounds
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
+    url: str, calm: str, tiny: Path, working: list[Work]
+) -> None:
+    """One attempt, the calm run's numbers; `--until-empty` leaves what is queued behind it."""
+    fedsweep("plan", str(tiny), "--db", url, *LONG)
+    worker = running(working, url, tiny, "--set", f"rounds={ROUNDS}")
+    fedsweep("sweep", "drain", "tiny", "--db", url)
+    assert "1 trial finished, 0 failed" in ended(worker)
+    counts = query(url, "SELECT state, count(*) FROM results GROUP BY state ORDER BY state")
+    assert counts == [("finished", 1), ("queued", 5)]
+    assert query(url, OUTCOMES) == [("finished",)]
+    final = "SELECT trial_id, test_accuracy, test_loss FROM results WHERE state = 'finished'"
+    assert query(url, final) == query(calm, final)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
+    url: str, tiny: Path, working: list[Work]
+) -> None:
+    """Saved, given back, and not waited for; a higher budget lets it go on."""
+    fedsweep("plan", str(tiny), "--db", url, *ENDLESS)
+    fedsweep("sweep", "budget", "tiny", "--rounds", "40", "--db", url)
+    worker = running(working, url, tiny, *ENDLESS)
+    assert "1 given back" in ended(worker)
+    assert query(url, STATE) == [("queued", "budget")]
+    assert query(url, OUTCOMES) == [("released",)]
+    ((trained,),) = query(url, "SELECT rounds_trained FROM ledger")
+    assert trained >= 40
+    assert query(url, "SELECT round FROM snapshots") == [(trained,)]
+    fedsweep("sweep", "budget", "tiny", "--none", "--db", url)
+    assert query(url, STATE) == [("queued", None)]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_worker_stops_by_itself_after_its_hours(
+    url: str, tiny: Path, working: list[Work]
+) -> None:
+    """Six seconds of them: what runs is saved and given back."""
+    fedsweep("plan", str(tiny), "--db", url, *ENDLESS)
+    worker = start(*WORK, "--max-hours", "0.0017", "--db", url)
+    working.append(worker)
+    assert "stopped: 0 trials finished" in ended(worker)
+    assert query(url, STATE) == [("queued", None)]
+    assert set(query(url, OUTCOMES)) <= {("released",)}
+
+
+def freeze(worker: Work, url: str) -> None:
+    """Stop a whole session between its writes: a frozen writer would hold up all of SQLite."""
+    store = e.make_engine(url)
+    while True:
+        os.killpg(worker.pid, signal.SIGSTOP)
+        processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children()]
+        eventually(lambda: all(p.status() == psutil.STATUS_STOPPED for p in processes))  # noqa: B023
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(e, "BUSY_SECONDS", 0.5)
+                with e.transaction(store):
+                    break
+        except StoreBusy:
+            os.killpg(worker.pid, signal.SIGCONT)
+    store.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_another_trial(
+    url: str, calm: str, tiny: Path, working: list[Work]
+) -> None:
+    """Its trial is another's: attempts, rounds and logs stay as that one left them."""
+    frozen = running(working, url, tiny, *LONG, options=("--lease", "2"))
+    assert trainers(frozen.pid)
+    freeze(frozen, url)
+    fedsweep(*WORK, "--max-trials", "1", "--lease", "2", "--db", url)
+    assert_equal_to_calm(calm, url)
+    tables = ("attempts", "rounds", "logs", "snapshots", "trials")
+    before = [query(url, f"SELECT * FROM {table}") for table in tables]
+    assert query(url, OUTCOMES) == [("expired",), ("finished",)]
+    other = tiny.with_name("other.toml")
+    other.write_text(tiny.read_text().replace('"tiny"', '"other"'))
+    fedsweep("plan", str(other), "--db", url, *ONE)
+    os.killpg(frozen.pid, signal.SIGCONT)
+    assert "1 trial finished, 0 failed, 1 lost" in ended(frozen)
+    mine = ("trial = 1",) * 4 + ("id = 1",)
+    after = [
+        query(url, f"SELECT * FROM {table} WHERE {which}")
+        for table, which in zip(tables, mine, strict=True)
+    ]
+    assert after == before
+    assert query(url, "SELECT outcome FROM attempts WHERE trial = 2") == [("finished",)]
+    slots = query(url, "SELECT DISTINCT pid FROM attempts WHERE trial = 2 OR outcome = 'expired'")
+    assert len(slots) == 1
+
+
+def test_a_trial_survives_a_restart_of_its_server(
+    calm: str, tiny: Path, working: list[Work]
+) -> None:
+    """Stopped and started while it is trained: one attempt, the calm run's numbers."""
+    server = Postgres()
+    try:
+        worker = running(working, server.url, tiny, *LONG)
+        server.stop("fast")
+        server.mend()
+        said = ended(worker)
+        assert "1 trial finished, 0 failed" in said
+        assert_equal_to_calm(calm, server.url)
+        assert query(server.url, OUTCOMES) == [("finished",)]
+    finally:
+        server.close()
