@@ -522,6 +522,7 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
         Refused: one of them is finished, running or queued; nothing is changed.
 
     """
+    take_turns(connection)
     for batch in batches(ids):
         named = sa.select(trials.c.trial_id, trials.c.state).where(trials.c.id.in_(batch))
         for trial_id, state in connection.execute(named.with_for_update()):
@@ -628,6 +629,7 @@ def prioritise(connection: Connection, ids: Sequence[int], priority: int) -> int
 
 def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
     """Limit what a sweep may train in all; None does not. A sweep held by its budget goes on."""
+    take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
     connection.execute(mine.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))

@@ -366,7 +366,7 @@ class Machine(RuleBasedStateMachine):
         with transaction(self.engine) as c:
             if trial.done == ROUNDS:
                 queue.finish(c, claim)
-                trial.losses = 0
+                trial.losses, trial.wish = 0, None
                 trial.leave("finished", "finished")
             else:
                 with pytest.raises(FedsweepError, match="a round is missing"):

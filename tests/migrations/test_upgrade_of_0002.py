@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +12,12 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.errors import Refused
 from fedsweep.executor import Place, execute
+from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
 from fedsweep.states import Outcome
-from fedsweep.store import schema, soundness
+from fedsweep.store import schema, soundness, writes
 from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
+from fedsweep.store.tables import trials
+from tests.acceptance.command import fedsweep
 from tests.migrations.conftest import ROWS_OF_0002
 from tests.migrations.test_upgrade import everything
 from tests.test_executor import own_data_folder
@@ -89,4 +93,69 @@ def test_an_upgrade_under_a_running_worker_is_refused_and_changes_nothing(
     with pytest.raises(Refused, match="1 trials are running.*stop its workers"):
         schema.migrate(engine)
     assert everything(second_store) == before
+    engine.dispose()
+
+
+def test_the_refusal_is_one_sentence_that_says_what_to_do(second_store: str) -> None:
+    """By the command, exit 2; once its lease is over, the same command upgrades."""
+    engine = make_engine(second_store)
+    lease = sa.table("trials", sa.column("state"), sa.column("lease_until"), sa.column("clock"))
+    running = sa.update(lease).where(lease.c.state == "running")
+    with transaction(engine) as c:
+        now = read_clock(c)
+        c.execute(running.values(lease_until=as_sql(now) + 60, clock=now.clock))
+    refused = fedsweep("db", "upgrade", "--db", second_store, code=2)
+    assert refused.stderr.startswith("fedsweep: 1 trials are running under the older version: stop")
+    assert "SIGTERM saves and gives back" in refused.stderr.splitlines()[0]
+    assert "Traceback" not in refused.stderr
+    with transaction(engine) as c:
+        c.execute(running.values(lease_until=as_sql(now) - 1))
+    engine.dispose()
+    said = fedsweep("db", "upgrade", "--db", second_store).stdout
+    assert said == f"schema {schema.head()}: upgraded from 0002\n"
+
+
+def test_old_trials_are_what_they_would_be_if_they_were_planned_today(upgraded: Engine) -> None:
+    """Their ids, their cells, and every field as a column; planning them again adds nothing."""
+    with transaction(upgraded) as c:
+        rows = [dict(row) for row in c.execute(sa.select(trials)).mappings()]
+        specs = [TrialSpec.of(TrainConfig(**json.loads(row["config"]))) for row in rows]
+        for row, spec in zip(rows, specs, strict=True):
+            assert (row["trial_id"], row["cell_id"]) == (spec.trial_id, spec.cell_id)
+            assert {name: row[name] for name in config_columns()} == spec.config.model_dump()
+            assert (row["wish"], row["held"]) == (None, None)
+        planned = writes.add_sweep(c, SweepSpec("second", "again", tuple(specs)))
+        assert (planned.new, planned.kept, planned.otherwise) == (0, 6, 0)
+        assert planned.cancelled == (rows[4]["trial_id"],)
+
+
+def test_the_views_say_of_an_upgraded_store_what_its_version_stored(upgraded: Engine) -> None:
+    """Results, curves, clients, members, and what each sweep has trained."""
+    with reading(upgraded) as c:
+        counts = {
+            name: c.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one()
+            for name in ("results", "curves", "clients", "members")
+        }
+        spent = c.execute(sa.text("SELECT sweep, rounds_trained FROM ledger ORDER BY sweep"))
+        assert [tuple(row) for row in spent] == [("other", 3), ("second", 8)]
+        assert queue.overspent(c) == []
+    stored = ("trials", "rounds", "client_rounds", "sweep_members")
+    assert list(counts.values()) == [len(ROWS_OF_0002[name]) for name in stored]
+
+
+def test_a_shared_trial_of_an_old_store_is_claimed_in_the_scope_of_both_sweeps(
+    second_store: str,
+) -> None:
+    """The flag of the members that share it is what the claim looks at."""
+    engine = make_engine(second_store)
+    table = sa.table("trials", sa.column("id"), sa.column("state"))
+    with transaction(engine) as c:
+        c.execute(sa.update(table).where(table.c.id == 1).values(state="queued"))
+    schema.migrate(engine)
+    for sweep in ("other", "second"):
+        with transaction(engine) as c:
+            claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c), sweep=sweep)
+            assert claim is not None
+            assert claim.trial == 1
+            c.rollback()
     engine.dispose()

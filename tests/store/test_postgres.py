@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import sys
+import tempfile
 import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,29 @@ from psycopg import sql
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import cli, queue
+from fedsweep.cli.console import console
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
 from fedsweep.spec import Claim, Round, read_plan
-from fedsweep.states import Outcome
+from fedsweep.states import Hold, Outcome
 from fedsweep.store import engine as e
-from fedsweep.store import writes
+from fedsweep.store import reads, writes
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
 from tests.acceptance.command import eventually
 from tests.chaos.stores import Postgres
+from tests.conftest import TINY
 
 PROCESSES, THREADS, EACH = 10, 30, 2
 """Three hundred workers, and two trials for each."""
 WORKER = queue.Worker("w", "cpu", "host", 1)
+
+
+@pytest.fixture(autouse=True)
+def own_console() -> Iterator[None]:
+    """A command that runs in this process writes where this test listens."""
+    console.cache_clear()
+    yield
+    console.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -178,17 +190,104 @@ def test_letting_go_leaves_the_server_no_connection(store: Engine) -> None:
         pass
     e.let_go(store)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fedsweep'"
-    with psycopg.connect(store.url.render_as_string(False).replace("+psycopg", "")) as admin:
+    with psycopg.connect(_plain(store)) as admin:
         admin.autocommit = True
         eventually(lambda: admin.execute(count).fetchone() == (0,))
 
 
+def paused(c: Connection, name: str) -> None:
+    queue.hold_sweep(c, name, Hold.PAUSE)
+
+
+def cancelled(c: Connection, name: str) -> None:
+    queue.hold_sweep(c, name, Hold.CANCEL)
+    queue.cancel(c, reads.held_alone(c, name))
+
+
+def planned(c: Connection, name: str, *normalizers: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.toml"
+        file.write_text(TINY.partition("[[grid]]")[0] + f"[[grid]]\nnormalizer = {[*normalizers]}")
+        writes.add_sweep(c, replace(read_plan(file), name=name))
+    queue.planned(c, name, None)
+
+
+Ask = Callable[[Connection], object]
+AT_ONCE: dict[str, tuple[Ask, Ask, str, tuple[str, str | None]]] = {
+    "two pauses": (
+        lambda c: paused(c, "a"),
+        lambda c: paused(c, "b"),
+        "bn",
+        ("queued", "pause"),
+    ),
+    "two cancellations": (
+        lambda c: cancelled(c, "a"),
+        lambda c: cancelled(c, "b"),
+        "bn",
+        ("cancelled", None),
+    ),
+    "a retry and a pause": (
+        lambda c: queue.retry(c, [2]),
+        lambda c: paused(c, "alone"),
+        "gn",
+        ("queued", "pause"),
+    ),
+    "a pause and a planning": (
+        lambda c: paused(c, "alone"),
+        lambda c: planned(c, "alone", "ln"),
+        "ln",
+        ("queued", "pause"),
+    ),
+    "a pause and a budget": (
+        lambda c: paused(c, "a"),
+        lambda c: queue.budget(c, "b", rounds=5, hours=None),
+        "bn",
+        ("queued", None),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AT_ONCE)
+def test_what_people_ask_at_once_comes_out_as_if_in_turns(what: str, store: Engine) -> None:
+    """The second waits for the first one's commit, and sees what it did to the trials of both."""
+    one, other, normalizer, expected = AT_ONCE[what]
+    with e.transaction(store) as c:
+        planned(c, "a", "bn")
+        planned(c, "alone", "gn")
+        planned(c, "b", "bn")
+        queue.cancel(c, [2])
+
+    def second() -> None:
+        with e.transaction(store) as c:
+            other(c)
+
+    thread = threading.Thread(target=second)
+    with e.transaction(store) as c:
+        one(c)
+        thread.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        with psycopg.connect(_plain(store), autocommit=True) as admin:
+            eventually(lambda: admin.execute(waits).fetchone())
+    thread.join(60)
+    with e.reading(store) as c:
+        found = sa.select(trials.c.state, trials.c.held).where(trials.c.normalizer == normalizer)
+        assert tuple(c.execute(found).one()) == expected
+
+
+def _plain(store: Engine) -> str:
+    """Its URL as the driver reads it."""
+    return store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> None:
     """One worker, which lets go of its connection after each transaction."""
-    worker = queue.Worker(name, "cpu")
+    worker, lease = queue.Worker(name, "cpu"), 600.0  # nobody renews it on a busy machine
+
+    def take(c: Connection) -> Claim | None:
+        return queue.claim(c, worker, e.read_clock(c), lease=lease)
 
     def finish(c: Connection, claim: Claim) -> None:
-        held = queue.renew(c, claim, e.read_clock(c))
+        held = queue.renew(c, claim, e.read_clock(c), lease=lease)
         row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
         assert writes.add_rounds(c, claim, [row], held.final_round) is None
         queue.finish(c, claim)
@@ -196,7 +295,7 @@ def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> Non
     room.wait()
     try:
         store = e.through_an_outage(lambda: e.make_engine(url))
-        while claim := e.patiently(store, lambda c: queue.claim(c, worker, e.read_clock(c))):
+        while claim := e.patiently(store, take):
             e.let_go(store)
             e.patiently(store, lambda c, claim=claim: finish(c, claim))  # type: ignore[misc]
             e.let_go(store)
