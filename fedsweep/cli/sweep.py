@@ -62,9 +62,9 @@ def cancel(name: Name, db: Db = None) -> None:
 
     with transaction(open_store(db)) as connection:
         reads.require_sweep(connection, name)
+        queue.hold_sweep(connection, name, Hold.CANCEL)  # first: who cancels takes turns
         mine = reads.sweep_trials(connection, name)
         only = reads.held_alone(connection, name)
-        queue.hold_sweep(connection, name, Hold.CANCEL)
         count = queue.cancel(connection, only)
     print(f"{name}: {counted(count, 'trial')} cancelled")
     if len(mine) > len(only):

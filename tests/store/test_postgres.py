@@ -406,7 +406,7 @@ def test_an_analyst_s_role_reads_everything(analyst: str, run: Run, tmp_path: Pa
     assert (code, "1" in said) == (0, True)
     assert "1/6" in run("status", "--db", analyst)[1]
     code, said, _ = run("trial", "list", "--state", "finished", "--db", analyst)
-    trial = said.splitlines()[-1].split()[0]
+    trial = next(line.split()[0] for line in said.splitlines() if " finished " in line)
     assert "50.00%" in said
     assert "test_accuracy" in run("trial", "show", trial, "--db", analyst)[1]
     page = tmp_path / "report.csv"
