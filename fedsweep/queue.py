@@ -146,38 +146,43 @@ _CLAIMING = {"sqlite": _claim_sqlite, "postgresql": _claim_postgres}
 
 _SWEEP = sa.select(sweeps.c.id).where(sweeps.c.name == sa.bindparam("sweep", type_=sa.Text()))
 _OWN = trials.c.sweep == _SWEEP.scalar_subquery()
-_SHARED = sa.exists().where(
-    members.c.trial == trials.c.id,
-    members.c.sweep == _SWEEP.scalar_subquery(),
-    members.c.shared == sa.literal_column("1"),
+_SHARED = (members.c.sweep == _SWEEP.scalar_subquery()) & (
+    members.c.shared == sa.literal_column("1")
 )
-_ANY_SHARED = Prepared(
-    lambda _: (
-        sa.select(members.c.trial)
-        .where(
-            members.c.sweep == _SWEEP.scalar_subquery(), members.c.shared == sa.literal_column("1")
-        )
-        .limit(1)
-    )
-)
+_ANY_SHARED = Prepared(lambda _: sa.select(members.c.trial).where(_SHARED).limit(1))
 
 
-def _taking(
+def _first(
     scope: sa.ColumnElement[bool], *first_by: sa.ColumnElement[Any]
-) -> Callable[[str], sa.ClauseElement]:
+) -> sa.Select[tuple[int, int]]:
+    """The next trial of a scope, by priority and then by age, unless `first_by` comes before."""
+    order = first_by or (trials.c.priority.desc(), trials.c.id)
+    return (
+        sa.select(trials.c.id, trials.c.priority)
+        .where(sa.text(CLAIMABLE), scope)
+        .order_by(*order)
+        .limit(sa.literal_column("1"))
+        .with_for_update(skip_locked=True, of=trials)  # SQLite has one writer, and no such clause
+    )
+
+
+def _first_of_both(*firsts: sa.Select[tuple[int, int]]) -> sa.Select[tuple[int]]:
+    """Of several looks, each by its own index, the best."""
+    looks = [sa.select(look.cte(f"look{n}")) for n, look in enumerate(firsts)]
+    found = sa.union_all(*looks).subquery()
+    best = sa.select(found.c.id).order_by(found.c.priority.desc(), found.c.id)
+    return best.limit(sa.literal_column("1"))
+
+
+def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
     """The statement of a claim, by dialect."""
 
     def build(dialect: str) -> sa.ClauseElement:
-        first = (
-            sa.select(trials.c.id)
-            .where(sa.text(CLAIMABLE), scope)
-            .order_by(*first_by, trials.c.priority.desc(), trials.c.id)
-            .limit(sa.literal_column("1"))
-            .with_for_update(skip_locked=True)  # SQLite has one writer, and no such clause
-        )
         taken = (
             sa.update(trials)
-            .where(trials.c.id == first.scalar_subquery())
+            .where(
+                trials.c.id == first.with_only_columns(first.selected_columns[0]).scalar_subquery()
+            )
             .values(
                 state=sa.literal_column(f"'{TrialState.RUNNING.value}'"),
                 fence=trials.c.fence + sa.literal_column("1"),
@@ -223,15 +228,21 @@ _NOTING: dict[str, Callable[[Any], sa.ClauseElement]] = {
     "postgresql": _noting_postgres,
 }
 _NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
-_TAKE = Prepared(_taking(sa.true()))
+_TAKE = Prepared(_taking(_first(sa.true())))
 # A range of one, in an order that only its own index has: so that no planner goes through the
 # trials of all sweeps, in the hope that one of this sweep comes soon.
-_TAKE_OWN = Prepared(
-    _taking(
-        trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()), trials.c.sweep
-    )
+_FIRST_OWN = _first(
+    trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()),
+    *(trials.c.sweep, trials.c.priority.desc(), trials.c.id),
 )
-_TAKE_SHARED = Prepared(_taking(_OWN | _SHARED))
+# An order that no index has, for the same reason: the sweep's shared trials are gone through.
+_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
+_FIRST_SHARED = _first(
+    trials.c.id.in_(sa.select(members.c.trial).where(_SHARED)),
+    *((trials.c.priority + _ZERO).desc(), trials.c.id + _ZERO),
+)
+_TAKE_OWN = Prepared(_taking(_FIRST_OWN))
+_TAKE_SHARED = Prepared(_taking(_first_of_both(_FIRST_OWN, _FIRST_SHARED)))
 
 
 @dataclass(frozen=True)
@@ -701,13 +712,10 @@ def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseEl
     return lambda _: sa.select(sa.or_(*looks))
 
 
-_AMONG_SHARED = trials.c.id.in_(
-    sa.select(members.c.trial).where(
-        members.c.sweep == _SWEEP.scalar_subquery(), members.c.shared == sa.literal_column("1")
-    )
-)
 _OUTSTANDING = Prepared(_outstanding(sa.true()))
-_OUTSTANDING_IN = Prepared(_outstanding(_OWN, _AMONG_SHARED))
+_OUTSTANDING_IN = Prepared(
+    _outstanding(_OWN, trials.c.id.in_(sa.select(members.c.trial).where(_SHARED)))
+)
 
 
 def wake(connection: Connection) -> None:

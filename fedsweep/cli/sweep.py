@@ -9,7 +9,7 @@ import typer
 from fedsweep.cli import status
 from fedsweep.cli.arguments import Db, open_store
 from fedsweep.cli.console import counted
-from fedsweep.errors import RequestError
+from fedsweep.errors import Refused, RequestError
 from fedsweep.states import Hold
 
 app = typer.Typer(
@@ -45,7 +45,10 @@ def drain(name: Name, db: Db = None) -> None:
 
 @app.command()
 def resume(name: Name, db: Db = None) -> None:
-    """Let a sweep that was paused or drained go on."""
+    """Let a sweep that was paused or drained go on.
+
+    One that has used up its budget goes on when that is raised.
+    """
     _hold(name, None, db)
     print(f"{name}: goes on")
 
@@ -126,3 +129,7 @@ def _hold(name: str, why: Hold | None, db: str | None) -> None:
     with transaction(open_store(db)) as connection:
         reads.require_free(connection, name)
         queue.hold_sweep(connection, name, why)
+        if why is None and name in queue.overspent(connection):
+            raise Refused(
+                f"{name} has used up its budget: raise it with `fedsweep sweep budget {name}`"
+            )

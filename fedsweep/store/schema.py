@@ -95,8 +95,8 @@ def _refuse_running(connection: Connection) -> None:
     )
     if count := connection.execute(held).scalar_one():
         raise Refused(
-            f"{count} trials are running under the older version: stop its workers (SIGTERM saves "
-            "and gives back what they hold), then upgrade"
+            "workers of the older version are training here "
+            f"({count}): stop them (SIGTERM saves and gives back what they hold), then upgrade"
         )
 
 

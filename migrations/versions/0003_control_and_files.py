@@ -73,12 +73,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_files")),
     )
     op.create_index(op.f("ix_files_trial"), "files", ["trial"])
-    # Named as attempts of the earlier version named them.
-    op.execute(
-        "INSERT INTO files (name, trial, fence) SELECT s.name, s.trial, t.fence FROM snapshots s "
-        "JOIN trials t ON t.id = s.trial UNION ALL SELECT w.name, w.trial, t.fence FROM weights w "
-        "JOIN trials t ON t.id = w.trial"
-    )
+    for table in ("snapshots", "weights"):
+        op.execute(
+            f"INSERT INTO files (name, trial, fence) SELECT f.name, f.trial, "
+            f"coalesce({_FENCE[op.get_bind().dialect.name]}, t.fence) "
+            f"FROM {table} f JOIN trials t ON t.id = f.trial"
+        )
     op.drop_index("ix_trials_queued", table_name="trials")
     for name, columns, where in (
         ("ix_trials_claimable", [sa.text("priority DESC"), "id"], CLAIMABLE),
@@ -100,3 +100,10 @@ def upgrade() -> None:
         sqlite_where=sa.text("shared = 1"),
         postgresql_where=sa.text("shared = 1"),
     )
+
+
+# The earlier version named its files TRIAL-FENCE-…: the attempt says on which machine they lie.
+_FENCE = {
+    "sqlite": "CAST(nullif(substr(f.name, instr(f.name, '-') + 1), f.name) AS INTEGER)",
+    "postgresql": "CAST(substring(f.name FROM '-([0-9]+)-') AS BIGINT)",
+}

@@ -60,6 +60,8 @@ def test_members_and_files_get_what_they_are_now_looked_up_by(upgraded: Engine) 
         indexed = sa.text("SELECT name FROM files ORDER BY 1")
         assert c.execute(indexed).scalars().all() == c.execute(named).scalars().all()
         assert len(c.execute(indexed).scalars().all()) == 3
+        # By its name, not by its trial, which had a second attempt since: that says where it lies.
+        assert c.execute(sa.text("SELECT fence FROM files")).scalars().all() == [1, 1, 1]
 
 
 def test_what_the_old_version_left_half_way_is_taken_over_and_finished(upgraded: Engine) -> None:
@@ -90,7 +92,7 @@ def test_an_upgrade_under_a_running_worker_is_refused_and_changes_nothing(
         lease = sa.update(running).where(running.c.state == "running")
         c.execute(lease.values(lease_until=until, clock=now.clock))
     before = everything(second_store)
-    with pytest.raises(Refused, match="1 trials are running.*stop its workers"):
+    with pytest.raises(Refused, match=r"training here \(1\): stop them"):
         schema.migrate(engine)
     assert everything(second_store) == before
     engine.dispose()
@@ -105,7 +107,9 @@ def test_the_refusal_is_one_sentence_that_says_what_to_do(second_store: str) -> 
         now = read_clock(c)
         c.execute(running.values(lease_until=as_sql(now) + 60, clock=now.clock))
     refused = fedsweep("db", "upgrade", "--db", second_store, code=2)
-    assert refused.stderr.startswith("fedsweep: 1 trials are running under the older version: stop")
+    assert refused.stderr.startswith(
+        "fedsweep: workers of the older version are training here (1): stop"
+    )
     assert "SIGTERM saves and gives back" in refused.stderr.splitlines()[0]
     assert "Traceback" not in refused.stderr
     with transaction(engine) as c:

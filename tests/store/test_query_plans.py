@@ -153,10 +153,25 @@ def of_another_sweep(c: Connection) -> None:
     )
 
 
+def of_another_sweep_but_one(c: Connection) -> None:
+    """Which both sweeps have: not the first of the other's."""
+    of_another_sweep(c)
+    both = sa.select(sa.func.max(trials.c.id)).where(trials.c.trial_id.like("copy%"))
+    shared = {"trial": c.execute(both).scalar_one(), "shared": 1}
+    c.execute(
+        sa.insert(members).from_select(
+            ["sweep", *shared],
+            sa.select(sweeps.c.id, *map(sa.literal, shared.values())).where(
+                sweeps.c.name == "tiny"
+            ),
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "scope"),
     [(None, None), (None, "tiny"), (held, None), (held, "tiny"), (backing_off, None),
-     (of_another_sweep, "tiny")],
+     (of_another_sweep, "tiny"), (of_another_sweep_but_one, "tiny")],
 )  # fmt: skip
 def test_a_claim_does_the_same_work_whatever_else_waits(
     store: Engine, tiny: Path, change: Callable[[Connection], None] | None, scope: str | None
