@@ -144,6 +144,9 @@ def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
     ((trained,),) = query(url, "SELECT rounds_trained FROM ledger")
     assert trained >= 40
     assert query(url, "SELECT round FROM snapshots") == [(trained,)]
+    refused = fedsweep("sweep", "resume", "tiny", "--db", url, code=2)
+    assert "has used up its budget: raise it with" in refused.stderr
+    assert query(url, STATE) == [("queued", "budget")]
     fedsweep("sweep", "budget", "tiny", "--none", "--db", url)
     assert query(url, STATE) == [("queued", None)]
 
