@@ -25,7 +25,8 @@ from sqlalchemy.engine import Connection
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
-from fedsweep.store.engine import Moment, Prepared, as_sql, now_on
+from fedsweep.store.engine import Moment, as_sql, now_on
+from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     BACKING_OFF,
     CLAIMABLE,
@@ -129,7 +130,7 @@ class _Found:
 
 
 def _claim_sqlite(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
-    taken = take(connection, **given).one_or_none()
+    taken = take(connection, **given).first()
     if taken is not None:
         _NOTE(connection, of_trial=taken.id, of_fence=taken.fence, **given)
     return _Found(taken, any(_DUE(connection, now=given["now"], clock=given["clock"]).one()))
@@ -149,6 +150,7 @@ _OWN = trials.c.sweep == _SWEEP.scalar_subquery()
 _SHARED = (members.c.sweep == _SWEEP.scalar_subquery()) & (
     members.c.shared == sa.literal_column("1")
 )
+_AMONG_SHARED = trials.c.id.in_(sa.select(members.c.trial).where(_SHARED))
 _ANY_SHARED = Prepared(lambda _: sa.select(members.c.trial).where(_SHARED).limit(1))
 
 
@@ -238,7 +240,7 @@ _FIRST_OWN = _first(
 # An order that no index has, for the same reason: the sweep's shared trials are gone through.
 _ZERO: sa.ColumnElement[int] = sa.literal_column("0")
 _FIRST_SHARED = _first(
-    trials.c.id.in_(sa.select(members.c.trial).where(_SHARED)),
+    _AMONG_SHARED,
     *((trials.c.priority + _ZERO).desc(), trials.c.id + _ZERO),
 )
 _TAKE_OWN = Prepared(_taking(_FIRST_OWN))
@@ -266,9 +268,7 @@ def renew(
         LeaseLost: the trial was cancelled, or another attempt took it over.
 
     """
-    row = _RENEW(
-        connection, now=now.seconds, clock=now.clock, lease=lease, **_key(claim)
-    ).one_or_none()
+    row = _RENEW(connection, now=now.seconds, clock=now.clock, lease=lease, **_key(claim)).first()
     if row is None:
         raise _lost(connection, claim)
     return Held(row.final_round or 0, row.held in (Hold.PAUSE, Hold.BUDGET))
@@ -690,7 +690,7 @@ def outstanding(connection: Connection, sweep: str | None = None) -> bool:
     What is drained, or beyond its sweep's budget, is not waited for.
     """
     statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
-    return bool(statement(connection, sweep=sweep).scalar_one())
+    return bool(statement(connection, sweep=sweep).one()[0])
 
 
 def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
@@ -713,9 +713,7 @@ def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseEl
 
 
 _OUTSTANDING = Prepared(_outstanding(sa.true()))
-_OUTSTANDING_IN = Prepared(
-    _outstanding(_OWN, trials.c.id.in_(sa.select(members.c.trial).where(_SHARED)))
-)
+_OUTSTANDING_IN = Prepared(_outstanding(_OWN, _AMONG_SHARED))
 
 
 def wake(connection: Connection) -> None:

@@ -8,8 +8,8 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from fedsweep.errors import (
     FedsweepError,
@@ -32,6 +31,7 @@ from fedsweep.errors import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from fedsweep.store.turns import turn
 
 T = TypeVar("T")
 
@@ -40,11 +40,6 @@ OUTAGE_SECONDS = 300.0
 
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
-
-WRITE_POLL = 0.001
-PATIENT_SECONDS = 0.002
-"""SQLite's writers look for their turn after a millisecond at most, and the more often the longer
-they have waited: SQLite's own waits grow to 100 ms, and the unlucky starve."""
 
 POSTGRES_SETTINGS = {
     "statement_timeout": "10min",
@@ -82,45 +77,6 @@ class Moment:
 
     seconds: float | None
     clock: str
-
-
-class Prepared:
-    """A statement that is built and compiled once for each dialect, for where time matters: as
-    text and names of parameters, past SQLAlchemy's own work on each execution, which takes ten
-    times as long as SQLite's. Parameters are given by name; results come as the driver has them.
-    """
-
-    def __init__(self, build: Callable[[str], sa.ClauseElement]) -> None:
-        """`build` takes the name of a dialect."""
-        self._build = build
-        self._compiled: dict[str, tuple[str, tuple[str, ...] | None, dict[str, Any]]] = {}
-
-    def __call__(self, connection: Connection, **values: Any) -> sa.CursorResult[Any]:
-        """Execute it."""
-        text, order, fixed = self._of(connection)
-        if order is None:
-            return connection.exec_driver_sql(text, {**fixed, **values})
-        given = {**fixed, **values}
-        return connection.exec_driver_sql(text, tuple([given[name] for name in order]))
-
-    def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Execute it for each of these rows."""
-        text, order, fixed = self._of(connection)
-        if order is None:
-            connection.exec_driver_sql(text, [{**fixed, **row} for row in rows])
-            return
-        picked = [tuple([row[name] for name in order]) for row in rows]
-        connection.exec_driver_sql(text, picked)
-
-    def _of(self, connection: Connection) -> tuple[str, tuple[str, ...] | None, dict[str, Any]]:
-        dialect = connection.dialect
-        if dialect.name not in self._compiled:
-            compiled = self._build(dialect.name).compile(dialect=dialect)
-            assert isinstance(compiled, SQLCompiler)
-            order = tuple(compiled.positiontup or ()) if compiled.positional else None
-            fixed = {k: v for k, v in compiled.params.items() if v is not None}
-            self._compiled[dialect.name] = (str(compiled), order, fixed)
-        return self._compiled[dialect.name]
 
 
 def parse_url(text: str) -> URL:
@@ -269,29 +225,10 @@ def _sqlite_begin(connection: Connection) -> None:
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     try:
-        if connection.get_execution_options().get("writes", False):
-            _begin_immediate(driver)
-        else:
-            driver.execute("BEGIN")
+        writes = connection.get_execution_options().get("writes", False)
+        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
     except sqlite3.Error as error:  # as if SQLAlchemy had met it
         raise OperationalError("BEGIN", {}, error) from error
-
-
-def _begin_immediate(driver: sqlite3.Connection) -> None:
-    began = time.monotonic()
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        while True:
-            waited = time.monotonic() - began
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or waited > BUSY_SECONDS:
-                    raise
-            time.sleep(random.uniform(0.5, 1.0) * WRITE_POLL / (1 + waited / PATIENT_SECONDS))
-    finally:
-        driver.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
 
 
 @contextmanager
@@ -303,9 +240,11 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         StoreError: the database is read-only or out of reach.
 
     """
+    file = sqlite_file(engine.url)
     with (
         _translated(engine.url),
         engine.connect().execution_options(writes=True) as connection,
+        nullcontext() if file is None else turn(file),
         connection.begin(),
     ):
         yield connection

@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection
 from fedsweep.errors import NotFound, Refused, RequestError
 from fedsweep.spec import Claim, ClientScore
 from fedsweep.states import FailureKind, Hold, TrialState
-from fedsweep.store.engine import Prepared, as_sql, read_clock
+from fedsweep.store.engine import as_sql, read_clock
+from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     attempts,
     client_rounds,

@@ -30,7 +30,7 @@ from fedsweep.spec import (
 )
 from fedsweep.states import TrialState
 from fedsweep.store.difference import Differs, as_stored, differences
-from fedsweep.store.engine import Prepared
+from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     attempts,
     client_rounds,

@@ -19,7 +19,8 @@ from fedsweep import queue
 from fedsweep.spec import read_plan
 from fedsweep.states import Hold
 from fedsweep.store import writes
-from fedsweep.store.engine import Moment, Prepared, read_clock, transaction
+from fedsweep.store.engine import Moment, read_clock, transaction
+from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
 
 ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
@@ -56,13 +57,12 @@ def filled(store: Engine, tiny: Path) -> Engine:
 
 def plan(c: Connection, statement: Prepared, now: Moment) -> str:
     """What the database would do, as text."""
-    text, order, fixed = statement._of(c)
-    given = {**fixed, **GIVEN, "now": now.seconds, "clock": now.clock}
-    if order is None:
-        rows = c.exec_driver_sql(f"EXPLAIN {text}", given).all()
-        return "\n".join(row[0] for row in rows)
-    rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", tuple(given[n] for n in order)).all()
-    return "\n".join(row[3] for row in rows)
+    text, given = statement.text(c, {**GIVEN, "now": now.seconds, "clock": now.clock})
+    if c.dialect.name == "sqlite":
+        rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
+        return "\n".join(row[3] for row in rows)
+    rows = c.exec_driver_sql(f"EXPLAIN {text}", given).all()
+    return "\n".join(row[0] for row in rows)
 
 
 BY_INDEX = [

@@ -1,0 +1,132 @@
+"""Statements for where time matters: built and compiled once, executed by the driver itself."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a statement answered; values are as the driver has them."""
+
+    rows: Sequence[Any]
+    """Named tuples."""
+    rowcount: int
+
+    def first(self) -> Any:
+        """The first row, or None."""
+        return self.rows[0] if self.rows else None
+
+    def one(self) -> Any:
+        """The row, of which there must be one."""
+        (row,) = self.rows
+        return row
+
+
+@dataclass
+class _Compiled:
+    text: str
+    order: tuple[str, ...] | None
+    """Names of the parameters where the driver takes them by position."""
+    fixed: dict[str, Any]
+    row: Callable[[Any], Any] | None = None
+    """Makes a named tuple of an answer's row; known after the first one."""
+
+    def given(self, values: Mapping[str, Any]) -> Any:
+        """What the driver is given for these values."""
+        if self.order is None:
+            return {**self.fixed, **values}
+        if not self.fixed:
+            return tuple([values[name] for name in self.order])
+        everything = {**self.fixed, **values}
+        return tuple([everything[name] for name in self.order])
+
+
+class Prepared:
+    """A statement that is built and compiled once for each dialect, and goes past SQLAlchemy's
+    own work on each execution, which takes ten times as long as SQLite's.
+
+    Parameters are given by name. It takes part in the connection's transaction, begins one where
+    there is none, and raises what SQLAlchemy would.
+    """
+
+    def __init__(self, build: Callable[[str], sa.ClauseElement]) -> None:
+        """`build` takes the name of a dialect."""
+        self._build = build
+        self._compiled: dict[str, _Compiled] = {}
+
+    def __call__(self, connection: Connection, **values: Any) -> Answer:
+        """Execute it."""
+        compiled = self._of(connection)
+
+        def execute(cursor: Any) -> Answer:
+            cursor.execute(compiled.text, compiled.given(values))
+            if cursor.description is None:
+                return Answer((), cursor.rowcount)
+            if compiled.row is None:
+                names = [column[0] for column in cursor.description]
+                row: Any = namedtuple("Row", names)  # type: ignore[misc]  # noqa: PYI024
+                compiled.row = row._make
+            rows = [compiled.row(row) for row in cursor.fetchall()]
+            return Answer(rows, cursor.rowcount)
+
+        return _executed(connection, compiled.text, execute)
+
+    def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute it for each of these rows."""
+        compiled = self._of(connection)
+        given = [compiled.given(row) for row in rows]
+        _executed(connection, compiled.text, lambda c: c.executemany(compiled.text, given))
+
+    def text(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, Any]:
+        """Its SQL on this database, and what the driver would be given for these values."""
+        compiled = self._of(connection)
+        return compiled.text, compiled.given(values)
+
+    def _of(self, connection: Connection) -> _Compiled:
+        dialect = connection.dialect
+        if (known := self._compiled.get(dialect.name)) is not None:
+            return known
+        compiled = self._build(dialect.name).compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        order = tuple(compiled.positiontup or ()) if compiled.positional else None
+        fixed = {k: v for k, v in compiled.params.items() if v is not None}
+        made = _Compiled(str(compiled), order, fixed)
+        self._compiled[dialect.name] = made
+        return made
+
+
+def _executed(connection: Connection, text: str, execute: Callable[[Any], T]) -> T:
+    """Let the driver execute; its errors become SQLAlchemy's, and a dead connection is let go."""
+    if not connection.in_transaction():
+        connection.begin()
+    driver = connection.connection
+    cursor = driver.cursor()
+    dialect = connection.dialect
+    try:
+        return execute(cursor)
+    except dialect.loaded_dbapi.Error as error:
+        dead = dialect.is_disconnect(error, driver, cursor)
+        if dead:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            *(text, None, error, dialect.loaded_dbapi.Error),
+            connection_invalidated=dead,
+            dialect=dialect,
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, Exception):  # stopped in the middle of who knows what
+            connection.invalidate(error)
+        raise
+    finally:
+        cursor.close()
