@@ -292,15 +292,16 @@ def finish(connection: Connection, claim: Claim) -> None:
         FedsweepError: a round is missing.
 
     """
-    if _FINISH(connection, **_key(claim)).rowcount != 1:
-        lost = _lost(connection, claim)
-        if lost.still_held:
-            raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
-        raise lost
-    _end_attempt(connection, claim, Outcome.FINISHED)
+    ended = _ended(claim, Outcome.FINISHED)
+    for statement in _FINISH[connection.dialect.name]:
+        if statement(connection, **ended).rowcount != 1:
+            lost = _lost(connection, claim)
+            if lost.still_held:
+                raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
+            raise lost
 
 
-def _finishing(_dialect: str) -> sa.ClauseElement:
+def _finishing() -> sa.Update:
     of_trial = rounds.c.trial == trials.c.id
     last = of_trial & (rounds.c.round == trials.c.rounds)
 
@@ -344,7 +345,25 @@ FINAL = (
     *("mean_client_accuracy", "worst_client_accuracy"),
 )
 """What a trial takes from its last round."""
-_FINISH = Prepared(_finishing)
+
+
+def _ending() -> sa.Update:
+    names = ("ended_at", "outcome", "failure", "error", "traceback")
+    said: dict[str, Any] = {n: sa.bindparam(n, type_=attempts.c[n].type) for n in names}
+    return sa.update(attempts).where(_MY_ATTEMPT).values(said)
+
+
+def _finishing_and_ending() -> sa.Update:
+    """In one journey; what is not finished is not ended."""
+    finished = _finishing().returning(trials.c.id).cte("finished")
+    return _ending().where(attempts.c.trial == finished.c.id)
+
+
+_END = Prepared(lambda _: _ending())
+_FINISH = {
+    "sqlite": [Prepared(lambda _: _finishing()), _END],
+    "postgresql": [Prepared(lambda _: _finishing_and_ending())],
+}
 
 
 def fail(
@@ -390,7 +409,7 @@ def fail(
     )
     if ended.rowcount != 1:
         raise _lost(connection, claim)
-    _end_attempt(connection, claim, Outcome.FAILED, kind, error, traceback)
+    _END(connection, **_ended(claim, Outcome.FAILED, kind, error, traceback))
     return delay
 
 
@@ -403,7 +422,7 @@ def release(connection: Connection, claim: Claim) -> None:
     )
     if given.rowcount != 1:
         raise _lost(connection, claim)
-    _end_attempt(connection, claim, Outcome.RELEASED)
+    _END(connection, **_ended(claim, Outcome.RELEASED))
     wake(connection)
 
 
@@ -785,34 +804,18 @@ def _attempt_of(claim: Claim) -> sa.ColumnElement[bool]:
     return (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
 
 
-def _end_attempt(
-    connection: Connection,
+def _ended(
     claim: Claim,
     outcome: Outcome,
     failure: FailureKind | None = None,
     error: str | None = None,
     traceback: str | None = None,
-) -> None:
-    _END(
-        connection,
-        ended_at=time.time(),
-        outcome=outcome.value,
-        failure=failure and failure.value,
-        error=error,
-        traceback=traceback,
-        **_key(claim),
-    )
-
-
-_END = Prepared(
-    lambda _: (
-        sa.update(attempts)
-        .where(_MY_ATTEMPT)
-        .values(
-            {
-                name: sa.bindparam(name, type_=attempts.c[name].type)
-                for name in ("ended_at", "outcome", "failure", "error", "traceback")
-            }
-        )
-    )
-)
+) -> dict[str, Any]:
+    """Of `_END` and `_FINISH`."""
+    return _key(claim) | {
+        "ended_at": time.time(),
+        "outcome": outcome.value,
+        "failure": failure and failure.value,
+        "error": error,
+        "traceback": traceback,
+    }

@@ -31,7 +31,7 @@ def turn(database: Path) -> Iterator[None]:
         yield
     finally:
         if taken is not None:
-            os.close(taken)
+            _let_go(taken)
 
 
 def _take(file: Path) -> int | None:
@@ -62,7 +62,7 @@ def _wait(descriptor: int) -> bool:
         if decided.acquire(blocking=False):
             came.release()
         else:
-            os.close(descriptor)
+            _let_go(descriptor)
 
     try:
         threading.Thread(target=wait, daemon=True).start()
@@ -74,3 +74,8 @@ def _wait(descriptor: int) -> bool:
     if decided.acquire(blocking=False):
         return False
     return came.acquire()
+
+
+def _let_go(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a fork has it too
+    os.close(descriptor)
