@@ -30,8 +30,8 @@ bench: .venv/made .venv-flower/made
 
 # Twenty minutes of killed, stopped and starved workers on each database.
 chaos: .venv/made
-	$(BIN)/python -m tests.chaos --database sqlite --minutes 20
-	$(BIN)/python -m tests.chaos --database postgres --minutes 20
+	$(BIN)/python -m tests.chaos --database sqlite --minutes 20 --verify 10
+	$(BIN)/python -m tests.chaos --database postgres --minutes 20 --verify 10
 
 # A million claims on each database; the claim's query plans with a million trials.
 million: .venv/made

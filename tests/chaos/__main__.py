@@ -22,7 +22,15 @@ def main() -> int:
     (folder / "calm").mkdir()
     print(f"in {folder}", file=sys.stderr)
     without = tuple(asked.without)
-    play = Play(asked.database, asked.minutes, asked.seed, asked.workers, without, asked.strict)
+    play = Play(
+        database=asked.database,
+        minutes=asked.minutes,
+        seed=asked.seed,
+        workers=asked.workers,
+        without=without,
+        strict=asked.strict,
+        verify=asked.verify,
+    )
     console = Console()
     found = perform(play, folder, Calm(folder / "calm"), lambda said: print(said, file=sys.stderr))
     found.print(console)
@@ -43,6 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3, help="at a time")
     parser.add_argument("--without", action="append", default=[], metavar="DISTURBANCE")
     parser.add_argument("--strict", action="store_true", help="no worker may give up at its work")
+    parser.add_argument("--verify", type=int, default=0, metavar="N", help="train N trials again")
     parser.add_argument("--report", type=Path, metavar="FILE.json")
     parser.add_argument("--keep", action="store_true", help="the workers' logs and the database")
     return parser.parse_args()

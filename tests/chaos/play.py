@@ -37,6 +37,8 @@ class Play:
     """Disturbances that are not wanted."""
     strict: bool = False
     """Whether a worker that gives up at its work is a fault, whatever it met."""
+    verify: int = 0
+    """Trials that are trained once more at the end, by `fedsweep verify`."""
 
 
 Say = Callable[[str], None]
@@ -92,6 +94,9 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
     say(f"{time.monotonic() - stage.began:6.1f} s  the verdict")
     judged = verdict.matter(stage, calm)
     faults |= verdict.judge(judged)
+    verified, unequal = verdict.verify(judged, stage.rng.sample(judged.trials, play.verify))
+    if unequal:
+        faults["trials can be verified"] = unequal
     gave_up = report.ends(stage.crew.gave_up(at_work=True), stage.began)
     if play.strict and gave_up:
         faults["workers live through it"] = gave_up
@@ -118,6 +123,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
         not_begun=report.ends(stage.crew.gave_up(at_work=False), stage.began),
         gave_up=gave_up,
         tracebacks=stage.crew.tracebacks(),
+        verified=verified,
         faults=faults,
         events=[_told(event, stage.began) for event in stage.events],
     )

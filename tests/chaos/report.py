@@ -61,6 +61,8 @@ class Report:
     gave_up: list[str]
     """Workers that ended with an error when they had begun."""
     tracebacks: dict[str, int]
+    verified: int
+    """Trials that `fedsweep verify` trained again, and found equal in every bit."""
     faults: dict[str, list[str]]
     events: list[str] = field(default_factory=list)
 
@@ -98,6 +100,7 @@ class Report:
             ("workers that could not begin", str(len(self.not_begun))),
             ("workers that gave up", str(len(self.gave_up))),
             ("differences to the calm run", self._differences()),
+            ("trials verified", str(self.verified)),
             ("faults", str(sum(map(len, self.faults.values()))) if self.faults else "none"),
         ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.chaos import plans
 from tests.chaos.calm import Calm
+from tests.chaos.command import run
 from tests.chaos.stage import Stage
 from tests.chaos.stores import query
 
@@ -15,6 +16,7 @@ Row = dict[str, Any]
 
 NOT_MEASURED = {"seconds", "attempts", "device", "error", "held", "priority"}
 """What may differ between two runs of the same trial."""
+VERIFY_SECONDS = 600.0
 VIEWS = {
     "results": ("trial_id",),
     "curves": ("trial_id", "round"),
@@ -151,6 +153,17 @@ def _differences(m: Matter, view: str, mine: set[str]) -> list[str]:
 def _by_key(url: str, view: str) -> dict[tuple[Any, ...], Row]:
     rows = query(url, f"SELECT * FROM {view}")
     return {tuple(row[name] for name in VIEWS[view]): row for row in rows}
+
+
+def verify(m: Matter, some: list[Row]) -> tuple[int, list[str]]:
+    """Let some trials be trained again: how many were equal, and what was said of the others."""
+    faults = []
+    for row in some:
+        call = ("verify", row["trial_id"], "--db", m.url)
+        done = run(m.stage.folder, *call, seconds=VERIFY_SECONDS)
+        if done.returncode:
+            faults.append(f"trial {row['trial_id']}: {done.stdout}{done.stderr}".strip())
+    return len(some) - len(faults), faults
 
 
 Check = Callable[[Matter], list[str]]

@@ -157,8 +157,8 @@ class Crew:
         return [worker for worker in unasked if worker.process.poll()]
 
     def said_lost(self) -> int:
-        """Attempts of which their own worker said that they were another's meanwhile."""
-        return sum(len(_LOST.findall(worker.said())) for worker in self.ever)
+        """Attempts of which their own worker said, at its end, that they were another's by then."""
+        return sum(int(n) for worker in self.ever for n in _LOST.findall(worker.said()))
 
     def tracebacks(self) -> dict[str, int]:
         """The last lines of the tracebacks that workers printed, counted."""
@@ -169,5 +169,5 @@ class Crew:
         return found
 
 
-_LOST = re.compile(r"seed=\d+: lost\b")
+_LOST = re.compile(r"^stopped: .*\b(\d+) lost\b", re.MULTILINE)
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n|\n)*(\S.*)$", re.MULTILINE)
