@@ -47,7 +47,7 @@ from fedsweep.spec import (
     pinned,
 )
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import artifacts, reads, writes
+from fedsweep.store import artifacts, reads, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ class _Attempt:
         """The file of its own that the trial's snapshot is in."""
         self.written: set[str] = set()
         """The files of its own that there are, as far as it knows."""
+        self.fork: int | None = None
+        """The next round of its trunk at which a trial forks."""
+        self.names = set(writes.file_names(claim))
+        """The files that it may write, as the index has them."""
         self.over = False
         self.warned = False
         self.pending: list[Round] = []
@@ -176,7 +180,7 @@ class _Attempt:
         ran_with = _provenance(config, self.place, computed_under)
         self.say_where(computed_under)
 
-        def begin(connection: Connection) -> tuple[reads.Home, writes.Snapshot | None, list[str]]:
+        def begin(connection: Connection) -> tuple[reads.Home, list[trunks.Origin], list[str]]:
             self.renew(connection)
             dropped = writes.start_attempt(
                 connection,
@@ -187,13 +191,16 @@ class _Attempt:
                 provenance=ran_with,
             )
             home = reads.home(connection, self.claim.trial)
-            return home, reads.latest_snapshot(connection, self.claim, self.numerics_id), dropped
+            return home, trunks.origins(connection, self.claim, self.numerics_id), dropped
 
-        home, snapshot, dropped = patiently(self.engine, begin)
+        home, origins, dropped = patiently(self.engine, begin)
         self.folder = artifacts.folder_of(self.engine.url, home)
         self.discard(dropped)
+        if self.is_twin():
+            return self.finish(None)
         every, saved = config.snapshot_every, time.monotonic()
-        state = self.resume(snapshot)
+        state = self.resume(origins)
+        self.look_ahead(state.round if state else 0)
         log.info(f"goes on after round {state.round}" if state else "begins with round 1")
         try:
             for measured in self.train(config, dataset, state):
@@ -205,6 +212,7 @@ class _Attempt:
                 stopping, since = stop(), time.monotonic() - saved
                 long = since >= SNAPSHOT_SECONDS
                 due = stopping or (long if every is None else row.round % every == 0)
+                due |= row.round == self.fork
                 if not due and not long:
                     continue
                 if self.save(measured, snapshot=due, release=stopping):
@@ -244,27 +252,86 @@ class _Attempt:
         log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
         return dataset
 
-    def resume(self, snapshot: writes.Snapshot | None) -> fedavg.State | None:
-        """The state to go on from: of the latest snapshot if it is sound, or None for the start."""
+    def resume(self, origins: Sequence[trunks.Origin]) -> fedavg.State | None:
+        """The state to go on from, of the furthest snapshot that is sound, with the rounds before
+        it; None for the start.
+        """
+        for origin in origins:
+            state = self.read(origin)
+            if state is not None and self.has_rounds(origin):
+                return state
+        return None
+
+    def read(self, origin: trunks.Origin) -> fedavg.State | None:
+        """A snapshot's state, None where it is of no use."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         from trainers import fedavg
 
-        if snapshot is None:
-            return None
-        if not 0 < snapshot.round <= min(self.claim.final_round, self.claim.config["rounds"] - 1):
+        snapshot = origin.snapshot
+        stored = self.claim.final_round if origin.trial == self.claim.trial else snapshot.round
+        if not 0 < snapshot.round <= min(stored, self.claim.config["rounds"] - 1):
             self.begin_again(f"of round {snapshot.round}, of {self.claim.final_round} stored")
             return None
-        content = self.files.read(snapshot)
+        files = artifacts.folder_of(self.engine.url, origin.home)
+        content = files.read(snapshot)
         if content is None:
-            self.begin_again(f"missing, damaged or out of reach in {self.files}")
+            self.begin_again(f"missing, damaged or out of reach in {files}")
             return None
         try:
             return fedavg.State(snapshot.round, load(content))
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             self.begin_again(_one_line(error))
             return None
+
+    def has_rounds(self, origin: trunks.Origin) -> bool:
+        """Whether the rounds up to a snapshot are stored; a sibling's are inherited."""
+        if origin.trial == self.claim.trial:
+            return True
+
+        return self.inherit(origin.trial, origin.snapshot.round)
+
+    def inherit(self, sibling: int, to: int) -> bool:
+        """Take over the trunk's rounds that a sibling has stored; whether they are all there."""
+
+        def take(connection: Connection) -> int:
+            self.renew(connection)
+            return trunks.inherit(connection, self.claim, sibling, to, self.numerics_id)
+
+        shared = patiently(self.engine, take) >= to
+        if shared:
+            log.info("shares its trunk's rounds up to %d", to)
+        return shared
+
+    def is_twin(self) -> bool:
+        """Whether a finished sibling's rounds are this trial's, to the last."""
+        config = self.claim.config
+        if self.claim.trunk is None or self.claim.fork_round < config["rounds"]:
+            return False
+        if config.get("keep_weights"):  # which are in no snapshot
+            return False
+        with reading(self.engine) as connection:
+            sibling = trunks.twin(connection, self.claim, self.numerics_id)
+        return sibling is not None and self.inherit(sibling, config["rounds"])
+
+    def look_ahead(self, round: int) -> None:
+        """Know the next fork of the trunk, and let those begin who fork before."""
+        if self.claim.trunk is None:
+            return
+
+        def look(connection: Connection) -> None:
+            self.renew(connection)
+            self.get_on(connection, round)
+
+        patiently(self.engine, look)
+
+    def get_on(self, connection: Connection, round: int) -> None:
+        """Say how far the trunk is, and index the next fork's file."""
+        self.fork = queue.get_on(connection, self.claim, round)
+        if self.fork is not None:
+            writes.expect_fork(connection, self.claim, self.fork)
+            self.names.add(writes.fork_name(self.claim, self.fork))
 
     def begin_again(self, why: str) -> None:
         """Say that a snapshot is of no use."""
@@ -287,6 +354,8 @@ class _Attempt:
         def store(connection: Connection) -> tuple[bool, bool, list[str]]:
             wanted_back = self.store_pending(connection).give_back
             replaced = writes.add_snapshot(connection, self.claim, kept) if kept else []
+            if snapshot:
+                self.get_on(connection, measured.round)
             over = release or (wanted_back and snapshot)
             if over:
                 self.end_files(connection)
@@ -309,6 +378,8 @@ class _Attempt:
         content = save(state.tensors)
         one, other = writes.snapshot_names(self.claim)
         name = other if self.latest == one else one
+        if state.round == self.fork:
+            name = writes.fork_name(self.claim, state.round)
         self.written.add(name)
         try:
             total = self.files.write(name, content)
@@ -322,19 +393,18 @@ class _Attempt:
 
     def end_files(self, connection: Connection) -> None:
         """Take the names off the index that were never written to; the attempt ends."""
-        names = writes.file_names(self.claim)
-        writes.forget_files(connection, [name for name in names if name not in self.written])
+        writes.forget_files(connection, self.names - self.written)
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete files that nothing refers to any more, and take them off the index, where their
         attempt is over. What does not work out is left to `fedsweep db gc`.
         """
-        mine, gone = writes.file_names(self.claim), []
+        gone = []
         for name in names:
             with suppress(OSError):
                 found = self.files.remove(name) is not None
                 self.written.discard(name)
-                if name in mine:
+                if name in self.names:
                     gone += [name] if self.over else []
                 elif found or self.files.shared:
                     gone.append(name)
@@ -359,18 +429,39 @@ class _Attempt:
         """Store the pending rounds, and the weights of the last round where they are to be kept."""
         kept = self.keep(last) if last is not None else None
 
-        def end(connection: Connection) -> list[str]:
+        def end(connection: Connection) -> tuple[set[str], dict[str, reads.Home]]:
             self.store_pending(connection)
+            self.get_on(connection, self.claim.fork_round)
             queue.finish(connection, self.claim)
             if kept is not None:
                 writes.add_weights(connection, self.claim, kept)
             self.end_files(connection)
-            return writes.drop_snapshots(connection, self.claim.trial)
+            spare: dict[str, reads.Home] = {}
+            if self.claim.trunk is not None:
+                spare = trunks.drop_unneeded(connection, self.claim.trunk)
+            gone = {*writes.drop_latest(connection, self.claim.trial), *self.written}
+            used = reads.unreferenced(connection, self.claim.trial, gone)
+            return set(used), spare
 
-        dropped = patiently(self.engine, end)
+        unused, spare = patiently(self.engine, end)
         self.over = True
-        self.discard({*dropped, *self.written} - {kept.name if kept else None})
+        self.discard(unused)
+        self.discard_of_siblings(spare)
         return Outcome.FINISHED
+
+    def discard_of_siblings(self, spare: Mapping[str, reads.Home]) -> None:
+        """Delete the trunk's snapshots that nobody needs any more; what is not within reach is left
+        to `fedsweep db gc`.
+        """
+        gone = []
+        for name, home in spare.items():
+            folder = artifacts.folder_of(self.engine.url, home)
+            with suppress(OSError):
+                if folder.remove(name) is not None or folder.shared:
+                    gone.append(name)
+        if gone:
+            with suppress(StoreError, StoreBusy), transaction(self.engine) as connection:
+                writes.forget_files(connection, gone)
 
     def keep(self, last: fedavg.Round) -> writes.Weights:
         """Write the final weights to a file.

@@ -17,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,11 +26,13 @@ from sqlalchemy.engine import Connection
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
+from fedsweep.store import trunks
 from fedsweep.store.engine import Moment, as_sql, now_on
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     BACKING_OFF,
     CLAIMABLE,
+    SHARING,
     attempts,
     members,
     rounds,
@@ -85,7 +88,7 @@ def claim(
     """Take the first trial that may run, by priority and then by age; None where there is none.
 
     What other workers lost, and what has backed off for long enough, is queued again, and taken
-    where nothing else waits.
+    where nothing else waits; so is what waits for a trunk that nobody trains.
     """
     given = {
         "now": now.seconds,
@@ -99,9 +102,12 @@ def claim(
         "started_at": time.time(),
     }
     take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
-    found = _CLAIMING[connection.dialect.name](connection, take, given)
+    claiming = partial(_claim_free, connection, take, given)
+    found = claiming()
     if found.due and rescue(connection, now) and found.taken is None:
-        found = _CLAIMING[connection.dialect.name](connection, take, given)
+        found = claiming()
+    if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
+        found = claiming()
     if (taken := found.taken) is None:
         return None
     return Claim(
@@ -112,7 +118,28 @@ def claim(
         numerics_id=taken.numerics_id,
         data_fingerprint=taken.data_fingerprint,
         final_round=taken.final_round or 0,
+        trunk=taken.trunk,
+        fork_round=taken.fork_round or 0,
     )
+
+
+def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
+    """Claim the first trial that does not need what another one is training.
+
+    Who was to wait and does not (its trunk's carrier was paused, and goes on) waits from now on.
+    """
+    while True:
+        found = _CLAIMING[connection.dialect.name](connection, take, given)
+        taken = found.taken
+        if taken is None or taken.trunk is None:
+            return found
+        trunks.lock(connection, taken.trunk)
+        if not trunks.busy(connection, taken.id, taken.trunk):
+            return found
+        trunks.let_wait(connection, taken.id)
+        _UNDO(connection, of_trial=taken.id)
+        mine = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
+        connection.execute(sa.delete(attempts).where(mine))
 
 
 def _take_in_scope(connection: Connection, sweep: str) -> Prepared:
@@ -199,6 +226,8 @@ def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
                 trials.c.numerics_id,
                 trials.c.data_fingerprint,
                 trials.c.final_round,
+                trials.c.trunk,
+                trials.c.fork_round,
             )
         )
         return _NOTING[dialect](taken)
@@ -229,6 +258,17 @@ _NOTING: dict[str, Callable[[Any], sa.ClauseElement]] = {
     "sqlite": lambda taken: taken,  # no INSERT within another statement: `_NOTE` follows
     "postgresql": _noting_postgres,
 }
+_UNDO = Prepared(
+    lambda _: (
+        sa.update(trials)
+        .where(trials.c.id == _TRIAL)
+        .values(
+            state=sa.literal_column(f"'{TrialState.QUEUED.value}'"),
+            lease_until=sa.null(),
+            clock=sa.null(),
+        )
+    )
+)
 _NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
 _TAKE = Prepared(_taking(_first(sa.true())))
 # A range of one, in an order that only its own index has: so that no planner goes through the
@@ -299,6 +339,7 @@ def finish(connection: Connection, claim: Claim) -> None:
             if lost.still_held:
                 raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
             raise lost
+    _pass_on(connection, claim.trunk)
 
 
 def _finishing() -> sa.Update:
@@ -410,7 +451,60 @@ def fail(
     if ended.rowcount != 1:
         raise _lost(connection, claim)
     _END(connection, **_ended(claim, Outcome.FAILED, kind, error, traceback))
+    if kind is FailureKind.DIVERGED and claim.trunk is not None:
+        _fail_siblings(connection, claim, error)
+    _pass_on(connection, claim.trunk)
     return delay
+
+
+def get_on(connection: Connection, claim: Claim, round: int) -> int | None:
+    """A trial has come to a round of its trunk: whoever forks there, or before, may begin.
+
+    Returns the next round at which another one forks, or this one; None where there is none. To be
+    called with what makes that round's snapshot known.
+    """
+    if claim.trunk is None:
+        return None
+    freed = trunks.get_on(connection, claim.trunk, min(round, claim.fork_round))
+    if round >= claim.fork_round:
+        freed += trunks.pass_on(connection, claim.trunk)
+    if freed:
+        wake(connection)
+    ahead = trunks.next_fork(connection, claim.trunk, round)
+    last = min(claim.fork_round, claim.config["rounds"] - 1)  # nobody goes on from the very end
+    return ahead if ahead is not None and ahead <= last else None
+
+
+def _pass_on(connection: Connection, trunk: str | None) -> None:
+    """Whoever carried the trunk does so no more, or may not: somebody else may."""
+    if trunk is not None and trunks.pass_on(connection, trunk):
+        wake(connection)
+
+
+def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
+    """The trunk itself diverged: whoever forks later would, in the same round."""
+    here = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
+    last = connection.execute(here).scalar_one()
+    if last >= claim.fork_round:
+        return
+    some = sa.select(trials.c.id).where(
+        sa.text(SHARING),
+        trials.c.trunk == claim.trunk,
+        trials.c.waits.in_([0, 1]),
+        trials.c.fork_round > last,
+        _QUEUED,
+    )
+    connection.execute(
+        sa.update(trials)
+        .where(trials.c.id.in_(some.with_for_update(skip_locked=True)))
+        .values(
+            state=TrialState.FAILED.value,
+            failure=FailureKind.DIVERGED.value,
+            error=f"its trunk diverged in trial {claim.trial_id}: {error}",
+            not_before=None,
+            clock=None,
+        )
+    )
 
 
 def release(connection: Connection, claim: Claim) -> None:
@@ -423,6 +517,7 @@ def release(connection: Connection, claim: Claim) -> None:
     if given.rowcount != 1:
         raise _lost(connection, claim)
     _END(connection, **_ended(claim, Outcome.RELEASED))
+    _pass_on(connection, claim.trunk)
     wake(connection)
 
 
@@ -449,7 +544,7 @@ def _end_waits(connection: Connection, now: Moment) -> int:
 
 def _rescue_expired(connection: Connection, now: Moment) -> int:
     expired = connection.execute(
-        sa.select(trials.c.id, trials.c.fence, trials.c.losses)
+        sa.select(trials.c.id, trials.c.fence, trials.c.losses, trials.c.trunk)
         .where(_RUNNING, (trials.c.lease_until < as_sql(now)) | (trials.c.clock != now.clock))
         .order_by(trials.c.lease_until)
         .limit(RESCUE_BATCH)
@@ -457,6 +552,7 @@ def _rescue_expired(connection: Connection, now: Moment) -> int:
     ).all()
     for row in expired:
         _expire(connection, row.id, row.fence, row.losses, "its lease ended")
+        _pass_on(connection, row.trunk)
     return len(expired)
 
 
@@ -495,6 +591,7 @@ def lose(connection: Connection, claim: Claim, why: str) -> None:
     if row is None:
         raise _lost(connection, claim)
     _expire(connection, claim.trial, claim.fence, row.losses, why)
+    _pass_on(connection, claim.trunk)
 
 
 def _expire(connection: Connection, trial: int, fence: int, losses: int, why: str) -> None:

@@ -36,6 +36,9 @@ __all__ = [
 
 ID_DIGITS = 20
 
+MEASURED = ("evaluate_every", "client_accuracy", "diagnostics")
+"""What is outside a trial's identity and shows in its rounds."""
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -45,13 +48,32 @@ class TrialSpec:
     cell_id: str
     """The id of the configuration without its seed."""
     config: TrainConfig
+    trunk: str | None = None
+    """The id of what bn and fixbn trials have in common that differ in T* alone: BN's rounds up to
+    the earlier of their freeze rounds. None where the trial shares nothing."""
 
     @classmethod
     def of(cls, config: TrainConfig) -> TrialSpec:
         """The trial of a configuration, with its ids."""
         identity = canonical(config)
         cell = {key: value for key, value in identity.items() if key != "seed"}
-        return cls(content_hash(identity), content_hash(cell), config)
+        trunk = trunk_of(config, identity)
+        return cls(content_hash(identity), content_hash(cell), config, trunk)
+
+
+def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
+    """The trunk of a configuration with this identity; what is measured is part of a trunk."""
+    if config.normalizer not in ("bn", "fixbn") or fork_round(config) == 0:
+        return None
+    own = ("normalizer", "freeze_round", "freeze")
+    common = {key: value for key, value in identity.items() if key not in own}
+    measured = {name: getattr(config, name) for name in MEASURED}
+    return content_hash({**common, "measured": measured})
+
+
+def fork_round(config: TrainConfig) -> int:
+    """The last round that a trial may have in common with others of its trunk."""
+    return config.rounds if config.freeze_round is None else config.freeze_round
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,10 @@ class SweepSpec:
     trials: tuple[TrialSpec, ...]
     budget: Budget | None = None
 
+    def alone(self) -> SweepSpec:
+        """The same sweep, of trials that share nothing."""
+        return replace(self, trials=tuple(replace(trial, trunk=None) for trial in self.trials))
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -86,6 +112,10 @@ class Claim:
     data_fingerprint: str | None
     final_round: int
     """The last stored round, 0 where there is none."""
+    trunk: str | None = None
+    """What it shares with siblings; None where nothing."""
+    fork_round: int = 0
+    """The last round that it may share."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +186,35 @@ def config_columns() -> dict[str, type]:
     return columns
 
 
+def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
+    """The rounds that each of these trials trains, where they share what they can: of a trunk, the
+    one that goes furthest trains all of it.
+    """
+    furthest: dict[str, int] = {}
+    for n, trial in enumerate(trials):
+        if trial.trunk is not None:
+            before = furthest.setdefault(trial.trunk, n)
+            if fork_round(trial.config) > fork_round(trials[before].config):
+                furthest[trial.trunk] = n
+    return [
+        t.config.rounds
+        if t.trunk is None or furthest[t.trunk] == n
+        else t.config.rounds - fork_round(t.config)
+        for n, t in enumerate(trials)
+    ]
+
+
+def most_forks(trials: Sequence[TrialSpec]) -> int:
+    """How many snapshots a trunk of these trials needs at most: one at each round at which one of
+    them forks.
+    """
+    forks: dict[str, set[int]] = {}
+    for trial in trials:
+        if trial.trunk is not None and fork_round(trial.config) < trial.config.rounds:
+            forks.setdefault(trial.trunk, set()).add(fork_round(trial.config))
+    return max(map(len, forks.values()), default=0)
+
+
 def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """Read, override (`key=value`, a TOML value or a bare word) and check a plan file.
 
@@ -206,7 +265,7 @@ def _each_once(trials: Iterable[TrialSpec]) -> tuple[TrialSpec, ...]:
         before = found.get(trial.trial_id)
         if before is not None and before.config != trial.config:
             more = more_measured(before.config, trial.config)
-            found[trial.trial_id] = TrialSpec(trial.trial_id, trial.cell_id, more)
+            found[trial.trial_id] = TrialSpec.of(more)
         else:
             found[trial.trial_id] = trial
     return tuple(found.values())

@@ -33,7 +33,7 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(store: Engine, plan: Path, *changes: str) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(plan, changes))
+        writes.add_sweep(c, read_plan(plan, changes).alone())
 
 
 def claim(store: Engine) -> Claim:

@@ -37,6 +37,14 @@ def plan(
     priority: Annotated[
         int, typer.Option(min=-1000, max=1000, help="New trials with more of it run first.")
     ] = 0,
+    share: Annotated[
+        bool,
+        typer.Option(
+            " /--no-share",
+            help="Let new trials share nothing: else BN's rounds of trials that differ in T* alone "
+            "are trained once.",
+        ),
+    ] = True,
     artifacts: Annotated[
         str | None,
         typer.Option(
@@ -63,6 +71,7 @@ def plan(
     if show_partition is not None:
         _check_picture(show_partition)
     sweep, unseen = executor.look_at_data(sweep, data_folder(data))
+    sweep = sweep if share else sweep.alone()
     # Drawn before anything is planned, and put in its place after it: either may be refused.
     with _drawn(sweep, data_folder(data), show_partition) as place:
         if dry_run:
@@ -162,6 +171,7 @@ def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
 
 def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
+    from fedsweep.spec import most_forks, own_rounds
     from fedsweep.store import reads
     from fedsweep.store.engine import parse_url, reading, sqlite_file
 
@@ -172,14 +182,17 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
         with reading(open_store(db)) as connection:
             there = reads.present(connection, [trial.trial_id for trial in sweep.trials])
             cost = reads.seconds_a_round(connection)
-    new = [trial.config for trial in sweep.trials if trial.trial_id not in there]
-    rounds = sum(config.rounds for config in new)
+    trials = [trial for trial in sweep.trials if trial.trial_id not in there]
+    new = [trial.config for trial in trials]
+    own = own_rounds(trials)
+    rounds, saved = sum(own), sum(config.rounds for config in new) - sum(own)
     prices = [cost.get(reads.cost_key(config)) for config in new]
-    known = [price * c.rounds for price, c in zip(prices, new, strict=True) if price is not None]
+    known = [price * n for price, n in zip(prices, own, strict=True) if price is not None]
     print(
         f"{sweep.name}: {counted(len(new), 'new trial')}, {len(there):,} kept (nothing is written)"
     )
-    print(f"  rounds   {rounds:,}")
+    also = f", and {saved:,} that trials share" if saved else ""
+    print(f"  rounds   {rounds:,}{also}")
     if not new:
         time = "nothing to train"
     elif not known:
@@ -195,3 +208,6 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     weights = f" {size(kept)} of final weights," if kept else ""
     snapshot = size(executor.snapshot_bytes(new))
     print(f"  disk     {size(rows)} of rows,{weights} and {snapshot} for each running trial")
+    if forks := most_forks(trials):
+        most = size(forks * executor.snapshot_bytes(new))
+        print(f"           {most} at most for each trunk that trials share, while they do")

@@ -147,6 +147,13 @@ def _standing(trial_id: str, result: dict[str, Any], standing: dict[str, Any]) -
         yield f"{counted(count, 'failure')} so far{kind}{when}"
     if count := standing["losses"]:
         yield f"{counted(count, 'worker')} lost in a row without a new round; the third ends it"
+    if count := result["rounds_shared"]:
+        shared = counted(count, "round")
+        yield f"shares {shared} with a trial of another freeze round, which trained them"
+    if standing["waits"] and result["state"] == TrialState.QUEUED:
+        carrier = standing["carrier"]
+        who = f" {carrier[:8]} trains them" if carrier else " it begins when somebody trains them"
+        yield f"waits for rounds that it shares with others:{who}"
     if standing["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):
         if standing["wish"]:
             yield f"held ({standing['held']}): fedsweep trial resume {trial_id[:8]} lets it go on"

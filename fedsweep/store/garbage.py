@@ -66,7 +66,7 @@ def _drop_unwanted(connection: Connection, before: float) -> None:
     """Forget the snapshots of trials that will not go on."""
     of_it = trials.c.id == snapshots.c.trial
     over = sa.exists().where(of_it, reads.UNWANTED, reads.over_since(before))
-    connection.execute(sa.delete(snapshots).where(over))
+    connection.execute(sa.delete(snapshots).where(over, ~reads.needed_by_siblings()))
 
 
 def _take(collected: Collected, folder: Folder, file: reads.Spare, *, dry_run: bool) -> bool:

@@ -75,7 +75,7 @@ class Prepared:
                 return Answer((), cursor.rowcount)
             if compiled.row is None:
                 names = [column[0] for column in cursor.description]
-                row: Any = namedtuple("Row", names)  # type: ignore[misc]  # noqa: PYI024
+                row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
                 compiled.row = row._make
             rows = [compiled.row(row) for row in cursor.fetchall()]
             return Answer(rows, cursor.rowcount)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
-from fedsweep.spec import Claim, ClientScore
+from fedsweep.spec import ClientScore
 from fedsweep.states import FailureKind, Hold, TrialState
 from fedsweep.store.engine import as_sql, read_clock
 from fedsweep.store.prepared import Prepared
@@ -29,7 +29,7 @@ from fedsweep.store.tables import (
     trials,
     weights,
 )
-from fedsweep.store.writes import Snapshot, Weights
+from fedsweep.store.writes import Weights
 
 Row = dict[str, Any]
 
@@ -97,15 +97,11 @@ def require_free(connection: Connection, name: str) -> None:
 
 def progress(connection: Connection, sweep: str | None = None) -> list[Progress]:
     """Each sweep's standing; of one sweep, where it is named."""
-    left = sa.case(
-        (trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING]), trials.c.rounds), else_=0
-    ) - sa.case(
-        (
-            trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING]),
-            sa.func.coalesce(trials.c.final_round, 0),
-        ),
-        else_=0,
-    )
+    is_open = trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING])
+    done = sa.func.coalesce(trials.c.final_round, 0)
+    left = sa.case((is_open, trials.c.rounds - done), else_=0)
+    # What waits for its trunk will not train the trunk's rounds.
+    shared = sa.case((is_open & (trials.c.waits == 1), trials.c.fork_round - done), else_=0)
     kind = _cost_key()
     query = (
         sa.select(
@@ -114,7 +110,8 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
             *kind,
             sa.func.count().label("n"),
             _total(left).label("rounds_left"),
-            _total(sa.func.coalesce(trials.c.final_round, 0)).label("rounds_done"),
+            _total(left - shared).label("rounds_to_train"),
+            _total(done).label("rounds_done"),
         )
         .select_from(sweeps.join(members, members.c.sweep == sweeps.c.id))
         .join(trials, trials.c.id == members.c.trial)
@@ -149,9 +146,9 @@ def _progress(
         done += row.rounds_done
         left += row.rounds_left
         price = cost.get(tuple(getattr(row, c.name) for c in _cost_key()), usual)
-        if row.rounds_left:
+        if row.rounds_to_train:
             seconds = (
-                None if seconds is None or price is None else seconds + price * row.rounds_left
+                None if seconds is None or price is None else seconds + price * row.rounds_to_train
             )
     return Progress(
         sweep=name,
@@ -188,12 +185,13 @@ def _cost_key() -> list[sa.Column[Any]]:
 
 def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
     """Measured mean seconds of a round, for each kind of trial that has any."""
+    own = trials.c.final_round - trials.c.rounds_shared
     query = (
         sa.select(
             *_cost_key(),
-            (sa.func.sum(trials.c.seconds) / sa.func.sum(trials.c.final_round)).label("seconds"),
+            (sa.func.sum(trials.c.seconds) / sa.func.sum(own)).label("seconds"),
         )
-        .where(trials.c.final_round > 0)
+        .where(own > 0)
         .group_by(*_cost_key())
     )
     return {tuple(row)[:-1]: row.seconds for row in connection.execute(query)}
@@ -307,13 +305,23 @@ def trial_standing(connection: Connection, trial: int) -> Row:
     """What the view `results` does not say: what its failures cost, and why it waits.
 
     `seconds_off`: until it has backed off, None where it does not; `held_by`: its sweeps that are
-    held, and why, as rows.
+    held, and why, as rows; `waits`: for its trunk; `carrier`: the trial that trains it, or None.
     """
     c, now = trials.c, read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
     wait = sa.case((c.clock == now.clock, c.not_before - as_sql(now)), else_=0.0)
     off = sa.case((c.not_before.is_not(None), wait))
-    query = sa.select(c.failures, c.losses, c.wish, c.held, off.label("seconds_off"))
+    other = trials.alias("other")
+    carrier = sa.select(sa.func.min(other.c.trial_id)).where(
+        sa.text("other.trunk IS NOT NULL AND other.state = 'running'"),
+        other.c.trunk == c.trunk,
+        sa.func.coalesce(other.c.final_round, 0) < other.c.fork_round,
+    )
+    query = sa.select(
+        *(c.failures, c.losses, c.wish, c.held, c.waits),
+        off.label("seconds_off"),
+        carrier.correlate(trials).scalar_subquery().label("carrier"),
+    )
     row = dict(connection.execute(query.where(c.id == trial)).mappings().one())
     holding = sa.select(sweeps.c.name, sweeps.c.held).join(members, members.c.sweep == sweeps.c.id)
     holding = holding.where(members.c.trial == trial, sweeps.c.held.is_not(None))
@@ -465,6 +473,26 @@ UNWANTED = trials.c.state.in_([TrialState.FINISHED, TrialState.CANCELLED]) | (
 not needed."""
 
 
+def needed_by_siblings() -> sa.ColumnElement[bool]:
+    """Whether a sibling that is not done would go on from this snapshot of the trunk."""
+    later, sibling, s = snapshots.alias("later"), trials.alias("sibling"), snapshots.c
+    nearer = sa.select(sa.literal(1)).where(
+        later.c.trunk == s.trunk,
+        later.c.numerics_id == s.numerics_id,
+        later.c.round > s.round,
+        later.c.round <= sibling.c.fork_round,
+    )
+    goes_on = sa.select(sa.literal(1)).where(
+        sa.text("sibling.trunk IS NOT NULL AND sibling.state IN ('queued', 'running')"),
+        sibling.c.trunk == s.trunk,
+        sibling.c.waits.in_([0, 1]),
+        sibling.c.fork_round >= s.round,
+        sa.func.coalesce(sibling.c.final_round, 0) <= s.round,
+        ~sa.exists(nearer.correlate(snapshots, sibling)),
+    )
+    return sa.exists(goes_on.correlate(snapshots))
+
+
 def over_since(before: float) -> sa.ColumnElement[bool]:
     """Trials whose last attempt ended before this wall time."""
     last = sa.select(sa.func.max(attempts.c.ended_at)).where(attempts.c.trial == trials.c.id)
@@ -481,8 +509,11 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
     at_work = (trials.c.state == TrialState.RUNNING) & (trials.c.fence == files.c.fence)
     needed = [
         sa.exists().where(weights.c.trial == files.c.trial, weights.c.name == files.c.name),
-        sa.exists().where(snapshots.c.trial == files.c.trial, snapshots.c.name == files.c.name)
-        & ~(UNWANTED & over_since(before)),
+        sa.exists().where(
+            snapshots.c.trial == files.c.trial,
+            snapshots.c.name == files.c.name,
+            ~(UNWANTED & over_since(before)) | needed_by_siblings(),
+        ),
     ]
     query = (
         sa.select(files.c.name, identity.c.id, sweeps.c.artifacts, attempts.c.host)
@@ -496,24 +527,6 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
     )
     found = connection.execute(query)
     return [Spare(row.name, Home(row.id, row.artifacts), row.host) for row in found]
-
-
-def latest_snapshot(connection: Connection, claim: Claim, numerics_id: str) -> Snapshot | None:
-    """The newest snapshot of a claimed trial that this machine can go on from, bit for bit."""
-    query = (
-        sa.select(
-            snapshots.c.round,
-            snapshots.c.numerics_id,
-            snapshots.c.name,
-            snapshots.c.bytes,
-            snapshots.c.sha256,
-        )
-        .where(snapshots.c.trial == claim.trial, snapshots.c.numerics_id == numerics_id)
-        .order_by(snapshots.c.round.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).one_or_none()
-    return Snapshot(*row) if row else None
 
 
 def kept_weights(connection: Connection, trial: int) -> Weights | None:

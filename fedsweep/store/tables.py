@@ -106,12 +106,20 @@ trials = Table(
     Column("worst_client_accuracy", Double),
     Column("wish", Text),  # to hold this trial alone
     Column("held", Text),  # from its wish and its sweeps'; see `queue.settle`
+    Column("trunk", Text),  # what it shares with siblings, NULL where nothing: see `store.trunks`
+    Column("fork_round", BigInteger),  # the last round that it may share
+    Column("waits", Integer, nullable=False, server_default="0"),  # for its trunk to get on
+    Column("rounds_shared", BigInteger, nullable=False, server_default="0"),  # of a sibling's
     CheckConstraint(_one_of("state", TrialState), name="state"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
     CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name="running_has_lease"),
 )
 
-CLAIMABLE = "state = 'queued' AND held IS NULL AND not_before IS NULL"
+CLAIMABLE = "state = 'queued' AND held IS NULL AND not_before IS NULL AND waits = 0"
+WAITING = "waits = 1 AND state = 'queued' AND held IS NULL AND not_before IS NULL"
+SHARING = "trunk IS NOT NULL AND state IN ('queued', 'running')"
+TRAINING = "trunk IS NOT NULL AND state = 'running'"
+WHOLE = "trunk IS NOT NULL AND state = 'finished' AND fork_round = rounds"
 BACKING_OFF = "state = 'queued' AND not_before IS NOT NULL"
 
 
@@ -124,6 +132,12 @@ _partial("ix_trials_claimable_of", CLAIMABLE, trials.c.sweep, trials.c.priority.
 _partial("ix_trials_backing_off", BACKING_OFF, trials.c.clock, trials.c.not_before)
 _partial("ix_trials_outstanding", "state IN ('queued', 'running')", trials.c.held, trials.c.sweep)
 _partial("ix_trials_running", "state = 'running'", trials.c.lease_until)
+_partial("ix_trials_sharing", SHARING, trials.c.trunk, trials.c.waits, trials.c.fork_round)
+_partial(
+    "ix_trials_next", WAITING, trials.c.trunk, trials.c.priority.desc(), trials.c.fork_round.desc()
+)
+_partial("ix_trials_training", TRAINING, trials.c.trunk)
+_partial("ix_trials_whole", WHOLE, trials.c.trunk)
 
 members = Table(
     "sweep_members",
@@ -214,7 +228,9 @@ snapshots = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("trunk", Text),  # where siblings can go on from it too
 )
+_partial("ix_snapshots_trunk", "trunk IS NOT NULL", snapshots.c.trunk, snapshots.c.round)
 
 weights = Table(
     "weights",

@@ -103,7 +103,8 @@ def _bodies() -> dict[str, str]:
                    (SELECT count(*) FROM attempts a WHERE a.trial = t.id) AS attempts, t.error,
                    {_fields(LATER_FIELDS)},
                    t.test_miou, t.mean_client_accuracy, t.worst_client_accuracy,
-                   {_fields(LATEST_FIELDS)}, t.priority, t.held
+                   {_fields(LATEST_FIELDS)}, t.priority, t.held,
+                   t.rounds_shared
             FROM trials t JOIN sweeps s ON s.id = t.sweep""",
         "curves": """
             SELECT t.trial_id, r.round, r.phase, r.train_loss, r.test_loss, r.test_accuracy,

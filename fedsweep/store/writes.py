@@ -26,12 +26,14 @@ from fedsweep.spec import (
     TrainConfig,
     TrialSpec,
     config_columns,
+    fork_round,
     more_measured,
 )
 from fedsweep.states import TrialState
 from fedsweep.store.difference import Differs, as_stored, differences
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
+    SHARING,
     attempts,
     client_rounds,
     files,
@@ -84,8 +86,10 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         t for t in sweep.trials if t.trial_id in before and _differs(before[t.trial_id], t)
     ]
     begun = [t for t in otherwise if not _measure_more(connection, before[t.trial_id], t)]
+    carriers = _carriers(connection, fresh)
     for batch in batches(fresh):
-        _ADD_TRIAL.many(connection, [_trial_row(trial, key, priority) for trial in batch])
+        new = [_trial_row(trial, key, priority, carriers) for trial in batch]
+        _ADD_TRIAL.many(connection, new)
     added = _known(connection, [trial.trial_id for trial in fresh])
     there = {row.id: row.sweep for row in (*before.values(), *added)}
     had = set(
@@ -124,7 +128,11 @@ def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
     done = connection.execute(
         sa.update(trials)
         .where(trials.c.id == row.id, waiting)
-        .values(config=json.dumps(more.model_dump(exclude_none=True)), **fields)
+        .values(
+            config=json.dumps(more.model_dump(exclude_none=True)),
+            trunk=sa.case((trials.c.trunk.is_not(None), TrialSpec.of(more).trunk)),
+            **fields,
+        )
     )
     return done.rowcount == 1
 
@@ -165,8 +173,31 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
         yield from connection.execute(found.where(trials.c.trial_id.in_(batch)))
 
 
-def _trial_row(trial: TrialSpec, sweep: int, priority: int) -> dict[str, Any]:
+def _carriers(connection: Connection, fresh: Sequence[TrialSpec]) -> dict[str, str | None]:
+    """Of each trunk, the new trial that is to carry it, the one that goes furthest; None where
+    a trial that is there may do so.
+    """
+    of_trunk: dict[str, TrialSpec] = {}
+    for trial in fresh:
+        if trial.trunk is not None:
+            before = of_trunk.setdefault(trial.trunk, trial)
+            if fork_round(trial.config) > fork_round(before.config):
+                of_trunk[trial.trunk] = trial
+    carriers: dict[str, str | None] = {k: t.trial_id for k, t in of_trunk.items()}
+    for some in batches(list(carriers)):
+        there = sa.select(trials.c.trunk).where(
+            sa.text(SHARING), trials.c.trunk.in_(some), trials.c.waits == 0
+        )
+        carriers.update(dict.fromkeys(connection.execute(there.distinct()).scalars()))
+    return carriers
+
+
+def _trial_row(
+    trial: TrialSpec, sweep: int, priority: int, carriers: Mapping[str, str | None]
+) -> dict[str, Any]:
     fields = trial.config.model_dump()
+    shares = trial.trunk is not None
+    waits = shares and carriers[trial.trunk or ""] != trial.trial_id
     return fields | {
         "trial_id": trial.trial_id,
         "cell_id": trial.cell_id,
@@ -174,6 +205,9 @@ def _trial_row(trial: TrialSpec, sweep: int, priority: int) -> dict[str, Any]:
         "config": json.dumps({key: v for key, v in fields.items() if v is not None}),
         "state": TrialState.QUEUED.value,
         "priority": priority,
+        "trunk": trial.trunk,
+        "fork_round": fork_round(trial.config) if shares else None,
+        "waits": int(waits),
     }
 
 
@@ -191,7 +225,10 @@ def _adding(table: sa.Table, *names: str) -> Prepared:
     return Prepared(lambda dialect: _INSERT[dialect](table).values(values).on_conflict_do_nothing())
 
 
-_PLANNED = ("trial_id", "cell_id", "sweep", "config", "state", "priority")
+_PLANNED = (
+    *("trial_id", "cell_id", "sweep", "config", "state", "priority"),
+    *("trunk", "fork_round", "waits"),
+)
 _ADD_TRIAL = _adding(trials, *_PLANNED, *config_columns())
 _ADD_MEMBER = _adding(members, "sweep", "trial", "shared")
 _ADD_SWEEP = _adding(sweeps, "name", "created_at")
@@ -353,7 +390,7 @@ def start_attempt(
         connection.execute(
             sa.update(trials)
             .where(trials.c.id == claim.trial)
-            .values(final_round=None, seconds=None)
+            .values(final_round=None, seconds=None, rounds_shared=0)
         )
     connection.execute(
         sa.update(attempts)
@@ -417,6 +454,15 @@ def snapshot_names(claim: Claim) -> tuple[str, str]:
         f"{claim.trial_id}-{claim.fence}-a.safetensors",
         f"{claim.trial_id}-{claim.fence}-b.safetensors",
     )
+
+
+def fork_name(claim: Claim, round: int) -> str:
+    """The file that an attempt writes its state after a round to, at which a sibling forks."""
+    return f"{claim.trial_id}-{claim.fence}-{round}.safetensors"
+
+
+def _is_of_fork(name: str, round: int) -> bool:
+    return name.endswith(f"-{round}.safetensors")
 
 
 def weights_name(claim: Claim) -> str:
@@ -490,25 +536,55 @@ class Snapshot:
     sha256: str
 
 
+def expect_fork(connection: Connection, claim: Claim, round: int) -> None:
+    """Index the file of a fork's snapshot, before it is written."""
+    row = {"name": fork_name(claim, round), "trial": claim.trial, "fence": claim.fence}
+    _ADD_FILE.many(connection, [row])
+
+
 def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> list[str]:
-    """Make a snapshot the trial's latest; returns the names of the files it replaces."""
-    old = connection.execute(
-        sa.delete(snapshots).where(snapshots.c.trial == claim.trial).returning(snapshots.c.name)
-    )
-    replaced = [name for name in old.scalars() if name != snapshot.name]
+    """Make a snapshot the trial's latest, in the place of the one before; those of forks stay.
+
+    Returns the names of the files it replaces.
+    """
+    shared = claim.trunk if snapshot.round <= claim.fork_round else None
+    mine = snapshots.c.trial == claim.trial
+    replaced = _drop(connection, mine & (snapshots.c.round == snapshot.round))
+    replaced += _drop_latest(connection, claim.trial)
+    replaced = [name for name in replaced if name != snapshot.name]
     free_files(connection, [name for name in replaced if name not in snapshot_names(claim)])
     connection.execute(
-        sa.insert(snapshots).values(trial=claim.trial, created_at=time.time(), **asdict(snapshot))
+        sa.insert(snapshots).values(
+            trial=claim.trial, created_at=time.time(), trunk=shared, **asdict(snapshot)
+        )
     )
     return replaced
 
 
-def drop_snapshots(connection: Connection, trial: int) -> list[str]:
-    """Forget a trial's snapshots; returns the names of their files."""
-    gone = sa.delete(snapshots).where(snapshots.c.trial == trial).returning(snapshots.c.name)
-    names = list(connection.execute(gone).scalars())
+def drop_latest(connection: Connection, trial: int) -> list[str]:
+    """Forget what only this trial would go on from; returns the names of the files."""
+    names = _drop_latest(connection, trial)
     free_files(connection, names)
     return names
+
+
+def _drop_latest(connection: Connection, trial: int) -> list[str]:
+    s = snapshots.c
+    rows = connection.execute(sa.select(s.round, s.name, s.trunk).where(s.trial == trial)).all()
+    some = [row.round for row in rows if not (row.trunk and _is_of_fork(row.name, row.round))]
+    return _drop(connection, (s.trial == trial) & s.round.in_(some)) if some else []
+
+
+def drop_snapshots(connection: Connection, trial: int) -> list[str]:
+    """Forget all of a trial's snapshots; returns the names of their files."""
+    names = _drop(connection, snapshots.c.trial == trial)
+    free_files(connection, names)
+    return names
+
+
+def _drop(connection: Connection, some: sa.ColumnElement[bool]) -> list[str]:
+    gone = sa.delete(snapshots).where(some).returning(snapshots.c.name)
+    return list(connection.execute(gone).scalars())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from fedsweep.store.engine import make_engine, reading
 
 FEDSWEEP = [sys.executable, "-m", "fedsweep"]
-PATIENCE = 240.0
+PATIENCE = 480.0
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -20,9 +20,9 @@ from fedsweep import queue
 from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
 from fedsweep.states import Hold
 from fedsweep.store import writes
-from fedsweep.store.engine import sqlite_file, transaction
+from fedsweep.store.engine import read_clock, sqlite_file, transaction
 from fedsweep.store.schema import open_store
-from fedsweep.store.tables import attempts, members, rounds, trials
+from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
 from tests.benchmarks.figure import timed
 
 DIGITS: dict[str, Any] = {
@@ -68,6 +68,25 @@ def pause(url: str, sweep: str) -> float:
         seconds = timed(hold)
         settle(store)
     return seconds
+
+
+def one_trunk(url: str, sweep: str) -> None:
+    """Let all of a sweep's trials wait for one trunk, which one of them trains for an hour."""
+    with opened(url) as store:
+        with transaction(store) as connection:
+            key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
+            mine = (trials.c.sweep == key) & (trials.c.state == "queued")
+            first = connection.execute(sa.select(sa.func.min(trials.c.id)).where(mine)).scalar_one()
+            shared = sa.update(trials).where(mine, trials.c.id != first)
+            trunk = {"trunk": "0123456789abcdef0123", "fork_round": 1}
+            connection.execute(shared.values(**trunk, waits=1))
+            carrier = sa.update(trials).where(trials.c.id == first)
+            connection.execute(carrier.values(**trunk, priority=1))
+            worker = queue.Worker("carrier", "cpu")
+            claim = queue.claim(connection, worker, read_clock(connection), lease=3600)
+            assert claim is not None
+            assert claim.trial == first
+        settle(store)
 
 
 def finished(url: str, sweep: str, length: int) -> int:

@@ -167,6 +167,10 @@ def backlog(stores: Stores) -> Iterator[Figure]:
         yield Figure(f"pause {MANY:,} trials, {database}", "", "s", [seconds])
         yield from against(f"{MANY:,} paused in front")
         yield from against(f"{MANY:,} paused in front, --sweep", "behind")
+        short, long = stores(database, "few"), stores(database, "waiting")
+        fill.queued(long, "front", MANY)
+        fill.one_trunk(long, "front")
+        yield from partial(_against, database, short, long)(f"{MANY:,} wait for one trunk")
 
 
 def _against(

@@ -14,7 +14,7 @@ from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import reads, writes
+from fedsweep.store import reads, trunks, writes
 from fedsweep.store.engine import Moment, transaction
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 
@@ -31,7 +31,7 @@ def at(seconds: float, clock: str = "boot-1") -> Moment:
 def c(store: Engine, tiny: Path) -> Iterator[Connection]:
     """A transaction on a store with the tiny sweep."""
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        writes.add_sweep(connection, read_plan(tiny).alone())
         yield connection
 
 
@@ -378,7 +378,7 @@ def test_other_numerics_replace_the_stored_rounds(c: Connection) -> None:
         c, second, numerics_id="gpu", numerics=numerics, data_fingerprint="d"
     )
     assert dropped == ["old"]
-    assert reads.latest_snapshot(c, second, "cpu") is None
+    assert trunks.origins(c, second, "cpu") == []
     assert writes.add_rounds(c, second, [measured(1, 0.123)]) is None
     found = c.execute(sa.select(rounds.c.round, rounds.c.test_accuracy)).all()
     assert [tuple(row) for row in found] == [(1, 0.123)]

@@ -26,6 +26,12 @@ weights and clients' accuracies, one diverged, one given back after two rounds a
 (its lease is long over), one cancelled, one not begun."""
 
 
+ROWS_OF_0003 = json.loads(Path(__file__).with_name("rows_of_0003.json").read_text())
+"""What the third version's code stored of two sweeps that share a trial: two trials finished, one
+diverged, one given back after two rounds, one claimed (its lease is long over), one paused, one
+cancelled; with files, logs and a budget."""
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database at revision 0001 with rows in it, on each database."""
@@ -36,6 +42,12 @@ def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def second_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0002."""
     return _filled(request, f"sqlite:///{tmp_path}/second.db", "0002", ROWS_OF_0002)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def third_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0003."""
+    return _filled(request, f"sqlite:///{tmp_path}/third.db", "0003", ROWS_OF_0003)
 
 
 def _filled(
@@ -51,6 +63,7 @@ def _filled(
         there = sa.MetaData()
         there.reflect(connection)
         for name, rows in kept.items():
+            connection.execute(sa.delete(there.tables[name]))  # what the schema came with
             for row in rows:
                 connection.execute(sa.insert(there.tables[name]).values(**row))
         for name in VIEWS:  # another version's: what they said does not matter

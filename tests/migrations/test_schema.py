@@ -59,7 +59,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *views.LATER_FIELDS,
         *measured,
         *views.LATEST_FIELDS,
-        *("priority", "held"),
+        *("priority", "held", "rounds_shared"),
     ]
     assert columns["curves"] == [
         *("trial_id", "round", "phase", "train_loss", "test_loss", "test_accuracy"),

@@ -99,7 +99,7 @@ def content(engine: Engine, *without: sa.Table) -> dict[str, list[str]]:
 def plan(engine: Engine, file: Path, *changes: str, name: str = "tiny") -> None:
     planned = read_plan(file, changes)
     with transaction(engine) as c:
-        writes.add_sweep(c, replace(planned, name=name))
+        writes.add_sweep(c, replace(planned, name=name).alone())
 
 
 def measured(number: int, value: float = 0.5, **more: Any) -> Round:

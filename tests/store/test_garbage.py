@@ -32,7 +32,7 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def planned(store: Engine, tiny: Path) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["keep_weights=true"]))
+        writes.add_sweep(c, read_plan(tiny, ["keep_weights=true"]).alone())
 
 
 def begun(store: Engine, host: str = HOST) -> Claim:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import queue
 from fedsweep.spec import read_plan
 from fedsweep.states import Hold
-from fedsweep.store import writes
+from fedsweep.store import trunks, writes
 from fedsweep.store.engine import Moment, read_clock, transaction
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
@@ -27,7 +27,7 @@ ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
 WORKER = queue.Worker("w", "cpu", "host", 1)
 GIVEN = {
     "lease": 15.0, "worker": "w", "host": "host", "pid": 1, "device": "cpu", "started_at": 0.0,
-    "sweep": "tiny", "of_trial": 1, "of_fence": 1,
+    "sweep": "tiny", "of_trial": 1, "of_fence": 1, "of_trunk": "0", "of_round": 1,
     "ended_at": 0.0, "outcome": "failed", "failure": None, "error": None, "traceback": None,
 }  # fmt: skip
 
@@ -74,6 +74,10 @@ BY_INDEX = [
     (queue._OUTSTANDING_IN, "ix_trials_outstanding"),
     (queue._RENEW, "trials"),
     (queue._END, "attempts"),
+    (trunks._BUSY, "ix_trials_training"),
+    (trunks._GET_ON, "ix_trials_sharing"),
+    (trunks._PASS_ON, "ix_trials_next"),
+    (trunks._NEXT, "ix_trials_sharing"),
 ]
 
 
@@ -90,12 +94,20 @@ def test_what_every_trial_goes_through_reads_by_index(filled: Engine) -> None:
 
 
 def work_of_a_claim(store: Engine, sweep: str | None) -> int:
-    """Steps of SQLite's machine, or pages that Postgres touched, for one claim of a trial."""
+    """Steps of SQLite's machine, or rows that Postgres touched, for one claim of a trial."""
+
+    def claim(c: Connection) -> None:
+        assert queue.claim(c, WORKER, read_clock(c), sweep=sweep) is not None
+
+    return work_of(store, claim)
+
+
+def work_of(store: Engine, do: Callable[[Connection], object]) -> int:
+    """The same, for anything, which is undone."""
     with transaction(store) as c:
         before = _touched(c)
         steps = _counted(c) if c.dialect.name == "sqlite" else None
-        claim = queue.claim(c, WORKER, read_clock(c), sweep=sweep)
-        assert claim is not None
+        do(c)
         done = steps() if steps else _touched(c) - before
         c.rollback()
     return done
@@ -190,3 +202,38 @@ def test_a_claim_does_the_same_work_whatever_else_waits(
     assert 0 < work_of_a_claim(store, scope) <= 2 * alone + 50
     with store.connect() as c:
         assert c.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one() == 0
+
+
+def test_what_a_trunk_costs_does_not_depend_on_who_waits_for_it(store: Engine, tiny: Path) -> None:
+    """A claim that finds nothing else, and the carrier's steps: one waits, or thousands do."""
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny, ["seed=0"]))
+        carrier = queue.claim(c, WORKER, read_clock(c))
+        assert carrier is not None
+        others = c.execute(sa.select(trials.c.id).where(trials.c.waits == 0, trials.c.id != 1))
+        queue.cancel(c, others.scalars().all())
+    assert (carrier.trial, carrier.fork_round) == (1, 3)
+
+    def find_nothing(c: Connection) -> None:
+        assert queue.claim(c, WORKER, read_clock(c)) is None
+
+    def get_on(c: Connection) -> None:
+        assert queue.get_on(c, carrier, 0) == 1
+
+    def lose(c: Connection) -> None:
+        queue.lose(c, carrier, "gone")
+
+    few = [work_of(store, do) for do in (find_nothing, get_on, lose)]
+    with transaction(store) as c:
+        fill(c, ROWS)
+        waiting = sa.update(trials).where(trials.c.trial_id.like("copy%"))
+        c.execute(
+            waiting.values(
+                state="queued", waits=1, fork_round=2, lease_until=None, clock=None, fence=0
+            )
+        )
+    with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.exec_driver_sql("ANALYZE" if store.dialect.name == "sqlite" else "VACUUM ANALYZE")
+    many = [work_of(store, do) for do in (find_nothing, get_on, lose)]
+    assert all(m <= 2 * f + 200 for f, m in zip(few, many, strict=True)), (few, many)
+    assert min(few) > 0

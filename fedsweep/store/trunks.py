@@ -1,0 +1,369 @@
+"""What bn and fixbn trials share that differ in their freeze round alone: BN's rounds up to the
+earlier of the two, their trunk.
+
+A trial that has a trunk may share it up to its fork round. One of a trunk's trials carries it: it
+trains the shared rounds, and keeps a snapshot of each round at which another one forks. The others
+wait (`trials.waits`) until the trunk has come to their fork, or its carrier is gone. Waiting keeps
+them out of the queue's index; what keeps two workers from training the same round is the look at
+each claim (`busy`), under the trunk's lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.spec import Claim
+from fedsweep.states import TrialState
+from fedsweep.store.prepared import Prepared
+from fedsweep.store.reads import Home, home, needed_by_siblings
+from fedsweep.store.tables import (
+    SHARING,
+    TRAINING,
+    WAITING,
+    WHOLE,
+    client_rounds,
+    identity,
+    members,
+    rounds,
+    snapshots,
+    sweeps,
+    trials,
+)
+from fedsweep.store.writes import Snapshot, free_files
+
+_TRUNK = sa.bindparam("of_trunk", type_=sa.Text())
+_ROUND = sa.bindparam("of_round", type_=sa.BigInteger())
+_TRIAL = sa.bindparam("of_trial", type_=sa.BigInteger())
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
+
+
+def _here(row: Any = trials) -> sa.ColumnElement[int]:
+    """The last stored round of a trial."""
+    got_to: sa.ColumnElement[int] = sa.func.coalesce(row.c.final_round, _ZERO)
+    return got_to
+
+
+def _start(row: Any = trials) -> sa.ColumnElement[int]:
+    """The round after which a trial goes on, itself or from a snapshot of its trunk."""
+    latest = (
+        sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
+        .where(snapshots.c.trunk == row.c.trunk, snapshots.c.round <= row.c.fork_round)
+        .correlate(row)
+        .scalar_subquery()
+    )
+    return _later(_here(row), latest)
+
+
+def _later(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.case((one > other, one), else_=other)
+
+
+def _earlier(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    return sa.case((one < other, one), else_=other)
+
+
+def lock(connection: Connection, trunk: str) -> None:
+    """Let nobody else begin to train this trunk until the commit."""
+    _LOCK[connection.dialect.name](connection, trunk)
+
+
+def _lock_sqlite(_connection: Connection, _trunk: str) -> None:
+    """The transaction is immediate: it holds the only write lock already."""
+
+
+def _lock_postgres(connection: Connection, trunk: str) -> None:
+    _ADVISORY(connection, key=int(trunk[:15], 16))
+
+
+_ADVISORY = Prepared(
+    lambda _: sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("key", type_=sa.BigInteger())))
+)
+_LOCK = {"sqlite": _lock_sqlite, "postgresql": _lock_postgres}
+
+
+def busy(connection: Connection, trial: int, trunk: str) -> bool:
+    """Whether another trial is at work on rounds of the trunk that this one needs too."""
+    return bool(_BUSY(connection, of_trial=trial, of_trunk=trunk).rows)
+
+
+def _busy() -> sa.Select[int]:
+    """Both would train the rounds after both their starts, up to the earlier fork."""
+    mine = trials.alias("mine")
+    both = _later(_start(), _start(mine)) < _earlier(trials.c.fork_round, mine.c.fork_round)
+    query = sa.select(trials.c.id).join(mine, mine.c.id == _TRIAL)
+    return query.where(
+        sa.text("trials.trunk IS NOT NULL AND trials.state = 'running'"),
+        trials.c.trunk == _TRUNK,
+        trials.c.id != _TRIAL,
+        both,
+    ).limit(_ONE)
+
+
+_BUSY = Prepared(lambda _: _busy())
+
+
+def let_wait(connection: Connection, trial: int) -> None:
+    """Keep a queued trial from being claimed until its trunk gets on."""
+    _WAIT(connection, of_trial=trial)
+
+
+_WAIT = Prepared(
+    lambda _: sa.update(trials).where(trials.c.id == _TRIAL).values(waits=sa.literal_column("1"))
+)
+
+
+def get_on(connection: Connection, trunk: str, round: int) -> int:
+    """The trunk has come to a round: whoever forks there or before need not wait any more.
+
+    Returns how many there were.
+    """
+    return _GET_ON(connection, of_trunk=trunk, of_round=round).rowcount
+
+
+def _released(some: sa.Select[Any]) -> sa.Update:
+    # Who plans or holds has rows locked, in an order of their own: nobody waits for them here.
+    free = some.with_for_update(skip_locked=True, of=trials)
+    return sa.update(trials).where(trials.c.id.in_(free)).values(waits=sa.literal_column("0"))
+
+
+_GET_ON = Prepared(
+    lambda _: _released(
+        sa.select(trials.c.id).where(
+            sa.text(SHARING),
+            trials.c.trunk == _TRUNK,
+            trials.c.waits == _ONE,
+            trials.c.fork_round <= _ROUND,
+        )
+    )
+)
+
+
+def pass_on(connection: Connection, trunk: str) -> int:
+    """Where nobody carries the trunk, or will, let the next one do so: by priority, then by how
+    far it goes. Returns how many there were, one or none.
+    """
+    return _PASS_ON(connection, of_trunk=trunk).rowcount
+
+
+def _passing_on() -> sa.Update:
+    other = trials.alias("other")
+    reached = (
+        sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
+        .where(snapshots.c.trunk == _TRUNK)
+        .scalar_subquery()
+    )
+    carries = (
+        sa.exists(_ONE)
+        .select_from(other)
+        .where(
+            sa.text("other.trunk IS NOT NULL AND other.state IN ('queued', 'running')"),
+            other.c.trunk == _TRUNK,
+            other.c.waits == _ZERO,
+            other.c.fork_round > reached,
+            _here(other) < other.c.fork_round,
+            (other.c.state == sa.literal_column("'running'"))
+            | (other.c.held.is_(None) & other.c.not_before.is_(None)),
+        )
+    )
+    following = (
+        sa.select(trials.c.id)
+        .where(sa.text(WAITING), trials.c.trunk == _TRUNK)
+        .order_by(trials.c.priority.desc(), trials.c.fork_round.desc())
+        .limit(_ONE)
+    )
+    return _released(following).where(~carries)  # asked once, not of each that waits
+
+
+_PASS_ON = Prepared(lambda _: _passing_on())
+
+
+def free(connection: Connection, sweep: str | None = None) -> int:
+    """Of each trunk that trials in scope wait for and that nobody trains, let one of them carry it;
+    of some trunks at a time. Returns how many there were.
+
+    For whoever finds nothing to claim: those that were to carry them may be held, or out of scope.
+    """
+    scope = sa.true() if sweep is None else _in_sweep(sweep)
+    found = connection.execute(_idle_trunks(scope)).scalars().all()
+    count = 0
+    for trunk in found:
+        following = (
+            sa.select(trials.c.id)
+            .where(sa.text(WAITING), trials.c.trunk == trunk, scope)
+            .order_by(trials.c.priority.desc(), trials.c.fork_round.desc())
+            .limit(1)
+        )
+        count += connection.execute(_released(following)).rowcount
+    return count
+
+
+def anybody_waits(connection: Connection) -> bool:
+    """Whether there is a trial that would run, were it not for its trunk."""
+    return bool(_ANY(connection).rows)
+
+
+_ANY = Prepared(lambda _: sa.select(_ONE).select_from(trials).where(sa.text(WAITING)).limit(_ONE))
+AT_ONCE = 100
+"""Trunks."""
+
+
+def _in_sweep(sweep: str) -> sa.ColumnElement[bool]:
+    of_it = members.join(sweeps, sweeps.c.id == members.c.sweep)
+    mine = sa.select(members.c.trial).select_from(of_it).where(sweeps.c.name == sweep)
+    return sa.exists(mine.where(members.c.trial == trials.c.id).correlate(trials))
+
+
+def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """From one trunk to the next, by the index: a million may wait for the first."""
+    first = sa.select(sa.func.min(trials.c.trunk).label("trunk")).where(sa.text(WAITING))
+    waited = first.cte("waited", recursive=True)
+    beyond = first.where(trials.c.trunk > waited.c.trunk).correlate(waited).scalar_subquery()
+    waited = waited.union_all(sa.select(beyond).where(waited.c.trunk.is_not(None)))
+    trained = sa.exists(
+        sa.select(_ONE).where(
+            sa.text(TRAINING), trials.c.trunk == waited.c.trunk, _start() < trials.c.fork_round
+        )
+    )
+    in_scope = sa.exists(
+        sa.select(_ONE).where(sa.text(WAITING), trials.c.trunk == waited.c.trunk, scope)
+    )
+    query = sa.select(waited.c.trunk).where(waited.c.trunk.is_not(None), ~trained, in_scope)
+    return query.limit(AT_ONCE)
+
+
+def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
+    """The first round after this one at which a trial forks that is not done."""
+    row = _NEXT(connection, of_trunk=trunk, of_round=round).one()
+    return min((fork for fork in row if fork is not None), default=None)
+
+
+def _next() -> sa.Select[int, int]:
+    def look(waits: str) -> sa.ScalarSelect[int]:
+        return (
+            sa.select(sa.func.min(trials.c.fork_round))
+            .where(
+                sa.text(SHARING),
+                trials.c.trunk == _TRUNK,
+                trials.c.waits == sa.literal_column(waits),
+                trials.c.fork_round > _ROUND,
+            )
+            .scalar_subquery()
+        )
+
+    return sa.select(look("0").label("free"), look("1").label("waiting"))
+
+
+_NEXT = Prepared(lambda _: _next())
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A snapshot that a trial can go on from."""
+
+    trial: int
+    """Whose it is."""
+    home: Home
+    """Where its file lies."""
+    snapshot: Snapshot
+
+
+def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Origin]:
+    """What a claimed trial can go on from, bit for bit: its own snapshots and its trunk's, the
+    furthest first.
+    """
+    s = snapshots.c
+    mine = s.trial == claim.trial
+    usable = mine
+    if claim.trunk is not None:
+        fingerprint = (
+            sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial).scalar_subquery()
+        )
+        usable |= (
+            (s.trunk == claim.trunk)
+            & (s.round <= claim.fork_round)
+            & (trials.c.data_fingerprint == fingerprint)
+        )
+    columns = (s.round, s.numerics_id, s.name, s.bytes, s.sha256)
+    query = (
+        sa.select(s.trial, identity.c.id, sweeps.c.artifacts, *columns)
+        .select_from(snapshots.join(trials, trials.c.id == s.trial))
+        .join(sweeps, sweeps.c.id == trials.c.sweep)
+        .join(identity, sa.true())
+        .where(usable, s.numerics_id == numerics_id)
+        .order_by(s.round.desc(), mine.desc(), s.trial)
+    )
+    return [
+        Origin(row[0], Home(row[1], row[2]), Snapshot(*row[3:]))
+        for row in connection.execute(query)
+    ]
+
+
+def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
+    """A finished sibling that shares all its rounds with this trial (FIXBN frozen after the last
+    round, and BN); None where there is none.
+    """
+    fingerprint = sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial)
+    query = sa.select(trials.c.id).where(
+        sa.text(WHOLE),
+        trials.c.trunk == claim.trunk,
+        trials.c.numerics_id == numerics_id,
+        trials.c.data_fingerprint == fingerprint.scalar_subquery(),
+    )
+    found: int | None = connection.execute(query.limit(1)).scalar_one_or_none()
+    return found
+
+
+def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numerics_id: str) -> int:
+    """Give a trial the rounds of its trunk, up to one that a sibling has stored.
+
+    Returns the trial's last round; to be called behind `queue.renew`. Where the sibling's rounds
+    are not all there (under other numerics by now), nothing is written.
+    """
+    here = connection.execute(sa.select(_here()).where(trials.c.id == claim.trial)).scalar_one()
+    if to <= here:
+        return int(here)
+    of_it = (rounds.c.trial == sibling) & rounds.c.round.between(here + 1, to)
+    same = sa.exists().where(trials.c.id == sibling, trials.c.numerics_id == numerics_id)
+    there = connection.execute(
+        sa.select(sa.func.count()).select_from(rounds).where(of_it, same)
+    ).scalar_one()
+    if there != to - here:
+        return int(here)
+    for table, more in ((rounds, {"inherited": 1}), (client_rounds, {})):
+        names = [c.name for c in table.c if c.name not in ("trial", *more)]
+        copied = sa.select(
+            sa.literal(claim.trial, sa.BigInteger()),
+            *(sa.literal(value, sa.Integer()) for value in more.values()),
+            *(table.c[name] for name in names),
+        ).where(table.c.trial == sibling, table.c.round.between(here + 1, to))
+        connection.execute(sa.insert(table).from_select(["trial", *more, *names], copied))
+    mine = sa.update(trials).where(trials.c.id == claim.trial)
+    shared = trials.c.rounds_shared + (to - here)
+    connection.execute(mine.values(final_round=to, rounds_shared=shared))
+    return to
+
+
+def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
+    """Forget the trunk's snapshots that no sibling needs any more, but for the latest ones of those
+    that run; returns their files, and where these lie.
+    """
+    owner = trials.alias("owner")
+    kept = sa.exists().where(
+        owner.c.id == snapshots.c.trial, owner.c.state != TrialState.FINISHED.value
+    )
+    spare = sa.select(snapshots.c.trial, snapshots.c.round, snapshots.c.name).where(
+        snapshots.c.trunk == trunk, ~needed_by_siblings(), ~kept
+    )
+    found = connection.execute(spare).all()
+    dropped: dict[str, Home] = {}
+    for row in found:
+        gone = (snapshots.c.trial == row.trial) & (snapshots.c.round == row.round)
+        connection.execute(sa.delete(snapshots).where(gone))
+        dropped[row.name] = home(connection, row.trial)
+    free_files(connection, list(dropped))
+    return dropped

@@ -1,0 +1,112 @@
+"""Eight processes, some of them killed, train what T* trials share once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.executor import Place, execute
+from fedsweep.spec import read_plan
+from fedsweep.store import soundness
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import rounds, trials
+from tests.acceptance.command import eventually
+from tests.test_executor import own_data_folder
+from tests.test_trunks import PLAN, Curves, T, alone, measured, plan
+
+__all__ = ["alone", "own_data_folder"]
+
+WORKERS, KILLS, LEASE = 8, 3, 15.0
+SPAWN = get_context("spawn")
+
+
+def work(url: str, name: str, barrier: Any) -> None:
+    """Claim and train until nothing is left anywhere."""
+    store = open_store(url)
+    worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
+    # What takes long, for nobody renews a lease meanwhile: that is the slots' business.
+    from trainers import data, fedavg
+
+    assert fedavg
+    data.load("digits", None)
+    if barrier is not None:
+        barrier.wait()
+    while True:
+        with transaction(store) as c:
+            claim = queue.claim(c, worker, read_clock(c), lease=LEASE)
+        if claim is not None:
+            execute(store, claim, place, lambda: False, lambda _: None)
+            continue
+        with reading(store) as c:
+            if not queue.outstanding(c):
+                return
+        time.sleep(0.05)
+
+
+def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
+    process = SPAWN.Process(target=work, args=(url, f"w{n}", barrier))
+    process.start()
+    return process
+
+
+def in_some_order(store: Engine, rng: random.Random) -> None:
+    """Whoever is claimed first carries the trunk."""
+    with transaction(store) as c:
+        for row in c.execute(sa.select(trials.c.id)).scalars().all():
+            mine = sa.update(trials).where(trials.c.id == row)
+            c.execute(mine.values(priority=rng.randrange(5)))
+
+
+def has_stored(store: Engine, more_than: int) -> bool:
+    own = sa.select(sa.func.count()).where(rounds.c.inherited == 0)
+    with reading(store) as c:
+        return bool(c.execute(own).scalar_one() > more_than)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_eight_workers_train_six_and_a_half_trials(
+    database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Of eleven, bitwise; what killed workers had not stored is not counted, nor is it lost."""
+    url = request.getfixturevalue(f"{database}_url")
+    (tmp_path / "shared.toml").write_text(PLAN)
+    store = open_store(url)
+    plan(store, read_plan(tmp_path / "shared.toml"))
+    rng = random.Random(database)
+    in_some_order(store, rng)
+    barrier = SPAWN.Barrier(WORKERS)
+    processes = [started(url, n, barrier) for n in range(WORKERS)]
+    for n in range(KILLS):
+        eventually(partial(has_stored, store, 12 * n))
+        victim = rng.randrange(WORKERS)
+        pid = processes[victim].pid
+        assert pid is not None
+        if processes[victim].is_alive():
+            os.kill(pid, signal.SIGKILL)
+        processes[victim].join()
+        processes[victim] = started(url, WORKERS + n)
+    for process in processes:
+        process.join(480)
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+    with reading(store) as c:
+        ends = sa.select(trials.c.state, trials.c.fork_round, trials.c.error)
+        assert [row for row in c.execute(ends) if row.state != "finished"] == []
+    assert measured(store) == alone
+    with reading(store) as c:
+        counts = sa.text("SELECT rounds_trained - rounds_lost, rounds_shared FROM ledger")
+        assert tuple(c.execute(counts).one()) == (6.5 * T, 4.5 * T)
+    assert soundness.faults(store) == []
+    store.dispose()

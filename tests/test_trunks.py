@@ -1,0 +1,324 @@
+"""What T* trials share is trained once, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.executor import Place, execute
+from fedsweep.spec import Claim, SweepSpec, read_plan
+from fedsweep.states import FailureKind, Hold, Outcome
+from fedsweep.store import reads, soundness, writes
+from fedsweep.store.artifacts import folder_of
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import rounds, snapshots, trials
+from tests.acceptance.command import fedsweep
+from tests.test_executor import own_data_folder
+
+__all__ = ["own_data_folder"]
+
+T = 10
+PROTOCOL = f"""
+name = "shared"
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 4
+rounds = {T}
+local_steps = 2
+batch_size = 8
+lr = 0.05
+clip_norm = 1.0
+alpha = 0.5
+"""
+PLAN = f"""{PROTOCOL}
+[[grid]]
+normalizer = "fixbn"
+freeze_round = ["0%", "10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "100%"]
+"""
+BN = 'normalizer = "bn"\n'
+TWIN = f'[[grid]]\nnormalizer = "fixbn"\nfreeze_round = {T}\n'
+Curves = dict[str, list[tuple[Any, ...]]]
+WORKER = queue.Worker("w", "cpu", "host", 1)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepSpec:
+    file = tmp_path / "shared.toml"
+    file.write_text(PLAN)
+    return read_plan(file)
+
+
+def plan(store: Engine, sweep: SweepSpec) -> None:
+    with transaction(store) as c:
+        writes.add_sweep(c, sweep)
+
+
+def work(store: Engine) -> int:
+    """One worker, until nothing is left; how many trials it ran."""
+    count = 0
+    while True:
+        with transaction(store) as c:
+            claim = queue.claim(c, WORKER, read_clock(c))
+        if claim is None:
+            return count
+        end = execute(store, claim, Place(), lambda: False, lambda _: None)
+        assert end is not None
+        assert end.outcome is Outcome.FINISHED, end
+        count += 1
+
+
+def measured(store: Engine) -> Curves:
+    """Every trial's rounds, but for the seconds they took and who trained them."""
+    names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
+    query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
+    found: Curves = {}
+    with reading(store) as c:
+        for row in c.execute(query.order_by(trials.c.trial_id, rounds.c.round)):
+            found.setdefault(row[0], []).append(tuple(row[1:]))
+    return found
+
+
+def trained(store: Engine) -> int:
+    with reading(store) as c:
+        return int(c.execute(sa.text("SELECT sum(rounds_trained) FROM attempts")).scalar_one())
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """The same trials, where nothing is shared."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "shared.toml").write_text(PLAN)
+    store = open_store(f"sqlite:///{folder}/alone.db", create=True)
+    plan(store, read_plan(folder / "shared.toml").alone())
+    work(store)
+    assert trained(store) == 11 * T
+    found = measured(store)
+    store.dispose()
+    return found
+
+
+def test_all_freeze_rounds_cost_six_and_a_half_trials(
+    store: Engine, sweep: SweepSpec, alone: Curves
+) -> None:
+    plan(store, sweep)
+    assert work(store) == 11
+    assert trained(store) == 6.5 * T
+    assert measured(store) == alone
+    assert soundness.faults(store) == []
+    with reading(store) as c:
+        assert c.execute(sa.select(snapshots.c.name)).all() == []
+        shared = sa.text("SELECT rounds_trained, rounds_shared, rounds_lost FROM ledger")
+        assert tuple(c.execute(shared).one()) == (65, 45, 0)
+
+
+def claim(store: Engine, sweep: str | None = None) -> Claim | None:
+    with transaction(store) as c:
+        return queue.claim(c, WORKER, read_clock(c), sweep=sweep)
+
+
+def forks(found: Sequence[Claim | None]) -> list[int | None]:
+    return [one.fork_round if one else None for one in found]
+
+
+def run(store: Engine, held: Claim, *, until: int | None = None) -> Outcome | None:
+    """Train a claimed trial to its end, or until it has come to a round and is given back."""
+    seen = [0]
+    end = execute(store, held, Place(), lambda: seen[0] == until, lambda r: seen.insert(0, r.round))
+    return end.outcome if end is not None else None
+
+
+def test_bn_is_the_trunk_and_its_twin_costs_nothing(store: Engine, tmp_path: Path) -> None:
+    """FIXBN frozen after the last round is BN: whichever is first trains, the other inherits."""
+    file = tmp_path / "twins.toml"
+    file.write_text(PROTOCOL + "[[grid]]\n" + BN + TWIN)
+    plan(store, read_plan(file))
+    assert work(store) == 2
+    assert trained(store) == T
+    one, other = measured(store).values()
+    assert one == other
+    assert soundness.faults(store) == []
+
+
+def test_a_twin_that_keeps_weights_trains_what_it_must(store: Engine, tmp_path: Path) -> None:
+    """Weights are in no sibling's snapshot: it goes on from the last one there is."""
+    file = tmp_path / "twins.toml"
+    file.write_text(PROTOCOL + "keep_weights = true\n[[grid]]\n" + BN + TWIN)
+    plan(store, read_plan(file))
+    assert work(store) == 2
+    assert trained(store) == 2 * T
+    assert soundness.faults(store) == []
+
+
+@pytest.mark.parametrize("harm", ["vanish", "damaged"])
+def test_lost_snapshots_cost_rounds_and_no_trial(
+    store: Engine, sweep: SweepSpec, alone: Curves, harm: str
+) -> None:
+    """All of the trunk's, when it has come to its end."""
+    plan(store, sweep)
+    carrier = claim(store)
+    while carrier is not None and carrier.fork_round < T:
+        run(store, carrier)
+        carrier = claim(store)
+    assert carrier is not None
+    run(store, carrier)
+    with reading(store) as c:
+        home = reads.home(c, carrier.trial)
+        names = list(c.execute(sa.select(snapshots.c.name)).scalars())
+    assert len(names) == 9
+    folder = folder_of(store.url, home)
+    for name in names:
+        if harm == "vanish":
+            folder.remove(name)
+        else:
+            folder.write(name, b"nothing that was ever a snapshot")
+    work(store)
+    assert measured(store) == alone
+    assert trained(store) > 6.5 * T
+    assert soundness.faults(store) == []
+
+
+def test_a_sibling_planned_behind_its_fork_goes_on_from_the_last_snapshot_before(
+    store: Engine, sweep: SweepSpec, alone: Curves
+) -> None:
+    """The trunk stands at round 7 when one is planned that forks after round 6."""
+    late = [t for t in sweep.trials if t.config.freeze_round == 6]
+    plan(store, replace(sweep, trials=tuple(t for t in sweep.trials if t not in late)))
+    while (held := claim(store)) is not None and held.fork_round < T:
+        run(store, held)
+    assert held is not None
+    assert run(store, held, until=7) is Outcome.RELEASED
+    plan(store, replace(sweep, trials=tuple(late)))
+    work(store)
+    assert measured(store) == alone
+    assert trained(store) == 6.5 * T + 1  # round 6, for there is a snapshot of round 5
+
+
+def test_one_at_a_time_trains_the_trunk(store: Engine, sweep: SweepSpec) -> None:
+    """Who needs none of it runs beside; the others wait, each until its fork."""
+    plan(store, sweep)
+    held = [claim(store) for _ in range(3)]
+    assert forks(held) == [0, T, None]
+    carrier = held[1]
+    assert carrier is not None
+    assert run(store, carrier, until=3) is Outcome.RELEASED
+    # Given back, it is the first to go on, for it is planned; those that fork before run beside.
+    found = [claim(store) for _ in range(5)]
+    assert sorted(fork for fork in forks(found) if fork is not None) == [1, 2, 3, T]
+    assert found[-1] is None
+
+
+def test_trial_show_says_what_a_trial_waits_for_and_what_it_shared(
+    sqlite_url: str, sweep: SweepSpec
+) -> None:
+    """And whom to look at."""
+    store = open_store(sqlite_url)
+    plan(store, sweep)
+    carrier, waiting = (
+        next(t.trial_id for t in sweep.trials if t.config.freeze_round == fork) for fork in (T, 4)
+    )
+    _, held = claim(store), claim(store)
+    assert held is not None
+    assert held.trial_id == carrier
+    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    assert f"waits for rounds that it shares with others: {carrier[:8]} trains them" in said
+    run(store, held)
+    work(store)
+    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    assert "shares 4 rounds with a trial of another freeze round, which trained them" in said
+    said = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
+    assert "equal" in said
+    store.dispose()
+
+
+def test_a_cancelled_carrier_is_followed_by_another(
+    store: Engine, sweep: SweepSpec, alone: Curves
+) -> None:
+    """What it had trained is not trained again."""
+    plan(store, sweep)
+    first = [claim(store), claim(store)]
+    assert forks(first) == [0, T]
+    assert first[1] is not None
+    run(store, first[1], until=4)
+    with transaction(store) as c:
+        queue.cancel(c, [first[1].trial])
+        queue.cancel(c, [first[0].trial if first[0] else 0])
+    assert work(store) == 9
+    found = measured(store)
+    gone = [trial for trial in alone if len(found.get(trial, [])) != T]
+    assert len(gone) == 2
+    assert {k: v for k, v in found.items() if k not in gone} == {
+        k: v for k, v in alone.items() if k not in gone
+    }
+    assert trained(store) == 9 + sum(range(1, 10))  # the trunk to round 9, and every tail
+
+
+def test_a_carrier_that_was_paused_waits_for_the_one_that_took_over(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """Resumed, it does not train what another is training."""
+    plan(store, sweep)
+    _, carrier = claim(store), claim(store)
+    assert carrier is not None
+    run(store, carrier, until=2)
+    with transaction(store) as c:
+        queue.hold(c, [carrier.trial], Hold.PAUSE)
+    found = [claim(store) for _ in range(4)]
+    assert forks(found) == [1, 2, 9, None]
+    with transaction(store) as c:
+        queue.hold(c, [carrier.trial], None)
+    assert claim(store) is None
+    assert found[2] is not None
+    run(store, found[2])
+    assert {one.fork_round for _ in range(7) if (one := claim(store))} == {3, 4, 5, 6, 7, 8, T}
+
+
+def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """Two sweeps share a trunk, and nobody works for the one that was to carry it."""
+    far = tuple(t for t in sweep.trials if t.config.freeze_round in (9, T))
+    near = tuple(t for t in sweep.trials if t.config.freeze_round in (2, 5))
+    with transaction(store) as c:
+        writes.add_sweep(c, replace(sweep, name="far", trials=far))
+        writes.add_sweep(c, replace(sweep, name="near", trials=near))
+    held = claim(store, "near")
+    assert held is not None
+    assert held.fork_round == 5
+    assert claim(store, "near") is None
+    assert claim(store, "far") is None  # the trunk is at work
+    assert run(store, held) is Outcome.FINISHED
+    assert work(store) == 3
+    assert trained(store) == 10 + 8 + 5 + 1
+    assert soundness.faults(store) == []
+
+
+def test_a_diverged_trunk_fails_those_that_fork_later_unrun(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """Those that fork before do not diverge for that."""
+    plan(store, sweep)
+    _, carrier = claim(store), claim(store)
+    assert carrier is not None
+    run(store, carrier, until=4)
+    again = claim(store)
+    while again is not None and again.trial != carrier.trial:
+        again = claim(store)
+    assert again is not None
+    with transaction(store) as c:
+        queue.renew(c, again, read_clock(c))
+        queue.fail(c, again, read_clock(c), FailureKind.DIVERGED, "nan in round 5")
+    query = sa.select(trials.c.fork_round, trials.c.error).where(trials.c.state == "failed")
+    with reading(store) as c:
+        found = {row.fork_round: row.error for row in c.execute(query)}
+    assert sorted(found) == [5, 6, 7, 8, 9, T]
+    assert found[T] == "nan in round 5"
+    assert found[7] == f"its trunk diverged in trial {carrier.trial_id}: nan in round 5"
