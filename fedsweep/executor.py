@@ -289,7 +289,6 @@ class _Attempt:
         """Whether the rounds up to a snapshot are stored; a sibling's are inherited."""
         if origin.trial == self.claim.trial:
             return True
-
         return self.inherit(origin.trial, origin.snapshot.round)
 
     def inherit(self, sibling: int, to: int) -> bool:
@@ -440,8 +439,7 @@ class _Attempt:
             if self.claim.trunk is not None:
                 spare = trunks.drop_unneeded(connection, self.claim.trunk)
             gone = {*writes.drop_latest(connection, self.claim.trial), *self.written}
-            used = reads.unreferenced(connection, self.claim.trial, gone)
-            return set(used), spare
+            return set(reads.unreferenced(connection, self.claim.trial, gone)), spare
 
         unused, spare = patiently(self.engine, end)
         self.over = True

@@ -136,7 +136,6 @@ def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -
         trunks.lock(connection, taken.trunk)
         if not trunks.busy(connection, taken.id, taken.trunk):
             return found
-        trunks.let_wait(connection, taken.id)
         _UNDO(connection, of_trial=taken.id)
         mine = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
         connection.execute(sa.delete(attempts).where(mine))
@@ -266,6 +265,7 @@ _UNDO = Prepared(
             state=sa.literal_column(f"'{TrialState.QUEUED.value}'"),
             lease_until=sa.null(),
             clock=sa.null(),
+            waits=sa.literal_column("1"),
         )
     )
 )

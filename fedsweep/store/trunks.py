@@ -107,16 +107,6 @@ def _busy() -> sa.Select[int]:
 _BUSY = Prepared(lambda _: _busy())
 
 
-def let_wait(connection: Connection, trial: int) -> None:
-    """Keep a queued trial from being claimed until its trunk gets on."""
-    _WAIT(connection, of_trial=trial)
-
-
-_WAIT = Prepared(
-    lambda _: sa.update(trials).where(trials.c.id == _TRIAL).values(waits=sa.literal_column("1"))
-)
-
-
 def get_on(connection: Connection, trunk: str, round: int) -> int:
     """The trunk has come to a round: whoever forks there or before need not wait any more.
 

@@ -1,4 +1,4 @@
-"""SQLite's writers wait for their turn in the kernel, and in the order they came.
+"""SQLite's writers wait for their turn in the kernel.
 
 SQLite itself has a writer ask again and again, which starves the unlucky and takes the time of
 whoever writes. The turn is a courtesy: SQLite's own lock is what excludes, and who waits too long

@@ -1,4 +1,4 @@
-"""The turn to write to SQLite is kept in order, and never stands in anybody's way."""
+"""Writers to SQLite wait for their turn, and it never stands in anybody's way."""
 
 from __future__ import annotations
 
