@@ -31,10 +31,10 @@ FLOWER = REPOSITORY / ".venv-flower" / "bin" / "python"
 """The peer's own environment: it does not go with our pinned versions. `make bench` makes it."""
 
 
-def federation(case: str, made: Dataset | None = None, **changes: Any) -> Any:
+def federation(case: str, made: Dataset | None = None, device: str = "cpu", **changes: Any) -> Any:
     """An engine, its first round done."""
     trial = fedavg._Federation(
-        configured(case, **changes), made or dataset(case), torch.device("cpu")
+        configured(case, **changes), made or dataset(case), torch.device(device)
     )
     trial.train(1, sorted)
     return trial
@@ -105,6 +105,25 @@ def plain_loop(dtype: str) -> Iterator[Figure]:
     yield Figure("the same, plain PyTorch loop", "", "images/s", theirs)
     ratio = [a / b for a, b in zip(ours, theirs, strict=True)]
     yield Figure(f"engine / plain loop, {dtype}", "≥ 0.95", "", ratio)
+
+
+def gpu() -> Iterator[Figure]:
+    """ResNet20 on a CUDA device: images a second at E = 20, a round at E = 1."""
+    if not torch.cuda.is_available():
+        print("on a CUDA device: not measured, there is none")
+        return
+    settle(1)
+    made, name = pictures(50_000), torch.cuda.get_device_name()
+    for dtype in ("float32", "bfloat16"):
+        for batch in (20, 64):
+            changes = {"batch_size": batch, "dtype": dtype}
+            trial = federation("resnet20-e20", made, "cuda", **changes)
+            images = [CLIENTS * 20 * batch / s for s in rounds(trial, N)]
+            what = f"{name}, ResNet20, E = 20, batch {batch}, {dtype}"
+            yield Figure(what, "≥ 300,000", "images/s", images)
+        trial = federation("resnet20-e1", made, "cuda", dtype=dtype)
+        seconds = [1000 * s for s in rounds(trial, 20)]
+        yield Figure(f"{name}, ResNet20, E = 1, batch 20, {dtype}", "≤ 0.8", "ms a round", seconds)
 
 
 FIRST_ROUND = """
@@ -238,6 +257,7 @@ def parts(folder: Path) -> dict[str, Callable[[], Iterator[Figure]]]:
         "outside": outside,
         "loop": lambda: plain_loop("float32"),
         "loop-bf16": lambda: plain_loop("bfloat16"),
+        "gpu": gpu,
         "first": first_round,
         "memory": memory,
         "snapshot": lambda: snapshots(folder),
