@@ -47,7 +47,7 @@ from fedsweep.spec import (
     pinned,
 )
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import artifacts, reads, trunks, writes
+from fedsweep.store import artifacts, garbage, reads, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 
 if TYPE_CHECKING:
@@ -444,22 +444,8 @@ class _Attempt:
         unused, spare = patiently(self.engine, end)
         self.over = True
         self.discard(unused)
-        self.discard_of_siblings(spare)
+        garbage.delete(self.engine, spare)
         return Outcome.FINISHED
-
-    def discard_of_siblings(self, spare: Mapping[str, reads.Home]) -> None:
-        """Delete the trunk's snapshots that nobody needs any more; what is not within reach is left
-        to `fedsweep db gc`.
-        """
-        gone = []
-        for name, home in spare.items():
-            folder = artifacts.folder_of(self.engine.url, home)
-            with suppress(OSError):
-                if folder.remove(name) is not None or folder.shared:
-                    gone.append(name)
-        if gone:
-            with suppress(StoreError, StoreBusy), transaction(self.engine) as connection:
-                writes.forget_files(connection, gone)
 
     def keep(self, last: fedavg.Round) -> writes.Weights:
         """Write the final weights to a file.
@@ -719,7 +705,7 @@ def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
     from trainers.config import DOWNLOADED, ON_DISK
     from trainers.folder import BadData, list_files
 
-    configs = [t.config for t in sweep.trials if t.config.dataset in ON_DISK]
+    configs = [config for config in sweep.configs if config.dataset in ON_DISK]
     unseen = False
     for dataset in dict.fromkeys(config.dataset for config in configs):
         of_it = [config for config in configs if config.dataset == dataset]

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Connection
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
-from fedsweep.store import trunks
+from fedsweep.store import arms, trunks
 from fedsweep.store.engine import Moment, as_sql, now_on
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
@@ -263,6 +263,7 @@ _UNDO = Prepared(
         .where(trials.c.id == _TRIAL)
         .values(
             state=sa.literal_column(f"'{TrialState.QUEUED.value}'"),
+            fence=trials.c.fence - sa.literal_column("1"),  # nobody has seen it
             lease_until=sa.null(),
             clock=sa.null(),
             waits=sa.literal_column("1"),
@@ -801,12 +802,13 @@ def spend(connection: Connection) -> list[str]:
 
 
 def outstanding(connection: Connection, sweep: str | None = None) -> bool:
-    """Whether a trial in scope is running anywhere, queued, backing off or paused.
+    """Whether a trial in scope is running anywhere, queued, backing off, paused, or still to be
+    proposed.
 
     What is drained, or beyond its sweep's budget, is not waited for.
     """
     statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
-    return bool(statement(connection, sweep=sweep).one()[0])
+    return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
 
 
 def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:

@@ -13,20 +13,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedsweep.errors import PlanError
 from trainers.config import OUTSIDE_IDENTITY, TrainConfig, canonical, check_sizes, share
 
 __all__ = [
     "OUTSIDE_IDENTITY",
+    "ArmSpec",
     "Budget",
     "Claim",
     "ClientScore",
     "Holdings",
     "Round",
+    "SearchSpec",
     "SweepSpec",
     "TrainConfig",
     "TrialSpec",
@@ -76,6 +78,144 @@ def fork_round(config: TrainConfig) -> int:
     return config.rounds if config.freeze_round is None else config.freeze_round
 
 
+class Lattice(BaseModel):
+    """Which T* a search may try: rounds, or shares of T ("25%")."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    low: int | str = 0
+    high: int | str = "100%"
+    step: int | str = "10%"
+
+
+class SearchSpec(BaseModel):
+    """How the best T* of each arm is searched for; the `[search]` section of a plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    freeze_round: Lattice = Lattice()
+    probes_per_arm: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """The most T* to try."""
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
+    metric: Literal["validation_accuracy", "test_accuracy"] = "validation_accuracy"
+    rounds_per_seed: int | str | None = "366%"
+    """The most rounds to spend on an arm for each of its seeds, its trunk included: by default a
+    third of a grid of eleven T*."""
+    extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
+    """The most seeds to add to an arm where two T* cannot be told apart."""
+    prune: Literal["none", "median", "wilcoxon"] = "none"
+    """Whether to cancel calibration tails that cannot win: see `search.pruning`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the search's own draws."""
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """A cell without T*, and how its best T* is to be found."""
+
+    arm_id: str
+    config: TrainConfig
+    """With T* = T, and the first of the seeds."""
+    seeds: tuple[int, ...]
+    rivals: tuple[TrainConfig, ...]
+    """The cells of BN and GN that the sweep compares it with: they get its added seeds too."""
+    search: SearchSpec
+    low: int
+    high: int
+    step: int
+    """T* that may be tried, rounds."""
+    rounds_per_seed: int | None
+    shared: bool = True
+    """Whether its trials share their trunk."""
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        seeds: Sequence[int],
+        search: SearchSpec,
+        rivals: Sequence[TrainConfig] = (),
+    ) -> ArmSpec:
+        """The arm of a fixbn configuration.
+
+        Raises:
+            ValueError: the search's rounds do not fit the arm's.
+
+        """
+        whole = config.model_copy(update={"freeze_round": config.rounds, "seed": seeds[0]})
+        lattice, rounds = search.freeze_round, config.rounds
+        low, high, step = (
+            _rounds_of(value, rounds, f"freeze_round.{name}")
+            for name, value in (
+                ("low", lattice.low),
+                ("high", lattice.high),
+                ("step", lattice.step),
+            )
+        )
+        if not 0 <= low <= high <= rounds:
+            raise ValueError(
+                f"freeze_round from {low} to {high} does not lie in 0 to rounds = {rounds}"
+            )
+        most = search.rounds_per_seed
+        limit = None if most is None else _rounds_of(most, rounds, "rounds_per_seed")
+        if limit is not None and limit < rounds:
+            raise ValueError(
+                f"rounds_per_seed = {limit} is less than one trial's rounds = {rounds}"
+            )
+        if search.metric == "validation_accuracy" and not config.validation:
+            raise ValueError(
+                "the search needs samples held back to choose by: set validation = 0.1 in "
+                '[protocol], or metric = "test_accuracy", which the report will say'
+            )
+        return cls(
+            arm_id=content_hash(_arm_identity(config)),
+            config=whole,
+            seeds=tuple(seeds),
+            rivals=tuple(rivals),
+            search=search,
+            low=low,
+            high=high,
+            step=max(step, 1),
+            rounds_per_seed=limit,
+        )
+
+    def trial(self, freeze_round: int, seed: int) -> TrialSpec:
+        """One of its trials."""
+        update = {"freeze_round": freeze_round, "seed": seed}
+        trial = TrialSpec.of(self.config.model_copy(update=update))
+        return trial if self.shared else replace(trial, trunk=None)
+
+    def rival_trials(self, seed: int) -> list[TrialSpec]:
+        """BN's and GN's trials of a seed."""
+        trials = [TrialSpec.of(c.model_copy(update={"seed": seed})) for c in self.rivals]
+        return trials if self.shared else [replace(trial, trunk=None) for trial in trials]
+
+
+def _arm_identity(config: TrainConfig) -> dict[str, Any]:
+    """Of a fixbn configuration."""
+    own = ("seed", "freeze_round")
+    return {key: value for key, value in canonical(config).items() if key not in own}
+
+
+def _comparison(config: TrainConfig) -> str:
+    """Equal for configurations that differ by their normaliser, and by their seed, alone."""
+    own = ("seed", "normalizer", "freeze_round", "freeze", "gn_groups", "agc_clip")
+    return content_hash({k: v for k, v in canonical(config).items() if k not in own})
+
+
+def _rounds_of(value: int | str, rounds: int, name: str) -> int:
+    """Rounds, given as such or as a share of T, of any size."""
+    if isinstance(value, int):
+        return value
+    try:
+        percent = Decimal(value.strip().removesuffix("%"))
+    except InvalidOperation:
+        percent = Decimal("NaN")
+    if not value.strip().endswith("%") or not percent.is_finite() or not 0 <= percent <= 10**6:
+        raise ValueError(f'{name} = {json.dumps(value)} is neither rounds (8) nor a share ("10%")')
+    return int(percent / 100 * rounds + Decimal("0.5"))
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a sweep may train in all; None is no limit."""
@@ -92,10 +232,21 @@ class SweepSpec:
     text: str
     trials: tuple[TrialSpec, ...]
     budget: Budget | None = None
+    arms: tuple[ArmSpec, ...] = ()
+    """What it searches the best T* of."""
 
     def alone(self) -> SweepSpec:
         """The same sweep, of trials that share nothing."""
-        return replace(self, trials=tuple(replace(trial, trunk=None) for trial in self.trials))
+        return replace(
+            self,
+            trials=tuple(replace(trial, trunk=None) for trial in self.trials),
+            arms=tuple(replace(arm, shared=False) for arm in self.arms),
+        )
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        """Of its trials and arms."""
+        return [trial.config for trial in self.trials] + [arm.config for arm in self.arms]
 
 
 @dataclass(frozen=True)
@@ -245,7 +396,22 @@ def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
             return trial
         return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
 
-    return replace(sweep, trials=_each_once(pin(trial) for trial in sweep.trials))
+    def pinned_config(config: TrainConfig) -> TrainConfig:
+        return pin(TrialSpec.of(config)).config
+
+    arms = tuple(
+        replace(
+            ArmSpec.of(
+                pinned_config(arm.config),
+                arm.seeds,
+                arm.search,
+                list(map(pinned_config, arm.rivals)),
+            ),
+            shared=arm.shared,
+        )
+        for arm in sweep.arms
+    )
+    return replace(sweep, trials=_each_once(pin(trial) for trial in sweep.trials), arms=arms)
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -290,8 +456,7 @@ class _Reader:
 
     def sweep(self, document: Mapping[str, Any], text: str) -> SweepSpec:
         self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
-        if "search" in document:
-            self.refuse("[search] is not supported yet: list the freeze rounds in a [[grid]] block")
+        search = self.search(document["search"]) if "search" in document else None
         name = document.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[\w.+-][\w .+-]{0,99}", name):
             self.refuse(
@@ -308,7 +473,67 @@ class _Reader:
         for key, value in self.fixed.items():
             self.value(key, value, "--set ")
         budget = self.budget(document["budget"]) if "budget" in document else None
-        return SweepSpec(name, text, _each_once(self.trials(protocol, grids)), budget)
+        points = list(self.points(protocol, grids, searched=search is not None))
+        trials = _each_once(TrialSpec.of(config) for config, searched in points if not searched)
+        arms = self.arms(search, [config for config, searched in points if searched], trials)
+        return SweepSpec(name, text, trials, budget, arms)
+
+    def search(self, table: Any) -> SearchSpec:
+        """How T* is to be searched for."""
+        if not isinstance(table, dict):
+            self.refuse("search must be a table: write [search]")
+        self.known(table, SearchSpec.model_fields, "[search] ")
+        lattice = table.get("freeze_round", {})
+        if not isinstance(lattice, dict):
+            self.refuse(
+                "[search] freeze_round must be a table: freeze_round = { low = 0, high = 128, "
+                "step = 4 }"
+            )
+        self.known(lattice, Lattice.model_fields, "[search] freeze_round.")
+        try:
+            return SearchSpec(**{**table, "freeze_round": Lattice(**lattice)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            reason = first["msg"][0].lower() + first["msg"][1:]
+            self.refuse(
+                f"[search] {key} = {json.dumps(first['input'], default=str)} cannot be used: "
+                f"{reason}"
+            )
+
+    def arms(
+        self,
+        search: SearchSpec | None,
+        configs: Sequence[TrainConfig],
+        trials: Sequence[TrialSpec],
+    ) -> tuple[ArmSpec, ...]:
+        """What is searched, with the seeds of the plan; BN and GN of the same plan are rivals."""
+        if search is None:
+            return ()
+        if not configs:
+            self.refuse(
+                "[search] has nothing to search: leave freeze_round out of a fixbn [[grid]] block"
+            )
+        rivals: dict[str, dict[str, TrainConfig]] = {}
+        for trial in trials:
+            if trial.config.normalizer in ("bn", "gn"):
+                of_it = rivals.setdefault(_comparison(trial.config), {})
+                of_it.setdefault(trial.cell_id, trial.config)
+        grouped: dict[str, list[TrainConfig]] = {}
+        for config in configs:
+            grouped.setdefault(content_hash(_arm_identity(config)), []).append(config)
+        try:
+            return tuple(
+                ArmSpec.of(
+                    functools.reduce(more_measured, some),
+                    sorted({config.seed for config in some}),
+                    search,
+                    list(rivals.get(_comparison(some[0]), {}).values()),
+                )
+                for some in grouped.values()
+            )
+        except ValueError as error:
+            self.refuse(f"[search] {error}")
 
     def budget(self, table: Any) -> Budget:
         """The rounds and hours that the sweep may train in all."""
@@ -322,9 +547,10 @@ class _Reader:
                 self.refuse(f"[budget] {key} = {json.dumps(value, default=str)} is no limit")
         return Budget(table.get("rounds"), table.get("hours"))
 
-    def trials(
-        self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]]
-    ) -> Iterator[TrialSpec]:
+    def points(
+        self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], *, searched: bool
+    ) -> Iterator[tuple[TrainConfig, bool]]:
+        """Each configuration of the grid, and whether its T* is to be searched for."""
         self.known(protocol, TrainConfig.model_fields, "[protocol] ")
         for key, value in protocol.items():
             if isinstance(value, list):
@@ -340,15 +566,21 @@ class _Reader:
                 for value in values:
                     self.value(key, value, "[[grid]] ")
             for point in itertools.product(*axes.values()):
-                yield self.trial({**protocol, **dict(zip(axes, point, strict=True)), **self.fixed})
+                chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
+                open_ = searched and chosen.get("normalizer") == "fixbn"
+                open_ = open_ and "freeze_round" not in chosen
+                yield self.config({**chosen, "freeze_round": "100%"} if open_ else chosen), open_
 
-    def trial(self, chosen: dict[str, Any]) -> TrialSpec:
+    def config(self, chosen: dict[str, Any]) -> TrainConfig:
         if missing := [key for key in _required() if key not in chosen]:
             self.refuse(f"{missing[0]} is missing: set it in [protocol] or a [[grid]] block")
         if "freeze_round" in chosen:
-            chosen["freeze_round"] = self.freeze_round(chosen["freeze_round"], chosen["rounds"])
+            chosen = {
+                **chosen,
+                "freeze_round": self.freeze_round(chosen["freeze_round"], chosen["rounds"]),
+            }
         try:
-            return TrialSpec.of(TrainConfig(**chosen))
+            return TrainConfig(**chosen)
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])

@@ -33,7 +33,7 @@ from fedsweep import blackbox, queue
 from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import reads, schema, writes
+from fedsweep.store import arms, reads, schema, writes
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -58,6 +58,8 @@ BUSY_SECONDS = 0.05
 looks for it often enough to use that much in five minutes."""
 QUICK_SECONDS = 0.05
 """A standing that is read faster than that is read after every trial."""
+LOOK_SECONDS = 1.0
+"""How often a slot that finds trials looks whether a search of more priority wants some first."""
 PATIENCE = 3
 """Deaths of a slot's process in a row, without a claim, after which it is not started again."""
 
@@ -584,6 +586,8 @@ class _SlotLoop:
         self.reached = time.monotonic()
         """When the store last answered."""
         self.parent = multiprocessing.parent_process()
+        self.look_due = 0.0
+        """When to look again whether a search comes before what may be claimed."""
 
     def run(self, box: Path) -> None:
         from fedsweep.executor import Place, execute, try_device
@@ -620,15 +624,34 @@ class _SlotLoop:
         if limited and not self.granted():
             self.spent = True
             return None
-        claimed = None
-        with self.through_outages(), transaction(self.engine) as connection:
-            now = read_clock(connection)
-            claimed = queue.claim(
-                connection, self.worker, now, lease=self.options.lease, sweep=self.options.sweep
-            )
+        if time.monotonic() >= self.look_due:
+            self.propose(first=True)
+            self.look_due = time.monotonic() + LOOK_SECONDS
+        claimed = self.take()
+        while claimed is None and self.propose():
+            claimed = self.take()
         if claimed is None and limited:
             self.say(Ask.BACK)
         return claimed
+
+    def take(self) -> Claim | None:
+        """Claim what may run."""
+        scope = self.options.sweep
+        with self.through_outages(), transaction(self.engine) as connection:
+            now = read_clock(connection)
+            return queue.claim(connection, self.worker, now, lease=self.options.lease, sweep=scope)
+        return None
+
+    def propose(self, *, first: bool = False) -> bool:
+        """Let a search choose what to try next; whether it did."""
+        with self.through_outages():
+            with reading(self.engine) as connection:
+                if not arms.any_open(connection):
+                    return False
+            from fedsweep.search.ask import tend
+
+            return tend(self.engine, self.options.sweep, first=first) and not self.stopping()
+        return False
 
     def granted(self) -> bool:
         self.say(Ask.TRIAL)

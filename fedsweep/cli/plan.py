@@ -135,17 +135,21 @@ def _drawn(
 def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None) -> None:
     from fedsweep import queue
     from fedsweep.spec import OUTSIDE_IDENTITY
-    from fedsweep.store import reads, writes
+    from fedsweep.store import arms, reads, writes
     from fedsweep.store.engine import transaction
 
     with transaction(open_store(db, create=True)) as connection:
         planned = writes.add_sweep(connection, sweep, priority)
+        searched = arms.add_arms(connection, sweep, priority)
         if planned.cancelled:
             queue.retry(connection, reads.trial_rows(connection, planned.cancelled))
         queue.planned(connection, sweep.name, sweep.budget)
         if files_at is not None:
             writes.put_files(connection, sweep.name, files_at)
     print(f"{sweep.name}: {counted(planned.new, 'new trial')}, {planned.kept:,} kept")
+    if sweep.arms:
+        kept = len(sweep.arms) - searched
+        print(f"  {counted(searched, 'arm')} to search, {kept:,} as before")
     if planned.cancelled:
         print(f"  {counted(len(planned.cancelled), 'cancelled trial')} queued again")
     if planned.earlier is not None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from fedsweep.errors import StoreBusy, StoreError
 from fedsweep.store import reads, writes
 from fedsweep.store.artifacts import Folder, Outside, folder_of
 from fedsweep.store.engine import reading, transaction
@@ -37,6 +40,21 @@ class Collected:
     """Names that lead out of their folder: left alone."""
     failed: dict[str, str] = field(default_factory=dict)
     """Why a file could not be deleted, by its name."""
+
+
+def delete(engine: Engine, dropped: Mapping[str, reads.Home]) -> None:
+    """Delete files that the index has just let go of; what is not within reach, or does not work
+    out, is left to a collection.
+    """
+    gone = []
+    for name, home in dropped.items():
+        folder = folder_of(engine.url, home)
+        with suppress(OSError):
+            if folder.remove(name) is not None or folder.shared:
+                gone.append(name)
+    if gone:
+        with suppress(StoreError, StoreBusy), transaction(engine) as connection:
+            writes.forget_files(connection, gone)
 
 
 def collect(engine: Engine, *, dry_run: bool = False) -> Collected:

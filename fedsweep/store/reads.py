@@ -20,6 +20,7 @@ from fedsweep.store.tables import (
     client_rounds,
     files,
     identity,
+    lattices,
     logs,
     members,
     plans,
@@ -474,7 +475,15 @@ not needed."""
 
 
 def needed_by_siblings() -> sa.ColumnElement[bool]:
-    """Whether a sibling that is not done would go on from this snapshot of the trunk."""
+    """Whether a sibling that is not done would go on from this snapshot of the trunk, or a search
+    may yet let one fork there.
+    """
+    of_arm = lattices.c
+    searched = sa.exists().where(
+        of_arm.trunk == snapshots.c.trunk,
+        snapshots.c.round.between(of_arm.low, of_arm.high),
+        (snapshots.c.round - of_arm.low) % of_arm.step == 0,
+    )
     later, sibling, s = snapshots.alias("later"), trials.alias("sibling"), snapshots.c
     nearer = sa.select(sa.literal(1)).where(
         later.c.trunk == s.trunk,
@@ -490,7 +499,7 @@ def needed_by_siblings() -> sa.ColumnElement[bool]:
         sa.func.coalesce(sibling.c.final_round, 0) <= s.round,
         ~sa.exists(nearer.correlate(snapshots, sibling)),
     )
-    return sa.exists(goes_on.correlate(snapshots))
+    return sa.exists(goes_on.correlate(snapshots)) | searched.correlate(snapshots)
 
 
 def over_since(before: float) -> sa.ColumnElement[bool]:

@@ -266,6 +266,64 @@ logs = Table(
 )
 """What was said during an attempt, line by line."""
 
+arms = Table(
+    "arms",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False),
+    Column("arm_id", Text, nullable=False),  # hash of the configuration without seed and T*
+    Column("config", Text, nullable=False),  # JSON, with T* = T
+    Column("rivals", Text, nullable=False),  # JSON: the configurations of BN and GN beside it
+    Column("settings", Text, nullable=False),  # JSON: see `store.arms.Arm`
+    Column("seeds", Text, nullable=False),  # JSON: the plan's
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("asked", BigInteger, nullable=False, server_default="0"),  # proposals so far
+    Column("ended", Text),  # why: budget, settled, tried; NULL while it is searched
+    Column("said", Text),  # the same in a sentence
+    Column("freeze_round", BigInteger),  # the T* that it proposes
+    UniqueConstraint("sweep", "arm_id"),
+    CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ended"),
+)
+"""What a sweep searches: cells without T*, each with its search."""
+_partial("ix_arms_open", "ended IS NULL", arms.c.priority.desc(), arms.c.id)
+
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("arm", Key, ForeignKey("arms.id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("freeze_round", BigInteger),  # NULL where it adds a seed
+    Column("seed", BigInteger),  # the seed that it adds
+    Column("why", Text, nullable=False),
+    Column("cost", BigInteger, nullable=False),  # rounds that it was thought to take
+    Column("at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What an arm's search chose to try, in order, and why."""
+
+proposed = Table(
+    "proposed",
+    metadata,
+    Column("arm", Key, ForeignKey("arms.id"), primary_key=True),
+    Column("trial", Key, ForeignKey("trials.id"), primary_key=True, index=True),
+    Column("number", BigInteger, nullable=False),
+    Column("fresh", Integer, nullable=False),  # 0 where it was there before
+    sqlite_with_rowid=False,
+)
+"""The trials of proposals, and those of BN and GN that came with an added seed."""
+
+lattices = Table(
+    "lattices",
+    metadata,
+    Column("trunk", Text, primary_key=True),
+    Column("arm", Key, ForeignKey("arms.id"), primary_key=True, index=True),
+    Column("low", BigInteger, nullable=False),
+    Column("high", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Where trials of a trunk may yet fork, for as long as an arm is searched."""
+
 identity = Table(
     "store",
     metadata,

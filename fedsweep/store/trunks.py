@@ -27,6 +27,7 @@ from fedsweep.store.tables import (
     WHOLE,
     client_rounds,
     identity,
+    lattices,
     members,
     rounds,
     snapshots,
@@ -227,9 +228,22 @@ def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
-    """The first round after this one at which a trial forks that is not done."""
+    """The first round after this one at which a trial forks that is not done, or at which a search
+    may let one fork.
+    """
     row = _NEXT(connection, of_trunk=trunk, of_round=round).one()
-    return min((fork for fork in row if fork is not None), default=None)
+    forks = [fork for fork in row if fork is not None]
+    for low, high, step in _LATTICES(connection, of_trunk=trunk).rows:
+        following = low if round < low else low + ((round - low) // step + 1) * step
+        forks += [following] if following <= high else []
+    return min(forks, default=None)
+
+
+_LATTICES = Prepared(
+    lambda _: sa.select(lattices.c.low, lattices.c.high, lattices.c.step).where(
+        lattices.c.trunk == _TRUNK
+    )
+)
 
 
 def _next() -> sa.Select[int, int]:
@@ -339,8 +353,8 @@ def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numeric
 
 
 def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
-    """Forget the trunk's snapshots that no sibling needs any more, but for the latest ones of those
-    that run; returns their files, and where these lie.
+    """Forget the trunk's snapshots that neither a sibling nor a search needs any more, but for the
+    latest ones of those that run; returns their files, and where these lie.
     """
     owner = trials.alias("owner")
     kept = sa.exists().where(

@@ -34,12 +34,14 @@ from fedsweep.store.difference import Differs, as_stored, differences
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     SHARING,
+    arms,
     attempts,
     client_rounds,
     files,
     logs,
     members,
     plans,
+    proposed,
     rounds,
     snapshots,
     sweeps,
@@ -86,30 +88,59 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
         t for t in sweep.trials if t.trial_id in before and _differs(before[t.trial_id], t)
     ]
     begun = [t for t in otherwise if not _measure_more(connection, before[t.trial_id], t)]
-    carriers = _carriers(connection, fresh)
-    for batch in batches(fresh):
-        new = [_trial_row(trial, key, priority, carriers) for trial in batch]
-        _ADD_TRIAL.many(connection, new)
-    added = _known(connection, [trial.trial_id for trial in fresh])
-    there = {row.id: row.sweep for row in (*before.values(), *added)}
-    had = set(
-        connection.execute(sa.select(members.c.trial).where(members.c.sweep == key)).scalars()
-    )
-    joining = [
-        {"sweep": key, "trial": row, "shared": int(first != key)}
-        for row, first in there.items()
-        if row not in had
-    ]
-    for rows in batches(joining):
-        _ADD_MEMBER.many(connection, rows)
+    had = _members(connection, key)
+    _, there = add_trials(connection, key, sweep.trials, priority, before)
     return Planned(
         new=len(fresh),
         kept=len(before),
-        dropped=len(had - set(there)),
+        dropped=len(had - set(there.values()) - _proposed(connection, key)),
         earlier=earlier if earlier not in (None, sweep.text) else None,
         cancelled=tuple(i for i, row in before.items() if row.state == TrialState.CANCELLED),
         otherwise=len(begun),
     )
+
+
+def add_trials(
+    connection: Connection,
+    sweep: int,
+    wanted: Sequence[TrialSpec],
+    priority: int,
+    before: Mapping[str, Any] | None = None,
+) -> tuple[set[str], dict[str, int]]:
+    """Add those of these trials that are not there (`before` has the rows of the others, where they
+    are known), and make all of them members of a sweep.
+
+    Returns the ids of the new ones, and the rows of all by their ids; behind `take_turns`.
+    """
+    if before is None:
+        before = {row.trial_id: row for row in _known(connection, [t.trial_id for t in wanted])}
+    fresh = [trial for trial in wanted if trial.trial_id not in before]
+    carriers = _carriers(connection, fresh)
+    for batch in batches(fresh):
+        _ADD_TRIAL.many(connection, [_trial_row(t, sweep, priority, carriers) for t in batch])
+    added = _known(connection, [trial.trial_id for trial in fresh])
+    there = [*before.values(), *added]
+    had = _members(connection, sweep)
+    joining = [
+        {"sweep": sweep, "trial": row.id, "shared": int(row.sweep != sweep)}
+        for row in there
+        if row.id not in had
+    ]
+    for rows in batches(joining):
+        _ADD_MEMBER.many(connection, rows)
+    return {trial.trial_id for trial in fresh}, {row.trial_id: row.id for row in there}
+
+
+def _members(connection: Connection, sweep: int) -> set[int]:
+    return set(
+        connection.execute(sa.select(members.c.trial).where(members.c.sweep == sweep)).scalars()
+    )
+
+
+def _proposed(connection: Connection, sweep: int) -> set[int]:
+    """The trials that a sweep's searches chose: no plan names them."""
+    of_it = sa.select(proposed.c.trial).join(arms, arms.c.id == proposed.c.arm)
+    return set(connection.execute(of_it.where(arms.c.sweep == sweep)).scalars())
 
 
 def _differs(row: Any, trial: TrialSpec) -> bool:

@@ -1,0 +1,152 @@
+"""Whoever finds nothing better to do asks what to try next, and plans it.
+
+Nobody thinks within a transaction: a choice is made from what was read, and is committed only where
+nobody else has proposed for that arm since. Whoever comes second sees what the first one proposed,
+and thinks again. A process that is killed while it thinks leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.search.choice import AddSeed, Choice, Probe, Space, Stop, Try, answer, propose
+from fedsweep.spec import TrialSpec
+from fedsweep.store import arms, garbage, reads, trunks
+from fedsweep.store.arms import Arm, Tried
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.tables import trials
+
+DONE = ("finished", "failed", "cancelled")
+"""States of trials that will not change by themselves."""
+
+
+def tend(engine: Engine, sweep: str | None = None, *, first: bool = False) -> bool:
+    """Ask for the first arm in scope that wants something, and plan it; whether anything was.
+
+    With `first`, only where no trial that may be claimed comes before what would be proposed.
+    """
+    while True:
+        with reading(engine) as connection:
+            found = arms.hungry(connection, sweep, first=first)
+        again = False
+        for arm in found:
+            planned = _ask(engine, arm)
+            if planned is None:  # somebody else was quicker: look again
+                again = True
+                break
+            if planned:
+                return True
+        if not again:
+            return False
+
+
+def _ask(engine: Engine, arm: Arm) -> bool | None:
+    """Whether trials were planned for an arm; None where it is not as it was seen any more."""
+    with reading(engine) as connection:
+        choice = chosen(connection, arm)
+    if isinstance(choice, Stop):
+        return _end(engine, arm, choice)
+    if isinstance(choice, (Try, AddSeed)):
+        return _plan(engine, arm, choice)
+    return False
+
+
+def chosen(connection: Connection, arm: Arm) -> Choice:
+    """What the arm's search would do now."""
+    history = history_of(arms.tried(connection, arm))
+    return propose(space_of(connection, arm, history), history, seed_of(arm))
+
+
+def seed_of(arm: Arm) -> int:
+    """Of the next choice: a function of the plan's seed, the arm, and how much was proposed."""
+    text = f"{arm.spec.search.seed}/{arm.spec.arm_id}/{arm.asked}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def history_of(tried: Sequence[Tried]) -> list[Probe]:
+    """An arm's trials by T*, in the order in which they were proposed.
+
+    A trial that failed otherwise than by diverging, or was cancelled, says nothing.
+    """
+    by_point: dict[int, list[Tried]] = {}
+    for trial in tried:
+        by_point.setdefault(trial.freeze_round, []).append(trial)
+    return [
+        Probe(
+            point,
+            {t.seed: t.value for t in some if t.value is not None},
+            frozenset(t.seed for t in some if t.failure == "diverged"),
+            frozenset(t.seed for t in some if t.state not in DONE),
+            free=not any(t.fresh for t in some),
+        )
+        for point, some in by_point.items()
+    ]
+
+
+def space_of(connection: Connection, arm: Arm, history: Sequence[Probe]) -> Space:
+    """What an arm's search may try, with what is there already."""
+    spec = arm.spec
+    tried = {probe.freeze_round for probe in history}
+    left = [p for p in range(spec.low, spec.high + 1, spec.step) if p not in tried]
+    wanted = {point: [spec.trial(point, seed) for seed in spec.seeds] for point in left}
+    there = arms.finished(connection, [trial for some in wanted.values() for trial in some])
+    carried = spec.shared and any(config.normalizer == "bn" for config in spec.rivals)
+    return Space(
+        *(spec.low, spec.high, spec.step, spec.config.rounds, spec.seeds),
+        probes=spec.search.probes_per_arm,
+        rounds_per_seed=spec.rounds_per_seed,
+        extra_seeds=spec.search.extra_seeds,
+        sampler=spec.search.sampler,
+        trunk=spec.config.rounds if carried else 0,
+        shared=spec.shared,
+        there=frozenset(
+            point for point, some in wanted.items() if all(t.trial_id in there for t in some)
+        ),
+    )
+
+
+def _plan(engine: Engine, arm: Arm, choice: Try | AddSeed) -> bool | None:
+    with transaction(engine) as connection:
+        planned = arms.commit(
+            connection,
+            arm,
+            _trials_of(arm, choice),
+            freeze_round=choice.freeze_round if isinstance(choice, Try) else None,
+            seed=choice.seed if isinstance(choice, AddSeed) else None,
+            why=choice.why,
+            cost=choice.cost,
+        )
+        if planned is None:
+            return None
+        queue.settle(connection, trials.c.id.in_(planned))
+        queue.wake(connection)
+    return True
+
+
+def _trials_of(arm: Arm, choice: Try | AddSeed) -> list[TrialSpec]:
+    """Of a T*, on the plan's seeds; of a seed, with BN's and GN's of it."""
+    spec = arm.spec
+    if isinstance(choice, Try):
+        return [spec.trial(choice.freeze_round, seed) for seed in spec.seeds]
+    mine = [spec.trial(point, choice.seed) for point in choice.freeze_rounds]
+    return [*mine, *spec.rival_trials(choice.seed)]
+
+
+def _end(engine: Engine, arm: Arm, stop: Stop) -> bool | None:
+    """The search of an arm is over: what only it kept goes."""
+    with transaction(engine) as connection:
+        found = history_of(arms.tried(connection, arm))
+        best = answer(space_of(connection, arm, found), found).freeze_round
+        kept = arms.end(connection, arm, reason=stop.reason, why=stop.why, freeze_round=best)
+        if kept is None:
+            return None
+        dropped: dict[str, reads.Home] = {}
+        for trunk in kept:
+            dropped |= trunks.drop_unneeded(connection, trunk)
+        queue.wake(connection)
+    garbage.delete(engine, dropped)
+    return False

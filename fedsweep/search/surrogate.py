@@ -1,0 +1,114 @@
+"""What is believed of accuracy over T*, from a few noisy means: a Gaussian process.
+
+Matern 5/2 over x = T*/T with a constant mean; the noise of each point is known from its seeds. Its
+length scale and variance are not fitted but averaged over a small grid, weighed by their marginal
+likelihood: with four points the likeliest alone would be sure of too much.
+(Rasmussen and Williams 2006, chapters 2 and 5.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import ndtr
+
+Vector = NDArray[np.float64]
+
+LENGTHS = (0.08, 0.15, 0.25, 0.4, 0.7, 1.2)
+"""Of the length scale, in shares of T."""
+SCALES = (0.5, 1.0, 2.0, 4.0)
+"""Of the process's standard deviation, in those of what was seen."""
+JITTER = 1e-10
+
+
+def matern52(one: Vector, other: Vector, length: float) -> Vector:
+    """Correlations [n, m] of points x [n] and [m]."""
+    scaled = np.sqrt(5.0) * np.abs(one[:, None] - other[None, :]) / length
+    correlations: Vector = (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
+    return correlations
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A mixture of posteriors over points [m]: weights [k], means [k, m], covariances [k, m, m]."""
+
+    weights: Vector
+    means: Vector
+    covariances: Vector
+
+    @property
+    def mean(self) -> Vector:
+        """The mixture's mean [m]."""
+        mean: Vector = self.weights @ self.means
+        return mean
+
+    @property
+    def std(self) -> Vector:
+        """The mixture's standard deviation [m]."""
+        second = self.weights @ (self._variances() + self.means**2)
+        deviation: Vector = np.sqrt(np.maximum(second - self.mean**2, 0))
+        return deviation
+
+    def gain(self, best: float) -> Vector:
+        """The expected improvement [m] on a value: E[max(0, f - best)]."""
+        deviations = np.sqrt(self._variances())
+        above = self.means - best
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(deviations > 0, above / deviations, 0.0)
+        gains = above * ndtr(z) + deviations * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        gains = np.where(deviations > 0, gains, np.maximum(above, 0))
+        expected: Vector = self.weights @ gains
+        return expected
+
+    def chance(self, level: float) -> Vector:
+        """The probability [m] of lying above a value."""
+        deviations = np.sqrt(self._variances())
+        above = self.means - level
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(deviations > 0, above / deviations, np.sign(above) * np.inf)
+        chances: Vector = self.weights @ ndtr(z)
+        return chances
+
+    def draws(self, count: int, seed: int) -> Vector:
+        """Functions [count, m] drawn from the mixture."""
+        draw = np.random.RandomState(seed)
+        which = draw.choice(len(self.weights), size=count, p=self.weights)
+        normal = draw.standard_normal((count, self.means.shape[1]))
+        found = np.empty_like(normal)
+        for k in np.unique(which):
+            values, vectors = np.linalg.eigh(self.covariances[k])
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            found[which == k] = self.means[k] + normal[which == k] @ root.T
+        return found
+
+    def _variances(self) -> Vector:
+        variances: Vector = np.maximum(np.diagonal(self.covariances, axis1=1, axis2=2), 0)
+        return variances
+
+
+def believe(
+    x: Sequence[float], y: Sequence[float], noise: Sequence[float], at: Sequence[float]
+) -> Belief:
+    """The posterior at points [m], from means y at x with variances `noise` [n]; n >= 1."""
+    seen, values, points = (np.asarray(v, dtype=np.float64) for v in (x, y, at))
+    centre = float(values.mean())
+    spread = float(values.std()) or float(np.sqrt(np.max(noise))) or 0.01
+    known = np.diag(np.asarray(noise, dtype=np.float64) + JITTER)
+    logs, means, covariances = [], [], []
+    for length in LENGTHS:
+        for scale in SCALES:
+            variance = (scale * spread) ** 2
+            factor = cho_factor(variance * matern52(seen, seen, length) + known, lower=True)
+            across = variance * matern52(points, seen, length)
+            weighed = cho_solve(factor, values - centre)
+            fit = -0.5 * (values - centre) @ weighed - np.log(np.diag(factor[0])).sum()
+            logs.append(fit)
+            means.append(centre + across @ weighed)
+            prior = variance * matern52(points, points, length)
+            covariances.append(prior - across @ cho_solve(factor, across.T))
+    weights = np.exp(np.array(logs) - max(logs))
+    return Belief(weights / weights.sum(), np.array(means), np.array(covariances))

@@ -1,0 +1,322 @@
+"""What is searched: arms, what was proposed for them, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import NotFound
+from fedsweep.spec import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
+from fedsweep.states import Hold
+from fedsweep.store.prepared import Prepared
+from fedsweep.store.tables import (
+    CLAIMABLE,
+    arms,
+    lattices,
+    proposals,
+    proposed,
+    sweeps,
+    trials,
+)
+from fedsweep.store.writes import add_trials, batches, take_turns
+
+_ONE: sa.ColumnElement[int] = sa.literal_column("1")
+OPEN = arms.c.ended.is_(None)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm as it is stored."""
+
+    key: int
+    sweep: int
+    """The row of its sweep."""
+    sweep_name: str
+    spec: ArmSpec
+    priority: int
+    asked: int
+    """Proposals so far: who commits another must have seen all of them."""
+    ended: str | None = None
+    said: str | None = None
+    freeze_round: int | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial of an arm, as its search sees it."""
+
+    freeze_round: int
+    seed: int
+    state: str
+    failure: str | None
+    value: float | None
+    """The search's metric, of a finished trial."""
+    fresh: bool
+    """Whether the search had it planned."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was to be tried, and why."""
+
+    number: int
+    freeze_round: int | None
+    seed: int | None
+    why: str
+    cost: int
+    at: float
+
+
+def _settings(spec: ArmSpec) -> str:
+    own = {name: getattr(spec, name) for name in _SETTINGS}
+    return json.dumps({**own, "search": spec.search.model_dump()}, sort_keys=True)
+
+
+_SETTINGS = ("low", "high", "step", "rounds_per_seed", "shared")
+
+
+def _dump(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(exclude_none=True)
+
+
+def add_arms(connection: Connection, sweep: SweepSpec, priority: int) -> int:
+    """Add what a sweep searches; an arm whose search has changed is searched again, as it now says.
+
+    Returns how many are new or searched again; to be called behind `writes.add_sweep`.
+    """
+    key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
+    count = 0
+    for spec in sweep.arms:
+        fields = {
+            "config": json.dumps(_dump(spec.config)),
+            "rivals": json.dumps([_dump(config) for config in spec.rivals]),
+            "settings": _settings(spec),
+            "seeds": json.dumps(list(spec.seeds)),
+        }
+        mine = (arms.c.sweep == key) & (arms.c.arm_id == spec.arm_id)
+        before = connection.execute(sa.select(arms).where(mine)).mappings().one_or_none()
+        if before is None:
+            row = {"sweep": key, "arm_id": spec.arm_id, "priority": priority, **fields}
+            connection.execute(sa.insert(arms).values(**row))
+        elif any(before[name] != value for name, value in fields.items()):
+            again = {"ended": None, "said": None, "freeze_round": None}
+            connection.execute(sa.update(arms).where(mine).values(**fields, **again))
+        else:
+            continue
+        count += 1
+        arm = connection.execute(sa.select(arms.c.id).where(mine)).scalar_one()
+        _expect_forks(connection, arm, spec, _all_seeds(connection, arm, spec.seeds))
+    return count
+
+
+def _all_seeds(connection: Connection, arm: int, seeds: Sequence[int]) -> list[int]:
+    added = sa.select(proposals.c.seed).where(proposals.c.arm == arm, proposals.c.seed.is_not(None))
+    return sorted({*seeds, *connection.execute(added).scalars()})
+
+
+def _expect_forks(connection: Connection, arm: int, spec: ArmSpec, seeds: Sequence[int]) -> None:
+    """Let whoever trains the arm's trunks keep a snapshot wherever a trial may yet fork."""
+    own = sa.delete(lattices).where(lattices.c.arm == arm)
+    connection.execute(own)
+    rows = [
+        {"trunk": trunk, "arm": arm, "low": spec.low, "high": spec.high, "step": spec.step}
+        for seed in seeds
+        if (trunk := spec.trial(spec.config.rounds, seed).trunk) is not None
+    ]
+    for some in batches(rows):
+        connection.execute(sa.insert(lattices), list(some))
+
+
+def trunks_of(connection: Connection, arm: int) -> list[str]:
+    """The trunks that an open arm keeps snapshots of."""
+    query = sa.select(lattices.c.trunk).where(lattices.c.arm == arm)
+    return list(connection.execute(query).scalars())
+
+
+def any_open(connection: Connection) -> bool:
+    """Whether anything is searched."""
+    return bool(_ANY_OPEN(connection).rows)
+
+
+_ANY_OPEN = Prepared(
+    lambda _: sa.select(_ONE).select_from(arms).where(sa.text("ended IS NULL")).limit(_ONE)
+)
+
+
+def hungry(connection: Connection, sweep: str | None = None, *, first: bool = False) -> list[Arm]:
+    """Open arms of free sweeps none of whose trials waits to be claimed, by priority, then by how
+    little was proposed, then by age. With `first`, only where nothing that may be claimed comes
+    before what they would propose.
+    """
+    waits = sa.exists(_ONE).where(
+        proposed.c.arm == arms.c.id, trials.c.id == proposed.c.trial, trials.c.state == "queued"
+    )
+    query = _arms().where(sa.text("arms.ended IS NULL"), sweeps.c.held.is_(None), ~waits)
+    if sweep is not None:
+        query = query.where(sweeps.c.name == sweep)
+    if first:
+        before = sa.exists(_ONE).where(sa.text(CLAIMABLE), trials.c.priority >= arms.c.priority)
+        query = query.where(~before)
+    query = query.order_by(arms.c.priority.desc(), arms.c.asked, arms.c.id)
+    return [_arm(row) for row in connection.execute(query).mappings()]
+
+
+def open_in(connection: Connection, sweep: str | None = None) -> bool:
+    """Whether trials are still to be proposed in scope; what is drained, or beyond its budget, is
+    not waited for.
+    """
+    wanted = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.PAUSE.value)
+    query = sa.select(_ONE).select_from(arms.join(sweeps, sweeps.c.id == arms.c.sweep))
+    query = query.where(sa.text("arms.ended IS NULL"), wanted)
+    if sweep is not None:
+        query = query.where(sweeps.c.name == sweep)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def of_sweep(connection: Connection, sweep: str) -> list[Arm]:
+    """A sweep's arms, in the order of the plan."""
+    query = _arms().where(sweeps.c.name == sweep).order_by(arms.c.id)
+    return [_arm(row) for row in connection.execute(query).mappings()]
+
+
+def find(connection: Connection, sweep: str, prefix: str) -> Arm:
+    """The one arm of a sweep whose id begins so.
+
+    Raises:
+        NotFound: none does, or several do.
+
+    """
+    some = [arm for arm in of_sweep(connection, sweep) if arm.spec.arm_id.startswith(prefix)]
+    if len(some) != 1:
+        said = "several arms" if some else "no arm"
+        raise NotFound(
+            f"{said} of {sweep} begins with {prefix!r}: `fedsweep search show` names them"
+        )
+    return some[0]
+
+
+def _arms() -> sa.Select[Any]:
+    joined = arms.join(sweeps, sweeps.c.id == arms.c.sweep)
+    return sa.select(arms, sweeps.c.name.label("sweep_name")).select_from(joined)
+
+
+def _arm(row: Any) -> Arm:
+    settings = json.loads(row["settings"])
+    spec = ArmSpec(
+        arm_id=row["arm_id"],
+        config=TrainConfig(**json.loads(row["config"])),
+        seeds=tuple(json.loads(row["seeds"])),
+        rivals=tuple(TrainConfig(**config) for config in json.loads(row["rivals"])),
+        search=SearchSpec(**settings.pop("search")),
+        **settings,
+    )
+    same = ("sweep", "sweep_name", "priority", "asked", "ended", "said", "freeze_round")
+    return Arm(key=row["id"], spec=spec, **{name: row[name] for name in same})
+
+
+def tried(connection: Connection, arm: Arm) -> list[Tried]:
+    """The arm's own trials, in the order in which they were proposed."""
+    value = trials.c[arm.spec.search.metric]
+    query = (
+        sa.select(
+            trials.c.freeze_round,
+            trials.c.seed,
+            trials.c.state,
+            trials.c.failure,
+            value.label("value"),
+            proposed.c.fresh,
+        )
+        .join(proposed, proposed.c.trial == trials.c.id)
+        .where(proposed.c.arm == arm.key, trials.c.normalizer == "fixbn")
+        .order_by(proposed.c.number, trials.c.freeze_round, trials.c.seed)
+    )
+    return [
+        Tried(r.freeze_round, r.seed, r.state, r.failure, r.value, bool(r.fresh))
+        for r in connection.execute(query)
+    ]
+
+
+def proposals_of(connection: Connection, arm: int) -> list[Proposal]:
+    """What was proposed for an arm, in order."""
+    p = proposals.c
+    query = sa.select(p.number, p.freeze_round, p.seed, p.why, p.cost, p.at)
+    found = connection.execute(query.where(p.arm == arm).order_by(p.number))
+    return [Proposal(*row) for row in found]
+
+
+def finished(connection: Connection, specs: Sequence[TrialSpec]) -> set[str]:
+    """Those of these trials that the store has, finished."""
+    found: set[str] = set()
+    for some in batches([spec.trial_id for spec in specs]):
+        query = sa.select(trials.c.trial_id).where(
+            trials.c.trial_id.in_(some), trials.c.state == "finished"
+        )
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def commit(
+    connection: Connection,
+    arm: Arm,
+    specs: Sequence[TrialSpec],
+    *,
+    freeze_round: int | None,
+    seed: int | None,
+    why: str,
+    cost: int,
+) -> list[int] | None:
+    """Plan what an arm's search chose; returns the trials' rows, None where somebody else proposed
+    meanwhile, or the sweep is held by now: then nothing is written.
+    """
+    take_turns(connection)
+    if not _still(connection, arm, asked=arm.asked + 1):
+        return None
+    number = arm.asked + 1
+    connection.execute(
+        sa.insert(proposals).values(
+            arm=arm.key, number=number, freeze_round=freeze_round, seed=seed, why=why, cost=cost,
+            at=time.time(),
+        )
+    )  # fmt: skip
+    if seed is not None:
+        spec = arm.spec
+        _expect_forks(connection, arm.key, spec, _all_seeds(connection, arm.key, spec.seeds))
+    fresh, there = add_trials(connection, arm.sweep, specs, arm.priority)
+    known = set(
+        connection.execute(sa.select(proposed.c.trial).where(proposed.c.arm == arm.key)).scalars()
+    )
+    rows = [
+        {"arm": arm.key, "trial": row, "number": number, "fresh": int(trial_id in fresh)}
+        for trial_id, row in there.items()
+        if row not in known
+    ]
+    if rows:
+        connection.execute(sa.insert(proposed), rows)
+    return list(there.values())
+
+
+def _still(connection: Connection, arm: Arm, **values: Any) -> bool:
+    """Write to an arm that is as it was seen, open, and of a sweep that is free."""
+    free = sa.exists(_ONE).where(sweeps.c.id == arms.c.sweep, sweeps.c.held.is_(None))
+    seen = (arms.c.id == arm.key) & (arms.c.asked == arm.asked) & arms.c.ended.is_(None) & free
+    return connection.execute(sa.update(arms).where(seen).values(**values)).rowcount == 1
+
+
+def end(
+    connection: Connection, arm: Arm, *, reason: str, why: str, freeze_round: int | None
+) -> list[str] | None:
+    """The search of an arm is over; returns the trunks that nothing may fork from any more on its
+    account, None where it is not as it was seen.
+    """
+    take_turns(connection)
+    if not _still(connection, arm, ended=reason, said=why, freeze_round=freeze_round):
+        return None
+    kept = trunks_of(connection, arm.key)
+    connection.execute(sa.delete(lattices).where(lattices.c.arm == arm.key))
+    return kept
