@@ -279,6 +279,14 @@ def test_a_carrier_that_was_paused_waits_for_the_one_that_took_over(
     assert found[2] is not None
     run(store, found[2])
     assert {one.fork_round for _ in range(7) if (one := claim(store))} == {3, 4, 5, 6, 7, 8, T}
+    with reading(store) as c:  # the claim that had to wait left no gap
+        fences = c.execute(sa.select(attempts.c.trial, attempts.c.fence).order_by(*attempts.c[:3]))
+        found_ = sa.select(trials.c.id, trials.c.fence).where(trials.c.fence > 0)
+        claims = dict(c.execute(found_).tuples().all())
+        by_trial: dict[int, list[int]] = {}
+        for trial, fence in fences:
+            by_trial.setdefault(trial, []).append(fence)
+    assert by_trial == {t: list(range(1, n + 1)) for t, n in claims.items()}
 
 
 def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(

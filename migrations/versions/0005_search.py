@@ -28,10 +28,10 @@ def upgrade() -> None:
         sa.Column("ended", sa.Text(), nullable=True),
         sa.Column("said", sa.Text(), nullable=True),
         sa.Column("freeze_round", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name="pk_arms"),
-        sa.ForeignKeyConstraint(["sweep"], ["sweeps.id"], name="fk_arms_sweep"),
-        sa.UniqueConstraint("sweep", "arm_id", name="uq_arms_sweep"),
-        sa.CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ck_arms_ended"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_arms")),
+        sa.ForeignKeyConstraint(["sweep"], ["sweeps.id"], name=op.f("fk_arms_sweep")),
+        sa.UniqueConstraint("sweep", "arm_id", name=op.f("uq_arms_sweep")),
+        sa.CheckConstraint("ended IN ('budget', 'settled', 'tried')", name=op.f("ck_arms_ended")),
     )
     op.create_index(
         "ix_arms_open",
@@ -49,8 +49,8 @@ def upgrade() -> None:
         sa.Column("why", sa.Text(), nullable=False),
         sa.Column("cost", sa.BigInteger(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("arm", "number", name="pk_proposals"),
-        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name="fk_proposals_arm"),
+        sa.PrimaryKeyConstraint("arm", "number", name=op.f("pk_proposals")),
+        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name=op.f("fk_proposals_arm")),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -59,9 +59,9 @@ def upgrade() -> None:
         sa.Column("trial", Key, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("fresh", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("arm", "trial", name="pk_proposed"),
-        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name="fk_proposed_arm"),
-        sa.ForeignKeyConstraint(["trial"], ["trials.id"], name="fk_proposed_trial"),
+        sa.PrimaryKeyConstraint("arm", "trial", name=op.f("pk_proposed")),
+        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name=op.f("fk_proposed_arm")),
+        sa.ForeignKeyConstraint(["trial"], ["trials.id"], name=op.f("fk_proposed_trial")),
         sqlite_with_rowid=False,
     )
     op.create_index("ix_proposed_trial", "proposed", ["trial"])
@@ -72,8 +72,8 @@ def upgrade() -> None:
         sa.Column("low", sa.BigInteger(), nullable=False),
         sa.Column("high", sa.BigInteger(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("trunk", "arm", name="pk_lattices"),
-        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name="fk_lattices_arm"),
+        sa.PrimaryKeyConstraint("trunk", "arm", name=op.f("pk_lattices")),
+        sa.ForeignKeyConstraint(["arm"], ["arms.id"], name=op.f("fk_lattices_arm")),
         sqlite_with_rowid=False,
     )
     op.create_index("ix_lattices_arm", "lattices", ["arm"])
