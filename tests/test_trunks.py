@@ -19,7 +19,7 @@ from fedsweep.store import reads, soundness, writes
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
-from fedsweep.store.tables import rounds, snapshots, trials
+from fedsweep.store.tables import attempts, rounds, snapshots, trials
 from tests.acceptance.command import fedsweep
 from tests.test_executor import own_data_folder
 
@@ -280,9 +280,9 @@ def test_a_carrier_that_was_paused_waits_for_the_one_that_took_over(
     run(store, found[2])
     assert {one.fork_round for _ in range(7) if (one := claim(store))} == {3, 4, 5, 6, 7, 8, T}
     with reading(store) as c:  # the claim that had to wait left no gap
-        fences = c.execute(sa.select(attempts.c.trial, attempts.c.fence).order_by(*attempts.c[:3]))
+        fences = c.execute(sa.select(attempts.c.trial, attempts.c.fence).order_by(attempts.c.id))
         found_ = sa.select(trials.c.id, trials.c.fence).where(trials.c.fence > 0)
-        claims = dict(c.execute(found_).tuples().all())
+        claims = {row.id: row.fence for row in c.execute(found_)}
         by_trial: dict[int, list[int]] = {}
         for trial, fence in fences:
             by_trial.setdefault(trial, []).append(fence)

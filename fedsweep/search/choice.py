@@ -202,7 +202,7 @@ class _Known:
         self.pending = [probe.freeze_round for probe in history if probe.pending]
         seeds = {s for probe in history for s in (*probe.values, *probe.diverged, *probe.pending)}
         self.all_seeds = tuple(sorted(seeds | set(space.seeds)))
-        self.levels, self.mean_of, variance = _additive(self.values)
+        self.levels, self.mean_of, variance = _additive(self.values, space.seeds)
         self.variance = variance
         limit = space.rounds_per_seed
         self.limit = math.inf if limit is None else limit * len(space.seeds)
@@ -281,12 +281,12 @@ class _Known:
 
 
 def _additive(
-    values: Mapping[int, Mapping[int, float]],
+    values: Mapping[int, Mapping[int, float]], usual_seeds: Sequence[int]
 ) -> tuple[dict[int, float], dict[int, float], float]:
     """Levels of seeds, means of T* without them, and the variance of what is left.
 
-    Least squares of y[s, t] = f[t] + b[s], the levels of the seeds that most T* have summing to 0:
-    so that with all seeds at all T* the means are plain means.
+    Least squares of y[s, t] = f[t] + b[s], the levels of the usual seeds summing to 0: the mean of
+    a T* that has all of them is their plain mean.
     """
     if not values:
         return {}, {}, 0.0
@@ -300,10 +300,9 @@ def _additive(
             row[i] = row[len(points) + seeds.index(s)] = 1
             rows.append(row)
             wanted.append(value)
-    most = max(sum(s in row for row in values.values()) for s in seeds)
+    some = [s for s in seeds if s in usual_seeds] or seeds
     usual = np.zeros(n)
-    for j, s in enumerate(seeds):
-        usual[len(points) + j] = float(sum(s in row for row in values.values()) == most)
+    usual[[len(points) + seeds.index(s) for s in some]] = 1
     design = np.array([*rows, usual])
     solution = np.linalg.lstsq(design, np.array([*wanted, 0.0]), rcond=None)[0]
     residuals = np.array(wanted) - np.array(rows) @ solution
