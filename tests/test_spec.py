@@ -126,7 +126,7 @@ WRONG = [
     (
         'name = "tiny"',
         'name = "tiny"\n[search]\nprobes_per_arm = 3',
-        "[search] is not supported yet",
+        "[search] has nothing to search: leave freeze_round out of a fixbn [[grid]] block",
     ),
     ("lr = 0.05", "lr = nan", "finite number"),
     ("freeze_round = 1", 'freeze_round = "nan%"', "does not lie between"),

@@ -31,14 +31,18 @@ from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import make_engine, reading, sqlite_file, transaction
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
+    arms,
     attempts,
     client_rounds,
     files,
     identity,
+    lattices,
     logs,
     members,
     metadata,
     plans,
+    proposals,
+    proposed,
     rounds,
     snapshots,
     sweeps,
@@ -403,7 +407,8 @@ def merge(source: Engine, here: Connection) -> Merged:
     A trial of both is one trial: rounds that both have must be equal, bit for bit. It goes on from
     whichever got further; a tie is INTO's. Finished is furthest. What was trained in vain for that
     counts as lost, and every attempt is kept: the ledger says what it all cost. Whether a trial is
-    cancelled, held or urgent is INTO's to say. Merging again adds nothing.
+    cancelled, held or urgent is INTO's to say, and how an arm is searched that both have. Merging
+    again adds nothing.
 
     Raises:
         Refused: a trial of both runs in INTO, or the two contradict each other; the caller's
@@ -419,6 +424,7 @@ def merge(source: Engine, here: Connection) -> Merged:
         ids = list(there.execute(sa.select(trials.c.id).order_by(trials.c.id)).scalars())
         for i in range(0, len(ids), TRIALS):
             merging.add(ids[i : i + TRIALS])
+        _add_arms(there, here, joined)
         names = there.execute(sa.select(sweeps.c.name).order_by(sweeps.c.id)).scalars()
         return Merged(
             merging.added,
@@ -761,3 +767,25 @@ def _add_members(
         if (sweep, trial) not in had:
             new.append((sweep, trial, int(sweep != first[row["trial"]])))
     _add(here, members, ["sweep", "trial", "shared"], new)
+
+
+def _add_arms(there: Connection, here: Connection, joined: Mapping[int, int]) -> None:
+    """The searches that INTO does not have, with what they proposed; behind all trials."""
+    had = {tuple(row) for row in here.execute(sa.select(arms.c.sweep, arms.c.arm_id))}
+    rows = there.execute(sa.select(arms).order_by(arms.c.id)).mappings().all()
+    keys: dict[int, int] = {}
+    for row in rows:
+        sweep = joined[row["sweep"]]
+        if (sweep, row["arm_id"]) not in had:
+            fields = {**row, "sweep": sweep}
+            new = sa.insert(arms).values({k: v for k, v in fields.items() if k != "id"})
+            keys[row["id"]] = here.execute(new.returning(arms.c.id)).scalar_one()
+    for table in (proposals, lattices):
+        for row in _of(there, table.c.arm, keys):
+            here.execute(sa.insert(table).values({**row, "arm": keys[row["arm"]]}))
+    named = sa.select(proposed, trials.c.trial_id).join(trials, trials.c.id == proposed.c.trial)
+    mine = sa.select(trials.c.id).where(trials.c.trial_id == sa.bindparam("name"))
+    for row in there.execute(named.where(proposed.c.arm.in_(keys))).mappings():
+        fields = {**row, "arm": keys[row["arm"]]}
+        fields["trial"] = here.execute(mine, {"name": fields.pop("trial_id")}).scalar_one()
+        here.execute(sa.insert(proposed).values(fields))

@@ -115,7 +115,7 @@ def add_trials(
     if before is None:
         before = {row.trial_id: row for row in _known(connection, [t.trial_id for t in wanted])}
     fresh = [trial for trial in wanted if trial.trial_id not in before]
-    carriers = _carriers(connection, fresh)
+    carriers = _carriers(connection, fresh, priority)
     for batch in batches(fresh):
         _ADD_TRIAL.many(connection, [_trial_row(t, sweep, priority, carriers) for t in batch])
     added = _known(connection, [trial.trial_id for trial in fresh])
@@ -204,9 +204,11 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
         yield from connection.execute(found.where(trials.c.trial_id.in_(batch)))
 
 
-def _carriers(connection: Connection, fresh: Sequence[TrialSpec]) -> dict[str, str | None]:
+def _carriers(
+    connection: Connection, fresh: Sequence[TrialSpec], priority: int
+) -> dict[str, str | None]:
     """Of each trunk, the new trial that is to carry it, the one that goes furthest; None where
-    a trial that is there may do so.
+    a trial that is there may do so, and comes no later.
     """
     of_trunk: dict[str, TrialSpec] = {}
     for trial in fresh:
@@ -217,7 +219,10 @@ def _carriers(connection: Connection, fresh: Sequence[TrialSpec]) -> dict[str, s
     carriers: dict[str, str | None] = {k: t.trial_id for k, t in of_trunk.items()}
     for some in batches(list(carriers)):
         there = sa.select(trials.c.trunk).where(
-            sa.text(SHARING), trials.c.trunk.in_(some), trials.c.waits == 0
+            sa.text(SHARING),
+            trials.c.trunk.in_(some),
+            trials.c.waits == 0,
+            (trials.c.priority >= priority) | (trials.c.state == TrialState.RUNNING),
         )
         carriers.update(dict.fromkeys(connection.execute(there.distinct()).scalars()))
     return carriers

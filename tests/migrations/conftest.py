@@ -32,6 +32,13 @@ diverged, one given back after two rounds, one claimed (its lease is long over),
 cancelled; with files, logs and a budget."""
 
 
+ROWS_OF_0004 = json.loads(Path(__file__).with_name("rows_of_0004.json").read_text())
+"""What the fourth version's code stored of two sweeps that share trunks: a BN trial paused after
+three of its five rounds, which others fork from; one finished; FIXBN trials that fork after round
+1, 2, 3 and 4, of which one was given back, one is claimed (its lease is long over), and two are not
+begun; and GN's."""
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database at revision 0001 with rows in it, on each database."""
@@ -48,6 +55,12 @@ def second_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def third_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0003."""
     return _filled(request, f"sqlite:///{tmp_path}/third.db", "0003", ROWS_OF_0003)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def fourth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0004."""
+    return _filled(request, f"sqlite:///{tmp_path}/fourth.db", "0004", ROWS_OF_0004)
 
 
 def _filled(

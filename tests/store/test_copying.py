@@ -29,7 +29,7 @@ from fedsweep.errors import (
 )
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import artifacts, copying, reads, schema, writes
+from fedsweep.store import arms, artifacts, copying, reads, schema, writes
 from fedsweep.store.engine import Moment, make_engine, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.soundness import faults
@@ -180,6 +180,26 @@ def everything(engine: Engine, tiny: Path) -> None:
     (place / "weights").write_bytes(b"abc")
 
 
+SEARCHED = """
+[[grid]]
+normalizer = "fixbn"
+validation = 0.2
+[search]
+freeze_round = { low = 1, high = 3, step = 1 }
+"""
+
+
+def search(connection: Connection, tiny: Path) -> None:
+    """An arm of the sweep, for which a trial was proposed."""
+    (tiny.parent / "searched.toml").write_text(tiny.read_text() + SEARCHED)
+    planned = replace(read_plan(tiny.parent / "searched.toml"), trials=())
+    assert arms.add_arms(connection, planned, 0) == 1
+    (arm,) = arms.of_sweep(connection, "tiny")
+    specs = [arm.spec.trial(2, 1)]
+    said = {"freeze_round": 2, "seed": None, "why": NOTES, "cost": 3}
+    assert arms.commit(connection, arm, specs, **said)
+
+
 def folder(engine: Engine) -> Path:
     """Where the files of a store's trials lie."""
     with reading(engine) as c:
@@ -219,14 +239,20 @@ def test_a_copy_has_every_row_bit_for_bit_under_its_own_key(
     """None, tiny and huge floats, any character; also in more batches than one."""
     source, target = two
     everything(source, tiny)
+    with transaction(source) as c:
+        search(c, tiny)
     monkeypatch.setattr(copying, "BATCH", 2)
     copied = copying.copy(source, target)
     assert at_rest(content(target)) == at_rest(content(source))
     assert {t.name: t.rows for t in copied.tables} == {
         "sweeps": 2,
         "plans": 2,
-        "trials": 6,
-        "sweep_members": 9,
+        "trials": 7,
+        "sweep_members": 10,
+        "arms": 1,
+        "proposals": 1,
+        "proposed": 1,
+        "lattices": 1,
         "attempts": 5,
         "rounds": 5,
         "client_rounds": 8,
@@ -956,3 +982,29 @@ def test_a_merge_that_breaks_off_leaves_into_as_it_was(
     with pytest.raises(RuntimeError):
         merge(*two)
     assert content(two[1]) == before
+
+
+@between(argvalues=OTHERS)
+def test_a_merge_brings_searches_along_once(two: tuple[Engine, Engine], tiny: Path) -> None:
+    """With what was proposed, under INTO's keys; a search that INTO has is INTO's."""
+    source, target = two
+    plan(target, tiny, "seed=0", name="other")
+    plan(source, tiny)
+    with transaction(source) as c:
+        search(c, tiny)
+    merge(source, target)
+    with reading(source) as c:
+        (theirs,) = arms.of_sweep(c, "tiny")
+        tried = arms.tried(c, theirs)
+        said = arms.proposals_of(c, theirs.key)
+    before = content(target)
+    merge(source, target)
+    assert content(target) == before
+    with reading(target) as c:
+        (mine,) = arms.of_sweep(c, "tiny")
+        assert mine.spec == theirs.spec
+        assert (mine.asked, mine.ended) == (1, None)
+        assert arms.tried(c, mine) == tried
+        assert len(tried) == 1
+        assert arms.proposals_of(c, mine.key) == said
+        assert arms.trunks_of(c, mine.key) == [theirs.spec.trial(2, 0).trunk]

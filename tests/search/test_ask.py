@@ -1,0 +1,405 @@
+"""A search in the queue, on both databases: it asks, plans, and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.executor import Place, execute
+from fedsweep.search.ask import chosen, history_of, tend
+from fedsweep.search.choice import Stop, Try
+from fedsweep.spec import Claim, SweepSpec, TrialSpec, read_plan
+from fedsweep.states import Hold, Outcome
+from fedsweep.store import arms, reads, soundness, writes
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
+from tests.test_executor import own_data_folder
+from tests.test_trunks import measured, trained
+
+__all__ = ["own_data_folder"]
+
+T = 10
+PLAN = f"""
+name = "searched"
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 4
+rounds = {T}
+local_steps = 2
+batch_size = 8
+lr = 0.05
+alpha = 0.3
+validation = 0.2
+[[grid]]
+normalizer = ["bn", "gn", "fixbn"]
+seed = [0, 1]
+[search]
+freeze_round = {{ low = 0, high = "100%", step = "20%" }}
+probes_per_arm = 5
+extra_seeds = 1
+"""
+WORKER = queue.Worker("w", "cpu")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepSpec:
+    return of(tmp_path, PLAN)
+
+
+def of(folder: Path, text: str) -> SweepSpec:
+    (folder / "searched.toml").write_text(text)
+    return read_plan(folder / "searched.toml")
+
+
+def plan(store: Engine, sweep: SweepSpec, priority: int = 0) -> None:
+    with transaction(store) as c:
+        writes.add_sweep(c, sweep, priority)
+        arms.add_arms(c, sweep, priority)
+        queue.planned(c, sweep.name, sweep.budget)
+
+
+def claimed(store: Engine, sweep: str | None = None) -> Claim | None:
+    with transaction(store) as c:
+        return queue.claim(c, WORKER, read_clock(c), sweep=sweep)
+
+
+def run(store: Engine, claim: Claim) -> None:
+    end = execute(store, claim, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert end.outcome is Outcome.FINISHED, end
+
+
+def work(store: Engine) -> int:
+    """One worker, until nothing is left to claim or to propose; how many trials it ran."""
+    count = 0
+    while True:
+        claim = claimed(store)
+        if claim is None:
+            if not tend(store):
+                return count
+            continue
+        run(store, claim)
+        count += 1
+
+
+def grid_done(store: Engine) -> None:
+    """Train all that the plan names, and propose nothing."""
+    while (claim := claimed(store)) is not None:
+        run(store, claim)
+
+
+def the_arm(store: Engine) -> arms.Arm:
+    with reading(store) as c:
+        (found,) = arms.of_sweep(c, "searched")
+    return found
+
+
+def points(store: Engine) -> list[int | None]:
+    with reading(store) as c:
+        query = sa.select(proposals.c.freeze_round).order_by(proposals.c.number)
+        return list(c.execute(query).scalars())
+
+
+def count(store: Engine, table: sa.Table) -> int:
+    with reading(store) as c:
+        return int(c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def test_a_search_runs_to_its_end_and_leaves_nothing_behind(
+    store: Engine, sweep: SweepSpec, tmp_path: Path
+) -> None:
+    """Every trial is bitwise what it is alone; each tail is trained once, and no trunk twice."""
+    plan(store, sweep)
+    work(store)
+    arm = the_arm(store)
+    assert arm.ended in ("budget", "settled", "tried")
+    assert arm.said
+    assert arm.freeze_round in range(0, T + 1, 2)
+    with reading(store) as c:
+        assert not queue.outstanding(c)
+        own = c.execute(
+            sa.select(trials.c.trial_id, trials.c.config, trials.c.freeze_round, trials.c.seed)
+            .join(proposed, proposed.c.trial == trials.c.id)
+            .where(trials.c.normalizer == "fixbn")
+        ).all()
+        seeds = set(c.execute(sa.select(trials.c.seed)).scalars())
+    tails = sum(T - row.freeze_round for row in own)
+    assert trained(store) == 2 * T * len(seeds) + tails  # BN, which is the trunk, and GN
+    assert count(store, snapshots) == count(store, lattices) == 0
+    assert soundness.faults(store) == []
+
+    other = open_store(f"sqlite:///{tmp_path}/alone.db", create=True)
+    specs = tuple(arm.spec.trial(row.freeze_round, row.seed) for row in own)
+    assert {spec.trial_id for spec in specs} == {row.trial_id for row in own}
+    with transaction(other) as c:
+        writes.add_sweep(c, replace(sweep, trials=specs, arms=()).alone())
+    grid_done(other)
+    alone = measured(other)
+    found = measured(store)
+    assert {trial: found[trial] for trial in alone} == alone
+    other.dispose()
+
+
+def test_a_searched_trunk_keeps_a_snapshot_wherever_a_trial_may_fork(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """At 2, 4, 6 and 8 of 10, of each seed, also when nobody has asked for any yet."""
+    plan(store, sweep)
+    grid_done(store)
+    with reading(store) as c:
+        kept = c.execute(sa.select(snapshots.c.trial, snapshots.c.round)).all()
+        names = {row.name for row in c.execute(sa.select(snapshots.c.name))}
+        spare = {file.name for file in reads.spare_files(c, 1e12)}
+    by_trial: dict[int, list[int]] = {}
+    for trial, round in kept:
+        by_trial.setdefault(trial, []).append(round)
+    assert list(by_trial.values()) == [[2, 4, 6, 8]] * 2
+    assert not names & spare
+
+
+def test_of_two_that_ask_at_once_one_proposes_and_the_other_thinks_again(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """Both saw the arm as it was: the second commit is refused, and writes nothing."""
+    plan(store, sweep)
+    grid_done(store)
+    arm = the_arm(store)
+    mine = [arm.spec.trial(4, seed) for seed in arm.spec.seeds]
+    theirs = [arm.spec.trial(6, seed) for seed in arm.spec.seeds]
+    said: dict[str, Any] = {"seed": None, "why": "-", "cost": 1}
+    with transaction(store) as c:
+        assert arms.commit(c, arm, mine, freeze_round=4, **said) is not None
+    with transaction(store) as c:
+        assert arms.commit(c, arm, theirs, freeze_round=6, **said) is None
+        assert arms.end(c, arm, reason="tried", why="-", freeze_round=None) is None
+    assert points(store) == [4]
+    assert count(store, proposed) == 2
+    for wanted in (2, 2):  # both are claimed; whoever asks now gets another T*
+        assert (claim := claimed(store)) is not None
+        assert claim.fork_round == 4
+        assert wanted == len(mine)
+    assert tend(store)
+    assert points(store) == [4, 10]
+
+
+def test_a_killed_asker_leaves_nothing_behind(
+    store: Engine, store_url: str, sweep: SweepSpec
+) -> None:
+    """Killed by SIGKILL within its commit."""
+    plan(store, sweep)
+    grid_done(store)
+    before = (the_arm(store), points(store), count(store, trials))
+    process = get_context("spawn").Process(target=_ask_and_die, args=(store_url,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert (the_arm(store), points(store), count(store, trials)) == before
+    assert tend(store)
+    assert points(store) == [10]
+
+
+def _ask_and_die(url: str) -> None:
+    store = open_store(url)
+    with reading(store) as c:
+        (arm,) = arms.of_sweep(c, "searched")
+    specs = [arm.spec.trial(4, seed) for seed in arm.spec.seeds]
+    with transaction(store) as c:
+        written = arms.commit(c, arm, specs, freeze_round=4, seed=None, why="-", cost=1)
+        assert written
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_equal_states_give_equal_proposals(store: Engine, sweep: SweepSpec, tmp_path: Path) -> None:
+    """In this database, asked twice, and in another of the same rows; another seed may differ."""
+    other = open_store(f"sqlite:///{tmp_path}/other.db", create=True)
+    for one in (store, other):
+        plan(one, sweep)
+        grid_done(one)
+    while True:
+        choices = []
+        for one in (store, store, other):
+            with reading(one) as c:
+                choices.append(chosen(c, the_arm(one)))
+        assert choices[0] == choices[1] == choices[2]
+        if isinstance(choices[0], Stop):
+            break
+        for one in (store, other):
+            assert tend(one)
+            grid_done(one)
+    other.dispose()
+
+
+def test_what_is_queued_at_the_same_priority_or_above_comes_first(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """One queue, one order: a search waits for it, and comes before what has less."""
+    plan(store, replace(sweep, trials=()), priority=3)
+    other = replace(sweep, name="other", arms=())
+    plan(store, other, priority=3)
+    assert not tend(store, first=True)
+    with transaction(store) as c:
+        ids = reads.sweep_trials(c, "other")
+        queue.prioritise(c, ids, 2)
+    assert tend(store, first=True)
+    claim = claimed(store)
+    assert claim is not None
+    assert claim.config["normalizer"] == "fixbn"
+
+
+@pytest.mark.parametrize(
+    ("why", "waited_for"), [(Hold.PAUSE, True), (Hold.DRAIN, False), (Hold.BUDGET, False)]
+)
+def test_a_held_sweep_is_not_searched(
+    store: Engine, sweep: SweepSpec, why: Hold, waited_for: bool
+) -> None:
+    """Paused, it is waited for; drained or beyond its budget, it is not."""
+    plan(store, replace(sweep, trials=()))
+    with reading(store) as c:
+        assert queue.outstanding(c)
+        assert queue.outstanding(c, "searched")
+    with transaction(store) as c:
+        queue.hold_sweep(c, "searched", why)
+    assert not tend(store)
+    assert points(store) == []
+    with reading(store) as c:
+        assert queue.outstanding(c) is waited_for
+        assert queue.outstanding(c, "searched") is waited_for
+    with transaction(store) as c:
+        queue.hold_sweep(c, "searched", None)
+    assert tend(store)
+
+
+def test_a_sweep_held_while_somebody_thought_gets_no_proposal(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """It is looked at in the commit once more."""
+    plan(store, replace(sweep, trials=()))
+    arm = the_arm(store)
+    with transaction(store) as c:
+        queue.hold_sweep(c, "searched", Hold.PAUSE)
+    with transaction(store) as c:
+        specs = [arm.spec.trial(4, 0)]
+        assert arms.commit(c, arm, specs, freeze_round=4, seed=None, why="-", cost=1) is None
+    assert count(store, trials) == 0
+
+
+def test_planned_again_a_search_stays_as_it_is_and_changed_it_goes_on(
+    store: Engine, sweep: SweepSpec, tmp_path: Path
+) -> None:
+    """With what was tried; an unchanged one adds nothing."""
+    few = of(tmp_path, PLAN.replace("probes_per_arm = 5", "probes_per_arm = 2"))
+    plan(store, few)
+    work(store)
+    assert the_arm(store).ended == "budget"
+    tried = points(store)
+    assert tried == [10, 6]
+    with transaction(store) as c:
+        assert arms.add_arms(c, few, 0) == 0
+    assert the_arm(store).ended == "budget"
+    with transaction(store) as c:
+        assert writes.add_sweep(c, sweep).dropped == 0  # what was proposed is no plan's
+        assert arms.add_arms(c, sweep, 0) == 1
+    assert the_arm(store).ended is None
+    assert count(store, lattices) == 2
+    work(store)
+    assert points(store)[:2] == tried
+    assert len(points(store)) > 2
+
+
+def test_proposals_of_a_plan_that_shares_nothing_share_nothing(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """`plan --no-share`: no trunk, no lattice; each trial trains all its rounds."""
+    plan(store, replace(sweep, trials=()).alone())
+    assert count(store, lattices) == 0
+    assert tend(store)
+    with reading(store) as c:
+        assert set(c.execute(sa.select(trials.c.trunk)).scalars()) == {None}
+        assert c.execute(sa.select(proposals.c.cost)).scalar_one() == 2 * T
+
+
+def test_trials_that_are_there_are_taken_before_any_is_trained(
+    store: Engine, sweep: SweepSpec, tmp_path: Path
+) -> None:
+    """Another sweep's finished grid: proposed at no cost, and its members."""
+    arm = sweep.arms[0]
+    there = tuple(arm.trial(point, seed) for point in (10, 6, 8, 4) for seed in (0, 1))
+    plan(store, replace(sweep, name="grid", trials=there, arms=()))
+    grid_done(store)
+    before = trained(store)
+    plan(store, replace(sweep, trials=()))
+    for _ in range(4):
+        assert claimed(store) is None
+        if not tend(store):
+            break
+    tried = points(store)
+    assert tried[:3] == [10, 6, 8]
+    assert trained(store) == before
+    with reading(store) as c:
+        costs = c.execute(sa.select(proposals.c.cost).order_by(proposals.c.number)).scalars().all()
+        mine = reads.results(c, "searched")
+    assert costs[:3] == [0, 0, 0]
+    assert {(r["freeze_round"], r["seed"]) for r in mine} >= {(10, 0), (6, 1), (8, 0)}
+
+
+def test_an_added_seed_brings_bn_and_gn_with_it(store: Engine, sweep: SweepSpec) -> None:
+    """The next integer, in one proposal, so that comparisons stay paired."""
+    plan(store, sweep)
+    grid_done(store)
+    arm = the_arm(store)
+    specs: Sequence[TrialSpec] = [arm.spec.trial(6, 2), *arm.spec.rival_trials(2)]
+    with transaction(store) as c:
+        planned = arms.commit(c, arm, specs, freeze_round=None, seed=2, why="-", cost=1)
+    assert planned is not None
+    with reading(store) as c:
+        query = sa.select(trials.c.normalizer).where(trials.c.seed == 2)
+        assert sorted(c.execute(query).scalars()) == ["bn", "fixbn", "gn"]
+        trunks = set(c.execute(sa.select(lattices.c.trunk)).scalars())
+        of_it = c.execute(sa.select(trials.c.trunk).where(trials.c.normalizer == "bn")).scalars()
+        assert trunks == set(of_it)  # also of the new seed
+        assert [probe.freeze_round for probe in history_of(arms.tried(c, arm))] == [6]
+
+
+def test_a_search_goes_on_past_trials_that_a_person_cancels(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """They say nothing, and are not proposed again; nobody waits for ever."""
+    plan(store, sweep)
+    grid_done(store)
+    assert tend(store)
+    with transaction(store) as c:
+        ids = c.execute(sa.select(proposed.c.trial)).scalars().all()
+        queue.cancel(c, ids)
+    work(store)
+    arm = the_arm(store)
+    assert arm.ended is not None
+    assert points(store)[0] == 10
+    assert points(store).count(10) == 1
+    assert arm.freeze_round != 10
+
+
+def test_a_choice_costs_what_the_ledger_then_says(store: Engine, sweep: SweepSpec) -> None:
+    """A tail of each seed behind BN's trunk, to the round."""
+    plan(store, sweep)
+    grid_done(store)
+    while True:
+        with reading(store) as c:
+            choice = chosen(c, the_arm(store))
+        if not isinstance(choice, Try):
+            break
+        before = trained(store)
+        assert tend(store)
+        grid_done(store)
+        assert trained(store) - before == choice.cost
