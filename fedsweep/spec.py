@@ -103,6 +103,9 @@ class SearchSpec(BaseModel):
     third of a grid of eleven T*."""
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """The most seeds to add to an arm where two T* cannot be told apart."""
+    confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
+    """New seeds on which the proposed T*, BN and GN are trained when the search is over: what it
+    gains is then measured on seeds that did not choose it."""
     prune: Literal["none", "median", "wilcoxon"] = "none"
     """Whether to cancel calibration tails that cannot win: see `search.pruning`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

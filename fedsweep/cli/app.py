@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import fedsweep
-from fedsweep.cli import db, export, plan, report, sql, status, sweep, trial, verify, work
+from fedsweep.cli import db, export, plan, report, search, sql, status, sweep, trial, verify, work
 
 app = typer.Typer(
     help="Plan, run and read sweeps of federated-learning trials.",
@@ -22,6 +22,7 @@ app.command("report")(report.report)
 app.command("status")(status.status)
 app.add_typer(trial.app, name="trial")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(search.app, name="search")
 app.command("sql")(sql.sql)
 app.command("verify")(verify.verify)
 app.add_typer(export.app, name="export")

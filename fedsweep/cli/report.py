@@ -15,9 +15,12 @@ from fedsweep.cli.console import console
 from fedsweep.errors import NotFound, RequestError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
     from sqlalchemy.engine import Connection
 
-    from fedsweep.report.summary import Row
+    from fedsweep.report.findings import Finding
+    from fedsweep.report.summary import Row, Summary
 
 
 class Format(StrEnum):
@@ -43,8 +46,10 @@ def report(
 ) -> None:
     """Say which normaliser does best where.
 
-    A table for each sweep: mean and sample standard deviation over seeds.
+    A table for each sweep: mean and sample standard deviation over seeds; and the best T* of what
+    it searches.
     """
+    from fedsweep.cli import search
     from fedsweep.report import tables
     from fedsweep.report.summary import summarize
     from fedsweep.store import reads
@@ -55,44 +60,64 @@ def report(
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
         rows = {name: reads.results(connection, name) for name in names}
+        found = {name: search.findings(connection, name, rows[name]) for name in names}
         if format is Format.HTML:
-            _write(_page(connection, rows), output)
+            _write(_page(connection, rows, found), output)
             return
     summaries = [summarize(name, rows[name]) for name in names]
     if format is Format.TABLE and output is None:
         for summary in summaries:
-            console().print(*tables.terminal(summary, console().width), sep="\n")
+            shown: list[Table | Text] = [*tables.terminal(summary, console().width)]
+            if findings := found[summary.sweep]:
+                shown += tables.search_terminal(findings, console().width)
+            console().print(*shown, sep="\n")
         return
     written = {
-        Format.TABLE: lambda: "\n".join(map(_text, summaries)),
-        Format.MARKDOWN: lambda: "\n".join(map(tables.markdown, summaries)),
+        Format.TABLE: lambda: "\n".join(_text(s, found[s.sweep]) for s in summaries),
+        Format.MARKDOWN: lambda: "\n".join(_markdown(s, found[s.sweep]) for s in summaries),
         Format.CSV: lambda: tables.as_csv(summaries),
         Format.JSON: lambda: tables.as_json(summaries),
     }
     _write(written[format](), output)
 
 
-def _text(summary: object) -> str:
+def _text(summary: Summary, findings: Sequence[Finding]) -> str:
     import io
 
     from rich.console import Console
 
     from fedsweep.report import tables
-    from fedsweep.report.summary import Summary
 
-    assert isinstance(summary, Summary)
     out = io.StringIO()
-    Console(file=out, width=tables.WIDE).print(*tables.terminal(summary), sep="\n")
+    shown: list[Table | Text] = [*tables.terminal(summary)]
+    if findings:
+        shown += tables.search_terminal(findings)
+    Console(file=out, width=tables.WIDE).print(*shown, sep="\n")
     return out.getvalue()
 
 
-def _page(connection: Connection, rows: Mapping[str, Sequence[Row]]) -> str:
+def _markdown(summary: Summary, findings: Sequence[Finding]) -> str:
+    from fedsweep.report import tables
+
+    more = "\n" + tables.search_markdown(findings) if findings else ""
+    return tables.markdown(summary) + more
+
+
+def _page(
+    connection: Connection,
+    rows: Mapping[str, Sequence[Row]],
+    searched: Mapping[str, Sequence[Finding]],
+) -> str:
     from fedsweep.report import page
     from fedsweep.store import reads
 
     sections = [
         page.section(
-            name, found, reads.curves(connection, name), reads.plan_texts(connection, name)[-1]
+            name,
+            found,
+            reads.curves(connection, name),
+            reads.plan_texts(connection, name)[-1],
+            searched[name],
         )
         for name, found in rows.items()
     ]

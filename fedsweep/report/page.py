@@ -10,6 +10,7 @@ from jinja2 import Environment
 
 import fedsweep
 from fedsweep.report import plots, tables
+from fedsweep.report.findings import Finding, names
 from fedsweep.report.summary import Row, Summary, by_measure, summarize
 
 
@@ -23,6 +24,9 @@ class Section:
     plan: str
     more: Sequence[tuple[str, str]] = ()
     """Further pictures by round: a heading and an SVG each."""
+    findings: Sequence[Finding] = ()
+    """What searches found."""
+    searched: str | None = None
 
 
 SHARES = {"test_miou": "test mIoU", "worst_client_accuracy": "worst client's test accuracy"}
@@ -30,8 +34,14 @@ NUMBERS = {"gradient_deviation": "gradient deviation", "client_drift": "client d
 """What is drawn by round where some trial measured it, beside its accuracy, and its name."""
 
 
-def section(name: str, rows: Sequence[Row], curves: Sequence[Row], plan: str) -> Section:
-    """A sweep's part of the page, from its rows of `results` and of `curves`."""
+def section(
+    name: str,
+    rows: Sequence[Row],
+    curves: Sequence[Row],
+    plan: str,
+    findings: Sequence[Finding] = (),
+) -> Section:
+    """A sweep's part of the page, from its rows of `results` and of `curves`, and its searches."""
     summary, taken = summarize(name, rows), by_measure(curves)
     by_arm = partial(plots.arms_by_round, summary)
     # Nothing goes on between one: of centralised trials only the accuracy is drawn.
@@ -50,6 +60,8 @@ def section(name: str, rows: Sequence[Row], curves: Sequence[Row], plan: str) ->
         plots.accuracy_by_freeze_round(summary),
         plan,
         [(f"{what[0].upper()}{what[1:]} by round", svg) for what, svg in more.items() if svg],
+        findings,
+        plots.searches(findings, names(findings)) if findings else None,
     )
 
 
@@ -111,6 +123,23 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 <h2>{{ name[0] | upper }}{{ name[1:] }}</h2>
 {{ table(s, measure) }}
 {% endfor %}
+{% if section.findings %}
+{% set headings, lines = tables.search_rows(section.findings) %}
+<h2>The best freeze round</h2>
+<div class="scroll"><table>
+<caption>What the searches found</caption>
+<thead><tr>{% for name in headings %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for line in lines %}
+<tr>{% for text in line %}<td>{{ text }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% for note in tables.search_notes(section.findings) %}<p class="dim" style="margin:.3rem 0">{{ note }}</p>{% endfor %}
+{% if section.searched %}
+<figure>{{ section.searched | safe }}
+<figcaption>Dots are what was tried; the line is what a Gaussian process believes of the T⋆ between.</figcaption></figure>
+{% endif %}
+{% endif %}
 {% if section.by_round %}
 <h2>Accuracy by round</h2>
 <figure>{{ section.by_round | safe }}

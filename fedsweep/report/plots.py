@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -26,6 +28,9 @@ from fedsweep.report.summary import (
     mean_curve,
     sort_key,
 )
+
+if TYPE_CHECKING:
+    from fedsweep.report.findings import Finding
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; fixbn goes through blues by T*.
 COLOURS = {
@@ -177,6 +182,42 @@ def accuracy_by_freeze_round(summary: Summary) -> str | None:
             axis.axhline(height, color=colour, linestyle="--", label=name)
         _say(axis, _title(fields, panel), "T⋆, rounds")
     _label_left(axes, "final test accuracy, %")
+    _one_legend(figure, axes)
+    return _svg(figure)
+
+
+def searches(findings: Sequence[Finding], titles: Sequence[str]) -> str | None:
+    """A panel for each arm: what was seen at each T*, what is believed between, and the best."""
+    drawn = [(f, title) for f, title in zip(findings, titles, strict=True) if f.answer.points]
+    if not drawn:
+        return None
+    figure, axes = _grid(len(drawn))
+    for axis, (f, title) in zip(axes, drawn, strict=False):
+        found, history = f.answer, [probe for probe in f.history if probe.values]
+        mean, std = ([100 * v for v in values] for values in (found.mean, found.std))
+        low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1.96, 1.96))
+        axis.plot(found.points, mean, color=BLUES[2], label="believed, with its 95 % band")
+        axis.fill_between(found.points, low, high, color=BLUES[2], alpha=0.15, linewidth=0)
+        for probe in history:
+            values = [100 * v for v in probe.values.values()]
+            at = [probe.freeze_round] * len(values)
+            axis.plot(at, values, ".", color="#888888", markersize=4, label="each seed")
+        means = [100 * math.fsum(p.values.values()) / len(p.values) for p in history]
+        at = [p.freeze_round for p in history]
+        axis.plot(at, means, "o", color=BLUES[3], label="mean of what was tried")
+        if found.freeze_round is not None and found.low is not None and found.high is not None:
+            axis.axvspan(found.low, found.high, color=COLOURS["in"], alpha=0.12, linewidth=0)
+            name = "best T⋆, and 90 % of where it may lie"
+            axis.axvline(found.freeze_round, color=COLOURS["in"], linestyle="--", label=name)
+        _say(axis, f"{title} ({f.standing})", "T⋆, rounds")
+        # A collapse at one end must not press all else into a line.
+        seen = sorted(v for p in history for v in (100 * x for x in p.values.values()))
+        floor = min(
+            statistics.median(seen) - 3 * (seen[-1] - statistics.median(seen) + 1), seen[-1]
+        )
+        axis.set_ylim(bottom=max(min(seen), floor) - 0.5)
+    metrics = {f.arm.spec.search.metric.replace("_", " ") for f, _ in drawn}
+    _label_left(axes, f"{' or '.join(sorted(metrics))}, %")
     _one_legend(figure, axes)
     return _svg(figure)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from fedsweep.report.summary import MORE, Cell, Key, Spread, Summary, field_text, label
+
+if TYPE_CHECKING:
+    from fedsweep.report.findings import Finding, Gain
 
 WIDE = 160
 """Columns of a table that is not printed on a terminal."""
@@ -160,6 +164,107 @@ def markdown(summary: Summary) -> str:
         lines += [line([*key_texts(summary, key), *t]) for key, t in rows(summary, measure)]
     lines += ["", *(f"- {note.strip()}" for note in footnotes(summary))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
+
+
+def search_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+    """The headings and lines of what searches found: an arm a line."""
+    from fedsweep.report.findings import names
+
+    rivals = list(dict.fromkeys(gain.rival for f in findings for gain in f.gains))
+    metrics = dict.fromkeys(METRICS[f.arm.spec.search.metric] for f in findings)
+    headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
+    headings += [f"gain over {rival}" for rival in rivals]
+    headings += ["tried", "rounds", "of a grid", "standing"]
+    lines = []
+    for name, f in zip(names(findings), findings, strict=True):
+        found = f.answer
+        gains = {gain.rival: gain for gain in f.gains}
+        share = f"{found.spent / found.whole_grid:.0%}" if found.whole_grid else ""
+        lines.append(
+            [
+                name,
+                "–" if found.freeze_round is None else str(found.freeze_round),
+                "–" if found.low is None else f"{found.low} – {found.high}",
+                "–" if f.value is None else f"{100 * f.value:.2f}",
+                *(gain_text(gains.get(rival)) for rival in rivals),
+                f"{len(f.history)} of {f.points}",
+                f"{found.spent:,}",
+                f"{found.whole_grid:,} ({share})",
+                f.standing,
+            ]
+        )
+    return headings, lines
+
+
+def gain_text(gain: Gain | None) -> str:
+    """+1.20 (0.40 to 2.00), in points; † where T* was selected on the same seeds."""
+    if gain is None:
+        return "–"
+    mark = "" if gain.fresh else "†"
+    if gain.low is None or gain.high is None:
+        return f"{100 * gain.mean:+.2f}{mark}"
+    return f"{100 * gain.mean:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f}){mark}"
+
+
+def search_notes(findings: Sequence[Finding]) -> list[str]:
+    """How the numbers are to be read, and why each search ended."""
+    from fedsweep.report.findings import names
+
+    notes = [
+        "gains: test accuracy, points, mean and 95 % interval of paired differences over seeds",
+        "rounds: of the arm, its trunk included; of a grid: of all its T⋆, sharing nothing",
+    ]
+    if any(not gain.fresh for f in findings for gain in f.gains):
+        notes.append("† on the seeds that selected T⋆: plan with confirm_seeds for others")
+    if any(f.arm.spec.search.metric == "test_accuracy" for f in findings):
+        notes.append("T⋆ was searched by the TEST accuracy, as the plan says: no gain is unbiased")
+    for name, f in zip(names(findings), findings, strict=True):
+        if f.arm.said:
+            notes.append(f"{name}: {f.standing}: {f.arm.said}")
+    return notes
+
+
+def search_terminal(findings: Sequence[Finding], width: int = WIDE) -> list[Table | Text]:
+    """What searches found, for so many columns, and how to read it."""
+    notes = Text("\n".join(search_notes(findings)), style="dim")
+    return [_search_table(findings, width), notes]
+
+
+def _search_table(findings: Sequence[Finding], width: int) -> Table:
+    """An arm a line, or a block where they do not fit."""
+    headings, lines = search_rows(findings)
+    needed = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    heading = Text(f"{findings[0].arm.sweep_name}: the best freeze round")
+    table = Table(title=heading, title_justify="left")
+    if sum(needed) + 3 * len(needed) + 1 <= width:
+        for name in headings:
+            table.add_column(name, justify="left" if name == "arm" else "right")
+        for line in lines:
+            table.add_row(*line)
+        return table
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        for name, text in zip(headings, line, strict=True):
+            table.add_row(name, text)
+        table.rows[-1].end_section = True
+    return table
+
+
+def search_markdown(findings: Sequence[Finding]) -> str:
+    """The same as a GitHub table."""
+    headings, lines = search_rows(findings)
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    said = [f"### {findings[0].arm.sweep_name}: the best freeze round", "", line(headings)]
+    said += [line(["---:"] * len(headings)), *map(line, lines), ""]
+    return "\n".join([*said, *(f"- {note}" for note in search_notes(findings))]) + "\n"
 
 
 def records(summary: Summary) -> list[dict[str, Any]]:

@@ -144,9 +144,24 @@ def _end(engine: Engine, arm: Arm, stop: Stop) -> bool | None:
         kept = arms.end(connection, arm, reason=stop.reason, why=stop.why, freeze_round=best)
         if kept is None:
             return None
+        specs = _confirming(arm, found, best)
+        if best is not None and specs:
+            why = "BN, GN and the proposed T* on seeds that did not choose it"
+            planned = arms.confirm(connection, arm, best, specs, why)
+            queue.settle(connection, trials.c.id.in_(planned))
         dropped: dict[str, reads.Home] = {}
         for trunk in kept:
             dropped |= trunks.drop_unneeded(connection, trunk)
         queue.wake(connection)
     garbage.delete(engine, dropped)
-    return False
+    return bool(specs)
+
+
+def _confirming(arm: Arm, history: Sequence[Probe], best: int | None) -> list[TrialSpec]:
+    """The proposed T*, BN and GN on the next seeds, as many as the plan wants."""
+    if best is None:
+        return []
+    used = {s for probe in history for s in (*probe.values, *probe.diverged, *arm.spec.seeds)}
+    first = max(used | set(arm.spec.seeds)) + 1
+    more = range(first, first + arm.spec.search.confirm_seeds)
+    return [t for s in more for t in (arm.spec.trial(best, s), *arm.spec.rival_trials(s))]

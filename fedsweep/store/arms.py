@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,9 @@ class Proposal:
 
     number: int
     freeze_round: int | None
+    """None where it adds a seed."""
     seed: int | None
+    """Of what it adds; with a T*, the first of those that confirm the answer."""
     why: str
     cost: int
     at: float
@@ -221,7 +223,9 @@ def _arm(row: Any) -> Arm:
 
 
 def tried(connection: Connection, arm: Arm) -> list[Tried]:
-    """The arm's own trials, in the order in which they were proposed."""
+    """The arm's own trials, in the order in which they were proposed; without those that only
+    confirm its answer.
+    """
     value = trials.c[arm.spec.search.metric]
     query = (
         sa.select(
@@ -233,7 +237,15 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
             proposed.c.fresh,
         )
         .join(proposed, proposed.c.trial == trials.c.id)
-        .where(proposed.c.arm == arm.key, trials.c.normalizer == "fixbn")
+        .join(
+            proposals,
+            (proposals.c.arm == proposed.c.arm) & (proposals.c.number == proposed.c.number),
+        )
+        .where(
+            proposed.c.arm == arm.key,
+            trials.c.normalizer == "fixbn",
+            proposals.c.freeze_round.is_(None) | proposals.c.seed.is_(None),
+        )
         .order_by(proposed.c.number, trials.c.freeze_round, trials.c.seed)
     )
     return [
@@ -277,16 +289,36 @@ def commit(
     take_turns(connection)
     if not _still(connection, arm, asked=arm.asked + 1):
         return None
-    number = arm.asked + 1
-    connection.execute(
-        sa.insert(proposals).values(
-            arm=arm.key, number=number, freeze_round=freeze_round, seed=seed, why=why, cost=cost,
-            at=time.time(),
-        )
-    )  # fmt: skip
     if seed is not None:
         spec = arm.spec
-        _expect_forks(connection, arm.key, spec, _all_seeds(connection, arm.key, spec.seeds))
+        seeds = [*_all_seeds(connection, arm.key, spec.seeds), seed]
+        _expect_forks(connection, arm.key, spec, seeds)
+    said = {"freeze_round": freeze_round, "seed": seed, "why": why, "cost": cost}
+    return _propose(connection, arm, arm.asked + 1, specs, said)
+
+
+def confirm(
+    connection: Connection, arm: Arm, freeze_round: int, specs: Sequence[TrialSpec], why: str
+) -> list[int]:
+    """Plan the trials that measure what the T* of an ended search gains, on seeds that it did not
+    choose by: with `end`, in one transaction.
+    """
+    first = min(spec.config.seed for spec in specs)
+    said = {"freeze_round": freeze_round, "seed": first, "why": why, "cost": 0}
+    return _propose(connection, arm, arm.asked + 1, specs, said)
+
+
+def _propose(
+    connection: Connection,
+    arm: Arm,
+    number: int,
+    specs: Sequence[TrialSpec],
+    said: Mapping[str, Any],
+) -> list[int]:
+    """Write a proposal down, and plan its trials; returns their rows."""
+    connection.execute(
+        sa.insert(proposals).values(arm=arm.key, number=number, at=time.time(), **said)
+    )
     fresh, there = add_trials(connection, arm.sweep, specs, arm.priority)
     known = set(
         connection.execute(sa.select(proposed.c.trial).where(proposed.c.arm == arm.key)).scalars()

@@ -774,18 +774,18 @@ def _add_arms(there: Connection, here: Connection, joined: Mapping[int, int]) ->
     had = {tuple(row) for row in here.execute(sa.select(arms.c.sweep, arms.c.arm_id))}
     rows = there.execute(sa.select(arms).order_by(arms.c.id)).mappings().all()
     keys: dict[int, int] = {}
-    for row in rows:
-        sweep = joined[row["sweep"]]
-        if (sweep, row["arm_id"]) not in had:
-            fields = {**row, "sweep": sweep}
+    for arm in rows:
+        sweep = joined[arm["sweep"]]
+        if (sweep, arm["arm_id"]) not in had:
+            fields = {**arm, "sweep": sweep}
             new = sa.insert(arms).values({k: v for k, v in fields.items() if k != "id"})
-            keys[row["id"]] = here.execute(new.returning(arms.c.id)).scalar_one()
+            keys[arm["id"]] = here.execute(new.returning(arms.c.id)).scalar_one()
     for table in (proposals, lattices):
         for row in _of(there, table.c.arm, keys):
             here.execute(sa.insert(table).values({**row, "arm": keys[row["arm"]]}))
     named = sa.select(proposed, trials.c.trial_id).join(trials, trials.c.id == proposed.c.trial)
     mine = sa.select(trials.c.id).where(trials.c.trial_id == sa.bindparam("name"))
-    for row in there.execute(named.where(proposed.c.arm.in_(keys))).mappings():
-        fields = {**row, "arm": keys[row["arm"]]}
-        fields["trial"] = here.execute(mine, {"name": fields.pop("trial_id")}).scalar_one()
-        here.execute(sa.insert(proposed).values(fields))
+    for named_row in there.execute(named.where(proposed.c.arm.in_(keys))):
+        trial = here.execute(mine, {"name": named_row.trial_id}).scalar_one()
+        own = {"number": named_row.number, "fresh": named_row.fresh}
+        here.execute(sa.insert(proposed).values(arm=keys[named_row.arm], trial=trial, **own))

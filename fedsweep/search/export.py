@@ -1,0 +1,109 @@
+"""An arm as a study of Optuna, for its own tools: optuna-dashboard, for one."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import RequestError, hide_secrets
+from fedsweep.search.ask import history_of
+from fedsweep.search.choice import Probe
+from fedsweep.store import arms
+from fedsweep.store.arms import Arm, Proposal
+from fedsweep.store.tables import proposed, rounds, trials
+
+
+def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
+    """Write an arm's study anew, a trial for each T*; returns its name and how many there are.
+
+    Raises:
+        RequestError: the storage cannot be opened.
+
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = f"{arm.sweep_name} / {arm.spec.arm_id[:8]}"
+    history = history_of(arms.tried(connection, arm))
+    proposals = {
+        p.freeze_round: p
+        for p in arms.proposals_of(connection, arm.key)
+        if p.freeze_round is not None and p.seed is None
+    }
+    curves = _curves(connection, arm)
+    try:
+        with contextlib.suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    except Exception as error:  # Optuna lets its drivers' errors through
+        said = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"--storage {hide_secrets(storage)} cannot be used: {hide_secrets(said)}"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls the name of a metric experimental
+        study.set_metric_names([arm.spec.search.metric])
+    fields = arm.spec.config.model_dump(exclude_none=True, exclude={"seed", "freeze_round"})
+    for key, value in {**fields, "standing": arm.ended or "searching", "said": arm.said}.items():
+        study.set_user_attr(key, value)
+    for probe in history:
+        study.add_trial(_trial(arm, probe, proposals.get(probe.freeze_round), curves))
+    return name, len(history)
+
+
+def _trial(
+    arm: Arm, probe: Probe, proposal: Proposal | None, curves: Mapping[int, Mapping[int, float]]
+) -> Any:
+    """A T*: its mean over the seeds that have ended, failed where there is none."""
+    import optuna
+    from optuna.trial import TrialState
+
+    spec, values = arm.spec, list(probe.values.values())
+    pending = TrialState.RUNNING if probe.pending else TrialState.FAIL
+    distribution = optuna.distributions.IntDistribution(
+        spec.low, spec.low + (spec.high - spec.low) // spec.step * spec.step, step=spec.step
+    )
+    trial = optuna.trial.create_trial(
+        state=TrialState.COMPLETE if values and not probe.pending else pending,
+        value=sum(values) / len(values) if values and not probe.pending else None,
+        params={"freeze_round": probe.freeze_round},
+        distributions={"freeze_round": distribution},
+        intermediate_values=dict(curves.get(probe.freeze_round, {})),
+        user_attrs={
+            "values by seed": {str(seed): v for seed, v in sorted(probe.values.items())},
+            "diverged seeds": sorted(probe.diverged),
+            "why": proposal.why if proposal else "",
+            "rounds": proposal.cost if proposal else 0,
+        },
+    )
+    if proposal is not None:
+        trial.datetime_start = datetime.fromtimestamp(proposal.at, tz=UTC).replace(tzinfo=None)
+        if trial.state.is_finished():
+            trial.datetime_complete = trial.datetime_start
+    return trial
+
+
+def _curves(connection: Connection, arm: Arm) -> dict[int, dict[int, float]]:
+    """The mean of the metric by T* and round, over the trials that measured it there."""
+    value = rounds.c[arm.spec.search.metric]
+    query = (
+        sa.select(trials.c.freeze_round, rounds.c.round, sa.func.avg(value).label("mean"))
+        .join(proposed, proposed.c.trial == trials.c.id)
+        .join(rounds, rounds.c.trial == trials.c.id)
+        .where(
+            proposed.c.arm == arm.key, trials.c.normalizer == "fixbn", value.is_not(None),
+            trials.c.seed.in_(arm.spec.seeds),
+        )
+        .group_by(trials.c.freeze_round, rounds.c.round)
+        .order_by(trials.c.freeze_round, rounds.c.round)
+    )  # fmt: skip
+    found: dict[int, dict[int, float]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.freeze_round, {})[row.round] = float(row.mean)
+    return found
