@@ -359,6 +359,9 @@ def _finishing() -> sa.Update:
         summed = sa.cast(sa.func.sum(column), sa.BigInteger)
         return sa.select(summed).where(of_trial).correlate(trials).scalar_subquery()
 
+    explored = rounds.c.phase == sa.literal_column("'explore'")
+    found = sa.select(sa.func.coalesce(sa.func.max(rounds.c.round), sa.literal_column("0")))
+    found_itself = found.where(of_trial, explored).correlate(trials).scalar_subquery()
     stored = sa.select(sa.func.count()).where(of_trial).correlate(trials).scalar_subquery()
     return (
         sa.update(trials)
@@ -374,6 +377,7 @@ def _finishing() -> sa.Update:
             held=sa.null(),
             device=sa.select(attempts.c.device).where(_MY_ATTEMPT).scalar_subquery(),
             **{name: final(name) for name in FINAL},
+            frozen_at=sa.case((trials.c.freeze_rule == sa.literal_column("'auto'"), found_itself)),
             best_test_accuracy=best(rounds.c.test_accuracy),
             best_round=best(rounds.c.round),
             bytes_up=total(rounds.c.bytes_up),

@@ -38,6 +38,9 @@ __all__ = [
 
 ID_DIGITS = 20
 
+AUTO = "auto"
+"""A freeze round that the trial finds itself: see `trainers.freeze`."""
+
 MEASURED = ("evaluate_every", "client_accuracy", "diagnostics")
 """What is outside a trial's identity and shows in its rounds."""
 
@@ -66,6 +69,8 @@ class TrialSpec:
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
     """The trunk of a configuration with this identity; what is measured is part of a trunk."""
     if config.normalizer not in ("bn", "fixbn") or fork_round(config) == 0:
+        return None
+    if config.freeze_rule == "auto":  # nobody knows where it forks
         return None
     own = ("normalizer", "freeze_round", "freeze")
     common = {key: value for key, value in identity.items() if key not in own}
@@ -591,9 +596,9 @@ class _Reader:
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
         """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""
-        if isinstance(value, str):
+        if isinstance(value, str) and value.strip() != AUTO:
             return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
-        return value
+        return AUTO if isinstance(value, str) else value
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
         names = list(keys)
@@ -621,7 +626,9 @@ class _Reader:
 
     def percentage(self, value: str | float, where: str) -> None:
         says = f"{where}freeze_round = {json.dumps(value)}"
-        remedy = 'write a round (64) or a share of the rounds ("50%")'
+        remedy = 'write a round (64), a share of the rounds ("50%"), or "auto"'
+        if isinstance(value, str) and value.strip() == AUTO:
+            return
         if isinstance(value, float):
             if not value.is_integer() or value < 0:
                 self.refuse(f"{says} is not a round: {remedy}")

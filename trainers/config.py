@@ -115,6 +115,8 @@ class TrainConfig(BaseModel):
     freeze_round: Index | None = None
     """T*, rounds: fixbn explores in rounds 1..T* and is frozen afterwards."""
     freeze: Literal["statistics", "layer"] | None = "statistics"
+    freeze_rule: Literal["given", "auto"] | None = "given"
+    """auto: T* is found by the trial itself, see `trainers.freeze`; spelt freeze_round = "auto"."""
 
     centralized: bool = False
     """The baseline: every round is M*E steps on all training samples as if one client held them.
@@ -178,6 +180,8 @@ class TrainConfig(BaseModel):
     def _drop_unused(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
+        if given.get("freeze_round") == "auto":
+            given = {**given, "freeze_round": None, "freeze_rule": "auto"}
         chosen = {**_defaults(cls), **given}
         kept = dict(given)
         for name, used in USED_WHEN.items():
@@ -293,8 +297,9 @@ USED_WHEN: dict[str, Callable[[Given], bool]] = {
     "augment": lambda c: c["dataset"] != "digits",
     "gn_groups": lambda c: c["normalizer"] == "gn",
     "agc_clip": lambda c: c["normalizer"] == "ws",
-    "freeze_round": lambda c: c["normalizer"] == "fixbn",
+    "freeze_round": lambda c: c["normalizer"] == "fixbn" and c["freeze_rule"] != "auto",
     "freeze": lambda c: c["normalizer"] == "fixbn",
+    "freeze_rule": lambda c: c["normalizer"] == "fixbn",
     "partition": _federated,
     "alpha": lambda c: _federated(c) and c["partition"] in Dirichlets,
     "min_samples": lambda c: _federated(c) and c["partition"] == "dirichlet-class",
@@ -312,7 +317,9 @@ USED_WHEN: dict[str, Callable[[Given], bool]] = {
 """When a field has a meaning; elsewhere it is None and outside the identity."""
 
 _MISSING = {
-    "freeze_round": 'fixbn needs a freeze_round: a round (64) or a share of the rounds ("50%")',
+    "freeze_round": (
+        'fixbn needs a freeze_round: a round (64) or a share of the rounds ("50%"), or "auto"'
+    ),
     "alpha": "a Dirichlet partition needs an alpha, for example alpha = 0.1",
     "clients": "clients is missing: set it in [protocol] or a [[grid]] block",
     "lr_step": 'lr_schedule = "step" needs an lr_step, the rounds between two steps',

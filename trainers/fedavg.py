@@ -22,6 +22,7 @@ from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.dataset import VOID, Dataset, Split
 from trainers.evaluate import Score, client_accuracy, score
+from trainers.freeze import AutoFreeze, drift
 from trainers.keys import keyed
 from trainers.local import LocalTraining
 from trainers.momentum import Momentum, ServerMomentum
@@ -142,7 +143,7 @@ def run(
             **vars(measured),
             **vars(diagnosis),
             round=number,
-            phase="calibrate" if config.frozen(number) else "explore",
+            phase="calibrate" if trial.frozen(number) else "explore",
             train_loss=train_loss,
             bytes_up=trial.bytes_a_round,
             bytes_down=trial.bytes_a_round,
@@ -212,6 +213,7 @@ class _Federation:
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
         )
         self.local = LocalTraining(config, self.data, vector, self.model)
+        self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
         # Centralised training has no clients.
         mixed = self.samples if config.client_accuracy and not config.centralized else []
         self.mixes = count_classes(labels, mixed, data.classes)
@@ -236,6 +238,7 @@ class _Federation:
     def train(self, round: int, visit: Visit) -> tuple[float, Diagnosis]:
         """One round of the whole cohort; returns its mean training loss, and its diagnosis."""
         trained, averaged = self.begin(round)
+        before = self.server[self.vector.parameters_end :].clone() if self.auto else None
         drawn = self.drawn(round)
         deviation = self.gradient_deviation(round, drawn) if self.config.diagnostics else None
         average = Average(drawn.weights, self.server[:averaged])
@@ -256,12 +259,30 @@ class _Federation:
                 models[position] = self.vector.values.clone()
         self.momentum.end_round()
         self.server_momentum.step(self.server, average.total, trained)
+        if self.auto is not None and before is not None:
+            self.watch(self.auto, round, before)
         loss = drawn.mean(torch.stack([losses[i] for i in sorted(losses)]).tolist())
         return loss, self.diagnose([models[i] for i in sorted(models)], drawn.weights, deviation)
 
+    def frozen(self, round: int) -> bool:
+        """Whether the statistics are constants in this round."""
+        if self.auto is None:
+            return self.config.frozen(round)
+        return self.auto.frozen_at is not None and round > self.auto.frozen_at
+
+    def watch(self, auto: AutoFreeze, round: int, before: Tensor) -> None:
+        """Let the statistics' drift in a round of BN say whether to freeze them."""
+        if round < 2 or auto.frozen_at is not None:  # the first comes from no statistics at all
+            return
+        earlier = self.server.clone()
+        earlier[self.vector.parameters_end :] = before
+        start = self.vector.parameters_end
+        named = self.vector.named
+        auto.note(round, drift(named(earlier, start), named(self.server, start)))
+
     def begin(self, round: int) -> tuple[int, int]:
         """Set the model to the round's phase; returns where what it trains and averages ends."""
-        frozen = self.config.frozen(round)
+        frozen = self.frozen(round)
         layer_frozen = frozen and self.config.freeze == "layer"
         trained = self.vector.weights_end if layer_frozen else self.vector.parameters_end
         if self.phase != (frozen, layer_frozen):
@@ -386,12 +407,14 @@ class _Federation:
         """Copy all that the next round needs."""
         tensors = {"server": self.server} | {f"own.{m}": own for m, own in self.own.items()}
         tensors |= self.momentum.state() | self.server_momentum.state()
+        tensors |= {"freeze": self.auto.memory} if self.auto is not None else {}
         return State(round, {name: t.cpu().clone() for name, t in tensors.items()})
 
     def lengths(self) -> dict[str, int]:
         """Of a state's tensors by their names, one of each client's with a dot behind."""
         own = self.vector.end - self.shared
         mine = {"server": self.vector.end} | ({"own.": own} if own else {})
+        mine |= {"freeze": len(self.auto.memory)} if self.auto is not None else {}
         return mine | self.momentum.lengths() | self.server_momentum.lengths()
 
     def check(self, state: State) -> None:
@@ -426,3 +449,5 @@ class _Federation:
         }
         self.momentum.restore(state.tensors)
         self.server_momentum.restore(state.tensors)
+        if self.auto is not None:
+            self.auto.memory.copy_(state.tensors["freeze"])

@@ -48,7 +48,7 @@ COLOURS = {
 BLUES = ("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44")
 
 
-ARM_FIELDS = ("freeze_round", "freeze", "gn_groups", "agc_clip")
+ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
 """What tells arms of one normaliser apart; every other axis of a sweep makes a panel."""
 
 Curves = Mapping[str, Mapping[int, float]]
@@ -157,7 +157,7 @@ def accuracy_by_freeze_round(summary: Summary) -> str | None:
             arm = _arm(summary, {**cell.fields, "normalizer": name})
             if cell.mean is None:
                 continue
-            if name == "fixbn":
+            if name == "fixbn" and arm[1] is not None:
                 lines[panel][("fixbn", None, *arm[2:])].append((arm[1], cell))
             else:
                 levels[panel][arm] = cell
@@ -280,7 +280,7 @@ def _arm(summary: Summary, row: Row) -> Key:
 
 def _arm_label(arm: Key) -> str:
     t_star = f"T⋆={arm[1]}" if arm[1] is not None else None
-    more = [str(value) for value in arm[2:] if value is not None]
+    more = [str(value) for value in arm[2:] if value not in (None, "given")]
     return " ".join([arm[0].upper(), *([t_star] if t_star else []), *more])
 
 

@@ -110,6 +110,7 @@ trials = Table(
     Column("fork_round", BigInteger),  # the last round that it may share
     Column("waits", Integer, nullable=False, server_default="0"),  # for its trunk to get on
     Column("rounds_shared", BigInteger, nullable=False, server_default="0"),  # of a sibling's
+    Column("frozen_at", BigInteger),  # the T* that a trial found itself
     CheckConstraint(_one_of("state", TrialState), name="state"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
     CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name="running_has_lease"),

@@ -66,6 +66,9 @@ LATER_FIELDS = [
 LATEST_FIELDS = ["snapshot_every"]
 """Those of the third."""
 
+NEWEST_FIELDS = ["freeze_rule"]
+"""Those of the fifth."""
+
 NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 
@@ -104,7 +107,8 @@ def _bodies() -> dict[str, str]:
                    {_fields(LATER_FIELDS)},
                    t.test_miou, t.mean_client_accuracy, t.worst_client_accuracy,
                    {_fields(LATEST_FIELDS)}, t.priority, t.held,
-                   t.rounds_shared
+                   t.rounds_shared, {_fields(NEWEST_FIELDS)},
+                   coalesce(t.freeze_round, t.frozen_at) AS frozen_at
             FROM trials t JOIN sweeps s ON s.id = t.sweep""",
         "curves": """
             SELECT t.trial_id, r.round, r.phase, r.train_loss, r.test_loss, r.test_accuracy,
@@ -158,7 +162,7 @@ def _cells_select(std: str, joins: str) -> str:
         SELECT s.name AS sweep, g.cell_id, {_fields(FIRST_FIELDS + NEXT_FIELDS, seed=False)},
                g.n, g.n_failed, g.n_diverged,
                g.mean AS mean_test_accuracy, {std} AS std_test_accuracy,
-               {_fields(LATER_FIELDS + LATEST_FIELDS)}
+               {_fields(LATER_FIELDS + LATEST_FIELDS + NEWEST_FIELDS)}
         FROM g JOIN trials t ON t.id = g.one JOIN sweeps s ON s.id = g.sweep {joins}"""
 
 

@@ -1,4 +1,6 @@
-"""Arms whose best freeze round is searched for, and what the search proposed."""
+"""Arms whose best freeze round is searched for, what the search proposed, and trials that find
+theirs by themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    op.add_column("trials", sa.Column("freeze_rule", sa.Text(), nullable=True))
+    op.add_column("trials", sa.Column("frozen_at", sa.BigInteger(), nullable=True))
     op.create_table(
         "arms",
         sa.Column("id", Key, nullable=False),

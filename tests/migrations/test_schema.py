@@ -60,6 +60,8 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *measured,
         *views.LATEST_FIELDS,
         *("priority", "held", "rounds_shared"),
+        *views.NEWEST_FIELDS,
+        "frozen_at",
     ]
     assert columns["curves"] == [
         *("trial_id", "round", "phase", "train_loss", "test_loss", "test_accuracy"),
@@ -77,6 +79,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *("n", "n_failed", "n_diverged", "mean_test_accuracy", "std_test_accuracy"),
         *views.LATER_FIELDS,
         *views.LATEST_FIELDS,
+        *views.NEWEST_FIELDS,
     ]
     assert columns["ledger"] == [
         "sweep",
@@ -92,6 +95,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
 def test_every_field_of_a_configuration_has_a_column_in_the_views() -> None:
     """A new field is added at the end of the last of these lists, or of one after it."""
     named = [*views.FIRST_FIELDS, *views.NEXT_FIELDS, *views.LATER_FIELDS, *views.LATEST_FIELDS]
+    named += views.NEWEST_FIELDS
     assert sorted(named) == sorted(config_columns())
 
 
