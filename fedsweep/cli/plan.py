@@ -212,6 +212,31 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     weights = f" {size(kept)} of final weights," if kept else ""
     snapshot = size(executor.snapshot_bytes(new))
     print(f"  disk     {size(rows)} of rows,{weights} and {snapshot} for each running trial")
+    if sweep.arms:
+        _foretell_searches(sweep)
     if forks := most_forks(trials):
         most = size(forks * executor.snapshot_bytes(new))
         print(f"           {most} at most for each trunk that trials share, while they do")
+
+
+def _foretell_searches(sweep: SweepSpec) -> None:
+    """What searches may take beyond the trials that the plan names."""
+    from fedsweep import executor
+
+    rounds = 0
+    for arm in sweep.arms:
+        points = min(arm.search.probes_per_arm, len(range(arm.low, arm.high + 1, arm.step)))
+        each = points * arm.config.rounds
+        most = each if arm.rounds_per_seed is None else min(each, arm.rounds_per_seed)
+        rounds += most * len(arm.seeds)
+    grid = sum(
+        len(range(arm.low, arm.high + 1, arm.step)) * arm.config.rounds * len(arm.seeds)
+        for arm in sweep.arms
+    )
+    print(
+        f"  search   {counted(len(sweep.arms), 'arm')}: {rounds:,} rounds at most, trunks "
+        f"included, of {grid:,} that whole grids would take"
+    )
+    forks = max(len(range(arm.low, arm.high + 1, arm.step)) for arm in sweep.arms)
+    most_bytes = size(forks * executor.snapshot_bytes([arm.config for arm in sweep.arms]))
+    print(f"           {most_bytes} of snapshots at most for each trunk that is searched")

@@ -36,7 +36,10 @@ def show(
     arm: Annotated[
         str | None,
         typer.Option(
-            metavar="ARM", help="Only this arm, with each proposal and why.", show_default=False
+            "--arm",
+            metavar="ARM",
+            help="Only this arm, with each proposal and why.",
+            show_default=False,
         ),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C.")] = False,

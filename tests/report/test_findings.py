@@ -1,0 +1,141 @@
+"""What a report says of a search: small numbers, checked by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from fedsweep.report import findings, plots, tables
+from fedsweep.report.findings import Finding, find, paired
+from fedsweep.search import Probe, Space
+from fedsweep.spec import TrialSpec, read_plan
+from fedsweep.store.arms import Arm, Proposal
+from tests.search.test_ask import PLAN
+
+SPACE = Space(0, 10, 2, 10, (0, 1))
+
+
+@pytest.fixture
+def arm(tmp_path: Path) -> Arm:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (spec,) = read_plan(tmp_path / "plan.toml").arms
+    return Arm(1, 1, "searched", spec, 0, 3, "settled", "no more gain than noise", 6)
+
+
+HISTORY = [Probe(10, {0: 0.6, 1: 0.7}), Probe(6, {0: 0.8, 1: 0.8}), Probe(8, {0: 0.7, 1: 0.7})]
+
+
+def rows(arm: Arm, values: dict[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """Rows of `results`: BN's, GN's and the proposed T*'s, by seed."""
+    cells = {c.normalizer: TrialSpec.of(c).cell_id for c in arm.spec.rivals}
+    cells["fixbn"] = arm.spec.trial(6, 0).cell_id
+    return [
+        {"cell_id": cells[name], "seed": seed, "test_accuracy": value}
+        for (name, seed), value in values.items()
+    ]
+
+
+def found(arm: Arm, values: dict[tuple[str, int], float]) -> Finding:
+    said = [Proposal(1, 10, None, "-", 0, 0.0)]
+    return find(arm, SPACE, HISTORY, said, rows(arm, values))
+
+
+def test_a_gain_is_paired_by_seed_with_student_s_interval(arm: Arm) -> None:
+    """Against scipy's own paired test, on the seeds that both have."""
+    mine = {0: 0.8, 1: 0.9, 2: 0.85, 3: 0.5}
+    theirs = {0: 0.7, 1: 0.85, 2: 0.7, 9: 0.1}
+    gain = paired("BN", mine, theirs, {0, 1, 2})
+    assert gain is not None
+    result = stats.ttest_rel([0.8, 0.9, 0.85], [0.7, 0.85, 0.7])
+    interval = result.confidence_interval(0.95)
+    assert gain.mean == pytest.approx(0.1)
+    assert (gain.low, gain.high) == pytest.approx((interval.low, interval.high))
+    assert gain.seeds == (0, 1, 2)
+    assert not gain.fresh
+
+
+def test_seeds_that_the_search_did_not_use_come_first(arm: Arm) -> None:
+    """Two or more of them; the mark is gone then, and the used ones are left out."""
+    values = {("fixbn", s): 0.8 + s / 100 for s in range(4)}
+    values |= {("bn", s): 0.7 for s in range(4)} | {("gn", s): 0.9 for s in (0, 1, 2)}
+    bn, gn = found(arm, values).gains
+    assert (bn.rival, bn.seeds, bn.fresh) == ("BN", (2, 3), True)
+    assert bn.mean == pytest.approx(0.125)
+    assert (gn.rival, gn.seeds, gn.fresh) == ("GN", (0, 1), False)
+    assert tables.gain_text(bn).endswith(")")
+    assert tables.gain_text(gn).endswith("†")
+
+
+def test_one_seed_has_a_gain_and_no_interval(arm: Arm) -> None:
+    """And no seed has no gain."""
+    gain = paired("GN", {0: 0.8}, {0: 0.75}, {0})
+    assert gain is not None
+    assert (gain.low, gain.high) == (None, None)
+    assert tables.gain_text(gain) == "+5.00†"
+    assert paired("GN", {0: 0.8}, {1: 0.75}, {0, 1}) is None
+    assert tables.gain_text(None) == "–"
+
+
+def test_the_table_has_a_line_for_each_arm_and_says_how_to_read_it(arm: Arm) -> None:
+    """Best T*, its interval, its value, its gains, what was tried, and what it took."""
+    values = {("fixbn", 0): 0.8, ("fixbn", 1): 0.9, ("bn", 0): 0.7, ("bn", 1): 0.7}
+    one = found(arm, values)
+    headings, (line,) = tables.search_rows([one])
+    shown = dict(zip(headings, line, strict=True))
+    assert shown["best T⋆"] == "6"
+    assert shown["validation, %"] == "80.00"
+    half = 100 * stats.t.ppf(0.975, 1) * math.sqrt(0.005) / math.sqrt(2)
+    assert shown["gain over BN"] == f"+15.00 ({15 - half:+.2f} to {15 + half:+.2f})†"
+    assert shown["tried"] == "3 of 6"
+    assert shown["rounds"] == "32"  # of two seeds: 10 of the trunk, 4 and 2 of the tails
+    assert shown["of a grid"] == "120 (27%)"
+    notes = "\n".join(tables.search_notes([one]))
+    assert "† on the seeds that selected T⋆" in notes
+    assert "settled: no more gain than noise" in notes
+    markdown = tables.search_markdown([one])
+    assert "| best T⋆ |" in markdown
+    assert "+15.00" in markdown
+
+
+def test_a_search_by_the_test_set_says_so(arm: Arm) -> None:
+    """In the notes, in capitals."""
+    settings = arm.spec.search.model_copy(update={"metric": "test_accuracy"})
+    other = replace(arm, spec=replace(arm.spec, search=settings))
+    notes = tables.search_notes([found(other, {})])
+    assert any("TEST accuracy" in note for note in notes)
+    assert not any("TEST" in note for note in tables.search_notes([found(arm, {})]))
+
+
+def test_before_anything_has_ended_there_is_no_answer(arm: Arm) -> None:
+    """A line of dashes, no picture, a record with nulls."""
+    begun = replace(arm, ended=None, said=None, freeze_round=None)
+    one = find(begun, SPACE, [Probe(10, {}, pending=frozenset({0, 1}))], [], [])
+    _, (line,) = tables.search_rows([one])
+    assert line[1:4] == ["–", "–", "–"]
+    assert line[-1] == "searching"
+    record = findings.record(one)
+    assert record["freeze_round"] is None
+    assert record["tried"][0]["pending"] == [0, 1]
+    assert plots.searches([one], ["an arm"]) is None
+
+
+def test_arms_are_told_apart_by_what_differs(arm: Arm) -> None:
+    """By alpha alone where that is all; one arm alone by what is usual."""
+    spec = replace(arm.spec, config=arm.spec.config.model_copy(update={"alpha": 1.0}))
+    other = replace(arm, spec=spec)
+    two = [found(arm, {}), found(other, {})]
+    assert findings.names(two) == ["α = 0.3", "α = 1"]
+    assert findings.names(two[:1]) == ["α = 0.3, E = 2, momentum = reset"]
+
+
+def test_a_search_is_drawn_with_its_belief_and_its_answer(arm: Arm) -> None:
+    """An SVG with the arm's name and the legend's words."""
+    svg = plots.searches([found(arm, {})], ["α = 0.3"])
+    assert svg is not None
+    assert svg.startswith("<svg")
+    assert "best T" in svg
