@@ -196,30 +196,34 @@ def searches(findings: Sequence[Finding], titles: Sequence[str]) -> str | None:
         found, history = f.answer, [probe for probe in f.history if probe.values]
         mean, std = ([100 * v for v in values] for values in (found.mean, found.std))
         low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1.96, 1.96))
-        axis.plot(found.points, mean, color=BLUES[2], label="believed, with its 95 % band")
+        axis.plot(found.points, mean, color=BLUES[2], label="belief, 95 %")
         axis.fill_between(found.points, low, high, color=BLUES[2], alpha=0.15, linewidth=0)
         for probe in history:
             values = [100 * v for v in probe.values.values()]
             at = [probe.freeze_round] * len(values)
-            axis.plot(at, values, ".", color="#888888", markersize=4, label="each seed")
+            axis.plot(at, values, ".", color="#888888", markersize=4, label="a seed")
         means = [100 * math.fsum(p.values.values()) / len(p.values) for p in history]
         at = [p.freeze_round for p in history]
-        axis.plot(at, means, "o", color=BLUES[3], label="mean of what was tried")
+        axis.plot(at, means, "o", color=BLUES[3], label="tried, mean")
         if found.freeze_round is not None and found.low is not None and found.high is not None:
             axis.axvspan(found.low, found.high, color=COLOURS["in"], alpha=0.12, linewidth=0)
-            name = "best T⋆, and 90 % of where it may lie"
-            axis.axvline(found.freeze_round, color=COLOURS["in"], linestyle="--", label=name)
+            axis.axvline(
+                found.freeze_round, color=COLOURS["in"], linestyle="--", label="best T⋆, 90 %"
+            )
         _say(axis, f"{title} ({f.standing})", "T⋆, rounds")
-        # A collapse at one end must not press all else into a line.
-        seen = sorted(v for p in history for v in (100 * x for x in p.values.values()))
-        floor = min(
-            statistics.median(seen) - 3 * (seen[-1] - statistics.median(seen) + 1), seen[-1]
-        )
-        axis.set_ylim(bottom=max(min(seen), floor) - 0.5)
+    axes[0].set_ylim(bottom=_floor([f for f, _ in drawn]))  # of all: they share it
     metrics = {f.arm.spec.search.metric.replace("_", " ") for f, _ in drawn}
     _label_left(axes, f"{' or '.join(sorted(metrics))}, %")
     _one_legend(figure, axes)
     return _svg(figure)
+
+
+def _floor(findings: Sequence[Finding]) -> float:
+    """Percent below which only collapses lie: one must not press all else into a line."""
+    values = [p.values.values() for f in findings for p in f.history if p.values]
+    means = [100 * math.fsum(some) / len(some) for some in values]
+    middle = statistics.median(means)
+    return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
 
 
 def _grid(panels: int) -> tuple[Figure, list[Axes]]:

@@ -177,7 +177,7 @@ def search_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]
     metrics = dict.fromkeys(METRICS[f.arm.spec.search.metric] for f in findings)
     headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
     headings += [f"gain over {rival}" for rival in rivals]
-    headings += ["tried", "rounds", "of a grid", "standing"]
+    headings += ["tried", "rounds, of a grid's", "standing"]
     lines = []
     for name, f in zip(names(findings), findings, strict=True):
         found = f.answer
@@ -191,8 +191,7 @@ def search_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]
                 "–" if f.value is None else f"{100 * f.value:.2f}",
                 *(gain_text(gains.get(rival)) for rival in rivals),
                 f"{len(f.history)} of {f.points}",
-                f"{found.spent:,}",
-                f"{found.whole_grid:,} ({share})",
+                f"{found.spent:,} of {found.whole_grid:,} ({share})",
                 f.standing,
             ]
         )
@@ -215,7 +214,7 @@ def search_notes(findings: Sequence[Finding]) -> list[str]:
 
     notes = [
         "gains: test accuracy, points, mean and 95 % interval of paired differences over seeds",
-        "rounds: of the arm, its trunk included; of a grid: of all its T⋆, sharing nothing",
+        "rounds: the arm's, its trunk included, of those of a grid over its T⋆ that shares nothing",
     ]
     if any(not gain.fresh for f in findings for gain in f.gains):
         notes.append("† on the seeds that selected T⋆: plan with confirm_seeds for others")

@@ -92,8 +92,8 @@ def test_the_table_has_a_line_for_each_arm_and_says_how_to_read_it(arm: Arm) -> 
     half = 100 * stats.t.ppf(0.975, 1) * math.sqrt(0.005) / math.sqrt(2)
     assert shown["gain over BN"] == f"+15.00 ({15 - half:+.2f} to {15 + half:+.2f})†"
     assert shown["tried"] == "3 of 6"
-    assert shown["rounds"] == "32"  # of two seeds: 10 of the trunk, 4 and 2 of the tails
-    assert shown["of a grid"] == "120 (27%)"
+    # Of two seeds: 10 of the trunk, 4 and 2 of the tails.
+    assert shown["rounds, of a grid's"] == "32 of 120 (27%)"
     notes = "\n".join(tables.search_notes([one]))
     assert "† on the seeds that selected T⋆" in notes
     assert "settled: no more gain than noise" in notes
