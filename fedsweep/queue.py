@@ -624,17 +624,22 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
     wake(connection)
 
 
-def cancel(connection: Connection, ids: Sequence[int]) -> int:
-    """Cancel trials that wait or run, by their rows; a running attempt notices at its next write.
-
-    Returns how many there were.
+def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:
+    """Cancel trials that wait or run, by their rows, and say why; a running attempt notices at its
+    next write. Returns how many there were.
     """
     count = 0
     for batch in batches(ids):
         gone = connection.execute(
             sa.update(trials)
             .where(trials.c.id.in_(batch), _QUEUED | _RUNNING)
-            .values(state=TrialState.CANCELLED.value, lease_until=None, clock=None, not_before=None)
+            .values(
+                state=TrialState.CANCELLED.value,
+                lease_until=None,
+                clock=None,
+                not_before=None,
+                error=why,
+            )
             .returning(trials.c.id)
         ).scalars()
         cancelled = list(gone)

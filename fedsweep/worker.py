@@ -490,6 +490,7 @@ class _Watch:
                 self.progress = reads.progress(connection, self.options.sweep)
             self.check_schema()
             self.hold_overspent()
+            self.give_up_losers()
             let_go(self.engine)
         except OUTAGE:
             pass
@@ -512,6 +513,15 @@ class _Watch:
         if over:
             with transaction(self.engine) as connection:
                 queue.spend(connection)
+
+    def give_up_losers(self) -> None:
+        """Whoever works sees to it that searches spend nothing on what cannot win."""
+        with reading(self.engine) as connection:
+            if not arms.any_open(connection) or not arms.pruning(connection):
+                return
+        from fedsweep.search.ask import prune
+
+        prune(self.engine)
 
     def view(self, ended: Ended | None = None) -> View:
         return View(self.slots, self.progress, self.tally, ended)

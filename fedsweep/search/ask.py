@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.search.choice import AddSeed, Choice, Probe, Space, Stop, Try, answer, propose
+from fedsweep.search.pruning import Progress, losers
 from fedsweep.spec import TrialSpec
 from fedsweep.store import arms, garbage, reads, trunks
 from fedsweep.store.arms import Arm, Tried
@@ -42,6 +43,38 @@ def tend(engine: Engine, sweep: str | None = None, *, first: bool = False) -> bo
                 return True
         if not again:
             return False
+
+
+def prune(engine: Engine) -> int:
+    """Give up what cannot win, in the searches that are to; returns how many probes there were."""
+    with reading(engine) as connection:
+        found = [(arm, arms.curves(connection, arm)) for arm in arms.pruning(connection)]
+    lost = [
+        (arm, loser)
+        for arm, rows in found
+        for loser in losers(arm.spec.search.prune, arm.spec.config.rounds, _progress(arm, rows))
+    ]
+    for arm, loser in lost:
+        with transaction(engine) as connection:
+            ids = arms.give_up(connection, arm, loser.freeze_round, loser.round)
+            queue.cancel(connection, ids, f"given up: {loser.why}")
+            queue.wake(connection)
+    return len(lost)
+
+
+def _progress(arm: Arm, rows: Sequence[tuple[int, int, bool, int, float]]) -> list[Progress]:
+    """Rows of `arms.curves`, by probe; of those that have measured something on every seed."""
+    curves: dict[int, dict[int, dict[int, float]]] = {}
+    running: set[int] = set()
+    for point, seed, is_open, round, value in rows:
+        curves.setdefault(point, {}).setdefault(seed, {})[round] = value
+        if is_open:
+            running.add(point)
+    return [
+        Progress(point, some, point in running)
+        for point, some in curves.items()
+        if set(some) >= set(arm.spec.seeds)
+    ]
 
 
 def _ask(engine: Engine, arm: Arm) -> bool | None:
@@ -81,6 +114,7 @@ def history_of(tried: Sequence[Tried]) -> list[Probe]:
             {t.seed: t.value for t in some if t.value is not None},
             frozenset(t.seed for t in some if t.failure == "diverged"),
             frozenset(t.seed for t in some if t.state not in DONE),
+            pruned=any(t.pruned for t in some),
             free=not any(t.fresh for t in some),
         )
         for point, some in by_point.items()

@@ -81,6 +81,8 @@ class Probe:
     """Seeds that diverged: they count as the worst value seen."""
     pending: frozenset[int] = frozenset()
     """Seeds that wait or run."""
+    pruned: bool = False
+    """Whether it was given up: its values are of the round in which it was, and it cannot win."""
     free: bool = False
     """Whether all of it was there before the search asked: it costs nothing."""
 
@@ -402,7 +404,8 @@ def answer(space: Space, history: Sequence[Probe], seed: int = 0) -> Answer:
     """The best T* as far as it is known, and how surely."""
     known = _Known(space, history)
     grid = space.rounds * len(space.points) * len(space.seeds)
-    done = {t: m for t, m in known.mean_of.items() if not known.at[t].pending}
+    ended = [t for t in known.mean_of if not known.at[t].pending and not known.at[t].pruned]
+    done = {t: known.mean_of[t] for t in ended}
     if not done:
         return Answer(None, None, None, (), (), (), known.noise, known.spent, grid)
     best = max(done, key=lambda t: (done[t], t))

@@ -15,12 +15,14 @@ from fedsweep.errors import NotFound
 from fedsweep.spec import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store.prepared import Prepared
+from fedsweep.store.reads import held_alone
 from fedsweep.store.tables import (
     CLAIMABLE,
     arms,
     lattices,
     proposals,
     proposed,
+    rounds,
     sweeps,
     trials,
 )
@@ -59,6 +61,8 @@ class Tried:
     """The search's metric, of a finished trial."""
     fresh: bool
     """Whether the search had it planned."""
+    pruned: bool = False
+    """Whether it was given up; its value is then that of the round in which it was."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Proposal:
     why: str
     cost: int
     at: float
+    pruned_at: int | None = None
+    """The round in which it was given up."""
 
 
 def _settings(spec: ArmSpec) -> str:
@@ -226,7 +232,14 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
     """The arm's own trials, in the order in which they were proposed; without those that only
     confirm its answer.
     """
-    value = trials.c[arm.spec.search.metric]
+    final, measured = (table.c[arm.spec.search.metric] for table in (trials, rounds))
+    given_up = sa.select(measured).where(
+        rounds.c.trial == trials.c.id, rounds.c.round == proposals.c.pruned_at
+    )
+    value = sa.case(
+        (proposals.c.pruned_at.is_(None), final),
+        else_=given_up.correlate(trials, proposals).scalar_subquery(),
+    )
     query = (
         sa.select(
             trials.c.freeze_round,
@@ -235,7 +248,9 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
             trials.c.failure,
             value.label("value"),
             proposed.c.fresh,
+            proposals.c.pruned_at,
         )
+        .select_from(trials)
         .join(proposed, proposed.c.trial == trials.c.id)
         .join(
             proposals,
@@ -249,7 +264,10 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
         .order_by(proposed.c.number, trials.c.freeze_round, trials.c.seed)
     )
     return [
-        Tried(r.freeze_round, r.seed, r.state, r.failure, r.value, bool(r.fresh))
+        Tried(
+            *(r.freeze_round, r.seed, r.state, r.failure, r.value, bool(r.fresh)),
+            pruned=r.pruned_at is not None,
+        )
         for r in connection.execute(query)
     ]
 
@@ -257,9 +275,66 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
 def proposals_of(connection: Connection, arm: int) -> list[Proposal]:
     """What was proposed for an arm, in order."""
     p = proposals.c
-    query = sa.select(p.number, p.freeze_round, p.seed, p.why, p.cost, p.at)
+    query = sa.select(p.number, p.freeze_round, p.seed, p.why, p.cost, p.at, p.pruned_at)
     found = connection.execute(query.where(p.arm == arm).order_by(p.number))
     return [Proposal(*row) for row in found]
+
+
+def curves(connection: Connection, arm: Arm) -> list[tuple[int, int, bool, int, float]]:
+    """The metric of the arm's trials by round, (T*, seed, whether it waits or runs, round, value),
+    as far as it was measured; without those that were given up, or only confirm the answer.
+    """
+    value = rounds.c[arm.spec.search.metric]
+    query = (
+        sa.select(
+            *(trials.c.freeze_round, trials.c.seed),
+            trials.c.state.in_(["queued", "running"]).label("open"),
+            *(rounds.c.round, value.label("value")),
+        )
+        .select_from(trials)
+        .join(proposed, proposed.c.trial == trials.c.id)
+        .join(
+            proposals,
+            (proposals.c.arm == proposed.c.arm) & (proposals.c.number == proposed.c.number),
+        )
+        .join(rounds, rounds.c.trial == trials.c.id)
+        .where(
+            *(proposed.c.arm == arm.key, trials.c.normalizer == "fixbn", value.is_not(None)),
+            *(proposals.c.seed.is_(None), proposals.c.pruned_at.is_(None)),
+            trials.c.state.in_(["queued", "running", "finished"]),
+        )
+        .order_by(trials.c.freeze_round, trials.c.seed, rounds.c.round)
+    )
+    return [
+        (r.freeze_round, r.seed, bool(r.open), r.round, r.value) for r in connection.execute(query)
+    ]
+
+
+def give_up(connection: Connection, arm: Arm, freeze_round: int, round: int) -> list[int]:
+    """Say that a probe cannot win; returns the rows of its trials that are not done and that no
+    other live sweep has, for the caller to cancel.
+    """
+    mine = (proposals.c.arm == arm.key) & (proposals.c.freeze_round == freeze_round)
+    mine &= proposals.c.seed.is_(None) & proposals.c.pruned_at.is_(None)
+    said = sa.update(proposals).where(mine).values(pruned_at=round).returning(proposals.c.number)
+    numbers = list(connection.execute(said).scalars())
+    query = (
+        sa.select(trials.c.id)
+        .join(proposed, proposed.c.trial == trials.c.id)
+        .where(
+            *(proposed.c.arm == arm.key, proposed.c.number.in_(numbers)),
+            trials.c.state.in_(["queued", "running"]),
+        )
+    )
+    alone = set(held_alone(connection, arm.sweep_name))
+    return [row for row in connection.execute(query).scalars() if row in alone]
+
+
+def pruning(connection: Connection) -> list[Arm]:
+    """The open arms, of sweeps that are free, that give up what cannot win."""
+    query = _arms().where(sa.text("arms.ended IS NULL"), sweeps.c.held.is_(None))
+    found = [_arm(row) for row in connection.execute(query).mappings()]
+    return [arm for arm in found if arm.spec.search.prune != "none"]
 
 
 def finished(connection: Connection, specs: Sequence[TrialSpec]) -> set[str]:

@@ -298,6 +298,7 @@ proposals = Table(
     Column("why", Text, nullable=False),
     Column("cost", BigInteger, nullable=False),  # rounds that it was thought to take
     Column("at", Double, nullable=False),
+    Column("pruned_at", BigInteger),  # the round in which it was given up
     sqlite_with_rowid=False,
 )
 """What an arm's search chose to try, in order, and why."""

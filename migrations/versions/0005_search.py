@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("why", sa.Text(), nullable=False),
         sa.Column("cost", sa.BigInteger(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("pruned_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("arm", "number", name=op.f("pk_proposals")),
         sa.ForeignKeyConstraint(["arm"], ["arms.id"], name=op.f("fk_proposals_arm")),
         sqlite_with_rowid=False,
