@@ -1,0 +1,114 @@
+"""Processes that ask, train and die: a search is one search all the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.executor import Place, execute
+from fedsweep.search.ask import tend
+from fedsweep.store import soundness
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
+from tests.acceptance.command import eventually
+from tests.concurrency.test_trunks import has_stored
+from tests.search.test_ask import PLAN, of, plan, the_arm
+from tests.test_executor import own_data_folder
+
+__all__ = ["own_data_folder"]
+
+WORKERS, KILLS, LEASE = 5, 2, 15.0
+SPAWN = get_context("spawn")
+
+
+def work(url: str, name: str, barrier: Any) -> None:
+    """Claim and train, and ask where there is nothing to claim, until nothing is left anywhere."""
+    store = open_store(url)
+    worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
+    # What takes long, for nobody renews a lease meanwhile: that is the slots' business.
+    from trainers import data, fedavg
+
+    assert fedavg
+    data.load("digits", None)
+    if barrier is not None:
+        barrier.wait()
+    while True:
+        with transaction(store) as c:
+            claim = queue.claim(c, worker, read_clock(c), lease=LEASE)
+        if claim is not None:
+            execute(store, claim, place, lambda: False, lambda _: None)
+            continue
+        if tend(store):
+            continue
+        with reading(store) as c:
+            if not queue.outstanding(c):
+                return
+        time.sleep(0.05)
+
+
+def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
+    process = SPAWN.Process(target=work, args=(url, f"w{n}", barrier))
+    process.start()
+    return process
+
+
+def numbers(store: Engine) -> list[int]:
+    with reading(store) as c:
+        query = sa.select(proposals.c.number).order_by(proposals.c.number)
+        return list(c.execute(query).scalars())
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_five_workers_of_which_some_die_search_once(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """No T* is proposed twice, no number is missing, no rounds are trained twice but lost ones."""
+    url = request.getfixturevalue(f"{database}_url")
+    store = open_store(url)
+    plan(store, of(tmp_path, PLAN.replace("extra_seeds = 1", "extra_seeds = 0")))
+    barrier, rng = SPAWN.Barrier(WORKERS), random.Random(database)
+    processes = [started(url, n, barrier) for n in range(WORKERS)]
+    for n in range(KILLS):
+        eventually(partial(has_stored, store, 25 + 12 * n))
+        victim = rng.randrange(WORKERS)
+        pid = processes[victim].pid
+        assert pid is not None
+        if processes[victim].is_alive():
+            os.kill(pid, signal.SIGKILL)
+        processes[victim].join()
+        processes[victim] = started(url, WORKERS + n)
+    for process in processes:
+        process.join(480)
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+    arm = the_arm(store)
+    assert arm.ended in ("settled", "budget", "tried")
+    found = numbers(store)
+    assert found == list(range(1, len(found) + 1))
+    assert 3 <= len(found) <= arm.spec.search.probes_per_arm
+    with reading(store) as c:
+        tried = list(c.execute(sa.select(proposals.c.freeze_round)).scalars())
+        states = set(c.execute(sa.select(trials.c.state)).scalars())
+        own = sa.select(sa.func.sum(trials.c.rounds - trials.c.freeze_round))
+        of_it = own.join(proposed, proposed.c.trial == trials.c.id)
+        tails = c.execute(of_it).scalar_one()
+        net = sa.text("SELECT rounds_trained - rounds_lost FROM ledger")
+        assert c.execute(net).scalar_one() == 2 * 2 * 10 + tails  # BN and GN, of two seeds
+        for table in (lattices, snapshots):
+            assert c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0
+    assert len(set(tried)) == len(tried)
+    assert states == {"finished"}
+    assert soundness.faults(store) == []
+    store.dispose()
