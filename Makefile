@@ -16,8 +16,10 @@ demo: .venv/made
 	$(BIN)/fedsweep report --db sqlite:///demo/digits.db
 	$(BIN)/fedsweep report --db sqlite:///demo/digits.db --format html --output demo/report.html
 
+# The processes that tests start share what the first of them has compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30
 
 lint: .venv/made
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, duration
+from fedsweep.cli.console import console, counted, duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,6 +74,7 @@ def _table(found: list[Progress]) -> Table:
     for p in found:
         held = {"pause": "paused", "drain": "drained", "budget": "budget used up"}
         name = f"{p.sweep} ({held.get(p.held, 'cancelled')})" if p.held else p.sweep
+        name += f" (searching {counted(p.searching, 'arm')})" if p.searching else ""
         counts = [str(getattr(p, state) or "–") for state in states]
         share = p.rounds_done / p.rounds_total if p.rounds_total else 1.0
         table.add_row(

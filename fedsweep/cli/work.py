@@ -183,6 +183,7 @@ def _frame(view: View) -> RenderableType:
             ProgressBar(total=max(p.rounds_total, 1), completed=p.rounds_done, width=30),
             f"{p.done}/{p.trials} trials",
             f"{p.failed} failed" if p.failed else "",
+            f"searching {counted(p.searching, 'arm')}" if p.searching else "",
             f"{duration(_seconds_left(view, [p]))} left",
         )
         lines.append(bar)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from fedsweep.search.ask import history_of
 from fedsweep.search.choice import Probe
 from fedsweep.store import arms
 from fedsweep.store.arms import Arm, Proposal
-from fedsweep.store.tables import proposed, rounds, trials
+from fedsweep.store.tables import attempts, proposed, rounds, trials
 
 
 def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
@@ -36,7 +36,7 @@ def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
         for p in arms.proposals_of(connection, arm.key)
         if p.freeze_round is not None and p.seed is None
     }
-    curves = _curves(connection, arm)
+    curves, times = _curves(connection, arm), _times(connection, arm)
     try:
         with contextlib.suppress(KeyError):
             optuna.delete_study(study_name=name, storage=storage)
@@ -53,24 +53,31 @@ def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
     for key, value in {**fields, "standing": arm.ended or "searching", "said": arm.said}.items():
         study.set_user_attr(key, value)
     for probe in history:
-        study.add_trial(_trial(arm, probe, proposals.get(probe.freeze_round), curves))
+        at = times.get(probe.freeze_round, (None, None))
+        study.add_trial(_trial(arm, probe, proposals.get(probe.freeze_round), curves, at))
     return name, len(history)
 
 
 def _trial(
-    arm: Arm, probe: Probe, proposal: Proposal | None, curves: Mapping[int, Mapping[int, float]]
+    arm: Arm,
+    probe: Probe,
+    proposal: Proposal | None,
+    curves: Mapping[int, Mapping[int, float]],
+    at: tuple[float | None, float | None],
 ) -> Any:
     """A T*: its mean over the seeds that have ended, failed where there is none."""
     import optuna
     from optuna.trial import TrialState
 
     spec, values = arm.spec, list(probe.values.values())
-    pending = TrialState.RUNNING if probe.pending else TrialState.FAIL
+    state = TrialState.COMPLETE if values else TrialState.FAIL
+    state = TrialState.PRUNED if probe.pruned else state
+    state = TrialState.RUNNING if probe.pending else state
     distribution = optuna.distributions.IntDistribution(
         spec.low, spec.low + (spec.high - spec.low) // spec.step * spec.step, step=spec.step
     )
     trial = optuna.trial.create_trial(
-        state=TrialState.COMPLETE if values and not probe.pending else pending,
+        state=state,
         value=sum(values) / len(values) if values and not probe.pending else None,
         params={"freeze_round": probe.freeze_round},
         distributions={"freeze_round": distribution},
@@ -82,11 +89,33 @@ def _trial(
             "rounds": proposal.cost if proposal else 0,
         },
     )
-    if proposal is not None:
-        trial.datetime_start = datetime.fromtimestamp(proposal.at, tz=UTC).replace(tzinfo=None)
-        if trial.state.is_finished():
-            trial.datetime_complete = trial.datetime_start
+    began, ended = at
+    if began is not None:
+        trial.datetime_start = _local(began)
+    if trial.state.is_finished():
+        trial.datetime_complete = _local(ended) if ended is not None else trial.datetime_start
     return trial
+
+
+def _local(at: float) -> datetime:
+    """As Optuna notes times: local, without a zone."""
+    return datetime.fromtimestamp(at)  # noqa: DTZ006  # its own form
+
+
+def _times(connection: Connection, arm: Arm) -> dict[int, tuple[float, float]]:
+    """When the first attempt at each T* began, and the last one ended."""
+    query = (
+        sa.select(
+            trials.c.freeze_round,
+            sa.func.min(attempts.c.started_at).label("began"),
+            sa.func.max(attempts.c.ended_at).label("ended"),
+        )
+        .join(proposed, proposed.c.trial == trials.c.id)
+        .join(attempts, attempts.c.trial == trials.c.id)
+        .where(proposed.c.arm == arm.key, trials.c.normalizer == "fixbn")
+        .group_by(trials.c.freeze_round)
+    )
+    return {row.freeze_round: (row.began, row.ended) for row in connection.execute(query)}
 
 
 def _curves(connection: Connection, arm: Arm) -> dict[int, dict[int, float]]:

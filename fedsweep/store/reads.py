@@ -16,6 +16,7 @@ from fedsweep.states import FailureKind, Hold, TrialState
 from fedsweep.store.engine import as_sql, read_clock
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
+    arms,
     attempts,
     client_rounds,
     files,
@@ -52,6 +53,8 @@ class Progress:
     """Of one slot's work, from measured seconds a round; None before the first."""
     held: str | None = None
     """Why nothing of it is claimed: paused, drained, its budget used up, cancelled."""
+    searching: int = 0
+    """Arms whose best T* is still searched for: more trials will come."""
 
     @property
     def trials(self) -> int:
@@ -130,11 +133,22 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     held = {
         row.name: row.held for row in connection.execute(sa.select(sweeps.c.name, sweeps.c.held))
     }
-    return [_progress(name, rows, cost, held.get(name)) for name, rows in grouped.items()]
+    of_sweep = sa.select(sweeps.c.name, sa.func.count().label("n"))
+    still = of_sweep.select_from(arms.join(sweeps, sweeps.c.id == arms.c.sweep))
+    still = still.where(sa.text("arms.ended IS NULL")).group_by(sweeps.c.name)
+    open_arms = {row.name: row.n for row in connection.execute(still)}
+    return [
+        _progress(name, rows, cost, held.get(name), open_arms.get(name, 0))
+        for name, rows in grouped.items()
+    ]
 
 
 def _progress(
-    name: str, rows: Sequence[Any], cost: dict[tuple[Any, ...], float], held: str | None
+    name: str,
+    rows: Sequence[Any],
+    cost: dict[tuple[Any, ...], float],
+    held: str | None,
+    searching: int,
 ) -> Progress:
     counts = dict.fromkeys(TrialState, 0)
     done = left = 0
@@ -158,6 +172,7 @@ def _progress(
         rounds_total=done + left,
         seconds_left=seconds,
         held=held,
+        searching=searching,
     )
 
 

@@ -91,12 +91,12 @@ def test_an_auto_trial_is_fixbn_frozen_at_the_round_that_it_found(digits: Datase
     assert without_rule(found) == trace(given, digits)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_resumed_trial_freezes_when_a_whole_one_does(dtype: str, digits: Dataset) -> None:
-    """After each round: what the rule remembers is part of the state."""
+    """Before and after the freeze: what the rule remembers is part of the state."""
     chosen = auto(dtype=dtype)
     whole = trace(chosen, digits)
-    for after in range(1, 12):
+    for after in (1, 3, 5, 8, 11):
         for measured in itertools.islice(fedavg.run(chosen, digits), after):
             state = measured.state()
         assert trace(chosen, digits, state) == whole[after:]
