@@ -80,7 +80,7 @@ def _progress(arm: Arm, rows: Sequence[tuple[int, int, bool, int, float]]) -> li
 def _ask(engine: Engine, arm: Arm) -> bool | None:
     """Whether trials were planned for an arm; None where it is not as it was seen any more."""
     with reading(engine) as connection:
-        choice = chosen(connection, arm)
+        choice = completion(arm, arms.tried(connection, arm)) or chosen(connection, arm)
     if isinstance(choice, Stop):
         return _end(engine, arm, choice)
     if isinstance(choice, (Try, AddSeed)):
@@ -92,6 +92,18 @@ def chosen(connection: Connection, arm: Arm) -> Choice:
     """What the arm's search would do now."""
     history = history_of(arms.tried(connection, arm))
     return propose(space_of(connection, arm, history), history, seed_of(arm))
+
+
+def completion(arm: Arm, tried: Sequence[Tried]) -> Try | None:
+    """A T* that lacks seeds which the plan has got since it was tried, to be tried on these too."""
+    seeds: dict[int, set[int]] = {}
+    for trial in tried:
+        seeds.setdefault(trial.freeze_round, set()).add(trial.seed)
+    for point, had in seeds.items():
+        if missing := set(arm.spec.seeds) - had:
+            cost = (arm.spec.config.rounds - point) * len(missing)
+            return Try(point, "on the seeds that the plan has got since", None, cost)
+    return None
 
 
 def seed_of(arm: Arm) -> int:

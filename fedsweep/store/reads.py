@@ -494,10 +494,15 @@ def needed_by_siblings() -> sa.ColumnElement[bool]:
     may yet let one fork there.
     """
     of_arm = lattices.c
+    live = arms.join(sweeps, sweeps.c.id == arms.c.sweep)
+    alive = sa.exists(sa.select(sa.literal(1)).select_from(live).where(
+        arms.c.id == of_arm.arm, sweeps.c.held.is_distinct_from(Hold.CANCEL.value)
+    ).correlate(lattices))  # fmt: skip
     searched = sa.exists().where(
         of_arm.trunk == snapshots.c.trunk,
         snapshots.c.round.between(of_arm.low, of_arm.high),
         (snapshots.c.round - of_arm.low) % of_arm.step == 0,
+        alive,
     )
     later, sibling, s = snapshots.alias("later"), trials.alias("sibling"), snapshots.c
     nearer = sa.select(sa.literal(1)).where(

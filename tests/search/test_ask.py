@@ -318,6 +318,40 @@ def test_planned_again_a_search_stays_as_it_is_and_changed_it_goes_on(
     assert len(points(store)) > 2
 
 
+def test_what_was_tried_is_tried_on_seeds_that_the_plan_gets_later(
+    store: Engine, sweep: SweepSpec, tmp_path: Path
+) -> None:
+    """Each T* of before, once, before any other is proposed."""
+    few = of(tmp_path, PLAN.replace("probes_per_arm = 5", "probes_per_arm = 2"))
+    plan(store, few)
+    work(store)
+    assert points(store) == [10, 6]
+    plan(store, of(tmp_path, few.text.replace("seed = [0, 1]", "seed = [0, 1, 2]")))
+    work(store)
+    assert points(store) == [10, 6, 10, 6]
+    with reading(store) as c:
+        history = history_of(arms.tried(c, the_arm(store)))
+    assert [set(probe.values) for probe in history] == [{0, 1, 2}, {0, 1, 2}]
+    assert the_arm(store).ended == "budget"
+
+
+def test_a_cancelled_sweep_keeps_no_snapshots_for_its_search(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """They are spare then; planned again, it begins where it was."""
+    plan(store, sweep)
+    grid_done(store)
+    with reading(store) as c:
+        assert not reads.spare_files(c, 1e12)
+    with transaction(store) as c:
+        queue.hold_sweep(c, "searched", Hold.CANCEL)
+    with reading(store) as c:
+        assert len(reads.spare_files(c, 1e12)) == 8
+    assert not tend(store)
+    plan(store, sweep)
+    assert tend(store)
+
+
 def test_proposals_of_a_plan_that_shares_nothing_share_nothing(
     store: Engine, sweep: SweepSpec
 ) -> None:
