@@ -18,6 +18,7 @@ Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     op.add_column("trials", sa.Column("freeze_rule", sa.Text(), nullable=True))
     op.add_column("trials", sa.Column("frozen_at", sa.BigInteger(), nullable=True))
+    op.execute("UPDATE trials SET freeze_rule = 'given' WHERE normalizer = 'fixbn'")
     op.create_table(
         "arms",
         sa.Column("id", Key, nullable=False),

@@ -23,13 +23,20 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 def everything(url: str) -> Tables:
-    """Every row of every table, by the columns that the table has."""
+    """Every row of every table, by the columns that the table has; in the order of their keys,
+    where there is one.
+    """
     engine = make_engine(url)
     with reading(engine) as connection:
         there = sa.MetaData()
         there.reflect(connection)
         found = {
-            name: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            name: [
+                dict(row)
+                for row in connection.execute(
+                    sa.select(table).order_by(*table.primary_key.columns)
+                ).mappings()
+            ]
             for name, table in there.tables.items()
         }
     engine.dispose()

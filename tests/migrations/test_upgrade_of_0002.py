@@ -122,7 +122,8 @@ def test_the_refusal_is_one_sentence_that_says_what_to_do(second_store: str) -> 
 def test_old_trials_are_what_they_would_be_if_they_were_planned_today(upgraded: Engine) -> None:
     """Their ids, their cells, and every field as a column; planning them again adds nothing."""
     with transaction(upgraded) as c:
-        rows = [dict(row) for row in c.execute(sa.select(trials)).mappings()]
+        query = sa.select(trials).order_by(trials.c.id)
+        rows = [dict(row) for row in c.execute(query).mappings()]
         specs = [TrialSpec.of(TrainConfig(**json.loads(row["config"]))) for row in rows]
         for row, spec in zip(rows, specs, strict=True):
             assert (row["trial_id"], row["cell_id"]) == (spec.trial_id, spec.cell_id)
