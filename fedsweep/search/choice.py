@@ -217,11 +217,16 @@ class _Known:
     @property
     def best(self) -> int:
         """The T* of the highest mean; of equals, the later, whose tail is the cheaper."""
-        return max(self.mean_of, key=lambda t: (self.mean_of[t], t))
+        return max(self.alive, key=lambda t: (self.mean_of[t], t))
+
+    @property
+    def alive(self) -> list[int]:
+        """The T* that were not given up, if there is one."""
+        return [t for t in self.mean_of if not self.at[t].pruned] or list(self.mean_of)
 
     def contenders(self) -> tuple[int, int | None]:
         """The two T* of the highest means."""
-        ranked = sorted(self.mean_of, key=lambda t: (-self.mean_of[t], -t))
+        ranked = sorted(self.alive, key=lambda t: (-self.mean_of[t], -t))
         return ranked[0], ranked[1] if len(ranked) > 1 else None
 
     @cached_property
