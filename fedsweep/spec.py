@@ -187,6 +187,11 @@ class ArmSpec:
             rounds_per_seed=limit,
         )
 
+    @property
+    def points(self) -> range:
+        """Every T* that may be tried, ascending."""
+        return range(self.low, self.high + 1, self.step)
+
     def trial(self, freeze_round: int, seed: int) -> TrialSpec:
         """One of its trials."""
         update = {"freeze_round": freeze_round, "seed": seed}

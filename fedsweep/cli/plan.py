@@ -225,18 +225,15 @@ def _foretell_searches(sweep: SweepSpec) -> None:
 
     rounds = 0
     for arm in sweep.arms:
-        points = min(arm.search.probes_per_arm, len(range(arm.low, arm.high + 1, arm.step)))
+        points = min(arm.search.probes_per_arm, len(arm.points))
         each = points * arm.config.rounds
         most = each if arm.rounds_per_seed is None else min(each, arm.rounds_per_seed)
         rounds += most * len(arm.seeds)
-    grid = sum(
-        len(range(arm.low, arm.high + 1, arm.step)) * arm.config.rounds * len(arm.seeds)
-        for arm in sweep.arms
-    )
+    grid = sum(len(arm.points) * arm.config.rounds * len(arm.seeds) for arm in sweep.arms)
     print(
         f"  search   {counted(len(sweep.arms), 'arm')}: {rounds:,} rounds at most, trunks "
         f"included, of {grid:,} that whole grids would take"
     )
-    forks = max(len(range(arm.low, arm.high + 1, arm.step)) for arm in sweep.arms)
+    forks = max(len(arm.points) for arm in sweep.arms)
     most_bytes = size(forks * executor.snapshot_bytes([arm.config for arm in sweep.arms]))
     print(f"           {most_bytes} of snapshots at most for each trunk that is searched")

@@ -53,7 +53,7 @@ class Finding:
     @property
     def points(self) -> int:
         """How many T* there are to try."""
-        return len(range(self.arm.spec.low, self.arm.spec.high + 1, self.arm.spec.step))
+        return len(self.arm.spec.points)
 
     @property
     def standing(self) -> str:

@@ -137,7 +137,7 @@ def space_of(connection: Connection, arm: Arm, history: Sequence[Probe]) -> Spac
     """What an arm's search may try, with what is there already."""
     spec = arm.spec
     tried = {probe.freeze_round for probe in history}
-    left = [p for p in range(spec.low, spec.high + 1, spec.step) if p not in tried]
+    left = [p for p in spec.points if p not in tried]
     wanted = {point: [spec.trial(point, seed) for seed in spec.seeds] for point in left}
     there = arms.finished(connection, [trial for some in wanted.values() for trial in some])
     carried = spec.shared and any(config.normalizer == "bn" for config in spec.rivals)

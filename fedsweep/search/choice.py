@@ -204,8 +204,7 @@ class _Known:
         self.pending = [probe.freeze_round for probe in history if probe.pending]
         seeds = {s for probe in history for s in (*probe.values, *probe.diverged, *probe.pending)}
         self.all_seeds = tuple(sorted(seeds | set(space.seeds)))
-        self.levels, self.mean_of, variance = _additive(self.values, space.seeds)
-        self.variance = variance
+        self.mean_of, self.variance = _additive(self.values, space.seeds)
         limit = space.rounds_per_seed
         self.limit = math.inf if limit is None else limit * len(space.seeds)
 
@@ -289,14 +288,14 @@ class _Known:
 
 def _additive(
     values: Mapping[int, Mapping[int, float]], usual_seeds: Sequence[int]
-) -> tuple[dict[int, float], dict[int, float], float]:
-    """Levels of seeds, means of T* without them, and the variance of what is left.
+) -> tuple[dict[int, float], float]:
+    """Means of T* without the levels of the seeds, and the variance of what is left.
 
     Least squares of y[s, t] = f[t] + b[s], the levels of the usual seeds summing to 0: the mean of
     a T* that has all of them is their plain mean.
     """
     if not values:
-        return {}, {}, 0.0
+        return {}, 0.0
     points = sorted(values)
     seeds = sorted({s for row in values.values() for s in row})
     n = len(points) + len(seeds)
@@ -315,9 +314,8 @@ def _additive(
     residuals = np.array(wanted) - np.array(rows) @ solution
     freedom = len(wanted) + 1 - int(np.linalg.matrix_rank(design))  # the last row measures nothing
     means = dict(zip(points, map(float, solution[: len(points)]), strict=True))
-    levels = dict(zip(seeds, map(float, solution[len(points) :]), strict=True))
     variance = float(residuals @ residuals) / freedom if freedom > 0 else UNKNOWN_VARIANCE
-    return levels, means, max(variance, 1e-12)
+    return means, max(variance, 1e-12)
 
 
 UNKNOWN_VARIANCE = 0.005**2

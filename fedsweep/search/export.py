@@ -73,9 +73,7 @@ def _trial(
     state = TrialState.COMPLETE if values else TrialState.FAIL
     state = TrialState.PRUNED if probe.pruned else state
     state = TrialState.RUNNING if probe.pending else state
-    distribution = optuna.distributions.IntDistribution(
-        spec.low, spec.low + (spec.high - spec.low) // spec.step * spec.step, step=spec.step
-    )
+    distribution = optuna.distributions.IntDistribution(spec.low, spec.points[-1], step=spec.step)
     trial = optuna.trial.create_trial(
         state=state,
         value=sum(values) / len(values) if values and not probe.pending else None,

@@ -11,7 +11,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.errors import NotFound
 from fedsweep.spec import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store.prepared import Prepared
@@ -191,22 +190,6 @@ def of_sweep(connection: Connection, sweep: str) -> list[Arm]:
     """A sweep's arms, in the order of the plan."""
     query = _arms().where(sweeps.c.name == sweep).order_by(arms.c.id)
     return [_arm(row) for row in connection.execute(query).mappings()]
-
-
-def find(connection: Connection, sweep: str, prefix: str) -> Arm:
-    """The one arm of a sweep whose id begins so.
-
-    Raises:
-        NotFound: none does, or several do.
-
-    """
-    some = [arm for arm in of_sweep(connection, sweep) if arm.spec.arm_id.startswith(prefix)]
-    if len(some) != 1:
-        said = "several arms" if some else "no arm"
-        raise NotFound(
-            f"{said} of {sweep} begins with {prefix!r}: `fedsweep search show` names them"
-        )
-    return some[0]
 
 
 def _arms() -> sa.Select[Any]:

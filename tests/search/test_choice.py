@@ -209,7 +209,7 @@ def test_with_all_seeds_everywhere_means_are_plain_means(
     values: Mapping[int, Mapping[int, float]],
 ) -> None:
     """The seeds' levels cancel, and the variance is that of a two-way layout."""
-    _, means, variance = _additive(values, (0, 1, 2, 3))
+    means, variance = _additive(values, (0, 1, 2, 3))
     for point, row in values.items():
         assert means[point] == pytest.approx(sum(row.values()) / 4, abs=1e-9)
     assert variance > 0
@@ -218,7 +218,7 @@ def test_with_all_seeds_everywhere_means_are_plain_means(
 def test_a_seed_s_own_level_is_taken_out() -> None:
     """A T* that has the easy seed alone is not better for that."""
     values = {0: {0: 0.5, 1: 0.9}, 1: {0: 0.6, 1: 1.0}, 2: {1: 0.9}}
-    _, means, _ = _additive(values, (0, 1))
+    means, _ = _additive(values, (0, 1))
     assert means == pytest.approx({0: 0.7, 1: 0.8, 2: 0.7})
 
 
