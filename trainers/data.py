@@ -33,8 +33,6 @@ def load(
         BadData: it is missing, damaged, or differs from the planned fingerprint.
 
     """
-    if dataset == "digits":
-        return sources.digits()
     source = sources.find(dataset, root, image_size=image_size, image_height=image_height)
     return cache.fetch(source, fingerprint)
 

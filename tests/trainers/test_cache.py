@@ -271,7 +271,10 @@ def test_other_decoders_have_another_key(
     assert len(keys | {source.key()}) == 3
 
 
-def test_digits_are_not_kept(kept: Path) -> None:
-    """Scikit-learn has them at hand."""
-    data.load("digits")
-    assert not kept.exists()
+def test_digits_that_are_kept_need_no_scikit_learn(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import takes a slot seconds, each time it starts."""
+    first = data.load("digits")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert same(data.load("digits"), first)
