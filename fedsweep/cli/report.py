@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from fedsweep.report.findings import Finding
+    from fedsweep.report.pictures import Picture
+    from fedsweep.report.selection import Condition
     from fedsweep.report.summary import Row, Summary
+    from fedsweep.report.tables import View
 
 
 class Format(StrEnum):
@@ -30,7 +35,39 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     CSV = "csv"
     JSON = "json"
+    LATEX = "latex"
     HTML = "html"
+    PARQUET = "parquet"
+    XLSX = "xlsx"
+
+
+class Spread(StrEnum):
+    """What stands beside a mean."""
+
+    STD = "std"
+    INTERVAL = "interval"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """One sweep, as it is asked about."""
+
+    summary: Summary
+    view: View
+    rows: Sequence[Row]
+    findings: Sequence[Finding]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the options say, checked."""
+
+    conditions: Sequence[Condition]
+    group_by: Sequence[str] | None
+    tuned: Sequence[str]
+    measure: str | None
+    baseline: str | None
+    interval: bool
 
 
 def report(
@@ -43,83 +80,243 @@ def report(
             metavar="PATH", help="Write it there, not to the terminal.", show_default=False
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Only these trials: alpha=0.1,0.5 or local_steps>=20; repeated, all must hold.",
+            show_default=False,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELDS", help="Rows by these fields; the rest is pooled.", show_default=False
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MEASURE",
+            help="test_accuracy, validation_accuracy, test_loss, …",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NORMALIZER",
+            help="Say how far each is from it, seed by seed: bn, or fixbn:12.",
+            show_default=False,
+        ),
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELDS",
+            help="In each cell the value of lr, say, that validates best; its test is told.",
+            show_default=False,
+        ),
+    ] = None,
+    spread: Annotated[Spread, typer.Option(help="What stands beside a mean.")] = Spread.STD,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each picture there too, as PDF, SVG and PNG.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say which normaliser does best where.
 
-    A table for each sweep: mean and sample standard deviation over seeds; and the best T* of what
-    it searches.
+    A table for each sweep: mean and sample standard deviation over seeds, the best of each row in
+    bold; and the best T* of what it searches.
     """
-    from fedsweep.cli import search
-    from fedsweep.report import tables
-    from fedsweep.report.summary import summarize
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
+    if format in _TO_FILE and output is None:
+        raise RequestError(f"--format {format} needs a file: name it with --output")
+    asked = _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL)
     with reading(open_store(db)) as connection:
         names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
-        rows = {name: reads.results(connection, name) for name in names}
-        found = {name: search.findings(connection, name, rows[name]) for name in names}
-        if format is Format.HTML:
-            _write(_page(connection, rows, found), output)
-            return
-    summaries = [summarize(name, rows[name]) for name in names]
+        told = [_told(connection, name, asked) for name in names]
+        drawn = figures is not None or format is Format.HTML
+        shown = [_pictures(connection, one, asked) if drawn else [] for one in told]
+        plans = [reads.plan_texts(connection, name)[-1] for name in names]
     if format is Format.TABLE and output is None:
-        for summary in summaries:
-            shown: list[Table | Text] = [*tables.terminal(summary, console().width)]
-            if findings := found[summary.sweep]:
-                shown += tables.search_terminal(findings, console().width)
-            console().print(*shown, sep="\n")
-        return
-    written = {
-        Format.TABLE: lambda: "\n".join(_text(s, found[s.sweep]) for s in summaries),
-        Format.MARKDOWN: lambda: "\n".join(_markdown(s, found[s.sweep]) for s in summaries),
-        Format.CSV: lambda: tables.as_csv(summaries),
-        Format.JSON: lambda: tables.as_json(summaries),
-    }
-    _write(written[format](), output)
+        for one in told:
+            console().print(*_tables(one, console().width), sep="\n")
+    elif format is Format.HTML:
+        _write(_page(told, shown, plans), output)
+    elif format in _TO_FILE and output is not None:
+        _write_file(_TO_FILE[format], told, output)
+    else:
+        _write(_TEXTS[format](told), output)
+    if figures is not None:
+        _write_figures(names, shown, figures)
 
 
-def _text(summary: Summary, findings: Sequence[Finding]) -> str:
+def _asked(
+    where: Sequence[str] | None,
+    group_by: str | None,
+    metric: str | None,
+    baseline: str | None,
+    tune: str | None,
+    *,
+    interval: bool,
+) -> _Asked:
+    from difflib import get_close_matches
+
+    from fedsweep.report.selection import condition, known_field
+    from fedsweep.report.summary import ARM_FIELDS, MEASURES
+
+    rows = group_by.split(",") if group_by else None
+    for name in rows or ():
+        known_field(name.strip(), "--group-by")
+        if name.strip() in ("normalizer", "seed", *ARM_FIELDS):
+            raise RequestError(f"--group-by: {name.strip()} makes no rows: it tells columns apart")
+    tuned = [known_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
+    if "seed" in tuned or "normalizer" in tuned:
+        raise RequestError("--tune chooses hyperparameters, lr for one: not the seed or normalizer")
+    if metric is not None and metric not in MEASURES:
+        near = get_close_matches(metric, MEASURES, 1, 0.4)
+        more = f": did you mean {near[0]}?" if near else f": there are {', '.join(MEASURES)}"
+        raise RequestError(f"--metric: there is no final measure {metric!r}{more}")
+    return _Asked(
+        conditions=[condition(text) for text in where or ()],
+        group_by=[name.strip() for name in rows] if rows else None,
+        tuned=tuned,
+        measure=metric,
+        baseline=baseline,
+        interval=interval,
+    )
+
+
+def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
+    from fedsweep.cli import search
+    from fedsweep.report.contrasts import find_column
+    from fedsweep.report.selection import select, tune
+    from fedsweep.report.summary import summarize
+    from fedsweep.report.tables import View
+    from fedsweep.store import reads
+
+    every = reads.results(connection, name)
+    rows = select(every, asked.conditions)
+    if every and not rows:
+        raise NotFound(f"sweep {name} has no trial that --where tells: it has {len(every)} others")
+    if asked.tuned:
+        rows = tune(rows, asked.tuned)
+    summary = summarize(name, rows, group_by=asked.group_by, tuned=asked.tuned)
+    view = View(
+        measure=asked.measure,
+        interval=asked.interval,
+        baseline=find_column(summary, asked.baseline) if asked.baseline else None,
+        conditions=asked.conditions,
+    )
+    return _Told(summary, view, rows, search.findings(connection, name, every))
+
+
+def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Picture]:
+    from fedsweep.report.pictures import pictures
+    from fedsweep.store import reads
+
+    curves = reads.curves(connection, told.summary.sweep)
+    kept = {row["trial_id"] for row in told.rows}
+    if asked.conditions or asked.tuned:
+        curves = [row for row in curves if row["trial_id"] in kept]
+    return pictures(told.summary, told.rows, curves, told.findings, asked.conditions)
+
+
+def _tables(told: _Told, width: int) -> list[Table | Text]:
+    from fedsweep.report import search_tables, tables
+
+    shown: list[Table | Text] = [*tables.terminal(told.summary, width, told.view)]
+    return shown + (search_tables.terminal(told.findings, width) if told.findings else [])
+
+
+def _text(told: Sequence[_Told]) -> str:
     import io
 
     from rich.console import Console
 
-    from fedsweep.report import tables
+    from fedsweep.report.tables import WIDE
 
     out = io.StringIO()
-    shown: list[Table | Text] = [*tables.terminal(summary)]
-    if findings:
-        shown += tables.search_terminal(findings)
-    Console(file=out, width=tables.WIDE).print(*shown, sep="\n")
+    for one in told:
+        Console(file=out, width=WIDE).print(*_tables(one, WIDE), sep="\n")
     return out.getvalue()
 
 
-def _markdown(summary: Summary, findings: Sequence[Finding]) -> str:
-    from fedsweep.report import tables
+def _markdown(told: Sequence[_Told]) -> str:
+    from fedsweep.report import search_tables, tables
 
-    more = "\n" + tables.search_markdown(findings) if findings else ""
-    return tables.markdown(summary) + more
+    said = [tables.markdown(one.summary, one.view) for one in told]
+    more = [search_tables.markdown(one.findings) if one.findings else "" for one in told]
+    return "\n".join(text for pair in zip(said, more, strict=True) for text in pair if text)
 
 
-def _page(
-    connection: Connection,
-    rows: Mapping[str, Sequence[Row]],
-    searched: Mapping[str, Sequence[Finding]],
-) -> str:
+def _latex(told: Sequence[_Told]) -> str:
+    from fedsweep.report import latex
+
+    return latex.document([(one.summary, one.view) for one in told])
+
+
+def _records(told: Sequence[_Told]) -> list[dict[str, Any]]:
+    from fedsweep.report.records import records
+
+    return [record for one in told for record in records(one.summary, one.view)]
+
+
+def _csv(told: Sequence[_Told]) -> str:
+    from fedsweep.report.records import as_csv
+
+    return as_csv(_records(told))
+
+
+def _json(told: Sequence[_Told]) -> str:
+    from fedsweep.report.records import as_json
+
+    return as_json(_records(told))
+
+
+_TEXTS: dict[Format, Callable[[Sequence[_Told]], str]] = {
+    Format.TABLE: _text,
+    Format.MARKDOWN: _markdown,
+    Format.CSV: _csv,
+    Format.JSON: _json,
+    Format.LATEX: _latex,
+}
+
+
+def _parquet(told: Sequence[_Told], file: Path) -> None:
+    from fedsweep.report.records import write_parquet
+
+    write_parquet(_records(told), file)
+
+
+def _workbook(told: Sequence[_Told], file: Path) -> None:
+    from fedsweep.report.records import write_workbook
+
+    trials = {row["trial_id"]: dict(row) for one in told for row in one.rows}
+    write_workbook(_records(told), list(trials.values()), file)
+
+
+_TO_FILE: dict[Format, Callable[[Sequence[_Told], Path], None]] = {
+    Format.PARQUET: _parquet,
+    Format.XLSX: _workbook,
+}
+
+
+def _page(told: Sequence[_Told], shown: Sequence[Sequence[Picture]], plans: Sequence[str]) -> str:
     from fedsweep.report import page
-    from fedsweep.store import reads
 
     sections = [
-        page.section(
-            name,
-            found,
-            reads.curves(connection, name),
-            reads.plan_texts(connection, name)[-1],
-            searched[name],
-        )
-        for name, found in rows.items()
+        page.Section(one.summary, one.view, pictures, plan, one.findings)
+        for one, pictures, plan in zip(told, shown, plans, strict=True)
     ]
     return page.render(sections, time.strftime("%Y-%m-%d %H:%M"))
 
@@ -133,3 +330,25 @@ def _write(text: str, output: Path | None) -> None:
     except OSError as error:
         raise RequestError(f"{output} cannot be written: {error.strerror}") from error
     print(output.absolute())
+
+
+def _write_file(
+    write: Callable[[Sequence[_Told], Path], None], told: Sequence[_Told], output: Path
+) -> None:
+    aside = output.with_name(f".{output.name}.new{output.suffix}")
+    try:
+        write(told, aside)
+        os.replace(aside, output)  # noqa: PTH105  # aside, then renamed: never half a file
+    except OSError as error:
+        raise RequestError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    print(output.absolute())
+
+
+def _write_figures(names: Sequence[str], shown: Sequence[Sequence[Picture]], folder: Path) -> None:
+    from fedsweep.report.pictures import write
+
+    for name, pictures in zip(names, shown, strict=True):
+        for file in write(name, pictures, folder):
+            print(file.absolute())

@@ -149,13 +149,13 @@ def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:
 
 
 def _shown(found: Sequence[Finding], *, proposals: bool) -> list[RenderableType]:
-    from fedsweep.report import tables
+    from fedsweep.report import search_tables
 
     by_sweep: dict[str, list[Finding]] = {}
     for finding in found:
         by_sweep.setdefault(finding.arm.sweep_name, []).append(finding)
     shown: list[RenderableType] = [
-        part for some in by_sweep.values() for part in tables.search_terminal(some, console().width)
+        part for some in by_sweep.values() for part in search_tables.terminal(some, console().width)
     ]
     if proposals:
         shown += [_proposals(finding) for finding in found]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t as student
-
+from fedsweep.report.comparison import difference
 from fedsweep.report.summary import Row, describe, label, value_text
 from fedsweep.search import Answer, Probe, Space, answer
 from fedsweep.spec import TrialSpec
 from fedsweep.store.arms import Arm, Proposal
-
-LEVEL = 0.95
-"""Of a gain's interval."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,9 @@ def paired(
     seeds = fresh if len(fresh) >= 2 else [seed for seed in both if seed in used]
     if not seeds:
         return None
-    apart = [mine[seed] - theirs[seed] for seed in seeds]
-    mean = statistics.fmean(apart)
-    if len(apart) == 1:
-        return Gain(rival, mean, None, None, tuple(seeds), fresh=len(fresh) >= 2)
-    error = statistics.stdev(apart) / math.sqrt(len(apart))
-    half = float(student.ppf((1 + LEVEL) / 2, len(apart) - 1)) * error
-    return Gain(rival, mean, mean - half, mean + half, tuple(seeds), fresh=len(fresh) >= 2)
+    apart = difference({seed: mine[seed] for seed in seeds}, theirs)
+    assert apart is not None
+    return Gain(rival, apart.mean, apart.low, apart.high, tuple(seeds), fresh=len(fresh) >= 2)
 
 
 def names(findings: Sequence[Finding]) -> list[str]:

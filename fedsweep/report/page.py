@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from jinja2 import Environment
 
 import fedsweep
-from fedsweep.report import plots, tables
-from fedsweep.report.findings import Finding, names
-from fedsweep.report.summary import Row, Summary, by_measure, summarize
+from fedsweep.report import search_tables, tables
+from fedsweep.report.findings import Finding
+from fedsweep.report.pictures import Picture
+from fedsweep.report.summary import Summary
+from fedsweep.report.tables import View
 
 
 @dataclass(frozen=True)
@@ -19,50 +20,11 @@ class Section:
     """One sweep on the page."""
 
     summary: Summary
-    by_round: str | None
-    by_freeze_round: str | None
+    view: View
+    pictures: Sequence[Picture]
     plan: str
-    more: Sequence[tuple[str, str]] = ()
-    """Further pictures by round: a heading and an SVG each."""
     findings: Sequence[Finding] = ()
     """What searches found."""
-    searched: str | None = None
-
-
-SHARES = {"test_miou": "test mIoU", "worst_client_accuracy": "worst client's test accuracy"}
-NUMBERS = {"gradient_deviation": "gradient deviation", "client_drift": "client drift"}
-"""What is drawn by round where some trial measured it, beside its accuracy, and its name."""
-
-
-def section(
-    name: str,
-    rows: Sequence[Row],
-    curves: Sequence[Row],
-    plan: str,
-    findings: Sequence[Finding] = (),
-) -> Section:
-    """A sweep's part of the page, from its rows of `results` and of `curves`, and its searches."""
-    summary, taken = summarize(name, rows), by_measure(curves)
-    by_arm = partial(plots.arms_by_round, summary)
-    # Nothing goes on between one: of centralised trials only the accuracy is drawn.
-    federated = [row for row in rows if not row["centralized"]]
-    mismatch, what = taken.get("statistics_mismatch", {}), "statistics mismatch"
-    more = {
-        what: by_arm(federated, taken.get(name, {}), f"{what}, %") for name, what in SHARES.items()
-    }
-    more[what] = plots.alphas_by_round(summary, federated, mismatch, what)
-    more |= {
-        what: by_arm(federated, taken.get(name, {}), what, 1.0) for name, what in NUMBERS.items()
-    }
-    return Section(
-        summary,
-        by_arm(rows, taken.get("test_accuracy", {})),
-        plots.accuracy_by_freeze_round(summary),
-        plan,
-        [(f"{what[0].upper()}{what[1:]} by round", svg) for what, svg in more.items() if svg],
-        findings,
-        plots.searches(findings, names(findings)) if findings else None,
-    )
 
 
 def render(sections: Sequence[Section], when: str) -> str:
@@ -71,6 +33,7 @@ def render(sections: Sequence[Section], when: str) -> str:
     return page.render(
         sections=sections,
         tables=tables,
+        search_tables=search_tables,
         when=when,
         version=fedsweep.__version__,
     )
@@ -95,65 +58,70 @@ thead th { border-bottom: 2px solid var(--line); } tbody tr:hover { background: 
 figure { margin: 0; padding: 1rem; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
 figure svg { max-width: 100%; height: auto; display: block; margin: auto; }
 figcaption { color: #444; font-size: .9rem; padding-top: .5rem; }
+.best { font-weight: 700; } .level { text-decoration: underline; text-underline-offset: .2em; }
+.note { margin: .3rem 0; } details { margin: .4rem 0; font-size: .85rem; } code { overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
 </style>
 </head>
 <body>
-{% macro table(s, measure) %}
-<div class="scroll"><table>
-{% set title = tables.title(measure) %}
-<caption>{{ title[0] | upper }}{{ title[1:] }}</caption>
-<thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for key, texts in tables.rows(s, measure) %}
-<tr>{% for text in tables.key_texts(s, key) + texts %}<td>{{ text }}</td>{% endfor %}</tr>
+{% macro heading(text) %}{{ text[0] | upper }}{{ text[1:] }}{% endmacro %}
+{% macro notes(said) %}
+{% for note in said %}
+{% if note.startswith("query: ") %}
+<details class="dim"><summary>query</summary><code>{{ note[7:] }}</code></details>
+{% else %}
+<p class="dim note">{{ note }}</p>
+{% endif %}
 {% endfor %}
-</tbody></table></div>
 {% endmacro %}
-{% for section in sections %}
-{% set s = section.summary %}
-<h1>{{ s.sweep }}</h1>
-<p class="dim">{{ s.states.get("finished", 0) }} of {{ s.states.values() | sum }} trials finished
-· {{ when }} · fedsweep {{ version }}</p>
-<h2>Accuracy</h2>
-{{ table(s, "test_accuracy") }}
-{% for note in tables.footnotes(s) %}<p class="dim" style="margin:.3rem 0">{{ note }}</p>{% endfor %}
-{% for measure in s.taken() %}
-{% set name = tables.NAMES[measure] %}
-<h2>{{ name[0] | upper }}{{ name[1:] }}</h2>
-{{ table(s, measure) }}
-{% endfor %}
-{% if section.findings %}
-{% set headings, lines = tables.search_rows(section.findings) %}
-<h2>The best freeze round</h2>
+{% macro plain(caption, headings, lines) %}
 <div class="scroll"><table>
-<caption>What the searches found</caption>
+<caption>{{ caption }}</caption>
 <thead><tr>{% for name in headings %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for line in lines %}
 <tr>{% for text in line %}<td>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-{% for note in tables.search_notes(section.findings) %}<p class="dim" style="margin:.3rem 0">{{ note }}</p>{% endfor %}
-{% if section.searched %}
-<figure>{{ section.searched | safe }}
-<figcaption>Dots are what was tried; the line is what a Gaussian process believes of the T⋆ between.</figcaption></figure>
+{% endmacro %}
+{% macro table(s, measure, view) %}
+<div class="scroll"><table>
+<caption>{{ heading(tables.title(measure, view)) }}</caption>
+<thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for key, entries in tables.rows(s, measure, view) %}
+<tr>{% for text in tables.key_texts(s, key) %}<td>{{ text }}</td>{% endfor %}
+{% for entry in entries %}<td{% if entry.mark %} class="{{ entry.mark }}"{% endif %}>{{ entry.text }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endmacro %}
+{% for section in sections %}
+{% set s = section.summary %}
+{% set view = section.view %}
+<h1>{{ s.sweep }}</h1>
+<p class="dim">{{ s.states.get("finished", 0) }} of {{ s.states.values() | sum }} trials finished
+· {{ when }} · fedsweep {{ version }}</p>
+{% for measure in view.measures(s) %}
+<h2>{{ heading(tables.NAMES[measure]) }}</h2>
+{{ table(s, measure, view) }}
+{% if loop.first %}{{ notes(tables.footnotes(s, view)) }}{% endif %}
+{% endfor %}
+{% for what, contrasts in tables.contrast_tables(s, view) %}
+{% set headings, lines = tables.contrast_rows(s, view.first, contrasts) %}
+<h2>{{ heading(tables.NAMES[view.first]) }} {{ what }}</h2>
+{{ plain(heading(tables.contrast_title(view.first, what)), headings, lines) }}
+{% endfor %}
+{% if section.findings %}
+{% set headings, lines = search_tables.rows(section.findings) %}
+<h2>What the searches found</h2>
+{{ plain("The best freeze round of each arm", headings, lines) }}
+{{ notes(search_tables.notes(section.findings)) }}
 {% endif %}
-{% endif %}
-{% if section.by_round %}
-<h2>Accuracy by round</h2>
-<figure>{{ section.by_round | safe }}
-<figcaption>Mean over seeds; the band is one sample standard deviation. FIXBN is BN up to its freeze and forks off at the dot, the last round tested before it.</figcaption></figure>
-{% endif %}
-{% if section.by_freeze_round %}
-<h2>Accuracy by freeze round</h2>
-<figure>{{ section.by_freeze_round | safe }}
-<figcaption>FIXBN's final accuracy over T⋆, ± one sample standard deviation; the other normalisers as dashed lines.</figcaption></figure>
-{% endif %}
-{% for heading, picture in section.more %}
-<h2>{{ heading }}</h2>
-<figure>{{ picture | safe }}
-<figcaption>Mean over seeds; the band is one sample standard deviation.</figcaption></figure>
+{% for picture in section.pictures %}
+<h2>{{ picture.heading }}</h2>
+<figure role="img" aria-label="{{ picture.heading }}">{{ picture.svg() | safe }}
+<figcaption>{{ picture.caption }}</figcaption></figure>
+<details class="dim"><summary>query</summary><code>{{ picture.query }}</code></details>
 {% endfor %}
 <h2>Plan</h2>
 <pre>{{ section.plan }}</pre>

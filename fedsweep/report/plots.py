@@ -1,13 +1,11 @@
-"""Pictures of a summary, as SVG text: by round, and accuracy by T*."""
+"""Pictures of a summary: by round, by T*, by α and E, and who wins where."""
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +13,18 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from fedsweep.report.contrasts import marks
 from fedsweep.report.summary import (
     Cell,
+    Column,
     Curve,
     Key,
     Row,
     Summary,
+    column_text,
     field_text,
     label,
     mean_curve,
@@ -48,9 +50,6 @@ COLOURS = {
 BLUES = ("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44")
 
 
-ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
-"""What tells arms of one normaliser apart; every other axis of a sweep makes a panel."""
-
 Curves = Mapping[str, Mapping[int, float]]
 """A measure by round, for each trial that took it."""
 
@@ -61,56 +60,59 @@ def arms_by_round(
     curves: Curves,
     what: str = "test accuracy, %",
     scale: float = 100,
-) -> str | None:
+) -> Figure | None:
     """A panel for each point of the other axes, a line for each arm, a band of one std over seeds.
 
     `what` names the curves' values times `scale`. Of an arm, its finished trials; where it has
     none, those that run. None where nothing was measured yet.
     """
-    fields = [name for name in summary.axes if name not in ARM_FIELDS]
-    panels: dict[Key, dict[Key, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    panels: dict[Key, dict[Column, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
-            panel = tuple(row[name] for name in fields)
-            panels[panel][_arm(summary, row)].append(row)
+            panel = tuple(row[name] for name in summary.axes)
+            panels[panel][summary.column(row)].append(row)
     if not panels:
         return None
     figure, axes = _grid(len(panels))
-    colours = _colours(list({arm: None for arms in panels.values() for arm in arms}))
+    colours = _colours(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         arms = panels[panel]
-        for arm in sorted(arms, key=partial(_order, summary)):
-            curve = _curve(arms[arm], curves)
-            _draw_arm(axis, arm, curve, colours[arm], scale, trunk=("bn", None) in arms)
-        _say(axis, _title(fields, panel), "round")
+        trunk = any(column[0] == "bn" for column in arms)
+        for column in sorted(arms, key=summary.columns.index):
+            curve = _curve(arms[column], curves)
+            _draw_arm(axis, summary, column, curve, colours[column], scale, trunk=trunk)
+        _say(axis, _title(summary.axes, panel), "round")
     _label_left(axes, what)
     _one_legend(figure, axes)
-    return _svg(figure)
+    return figure
 
 
-def alphas_by_round(summary: Summary, rows: Sequence[Row], curves: Curves, what: str) -> str | None:
+def alphas_by_round(
+    summary: Summary, rows: Sequence[Row], curves: Curves, what: str
+) -> Figure | None:
     """A panel for each arm and point of the other axes, a line for each α."""
     varying = [n for i, n in enumerate(summary.axes) if len({key[i] for key in summary.cells}) > 1]
-    fields = [n for n in varying if n not in (*ARM_FIELDS, "alpha", "centralized")]
-    panels: dict[tuple[Key, Key], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    fields = [n for n in varying if n not in ("alpha", "centralized")]
+    panels: dict[tuple[Column, Key], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
-            panel = (_arm(summary, row), tuple(row[name] for name in fields))
+            panel = (summary.column(row), tuple(row[name] for name in fields))
             panels[panel][row["alpha"]].append(row)
     if not panels:
         return None
     figure, axes = _grid(len(panels))
     colours = _shades({alpha for lines in panels.values() for alpha in lines})
-    in_order = sorted(panels, key=lambda panel: (_order(summary, panel[0]), sort_key(panel[1])))
-    for axis, (arm, point) in zip(axes, in_order, strict=False):
-        lines = panels[arm, point]
+    in_order = sorted(panels, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
+    for axis, (column, point) in zip(axes, in_order, strict=False):
+        lines = panels[column, point]
         for alpha in sorted(lines, key=lambda alpha: sort_key((alpha,))):
             name = f"α = {field_text('alpha', alpha)}"
             _draw_curve(axis, _curve(lines[alpha], curves), colours[alpha], name)
-        _say(axis, ", ".join(filter(None, [_arm_label(arm), _title(fields, point)])), "round")
+        said = filter(None, [column_text(summary, column), _title(fields, point)])
+        _say(axis, ", ".join(said), "round")
     _label_left(axes, what)
     _one_legend(figure, axes)
-    return _svg(figure)
+    return figure
 
 
 def _shades(values: set[Any]) -> dict[Any, str]:
@@ -134,59 +136,155 @@ def _draw_curve(axis: Axes, curve: Curve, colour: str, name: str, scale: float =
 
 
 def _draw_arm(
-    axis: Axes, arm: Key, curve: Curve, colour: str, scale: float, *, trunk: bool
+    axis: Axes,
+    summary: Summary,
+    column: Column,
+    curve: Curve,
+    colour: str,
+    scale: float,
+    *,
+    trunk: bool,
 ) -> None:
-    fork = max((r for r in curve.rounds if r <= (arm[1] or 0)), default=None)
+    frozen = _freeze_round(summary, column) or 0
+    fork = max((r for r in curve.rounds if r <= frozen), default=None)
     # Up to T* FIXBN is BN, bit for bit: where BN is drawn, FIXBN forks off it.
     first = curve.rounds.index(fork) if trunk and fork is not None else 0
     forked = Curve(curve.rounds[first:], curve.mean[first:], curve.std[first:])
-    _draw_curve(axis, forked, colour, _arm_label(arm), scale)
+    _draw_curve(axis, forked, colour, column_text(summary, column), scale)
     if fork:
         height = scale * curve.mean[curve.rounds.index(fork)]
         axis.plot(fork, height, "o", color=colour, markersize=4)
 
 
-def accuracy_by_freeze_round(summary: Summary) -> str | None:
+def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
     """Final accuracy of fixbn over T*, with the others as lines. None where no T* has finished."""
-    fields = [name for name in summary.axes if name not in ARM_FIELDS]
-    lines: dict[Key, dict[Key, list[tuple[int, Cell]]]] = defaultdict(lambda: defaultdict(list))
-    levels: dict[Key, dict[Key, Cell]] = defaultdict(dict)
-    for columns in summary.cells.values():
-        for name, cell in columns.items():
-            panel = tuple(cell.fields[field] for field in fields)
-            arm = _arm(summary, {**cell.fields, "normalizer": name})
+    lines: dict[Key, dict[Column, list[tuple[int, Cell]]]]
+    lines = defaultdict(lambda: defaultdict(list))
+    levels: dict[Key, dict[Column, Cell]] = defaultdict(dict)
+    for panel, cells in summary.cells.items():
+        for column, cell in cells.items():
+            frozen = _freeze_round(summary, column)
             if cell.mean is None:
                 continue
-            if name == "fixbn" and arm[1] is not None:
-                lines[panel][("fixbn", None, *arm[2:])].append((arm[1], cell))
+            if frozen is not None:
+                lines[panel][_without_freeze_round(summary, column)].append((frozen, cell))
             else:
-                levels[panel][arm] = cell
+                levels[panel][column] = cell
     if not lines:
         return None
     figure, axes = _grid(len(lines))
     for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
-        for number, arm in enumerate(sorted(lines[panel], key=sort_key)):
-            points = sorted(lines[panel][arm], key=lambda point: point[0])
-            axis.errorbar(
-                [t for t, _ in points],
-                [100 * (c.mean or 0) for _, c in points],
-                yerr=[100 * (c.std or 0) for _, c in points],
-                color=BLUES[(2 + 2 * number) % len(BLUES)],
-                marker="o",
-                capsize=3,
-                label=_arm_label(arm),
-            )
-        for arm in sorted(levels[panel], key=partial(_order, summary)):
-            height = 100 * (levels[panel][arm].mean or 0)
-            colour, name = COLOURS.get(arm[0], "#000000"), _arm_label(arm)
+        for number, column in enumerate(sorted(lines[panel], key=sort_key)):
+            points = sorted(lines[panel][column], key=lambda point: point[0])
+            colour, name = BLUES[(2 + 2 * number) % len(BLUES)], column_text(summary, column)
+            _error_bars(axis, points, colour, name)
+        for column in sorted(levels[panel], key=summary.columns.index):
+            height = 100 * (levels[panel][column].mean or 0)
+            colour, name = COLOURS.get(column[0], "#000000"), column_text(summary, column)
             axis.axhline(height, color=colour, linestyle="--", label=name)
-        _say(axis, _title(fields, panel), "T⋆, rounds")
+        _say(axis, _title(summary.axes, panel), "T⋆, rounds")
     _label_left(axes, "final test accuracy, %")
     _one_legend(figure, axes)
-    return _svg(figure)
+    return figure
 
 
-def searches(findings: Sequence[Finding], titles: Sequence[str]) -> str | None:
+def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], colour: str, name: str) -> None:
+    means = [100 * (c.mean or 0) for _, c in points]
+    stds = [100 * (c.std or 0) for _, c in points]
+    at = [x for x, _ in points]
+    axis.errorbar(at, means, yerr=stds, color=colour, marker="o", capsize=3, label=name)
+
+
+def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
+    """Final accuracy over α, or over E, on a logarithmic axis; a panel for each point of the rest.
+
+    None where the field has not two values with a result.
+    """
+    if field not in summary.axes:
+        return None
+    place = summary.axes.index(field)
+    rest = [name for name in summary.axes if name != field]
+    panels: dict[Key, dict[Column, list[tuple[float, Cell]]]]
+    panels = defaultdict(lambda: defaultdict(list))
+    for key, cells in summary.cells.items():
+        panel = key[:place] + key[place + 1 :]
+        for column, cell in cells.items():
+            if key[place] is not None and cell.mean is not None:
+                panels[panel][column].append((key[place], cell))
+    drawn = {p: c for p, c in panels.items() if any(len(points) > 1 for points in c.values())}
+    if not drawn:
+        return None
+    figure, axes = _grid(len(drawn))
+    colours = _colours(summary.columns)
+    for axis, panel in zip(axes, sorted(drawn, key=sort_key), strict=False):
+        for column in sorted(drawn[panel], key=summary.columns.index):
+            points = sorted(drawn[panel][column], key=lambda point: point[0])
+            _error_bars(axis, points, colours[column], column_text(summary, column))
+        _say(axis, _title(rest, panel), label(field))
+        ticks = sorted({x for points in drawn[panel].values() for x, _ in points})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [field_text(field, x) for x in ticks])
+        axis.minorticks_off()
+    _label_left(axes, "final test accuracy, %")
+    _one_legend(figure, axes)
+    return figure
+
+
+def wins(summary: Summary) -> Figure | None:
+    """Who wins where: the best column at each α and E, and how far ahead of the next.
+
+    A cell that lacks a trial takes no part. None where α and E do not make two places.
+    """
+    if not {"alpha", "local_steps"} <= set(summary.axes):
+        return None
+    across, down = summary.axes.index("alpha"), summary.axes.index("local_steps")
+    panels: dict[Key, dict[tuple[Any, Any], tuple[Column, str]]] = defaultdict(dict)
+    for key, cells in summary.cells.items():
+        best = marks(cells, "test_accuracy").best
+        if best is None or key[across] is None or key[down] is None:
+            continue
+        means = sorted((c.mean or 0 for c in cells.values() if c.whole), reverse=True)
+        panel = tuple(v for i, v in enumerate(key) if i not in (across, down))
+        text = f"{column_text(summary, best)}\n+{100 * (means[0] - means[1]):.1f}"
+        panels[panel][key[across], key[down]] = (best, text)
+    panels = {panel: places for panel, places in panels.items() if len(places) > 1}
+    if not panels:
+        return None
+    rest = [name for i, name in enumerate(summary.axes) if i not in (across, down)]
+    figure, axes = _grid(len(panels), share=False)
+    colours = _colours(summary.columns)
+    for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
+        _draw_wins(axis, panels[panel], colours)
+        _say(axis, _title(rest, panel), "α")
+        _number_places(axis, panels[panel])
+    return figure
+
+
+def _draw_wins(
+    axis: Axes, places: Mapping[tuple[Any, Any], tuple[Column, str]], colours: dict[Column, str]
+) -> None:
+    alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
+    for (alpha, step), (column, text) in places.items():
+        x, y = alphas.index(alpha), steps.index(step)
+        axis.add_patch(
+            Rectangle(
+                (x - 0.5, y - 0.5), 1, 1, facecolor=colours[column], alpha=0.35, edgecolor="white"
+            )
+        )
+        axis.text(x, y, text, ha="center", va="center", fontsize=9)
+    axis.set_xlim(-0.5, len(alphas) - 0.5)
+    axis.set_ylim(-0.5, len(steps) - 0.5)
+    axis.grid(visible=False)
+
+
+def _number_places(axis: Axes, places: Mapping[tuple[Any, Any], object]) -> None:
+    alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
+    axis.set_xticks(range(len(alphas)), [field_text("alpha", v) for v in alphas])
+    axis.set_yticks(range(len(steps)), [field_text("local_steps", v) for v in steps])
+    axis.set_ylabel("E")
+
+
+def searches(findings: Sequence[Finding], titles: Sequence[str]) -> Figure | None:
     """A panel for each arm: what was seen at each T*, what is believed between, and the best."""
     drawn = [(f, title) for f, title in zip(findings, titles, strict=True) if f.answer.points]
     if not drawn:
@@ -215,7 +313,7 @@ def searches(findings: Sequence[Finding], titles: Sequence[str]) -> str | None:
     metrics = {f.arm.spec.search.metric.replace("_", " ") for f, _ in drawn}
     _label_left(axes, f"{' or '.join(sorted(metrics))}, %")
     _one_legend(figure, axes)
-    return _svg(figure)
+    return figure
 
 
 def _floor(findings: Sequence[Finding]) -> float:
@@ -226,11 +324,11 @@ def _floor(findings: Sequence[Finding]) -> float:
     return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
 
 
-def _grid(panels: int) -> tuple[Figure, list[Axes]]:
+def _grid(panels: int, *, share: bool = True) -> tuple[Figure, list[Axes]]:
     columns = min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
     flat = [axis for line in axes for axis in line]
     for axis in flat:
         axis.grid(alpha=0.25)
@@ -261,41 +359,30 @@ def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     )
 
 
-def _colours(arms: Sequence[Key]) -> dict[Key, str]:
-    """A colour for each arm: its normaliser's; for fixbn, a blue that deepens with T*."""
-    frozen = sorted((arm for arm in arms if arm[0] == "fixbn"), key=sort_key)
-    colours = {arm: COLOURS.get(arm[0], "#000000") for arm in arms}
+def _colours(columns: Sequence[Column]) -> dict[Column, str]:
+    """A colour for each column: its normaliser's; for fixbn, a blue that deepens with T*."""
+    frozen = sorted((column for column in columns if column[0] == "fixbn"), key=sort_key)
+    colours = {column: COLOURS.get(column[0], "#000000") for column in columns}
     depth = LinearSegmentedColormap.from_list("depth", BLUES)
-    for place, arm in enumerate(frozen):
-        colours[arm] = to_hex(depth(place / max(len(frozen) - 1, 1)))
+    for place, column in enumerate(frozen):
+        colours[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
     return colours
 
 
-def _order(summary: Summary, arm: Key) -> tuple[Any, ...]:
-    """Normalisers as in the table, then T* and the rest."""
-    return (summary.normalizers.index(arm[0]), *sort_key(arm[1:]))
+def _freeze_round(summary: Summary, column: Column) -> int | None:
+    """A column's T*, where it has one."""
+    if "freeze_round" not in summary.arm_fields:
+        return None
+    frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
+    return frozen
 
 
-def _arm(summary: Summary, row: Row) -> Key:
-    """(normaliser, T*), and whatever else of an arm varies in the sweep."""
-    more = [row[name] for name in ARM_FIELDS[1:] if name in summary.axes]
-    return (row["normalizer"], row["freeze_round"], *more)
-
-
-def _arm_label(arm: Key) -> str:
-    t_star = f"T⋆={arm[1]}" if arm[1] is not None else None
-    more = [str(value) for value in arm[2:] if value not in (None, "given")]
-    return " ".join([arm[0].upper(), *([t_star] if t_star else []), *more])
+def _without_freeze_round(summary: Summary, column: Column) -> Column:
+    place = 1 + summary.arm_fields.index("freeze_round")
+    return (*column[:place], None, *column[place + 1 :])
 
 
 def _title(fields: Sequence[str], panel: Key) -> str:
     said = zip(fields, panel, strict=True)
     told = [(n, v) for n, v in said if v is not None and not (n == "centralized" and not v)]
     return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in told)
-
-
-def _svg(figure: Figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]

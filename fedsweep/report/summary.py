@@ -9,13 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsweep.report.comparison import mean_interval
 from fedsweep.spec import config_columns
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
+Column = tuple[Any, ...]
+"""(normaliser, T*), and whatever else of ARM_FIELDS varies in the sweep."""
 
-ROW_FIELDS = ("alpha", "local_steps", "freeze_round", "momentum")
+ROW_FIELDS = ("alpha", "local_steps", "momentum")
 """What tells the rows of a table apart, always; any other field that varies joins them."""
+
+ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
+"""What tells the columns of one normaliser apart: T*, always, and those of the rest that vary."""
 
 NOT_AXES = frozenset({"normalizer", "seed", "evaluate_every"})
 NOT_AXES |= {"client_accuracy", "keep_weights", "diagnostics"}
@@ -29,32 +35,43 @@ NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn",
 MORE = ("test_miou", "mean_client_accuracy", "worst_client_accuracy")
 """Final measures that some trials take beside their accuracy."""
 
+MEASURES = ("test_accuracy", "validation_accuracy", "best_test_accuracy", "test_loss", *MORE)
+"""All final measures, as columns of `results`. Of a loss the lower is the better."""
+
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
 BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
 
 
+Unit = tuple[Any, ...]
+"""What pairs a trial with one of another column: its seed, and the axes that a row pools."""
+
+
 @dataclass(frozen=True)
 class Spread:
-    """A final measure over the finished seeds, a share 0..1."""
+    """A final measure over the finished trials of a cell, in its own unit (accuracies 0..1)."""
 
+    n: int
     mean: float | None
     std: float | None
     """Sample standard deviation; None at n = 1."""
+    low: float | None
+    """The 95 % interval of the mean, by Student's t; None at n = 1."""
+    high: float | None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The trials of one row and normaliser, over seeds. Accuracies are shares 0..1."""
+    """The trials of one row and column, over seeds."""
 
     fields: Row
+    """The configuration, without the seed and what the row pools."""
+    cell_ids: tuple[str, ...]
     n: int
-    mean: float | None
-    std: float | None
-    """Sample standard deviation over the finished; None at n = 1."""
-    others: Mapping[str, Spread]
-    """The measures of MORE, over the finished trials that took them."""
+    """Finished."""
+    values: Mapping[str, Mapping[Unit, float]]
+    """Each final measure of the finished trials that took it."""
     failures: Mapping[str, int]
     """Failed trials by kind."""
     unfinished: int
@@ -65,9 +82,32 @@ class Cell:
         """Failed trials whose loss or weights were not finite."""
         return self.failures.get("diverged", 0)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every trial finished: only then is its mean one to compare by."""
+        return self.n > 0 and not self.failures and not self.unfinished
+
+    @property
+    def mean(self) -> float | None:
+        """Of the test accuracy."""
+        return self.measure("test_accuracy").mean
+
+    @property
+    def std(self) -> float | None:
+        """Of the test accuracy."""
+        return self.measure("test_accuracy").std
+
     def measure(self, name: str) -> Spread:
-        """The test accuracy, or another final measure."""
-        return Spread(self.mean, self.std) if name == "test_accuracy" else self.others[name]
+        """A final measure, over the trials that took it."""
+        values = list(self.values[name].values())
+        low, high = mean_interval(values) or (None, None)
+        return Spread(
+            n=len(values),
+            mean=math.fsum(values) / len(values) if values else None,
+            std=statistics.stdev(values) if len(values) > 1 else None,
+            low=low,
+            high=high,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,61 +126,120 @@ class Summary:
 
     sweep: str
     axes: tuple[str, ...]
-    normalizers: tuple[str, ...]
-    cells: Mapping[Key, Mapping[str, Cell]]
-    """By the values of `axes`, then by normaliser."""
+    """The fields that tell its rows apart."""
+    pooled: tuple[str, ...]
+    """Fields that vary within its cells, beside the seed."""
+    tuned: tuple[str, ...]
+    """Fields of which each cell has the value that its validation chose."""
+    arm_fields: tuple[str, ...]
+    """The fields behind the normaliser in a column."""
+    columns: tuple[Column, ...]
+    cells: Mapping[Key, Mapping[Column, Cell]]
+    """By the values of `axes`, then by column."""
     usual_n: int
-    """The commonest number of seeds of a cell; others are marked."""
+    """The commonest number of finished trials of a cell; others are marked."""
     states: Mapping[str, int]
     failures: tuple[Failure, ...]
 
     def taken(self) -> list[str]:
         """The final measures that some trial took, beside its accuracy."""
-        cells = [cell for columns in self.cells.values() for cell in columns.values()]
-        return [name for name in MORE if any(c.others[name].mean is not None for c in cells)]
+        cells = [cell for row in self.cells.values() for cell in row.values()]
+        return [name for name in MORE if any(cell.values[name] for cell in cells)]
+
+    def column(self, row: Row) -> Column:
+        """The column that a trial belongs to."""
+        return (row["normalizer"], *(row[name] for name in self.arm_fields))
 
 
-def summarize(sweep: str, rows: Sequence[Row]) -> Summary:
-    """Group a sweep's trials (rows of `results`) into the cells of its table."""
-    varying = [name for name in FIELDS if _is_axis(name, _values(rows, name))]
-    axes = (*ROW_FIELDS, *varying)
-    grouped: dict[Key, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+def summarize(
+    sweep: str,
+    rows: Sequence[Row],
+    *,
+    group_by: Sequence[str] | None = None,
+    tuned: Sequence[str] = (),
+) -> Summary:
+    """Group a sweep's trials (rows of `results`) into the cells of its table.
+
+    `group_by` names the fields that make a row; what else varies is pooled. `tuned` fields are
+    neither: `selection.tune` has left one value of them in each cell.
+    """
+    varying = {name for name in FIELDS if _is_axis(name, _values(rows, name))} - set(tuned)
+    others = varying - {*ROW_FIELDS, *ARM_FIELDS}
+    usual = [*ROW_FIELDS, *(name for name in FIELDS if name in others)]
+    axes = tuple(n for n in (usual if group_by is None else group_by) if n not in tuned)
+    pooled = tuple(n for n in usual if n not in {*axes, *tuned} and len(_values(rows, n)) > 1)
+    arm_fields = tuple(
+        n for n in ARM_FIELDS if n not in tuned and (n == "freeze_round" or n in varying)
+    )
+    grouped: dict[Key, dict[Column, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        grouped[tuple(row[name] for name in axes)][row["normalizer"]].append(row)
+        column = (row["normalizer"], *(row[name] for name in arm_fields))
+        grouped[tuple(row[name] for name in axes)][column].append(row)
     cells = {
-        key: {normalizer: _cell(members) for normalizer, members in columns.items()}
+        key: {column: _cell(members, pooled) for column, members in columns.items()}
         for key, columns in sorted(grouped.items(), key=lambda item: sort_key(item[0]))
     }
     sizes = Counter(cell.n for columns in cells.values() for cell in columns.values() if cell.n)
-    present = {row["normalizer"] for row in rows}
-    order = [name for name in NORMALIZERS if name in present]
     return Summary(
         sweep=sweep,
         axes=axes,
-        normalizers=(*order, *sorted(present - set(order))),
+        pooled=pooled,
+        tuned=tuple(tuned),
+        arm_fields=arm_fields,
+        columns=tuple(sorted({c for columns in cells.values() for c in columns}, key=_place)),
         cells=cells,
         usual_n=max(sizes, key=lambda n: (sizes[n], n), default=0),
         states=Counter(row["state"] for row in rows),
-        failures=tuple(
-            Failure(
-                row["trial_id"], row["failure"] or "error", row["error"] or "", describe(row, axes)
-            )
-            for row in rows
-            if row["state"] == "failed"
-        ),
+        failures=tuple(_failure(row, (*arm_fields, *usual)) for row in rows if is_failed(row)),
     )
+
+
+def is_failed(row: Row) -> bool:
+    """Whether a row of `results` has failed."""
+    return bool(row["state"] == "failed")
+
+
+def _failure(row: Row, fields: Sequence[str]) -> Failure:
+    what = describe(row, fields)
+    return Failure(row["trial_id"], row["failure"] or "error", row["error"] or "", what)
+
+
+def _place(column: Column) -> tuple[Any, ...]:
+    """Normalisers in their usual order, then by name; then by T* and the rest."""
+    name = column[0]
+    known = NORMALIZERS.index(name) if name in NORMALIZERS else len(NORMALIZERS)
+    return (known, name, *sort_key(column[1:]))
+
+
+def column_text(summary: Summary, column: Column) -> str:
+    """BN; FIXBN T⋆=6; FIXBN T⋆=6 layer; GN groups=4."""
+    said = [column[0].upper()]
+    for name, value in zip(summary.arm_fields, column[1:], strict=True):
+        if value is None or (name, value) == ("freeze_rule", "given"):
+            continue
+        if name in ("freeze_rule", "freeze"):
+            said.append(str(value))
+        else:
+            said.append(f"{_ARM_LABELS[name]}={value_text(value)}")
+    return " ".join(said)
+
+
+_ARM_LABELS = {"freeze_round": "T⋆", "gn_groups": "groups", "agc_clip": "clip"}
 
 
 def _is_axis(name: str, values: set[Any]) -> bool:
     """Whether a field tells a sweep's trials apart and has no column of its own."""
-    if name in NOT_AXES or name in ROW_FIELDS:
+    if name in NOT_AXES:
         return False
     if name == "local_epochs" and values != {None}:  # even one value: no E stands for it
         return True
     return len(values if name in CHOSEN else values - {None}) > 1
 
 
-def describe(row: Row, axes: Sequence[str] = (*ROW_FIELDS, "local_epochs", "centralized")) -> str:
+TOLD = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
+
+
+def describe(row: Row, axes: Sequence[str] = TOLD) -> str:
     """A trial in a few words: its normaliser, the fields that matter, its seed."""
     told = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
@@ -210,24 +309,19 @@ def _values(rows: Sequence[Row], name: str) -> set[Any]:
     return {row[name] for row in rows}
 
 
-def _cell(rows: Sequence[Row]) -> Cell:
+def _cell(rows: Sequence[Row], pooled: Sequence[str]) -> Cell:
     finished = [row for row in rows if row["state"] == "finished"]
-    accuracy = _spread([row["test_accuracy"] for row in finished])
-    failures = Counter(row["failure"] or "error" for row in rows if row["state"] == "failed")
+    failures = Counter(row["failure"] or "error" for row in rows if is_failed(row))
     return Cell(
-        fields={name: rows[0][name] for name in FIELDS if name != "seed"},
+        fields={name: rows[0][name] for name in FIELDS if name not in ("seed", *pooled)},
+        cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),
-        mean=accuracy.mean,
-        std=accuracy.std,
-        others={name: _spread([row.get(name) for row in finished]) for name in MORE},
+        values={name: _taken(finished, name, pooled) for name in MEASURES},
         failures=failures,
         unfinished=len(rows) - len(finished) - sum(failures.values()),
     )
 
 
-def _spread(values: Sequence[float | None]) -> Spread:
-    taken = [value for value in values if value is not None]
-    return Spread(
-        math.fsum(taken) / len(taken) if taken else None,
-        statistics.stdev(taken) if len(taken) > 1 else None,
-    )
+def _taken(rows: Sequence[Row], name: str, pooled: Sequence[str]) -> dict[Unit, float]:
+    units = ((tuple(row[n] for n in ("seed", *pooled)), row.get(name)) for row in rows)
+    return {unit: value for unit, value in units if value is not None}

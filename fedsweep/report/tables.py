@@ -1,56 +1,112 @@
-"""A summary as a table: for the terminal, Markdown, CSV, JSON."""
+"""A summary as a table: for the terminal and Markdown."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
-from fedsweep.report.summary import MORE, Cell, Key, Spread, Summary, field_text, label
-
-if TYPE_CHECKING:
-    from fedsweep.report.findings import Finding, Gain
+from fedsweep.report import queries
+from fedsweep.report.contrasts import Contrast, against, gaps, marks
+from fedsweep.report.selection import Condition
+from fedsweep.report.summary import (
+    Cell,
+    Column,
+    Key,
+    Spread,
+    Summary,
+    column_text,
+    field_text,
+    label,
+)
 
 WIDE = 160
 """Columns of a table that is not printed on a terminal."""
 
 NAMES = {
     "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+    "best_test_accuracy": "best test accuracy of any round (an oracle)",
+    "test_loss": "test loss",
     "test_miou": "test mIoU",
     "mean_client_accuracy": "mean of the clients' test accuracies",
     "worst_client_accuracy": "worst client's test accuracy",
 }
+NATS = frozenset({"test_loss"})
+"""Measures that are no shares, and are not told in percent."""
+
+STYLES = {"best": "bold", "level": "underline", "": ""}
+MARKED = (
+    "bold: the best of its row; underlined: not worse than it (paired t-test over seeds, "
+    "one-sided, Holm, 5 %)"
+)
 
 
-def title(measure: str = "test_accuracy") -> str:
+@dataclass(frozen=True)
+class View:
+    """What is told of a summary, beside what it is."""
+
+    measure: str | None = None
+    """The final measure; None: the test accuracy, and tables of what else was taken."""
+    interval: bool = False
+    """Whether a mean stands with its 95 % interval, instead of its deviation."""
+    baseline: Column | None = None
+    conditions: Sequence[Condition] = field(default_factory=tuple)
+
+    @property
+    def first(self) -> str:
+        """The measure of the first table."""
+        return self.measure or "test_accuracy"
+
+    def measures(self, summary: Summary) -> list[str]:
+        """A table for each."""
+        return [self.measure] if self.measure else ["test_accuracy", *summary.taken()]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell's text, and whether it stands out."""
+
+    text: str
+    mark: Literal["best", "level", ""] = ""
+
+
+def title(measure: str = "test_accuracy", view: View | None = None) -> str:
     """What a table's numbers are."""
-    return f"{NAMES[measure]}, %, mean ± sample std over seeds"
+    unit = "nats" if measure in NATS else "%"
+    spread = "95 % interval" if view is not None and view.interval else "sample std"
+    return f"{NAMES[measure]}, {unit}, mean ± {spread} over seeds".replace("± 95", "and 95")
 
 
-def spread_text(spread: Spread) -> str:
+def number(measure: str, value: float) -> str:
+    """97.25 of a share; 0.1234 of a loss."""
+    return f"{value:.4f}" if measure in NATS else f"{100 * value:.2f}"
+
+
+def spread_text(measure: str, spread: Spread, *, interval: bool = False) -> str:
     """97.25 ± 0.50, in percent; nothing where nothing has finished."""
     if spread.mean is None:
         return ""
-    deviation = f" ± {100 * spread.std:.2f}" if spread.std is not None else ""
-    return f"{100 * spread.mean:.2f}{deviation}"
+    mean = number(measure, spread.mean)
+    if interval and spread.low is not None and spread.high is not None:
+        return f"{mean} [{number(measure, spread.low)}, {number(measure, spread.high)}]"
+    if not interval and spread.std is not None:
+        return f"{mean} ± {number(measure, spread.std)}"
+    return mean
 
 
-def cell_text(cell: Cell | None, usual_n: int) -> str:
-    """The accuracy, and whatever keeps it from being the usual mean."""
-    if cell is None:
-        return ""
-    notes = []
-    if cell.n and cell.n != usual_n:
+def cell_text(summary: Summary, cell: Cell, measure: str, *, interval: bool = False) -> str:
+    """The measure, and whatever keeps it from being the usual mean."""
+    notes = [f"{label(n)}={field_text(n, cell.fields[n])}" for n in summary.tuned if cell.n]
+    if cell.n and cell.n != summary.usual_n:
         notes.append(f"n={cell.n}")
     notes += [f"{count} {kind}" for kind, count in sorted(cell.failures.items())]
     if cell.unfinished:
         notes.append(f"{cell.unfinished} unfinished")
-    value = spread_text(cell.measure("test_accuracy"))
+    value = spread_text(measure, cell.measure(measure), interval=interval)
     return f"{value} ({', '.join(notes)})".strip() if notes else value
 
 
@@ -59,35 +115,58 @@ def key_texts(summary: Summary, key: Key) -> list[str]:
     return [field_text(name, value) for name, value in zip(summary.axes, key, strict=True)]
 
 
-def rows(summary: Summary, measure: str = "test_accuracy") -> list[tuple[Key, list[str]]]:
-    """The table's rows: the axes' values, then a text a normaliser."""
+def rows(
+    summary: Summary, measure: str = "test_accuracy", view: View | None = None
+) -> list[tuple[Key, list[Entry]]]:
+    """The table's rows: the axes' values, then an entry a column."""
+    view = view or View()
 
-    def text(cell: Cell | None) -> str:
-        if measure == "test_accuracy" or cell is None:
-            return cell_text(cell, summary.usual_n)
-        return spread_text(cell.measure(measure))
+    def entry(column: Column, cells: dict[Column, Cell]) -> Entry:
+        cell, found = cells.get(column), marked[id(cells)]
+        if cell is None:
+            return Entry("")
+        if measure == view.first:
+            text = cell_text(summary, cell, measure, interval=view.interval)
+        else:
+            text = spread_text(measure, cell.measure(measure), interval=view.interval)
+        mark: Literal["best", "level", ""] = "level" if column in found.level else ""
+        return Entry(text, "best" if column == found.best else mark)
 
-    return [
-        (key, [text(columns.get(name)) for name in summary.normalizers])
-        for key, columns in summary.cells.items()
-    ]
+    table = [(key, dict(cells)) for key, cells in summary.cells.items()]
+    marked = {id(cells): marks(cells, measure) for _, cells in table}
+    return [(key, [entry(column, cells) for column in summary.columns]) for key, cells in table]
 
 
 def headings(summary: Summary) -> list[str]:
-    """The columns' names: the axes, then the normalisers."""
-    return [*map(label, summary.axes), *(name.upper() for name in summary.normalizers)]
+    """The columns' names: the axes, then normalisers, with their T*."""
+    return [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
 
 
-def footnotes(summary: Summary) -> list[str]:
-    """What the table leaves out: unfinished and failed trials, counted; failed ones named."""
+def footnotes(summary: Summary, view: View | None = None) -> list[str]:
+    """How to read the table, what it leaves out, and the query that gives its numbers."""
+    view = view or View()
     notes = [f"n = {summary.usual_n} seeds unless given"] if summary.usual_n else []
+    if summary.pooled:
+        pooled = " and ".join(label(name) for name in ("seed", *summary.pooled))
+        notes = [f"n = {summary.usual_n} trials unless given, over {pooled}"]
+    notes += _missing(summary)
+    if summary.tuned:
+        chosen = ", ".join(label(name) for name in summary.tuned)
+        notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
+    if any(entry.mark for _, entries in rows(summary, view.first, view) for entry in entries):
+        notes.append(MARKED)
+    notes.append(f"query: {queries.of_table(summary, view.first, view.conditions)}")
+    return notes
+
+
+def _missing(summary: Summary) -> list[str]:
+    """Unfinished and failed trials, counted; failed ones named."""
     waiting = [
         f"{summary.states[s]} {s}"
         for s in ("queued", "running", "cancelled")
         if summary.states.get(s)
     ]
-    if waiting:
-        notes.append(f"unfinished: {', '.join(waiting)}")
+    notes = [f"unfinished: {', '.join(waiting)}"] if waiting else []
     if summary.failures:
         notes.append(f"failed: {len(summary.failures)}")
         shown = summary.failures[:10]
@@ -97,48 +176,126 @@ def footnotes(summary: Summary) -> list[str]:
     return notes
 
 
-def terminal(summary: Summary, width: int = WIDE) -> list[Table]:
-    """A Rich table for each measure taken, for so many columns."""
-    tables = [_terminal(summary, name, width) for name in ("test_accuracy", *summary.taken())]
-    if notes := footnotes(summary):
-        tables[0].caption = Text("\n".join(notes))
+def contrast_tables(summary: Summary, view: View) -> list[tuple[str, list[Contrast]]]:
+    """What is held against what: the baseline that was asked for, training on all data at once."""
+    found: list[tuple[str, list[Contrast]]] = []
+    if view.baseline is not None:
+        name = column_text(summary, view.baseline)
+        found.append((f"minus {name}", against(summary, view.first, view.baseline)))
+    if gap := gaps(summary, view.first):
+        found.append(("minus its centralised twin", gap))
+    return found
+
+
+def contrast_title(measure: str, what: str) -> str:
+    """What a table of contrasts holds."""
+    unit = "nats" if measure in NATS else "points"
+    return (
+        f"{NAMES[measure]} {what}, {unit}: mean of paired differences over seeds [95 % interval], "
+        "p adjusted for all of them (t-test, Holm)"
+    )
+
+
+def contrast_text(measure: str, contrast: Contrast) -> str:
+    """+1.20 [+0.40, +2.00] p=0.03, in points."""
+    scale, places = (1, 4) if measure in NATS else (100, 2)
+    apart = contrast.found
+    said = f"{scale * apart.mean:+.{places}f}"
+    if apart.low is None or apart.high is None or contrast.p is None:
+        return f"{said} (n=1)"
+    p = f"p={contrast.p:.2g}" if contrast.p >= 0.001 else "p<0.001"
+    return f"{said} [{scale * apart.low:+.{places}f}, {scale * apart.high:+.{places}f}] {p}"
+
+
+def contrast_rows(
+    summary: Summary, measure: str, contrasts: Sequence[Contrast]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines: a row of the table a line, a column that was compared a column."""
+    columns = [c for c in summary.columns if any(c == found.column for found in contrasts)]
+    by_key: dict[Key, dict[Column, str]] = {}
+    for found in contrasts:
+        by_key.setdefault(found.key, {})[found.column] = contrast_text(measure, found)
+    names = [*map(label, summary.axes), *(column_text(summary, c) for c in columns)]
+    lines = [
+        [*key_texts(summary, key), *(texts.get(c, "") for c in columns)]
+        for key, texts in by_key.items()
+    ]
+    return names, lines
+
+
+def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> list[Table]:
+    """A Rich table for each measure and each contrast, for so many columns."""
+    view = view or View()
+    tables = [_terminal(summary, name, width, view) for name in view.measures(summary)]
+    tables[0].caption = Text("\n".join(footnotes(summary, view)))
+    for what, contrasts in contrast_tables(summary, view):
+        names, lines = contrast_rows(summary, view.first, contrasts)
+        if not _fits(names, lines, width):
+            names = [*map(label, summary.axes), "normaliser", "difference"]
+            lines = [
+                [
+                    *key_texts(summary, c.key),
+                    column_text(summary, c.column),
+                    contrast_text(view.first, c),
+                ]
+                for c in contrasts
+            ]
+        heading = f"{summary.sweep}: {contrast_title(view.first, what)}"
+        tables.append(_table(heading, names, [(None, list(map(Entry, line))) for line in lines]))
     return tables
 
 
-def _terminal(summary: Summary, measure: str, width: int) -> Table:
+def _terminal(summary: Summary, measure: str, width: int, view: View) -> Table:
     """A normaliser a column, or a line where they do not fit."""
-    lines = [(key, [*key_texts(summary, key), *texts]) for key, texts in rows(summary, measure)]
     names = headings(summary)
-    widths = _widths(names, [texts for _, texts in lines])
-    if sum(widths) + 3 * len(widths) + 1 > width:
-        names = [*map(label, summary.axes), "normaliser", NAMES[measure].split()[-1]]
-        lines = _long(summary, measure)
-        widths = _widths(names, [texts for _, texts in lines])
+    lines = [
+        (key, [*map(Entry, key_texts(summary, key)), *entries])
+        for key, entries in rows(summary, measure, view)
+    ]
+    if not _fits(names, [[entry.text for entry in entries] for _, entries in lines], width):
+        names = [*map(label, summary.axes), "normaliser", _word(measure)]
+        lines = _long(summary, measure, view)
+    return _table(f"{summary.sweep}: {title(measure, view)}", names, lines)
+
+
+def _word(measure: str) -> str:
+    """The measure's last word, to head a column: accuracy, loss, mIoU."""
+    return NAMES[measure].partition(" of ")[0].split()[-1]
+
+
+def _table(
+    heading: str, names: Sequence[str], lines: Sequence[tuple[Key | None, Sequence[Entry]]]
+) -> Table:
     # As Text: a name or an error may hold what Rich would take for markup.
-    heading = Text(f"{summary.sweep}: {title(measure)}")
-    table = Table(title=heading, title_justify="left", caption_justify="left")
+    table = Table(title=Text(heading), title_justify="left", caption_justify="left")
+    widths = _widths(names, [[entry.text for entry in entries] for _, entries in lines])
     for name, least in zip(names, widths, strict=True):
         table.add_column(name, justify="right", overflow="fold", min_width=least)
     before: Key | None = None
-    for key, texts in lines:
-        table.add_row(*texts)
-        if before is not None and before[:2] != key[:2]:
+    for key, entries in lines:
+        table.add_row(*(Text(entry.text, style=STYLES[entry.mark]) for entry in entries))
+        if before is not None and key is not None and before[:2] != key[:2]:
             table.rows[-2].end_section = True
         before = key
     return table
 
 
-def _long(summary: Summary, measure: str) -> list[tuple[Key, list[str]]]:
+def _fits(names: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> bool:
+    widths = _widths(names, lines)
+    return sum(widths) + 3 * len(widths) + 1 <= width
+
+
+def _long(summary: Summary, measure: str, view: View) -> list[tuple[Key, list[Entry]]]:
     """A line for each cell that has trials."""
     return [
-        (key, [*key_texts(summary, key), name.upper(), text])
-        for key, texts in rows(summary, measure)
-        for name, text in zip(summary.normalizers, texts, strict=True)
-        if text
+        (key, [*map(Entry, key_texts(summary, key)), Entry(column_text(summary, column)), entry])
+        for key, entries in rows(summary, measure, view)
+        for column, entry in zip(summary.columns, entries, strict=True)
+        if entry.text
     ]
 
 
-def _widths(names: list[str], lines: list[list[str]]) -> list[int]:
+def _widths(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
     """What each column needs: its notes may be folded between words, its numbers may not."""
 
     def least(text: str) -> int:
@@ -146,157 +303,41 @@ def _widths(names: list[str], lines: list[list[str]]) -> list[int]:
         return max([len(number.strip()), *map(len, f"({note}".split() if note else [])])
 
     return [
-        max([len(name), *map(least, texts)]) for name, *texts in zip(names, *lines, strict=True)
+        max([*map(len, name.split()), *map(least, texts)])
+        for name, *texts in zip(names, *lines, strict=True)
     ]
 
 
-def markdown(summary: Summary) -> str:
-    """A GitHub table under a heading, with the footnotes as a list."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
+def markdown(summary: Summary, view: View | None = None) -> str:
+    """GitHub tables under a heading, with the footnotes as a list."""
+    view = view or View()
     names, lines = headings(summary), [f"### {summary.sweep}"]
-    for measure in ("test_accuracy", *summary.taken()):
-        what = title(measure)
-        lines += ["", f"{what[0].upper()}{what[1:]}.", "", line(names)]
-        lines.append(line(["---:"] * len(names)))
-        lines += [line([*key_texts(summary, key), *t]) for key, t in rows(summary, measure)]
-    lines += ["", *(f"- {note.strip()}" for note in footnotes(summary))]
+    for measure in view.measures(summary):
+        what = title(measure, view)
+        lines += ["", f"{what[0].upper()}{what[1:]}.", "", markdown_line(names)]
+        lines.append(markdown_line(["---:"] * len(names)))
+        for key, entries in rows(summary, measure, view):
+            lines.append(markdown_line([*key_texts(summary, key), *map(_in_markdown, entries)]))
+    for what, contrasts in contrast_tables(summary, view):
+        names, texts = contrast_rows(summary, view.first, contrasts)
+        said = contrast_title(view.first, what)
+        lines += ["", f"{said[0].upper()}{said[1:]}.", "", markdown_line(names)]
+        lines += [markdown_line(["---:"] * len(names)), *map(markdown_line, texts)]
+    notes = [note.strip() for note in footnotes(summary, view)]
+    lines += ["", *(f"- {_code(note)}" for note in notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
+def _in_markdown(entry: Entry) -> str:
+    around = {"best": ("**", "**"), "level": ("<u>", "</u>"), "": ("", "")}[entry.mark]
+    return entry.text.join(around)
 
 
-def search_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
-    """The headings and lines of what searches found: an arm a line."""
-    from fedsweep.report.findings import names
-
-    rivals = list(dict.fromkeys(gain.rival for f in findings for gain in f.gains))
-    metrics = dict.fromkeys(METRICS[f.arm.spec.search.metric] for f in findings)
-    headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
-    headings += [f"gain over {rival}" for rival in rivals]
-    headings += ["tried", "rounds, of a grid's", "standing"]
-    lines = []
-    for name, f in zip(names(findings), findings, strict=True):
-        found = f.answer
-        gains = {gain.rival: gain for gain in f.gains}
-        share = f"{found.spent / found.whole_grid:.0%}" if found.whole_grid else ""
-        lines.append(
-            [
-                name,
-                "–" if found.freeze_round is None else str(found.freeze_round),
-                "–" if found.low is None else f"{found.low} – {found.high}",
-                "–" if f.value is None else f"{100 * f.value:.2f}",
-                *(gain_text(gains.get(rival)) for rival in rivals),
-                f"{len(f.history)} of {f.points}",
-                f"{found.spent:,} of {found.whole_grid:,} ({share})",
-                f.standing,
-            ]
-        )
-    return headings, lines
+def _code(note: str) -> str:
+    what, colon, query = note.partition("query: ")
+    return f"{what}{colon}`{query}`" if colon and not what else note
 
 
-def gain_text(gain: Gain | None) -> str:
-    """+1.20 (0.40 to 2.00), in points; † where T* was selected on the same seeds."""
-    if gain is None:
-        return "–"
-    mark = "" if gain.fresh else "†"
-    if gain.low is None or gain.high is None:
-        return f"{100 * gain.mean:+.2f}{mark}"
-    return f"{100 * gain.mean:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f}){mark}"
-
-
-def search_notes(findings: Sequence[Finding]) -> list[str]:
-    """How the numbers are to be read, and why each search ended."""
-    from fedsweep.report.findings import names
-
-    notes = [
-        "gains: test accuracy, points, mean and 95 % interval of paired differences over seeds",
-        "rounds: the arm's, its trunk included, of those of a grid over its T⋆ that shares nothing",
-    ]
-    if any(not gain.fresh for f in findings for gain in f.gains):
-        notes.append("† on the seeds that selected T⋆: plan with confirm_seeds for others")
-    if any(f.arm.spec.search.metric == "test_accuracy" for f in findings):
-        notes.append("T⋆ was searched by the TEST accuracy, as the plan says: no gain is unbiased")
-    for name, f in zip(names(findings), findings, strict=True):
-        if f.arm.said:
-            notes.append(f"{name}: {f.standing}: {f.arm.said}")
-    return notes
-
-
-def search_terminal(findings: Sequence[Finding], width: int = WIDE) -> list[Table | Text]:
-    """What searches found, for so many columns, and how to read it."""
-    notes = Text("\n".join(search_notes(findings)), style="dim")
-    return [_search_table(findings, width), notes]
-
-
-def _search_table(findings: Sequence[Finding], width: int) -> Table:
-    """An arm a line, or a block where they do not fit."""
-    headings, lines = search_rows(findings)
-    needed = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    heading = Text(f"{findings[0].arm.sweep_name}: the best freeze round")
-    table = Table(title=heading, title_justify="left")
-    if sum(needed) + 3 * len(needed) + 1 <= width:
-        for name in headings:
-            table.add_column(name, justify="left" if name == "arm" else "right")
-        for line in lines:
-            table.add_row(*line)
-        return table
-    table.show_header = False
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for line in lines:
-        for name, text in zip(headings, line, strict=True):
-            table.add_row(name, text)
-        table.rows[-1].end_section = True
-    return table
-
-
-def search_markdown(findings: Sequence[Finding]) -> str:
-    """The same as a GitHub table."""
-    headings, lines = search_rows(findings)
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    said = [f"### {findings[0].arm.sweep_name}: the best freeze round", "", line(headings)]
-    said += [line(["---:"] * len(headings)), *map(line, lines), ""]
-    return "\n".join([*said, *(f"- {note}" for note in search_notes(findings))]) + "\n"
-
-
-def records(summary: Summary) -> list[dict[str, Any]]:
-    """One record a cell: its configuration and its numbers (accuracies 0..1)."""
-    return [
-        {
-            "sweep": summary.sweep,
-            **cell.fields,
-            "n": cell.n,
-            "n_failed": sum(cell.failures.values()),
-            "n_diverged": cell.diverged,
-            "n_unfinished": cell.unfinished,
-            "mean_test_accuracy": cell.mean,
-            "std_test_accuracy": cell.std,
-            **{f"mean_{name}": cell.measure(name).mean for name in MORE},
-            **{f"std_{name}": cell.measure(name).std for name in MORE},
-        }
-        for columns in summary.cells.values()
-        for cell in columns.values()
-    ]
-
-
-def as_json(summaries: list[Summary]) -> str:
-    """One list of records, a cell each."""
-    return json.dumps([record for s in summaries for record in records(s)], indent=2) + "\n"
-
-
-def as_csv(summaries: list[Summary]) -> str:
-    """A line a cell, under a header."""
-    found = [record for summary in summaries for record in records(summary)]
-    out = io.StringIO()
-    if found:
-        writer = csv.DictWriter(out, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-    return out.getvalue()
+def markdown_line(cells: Sequence[str]) -> str:
+    """A line of a GitHub table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from fedsweep.report import findings, plots, tables
+from fedsweep.report import findings, plots, search_tables
 from fedsweep.report.findings import Finding, find, paired
 from fedsweep.search import Probe, Space
 from fedsweep.spec import TrialSpec, read_plan
 from fedsweep.store.arms import Arm, Proposal
+from tests.report.test_page import svg
 from tests.search.test_ask import PLAN
 
 SPACE = Space(0, 10, 2, 10, (0, 1))
@@ -67,8 +68,8 @@ def test_seeds_that_the_search_did_not_use_come_first(arm: Arm) -> None:
     assert (bn.rival, bn.seeds, bn.fresh) == ("BN", (2, 3), True)
     assert bn.mean == pytest.approx(0.125)
     assert (gn.rival, gn.seeds, gn.fresh) == ("GN", (0, 1), False)
-    assert tables.gain_text(bn).endswith(")")
-    assert tables.gain_text(gn).endswith("†")
+    assert search_tables.gain_text(bn).endswith(")")
+    assert search_tables.gain_text(gn).endswith("†")
 
 
 def test_one_seed_has_a_gain_and_no_interval(arm: Arm) -> None:
@@ -76,16 +77,16 @@ def test_one_seed_has_a_gain_and_no_interval(arm: Arm) -> None:
     gain = paired("GN", {0: 0.8}, {0: 0.75}, {0})
     assert gain is not None
     assert (gain.low, gain.high) == (None, None)
-    assert tables.gain_text(gain) == "+5.00†"
+    assert search_tables.gain_text(gain) == "+5.00†"
     assert paired("GN", {0: 0.8}, {1: 0.75}, {0, 1}) is None
-    assert tables.gain_text(None) == "–"
+    assert search_tables.gain_text(None) == "–"
 
 
 def test_the_table_has_a_line_for_each_arm_and_says_how_to_read_it(arm: Arm) -> None:
     """Best T*, its interval, its value, its gains, what was tried, and what it took."""
     values = {("fixbn", 0): 0.8, ("fixbn", 1): 0.9, ("bn", 0): 0.7, ("bn", 1): 0.7}
     one = found(arm, values)
-    headings, (line,) = tables.search_rows([one])
+    headings, (line,) = search_tables.rows([one])
     shown = dict(zip(headings, line, strict=True))
     assert shown["best T⋆"] == "6"
     assert shown["validation, %"] == "80.00"
@@ -94,10 +95,10 @@ def test_the_table_has_a_line_for_each_arm_and_says_how_to_read_it(arm: Arm) -> 
     assert shown["tried"] == "3 of 6"
     # Of two seeds: 10 of the trunk, 4 and 2 of the tails.
     assert shown["rounds, of a grid's"] == "32 of 120 (27%)"
-    notes = "\n".join(tables.search_notes([one]))
+    notes = "\n".join(search_tables.notes([one]))
     assert "† on the seeds that selected T⋆" in notes
     assert "settled: no more gain than noise" in notes
-    markdown = tables.search_markdown([one])
+    markdown = search_tables.markdown([one])
     assert "| best T⋆ |" in markdown
     assert "+15.00" in markdown
 
@@ -106,16 +107,16 @@ def test_a_search_by_the_test_set_says_so(arm: Arm) -> None:
     """In the notes, in capitals."""
     settings = arm.spec.search.model_copy(update={"metric": "test_accuracy"})
     other = replace(arm, spec=replace(arm.spec, search=settings))
-    notes = tables.search_notes([found(other, {})])
+    notes = search_tables.notes([found(other, {})])
     assert any("TEST accuracy" in note for note in notes)
-    assert not any("TEST" in note for note in tables.search_notes([found(arm, {})]))
+    assert not any("TEST" in note for note in search_tables.notes([found(arm, {})]))
 
 
 def test_before_anything_has_ended_there_is_no_answer(arm: Arm) -> None:
     """A line of dashes, no picture, a record with nulls."""
     begun = replace(arm, ended=None, said=None, freeze_round=None)
     one = find(begun, SPACE, [Probe(10, {}, pending=frozenset({0, 1}))], [], [])
-    _, (line,) = tables.search_rows([one])
+    _, (line,) = search_tables.rows([one])
     assert line[1:4] == ["–", "–", "–"]
     assert line[-1] == "searching"
     record = findings.record(one)
@@ -135,7 +136,6 @@ def test_arms_are_told_apart_by_what_differs(arm: Arm) -> None:
 
 def test_a_search_is_drawn_with_its_belief_and_its_answer(arm: Arm) -> None:
     """An SVG with the arm's name and the legend's words."""
-    svg = plots.searches([found(arm, {})], ["α = 0.3"])
-    assert svg is not None
-    assert svg.startswith("<svg")
-    assert "best T" in svg
+    shown = svg(plots.searches([found(arm, {})], ["α = 0.3"]))
+    assert shown.startswith("<svg")
+    assert "best T" in shown

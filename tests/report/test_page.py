@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
 
 from fedsweep.report import page, plots
-from fedsweep.report.summary import summarize
+from fedsweep.report.pictures import Picture, pictures
+from fedsweep.report.summary import Row, summarize
+from fedsweep.report.tables import View
 from tests.report.test_summary import ROWS, trial
 
 CURVES = {row["trial_id"]: {1: 0.2, 2: 0.5, 3: row["test_accuracy"] or 0.6} for row in ROWS}
@@ -19,6 +24,12 @@ MEASURES = [
 """The same, as rows of `curves`."""
 
 
+def svg(figure: Figure | None) -> str:
+    """As it stands in a page."""
+    assert figure is not None
+    return Picture("name", "Heading", "caption", "SELECT 1", figure).svg()
+
+
 def words(svg: str) -> str:
     """An SVG's comments, where matplotlib leaves what its glyphs say."""
     return " ".join(re.findall(r"<!--(.*?)-->", svg))
@@ -26,12 +37,10 @@ def words(svg: str) -> str:
 
 def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
     """Every arm and T* is named; both axes too."""
-    by_round = plots.arms_by_round(summarize("s", ROWS), ROWS, CURVES)
-    by_freeze_round = plots.accuracy_by_freeze_round(summarize("s", ROWS))
-    assert by_round is not None
-    assert by_freeze_round is not None
-    for svg in (by_round, by_freeze_round):
-        assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    by_round = svg(plots.arms_by_round(summarize("s", ROWS), ROWS, CURVES))
+    by_freeze_round = svg(plots.accuracy_by_freeze_round(summarize("s", ROWS)))
+    for text in (by_round, by_freeze_round):
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     for name in ("BN", "GN", "FIXBN T⋆=6", "FIXBN T⋆=12", "round", "test accuracy, %"):
         assert name in words(by_round)
     for name in ("FIXBN", "BN", "GN", "T⋆, rounds"):
@@ -44,10 +53,9 @@ def test_there_is_no_picture_of_nothing() -> None:
     assert plots.accuracy_by_freeze_round(summarize("s", [trial("bn", 0, 0.5)])) is None
 
 
-def panels(svg: str | None) -> int:
+def panels(text: str) -> int:
     """How many panels a picture shows: each names its round axis."""
-    assert svg is not None
-    return len(re.findall(r"<!-- (?:round|T⋆, rounds) -->", svg))
+    return len(re.findall(r"<!-- (?:round|T⋆, rounds) -->", text))
 
 
 def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
@@ -59,9 +67,8 @@ def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
     ]
     curves = {row["trial_id"]: {1: 0.1, 2: row["test_accuracy"]} for row in rows}
     summary = summarize("s", rows)
-    picture = plots.arms_by_round(summary, rows, curves)
+    picture = svg(plots.arms_by_round(summary, rows, curves))
     assert panels(picture) == 2
-    assert picture is not None
     assert "lr = 0.1" in words(picture)
 
 
@@ -69,10 +76,8 @@ def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
     """Finished trials are drawn; running ones only where there are none."""
     rows = [trial("bn", 0, 0.5), trial("bn", 1, None, state="failed", failure="diverged")]
     curves = {rows[0]["trial_id"]: dict.fromkeys(range(1, 30), 0.5), rows[1]["trial_id"]: {1: 0.1}}
-    whole = plots.arms_by_round(summarize("s", rows), rows, curves)
-    alone = plots.arms_by_round(summarize("s", rows[:1]), rows[:1], curves)
-    assert whole is not None
-    assert alone is not None
+    whole = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
+    alone = svg(plots.arms_by_round(summarize("s", rows[:1]), rows[:1], curves))
     assert len(whole) == len(alone)
 
 
@@ -81,14 +86,19 @@ def test_eleven_freeze_rounds_have_eleven_colours() -> None:
     arms = [("fixbn", t) for t in range(11)]
     assert len(set(plots._colours(arms).values())) == 11
     rows = [trial("fixbn", 0, 0.5, freeze_round=2, freeze=f) for f in ("layer", "statistics")]
-    picture = plots.accuracy_by_freeze_round(summarize("s", [*rows, trial("bn", 0, 0.7)]))
-    assert picture is not None
+    shown = plots.accuracy_by_freeze_round(summarize("s", [*rows, trial("bn", 0, 0.7)]))
+    picture = svg(shown)
     assert "FIXBN layer" in words(picture)
     assert "BN" in words(picture)
 
 
+def section(sweep: str, rows: Sequence[Row], curves: Sequence[Row], plan: str = "") -> page.Section:
+    summary = summarize(sweep, rows)
+    return page.Section(summary, View(), pictures(summary, rows, curves), plan)
+
+
 def render(sweep: str = "s", plan: str = "name = 's'") -> str:
-    return page.render([page.section(sweep, ROWS, MEASURES, plan)], "2024-01-01 00:00")
+    return page.render([section(sweep, ROWS, MEASURES, plan)], "2024-01-01 00:00")
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
@@ -113,15 +123,15 @@ def headings(text: str) -> list[str]:
 
 def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
     """A picture of each diagnostic, of the mIoU and of the worst client."""
-    plain = page.render([page.section("s", ROWS, MEASURES, "")], "now")
-    usual = ["Accuracy", "Accuracy by round", "Accuracy by freeze round", "Plan"]
+    plain = page.render([section("s", ROWS, MEASURES)], "now")
+    usual = ["Test accuracy", "Accuracy by freeze round", "Accuracy by round", "Plan"]
     assert headings(plain) == usual
     diagnosed = measured(statistics_mismatch=0.1, gradient_deviation=0.2, client_drift=0.3)
-    text = page.render([page.section("s", ROWS, diagnosed, "")], "now")
+    text = page.render([section("s", ROWS, diagnosed)], "now")
     more = ["Statistics mismatch by round", "Gradient deviation by round", "Client drift by round"]
     assert headings(text) == [*usual[:3], *more, "Plan"]
     tested = measured(test_miou=0.5, worst_client_accuracy=0.1)
-    text = page.render([page.section("s", ROWS, tested, "")], "now")
+    text = page.render([section("s", ROWS, tested)], "now")
     more = ["Test mIoU by round", "Worst client&#39;s test accuracy by round"]
     assert headings(text) == [*usual[:3], *more, "Plan"]
 
@@ -129,8 +139,8 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
 def test_the_page_has_a_table_for_each_further_final_measure() -> None:
     """In percent, by normaliser, like the accuracy's."""
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.125, 0.375))]
-    text = page.render([page.section("s", rows, [], "")], "now")
-    assert headings(text) == ["Accuracy", "Worst client&#39;s test accuracy", "Plan"]
+    text = page.render([section("s", rows, [])], "now")
+    assert headings(text) == ["Test accuracy", "Worst client&#39;s test accuracy", "Plan"]
     assert "25.00 ± 17.68" in text
 
 
@@ -143,8 +153,8 @@ def test_the_mismatch_has_a_line_for_each_alpha_and_a_panel_for_each_arm() -> No
         for seed in (0, 1)
     ]
     curves = {r["trial_id"]: {1: 0.1, 2: 0.2} for r in rows if r["normalizer"] != "gn"}
-    picture = plots.alphas_by_round(summarize("s", rows), rows, curves, "statistics mismatch")
-    assert picture is not None
+    what = "statistics mismatch"
+    picture = svg(plots.alphas_by_round(summarize("s", rows), rows, curves, what))
     assert panels(picture) == 3
     for told in ("BN", "FIXBN T⋆=2", "FIXBN T⋆=3", "α = 0.1", "α = 0.5", "statistics mismatch"):
         assert told in words(picture)
@@ -156,8 +166,7 @@ def test_arms_stand_in_the_order_of_the_table() -> None:
     rows = [trial(name, 0, 0.5) for name in ("ws", "ln", "gn", "fedbn", "bn")]
     rows += [trial("fixbn", 0, 0.5, freeze_round=t) for t in (10, 9)]
     curves = {row["trial_id"]: {1: 0.1} for row in rows}
-    picture = plots.arms_by_round(summarize("s", rows), rows, curves)
-    assert picture is not None
+    picture = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
     found = re.findall(r"<!-- ([A-Z]+(?: T⋆=\d+)?) -->", picture)
     assert found == ["BN", "FIXBN T⋆=9", "FIXBN T⋆=10", "GN", "LN", "FEDBN", "WS"]
 

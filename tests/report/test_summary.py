@@ -11,17 +11,28 @@ from typing import Any
 import pytest
 
 from fedsweep.report import tables
-from fedsweep.report.summary import FIELDS, by_measure, describe, mean_curve, summarize
+from fedsweep.report.records import as_csv, as_json, records
+from fedsweep.report.summary import (
+    FIELDS,
+    MEASURES,
+    by_measure,
+    column_text,
+    describe,
+    mean_curve,
+    summarize,
+)
 
 
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
     """A row of `results`."""
-    row: dict[str, Any] = dict.fromkeys(FIELDS)
+    row: dict[str, Any] = dict.fromkeys((*FIELDS, *MEASURES))
     row |= {"alpha": 0.1, "local_steps": 5, "momentum": "reset", "lr": 0.05, "clients": 10}
     row |= {"trial_id": f"{normalizer}{seed}{more}", "normalizer": normalizer, "seed": seed}
     state = "finished" if accuracy is not None else "queued"
     row |= {"test_accuracy": accuracy, "state": state, "failure": None, "error": None}
-    return row | more
+    row |= more
+    told = [f"{name}={row[name]}" for name in FIELDS if name != "seed" and row[name] is not None]
+    return row | {"cell_id": " ".join(told)}
 
 
 def failed(normalizer: str, seed: int, kind: str = "diverged") -> dict[str, Any]:
@@ -40,17 +51,13 @@ ROWS = [
 ]
 
 
-def test_normalisers_are_columns_and_the_rest_are_rows() -> None:
+def test_normalisers_and_their_t_star_are_columns_and_the_rest_are_rows() -> None:
     """Means and sample deviations over finished seeds."""
     summary = summarize("s", ROWS)
-    assert summary.normalizers == ("bn", "fixbn", "gn")
-    assert summary.axes == ("alpha", "local_steps", "freeze_round", "momentum")
-    assert list(summary.cells) == [
-        (0.1, 5, None, "reset"),
-        (0.1, 5, 6, "reset"),
-        (0.1, 5, 12, "reset"),
-    ]
-    gn = summary.cells[0.1, 5, None, "reset"]["gn"]
+    assert summary.columns == (("bn", None), ("fixbn", 6), ("fixbn", 12), ("gn", None))
+    assert summary.axes == ("alpha", "local_steps", "momentum")
+    assert list(summary.cells) == [(0.1, 5, "reset")]
+    gn = summary.cells[0.1, 5, "reset"]["gn", None]
     assert gn.n == 3
     assert gn.mean == pytest.approx(0.83)
     assert gn.std == pytest.approx(statistics.stdev([0.80, 0.82, 0.87]))
@@ -60,10 +67,13 @@ def test_normalisers_are_columns_and_the_rest_are_rows() -> None:
 def test_what_is_not_the_usual_mean_says_so() -> None:
     """Fewer seeds, failures and unfinished trials stand beside the number."""
     summary = summarize("s", ROWS)
-    texts = {key[2]: cells for key, cells in tables.rows(summary)}
-    assert texts[None] == ["93.00 ± 3.61", "", "83.00 ± 3.61"]
-    assert texts[12][1] == "93.00 ± 2.83 (n=2, 1 diverged)"
-    assert texts[6][1] == "50.00 (n=1, 2 unfinished)"
+    ((_, entries),) = tables.rows(summary)
+    assert [entry.text for entry in entries] == [
+        "93.00 ± 3.61",
+        "50.00 (n=1, 2 unfinished)",
+        "93.00 ± 2.83 (n=2, 1 diverged)",
+        "83.00 ± 3.61",
+    ]
 
 
 def test_a_field_that_varies_becomes_a_column_of_its_own() -> None:
@@ -71,7 +81,7 @@ def test_a_field_that_varies_becomes_a_column_of_its_own() -> None:
     rows = [trial("bn", 0, 0.5), trial("bn", 0, 0.7, lr=0.1)]
     summary = summarize("s", rows)
     assert summary.axes[-1] == "lr"
-    assert [cells["bn"].mean for cells in summary.cells.values()] == [0.5, 0.7]
+    assert [cells["bn", None].mean for cells in summary.cells.values()] == [0.5, 0.7]
 
 
 def test_other_pictures_are_other_rows() -> None:
@@ -97,7 +107,9 @@ def test_a_frozen_layer_is_another_arm_than_frozen_statistics() -> None:
         trial("fixbn", 0, a, freeze_round=3, freeze=f)
         for a, f in ((0.5, "layer"), (0.7, "statistics"))
     ]
-    assert len(summarize("s", [*rows, trial("bn", 0, 0.4)]).cells) == 3
+    summary = summarize("s", [*rows, trial("bn", 0, 0.4)])
+    told = [column_text(summary, column) for column in summary.columns]
+    assert told == ["BN", "FIXBN T⋆=3 layer", "FIXBN T⋆=3 statistics"]
 
 
 def test_the_footnotes_count_and_name_what_is_missing() -> None:
@@ -106,13 +118,13 @@ def test_the_footnotes_count_and_name_what_is_missing() -> None:
     assert notes[:3] == ["n = 3 seeds unless given", "unfinished: 1 queued, 1 running", "failed: 1"]
     assert "diverged: the training loss of round 3 is inf" in notes[3]
     many = tables.footnotes(summarize("s", [failed("bn", s) for s in range(13)]))
-    assert many[-1] == "  and 3 more: fedsweep trial list --state failed"
+    assert many[-2] == "  and 3 more: fedsweep trial list --state failed"
 
 
 def test_a_sweep_without_a_result_still_has_a_table() -> None:
     """Nothing has finished: no mean, no crash."""
     summary = summarize("s", [trial("bn", 0, None), trial("bn", 1, None)])
-    assert [texts for _, texts in tables.rows(summary)] == [["(2 unfinished)"]]
+    assert [entries for _, entries in tables.rows(summary)] == [[tables.Entry("(2 unfinished)")]]
     assert summary.usual_n == 0
 
 
@@ -120,23 +132,23 @@ def test_markdown_is_the_same_table() -> None:
     """A line a row, every cell of it."""
     text = tables.markdown(summarize("digits", ROWS))
     assert text.startswith("### digits\n")
-    assert "| α | E | T⋆ | momentum | BN | FIXBN | GN |" in text
-    assert "| 0.1 | 5 | 12 | reset |  | 93.00 ± 2.83 (n=2, 1 diverged) |  |" in text
+    assert "| α | E | momentum | BN | FIXBN T⋆=6 | FIXBN T⋆=12 | GN |" in text
+    assert "| 50.00 (n=1, 2 unfinished) | 93.00 ± 2.83 (n=2, 1 diverged) |" in text
     assert "- failed: 1" in text
 
 
 def test_csv_and_json_hold_the_numbers_unrounded() -> None:
     """A record a cell, with its whole configuration."""
     summary = summarize("s", ROWS)
-    records = json.loads(tables.as_json([summary]))
-    assert len(records) == 4
-    fixbn = next(r for r in records if r["freeze_round"] == 12)
+    found = json.loads(as_json(records(summary)))
+    assert len(found) == 4
+    fixbn = next(r for r in found if r["freeze_round"] == 12)
     assert fixbn["mean_test_accuracy"] == pytest.approx(0.93, abs=1e-15)
     counts = {k: fixbn[k] for k in ("n", "n_failed", "n_diverged", "n_unfinished")}
     assert counts == {"n": 2, "n_failed": 1, "n_diverged": 1, "n_unfinished": 0}
-    lines = list(csv.DictReader(io.StringIO(tables.as_csv([summary]))))
+    lines = list(csv.DictReader(io.StringIO(as_csv(records(summary)))))
     assert [float(line["mean_test_accuracy"]) for line in lines] == [
-        r["mean_test_accuracy"] for r in records
+        r["mean_test_accuracy"] for r in found
     ]
 
 
@@ -179,7 +191,7 @@ def printed(rows: list[dict[str, Any]], width: int) -> list[str]:
 def test_normalisers_stand_in_a_fixed_order() -> None:
     """Ours as given, those of other packages behind them by name."""
     rows = [*ten(), trial("zn", 0, 0.5), trial("an", 0, 0.5)]
-    assert summarize("s", rows).normalizers == (*TEN, "an", "zn")
+    assert [column[0] for column in summarize("s", rows).columns] == [*TEN, "an", "zn"]
 
 
 def test_a_table_that_does_not_fit_has_a_line_for_each_normaliser() -> None:
@@ -187,7 +199,7 @@ def test_a_table_that_does_not_fit_has_a_line_for_each_normaliser() -> None:
     lines = printed(ten(), 120)
     assert max(map(len, lines)) <= 120
     assert sum("55.00 ± 7.07" in line for line in lines) == 10
-    found = [line.split("│")[5].strip() for line in lines if "55.00" in line]
+    found = [line.split("│")[4].strip() for line in lines if "55.00" in line]
     assert found == [name.upper() for name in TEN]
     wide = printed(ten(), 200)
     assert sum("55.00 ± 7.07" in line for line in wide) == 1
@@ -198,7 +210,7 @@ def test_what_is_measured_beside_is_no_axis() -> None:
     """Nor how often: such trials are the same trials."""
     rows = ten(client_accuracy=0, keep_weights=0, diagnostics=0)
     rows += [row | {"diagnostics": 1, "keep_weights": 1, "client_accuracy": 1} for row in rows]
-    assert summarize("s", rows).axes == ("alpha", "local_steps", "freeze_round", "momentum")
+    assert summarize("s", rows).axes == ("alpha", "local_steps", "momentum")
 
 
 def test_a_centralised_trial_has_a_row_of_its_own_that_can_be_read() -> None:
@@ -206,10 +218,10 @@ def test_a_centralised_trial_has_a_row_of_its_own_that_can_be_read() -> None:
     federated = {"centralized": 0, "partition": "dirichlet", "participation": 1.0}
     rows = [trial("bn", 0, 0.5, **federated), trial("bn", 0, 0.9, centralized=1, alpha=None)]
     summary = summarize("s", rows)
-    assert summary.axes[4:] == ("centralized",)
-    assert tables.headings(summary)[4] == "central"
+    assert summary.axes[3:] == ("centralized",)
+    assert tables.headings(summary)[3] == "central"
     texts = [tables.key_texts(summary, key) for key in summary.cells]
-    assert texts == [["–", "5", "–", "reset", "yes"], ["0.1", "5", "–", "reset", "no"]]
+    assert texts == [["–", "5", "reset", "yes"], ["0.1", "5", "reset", "no"]]
     what = [describe(row) for row in rows]
     assert what == ["bn α=0.1 E=5 momentum=reset seed=0", "bn E=5 momentum=reset central seed=0"]
 
@@ -217,10 +229,10 @@ def test_a_centralised_trial_has_a_row_of_its_own_that_can_be_read() -> None:
 def test_local_epochs_are_told_wherever_they_are() -> None:
     """Also a single number of them: no number of steps stands for it."""
     rows = [trial("bn", 0, 0.5, local_steps=None, local_epochs=2)]
-    assert summarize("s", rows).axes[4:] == ("local_epochs",)
+    assert summarize("s", rows).axes[3:] == ("local_epochs",)
     assert describe(rows[0]) == "bn α=0.1 momentum=reset epochs=2 seed=0"
     both = summarize("s", [*rows, trial("bn", 0, 0.7)])
-    assert [cells["bn"].mean for cells in both.cells.values()] == [0.5, 0.7]
+    assert [cells["bn", None].mean for cells in both.cells.values()] == [0.5, 0.7]
 
 
 def test_further_measures_are_averaged_over_those_who_took_them() -> None:
@@ -228,7 +240,7 @@ def test_further_measures_are_averaged_over_those_who_took_them() -> None:
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.1, 0.3, None))]
     summary = summarize("s", rows)
     assert summary.taken() == ["worst_client_accuracy"]
-    (record,) = tables.records(summary)
+    (record,) = records(summary)
     assert record["mean_worst_client_accuracy"] == pytest.approx(0.2)
     assert record["std_worst_client_accuracy"] == pytest.approx(0.2 / 2**0.5)
     assert record["mean_test_miou"] is None

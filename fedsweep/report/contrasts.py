@@ -1,0 +1,128 @@
+"""Cells held against each other: the best of a row, a baseline, training on all data at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedsweep.errors import RequestError
+from fedsweep.report.comparison import Difference, difference, holm, not_worse
+from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text
+
+LOWER_IS_BETTER = frozenset({"test_loss"})
+
+FEDERATED = frozenset(
+    {"alpha", "local_steps", "momentum", "local_epochs", "partition", "min_samples", "centralized"}
+    | {"shards_per_client", "clients", "participation", "server_momentum"}
+)
+"""Axes that mean nothing, or something else, where all samples are trained on at once."""
+
+CENTRAL_TWIN = {"fixbn": "bn", "fedbn": "bn", "silobn": "bn"}
+"""What a normaliser is where there is one client only."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A cell against another, over what pairs their trials."""
+
+    key: Key
+    column: Column
+    found: Difference
+    p: float | None
+    """Two-sided, adjusted by Holm for all contrasts of the table; None at n = 1."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What stands out in a row."""
+
+    best: Column | None
+    level: frozenset[Column]
+    """Columns that a paired test does not find worse than the best."""
+
+
+def marks(cells: Mapping[Column, Cell], measure: str) -> Marks:
+    """The best mean of a row and what is not surely worse. Cells that lack a trial take no part:
+    a mean without its diverged seeds flatters.
+    """
+    values = {c: _upward(cell, measure) for c, cell in cells.items() if cell.whole}
+    values = {column: found for column, found in values.items() if found}
+    if len(values) < 2:
+        return Marks(None, frozenset())
+    best = max(values, key=lambda column: sum(values[column].values()) / len(values[column]))
+    others = {column: found for column, found in values.items() if column != best}
+    return Marks(best, frozenset(not_worse(values[best], others)))
+
+
+def _upward(cell: Cell, measure: str) -> dict[Unit, float]:
+    """A cell's values, the larger the better."""
+    sign = -1 if measure in LOWER_IS_BETTER else 1
+    return {unit: sign * value for unit, value in cell.values[measure].items()}
+
+
+def find_column(summary: Summary, name: str) -> Column:
+    """The column of a normaliser: bn; with its T* where it has several: fixbn:12.
+
+    Raises:
+        RequestError: there is none, or there are several; names them.
+
+    """
+    normalizer, _, freeze_round = name.lower().partition(":")
+    found = [c for c in summary.columns if c[0] == normalizer]
+    if freeze_round:
+        at = summary.arm_fields.index("freeze_round") + 1
+        found = [c for c in found if str(c[at]) == freeze_round]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(column_text(summary, c) for c in found or summary.columns)
+    if found:
+        raise RequestError(f"--baseline {name}: say which of its columns ({there}), as fixbn:12")
+    raise RequestError(f"--baseline {name}: sweep {summary.sweep} has no such column but {there}")
+
+
+def against(summary: Summary, measure: str, baseline: Column) -> list[Contrast]:
+    """Each cell minus its row's baseline, over the units that finished in both."""
+    found = []
+    for key, cells in summary.cells.items():
+        if baseline not in cells:
+            continue
+        theirs = cells[baseline].values[measure]
+        for column in summary.columns:
+            if column != baseline and column in cells:
+                apart = difference(cells[column].values[measure], theirs)
+                found += [(key, column, apart)] if apart is not None else []
+    return _adjusted(found)
+
+
+def gaps(summary: Summary, measure: str) -> list[Contrast]:
+    """Each federated cell minus its centralised twin, by seed; none where none was trained."""
+    if "centralized" not in summary.axes or summary.pooled:
+        return []
+    place = {name: i for i, name in enumerate(summary.axes)}
+    same = [i for name, i in place.items() if name not in FEDERATED]
+    central = {
+        (*(key[i] for i in same), column[0]): cell.values[measure]
+        for key, cells in summary.cells.items()
+        if key[place["centralized"]]
+        for column, cell in cells.items()
+    }
+    found = []
+    for key, cells in summary.cells.items():
+        if key[place["centralized"]]:
+            continue
+        for column, cell in cells.items():
+            twin = central.get(
+                (*(key[i] for i in same), CENTRAL_TWIN.get(column[0], column[0])), {}
+            )
+            apart = difference(cell.values[measure], twin)
+            found += [(key, column, apart)] if apart is not None else []
+    return _adjusted(found)
+
+
+def _adjusted(found: list[tuple[Key, Column, Difference]]) -> list[Contrast]:
+    tested = [i for i, (_, _, apart) in enumerate(found) if apart.p is not None]
+    adjusted = dict(zip(tested, holm([found[i][2].p or 0.0 for i in tested]), strict=True))
+    return [
+        Contrast(key, column, apart, adjusted.get(i))
+        for i, (key, column, apart) in enumerate(found)
+    ]

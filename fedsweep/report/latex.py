@@ -1,0 +1,124 @@
+"""A summary as a LaTeX document: booktabs tables, to be compiled as they are or pasted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fedsweep.report.summary import Summary, column_text, label
+from fedsweep.report.tables import (
+    Entry,
+    View,
+    contrast_rows,
+    contrast_tables,
+    contrast_title,
+    footnotes,
+    key_texts,
+    rows,
+    title,
+)
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "α": r"$\alpha$",
+    "⋆": r"$^\star$",
+    "±": r"$\pm$",
+    "–": "--",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "…": r"\dots{}",
+}
+
+_PREAMBLE = r"""% Made by fedsweep. Compiles as it is (pdflatex); a table can be pasted into a paper that has
+% \usepackage[T1]{fontenc} and \usepackage{booktabs}.
+\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[margin=2cm,landscape]{geometry}
+\usepackage{booktabs}
+\begin{document}
+"""
+
+_WIDE = 7
+"""Columns beyond which a table is set in a smaller type."""
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX sets it; what its fonts may lack is a question mark."""
+    out = "".join(_SPECIAL.get(c, c) for c in text)
+    return "".join(c if ord(c) < 0x180 and (c.isprintable()) else "?" for c in out)
+
+
+def document(summaries: Sequence[tuple[Summary, View]]) -> str:
+    """All tables in one document."""
+    tables = [table for summary, view in summaries for table in _tables(summary, view)]
+    return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
+
+
+def _tables(summary: Summary, view: View) -> list[str]:
+    headings = [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
+    found = []
+    for measure in view.measures(summary):
+        lines = [
+            (key[:1], [*map(escape, key_texts(summary, key)), *map(_entry, entries)])
+            for key, entries in rows(summary, measure, view)
+        ]
+        notes = footnotes(summary, view) if measure == view.first else []
+        name = f"{summary.sweep}: {title(measure, view)}"
+        found.append(_table(name, headings, len(summary.axes), lines, notes, measure, summary))
+    for what, contrasts in contrast_tables(summary, view):
+        names, texts = contrast_rows(summary, view.first, contrasts)
+        name = f"{summary.sweep}: {contrast_title(view.first, what)}"
+        lines = [((), [_numbers(escape(text)) for text in line]) for line in texts]
+        found.append(_table(name, names, len(summary.axes), lines, [], what, summary))
+    return found
+
+
+def _table(
+    name: str,
+    headings: Sequence[str],
+    axes: int,
+    lines: Sequence[tuple[tuple[object, ...], Sequence[str]]],
+    notes: Sequence[str],
+    what: str,
+    summary: Summary,
+) -> str:
+    size = r"\footnotesize" if len(headings) > _WIDE else r"\small"
+    out = [f"% {note}" for note in notes if note.startswith("query: ")]
+    out += [r"\begin{table}[tbp]", r"\centering", size]
+    said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
+    out.append(rf"\caption{{{escape(name)}{''.join(f'; {note}' for note in said)}.}}")
+    tag = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
+    out.append(rf"\label{{tab:{tag}}}")
+    # Tables wider than the text are scaled by hand; tabular alone never fails.
+    out.append(rf"\begin{{tabular}}{{{'r' * axes}{'c' * (len(headings) - axes)}}}")
+    out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
+    before: tuple[object, ...] | None = None
+    for group, line in lines:
+        if before is not None and before != group:
+            out.append(r"\addlinespace")
+        out.append(" & ".join(line) + r" \\")
+        before = group
+    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _entry(entry: Entry) -> str:
+    value, bracket, note = entry.text.partition(" (")
+    text = _numbers(escape(value))
+    if entry.mark == "best":
+        text = rf"\textbf{{{text}}}"
+    elif entry.mark == "level":
+        text = rf"\underline{{{text}}}"
+    return text + escape(bracket + note)
+
+
+def _numbers(text: str) -> str:
+    """A minus sign before a number is one, not a hyphen."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)

@@ -1,0 +1,142 @@
+"""All pictures of a sweep, each with what it shows and the query that gives its numbers."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib import rc_context
+
+from fedsweep.errors import RequestError
+from fedsweep.report import plots, queries
+from fedsweep.report.findings import Finding, names
+from fedsweep.report.selection import Condition
+from fedsweep.report.summary import Row, Summary, by_measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("pdf", "svg", "png")
+SHARES = {"test_miou": "test mIoU", "worst_client_accuracy": "worst client's test accuracy"}
+NUMBERS = {"gradient_deviation": "gradient deviation", "client_drift": "client drift"}
+"""What is drawn by round where some trial measured it, beside its accuracy, and its name."""
+
+_BAND = "Mean over seeds; the band is one sample standard deviation."
+_BARS = "Final test accuracy, mean over seeds ± one sample standard deviation."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure; `name` is its file's."""
+
+    name: str
+    heading: str
+    caption: str
+    query: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """As an element of a page."""
+        text = self.written("svg").decode()
+        return text[text.index("<svg") :]
+
+    def written(self, kind: str) -> bytes:
+        """As a file of one of KINDS, the same each time; text stays text."""
+        out = io.BytesIO()
+        said: dict[str, str | None] = {"Title": self.heading}
+        said |= {"pdf": {"CreationDate": None}, "svg": {"Date": None, "Creator": None}}.get(
+            kind, {}
+        )
+        with rc_context({"svg.hashsalt": "fedsweep", "pdf.fonttype": 42}):
+            self.figure.savefig(out, format=kind, dpi=200, metadata=said)
+        return out.getvalue()
+
+
+def pictures(
+    summary: Summary,
+    rows: Sequence[Row],
+    curves: Sequence[Row],
+    findings: Sequence[Finding] = (),
+    conditions: Sequence[Condition] = (),
+) -> list[Picture]:
+    """Those that the sweep has something to show in, in the order of reading."""
+    return [*_final(summary, conditions, findings), *_by_round(summary, rows, curves, conditions)]
+
+
+def _final(
+    summary: Summary, conditions: Sequence[Condition], findings: Sequence[Finding]
+) -> Iterator[Picture]:
+    query = queries.of_table(summary, "test_accuracy", conditions)
+    if figure := plots.wins(summary):
+        caption = "The best mean of each setting, and its lead over the next, in points."
+        yield Picture("wins", "Who wins where", caption, query, figure)
+    for field, name in (("alpha", "α"), ("local_steps", "E")):
+        if figure := plots.accuracy_by_field(summary, field):
+            heading = f"Accuracy by {name}"
+            yield Picture(f"accuracy-by-{field}", heading, _BARS, query, figure)
+    if findings and (figure := plots.searches(findings, names(findings))):
+        caption = "Each arm: what was seen at each T⋆, what is believed between, and the best."
+        sought = "SELECT * FROM proposals ORDER BY arm, number"
+        yield Picture("searches", "The best freeze round", caption, sought, figure)
+    if figure := plots.accuracy_by_freeze_round(summary):
+        caption = "FIXBN's final accuracy over T⋆; the other normalisers as dashed lines. " + _BARS
+        heading = "Accuracy by freeze round"
+        yield Picture("accuracy-by-freeze-round", heading, caption, query, figure)
+
+
+def _by_round(
+    summary: Summary, rows: Sequence[Row], curves: Sequence[Row], conditions: Sequence[Condition]
+) -> Iterator[Picture]:
+    taken = by_measure(curves)
+
+    def picture(measure: str, what: str, figure: Figure | None) -> Iterator[Picture]:
+        if figure is not None:
+            name, heading = f"{_slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"
+            query = queries.curves(summary.sweep, measure, conditions)
+            yield Picture(name, heading, _BAND, query, figure)
+
+    accuracy = plots.arms_by_round(summary, rows, taken.get("test_accuracy", {}))
+    yield from picture("test_accuracy", "accuracy", accuracy)
+    # Nothing goes on between one: of centralised trials only the accuracy is drawn.
+    federated = [row for row in rows if not row["centralized"]]
+    for measure, what in SHARES.items():
+        shown = plots.arms_by_round(summary, federated, taken.get(measure, {}), f"{what}, %")
+        yield from picture(measure, what, shown)
+    what = "statistics mismatch"
+    mismatch = taken.get("statistics_mismatch", {})
+    shown = plots.alphas_by_round(summary, federated, mismatch, what)
+    yield from picture("statistics_mismatch", what, shown)
+    for measure, what in NUMBERS.items():
+        shown = plots.arms_by_round(summary, federated, taken.get(measure, {}), what, 1.0)
+        yield from picture(measure, what, shown)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def write(sweep: str, found: Sequence[Picture], folder: Path) -> list[Path]:
+    """Each picture as PDF, SVG and PNG: <sweep>-<name>.<kind>.
+
+    Raises:
+        RequestError: the folder cannot be written.
+
+    """
+    files = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in found:
+            for kind in KINDS:
+                file = folder / f"{_slug(sweep) or 'sweep'}-{picture.name}.{kind}"
+                aside = file.with_name(f".{file.name}.new")
+                aside.write_bytes(picture.written(kind))
+                os.replace(aside, file)  # noqa: PTH105  # as everywhere: aside, then renamed
+                files.append(file)
+    except OSError as error:
+        raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
+    return files

@@ -1,0 +1,102 @@
+"""What searches found as a table: for the terminal and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from fedsweep.report.findings import Finding, Gain, names
+from fedsweep.report.tables import WIDE, markdown_line
+
+METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
+
+
+def rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+    """The headings and lines of what searches found: an arm a line."""
+    rivals = list(dict.fromkeys(gain.rival for f in findings for gain in f.gains))
+    metrics = dict.fromkeys(METRICS[f.arm.spec.search.metric] for f in findings)
+    headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
+    headings += [f"gain over {rival}" for rival in rivals]
+    headings += ["tried", "rounds, of a grid's", "standing"]
+    lines = []
+    for name, f in zip(names(findings), findings, strict=True):
+        found = f.answer
+        gains = {gain.rival: gain for gain in f.gains}
+        share = f"{found.spent / found.whole_grid:.0%}" if found.whole_grid else ""
+        lines.append(
+            [
+                name,
+                "–" if found.freeze_round is None else str(found.freeze_round),
+                "–" if found.low is None else f"{found.low} – {found.high}",
+                "–" if f.value is None else f"{100 * f.value:.2f}",
+                *(gain_text(gains.get(rival)) for rival in rivals),
+                f"{len(f.history)} of {f.points}",
+                f"{found.spent:,} of {found.whole_grid:,} ({share})",
+                f.standing,
+            ]
+        )
+    return headings, lines
+
+
+def gain_text(gain: Gain | None) -> str:
+    """+1.20 (0.40 to 2.00), in points; † where T* was selected on the same seeds."""
+    if gain is None:
+        return "–"
+    mark = "" if gain.fresh else "†"
+    if gain.low is None or gain.high is None:
+        return f"{100 * gain.mean:+.2f}{mark}"
+    return f"{100 * gain.mean:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f}){mark}"
+
+
+def notes(findings: Sequence[Finding]) -> list[str]:
+    """How the numbers are to be read, and why each search ended."""
+    said = [
+        "gains: test accuracy, points, mean and 95 % interval of paired differences over seeds",
+        "rounds: the arm's, its trunk included, of those of a grid over its T⋆ that shares nothing",
+    ]
+    if any(not gain.fresh for f in findings for gain in f.gains):
+        said.append("† on the seeds that selected T⋆: plan with confirm_seeds for others")
+    if any(f.arm.spec.search.metric == "test_accuracy" for f in findings):
+        said.append("T⋆ was searched by the TEST accuracy, as the plan says: no gain is unbiased")
+    for name, f in zip(names(findings), findings, strict=True):
+        if f.arm.said:
+            said.append(f"{name}: {f.standing}: {f.arm.said}")
+    return said
+
+
+def terminal(findings: Sequence[Finding], width: int = WIDE) -> list[Table | Text]:
+    """What searches found, for so many columns, and how to read it."""
+    return [_table(findings, width), Text("\n".join(notes(findings)), style="dim")]
+
+
+def _table(findings: Sequence[Finding], width: int) -> Table:
+    """An arm a line, or a block where they do not fit."""
+    headings, lines = rows(findings)
+    needed = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
+    heading = Text(f"{findings[0].arm.sweep_name}: the best freeze round")
+    table = Table(title=heading, title_justify="left")
+    if sum(needed) + 3 * len(needed) + 1 <= width:
+        for name in headings:
+            table.add_column(name, justify="left" if name == "arm" else "right")
+        for line in lines:
+            table.add_row(*line)
+        return table
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        for name, text in zip(headings, line, strict=True):
+            table.add_row(name, text)
+        table.rows[-1].end_section = True
+    return table
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The same as a GitHub table."""
+    headings, lines = rows(findings)
+
+    said = [f"### {findings[0].arm.sweep_name}: the best freeze round", "", markdown_line(headings)]
+    said += [markdown_line(["---:"] * len(headings)), *map(markdown_line, lines), ""]
+    return "\n".join([*said, *(f"- {note}" for note in notes(findings))]) + "\n"
