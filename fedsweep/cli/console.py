@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fedsweep.store.reads import Progress
+
 
 @cache
 def console() -> Console:
@@ -33,6 +35,17 @@ def duration(seconds: float | None) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def time_left(progress: Progress) -> str:
+    """1h20m (58m to 2h10m), with the slots at work now; without any, what one would take."""
+    if progress.queued + progress.running == 0:
+        return "–"
+    left, more = progress.time_left, " or more" if progress.searching else ""
+    if left is None:
+        alone = progress.seconds_left
+        return "?" if alone is None else f"{duration(alone)} of one slot{more}"
+    return f"{duration(left.middle)} ({duration(left.low)} to {duration(left.high)}){more}"
 
 
 def size(count: float) -> str:

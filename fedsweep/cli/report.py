@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,7 +149,9 @@ def report(
         plans = [reads.plan_texts(connection, name)[-1] for name in names]
     if format is Format.TABLE and output is None:
         for one in told:
-            console().print(*_tables(one, console().width), sep="\n")
+            console().print(
+                *_tables(one, console().width, plain=not console().is_terminal), sep="\n"
+            )
     elif format is Format.HTML:
         _write(_page(told, shown, plans), output)
     elif format in _TO_FILE and output is not None:
@@ -231,10 +233,11 @@ def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Pictur
     return pictures(told.summary, told.rows, curves, told.findings, asked.conditions)
 
 
-def _tables(told: _Told, width: int) -> list[Table | Text]:
+def _tables(told: _Told, width: int, *, plain: bool) -> list[Table | Text]:
     from fedsweep.report import search_tables, tables
 
-    shown: list[Table | Text] = [*tables.terminal(told.summary, width, told.view)]
+    view = replace(told.view, plain=plain)
+    shown: list[Table | Text] = [*tables.terminal(told.summary, width, view)]
     return shown + (search_tables.terminal(told.findings, width) if told.findings else [])
 
 
@@ -247,7 +250,7 @@ def _text(told: Sequence[_Told]) -> str:
 
     out = io.StringIO()
     for one in told:
-        Console(file=out, width=WIDE).print(*_tables(one, WIDE), sep="\n")
+        Console(file=out, width=WIDE).print(*_tables(one, WIDE, plain=True), sep="\n")
     return out.getvalue()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted, duration
+from fedsweep.cli.console import console, counted, time_left
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ def status(
 ) -> None:
     """Say where each sweep stands.
 
-    Trials by state, rounds, and the time left of one slot's work.
+    Trials by state, rounds, and the time left: from measured rounds, with the slots at work now.
     """
     engine = open_store(db)
     if as_json:
@@ -69,7 +69,7 @@ def _table(found: list[Progress]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     states = ("queued", "running", "finished", "failed", "cancelled")
     table.add_column("sweep")
-    for name in ("done", *states, "rounds", "slot time left"):
+    for name in ("done", *states, "rounds", "time left"):
         table.add_column(name, justify="right")
     for p in found:
         held = {"pause": "paused", "drain": "drained", "budget": "budget used up"}
@@ -82,6 +82,6 @@ def _table(found: list[Progress]) -> Table:
             f"{p.done}/{p.trials}",
             *counts,
             f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})",
-            duration(p.seconds_left),
+            time_left(p),
         )
     return table

@@ -94,7 +94,7 @@ def _table(
     out = [f"% {note}" for note in notes if note.startswith("query: ")]
     out += [r"\begin{table}[tbp]", r"\centering", size]
     said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
-    out.append(rf"\caption{{{escape(name)}{''.join(f'; {note}' for note in said)}.}}")
+    out.append(rf"\caption{{{escape(name)}.}}")
     tag = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
     out.append(rf"\label{{tab:{tag}}}")
     # Tables wider than the text are scaled by hand; tabular alone never fails.
@@ -106,7 +106,10 @@ def _table(
             out.append(r"\addlinespace")
         out.append(" & ".join(line) + r" \\")
         before = group
-    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    out += [r"\bottomrule", r"\end{tabular}"]
+    if said:
+        out += [r"\par\smallskip\footnotesize", f"{'; '.join(said)}."]
+    return "\n".join([*out, r"\end{table}", ""])
 
 
 def _entry(entry: Entry) -> str:

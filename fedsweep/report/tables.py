@@ -39,9 +39,11 @@ NATS = frozenset({"test_loss"})
 """Measures that are no shares, and are not told in percent."""
 
 STYLES = {"best": "bold", "level": "underline", "": ""}
+SIGNS = {"best": " *", "level": " ~", "": ""}
+"""Where there is no type to set them in."""
 MARKED = (
-    "bold: the best of its row; underlined: not worse than it (paired t-test over seeds, "
-    "one-sided, Holm, 5 %)"
+    "{}: the best of its row; {}: not worse than it (paired t-test over seeds, one-sided, "
+    "Holm, 5 %)"
 )
 
 
@@ -55,6 +57,8 @@ class View:
     """Whether a mean stands with its 95 % interval, instead of its deviation."""
     baseline: Column | None = None
     conditions: Sequence[Condition] = field(default_factory=tuple)
+    plain: bool = False
+    """Whether there is neither bold nor underlined type."""
 
     @property
     def first(self) -> str:
@@ -130,7 +134,8 @@ def rows(
         else:
             text = spread_text(measure, cell.measure(measure), interval=view.interval)
         mark: Literal["best", "level", ""] = "level" if column in found.level else ""
-        return Entry(text, "best" if column == found.best else mark)
+        mark = "best" if column == found.best else mark
+        return Entry(text + (SIGNS[mark] if view.plain else ""), mark)
 
     table = [(key, dict(cells)) for key, cells in summary.cells.items()]
     marked = {id(cells): marks(cells, measure) for _, cells in table}
@@ -154,7 +159,7 @@ def footnotes(summary: Summary, view: View | None = None) -> list[str]:
         chosen = ", ".join(label(name) for name in summary.tuned)
         notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
     if any(entry.mark for _, entries in rows(summary, view.first, view) for entry in entries):
-        notes.append(MARKED)
+        notes.append(MARKED.format(*(("*", "~") if view.plain else ("bold", "underlined"))))
     notes.append(f"query: {queries.of_table(summary, view.first, view.conditions)}")
     return notes
 
@@ -274,7 +279,7 @@ def _table(
     before: Key | None = None
     for key, entries in lines:
         table.add_row(*(Text(entry.text, style=STYLES[entry.mark]) for entry in entries))
-        if before is not None and key is not None and before[:2] != key[:2]:
+        if before is not None and key is not None and before[:1] != key[:1]:
             table.rows[-2].end_section = True
         before = key
     return table

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
+from fedsweep.forecast import Pace, TimeLeft, Work, time_left
 from fedsweep.spec import ClientScore
-from fedsweep.states import FailureKind, Hold, TrialState
+from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import as_sql, read_clock
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
@@ -35,6 +36,9 @@ from fedsweep.store.writes import Weights
 
 Row = dict[str, Any]
 
+MOST_OVERHEAD = 10.0
+"""Where an attempt takes longer than ten times its rounds, its clock was set."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -53,6 +57,8 @@ class Progress:
     """Of one slot's work, from measured seconds a round; None before the first."""
     held: str | None = None
     """Why nothing of it is claimed: paused, drained, its budget used up, cancelled."""
+    time_left: TimeLeft | None = None
+    """Until its last trial is over, with the slots that are at work on it now."""
     searching: int = 0
     """Arms whose best T* is still searched for: more trials will come."""
 
@@ -115,6 +121,7 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
             sa.func.count().label("n"),
             _total(left).label("rounds_left"),
             _total(left - shared).label("rounds_to_train"),
+            sa.func.max(left - shared).label("longest"),
             _total(done).label("rounds_done"),
         )
         .select_from(sweeps.join(members, members.c.sweep == sweeps.c.id))
@@ -124,7 +131,7 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     )
     if sweep is not None:
         query = query.where(sweeps.c.name == sweep)
-    cost = seconds_a_round(connection)
+    found, around = paces(connection), overhead(connection)
     grouped: dict[str, list[Any]] = {
         name: [] for name in ([sweep] if sweep else sweep_names(connection))
     }
@@ -138,7 +145,7 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
     still = still.where(sa.text("arms.ended IS NULL")).group_by(sweeps.c.name)
     open_arms = {row.name: row.n for row in connection.execute(still)}
     return [
-        _progress(name, rows, cost, held.get(name), open_arms.get(name, 0))
+        _progress(name, rows, found, around, held.get(name), open_arms.get(name, 0))
         for name, rows in grouped.items()
     ]
 
@@ -146,31 +153,31 @@ def progress(connection: Connection, sweep: str | None = None) -> list[Progress]
 def _progress(
     name: str,
     rows: Sequence[Any],
-    cost: dict[tuple[Any, ...], float],
+    paces: dict[tuple[Any, ...], Pace],
+    around: float,
     held: str | None,
     searching: int,
 ) -> Progress:
     counts = dict.fromkeys(TrialState, 0)
     done = left = 0
-    seconds: float | None = 0.0
-    usual = sum(cost.values()) / len(cost) if cost else None
+    work = []
     for row in rows:
         counts[TrialState(row.state)] += row.n
         if row.state == TrialState.CANCELLED:
             continue
         done += row.rounds_done
         left += row.rounds_left
-        price = cost.get(tuple(getattr(row, c.name) for c in _cost_key()), usual)
-        if row.rounds_to_train:
-            seconds = (
-                None if seconds is None or price is None else seconds + price * row.rounds_to_train
-            )
+        kind = tuple(getattr(row, c.name) for c in _cost_key())
+        work.append(Work(kind, row.rounds_to_train, row.longest))
+    slots = counts[TrialState.RUNNING]
+    alone = time_left(work, paces, 1, around)
     return Progress(
         sweep=name,
         **{state.value: n for state, n in counts.items()},
         rounds_done=done,
         rounds_total=done + left,
-        seconds_left=seconds,
+        seconds_left=alone.middle if alone is not None else None,
+        time_left=time_left(work, paces, slots, around),
         held=held,
         searching=searching,
     )
@@ -199,18 +206,38 @@ def _cost_key() -> list[sa.Column[Any]]:
     return [trials.c[name] for name in [*names, "client_accuracy", "diagnostics"]]
 
 
-def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
-    """Measured mean seconds of a round, for each kind of trial that has any."""
-    own = trials.c.final_round - trials.c.rounds_shared
+def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
+    """What rounds have taken so far, for each kind of trial that has any."""
+    own, seconds = trials.c.final_round - trials.c.rounds_shared, trials.c.seconds
     query = (
         sa.select(
             *_cost_key(),
-            (sa.func.sum(trials.c.seconds) / sa.func.sum(own)).label("seconds"),
+            sa.func.count().label("trials"),
+            _total(own).label("rounds"),
+            sa.func.sum(seconds).label("seconds"),
+            sa.func.sum(seconds * seconds / own).label("squares"),
         )
-        .where(own > 0)
+        .where(own > 0, seconds.is_not(None))
         .group_by(*_cost_key())
     )
-    return {tuple(row)[:-1]: row.seconds for row in connection.execute(query)}
+    return {
+        tuple(row)[:-4]: Pace(row.trials, row.rounds, row.seconds, row.squares)
+        for row in connection.execute(query)
+    }
+
+
+def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
+    """Measured mean seconds of a round, for each kind of trial that has any."""
+    return {kind: pace.mean for kind, pace in paces(connection).items()}
+
+
+def overhead(connection: Connection) -> float:
+    """Seconds of finished attempts a second of the rounds that they trained, at least 1."""
+    took = sa.func.sum(attempts.c.ended_at - attempts.c.started_at)
+    query = sa.select(took, sa.func.sum(attempts.c.seconds_trained))
+    query = query.where(attempts.c.outcome == Outcome.FINISHED, attempts.c.rounds_trained > 0)
+    wall, trained = connection.execute(query).one()
+    return max(1.0, min(wall / trained, MOST_OVERHEAD)) if trained else 1.0
 
 
 def cost_key(config: Any) -> tuple[Any, ...]:

@@ -1,0 +1,104 @@
+"""Which cells stand out, and how far they are from a baseline and from centralised training."""
+
+from __future__ import annotations
+
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from fedsweep.errors import RequestError
+from fedsweep.report import tables
+from fedsweep.report.contrasts import against, find_column, gaps, marks
+from fedsweep.report.summary import summarize
+from tests.report.test_summary import failed, trial
+
+BN, GN, LN = ("bn", None), ("gn", None), ("ln", None)
+
+ROWS = [
+    *[trial("bn", s, a, test_loss=1 - a) for s, a in enumerate((0.90, 0.91, 0.92))],
+    *[trial("gn", s, a, test_loss=1 - a) for s, a in enumerate((0.89, 0.92, 0.90))],
+    *[trial("ln", s, a, test_loss=1 - a) for s, a in enumerate((0.70, 0.71, 0.73))],
+]
+
+
+def test_the_best_is_bold_and_what_is_not_worse_underlined() -> None:
+    """On the terminal, in Markdown; nothing in a column that is worse."""
+    summary = summarize("s", ROWS)
+    ((_, entries),) = tables.rows(summary)
+    assert [entry.mark for entry in entries] == ["best", "level", ""]
+    text = tables.markdown(summary)
+    assert "| **91.00 ± 1.00** | <u>90.33 ± 1.53</u> | 71.33 ± 1.53 |" in text
+    assert "- bold: the best of its row; underlined: not worse" in text
+    plain = tables.terminal(summary, view=tables.View(plain=True))[0]
+    assert "*: the best of its row; ~: not worse" in str(plain.caption)
+    assert [str(next(iter(column.cells))) for column in plain.columns][3:] == [
+        "91.00 ± 1.00 *",
+        "90.33 ± 1.53 ~",
+        "71.33 ± 1.53",
+    ]
+
+
+def test_a_lower_loss_is_better() -> None:
+    """The same trials by their loss."""
+    ((_, entries),) = tables.rows(summarize("s", ROWS), "test_loss", tables.View("test_loss"))
+    assert [entry.mark for entry in entries] == ["best", "level", ""]
+    assert entries[0].text == "0.0900 ± 0.0100"
+
+
+def test_a_cell_with_a_diverged_or_missing_seed_is_never_bold() -> None:
+    """However good the rest of it is; nor is a column that stands alone."""
+    rows = [*ROWS, *[trial("wn", s, 0.99) for s in (0, 1)], failed("wn", 2)]
+    rows += [*[trial("in", s, 0.98) for s in (0, 1)], trial("in", 2, None)]
+    (cells,) = summarize("s", rows).cells.values()
+    found = marks(cells, "test_accuracy")
+    assert found.best == BN
+    assert found.level == {GN}
+    alone = summarize("s", [trial("bn", 0, 0.5)])
+    assert marks(*alone.cells.values(), "test_accuracy").best is None
+
+
+def test_differences_to_a_baseline_are_paired_and_adjusted() -> None:
+    """As scipy and statsmodels have it; the seeds that both finished."""
+    rows = [*ROWS, trial("gn", 3, 0.99)]
+    found = against(summarize("s", rows), "test_accuracy", BN)
+    assert [c.column for c in found] == [GN, LN]
+    values = {
+        name: [r["test_accuracy"] for r in ROWS if r["normalizer"] == name]
+        for name in ("bn", "gn", "ln")
+    }
+    tests = [stats.ttest_rel(values[name], values["bn"]) for name in ("gn", "ln")]
+    adjusted = multipletests([test.pvalue for test in tests], method="holm")[1]
+    for contrast, test, p in zip(found, tests, adjusted, strict=True):
+        assert contrast.found.n == 3
+        assert contrast.found.p == pytest.approx(test.pvalue)
+        assert contrast.p == pytest.approx(p)
+    low, high = stats.ttest_rel(values["ln"], values["bn"]).confidence_interval()
+    text = tables.contrast_text("test_accuracy", found[1])
+    assert text == f"-19.67 [{100 * low:+.2f}, {100 * high:+.2f}] p<0.001"
+
+
+def test_a_baseline_is_named_as_people_name_it() -> None:
+    """With its T* where there are several; else a sentence says what there is."""
+    rows = [*ROWS, *[trial("fixbn", s, 0.9, freeze_round=t) for s in (0, 1) for t in (6, 12)]]
+    summary = summarize("s", rows)
+    assert find_column(summary, "BN") == BN
+    assert find_column(summary, "fixbn:12") == ("fixbn", 12)
+    with pytest.raises(RequestError, match=r"say which of its columns \(FIXBN T⋆=6, FIXBN T⋆=12\)"):
+        find_column(summary, "fixbn")
+    with pytest.raises(RequestError, match="no such column but BN, FIXBN T⋆=6"):
+        find_column(summary, "in")
+
+
+def test_the_gap_to_centralised_training_is_by_seed_and_by_what_is_the_same() -> None:
+    """FIXBN's twin is BN, which has nothing to freeze there; another model has its own."""
+    federated = {"centralized": 0}
+    central = {"centralized": 1, "alpha": None}
+    rows = [trial("bn", s, a, **federated) for s, a in enumerate((0.5, 0.6))]
+    rows += [trial("fixbn", s, 0.7, freeze_round=3, **federated) for s in (0, 1)]
+    rows += [trial("gn", 0, 0.5, **federated)]
+    rows += [trial("bn", s, a, **central) for s, a in enumerate((0.9, 0.8))]
+    found = {c.column: c.found for c in gaps(summarize("s", rows), "test_accuracy")}
+    assert found["bn", None].mean == pytest.approx(-0.3)
+    assert found["fixbn", 3].mean == pytest.approx(-0.15)
+    assert set(found) == {("bn", None), ("fixbn", 3)}
+    assert gaps(summarize("s", ROWS), "test_accuracy") == []

@@ -1,0 +1,191 @@
+"""`fedsweep report` on a small fixed store, on both databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy.engine import Engine
+from typer.testing import CliRunner
+
+from fedsweep.cli import report as command
+from fedsweep.cli.app import app
+from fedsweep.errors import RequestError
+from fedsweep.store import reader
+from tests.report import fixed
+
+GOLDEN = Path(__file__).parent / "golden"
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def report(store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
+    """Runs the command on the fixed store."""
+    fixed.fill(store, tmp_path)
+    monkeypatch.setattr(command, "open_store", lambda _: store)
+    run = CliRunner()
+
+    def say(*arguments: str) -> str:
+        done = run.invoke(app, ["report", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return say
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with what was looked at and found good; FEDSWEEP_GOLDEN=1 writes it anew."""
+    text = re.sub(r"\b[0-9a-f]{8,}\b", "<id>", text)
+    if os.environ.get("FEDSWEEP_GOLDEN"):
+        (GOLDEN / name).write_text(text)
+    assert text == (GOLDEN / name).read_text()
+
+
+def test_the_text_is_as_it_was(report: Say, tmp_path: Path) -> None:
+    """A diverged cell, the baseline, the query."""
+    report("--baseline", "bn", "--output", str(tmp_path / "report.txt"))
+    golden("report.txt", (tmp_path / "report.txt").read_text())
+
+
+def test_the_latex_is_as_it_was(report: Say) -> None:
+    """A whole document."""
+    golden("report.tex", report("--format", "latex", "--baseline", "gn"))
+
+
+def test_the_json_is_as_it_was(report: Say) -> None:
+    """Every number of it, to twelve digits."""
+
+    def rounded(value: Any) -> Any:
+        return float(f"{value:.12g}") if isinstance(value, float) else value
+
+    found = json.loads(report("--format", "json", "--baseline", "bn"))
+    records = [{name: rounded(value) for name, value in record.items()} for record in found]
+    golden("report.json", json.dumps(records, indent=1) + "\n")
+
+
+def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> None:
+    """The means from `cells`, the rest from the values of single trials."""
+    records = json.loads(report("--format", "json"))
+    answer = reader.ask(store, records[0]["query"])
+    asked = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    keys = ("normalizer", "freeze_round", "alpha", "local_steps", "momentum")
+    by_key = {tuple(row[k] for k in keys): row for row in asked}
+    assert len(by_key) == len(records) == 16
+    for record in records:
+        row = by_key[tuple(record[k] for k in keys)]
+        assert row["n"] == record["n"]
+        for name in ("mean_test_accuracy", "std_test_accuracy"):
+            assert row[name] == pytest.approx(record[name], rel=1e-6)
+
+    losses = json.loads(report("--format", "json", "--metric", "validation_accuracy"))
+    answer = reader.ask(store, losses[0]["query"])
+    frame = pd.DataFrame(answer.rows, columns=answer.columns)
+    frame["freeze_round"] = frame["freeze_round"].fillna(-1)
+    means = frame.groupby(list(keys)).validation_accuracy.mean().to_dict()
+    for record in losses:
+        key = tuple(-1 if record[k] is None else record[k] for k in keys)
+        assert means[key] == pytest.approx(record["mean_validation_accuracy"])
+
+
+def test_conditions_pooling_and_the_query_agree(report: Say, store: Engine) -> None:
+    """Rows by α over both E, of two normalisers."""
+    said = report(
+        *("--where", "normalizer=bn,gn", "--where", "alpha<1", "--group-by", "alpha"),
+        *("--format", "json"),
+    )
+    records = json.loads(said)
+    assert [(r["normalizer"], r["n"]) for r in records] == [("bn", 6), ("gn", 6)]
+    answer = reader.ask(store, records[0]["query"])
+    for record in records:
+        values = [row[-1] for row in answer.rows if row[0] == record["normalizer"]]
+        assert len(values) == 6
+        assert statistics.fmean(values) == pytest.approx(record["mean_test_accuracy"])
+        wanted = [
+            fixed.accuracy(record["normalizer"], 0.1, steps, seed)
+            for steps in (1, 5)
+            for seed in (0, 1, 2)
+        ]
+        assert sorted(values) == pytest.approx(sorted(wanted))
+
+
+def test_tables_are_written_for_other_programs(report: Say, tmp_path: Path) -> None:
+    """Parquet and a workbook hold the same records as the JSON."""
+    records = pd.DataFrame(json.loads(report("--format", "json")))
+    for kind, read in (("parquet", pd.read_parquet), ("xlsx", pd.read_excel)):
+        file = tmp_path / f"cells.{kind}"
+        assert str(file) in report("--format", kind, "--output", str(file))
+        frame = read(file)
+        assert list(frame.columns) == list(records.columns)
+        assert list(frame.mean_test_accuracy) == pytest.approx(list(records.mean_test_accuracy))
+        assert list(frame.normalizer) == list(records.normalizer)
+    trials = pd.read_excel(tmp_path / "cells.xlsx", sheet_name="trials")
+    assert len(trials) == 48
+    assert pd.api.types.is_integer_dtype(pd.read_parquet(tmp_path / "cells.parquet").local_steps)
+    assert not list(tmp_path.glob(".*.new*"))
+
+
+def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
+    report: Say, tmp_path: Path
+) -> None:
+    """PDF, SVG and PNG of everything there is to show."""
+    report("--figures", str(tmp_path / "once"))
+    report("--figures", str(tmp_path / "again"))
+    names = {file.name for file in (tmp_path / "once").iterdir()}
+    stems = ("wins", "accuracy-by-alpha", "accuracy-by-local_steps", "accuracy-by-freeze-round")
+    assert names == {
+        f"fixed-firm-{stem}.{kind}"
+        for stem in (*stems, "accuracy-by-round")
+        for kind in ("pdf", "svg", "png")
+    }
+    begins = {"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG"}
+    for name in names:
+        content = (tmp_path / "once" / name).read_bytes()
+        assert content.startswith(begins[name[-3:]])
+        assert content == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_winners_are_named_with_their_lead(report: Say, tmp_path: Path) -> None:
+    """GN at five steps by 2 points, FIXBN at one."""
+    report("--figures", str(tmp_path))
+    words = re.findall(r"<!--(.*?)-->", (tmp_path / "fixed-firm-wins.svg").read_text())
+    assert {"GN", "FIXBN T⋆=2", "+2.0"} <= {word.strip() for word in words}
+
+
+WRONG = [
+    (["--where", "alfa=1"], "did you mean alpha?"),
+    (["--where", "alpha=7"], "has no trial that --where tells"),
+    (["--group-by", "freeze_round"], "makes no rows"),
+    (["--metric", "accuracy"], "did you mean test_accuracy?"),
+    (["--baseline", "in"], "no such column but BN"),
+    (["--tune", "seed"], "not the seed or normalizer"),
+    (["--format", "xlsx"], "needs a file: name it with --output"),
+    (["--format", "parquet", "--output", "no/such/folder/x.parquet"], "cannot be written"),
+    (["--figures", "/proc/nowhere"], "cannot be written"),
+]
+
+
+def test_a_wrong_request_is_one_sentence(report: Say) -> None:
+    """And exit 2."""
+    for arguments, says in WRONG:
+        with pytest.raises(RequestError) as refused:
+            report(*arguments)
+        assert says in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert refused.value.exit_code == 2
+
+
+def test_latex_escapes_what_a_name_holds() -> None:
+    """Commands in a name are text."""
+    from fedsweep.report.latex import escape
+
+    assert escape(r"a_b & \input{x} 50% ~ ✓ α") == (
+        r"a\_b \& \textbackslash{}input\{x\} 50\% \textasciitilde{} ? $\alpha$"
+    )
