@@ -26,7 +26,6 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     "α": r"$\alpha$",
     "⋆": r"$^\star$",
     "±": r"$\pm$",
@@ -37,10 +36,9 @@ _SPECIAL = {
     "…": r"\dots{}",
 }
 
-_PREAMBLE = r"""% Made by fedsweep. Compiles as it is (pdflatex); a table can be pasted into a paper that has
-% \usepackage[T1]{fontenc} and \usepackage{booktabs}.
+_PREAMBLE = r"""% Made by fedsweep. Compiles as it is; a table can be pasted into a paper that has
+% \usepackage{booktabs}.
 \documentclass{article}
-\usepackage[T1]{fontenc}
 \usepackage[margin=2cm,landscape]{geometry}
 \usepackage{booktabs}
 \begin{document}
@@ -97,7 +95,6 @@ def _table(
     out.append(rf"\caption{{{escape(name)}.}}")
     tag = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
     out.append(rf"\label{{tab:{tag}}}")
-    # Tables wider than the text are scaled by hand; tabular alone never fails.
     out.append(rf"\begin{{tabular}}{{{'r' * axes}{'c' * (len(headings) - axes)}}}")
     out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
     before: tuple[object, ...] | None = None
