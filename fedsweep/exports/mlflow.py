@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
 
 from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import Trial, read, sweeps_of
 from fedsweep.states import TrialState
+from fedsweep.store.engine import sqlite_file
 
 METRICS = 1000
 """In one request, by MLflow's own limit."""
@@ -54,10 +56,12 @@ def export(engine: Engine, output: str, sweep: str | None, progress: Progress) -
 
     """
     require("mlflow", "trackers", "mlflow")
+    uri = tracking_uri(output)
+    _refuse_own(engine.url, uri)
     sweeps = sweeps_of(engine, sweep)
     did: Counter[str] = Counter()
     with _quiet(), _translated(output):
-        client = _client(tracking_uri(output))
+        client = _client(uri)
         for name, ids in sweeps.items():
             experiment = _experiment(client, name)
             known = _runs(client, experiment)
@@ -69,7 +73,7 @@ def export(engine: Engine, output: str, sweep: str | None, progress: Progress) -
 
 def tracking_uri(output: str) -> str:
     """A URI as it is; for a folder, that of a SQLite file in it (MLflow's own default)."""
-    if "://" in output:
+    if "://" in output or output.startswith("file:"):
         return output
     folder = Path(output).absolute()
     try:
@@ -79,6 +83,22 @@ def tracking_uri(output: str) -> str:
             f"{folder} cannot be made ({error.strerror}): name another with --output"
         ) from error
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def _refuse_own(store: URL, uri: str) -> None:
+    """Refuse to make MLflow's tables in the store itself."""
+    try:
+        other = make_url(uri)
+    except ArgumentError:
+        return
+    mine, theirs = sqlite_file(store), sqlite_file(other)
+    if mine is not None and theirs is not None:
+        same = mine.absolute() == theirs.absolute()
+    else:
+        places = ((url.get_backend_name(), url.host, url.database) for url in (store, other))
+        same = len(set(places)) == 1
+    if same:
+        raise RequestError("--output is fedsweep's own database: name another one, or a folder")
 
 
 @contextmanager
@@ -108,11 +128,11 @@ def _translated(output: str) -> Iterator[None]:
     except FedsweepError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()).replace(output, "it")
-        said = said if len(said) <= 300 else said[:299] + "…"
-        raise RequestError(f"--output {shown(output)} cannot be used: {hide_secrets(said)}") from (
-            error
-        )
+        said = " ".join(str(error).split())
+        for secret in filter(None, (output.partition("?")[2], output)):
+            said = said.replace(secret, "…")
+        said = hide_secrets(said if len(said) <= 200 else said[:199] + "…")
+        raise RequestError(f"--output {shown(output)} cannot be used: {said}") from error
 
 
 def shown(output: str) -> str:
