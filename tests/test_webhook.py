@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import queue
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from fedsweep import webhook
 from fedsweep.errors import RequestError
 from fedsweep.webhook import Webhook, checked, shown
-
-
-class Listener:
-    """A web server that notes what it is sent, and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.heard: queue.Queue[tuple[str, dict[str, str], Any]] = queue.Queue()
-        self.answers: list[tuple[int, dict[str, str]]] = []
-        listener = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                listener.heard.put((self.path, dict(self.headers), json.loads(body)))
-                code, headers = listener.answers.pop(0) if listener.answers else (200, {})
-                self.send_response(code)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-    def contents(self) -> list[Any]:
-        """What was sent so far."""
-        return [self.heard.get_nowait()[2] for _ in range(self.heard.qsize())]
+from tests.listener import Listener
 
 
 @pytest.fixture
@@ -151,7 +111,10 @@ def test_who_posts_and_who_closes_does_not_wait(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "url",
-    ["", "s3cret", "ftp://s3cret/", "file:///s3cret", "http://", "http://[s3cret", "http://a:x3/", "https://host/s3cret\nX: y", "https://host/a b"],
+    [
+        *("", "s3cret", "ftp://s3cret/", "file:///s3cret", "http://", "http://[s3cret"),
+        *("http://a:x3/", "https://host/s3cret\nX: y", "https://host/a b"),
+    ],
 )
 def test_what_is_no_web_address_is_refused_unsaid(url: str) -> None:
     """The message repeats nothing of it."""

@@ -1,7 +1,7 @@
--- The first round at which a trial reaches 90 % of the best final test accuracy of its alpha, E and
--- momentum, for each normaliser and freeze round.
+-- The first round at which the trials of a cell reach 90 % of the best final test accuracy of their
+-- alpha, E and momentum.
 WITH finals AS (
-    SELECT m.sweep, r.trial_id, r.dataset, r.model, r.alpha, r.local_steps, r.momentum,
+    SELECT m.sweep, r.trial_id, r.cell_id, r.dataset, r.model, r.alpha, r.local_steps, r.momentum,
            r.normalizer, r.freeze_round,
            0.9 * max(r.test_accuracy) OVER (
                PARTITION BY m.sweep, r.dataset, r.model, r.alpha, r.local_steps, r.momentum
@@ -10,18 +10,16 @@ WITH finals AS (
     WHERE r.state = 'finished' AND (CAST(:sweep AS TEXT) IS NULL OR m.sweep = :sweep)
 ),
 firsts AS (
-    SELECT f.sweep, f.trial_id, f.dataset, f.model, f.alpha, f.local_steps, f.momentum,
-           f.normalizer, f.freeze_round, f.target,
-           min(CASE WHEN c.test_accuracy >= f.target THEN c.round END) AS first_round
-    FROM finals f JOIN curves c ON c.trial_id = f.trial_id
-    GROUP BY f.sweep, f.trial_id, f.dataset, f.model, f.alpha, f.local_steps, f.momentum,
-             f.normalizer, f.freeze_round, f.target
+    SELECT finals.*,
+           (SELECT min(c.round) FROM curves c
+            WHERE c.trial_id = finals.trial_id AND c.test_accuracy >= finals.target) AS first_round
+    FROM finals
 )
-SELECT sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round,
+SELECT sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round, cell_id,
        min(target) AS target, count(*) AS n, count(first_round) AS n_reached,
        avg(CAST(first_round AS DOUBLE PRECISION)) AS mean_round,
        min(first_round) AS earliest, max(first_round) AS latest
 FROM firsts
-GROUP BY sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round
+GROUP BY sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round, cell_id
 ORDER BY sweep, dataset, model, alpha NULLS LAST, local_steps NULLS LAST, momentum, normalizer,
-         freeze_round NULLS LAST
+         freeze_round NULLS LAST, cell_id
