@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,8 @@ def _write(
 
     schema, count = _schema(connection, view), 0
     batches = _BATCHES[connection.dialect.name](connection, view, sweep, schema)
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    # Closed before the connection is: an unfinished COPY would keep it.
+    with closing(batches), parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
             count += batch.num_rows
@@ -105,7 +106,7 @@ def _schema(connection: Connection, view: str) -> pa.Schema:
 
 def _batches_sqlite(
     connection: Connection, view: str, sweep: str | None, schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """The driver's rows, turned to columns."""
     import pyarrow as pa
 
@@ -122,50 +123,48 @@ def _batches_sqlite(
 
 def _batches_postgres(
     connection: Connection, view: str, sweep: str | None, schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """COPY's text, read by Arrow: no value becomes an object of Python's."""
-    from pyarrow import csv
-
     connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
     query = rows_of(view, scoped=sweep is not None).replace(":sweep", "%(sweep)s")
     driver: Any = connection.connection.driver_connection
     copy_out = f"COPY ({query}) TO STDOUT (FORMAT csv)"
     with driver.cursor() as cursor, cursor.copy(copy_out, {"sweep": sweep}) as copy:
-        text = io.BufferedReader(_Copied(copy), BLOCK)
-        if not text.peek(1):
-            return
-        yield from csv.open_csv(
-            text,
-            read_options=csv.ReadOptions(column_names=schema.names, block_size=BLOCK),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                column_types=schema,
-                null_values=[""],  # without quotes; "" is an empty text
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
+        for block in _blocks(copy):
+            yield from _parsed(block, schema)
+
+
+def _blocks(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Rows of text, as they come, joined to blocks."""
+    parts: list[Any] = []
+    size = 0
+    for row in rows:
+        parts.append(row)
+        size += len(row)
+        if size >= BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    table = csv.read_csv(
+        pa.BufferReader(block),
+        read_options=csv.ReadOptions(column_names=schema.names, block_size=len(block) + 1),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],  # without quotes; "" is an empty text
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    batches: list[pa.RecordBatch] = table.replace_schema_metadata(schema.metadata).to_batches()
+    return batches
 
 
 _BATCHES = {"sqlite": _batches_sqlite, "postgresql": _batches_postgres}
-
-
-class _Copied(io.RawIOBase):
-    """What a COPY sends, as a file."""
-
-    def __init__(self, copy: Any) -> None:
-        self._rows = iter(copy)
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        parts, size = [self._rest], len(self._rest)
-        while size < len(buffer) and (row := next(self._rows, None)) is not None:
-            parts.append(row)
-            size += len(row)
-        found = b"".join(parts)
-        given = min(size, len(buffer))
-        buffer[:given], self._rest = found[:given], found[given:]
-        return given

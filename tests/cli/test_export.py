@@ -9,6 +9,7 @@ import pytest
 from fedsweep.store.schema import open_store
 from tests import study
 from tests.acceptance.command import fedsweep
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_missing_package_is_named_with_its_remedy(
         f"u.find_spec = lambda name, *a: None if name == {package!r} else found(name, *a)\n"
     )
     export = ("export", format, "--output", "out")
-    refused = fedsweep(*export, cwd=here, code=2, PYTHONPATH=str(blocked)).stderr
+    refused = fedsweep(*export, cwd=here, code=2, PYTHONPATH=f"{blocked}:{REPOSITORY}").stderr
     needs = f"export {format} needs packages: pip install 'fedsweep[{extra}]'"
     assert refused == f"fedsweep: {needs}\n"
     assert not (here / "out").exists()

@@ -110,7 +110,7 @@ def test_what_cannot_be_reached_is_said_without_its_secrets(
     """Neither user, nor password, nor query."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RequestError) as caught:
-        mlflow.export(filled, "http://ann:hunter2@127.0.0.1:9/x?key=s3cret", None, silent)
+        mlflow.export(filled, "http://zoe:hunter2@127.0.0.1:9/x?key=s3cret", None, silent)
     said = str(caught.value)
     assert said.startswith("--output http://127.0.0.1:9/x cannot be used: ")
-    assert not any(secret in said for secret in ("ann", "hunter2", "s3cret", "\n"))
+    assert not any(secret in said for secret in ("zoe", "hunter2", "s3cret", "\n"))
