@@ -129,10 +129,18 @@ def _translated(output: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split())
-        for secret in filter(None, (output.partition("?")[2], output)):
+        for secret in (output, *_secrets(output)):
             said = said.replace(secret, "…")
         said = hide_secrets(said if len(said) <= 200 else said[:199] + "…")
         raise RequestError(f"--output {shown(output)} cannot be used: {said}") from error
+
+
+def _secrets(output: str) -> list[str]:
+    """The user, password and query of a URI, the longest first."""
+    place, _, query = output.partition("://")[2].partition("?")
+    pair = place.rpartition("@")[0]
+    found = {query, *query.split("&"), pair, pair.partition(":")[2]} - {""}
+    return sorted(found, key=len, reverse=True)
 
 
 def shown(output: str) -> str:
