@@ -29,7 +29,7 @@ def test_a_recipe_is_run_by_name_for_a_sweep(here: Path) -> None:
     assert "0.0848528" in said
     (row,) = json.loads(fedsweep(*run, "--format", "json", cwd=here).stdout)
     assert (row["freeze_round"], row["n"]) == (1, 2)
-    assert row["std_test_accuracy"] == pytest.approx(0.12 / 2**0.5, abs=1e-12)
+    assert row["std"] == pytest.approx(0.12 / 2**0.5, abs=1e-12)
 
 
 def test_recipes_are_listed_and_shown_without_a_database(tmp_path: Path) -> None:

@@ -43,16 +43,16 @@ def numbers(rows: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
 def test_the_best_freeze_round_has_its_margin_over_bn_and_gn(filled: Engine) -> None:
     """T* = 1: (0.84 + 0.72) / 2 = 0.78, against 0.70 and 0.68."""
     rows = asked(filled, "best-freeze-round")
-    what = ("alpha", "local_steps", "momentum", "freeze_round", "mean_test_accuracy", "n")
+    what = ("alpha", "local_steps", "momentum", "freeze_round", "mean", "n")
     assert numbers(rows, *what) == [(0.5, 2, "reset", 1, 0.78, 2)]
-    assert rows[0]["std_test_accuracy"] == pytest.approx(0.12 / 2**0.5)
+    assert rows[0]["std"] == pytest.approx(0.12 / 2**0.5)
     assert numbers(rows, "over_bn", "over_gn") == [(0.08, 0.1)]
 
 
 def test_the_winner_of_each_setting_is_told_with_its_runner_up(filled: Engine) -> None:
     """With global momentum bn has 0.8, and gn the 0.75 of its one finished seed."""
     rows = asked(filled, "who-wins")
-    what = ("momentum", "normalizer", "freeze_round", "mean_test_accuracy", "runner_up", "margin")
+    what = ("momentum", "normalizer", "freeze_round", "mean", "runner_up", "margin")
     assert numbers(rows, *what) == [
         ("global", "bn", None, 0.8, "gn", 0.05),
         ("reset", "fixbn", 1, 0.78, "bn", 0.08),
@@ -86,7 +86,7 @@ def test_accuracy_by_round_is_over_the_seeds_that_got_there(filled: Engine) -> N
         for row in asked(filled, "accuracy-by-round")
         if (row["normalizer"], row["momentum"]) == ("gn", "global")
     ]
-    what = ("round", "n", "mean_test_accuracy", "lowest", "highest")
+    what = ("round", "n", "mean", "lowest", "highest")
     assert numbers(rows, *what) == [
         (1, 2, 0.5, 0.4, 0.6),
         (2, 1, 0.7, 0.7, 0.7),

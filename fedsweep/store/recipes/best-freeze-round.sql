@@ -17,7 +17,7 @@ ranked AS (
     WINDOW setting AS (PARTITION BY sweep, dataset, model, alpha, local_steps, momentum)
 )
 SELECT sweep, dataset, model, alpha, local_steps, momentum, freeze_round,
-       mean_test_accuracy, std_test_accuracy, n,
+       mean_test_accuracy AS mean, std_test_accuracy AS std, n,
        mean_test_accuracy - bn AS over_bn, mean_test_accuracy - gn AS over_gn
 FROM ranked
 WHERE freeze_round IS NOT NULL AND place = 1

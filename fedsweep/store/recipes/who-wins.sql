@@ -25,7 +25,7 @@ standings AS (
     )
 )
 SELECT sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round,
-       mean_test_accuracy, std_test_accuracy, n, runner_up, margin
+       mean_test_accuracy AS mean, std_test_accuracy AS std, n, runner_up, margin
 FROM standings
 WHERE standing = 1
 ORDER BY sweep, dataset, model, alpha NULLS LAST, local_steps NULLS LAST, momentum
