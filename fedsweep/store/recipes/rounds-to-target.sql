@@ -14,6 +14,7 @@ firsts AS (
            (SELECT min(c.round) FROM curves c
             WHERE c.trial_id = finals.trial_id AND c.test_accuracy >= finals.target) AS first_round
     FROM finals
+    ORDER BY trial_id  -- so that Postgres looks each up once, not for every use
 )
 SELECT sweep, dataset, model, alpha, local_steps, momentum, normalizer, freeze_round, cell_id,
        min(target) AS target, count(*) AS n, count(first_round) AS n_reached,
