@@ -30,6 +30,7 @@ import psutil
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import blackbox, queue
+from fedsweep.announcer import Announcer
 from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
@@ -45,6 +46,7 @@ from fedsweep.store.engine import (
     through_an_outage,
     transaction,
 )
+from fedsweep.webhook import DRAIN_SECONDS
 
 LONGEST_REST = 30.0
 """An idle slot that is rung for looks again after that, or when the next lease ends."""
@@ -81,6 +83,8 @@ class Options:
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
     """Seconds that a stopping slot gets to finish its round."""
+    notify: tuple[str, ...] = field(default=(), repr=False)
+    """Webhooks that are told of ends, failures and stalls: secrets."""
 
 
 @dataclass
@@ -210,6 +214,7 @@ class _Watch:
         ]
         hours = options.max_hours
         self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
+        self.announcer = Announcer(self.engine, options.notify) if options.notify else None
         self.tally = Tally()
         self.asked_to_stop: float | None = None
         self.hurry = False
@@ -220,6 +225,8 @@ class _Watch:
         if self.options.sweep is not None:
             with reading(self.engine) as connection:
                 reads.require_sweep(connection, self.options.sweep)
+        if self.announcer is not None:
+            self.refresh()  # before anything can have ended
         with self.signals():
             for slot in self.slots:
                 self.start(slot)
@@ -229,10 +236,14 @@ class _Watch:
             finally:
                 self.end_all()
                 self.boxes.cleanup()
-        with suppress(*OUTAGE), reading(self.engine) as connection:
-            self.progress = reads.progress(connection, self.options.sweep)
-            self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
+        with suppress(*OUTAGE):
+            with reading(self.engine) as connection:
+                self.progress = reads.progress(connection, self.options.sweep)
+                self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
+            self.announce()
         self.show(self.view())
+        if self.announcer is not None:
+            self.announcer.close(0.0 if self.hurry else DRAIN_SECONDS)
         return self.tally
 
     @contextmanager
@@ -255,7 +266,7 @@ class _Watch:
         slot.process = self.context.Process(
             target=_slot,
             args=(
-                *(self.options, slot.number, slot.device, theirs),
+                *(replace(self.options, notify=()), slot.number, slot.device, theirs),
                 *(self.stop, slot.give_back, slot.box),
             ),
             name=f"fedsweep-slot-{slot.number}",
@@ -488,6 +499,7 @@ class _Watch:
         try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
+            self.announce()
             self.check_schema()
             self.hold_overspent()
             self.give_up_losers()
@@ -496,6 +508,11 @@ class _Watch:
             pass
         self.progress_cost = time.monotonic() - began
         self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
+
+    def announce(self) -> None:
+        """Whoever works sees to it that those are told who are not looking."""
+        if self.announcer is not None:
+            self.announcer.look(self.progress)
 
     def check_schema(self) -> None:
         """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""

@@ -1,14 +1,16 @@
-"""`fedsweep export`: what a trial leaves, as files."""
+"""`fedsweep export`: what a trial leaves, and what sweeps come to, as files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsweep.cli.arguments import Db, open_store
-from fedsweep.cli.console import size
+from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.console import console, counted, size
 from fedsweep.cli.trial import Trial
 from fedsweep.errors import Refused, RequestError
 from fedsweep.states import FailureKind, Outcome, TrialState
@@ -19,12 +21,98 @@ if TYPE_CHECKING:
     from fedsweep.store.artifacts import Folder
     from fedsweep.store.writes import Weights
 
-app = typer.Typer(help="Take out what a trial leaves.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Take the results elsewhere: Parquet, TensorBoard, MLflow, final weights.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Target = Annotated[
+    Path, typer.Option("--output", metavar="FOLDER", help="Where to.", show_default=False)
+]
 
 
-@app.callback()
-def export() -> None:
-    """Take out what a trial leaves."""
+@app.command()
+def parquet(
+    output: Target,
+    db: Db = None,
+    sweep: Sweep = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that has other files, too.")
+    ] = False,
+) -> None:
+    """Write each view to a Parquet file: results, curves, clients, cells, members, ledger.
+
+    Files of an earlier export are replaced.
+    """
+    from fedsweep.exports import parquet
+
+    with _progress("rows") as progress:
+        written = parquet.export(open_store(db), output, sweep, progress, force=force)
+    for one in written:
+        print(f"{one.file}: {counted(one.rows, 'row')} ({size(one.bytes)})")
+
+
+@app.command()
+def tensorboard(output: Target, db: Db = None, sweep: Sweep = None) -> None:
+    """Write each trial to an event file for TensorBoard: its rounds, and its hyperparameters.
+
+    Written again, a file is replaced: no round is there twice.
+    """
+    from fedsweep.exports import tensorboard
+
+    with _progress("trials") as progress:
+        written = tensorboard.export(open_store(db), output, sweep, progress)
+    print(f"{output}: {counted(written.trials, 'trial')}, {counted(written.rounds, 'round')}")
+    if written.without:
+        print(f"{counted(written.without, 'trial')} without a round left out")
+    print(f"look at them: tensorboard --logdir {output}")
+
+
+@app.command()
+def mlflow(
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="URI|FOLDER",
+            help="The tracking store; in a folder, a file mlflow.db of its own.",
+            show_default=False,
+        ),
+    ],
+    db: Db = None,
+    sweep: Sweep = None,
+) -> None:
+    """Write an experiment for each sweep, and a run for each trial, to an MLflow tracking store.
+
+    Written again, runs are brought up to date: they are found by their tag trial_id.
+    """
+    from fedsweep.exports import mlflow
+
+    with _progress("trials") as progress:
+        did = mlflow.export(open_store(db), output, sweep, progress)
+    counts = ", ".join(f"{did[what]:,} {what}" for what in ("written", "added to", "kept"))
+    print(f"{mlflow.shown(output)}: {counted(did.total(), 'run')} ({counts})")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A line for each part on a terminal, nothing elsewhere."""
+    if not console().is_terminal:
+        yield lambda _part, _done, _total: None
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
+    unit = (TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, *unit, console=console(), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(part: str, done: int, total: int | None) -> None:
+            if part not in tasks:
+                tasks[part] = bars.add_task(part, total=total)
+            bars.update(tasks[part], completed=done)
+
+        yield show
 
 
 @app.command()

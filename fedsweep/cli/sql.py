@@ -15,6 +15,8 @@ from fedsweep.cli.console import console
 from fedsweep.errors import RequestError
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
     from fedsweep.store.reader import Answer
 
 
@@ -27,22 +29,86 @@ class Format(StrEnum):
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(metavar="SELECT", help="One reading statement.")],
+    statement: Annotated[
+        str | None,
+        typer.Argument(metavar="[SELECT]", help="One reading statement.", show_default=False),
+    ] = None,
     db: Db = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="A named question.", show_default=False),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            "--sweep", metavar="NAME", help="What :sweep stands for; else NULL.", show_default=False
+        ),
+    ] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, do not run it.")] = False,
     format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.TABLE,
     limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 10_000,
     timeout: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds at most.")] = 30.0,
 ) -> None:
-    """Ask the database in SQL, reading only.
+    """Ask the database in SQL, reading only: a statement, or a recipe.
 
     The views are results, curves, clients, cells, members and ledger.
     """
+    if recipes:
+        _print_recipes()
+        return
+    text = _text_of(statement, recipe)
+    if show:
+        print(text.rstrip())
+        return
     from fedsweep.store import reader
 
-    answer = reader.ask(open_store(db), statement, limit=limit, seconds=timeout)
+    if sweep is not None and not reader.names(text, "sweep"):
+        raise RequestError("--sweep says what :sweep stands for, and the statement has none")
+    engine = open_store(db)
+    _require(engine, sweep)
+    answer = reader.ask(engine, text, {"sweep": sweep}, limit=limit, seconds=timeout)
     _PRINT[format](answer)
     if answer.cut:
         print(f"only the first {limit:,} rows: raise --limit", file=sys.stderr)
+
+
+def _text_of(statement: str | None, recipe: str | None) -> str:
+    """What is to be run: a statement, or a recipe's."""
+    if (statement is None) == (recipe is None):
+        raise RequestError(
+            "give a SELECT or a --recipe, and not both: `fedsweep sql --recipes` lists them"
+        )
+    if statement is not None:
+        return statement
+    from fedsweep.store import recipes
+
+    assert recipe is not None
+    return recipes.recipe(recipe).text
+
+
+def _require(engine: Engine, sweep: str | None) -> None:
+    """Refuse a sweep that is not there: its answer would be empty."""
+    if sweep is None:
+        return
+    from fedsweep.store import reads
+    from fedsweep.store.engine import reading
+
+    with reading(engine) as connection:
+        reads.require_sweep(connection, sweep)
+
+
+def _print_recipes() -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedsweep.store.recipes import recipes
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    for found in recipes():
+        table.add_row(Text(found.name), Text(found.about))
+    console().print(table)
 
 
 def _print_table(answer: Answer) -> None:
@@ -68,6 +134,9 @@ def _width(answer: Answer) -> int:
 
 
 def _text(value: object) -> str:
+    """A value in a table; six digits are enough there, --format csv and json have all."""
+    if isinstance(value, float) and 1e-4 <= abs(value) < 1e5:
+        return f"{value:.6g}"
     return "" if value is None else str(value)
 
 

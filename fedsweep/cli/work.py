@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,14 +57,27 @@ def work(
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
     ] = 20.0,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify",
+            metavar="URL",
+            help="A webhook to tell of a sweep's end, of many failures, of a stall; repeatable. "
+            "Else $FEDSWEEP_NOTIFY, several with spaces between.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Claim trials and train them, until stopped. Start it on as many machines as you like.
 
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
     the round.
     """
-    from fedsweep import executor, worker
+    from fedsweep import executor, webhook, worker
 
+    hooks = tuple(notify or os.environ.get("FEDSWEEP_NOTIFY", "").split())
+    for hook in hooks:
+        webhook.checked(hook)
     devices = executor.devices(device)
     options = worker.Options(
         url=url(db),
@@ -78,6 +92,7 @@ def work(
         data=data_folder(data),
         lease=lease,
         grace=grace,
+        notify=hooks,
     )
     with _screen() as show:
         tally = worker.work(options, show)

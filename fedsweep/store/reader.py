@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,20 @@ class Answer:
     cut: bool
 
 
-def ask(engine: Engine, statement: str, *, limit: int = 10_000, seconds: float = 30.0) -> Answer:
-    """Run one reading statement.
+Parameters = Mapping[str, str | None]
+"""Values by name. In a statement `:name` stands for one, wherever a value may."""
+
+
+def ask(
+    engine: Engine,
+    statement: str,
+    parameters: Parameters | None = None,
+    *,
+    limit: int = 10_000,
+    seconds: float = 30.0,
+) -> Answer:
+    """Run one reading statement. Parameters are bound by the driver: they are data, whatever they
+    say.
 
     Raises:
         SqlRefused: it is not one, it is wrong, or it takes too long.
@@ -43,12 +55,25 @@ def ask(engine: Engine, statement: str, *, limit: int = 10_000, seconds: float =
         raise SqlRefused('there is no statement: try fedsweep sql "SELECT * FROM results"')
     if not text.lower().startswith(_FIRST_WORDS):
         raise SqlRefused
-    columns, rows = _ASK[engine.dialect.name](engine, text, limit + 1, seconds)
+    asking = _ASK[engine.dialect.name]
+    columns, rows = asking(engine, text, parameters or {}, limit + 1, seconds)
     return Answer(columns, [tuple(map(_plain, row)) for row in rows[:limit]], len(rows) > limit)
 
 
+def names(statement: str, parameter: str) -> bool:
+    """Whether a statement has a `:parameter`, outside its strings and comments."""
+    return any(found["name"] == parameter for found in _LEXEME.finditer(statement))
+
+
+_LEXEME = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | :: | :(?P<name>[A-Za-z_]\w*)""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A parameter, and what may look like one: strings, quoted names, comments, casts."""
+
+
 def _ask_sqlite(
-    engine: Engine, text: str, limit: int, seconds: float
+    engine: Engine, text: str, parameters: Parameters, limit: int, seconds: float
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     file = sqlite_file(engine.url)
     assert file is not None
@@ -59,7 +84,7 @@ def _ask_sqlite(
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         connection.set_authorizer(_authorize)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-        cursor = connection.execute(text)
+        cursor = connection.execute(text, dict(parameters))
         if cursor.description is None:
             raise SqlRefused
         rows = cursor.fetchmany(limit)
@@ -96,8 +121,18 @@ worker; and the spelling of a name in escapes, which could hide them."""
 _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
 
+def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]:
+    """The text as Postgres takes it, with $1 for the first parameter, and its values."""
+    used = [name for name in parameters if names(text, name)]
+
+    def number(found: re.Match[str]) -> str:
+        return f"${used.index(found['name']) + 1}" if found["name"] in used else found[0]
+
+    return _LEXEME.sub(number, text), [parameters[name] for name in used]
+
+
 def _ask_postgres(
-    engine: Engine, text: str, limit: int, seconds: float
+    engine: Engine, text: str, parameters: Parameters, limit: int, seconds: float
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     """As a subquery, so that nothing but a SELECT fits; by the extended protocol, which takes one
     statement; in a read-only transaction; and not with a superuser's rights, which reach files
@@ -105,22 +140,25 @@ def _ask_postgres(
     """
     if _REACHING_OUT.search(text):
         raise SqlRefused
-    query = f"SELECT * FROM (\n{text}\n) AS asked LIMIT {int(limit)}"
+    numbered, values = _numbered(text, parameters)
+    query = f"SELECT * FROM (\n{numbered}\n) AS asked LIMIT {int(limit)}"
     with engine.connect() as connection:
         driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
         driver.rollback()
         driver.read_only = True
         try:
-            with driver.cursor() as cursor:
+            with psycopg.RawCursor(driver) as cursor:
                 cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
                 cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
                 if cursor.fetchone() == (True,):
                     cursor.execute("SET LOCAL ROLE pg_read_all_data")
-                cursor.execute(f"EXPLAIN (VERBOSE, COSTS OFF) {query}".encode(), prepare=True)
+                cursor.execute(
+                    f"EXPLAIN (VERBOSE, COSTS OFF) {query}".encode(), values, prepare=True
+                )
                 plan = "\n".join(line for (line,) in cursor.fetchall())
                 if _REACHING_OUT.search(plan):  # through a view, say
                     raise SqlRefused
-                cursor.execute(query.encode(), prepare=True)
+                cursor.execute(query.encode(), values, prepare=True)
                 columns = [column.name for column in cursor.description or ()]
                 return columns, cursor.fetchall()
         except psycopg.Error as error:

@@ -24,7 +24,8 @@ WHICH = (
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["plan", "--help"], ["plan", "tiny.toml"], ["plan", "tiny.toml", "--dry-run"],
-     ["status"], ["sql", "SELECT 1"], ["report"], ["export", "weights", "--help"]],
+     ["status"], ["sql", "SELECT 1"], ["report"], ["export", "weights", "--help"],
+     ["sql", "--recipes"], ["export", "parquet", "--output", "out"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_does_not_train_does_not_import_what_trains(arguments: list[str], tiny: Path) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.cli.app import app
 from fedsweep.store import reader
+from fedsweep.store.recipes import recipes
 from fedsweep.store.views import NAMES
 from tests.conftest import REPOSITORY
 
@@ -38,7 +39,7 @@ def test_every_command_in_the_readme_is_one(line: str) -> None:
     command.make_context(line, words)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("fedsweep sql")])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith('fedsweep sql "')])
 def test_every_statement_in_the_readme_is_answered(line: str, store: Engine) -> None:
     """On both databases."""
     statement = shlex.split(line)[2]
@@ -69,6 +70,14 @@ def test_every_path_of_the_file_map_exists() -> None:
     told = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
     told = [path for path in told if path not in named]
     assert [path for path in told if path.rpartition("/")[0] + "/" not in named] == []
+
+
+def test_the_readme_names_every_recipe() -> None:
+    """Where it speaks of SQL, in backquotes, and none that is not there."""
+    section = TEXT.partition("## SQL\n")[2].partition("\n## ")[0]
+    listed = section.partition("| recipe |")[2].partition("\n\n")[0]
+    named = re.findall(r"^\| `([a-z-]+)` \|", listed, flags=re.MULTILINE)
+    assert sorted(named) == [recipe.name for recipe in recipes()]
 
 
 def test_the_readme_tells_every_view_and_make_target() -> None:

@@ -1,0 +1,170 @@
+"""Each view as a Parquet file, for pandas, DuckDB, polars, R and Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep.exports import Progress, require
+from fedsweep.exports.columns import columns_of, kinds, rows_of
+from fedsweep.exports.folder import refuse_foreign, written_aside
+from fedsweep.store import reads
+from fedsweep.store.engine import reading
+from fedsweep.store.views import NAMES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 50_000
+"""Rows that are in memory at once, and lie together in the file (a row group), from SQLite."""
+BLOCK = 8 * 2**20
+"""The same from Postgres, in bytes of text."""
+MARK = b"fedsweep.view"
+"""The key under which a file says which view it is."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written."""
+
+    file: Path
+    rows: int
+    bytes: int
+
+
+def export(
+    engine: Engine, folder: Path, sweep: str | None, progress: Progress, *, force: bool = False
+) -> list[Written]:
+    """Write every view, of one sweep or of all: one state of the whole database, typed.
+
+    Raises:
+        PackageMissing: pyarrow is not installed.
+        NotFound: there is no such sweep.
+        RequestError: the folder has foreign files and `force` is off, or cannot be written.
+
+    """
+    require("parquet", "tables", "pyarrow")
+    if not force:
+        refuse_foreign(folder, _is_ours)
+    with reading(engine) as connection:
+        if sweep is not None:
+            reads.require_sweep(connection, sweep)
+        with written_aside(folder) as aside:
+            counts = {
+                view: _write(connection, view, aside / f"{view}.parquet", sweep, progress)
+                for view in NAMES
+            }
+    files = {view: folder / f"{view}.parquet" for view in NAMES}
+    return [Written(files[view], n, files[view].stat().st_size) for view, n in counts.items()]
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an earlier export wrote it."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.stem not in NAMES or file.suffix != ".parquet":
+        return False
+    try:
+        metadata = parquet.read_schema(file).metadata
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return MARK in (metadata or {})
+
+
+def _write(
+    connection: Connection, view: str, file: Path, sweep: str | None, progress: Progress
+) -> int:
+    """Write one view; returns the number of its rows."""
+    from pyarrow import parquet
+
+    schema, count = _schema(connection, view), 0
+    batches = _BATCHES[connection.dialect.name](connection, view, sweep, schema)
+    # Closed before the connection is: an unfinished COPY would keep it.
+    with closing(batches), parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+            progress(view, count, None)
+    return count
+
+
+def _schema(connection: Connection, view: str) -> pa.Schema:
+    """Integers, doubles and strings, whatever the values are: a column of NULL keeps its type."""
+    import pyarrow as pa
+
+    arrow = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    fields = [(name, arrow[kinds()[name]]) for name in columns_of(connection, view)]
+    return pa.schema(fields, metadata={MARK: view.encode()})
+
+
+def _batches_sqlite(
+    connection: Connection, view: str, sweep: str | None, schema: pa.Schema
+) -> Generator[pa.RecordBatch, None, None]:
+    """The driver's rows, turned to columns."""
+    import pyarrow as pa
+
+    driver: Any = connection.connection.driver_connection
+    cursor = driver.execute(rows_of(view, scoped=sweep is not None), {"sweep": sweep})
+    try:
+        while rows := cursor.fetchmany(BATCH):
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(c, type=f.type) for c, f in zip(columns, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    finally:
+        cursor.close()
+
+
+def _batches_postgres(
+    connection: Connection, view: str, sweep: str | None, schema: pa.Schema
+) -> Generator[pa.RecordBatch, None, None]:
+    """COPY's text, read by Arrow: no value becomes an object of Python's."""
+    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    query = rows_of(view, scoped=sweep is not None).replace(":sweep", "%(sweep)s")
+    driver: Any = connection.connection.driver_connection
+    copy_out = f"COPY ({query}) TO STDOUT (FORMAT csv)"
+    with driver.cursor() as cursor, cursor.copy(copy_out, {"sweep": sweep}) as copy:
+        for block in _blocks(copy):
+            yield from _parsed(block, schema)
+
+
+def _blocks(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Rows of text, as they come, joined to blocks."""
+    parts: list[Any] = []
+    size = 0
+    for row in rows:
+        parts.append(row)
+        size += len(row)
+        if size >= BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    table = csv.read_csv(
+        pa.BufferReader(block),
+        read_options=csv.ReadOptions(column_names=schema.names, block_size=len(block) + 1),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=schema,
+            null_values=[""],  # without quotes; "" is an empty text
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    batches: list[pa.RecordBatch] = table.replace_schema_metadata(schema.metadata).to_batches()
+    return batches
+
+
+_BATCHES = {"sqlite": _batches_sqlite, "postgresql": _batches_postgres}

@@ -1,0 +1,157 @@
+"""Parquet files: typed, complete, equal on both databases; and what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from pyarrow import parquet as pq
+from sqlalchemy.engine import Engine
+
+from fedsweep.errors import NotFound, RequestError
+from fedsweep.exports import parquet
+from fedsweep.exports.columns import columns_of, kinds
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.schema import open_store
+from fedsweep.store.views import NAMES
+from tests import study
+from tests.exports.conftest import silent
+
+
+def rows(store: Engine, view: str) -> list[dict[str, Any]]:
+    with reading(store) as connection:
+        found = connection.execute(sa.text(f"SELECT * FROM {view}")).mappings()
+        return sorted(map(dict, found), key=str)
+
+
+def test_each_view_is_a_file_with_the_same_rows(filled: Engine, tmp_path: Path) -> None:
+    """Column for column, value for value; NULL stays NULL."""
+    written = parquet.export(filled, tmp_path / "out", None, silent)
+    assert [one.file.name for one in written] == [f"{view}.parquet" for view in NAMES]
+    for view, one in zip(NAMES, written, strict=True):
+        stored = rows(filled, view)
+        assert sorted(pq.read_table(one.file).to_pylist(), key=str) == stored
+        assert (one.rows, one.bytes) == (len(stored), one.file.stat().st_size)
+
+
+def test_both_databases_give_the_same_types(
+    sqlite_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """Booleans and integers are integers, also where all of a column is NULL."""
+    schemas = []
+    for name, url in (("sqlite", sqlite_url), ("postgres", postgres_url)):
+        store = open_store(url)
+        parquet.export(store, tmp_path / name, None, silent)
+        files = (tmp_path / name).iterdir()
+        schemas.append({file.name: pq.read_schema(file) for file in files})
+        store.dispose()
+    assert schemas[0] == schemas[1]
+    results = schemas[0]["results.parquet"]
+    assert results.field("decay_norm").type == pa.int64()
+    assert results.field("gn_groups").type == pa.int64()
+    assert results.field("test_miou").type == pa.float64()
+    assert results.field("held").type == pa.string()
+
+
+def test_every_column_of_every_view_has_the_type_that_postgres_says(postgres_url: str) -> None:
+    """So that a new one is not forgotten."""
+    python = {"int8": int, "int4": int, "float8": float, "text": str}
+    store = open_store(postgres_url)
+    with reading(store) as connection:
+        for view in NAMES:
+            columns_of(connection, view)
+            driver: Any = connection.connection.driver_connection
+            with driver.cursor() as cursor:
+                cursor.execute(f"SELECT * FROM {view} LIMIT 0")
+                for column in cursor.description:
+                    name = psycopg.adapters.types[column.type_code].name
+                    assert kinds()[column.name] is python[name], (view, column.name)
+    store.dispose()
+
+
+def test_text_comes_through_as_it_is(filled: Engine, tmp_path: Path) -> None:
+    """Quotes, commas, ends of lines, an empty text; none of them is NULL."""
+    texts = ['a "quoted", text', "two\nlines\r\nand more", "", "\\N", "NULL", "é – ×"]
+    with transaction(filled) as connection:
+        keys = connection.execute(sa.text("SELECT id FROM trials ORDER BY id LIMIT 6")).scalars()
+        for key, text in zip(list(keys), texts, strict=True):
+            connection.execute(
+                sa.text("UPDATE trials SET error = :text WHERE id = :key"),
+                {"text": text, "key": key},
+            )
+    parquet.export(filled, tmp_path / "out", None, silent)
+    found = pq.read_table(tmp_path / "out" / "results.parquet").column("error").to_pylist()
+    others = [text for text in found if text not in texts]
+    assert sorted(text for text in found if text in texts) == sorted(texts)
+    assert sorted(others, key=str) == [None] * 5 + ["the loss is nan in round 2"]
+
+
+def test_one_sweep_is_written_alone(filled: Engine, tmp_path: Path) -> None:
+    """A second sweep shares two of its trials: they are in both."""
+    plan = study.PLAN.replace('"study"', '"other"').replace('["bn", "gn"]', '"bn"')
+    (tmp_path / "other.toml").write_text(plan.partition('[[grid]]\nnormalizer = "fixbn"')[0])
+    from fedsweep.spec import read_plan
+    from fedsweep.store import writes
+
+    with transaction(filled) as connection:
+        writes.add_sweep(connection, read_plan(tmp_path / "other.toml").alone())
+    written = parquet.export(filled, tmp_path / "out", "other", silent)
+    counts = {one.file.stem: one.rows for one in written}
+    assert counts == {
+        "results": 4, "curves": 12, "members": 4, "cells": 2, "ledger": 1, "clients": 12,
+    }  # fmt: skip
+    with pytest.raises(NotFound):
+        parquet.export(filled, tmp_path / "none", "x' OR '1'='1", silent)
+    assert not (tmp_path / "none").exists()
+
+
+def test_foreign_files_are_left_alone_and_own_ones_replaced(filled: Engine, tmp_path: Path) -> None:
+    """Unless --force says to write beside them; nothing half-written is left."""
+    out = tmp_path / "out"
+    parquet.export(filled, out, None, silent)
+    parquet.export(filled, out, None, silent)
+    pq.write_table(pa.table({"mine": [1]}), out / "cells.parquet")
+    with pytest.raises(RequestError, match=r"has other files in it \(cells.parquet\)"):
+        parquet.export(filled, out, None, silent)
+    assert pq.read_schema(out / "cells.parquet").names == ["mine"]
+    (out / "notes.txt").write_text("mine")
+    parquet.export(filled, out, None, silent, force=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert pq.read_schema(out / "cells.parquet").names != ["mine"]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+    with pytest.raises(RequestError, match="is a file"):
+        parquet.export(filled, out / "notes.txt", None, silent)
+
+
+def test_an_export_that_breaks_leaves_what_was_there(filled: Engine, tmp_path: Path) -> None:
+    """All files are replaced, or none."""
+    out = tmp_path / "out"
+    parquet.export(filled, out, None, silent)
+    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+
+    def breaks(view: str, _done: int, _total: int | None) -> None:
+        if view == "cells":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parquet.export(filled, out, None, breaks)
+    assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_pandas_and_duckdb_read_the_files(filled: Engine, tmp_path: Path) -> None:
+    """And pandas the store itself: the mean of fixbn at T* = 1 is 0.78."""
+    parquet.export(filled, tmp_path, None, silent, force=True)
+    query = "SELECT * FROM cells WHERE freeze_round = 1"
+    with reading(filled) as connection:
+        asked = pd.read_sql(sa.text(query), connection)
+    read = pd.read_parquet(tmp_path / "cells.parquet")
+    found = duckdb.sql(f"{query.replace('cells', repr(str(tmp_path / 'cells.parquet')))}").df()
+    for frame in (asked, read[read.freeze_round == 1], found):
+        assert frame.mean_test_accuracy.tolist() == pytest.approx([0.78])

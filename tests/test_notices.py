@@ -1,0 +1,90 @@
+"""When there is something to tell: decided from small numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedsweep.notices import Attempt, Event, Standing, decide
+
+COUNTS = {"queued": 3, "running": 2, "finished": 4, "failed": 1, "cancelled": 0}
+CALM = Standing("digits", COUNTS, (), over=False, free=True, idle=0.0)
+NOW = 10_000.0
+
+
+def ends(*failures: str | None, apart: float = 1.0) -> tuple[Attempt, ...]:
+    """Attempts that ended so far apart, the last one now."""
+    first = NOW - apart * (len(failures) - 1)
+    return tuple(
+        Attempt(i, 1, f"{i:016x}", first + apart * i, kind) for i, kind in enumerate(failures)
+    )
+
+
+def events(standing: Standing) -> list[Event]:
+    return [notice.event for notice in decide(standing, NOW)]
+
+
+def test_while_trials_get_on_there_is_nothing_to_tell() -> None:
+    """A few failures are no news."""
+    assert events(CALM) == []
+    assert events(replace(CALM, ended=ends(None, "error", "error", None, "error", "error"))) == []
+
+
+def test_the_end_is_told_with_its_counts() -> None:
+    """In one sentence."""
+    counts = {"queued": 0, "running": 0, "finished": 9, "failed": 1, "cancelled": 0}
+    (notice,) = decide(replace(CALM, counts=counts, over=True, free=False), NOW)
+    assert notice.event is Event.FINISHED
+    assert notice.text == "Sweep digits is over: 9 of 10 trials finished, 1 failed."
+    assert notice.counts == counts
+
+
+def test_five_failures_in_ten_minutes_are_a_burst() -> None:
+    """With their kinds; the fifth that is older than that is none."""
+    failed = ends("diverged", "error", "error", "lost", "error", apart=150.0)
+    (notice,) = decide(replace(CALM, ended=failed), NOW)
+    assert notice.event is Event.FAILURES
+    assert notice.text == (
+        "Sweep digits: 5 attempts failed in 10 minutes (3 error, 1 diverged, 1 lost), the latest "
+        "of 00000000."
+    )
+    assert events(replace(CALM, ended=ends(*["error"] * 5, apart=151.0))) == []
+
+
+def test_half_of_the_last_twenty_are_a_burst_however_long_they_took() -> None:
+    """Ten of twenty, an hour apart; not nine, not of nineteen, and not long after."""
+    half = ends(*[None, "error"] * 10, apart=3600.0)
+    (notice,) = decide(replace(CALM, ended=half), NOW)
+    assert "10 attempts failed of the last 20 (10 error)" in notice.text
+    nine = ends(None, None, *[None, "error"] * 9, apart=3600.0)
+    assert events(replace(CALM, ended=nine)) == []
+    assert events(replace(CALM, ended=half[1:])) == []
+    assert decide(replace(CALM, ended=half), NOW + 601.0) == []
+
+
+@pytest.mark.parametrize(
+    ("idle", "round_seconds", "free", "stalled"),
+    [
+        (899.0, None, True, False),
+        (900.0, None, True, True),
+        (900.0, 400.0, True, False),
+        (1200.0, 400.0, True, True),
+        (9000.0, None, False, False),
+    ],
+)
+def test_a_sweep_stalls_where_nothing_is_stored_and_nobody_holds_it(
+    idle: float, round_seconds: float | None, free: bool, stalled: bool
+) -> None:
+    """For a quarter of an hour, and for three rounds' time."""
+    standing = replace(CALM, idle=idle, round_seconds=round_seconds, free=free)
+    assert events(standing) == ([Event.STALLED] if stalled else [])
+
+
+def test_a_stall_says_for_how_long() -> None:
+    """And what is open."""
+    (notice,) = decide(replace(CALM, idle=960.0), NOW)
+    assert notice.text == (
+        "Sweep digits has stalled: no round was stored for 16 minutes, with 2 trials running and "
+        "3 queued."
+    )
