@@ -183,6 +183,8 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
             colour, name = COLOURS.get(column[0], "#000000"), column_text(summary, column)
             axis.axhline(height, color=colour, linestyle="--", label=name)
         _say(axis, _title(summary.axes, panel), "T⋆, rounds")
+        total = max(cell.fields["rounds"] for cell in summary.cells[panel].values())
+        axis.set_xlim(-0.03 * total, 1.03 * total)
     _label_left(axes, "final test accuracy, %")
     _one_legend(figure, axes)
     return figure
@@ -325,7 +327,7 @@ def _floor(findings: Sequence[Finding]) -> float:
 
 
 def _grid(panels: int, *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    columns = min(panels, 3)
+    columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share)

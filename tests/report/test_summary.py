@@ -26,7 +26,14 @@ from fedsweep.report.summary import (
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
     """A row of `results`."""
     row: dict[str, Any] = dict.fromkeys((*FIELDS, *MEASURES))
-    row |= {"alpha": 0.1, "local_steps": 5, "momentum": "reset", "lr": 0.05, "clients": 10}
+    row |= {
+        "alpha": 0.1,
+        "local_steps": 5,
+        "momentum": "reset",
+        "lr": 0.05,
+        "clients": 10,
+        "rounds": 16,
+    }
     row |= {"trial_id": f"{normalizer}{seed}{more}", "normalizer": normalizer, "seed": seed}
     state = "finished" if accuracy is not None else "queued"
     row |= {"test_accuracy": accuracy, "state": state, "failure": None, "error": None}
