@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.store.engine import reading
-from tests.benchmarks import fill
+from tests.benchmarks import fill, readers
 from tests.benchmarks.figure import Figure, N, timed
 from tests.conftest import REPOSITORY
 
+COUNT = 10_000
+"""Trials of the peers: as many as ours."""
 LENGTH = 200
 """Rounds of a trial."""
 
@@ -54,6 +56,19 @@ def views(folder: Path, server: str) -> Iterator[Figure]:
         yield Figure(f"export parquet, {what}", "< 15", "s", [timed(call) for _ in range(3)])
 
 
+def others(folder: Path) -> Iterator[Figure]:
+    """Optuna's and MLflow's own way to read as much."""
+    what = f"{COUNT:,} x {LENGTH}, SQLite"
+    optuna, mlflow = folder / "optuna.db", folder / "mlflow.db"
+    readers.fill_optuna(optuna, COUNT, LENGTH)
+    readers.fill_mlflow(mlflow, COUNT, LENGTH)
+    assert readers.read_optuna(optuna) == readers.read_mlflow(mlflow, COUNT) == COUNT
+    seconds = [timed(partial(readers.read_optuna, optuna)) for _ in range(3)]
+    yield Figure(f"Optuna's trials_dataframe(), {what}", "", "s", seconds)
+    seconds = [timed(partial(readers.read_mlflow, mlflow, COUNT)) for _ in range(3)]
+    yield Figure(f"MLflow's search_runs, {what}", "", "s", seconds)
+
+
 def rows(store: Engine, query: str) -> int:
     """Read all rows of a query; how many there are."""
     with reading(store) as connection:
@@ -76,4 +91,4 @@ def export(url: str, output: Path) -> None:
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
     """The figures by name."""
-    return {"reading": lambda: views(folder, server)}
+    return {"reading": lambda: views(folder, server), "readers": lambda: others(folder)}
