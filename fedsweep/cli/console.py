@@ -1,4 +1,4 @@
-"""How things are said: a console, durations, sizes."""
+"""How things are said: a console, and the phrases of a report."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING
 
+from fedsweep.report.phrases import counted, duration, size
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+__all__ = ["console", "counted", "duration", "size"]
 
 
 @cache
@@ -19,31 +23,3 @@ def console() -> Console:
     if plain.is_terminal or os.environ.get("COLUMNS"):
         return plain
     return Console(highlight=False, width=160)
-
-
-def duration(seconds: float | None) -> str:
-    """41s, 3m20s, 5h07m, 3d04h."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
-def size(count: float) -> str:
-    """512 B, 1.1 MB, 3.0 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def counted(count: int, noun: str) -> str:
-    """1 trial, 2 trials."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -49,8 +49,7 @@ def report(
     A table for each sweep: mean and sample standard deviation over seeds; and the best T* of what
     it searches.
     """
-    from fedsweep.cli import search
-    from fedsweep.report import tables
+    from fedsweep.report import searched, tables
     from fedsweep.report.summary import summarize
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
@@ -60,7 +59,7 @@ def report(
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
         rows = {name: reads.results(connection, name) for name in names}
-        found = {name: search.findings(connection, name, rows[name]) for name in names}
+        found = {name: searched.findings(connection, name, rows[name]) for name in names}
         if format is Format.HTML:
             _write(_page(connection, rows, found), output)
             return
