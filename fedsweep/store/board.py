@@ -13,7 +13,15 @@ from sqlalchemy.engine import Connection
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.engine import as_sql, read_clock
 from fedsweep.store.reads import Row
-from fedsweep.store.tables import BACKING_OFF, CLAIMABLE, WAITING, attempts, sweeps, trials
+from fedsweep.store.tables import (
+    BACKING_OFF,
+    CLAIMABLE,
+    WAITING,
+    attempts,
+    members,
+    sweeps,
+    trials,
+)
 
 RECENT = 10_000
 """The newest attempts, in which workers are looked for."""
@@ -182,6 +190,32 @@ def failures(connection: Connection, kind: str, limit: int) -> list[Row]:
         .order_by(a.id.desc())
     )
     return _rows(connection, query.limit(limit))
+
+
+def ledgers(connection: Connection) -> list[Row]:
+    """Each sweep's rounds and seconds; as the view `ledger`, without going through the rounds.
+
+    What was shared is counted once for each trial that took it over.
+    """
+    sums = ("rounds_trained", "rounds_lost", "seconds_trained", "seconds_lost")
+    of_sweep = sweeps.join(members, members.c.sweep == sweeps.c.id)
+    trained = (
+        sa.select(sweeps.c.name, *(sa.func.sum(attempts.c[name]).label(name) for name in sums))
+        .select_from(of_sweep.join(attempts, attempts.c.trial == members.c.trial))
+        .group_by(sweeps.c.name)
+    )
+    shared = (
+        sa.select(sweeps.c.name, sa.func.sum(trials.c.rounds_shared))
+        .select_from(of_sweep.join(trials, trials.c.id == members.c.trial))
+        .group_by(sweeps.c.name)
+        .order_by(sweeps.c.name)
+    )
+    found = {row["name"]: dict(row) for row in connection.execute(trained).mappings()}
+    none = dict.fromkeys(sums, 0)
+    return [
+        {"sweep": name, "rounds_shared": n, **none, **found.get(name, {})}
+        for name, n in connection.execute(shared)
+    ]
 
 
 def _rows(connection: Connection, query: sa.Select[Any]) -> list[Row]:

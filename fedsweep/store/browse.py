@@ -1,4 +1,4 @@
-"""Trials by filter, and a trial's rounds as they come; a sweep's trials, cells and mean curves."""
+"""Trials by filter, and a trial's rounds as they come; a sweep's cells and their mean curves."""
 
 from __future__ import annotations
 
@@ -107,24 +107,48 @@ def rounds_after(connection: Connection, trial: int, after: int) -> list[tuple[A
     return [tuple(row) for row in connection.execute(query.order_by(rounds.c.round))]
 
 
-def sweep_rows(connection: Connection, sweep: str, more: tuple[str, ...]) -> list[Row]:
-    """A sweep's trials as far as a summary needs them, in the order of planning.
+@dataclass(frozen=True)
+class Group:
+    """The trials of a sweep that share cell, state and failure. Accuracies are shares 0..1."""
 
-    The configuration is read once a cell, of which all trials share it; `more` are further columns.
-    """
-    fields = [name for name in config_columns() if name != "seed"]
-    mine = trials.c.id.in_(_of(sweep))
-    first = sa.select(sa.func.min(trials.c.id)).where(mine).group_by(trials.c.cell_id)
-    config = sa.select(trials.c.cell_id, *(trials.c[name] for name in fields))
-    cells = {
-        row["cell_id"]: dict(row)
-        for row in connection.execute(config.where(trials.c.id.in_(first))).mappings()
-    }
-    names = ("cell_id", "trial_id", "seed", "state", "failure", "error", "test_accuracy", *more)
-    each = sa.select(*(trials.c[name] for name in names)).where(mine).order_by(trials.c.id)
-    return [
-        {**cells[row[0]], **dict(zip(names, row, strict=True))} for row in connection.execute(each)
-    ]
+    cell_id: str
+    state: str
+    failure: str | None
+    n: int
+    means: dict[str, float | None]
+    """Of the final measures that were asked for."""
+    squares: dict[str, float | None]
+    """The means of their squares."""
+
+
+def groups(connection: Connection, sweep: str, measures: tuple[str, ...]) -> list[Group]:
+    """A sweep's trials, counted and averaged."""
+    taken = [trials.c[name] for name in measures]
+    key = (trials.c.cell_id, trials.c.state, trials.c.failure)
+    averages = [sa.func.avg(column) for column in taken]
+    averages += [sa.func.avg(column * column) for column in taken]
+    query = sa.select(*key, sa.func.count(), *averages).where(trials.c.id.in_(_of(sweep)))
+    found = []
+    for cell, state, failure, n, *values in connection.execute(query.group_by(*key)):
+        means, squares = values[: len(taken)], values[len(taken) :]
+        by_name = [dict(zip(measures, some, strict=True)) for some in (means, squares)]
+        found.append(Group(cell, state, failure, n, *by_name))
+    return found
+
+
+def cells(connection: Connection, sweep: str) -> list[Row]:
+    """The configurations of a sweep's cells, in the order of planning, with one seed of each."""
+    first = sa.select(sa.func.min(trials.c.id)).where(trials.c.id.in_(_of(sweep)))
+    fields = [trials.c[name] for name in ("cell_id", *config_columns())]
+    query = sa.select(*fields).where(trials.c.id.in_(first.group_by(trials.c.cell_id)))
+    return [dict(row) for row in connection.execute(query.order_by(trials.c.id)).mappings()]
+
+
+def finals(connection: Connection, sweep: str) -> list[Row]:
+    """Each trial's cell, seed and final test accuracy."""
+    columns = [trials.c[name] for name in ("cell_id", "seed", "test_accuracy")]
+    query = sa.select(*columns).where(trials.c.id.in_(_of(sweep))).order_by(trials.c.id)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +22,33 @@ LARGEST_VALUE = 16 * 2**20
 """Bytes of one value, on SQLite: keeps zeroblob() and its like from filling the memory."""
 
 
+MOST_COLUMNS = 300
+"""Of an answer that has a bound on its size."""
+
+_TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A statement's rows, `limit` at most; `cut` where there were more."""
+    """A statement's rows, within `limit` and `room`; `cut` where there were more."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
     cut: bool
 
 
-def ask(engine: Engine, statement: str, *, limit: int = 10_000, seconds: float = 30.0) -> Answer:
-    """Run one reading statement.
+def ask(
+    engine: Engine,
+    statement: str,
+    *,
+    limit: int = 10_000,
+    seconds: float = 30.0,
+    room: int | None = None,
+) -> Answer:
+    """Run one reading statement; of its rows `limit`, and about `room` bytes, are taken.
 
     Raises:
-        SqlRefused: it is not one, it is wrong, or it takes too long.
+        SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.
 
     """
     text = statement.strip().rstrip(";").strip()
@@ -43,12 +56,40 @@ def ask(engine: Engine, statement: str, *, limit: int = 10_000, seconds: float =
         raise SqlRefused('there is no statement: try fedsweep sql "SELECT * FROM results"')
     if not text.lower().startswith(_FIRST_WORDS):
         raise SqlRefused
-    columns, rows = _ASK[engine.dialect.name](engine, text, limit + 1, seconds)
-    return Answer(columns, [tuple(map(_plain, row)) for row in rows[:limit]], len(rows) > limit)
+    columns, rows = _ASK[engine.dialect.name](engine, text, limit + 1, seconds, room)
+    kept = rows[:limit] if room is None else rows[: min(limit, _fitting(rows, room))]
+    return Answer(columns, [tuple(map(_plain, row)) for row in kept], len(rows) > len(kept))
+
+
+def _fitting(rows: Sequence[Sequence[Any]], room: int) -> int:
+    """How many of these rows have room."""
+    used = 0
+    for n, row in enumerate(rows):
+        used += _bytes(row)
+        if used > room:
+            return n
+    return len(rows)
+
+
+def _bytes(row: Sequence[Any]) -> int:
+    """About so many bytes a row takes."""
+    return sum(len(v) if isinstance(v, (str, bytes, memoryview)) else 8 for v in row)
+
+
+def _taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence[Any]]:
+    """Rows up to the first that has no room: what comes after is never read."""
+    taken: list[Sequence[Any]] = []
+    used = 0
+    for row in rows:
+        taken.append(row)
+        used += _bytes(row)
+        if len(taken) == limit or used > room:
+            break
+    return taken
 
 
 def _ask_sqlite(
-    engine: Engine, text: str, limit: int, seconds: float
+    engine: Engine, text: str, limit: int, seconds: float, room: int | None
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     file = sqlite_file(engine.url)
     assert file is not None
@@ -56,13 +97,15 @@ def _ask_sqlite(
     deadline = time.monotonic() + seconds
     try:
         connection.execute("PRAGMA query_only = ON")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(LARGEST_VALUE, room or LARGEST_VALUE))
+        if room is not None:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MOST_COLUMNS)
         connection.set_authorizer(_authorize)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
         cursor = connection.execute(text)
         if cursor.description is None:
             raise SqlRefused
-        rows = cursor.fetchmany(limit)
+        rows = cursor.fetchmany(limit) if room is None else _taken(cursor, limit, room)
         return [column[0] for column in cursor.description], rows
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _refusal(str(error), seconds) from error
@@ -97,7 +140,7 @@ _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
 
 def _ask_postgres(
-    engine: Engine, text: str, limit: int, seconds: float
+    engine: Engine, text: str, limit: int, seconds: float, room: int | None
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     """As a subquery, so that nothing but a SELECT fits; by the extended protocol, which takes one
     statement; in a read-only transaction; and not with a superuser's rights, which reach files
@@ -105,7 +148,7 @@ def _ask_postgres(
     """
     if _REACHING_OUT.search(text):
         raise SqlRefused
-    query = f"SELECT * FROM (\n{text}\n) AS asked LIMIT {int(limit)}"
+    query = f"SELECT * FROM (\n{text}\n) AS fedsweep_asked{_of_size(room)} LIMIT {int(limit)}"
     with engine.connect() as connection:
         driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
         driver.rollback()
@@ -120,15 +163,26 @@ def _ask_postgres(
                 plan = "\n".join(line for (line,) in cursor.fetchall())
                 if _REACHING_OUT.search(plan):  # through a view, say
                     raise SqlRefused
-                cursor.execute(query.encode(), prepare=True)
-                columns = [column.name for column in cursor.description or ()]
-                return columns, cursor.fetchall()
+                if room is None:
+                    cursor.execute(query.encode(), prepare=True)
+                    rows = cursor.fetchall()
+                else:  # row by row: they are not all in the memory first
+                    rows = list(_taken(cursor.stream(query.encode()), limit, room))
+                return [column.name for column in cursor.description or ()], rows
         except psycopg.Error as error:
             raise _refusal(str(error), seconds) from error
         finally:
             driver.rollback()
             driver.read_only = None
             connection.invalidate()
+
+
+def _of_size(room: int | None) -> str:
+    """A condition that is an error for a row that has no room alone; before it is sent."""
+    if room is None:
+        return ""
+    fits = f"octet_length(fedsweep_asked::text) <= {int(room)}"
+    return f" WHERE CAST(CASE WHEN {fits} THEN '1' ELSE '{_TOO_LARGE}' END AS integer) = 1"
 
 
 _ASK = {"sqlite": _ask_sqlite, "postgresql": _ask_postgres}
@@ -142,6 +196,8 @@ def _refusal(text: str, seconds: float) -> SqlRefused:
         )
     if "not authorized" in text or "one statement" in text or 'near ";"' in text:
         return SqlRefused()
+    if _TOO_LARGE in text or "string or blob too big" in text:
+        return SqlRefused(_TOO_LARGE)
     return SqlRefused(f"the statement cannot be run: {first}")
 
 

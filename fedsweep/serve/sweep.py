@@ -1,0 +1,174 @@
+"""One sweep: its table, its mean curves by arm, what its searches found, its plan."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from fedsweep.report import searched, tables
+from fedsweep.report.summary import (
+    MORE,
+    Cell,
+    Key,
+    Spread,
+    Summary,
+    field_text,
+    label,
+    sort_key,
+    summarize,
+)
+from fedsweep.serve import views
+from fedsweep.serve.look import Look
+from fedsweep.serve.screen import Screen, part
+from fedsweep.states import TrialState
+from fedsweep.store import arms, browse, reads
+from fedsweep.store.browse import Group, Mean
+from fedsweep.store.reads import Row
+
+OF_AN_ARM = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
+"""What tells arms of one normaliser apart; every other axis of a sweep makes a panel."""
+LARGEST = 24
+"""Arms that one panel draws."""
+MEASURES = ("test_accuracy", *MORE)
+
+
+def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
+    """A sweep as the report tells it.
+
+    Raises:
+        NotFound: there is no such sweep.
+
+    """
+    name = look.read(reads.require_sweep, asked["sweep"])
+    (progress,) = look.read(reads.progress, name)
+    rows = look.read(browse.cells, name)
+    summary, of_cell = summary_of(name, rows, look.read(browse.groups, name, MEASURES))
+    panels = panels_of(summary, rows)
+    panel = asked.get("panel") if asked.get("panel") in panels else next(iter(panels), None)
+    chosen = panels[panel][:LARGEST] if panel is not None else []
+    curves = look.read(browse.mean_curves, name, tuple(row["cell_id"] for row in chosen))
+    found = look.read(_searched, name)
+    parts = [
+        part("standing", "sweep_standing.html", p=progress, views=views, of_cell=of_cell),
+        part("panels", "sweep_panels.html", live=False, panels=list(panels), panel=panel, name=name,
+             left_out=len(panels[panel]) - len(chosen) if panel is not None else 0),
+        part("table", "sweep_table.html", s=summary, tables=tables),
+        part("search", "sweep_search.html", findings=found),
+        part("plan", "sweep_plan.html", live=False, plans=look.read(reads.plan_texts, name)),
+    ]  # fmt: skip
+    figure = {"traces": traces(summary, chosen, curves), "y": "test accuracy, %", "x": "round"}
+    return Screen("overview", f"Sweep {name}", parts, figure=figure, draws=True)
+
+
+def _searched(connection: Connection, name: str) -> dict[str, Any] | None:
+    """The lines of what searches found: small, to be kept; None where nothing is searched."""
+    if not arms.of_sweep(connection, name):
+        return None
+    found = searched.findings(connection, name, browse.finals(connection, name))
+    headings, lines = tables.search_rows(found)
+    return {"headings": headings, "lines": lines, "notes": tables.search_notes(found)}
+
+
+def summary_of(
+    name: str, cells: Sequence[Row], groups: Sequence[Group]
+) -> tuple[Summary, dict[str, int]]:
+    """The table of a sweep from its cells' configurations and numbers; and its trials by state."""
+    nothing = dict.fromkeys(("failure", "error", *MEASURES)) | {"state": "queued", "trial_id": ""}
+    empty = summarize(name, [row | nothing for row in cells])
+    by_cell: dict[str, list[Group]] = defaultdict(list)
+    states: dict[str, int] = dict.fromkeys(TrialState, 0)
+    for group in groups:
+        by_cell[group.cell_id].append(group)
+        states[group.state] += group.n
+    filled: dict[Key, dict[str, Cell]] = {key: dict(cols) for key, cols in empty.cells.items()}
+    for row in cells:
+        key = tuple(row[axis] for axis in empty.axes)
+        cell = filled[key][row["normalizer"]]
+        filled[key][row["normalizer"]] = _filled(cell, by_cell[row["cell_id"]])
+    sizes = [cell.n for columns in filled.values() for cell in columns.values() if cell.n]
+    usual = max(sizes, key=lambda n: (sizes.count(n), n), default=0)
+    return replace(empty, cells=filled, usual_n=usual, states=states), states
+
+
+def _filled(cell: Cell, groups: Sequence[Group]) -> Cell:
+    done = next((g for g in groups if g.state == TrialState.FINISHED), None)
+    failures = {g.failure or "error": g.n for g in groups if g.state == TrialState.FAILED}
+    accuracy = _spread(done, "test_accuracy")
+    n = done.n if done else 0
+    return replace(
+        cell,
+        n=n,
+        mean=accuracy.mean,
+        std=accuracy.std,
+        others={name: _spread(done, name) for name in MORE},
+        failures=failures,
+        unfinished=sum(g.n for g in groups) - n - sum(failures.values()),
+    )
+
+
+def _spread(group: Group | None, name: str) -> Spread:
+    mean, square = (group.means[name], group.squares[name]) if group else (None, None)
+    if group is None or mean is None or square is None:
+        return Spread(None, None)
+    return Spread(mean, deviation(mean, square, group.n) if group.n > 1 else None)
+
+
+def deviation(mean: float, square: float, n: int) -> float:
+    """The sample standard deviation of n values, from their mean and mean square."""
+    return math.sqrt(max(0.0, square - mean * mean) * n / (n - 1)) if n > 1 else 0.0
+
+
+def panels_of(summary: Summary, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The cells of each point of the axes that are no arm's, by that point's name."""
+    fields = [name for name in summary.axes if name not in OF_AN_ARM]
+    panels: dict[Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        panels[tuple(row[name] for name in fields)].append(row)
+    order = {name: i for i, name in enumerate(summary.normalizers)}
+
+    def place(row: Row) -> Any:
+        return (order[row["normalizer"]], sort_key(tuple(row[name] for name in OF_AN_ARM)))
+
+    return {
+        _point(fields, key) or "all": sorted(panels[key], key=place)
+        for key in sorted(panels, key=sort_key)
+    }
+
+
+def _point(fields: Sequence[str], key: Key) -> str:
+    told = [(n, v) for n, v in zip(fields, key, strict=True) if v is not None]
+    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in told)
+
+
+def traces(
+    summary: Summary, rows: Sequence[Row], curves: Mapping[str, Mapping[str, Sequence[Mean]]]
+) -> list[dict[str, Any]]:
+    """A line an arm, in percent: of its finished trials; where it has none, of those that run."""
+    found = []
+    for row in rows:
+        states = curves.get(row["cell_id"], {})
+        points = states.get(TrialState.FINISHED) or states.get(TrialState.RUNNING) or []
+        most = max((p.n for p in points), default=0)
+        shared = [p for p in points if p.n == most]  # the rounds that all of them have
+        if shared:
+            found.append(_trace(summary, row, shared))
+    return found
+
+
+def _trace(summary: Summary, row: Row, points: Sequence[Mean]) -> dict[str, Any]:
+    arm = [row[name] for name in OF_AN_ARM[1:] if name in summary.axes]
+    t_star = [f"T⋆={row['freeze_round']}"] if row["freeze_round"] is not None else []
+    more = [str(value) for value in arm if value not in (None, "given")]
+    return {
+        "name": " ".join([row["normalizer"].upper(), *t_star, *more]),
+        "normalizer": row["normalizer"],
+        "n": points[0].n,
+        "x": [p.round for p in points],
+        "y": [round(100 * p.mean, 3) for p in points],
+        "std": [round(100 * deviation(p.mean, p.square, p.n), 3) for p in points],
+    }
