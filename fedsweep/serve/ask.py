@@ -19,6 +19,8 @@ ROWS = 1_000
 SECONDS = 10.0
 BYTES = 2**20
 """Of a whole answer."""
+PATIENCE = 1.0
+"""Seconds for which a statement waits for others."""
 LONGEST = 20_000
 """Characters of a statement."""
 
@@ -71,7 +73,7 @@ def answered(look: Look, statement: str) -> Answer:
     """
     if len(statement) > LONGEST:
         raise SqlRefused(f"the statement has more than {LONGEST:,} characters: shorten it")
-    if not _TWO_AT_A_TIME.acquire(timeout=1.0):
+    if not _TWO_AT_A_TIME.acquire(timeout=PATIENCE):
         raise SqlRefused("two other statements are being answered: try again when they are")
     try:
         return reader.ask(look.engine, statement, limit=ROWS, seconds=SECONDS, room=BYTES)

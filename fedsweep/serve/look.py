@@ -42,9 +42,13 @@ class Look:
     """Reads of the store that many pages share; to be used from any thread."""
 
     def __init__(
-        self, engine: Engine, tick: float = TICK, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        tick: float = TICK,
+        rest: float = REST,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine, self.tick, self.clock = engine, tick, clock
+        self.engine, self.tick, self.rest, self.clock = engine, tick, rest, clock
         self._made: dict[Hashable, _Made] = {}
         self._lock = threading.Lock()
 
@@ -80,7 +84,7 @@ class Look:
         except Exception as error:  # noqa: BLE001  # raised by `once`, to each who asks
             made.value, made.error = None, error
         ended = self.clock()
-        made.until = ended + max(self.tick, REST * (ended - began))
+        made.until = ended + max(self.tick, self.rest * (ended - began))
         self._forget(ended)
 
     def _forget(self, now: float) -> None:

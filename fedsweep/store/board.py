@@ -120,7 +120,12 @@ def backing_off(connection: Connection, limit: int) -> list[Row]:
     now = read_clock(connection)
     off = sa.case((trials.c.clock == now.clock, trials.c.not_before - as_sql(now)), else_=0.0)
     order = (trials.c.clock, trials.c.not_before, trials.c.id)
-    more = (off.label("seconds_off"), trials.c.failures, trials.c.failure, trials.c.error)
+    last = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
+    why = [
+        sa.select(attempts.c[name]).where(last).correlate(trials).scalar_subquery().label(name)
+        for name in ("failure", "error")
+    ]
+    more = (off.label("seconds_off"), trials.c.failures, *why)
     return _queued(connection, BACKING_OFF, order, limit, *more)
 
 

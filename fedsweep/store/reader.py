@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,8 +166,8 @@ def _ask_postgres(
                 if room is None:
                     cursor.execute(query.encode(), prepare=True)
                     rows = cursor.fetchall()
-                else:  # row by row: they are not all in the memory first
-                    rows = list(_taken(cursor.stream(query.encode()), limit, room))
+                else:
+                    rows = _taken(_some_at_a_time(cursor, query, seconds), limit, room)
                 return [column.name for column in cursor.description or ()], rows
         except psycopg.Error as error:
             raise _refusal(str(error), seconds) from error
@@ -175,6 +175,19 @@ def _ask_postgres(
             driver.rollback()
             driver.read_only = None
             connection.invalidate()
+
+
+def _some_at_a_time(cursor: psycopg.Cursor[Any], query: str, seconds: float) -> Iterator[Any]:
+    """Rows through a cursor of the server's, so that they are not all in the memory first."""
+    deadline = time.monotonic() + seconds
+    cursor.execute(f"DECLARE fedsweep_rows NO SCROLL CURSOR FOR {query}".encode(), prepare=True)
+    while True:
+        left = max(1, int(1000 * (deadline - time.monotonic())))
+        cursor.execute(f"SET LOCAL statement_timeout = {left}")
+        some = cursor.execute("FETCH FORWARD 20 FROM fedsweep_rows").fetchall()
+        yield from some
+        if not some:
+            return
 
 
 def _of_size(room: int | None) -> str:

@@ -15,9 +15,9 @@ function layout(x, y) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
-    margin: { l: 48, r: 12, t: 8, b: 36 }, hovermode: "x unified", showlegend: true,
+    margin: { l: 48, r: 12, t: 30, b: 40 }, hovermode: "x unified", showlegend: true,
     hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line") },
-    legend: { orientation: "h", y: -0.2, x: 0 }, uirevision: "kept",
+    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0 }, uirevision: "kept",
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
   };
 }
