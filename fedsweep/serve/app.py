@@ -61,7 +61,7 @@ def _asked(name: str, values: Mapping[str, str]) -> dict[str, str]:
     return {key: values[key] for key in SCREENS[name][2] if values.get(key)}
 
 
-def _show(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
+def shown(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
     """A screen as it is now; made once a tick for all who look at it."""
 
     def make() -> Shown:
@@ -77,10 +77,10 @@ def _show(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
 def _page(name: str) -> Callable[[Request], Response]:
     def show(request: Request) -> Response:
         asked = _asked(name, {**request.query_params, **request.path_params})
-        shown, title, said = _show(request.app.state.look, name, asked)
+        made, title, said = shown(request.app.state.look, name, asked)
         live = {"screen": name} | asked if name != "sql" else {"screen": name}
-        text = screen.page(shown, title, said, f"/events?{urlencode(live)}")
-        return HTMLResponse(text, shown.status)
+        text = screen.page(made, title, said, f"/events?{urlencode(live)}")
+        return HTMLResponse(text, made.status)
 
     return show
 
@@ -92,7 +92,7 @@ async def _events(request: Request) -> Response:
     look, asked = request.app.state.look, _asked(name, request.query_params)
     asked = {} if name == "sql" else asked  # a statement is not asked again by the clock
     known = request.headers.get("last-event-id", "")
-    stream = Stream(look, lambda: _show(look, name, asked), known)
+    stream = Stream(look, lambda: shown(look, name, asked), known)
     stream.ready = await run_in_threadpool(stream.tick)  # what is wrong is said at once
     return EventSourceResponse(stream(), ping=PING)
 
@@ -143,6 +143,6 @@ def _said(request: Request, what: str, status: int) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(f"{what}\n", status)
     parts = [screen.part("wrong", "wrong.html", live=False, what=what)]
-    shown = Screen("", "Not there" if status < 500 else "Away", parts, status=status)
+    made = Screen("", "Not there" if status < 500 else "Away", parts, status=status)
     events = "" if status < 500 else "/events?screen=overview"
-    return HTMLResponse(screen.page(shown, "fedsweep", "", events), status)
+    return HTMLResponse(screen.page(made, "fedsweep", "", events), status)

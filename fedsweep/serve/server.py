@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -50,12 +51,23 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
         ws="none",
     )
     server = uvicorn.Server(config)
+    _end_with(server)
     address = f"http://{_in_address(options.host)}:{port}/?token={options.token}"
     told(address)
     if show:
         webbrowser.open(address)
     with listening:
         server.run(sockets=[listening])
+
+
+def _end_with(server: uvicorn.Server) -> None:
+    """Let Ctrl-C and SIGTERM be a good end: uvicorn raises them again when it has closed all."""
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -215,7 +215,8 @@ def ledgers(connection: Connection) -> list[Row]:
         .group_by(sweeps.c.name)
         .order_by(sweeps.c.name)
     )
-    found = {row["name"]: dict(row) for row in connection.execute(trained).mappings()}
+    rows = connection.execute(trained).all()
+    found = {name: dict(zip(sums, values, strict=True)) for name, *values in rows}
     none = dict.fromkeys(sums, 0)
     return [
         {"sweep": name, "rounds_shared": n, **none, **found.get(name, {})}

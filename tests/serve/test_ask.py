@@ -70,7 +70,7 @@ POSTGRES = [
     "SELECT pg_switch_wal()",
 ]
 ENDLESS = {
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT max(i) FROM n",
     "postgresql": "SELECT pg_sleep(3600)",
 }
 

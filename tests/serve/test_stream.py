@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import StoreUnreachable
-from fedsweep.serve.app import _show
+from fedsweep.serve.app import shown
 from fedsweep.serve.look import Look
 from fedsweep.serve.stream import Stream
 from fedsweep.spec import read_plan
@@ -25,7 +25,7 @@ from tests.serve.conftest import claimed, one_round
 
 
 def stream(look: Look, screen: str, known: str = "", **asked: str) -> Stream:
-    return Stream(look, lambda: _show(look, screen, asked), known)
+    return Stream(look, lambda: shown(look, screen, asked), known)
 
 
 def sent(stream: Stream) -> dict[str, Any]:
