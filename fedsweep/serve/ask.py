@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.errors import SqlRefused
 from fedsweep.serve import views
-from fedsweep.serve.look import Look
+from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Screen, part
 from fedsweep.store import reader
 from fedsweep.store.reader import Answer
@@ -55,7 +55,7 @@ def sql(look: Look, asked: Mapping[str, str]) -> Screen:
             answer = answered(look, statement)
         except SqlRefused as error:
             wrong = str(error)
-    columns = look.once("columns", lambda: look.read(_columns))
+    columns = look.read(_columns, keep=SELDOM)
     parts = [
         part("box", "sql_box.html", live=False, statement=statement, queries=QUERIES, wrong=wrong),
         part("answer", "sql_answer.html", live=False, answer=answer, shown=views.shown, most=ROWS),

@@ -21,6 +21,8 @@ TICK = 1.0
 REST = 4.0
 """What takes long is made anew only after so many times as long: a page takes a fifth of a
 processor at most from those who train."""
+SELDOM = 30
+"""Ticks for which is good what changes when somebody plans."""
 KEPT = 200
 """Things that are kept at once, but for those that are still good."""
 
@@ -52,8 +54,8 @@ class Look:
         self._made: dict[Hashable, _Made] = {}
         self._lock = threading.Lock()
 
-    def read(self, read: Callable[..., T], *arguments: Hashable) -> T:
-        """What a read of the store gives, in a transaction of its own.
+    def read(self, read: Callable[..., T], *arguments: Hashable, keep: int = 1) -> T:
+        """What a read of the store gives, in a transaction of its own; good for `keep` ticks.
 
         Raises:
             one of AWAY: the store does not answer.
@@ -64,27 +66,30 @@ class Look:
             with reading(self.engine) as connection:
                 return read(connection, *arguments)
 
-        return self.once((read, arguments), work)
+        return self.once((read, arguments), work, keep)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made under this key less than a tick ago, else what is made now; errors too."""
+    def once(self, key: Hashable, make: Callable[[], T], keep: int = 1) -> T:
+        """What was made under this key less than `keep` ticks ago, else what is made now.
+
+        So is an error that came of it, for one tick.
+        """
         with self._lock:
             made = self._made.setdefault(key, _Made())
         with made.lock:
             if made.until <= self.clock():
-                self._make(made, make)
+                self._make(made, make, keep)
         if made.error is not None:
             raise made.error
         return cast("T", made.value)
 
-    def _make(self, made: _Made, make: Callable[[], Any]) -> None:
+    def _make(self, made: _Made, make: Callable[[], Any], keep: int) -> None:
         began = self.clock()
         try:
             made.value, made.error = make(), None
         except Exception as error:  # noqa: BLE001  # raised by `once`, to each who asks
-            made.value, made.error = None, error
+            made.value, made.error, keep = None, error, 1
         ended = self.clock()
-        made.until = ended + max(self.tick, self.rest * (ended - began))
+        made.until = ended + max(keep * self.tick, self.rest * (ended - began))
         self._forget(ended)
 
     def _forget(self, now: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -23,7 +23,7 @@ from fedsweep.report.summary import (
     summarize,
 )
 from fedsweep.serve import views
-from fedsweep.serve.look import Look
+from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import TrialState
 from fedsweep.store import arms, browse, reads
@@ -34,6 +34,8 @@ OF_AN_ARM = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
 """What tells arms of one normaliser apart; every other axis of a sweep makes a panel."""
 LARGEST = 24
 """Arms that one panel draws."""
+SOMETIMES = 5
+"""Ticks for which curves and searches are good: they are the dearest to read."""
 MEASURES = ("test_accuracy", *MORE)
 
 
@@ -45,21 +47,24 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
 
     """
     name = look.read(reads.require_sweep, asked["sweep"])
-    (progress,) = look.read(reads.progress, name)
-    rows = look.read(browse.cells, name)
-    summary, of_cell = summary_of(name, rows, look.read(browse.groups, name, MEASURES))
-    panels = panels_of(summary, rows)
+    known = [p for p in look.read(reads.progress) if p.sweep == name]
+    (progress,) = known or look.read(reads.progress, name)  # one that was planned just now
+    shape = look.once(("shape", name), lambda: shape_of(look, name), SELDOM)
+    summary, of_state = filled(shape, look.read(browse.groups, name, MEASURES))
+    panels = shape.panels
     panel = asked.get("panel") if asked.get("panel") in panels else next(iter(panels), None)
     chosen = panels[panel][:LARGEST] if panel is not None else []
-    curves = look.read(browse.mean_curves, name, tuple(row["cell_id"] for row in chosen))
-    found = look.read(_searched, name)
+    ids = tuple(row["cell_id"] for row in chosen)
+    curves = look.read(browse.mean_curves, name, ids, keep=SOMETIMES)
+    found = look.read(_searched, name, keep=SOMETIMES)
+    plans = look.read(reads.plan_texts, name, keep=SELDOM)
     parts = [
-        part("standing", "sweep_standing.html", p=progress, views=views, of_cell=of_cell),
+        part("standing", "sweep_standing.html", p=progress, views=views, of_state=of_state),
         part("panels", "sweep_panels.html", live=False, panels=list(panels), panel=panel, name=name,
              left_out=len(panels[panel]) - len(chosen) if panel is not None else 0),
         part("table", "sweep_table.html", s=summary, tables=tables),
         part("search", "sweep_search.html", findings=found),
-        part("plan", "sweep_plan.html", live=False, plans=look.read(reads.plan_texts, name)),
+        part("plan", "sweep_plan.html", live=False, plans=plans),
     ]  # fmt: skip
     figure = {"traces": traces(summary, chosen, curves), "y": "test accuracy, %", "x": "round"}
     return Screen("overview", f"Sweep {name}", parts, figure=figure, draws=True)
@@ -74,25 +79,38 @@ def _searched(connection: Connection, name: str) -> dict[str, Any] | None:
     return {"headings": headings, "lines": lines, "notes": tables.search_notes(found)}
 
 
-def summary_of(
-    name: str, cells: Sequence[Row], groups: Sequence[Group]
-) -> tuple[Summary, dict[str, int]]:
-    """The table of a sweep from its cells' configurations and numbers; and its trials by state."""
+@dataclass(frozen=True)
+class Shape:
+    """A sweep's table without its numbers, and its panels: what only a new plan changes."""
+
+    cells: Sequence[Row]
+    empty: Summary
+    panels: Mapping[str, list[Row]]
+
+
+def shape_of(look: Look, name: str) -> Shape:
+    """The shape of a sweep as it is planned now."""
+    cells = look.read(browse.cells, name)
     nothing = dict.fromkeys(("failure", "error", *MEASURES)) | {"state": "queued", "trial_id": ""}
     empty = summarize(name, [row | nothing for row in cells])
+    return Shape(cells, empty, panels_of(empty, cells))
+
+
+def filled(shape: Shape, groups: Sequence[Group]) -> tuple[Summary, dict[str, int]]:
+    """A sweep's table with its numbers; and its trials by state."""
     by_cell: dict[str, list[Group]] = defaultdict(list)
     states: dict[str, int] = dict.fromkeys(TrialState, 0)
     for group in groups:
         by_cell[group.cell_id].append(group)
         states[group.state] += group.n
-    filled: dict[Key, dict[str, Cell]] = {key: dict(cols) for key, cols in empty.cells.items()}
-    for row in cells:
-        key = tuple(row[axis] for axis in empty.axes)
-        cell = filled[key][row["normalizer"]]
-        filled[key][row["normalizer"]] = _filled(cell, by_cell[row["cell_id"]])
-    sizes = [cell.n for columns in filled.values() for cell in columns.values() if cell.n]
-    usual = max(sizes, key=lambda n: (sizes.count(n), n), default=0)
-    return replace(empty, cells=filled, usual_n=usual, states=states), states
+    empty = shape.empty
+    table: dict[Key, dict[str, Cell]] = {key: dict(cols) for key, cols in empty.cells.items()}
+    for row in shape.cells:
+        columns = table[tuple(row[axis] for axis in empty.axes)]
+        columns[row["normalizer"]] = _filled(columns[row["normalizer"]], by_cell[row["cell_id"]])
+    sizes = Counter(cell.n for columns in table.values() for cell in columns.values() if cell.n)
+    usual = max(sizes, key=lambda n: (sizes[n], n), default=0)
+    return replace(empty, cells=table, usual_n=usual, states=states), states
 
 
 def _filled(cell: Cell, groups: Sequence[Group]) -> Cell:
@@ -148,13 +166,19 @@ def _point(fields: Sequence[str], key: Key) -> str:
 def traces(
     summary: Summary, rows: Sequence[Row], curves: Mapping[str, Mapping[str, Sequence[Mean]]]
 ) -> list[dict[str, Any]]:
-    """A line an arm, in percent: of its finished trials; where it has none, of those that run."""
+    """A line an arm, in percent: of its finished trials; where it has none, of those that run.
+
+    Where BN is drawn, FIXBN forks off it.
+    """
     found = []
+    trunk = any(row["normalizer"] == "bn" and curves.get(row["cell_id"]) for row in rows)
     for row in rows:
         states = curves.get(row["cell_id"], {})
         points = states.get(TrialState.FINISHED) or states.get(TrialState.RUNNING) or []
         most = max((p.n for p in points), default=0)
         shared = [p for p in points if p.n == most]  # the rounds that all of them have
+        if trunk and row["normalizer"] == "fixbn":  # up to T* it is BN, bit for bit
+            shared = [p for p in shared if p.round >= (row["freeze_round"] or 0)]
         if shared:
             found.append(_trace(summary, row, shared))
     return found

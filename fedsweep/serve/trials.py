@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from fedsweep.errors import RequestError
 from fedsweep.report.phrases import ran_with, standing
-from fedsweep.serve.look import Look
+from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, reads
@@ -53,7 +53,7 @@ ASKED = (*FILTERS, "sort", "down", "page")
 def trials(look: Look, asked: Mapping[str, str]) -> Screen:
     """The list of trials, filtered, sorted, a page of it."""
     asked = {name: asked[name].strip() for name in ASKED if asked.get(name, "").strip()}
-    choices = look.once("choices", lambda: _choices(look))
+    choices = look.once("choices", lambda: _choices(look), SELDOM)
     wrong = ""
     try:
         wanted = read_wanted(asked)

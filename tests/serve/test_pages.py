@@ -52,7 +52,7 @@ def test_the_overview_says_who_trains_what(client: TestClient, worked: Engine) -
     """Host, device, trial, round, lease, and how many it finished."""
     said = text(get(client, "/"))
     assert "host-1-0-abc host cpu training lease 1" in said
-    assert "gn α=0.5 E=2 momentum=reset seed=1 2/3 1 " in said
+    assert " 2/3 gn α=0.5 E=2 momentum=reset seed=1" in said
 
 
 def test_a_held_sweep_says_why(client: TestClient, worked: Engine) -> None:

@@ -144,7 +144,7 @@ def test_an_error_of_the_store_shows_no_address(
     """Users and hosts are nobody's business."""
     from fedsweep.errors import StoreUnreachable
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise StoreUnreachable("postgresql://user@host/db?sslpassword=secret cannot be reached")
 
     monkeypatch.setattr(look, "read", away)

@@ -111,7 +111,7 @@ def test_a_page_is_told_once_that_the_store_is_away_and_once_that_it_is_back(
     sent(page)
     with monkeypatch.context() as broken:
 
-        def away(*_: object) -> None:
+        def away(*_: object, **__: object) -> None:
             raise StoreUnreachable
 
         broken.setattr(look, "read", away)
