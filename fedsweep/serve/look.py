@@ -21,6 +21,8 @@ TICK = 1.0
 REST = 4.0
 """What takes long is made anew only after so many times as long: a page takes a fifth of a
 processor at most from those who train."""
+OFTEN = 2
+"""Ticks for which is good what goes through all the trials of a sweep."""
 SELDOM = 30
 """Ticks for which is good what changes when somebody plans."""
 KEPT = 200

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from fedsweep.serve import views
-from fedsweep.serve.look import Look
+from fedsweep.serve.look import OFTEN, Look
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import RULES, FailureKind
 from fedsweep.store import board, reads
@@ -25,7 +25,7 @@ def overview(look: Look, _asked: Mapping[str, str]) -> Screen:
     now = time.time()
     since = (now - views.SHOWN_SECONDS) // MINUTE * MINUTE
     seen = views.workers(look.read(board.running), look.read(board.workers, since), now)
-    sweeps = look.read(reads.progress)
+    sweeps = look.read(reads.progress, keep=OFTEN)
     parts = [
         part("sweeps", "sweeps.html", sweeps=sweeps, views=views),
         part("workers", "workers.html", workers=seen),

@@ -23,8 +23,8 @@ from fedsweep.report.summary import (
     summarize,
 )
 from fedsweep.serve import views
-from fedsweep.serve.look import SELDOM, Look
-from fedsweep.serve.screen import Screen, part
+from fedsweep.serve.look import OFTEN, SELDOM, Look
+from fedsweep.serve.screen import Part, Screen, part
 from fedsweep.states import TrialState
 from fedsweep.store import arms, browse, reads
 from fedsweep.store.browse import Group, Mean
@@ -47,10 +47,10 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
 
     """
     name = look.read(reads.require_sweep, asked["sweep"])
-    known = [p for p in look.read(reads.progress) if p.sweep == name]
+    known = [p for p in look.read(reads.progress, keep=OFTEN) if p.sweep == name]
     (progress,) = known or look.read(reads.progress, name)  # one that was planned just now
     shape = look.once(("shape", name), lambda: shape_of(look, name), SELDOM)
-    summary, of_state = filled(shape, look.read(browse.groups, name, MEASURES))
+    table, summary, of_state = look.once(("table", name), lambda: _table(look, shape, name), OFTEN)
     panels = shape.panels
     panel = asked.get("panel") if asked.get("panel") in panels else next(iter(panels), None)
     chosen = panels[panel][:LARGEST] if panel is not None else []
@@ -62,12 +62,18 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
         part("standing", "sweep_standing.html", p=progress, views=views, of_state=of_state),
         part("panels", "sweep_panels.html", live=False, panels=list(panels), panel=panel, name=name,
              left_out=len(panels[panel]) - len(chosen) if panel is not None else 0),
-        part("table", "sweep_table.html", s=summary, tables=tables),
+        table,
         part("search", "sweep_search.html", findings=found),
         part("plan", "sweep_plan.html", live=False, plans=plans),
     ]  # fmt: skip
     figure = {"traces": traces(summary, chosen, curves), "y": "test accuracy, %", "x": "round"}
     return Screen("overview", f"Sweep {name}", parts, figure=figure, draws=True)
+
+
+def _table(look: Look, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
+    """The table of a sweep as it is now: many lines, where there are many cells."""
+    summary, states = filled(shape, look.read(browse.groups, name, MEASURES))
+    return part("table", "sweep_table.html", s=summary, tables=tables), summary, states
 
 
 def _searched(connection: Connection, name: str) -> dict[str, Any] | None:

@@ -57,7 +57,6 @@ function replace(id, html) {
   const made = document.createElement("template");
   made.innerHTML = html;
   morph(part, made.content);
-  part.dispatchEvent(new CustomEvent("replaced", { bubbles: true }));
 }
 
 function onPage({ parts = {}, title, said }) {
@@ -70,14 +69,19 @@ const GONE = "The database does not answer: what you see is from before. It come
 const CLOSED = "fedsweep serve does not answer: what you see is from before. If it was started " +
   "anew, open the address that it printed.";
 const AGAIN = 5000; // milliseconds
+const ASLEEP = 60000;
+
+let source = null;
 
 function listen() {
-  const source = new EventSource(document.body.dataset.events);
+  source?.close();
+  source = new EventSource(document.body.dataset.events);
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
   let away = "";
   source.addEventListener("open", () => say(away ? "away" : "live", away));
   on("page", (page) => {
     if ("gone" in document.body.dataset) location.reload();
+    say("live", (away = ""));
     onPage(page);
   });
   on("away", () => say("away", (away = GONE)));
@@ -90,8 +94,24 @@ function listen() {
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, AGAIN);
   });
 }
-if (document.body.dataset.events) listen();
-else say("live", "");
+
+// A browser has six connections to a server: a page that nobody sees gives its own back.
+let sleep = 0;
+
+function onVisibility() {
+  clearTimeout(sleep);
+  if (document.hidden) {
+    sleep = setTimeout(() => {
+      source.close();
+      document.title = document.title.replace(/^\d+ running/, "asleep");
+    }, ASLEEP);
+  } else if (source.readyState === EventSource.CLOSED) listen();
+}
+
+if (document.body.dataset.events) {
+  listen();
+  document.addEventListener("visibilitychange", onVisibility);
+} else say("live", "");
 
 // A filter applies when it is chosen; without a script its button does.
 for (const form of document.querySelectorAll("form[data-apply]")) {
