@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import fedsweep
-from fedsweep.cli import db, export, plan, report, search, sql, status, sweep, trial, verify, work
+from fedsweep.cli import (
+    db,
+    export,
+    plan,
+    report,
+    search,
+    serve,
+    sql,
+    status,
+    sweep,
+    trial,
+    verify,
+    work,
+)
 
 app = typer.Typer(
     help="Plan, run and read sweeps of federated-learning trials.",
@@ -20,6 +33,7 @@ app.command("plan")(plan.plan)
 app.command("work")(work.work)
 app.command("report")(report.report)
 app.command("status")(status.status)
+app.command("serve")(serve.serve)
 app.add_typer(trial.app, name="trial")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(search.app, name="search")

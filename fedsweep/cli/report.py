@@ -199,7 +199,7 @@ def _asked(
 
 
 def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
-    from fedsweep.cli import search
+    from fedsweep.report import searched
     from fedsweep.report.contrasts import find_column
     from fedsweep.report.selection import select, tune
     from fedsweep.report.summary import summarize
@@ -219,7 +219,7 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
         baseline=find_column(summary, asked.baseline) if asked.baseline else None,
         conditions=asked.conditions,
     )
-    return _Told(summary, view, rows, search.findings(connection, name, every))
+    return _Told(summary, view, rows, searched.findings(connection, name, every))
 
 
 def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Picture]:

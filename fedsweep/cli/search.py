@@ -12,13 +12,13 @@ import typer
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted
 from fedsweep.errors import NotFound, RequestError, hide_secrets
+from fedsweep.report.searched import findings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy.engine import Connection, Engine
 
     from fedsweep.report.findings import Finding
-    from fedsweep.report.summary import Row
 
 WATCH_SECONDS = 2.0
 
@@ -110,28 +110,6 @@ def _searched(connection: Connection, sweep: str | None) -> list[str]:
         which = f"sweep {sweep} has no" if sweep else "no sweep here has a"
         raise NotFound(f"{which} [search] section: nothing is searched")
     return found
-
-
-def findings(
-    connection: Connection, sweep: str, rows: Sequence[Row] | None = None
-) -> list[Finding]:
-    """What a sweep's searches found, in the order of the plan."""
-    from fedsweep.store import arms, reads
-
-    found = arms.of_sweep(connection, sweep)
-    if not found:  # before anything heavy is imported
-        return []
-    from fedsweep.report.findings import find
-    from fedsweep.search.ask import history_of, space_of
-
-    rows = reads.results(connection, sweep) if rows is None else rows
-    out = []
-    for arm in found:
-        history = history_of(arms.tried(connection, arm))
-        space = space_of(connection, arm, history)
-        proposals = arms.proposals_of(connection, arm.key)
-        out.append(find(arm, space, history, proposals, rows))
-    return out
 
 
 def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:

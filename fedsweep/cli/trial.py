@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import NotFound, Refused
+from fedsweep.report.phrases import ran_with, standing
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
 
 app = typer.Typer(
@@ -77,12 +77,12 @@ def show(trial: Trial, db: Db = None) -> None:
     with reading(open_store(db)) as connection:
         key, trial_id = reads.find_trial(connection, trial)
         result = reads.trial_result(connection, trial_id)
-        standing = reads.trial_standing(connection, key)
+        stands = reads.trial_standing(connection, key)
         attempts = reads.trial_attempts(connection, key)
         last = attempts[-1]["fence"] if attempts else 0
         said = reads.trial_logs(connection, key, last, SHOWN + 1)
     print(f"trial {trial_id}  {result['state']}  (planned first by {result['sweep']})")
-    for line in _standing(trial_id, result, standing):
+    for line in standing(trial_id, result, stands):
         print(f"  {line}")
     print("\nconfiguration")
     _print_pairs(json.loads(result["config"]))
@@ -138,30 +138,6 @@ def logs(
         _print_log(lines)
 
 
-def _standing(trial_id: str, result: dict[str, Any], standing: dict[str, Any]) -> Iterator[str]:
-    """What a trial's failures cost so far, and why it waits."""
-    if count := standing["failures"]:
-        off = standing["seconds_off"]
-        when = f", tried again in {duration(max(off, 0))}" if off is not None else ""
-        kind = f" ({result['failure']})" if result["failure"] else ""
-        yield f"{counted(count, 'failure')} so far{kind}{when}"
-    if count := standing["losses"]:
-        yield f"{counted(count, 'worker')} lost in a row without a new round; the third ends it"
-    if count := result["rounds_shared"]:
-        shared = counted(count, "round")
-        yield f"shares {shared} with a trial of another freeze round, which trained them"
-    if standing["waits"] and result["state"] == TrialState.QUEUED:
-        carrier = standing["carrier"]
-        who = f" {carrier[:8]} trains them" if carrier else " it begins when somebody trains them"
-        yield f"waits for rounds that it shares with others:{who}"
-    if standing["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):
-        if standing["wish"]:
-            yield f"held ({standing['held']}): fedsweep trial resume {trial_id[:8]} lets it go on"
-        else:
-            held = [f"{s['name']} ({s['held']})" for s in standing["held_by"]]
-            yield f"held with {', '.join(held)}: fedsweep sweep resume lets it go on"
-
-
 def _print_pairs(pairs: dict[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
@@ -179,31 +155,12 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
         f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
         f"{attempt['device']} of {attempt['worker']}, {began}"
     )
-    for line in _ran_with(attempt):
+    for line in ran_with(attempt):
         print(f"     {line}")
     if attempt["error"]:
         print(f"     {attempt['error']}")
     for line in (attempt["traceback"] or "").splitlines():
         print(f"     | {line}")
-
-
-def _ran_with(attempt: dict[str, Any]) -> Iterator[str]:
-    """An attempt's code, packages and machine, as far as they were noted."""
-    if attempt["provenance"]:
-        found = json.loads(attempt["provenance"])
-        commit = f" {found['commit'][:10]}" if found["commit"] else ""
-        changed = " (changed)" if found["dirty"] else ""
-        packages = dict(found["packages"])
-        own = f"fedsweep {packages.pop('fedsweep', '?')}{commit}{changed}"
-        others = "".join(f", {name} {version}" for name, version in packages.items())
-        yield f"{own}{others}, Python {found['python']}"
-        driver = f", driver {found['driver']}" if found["driver"] else ""
-        yield f"{found['device']}{driver}, {found['platform']}"
-    if attempt["numerics"]:
-        found = json.loads(attempt["numerics"])
-        yield f"numerics {attempt['numerics_id']}: " + ", ".join(
-            f"{name} {value}" for name, value in found.items() if value and name != "processor"
-        )
 
 
 def _print_log(lines: list[dict[str, Any]]) -> None:

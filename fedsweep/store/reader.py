@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,18 @@ LARGEST_VALUE = 16 * 2**20
 """Bytes of one value, on SQLite: keeps zeroblob() and its like from filling the memory."""
 
 
+LARGEST_PLAN = 4 * 2**20
+"""Characters of a plan on Postgres, which has the constants of its statement worked out."""
+
+MOST_COLUMNS = 300
+"""Of an answer that has a bound on its size."""
+
+_TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A statement's rows, `limit` at most; `cut` where there were more."""
+    """A statement's rows, within `limit` and `room`; `cut` where there were more."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
@@ -42,12 +51,14 @@ def ask(
     *,
     limit: int = 10_000,
     seconds: float = 30.0,
+    room: int | None = None,
 ) -> Answer:
-    """Run one reading statement. Parameters are bound by the driver: they are data, whatever they
-    say.
+    """Run one reading statement; of its rows `limit`, and about `room` bytes, are taken.
+
+    Parameters are bound by the driver: they are data, whatever they say.
 
     Raises:
-        SqlRefused: it is not one, it is wrong, or it takes too long.
+        SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.
 
     """
     text = statement.strip().rstrip(";").strip()
@@ -56,8 +67,36 @@ def ask(
     if not text.lower().startswith(_FIRST_WORDS):
         raise SqlRefused
     asking = _ASK[engine.dialect.name]
-    columns, rows = asking(engine, text, parameters or {}, limit + 1, seconds)
-    return Answer(columns, [tuple(map(_plain, row)) for row in rows[:limit]], len(rows) > limit)
+    columns, rows = asking(engine, text, parameters or {}, limit + 1, seconds, room)
+    kept = rows[:limit] if room is None else rows[: min(limit, _fitting(rows, room))]
+    return Answer(columns, [tuple(map(_plain, row)) for row in kept], len(rows) > len(kept))
+
+
+def _fitting(rows: Sequence[Sequence[Any]], room: int) -> int:
+    """How many of these rows have room."""
+    used = 0
+    for n, row in enumerate(rows):
+        used += _bytes(row)
+        if used > room:
+            return n
+    return len(rows)
+
+
+def _bytes(row: Sequence[Any]) -> int:
+    """About so many bytes a row takes."""
+    return sum(len(v) if isinstance(v, (str, bytes, memoryview)) else 8 for v in row)
+
+
+def _taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence[Any]]:
+    """Rows up to the first that has no room: what comes after is never read."""
+    taken: list[Sequence[Any]] = []
+    used = 0
+    for row in rows:
+        taken.append(row)
+        used += _bytes(row)
+        if len(taken) == limit or used > room:
+            break
+    return taken
 
 
 def names(statement: str, parameter: str) -> bool:
@@ -73,7 +112,12 @@ _LEXEME = re.compile(
 
 
 def _ask_sqlite(
-    engine: Engine, text: str, parameters: Parameters, limit: int, seconds: float
+    engine: Engine,
+    text: str,
+    parameters: Parameters,
+    limit: int,
+    seconds: float,
+    room: int | None,
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     file = sqlite_file(engine.url)
     assert file is not None
@@ -81,13 +125,15 @@ def _ask_sqlite(
     deadline = time.monotonic() + seconds
     try:
         connection.execute("PRAGMA query_only = ON")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(LARGEST_VALUE, room or LARGEST_VALUE))
+        if room is not None:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MOST_COLUMNS)
         connection.set_authorizer(_authorize)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
         cursor = connection.execute(text, dict(parameters))
         if cursor.description is None:
             raise SqlRefused
-        rows = cursor.fetchmany(limit)
+        rows = cursor.fetchmany(limit) if room is None else _taken(cursor, limit, room)
         return [column[0] for column in cursor.description], rows
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _refusal(str(error), seconds) from error
@@ -111,12 +157,13 @@ def _authorize(action: int, _first: str | None, second: str | None, *_: str | No
 
 
 _REACHING_OUT = re.compile(
-    r"set_config|\w+_to_xml\w*|ts_stat|ts_rewrite|dblink\w*|crosstab\w*|connectby|xpath_table"
-    r"|pg_terminate_backend|pg_cancel_backend|pg_advisory\w*|pg_try_advisory\w*|\bu&[\"']",
+    r"set_config|_to_xml|ts_stat|ts_rewrite|dblink|crosstab|connectby|xpath_table"
+    r"|pg_terminate_backend|pg_cancel_backend|pg_advisory|pg_try_advisory|\bu&[\"']",
     re.IGNORECASE,
 )
 """Functions that could take a superuser's rights back, run SQL from a string, or end or block a
-worker; and the spelling of a name in escapes, which could hide them."""
+worker; and the spelling of a name in escapes, which could hide them. Found in one pass: a plan has
+the constants of its statement, of any length."""
 
 _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
@@ -132,7 +179,12 @@ def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]
 
 
 def _ask_postgres(
-    engine: Engine, text: str, parameters: Parameters, limit: int, seconds: float
+    engine: Engine,
+    text: str,
+    parameters: Parameters,
+    limit: int,
+    seconds: float,
+    room: int | None,
 ) -> tuple[list[str], Sequence[Sequence[Any]]]:
     """As a subquery, so that nothing but a SELECT fits; by the extended protocol, which takes one
     statement; in a read-only transaction; and not with a superuser's rights, which reach files
@@ -141,7 +193,8 @@ def _ask_postgres(
     if _REACHING_OUT.search(text):
         raise SqlRefused
     numbered, values = _numbered(text, parameters)
-    query = f"SELECT * FROM (\n{numbered}\n) AS asked LIMIT {int(limit)}"
+    asked = f"(\n{numbered}\n) AS fedsweep_asked{_of_size(room)}"
+    query = f"SELECT * FROM {asked} LIMIT {int(limit)}"
     with engine.connect() as connection:
         driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
         driver.rollback()
@@ -156,17 +209,44 @@ def _ask_postgres(
                     f"EXPLAIN (VERBOSE, COSTS OFF) {query}".encode(), values, prepare=True
                 )
                 plan = "\n".join(line for (line,) in cursor.fetchall())
+                if len(plan) > LARGEST_PLAN:
+                    raise SqlRefused(_TOO_LARGE)
                 if _REACHING_OUT.search(plan):  # through a view, say
                     raise SqlRefused
-                cursor.execute(query.encode(), values, prepare=True)
-                columns = [column.name for column in cursor.description or ()]
-                return columns, cursor.fetchall()
+                if room is None:
+                    cursor.execute(query.encode(), values, prepare=True)
+                    rows = cursor.fetchall()
+                else:
+                    assert not values  # a cursor of the server's takes none
+                    rows = _taken(_some_at_a_time(cursor, query, seconds), limit, room)
+                return [column.name for column in cursor.description or ()], rows
         except psycopg.Error as error:
             raise _refusal(str(error), seconds) from error
         finally:
             driver.rollback()
             driver.read_only = None
             connection.invalidate()
+
+
+def _some_at_a_time(cursor: psycopg.Cursor[Any], query: str, seconds: float) -> Iterator[Any]:
+    """Rows through a cursor of the server's, so that they are not all in the memory first."""
+    deadline = time.monotonic() + seconds
+    cursor.execute(f"DECLARE fedsweep_rows NO SCROLL CURSOR FOR {query}".encode(), prepare=True)
+    while True:
+        left = max(1, int(1000 * (deadline - time.monotonic())))
+        cursor.execute(f"SET LOCAL statement_timeout = {left}")
+        some = cursor.execute("FETCH FORWARD 20 FROM fedsweep_rows").fetchall()
+        yield from some
+        if not some:
+            return
+
+
+def _of_size(room: int | None) -> str:
+    """A condition that is an error for a row that has no room alone; before it is sent."""
+    if room is None:
+        return ""
+    fits = f"octet_length(fedsweep_asked::text) <= {int(room)}"
+    return f" WHERE CAST(CASE WHEN {fits} THEN '1' ELSE '{_TOO_LARGE}' END AS integer) = 1"
 
 
 _ASK = {"sqlite": _ask_sqlite, "postgresql": _ask_postgres}
@@ -180,6 +260,8 @@ def _refusal(text: str, seconds: float) -> SqlRefused:
         )
     if "not authorized" in text or "one statement" in text or 'near ";"' in text:
         return SqlRefused()
+    if _TOO_LARGE in text or "string or blob too big" in text:
+        return SqlRefused(_TOO_LARGE)
     return SqlRefused(f"the statement cannot be run: {first}")
 
 

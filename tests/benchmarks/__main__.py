@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import engine, queue, reading, recovery, search
+from tests.benchmarks import engine, page, queue, reading, recovery, search
 from tests.benchmarks.figure import Figure, N, timed
 
 ON_REQUEST = ("million",)
@@ -64,6 +64,7 @@ def main() -> None:
             **queue.parts(folder, server.get_uri()),
             **recovery.parts(folder, server.get_uri()),
             **reading.parts(folder, server.get_uri()),
+            **page.parts(folder, server.get_uri()),
             **search.parts(),
             **engine.parts(folder),
         }

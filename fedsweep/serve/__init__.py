@@ -1,0 +1,1 @@
+"""The page: what runs, waits, fails and was measured, live and read-only."""

@@ -1,0 +1,108 @@
+"""What Prometheus scrapes: its text format, version 0.0.4.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedsweep.serve import views
+from fedsweep.serve.look import Look
+from fedsweep.store import board, reads
+from fedsweep.store.reads import Progress, Row
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+LEDGER = {
+    "rounds_trained": "Rounds trained by the sweep's attempts.",
+    "rounds_shared": "Rounds that the sweep's trials took over from siblings.",
+    "rounds_lost": "Rounds trained in vain.",
+    "seconds_trained": "Seconds of training.",
+    "seconds_lost": "Seconds of training in vain.",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value, under its labels."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A gauge or a counter, and its samples."""
+
+    name: str
+    kind: str
+    help: str
+    samples: tuple[Sample, ...]
+
+
+def exposition(look: Look) -> str:
+    """All metrics, as text."""
+    found = metrics(
+        look.read(reads.progress),
+        look.read(board.failure_counts),
+        look.read(board.running),
+        look.read(board.ledgers),
+    )
+    return "".join(map(text, found))
+
+
+def metrics(
+    sweeps: Iterable[Progress],
+    failures: Mapping[str, tuple[int, int]],
+    running: Iterable[Row],
+    ledgers: Iterable[Row],
+) -> list[Metric]:
+    """What is told, from what was read."""
+    sweeps, running = list(sweeps), list(running)
+    states = [({"sweep": p.sweep, "state": s}, n) for p in sweeps for s, n in _states(p)]
+    by_kind = [({"kind": kind}, each) for kind, (_, each) in failures.items()]
+    left = [({"sweep": p.sweep}, p.seconds_left) for p in sweeps if p.seconds_left is not None]
+    of = [({"sweep": p.sweep}, p) for p in sweeps]
+    slots = [row for row in running if row["lease_left"] >= 0]
+    ledgers = list(ledgers)
+    return [
+        _metric("trials", "gauge", "Trials by state.", states),
+        _metric("rounds_done", "gauge", "Rounds stored.", [(k, p.rounds_done) for k, p in of]),
+        _metric("rounds", "gauge", "Rounds planned.", [(k, p.rounds_total) for k, p in of]),
+        _metric("seconds_left", "gauge", "Seconds of one slot's work that are left.", left),
+        _metric("failures", "gauge", "Attempts that failed.", by_kind),
+        _metric("slots_training", "gauge", "Slots that train.", [({}, len(slots))]),
+        _metric("slots_silent", "gauge", "Slots whose lease is over.",
+                [({}, len(running) - len(slots))]),
+        *(_metric(name, "counter", help, [({"sweep": row["sweep"]}, row[name]) for row in ledgers])
+          for name, help in LEDGER.items()),
+    ]  # fmt: skip
+
+
+def _states(progress: Progress) -> Iterable[tuple[str, int]]:
+    return views.counts(progress).items()
+
+
+def _metric(
+    name: str, kind: str, help: str, samples: Iterable[tuple[Mapping[str, str], Any]]
+) -> Metric:
+    total = "_total" if kind == "counter" else ""
+    found = tuple(Sample(labels, float(value)) for labels, value in samples)
+    return Metric(f"fedsweep_{name}{total}", kind, help, found)
+
+
+def text(metric: Metric) -> str:
+    """A metric's lines."""
+    lines = [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
+    for sample in metric.samples:
+        labels = ",".join(f'{name}="{escape(value)}"' for name, value in sample.labels.items())
+        lines.append(f"{metric.name}{{{labels}}} {sample.value:.15g}")
+    return "\n".join(lines) + "\n"
+
+
+def escape(value: str) -> str:
+    r"""A label's value as the format wants it: \\, \" and \n escaped."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

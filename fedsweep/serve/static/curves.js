@@ -1,0 +1,117 @@
+// Draws a trial's rounds as they come, and a sweep's mean curves.
+"use strict";
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const OPTIONS = { displayModeBar: false, responsive: true, showTips: false };
+
+// Okabe and Ito's, which the colour-blind can tell apart; lighter where the ground is dark.
+const LIGHT = { bn: "#D55E00", gn: "#007A5A", ln: "#B3588F", in: "#B07A00", wn: "#6A3D9A", none: "#6b6b6b", fedbn: "#8C2D04", silobn: "#C2157F", ws: "#7C7D00" };
+const DARK = { bn: "#FF8A3D", gn: "#2FC79A", ln: "#E2A3CB", in: "#F2BE4B", wn: "#B793E0", none: "#a8a8a8", fedbn: "#E07B4F", silobn: "#FF6DBB", ws: "#D0D150" };
+const BLUES = { light: ["#56A4DD", "#2E8BC9", "#0072B2", "#004C78", "#002A44"], dark: ["#D2ECFF", "#A5D6FA", "#7DBEF0", "#56A4E0", "#3A87C4"] };
+
+function layout(x, y) {
+  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
+    margin: { l: 48, r: 12, t: 30, b: 40 }, hovermode: "x unified", showlegend: true,
+    hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line") },
+    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0 }, uirevision: "kept",
+    xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
+  };
+}
+
+// A trial's rounds: rows of (round, test, validation accuracy, train, test, validation loss,
+// seconds, phase, inherited).
+let rounds = [];
+const LINES = [
+  ["accuracy", 1, "test accuracy", "--running", "solid", 100],
+  ["accuracy", 2, "validation accuracy", "--finished", "dash", 100],
+  ["loss", 3, "training loss", "--dim", "solid", 1],
+  ["loss", 4, "test loss", "--running", "solid", 1],
+  ["loss", 5, "validation loss", "--finished", "dash", 1],
+];
+
+function drawRounds() {
+  for (const [id, what] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
+    const traces = LINES.filter((line) => line[0] === id).map(([, column, name, paint, dash, scale]) => {
+      const measured = rounds.filter((row) => row[column] !== null);
+      return {
+        name, mode: measured.length < 2 ? "markers" : "lines",
+        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[column]),
+        line: { color: colour(paint), dash, width: 1.8 }, marker: { color: colour(paint) },
+      };
+    });
+    const chart = document.getElementById(id);
+    Plotly.react(chart, traces.filter((t) => t.x.length), layout("round", what), OPTIONS);
+    chart.dataset.points = rounds.length;
+  }
+}
+
+const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2));
+const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
+
+function addRow(body, row) {
+  const line = body.insertRow();
+  const head = document.createElement("th");
+  head.scope = "row";
+  line.append(head);
+  head.textContent = row[0];
+  const texts = [percent(row[1]), percent(row[2]), ...row.slice(3, 7).map(number)];
+  for (const text of texts) line.insertCell().textContent = text;
+  for (const cell of line.cells) cell.className = "n";
+  line.insertCell().textContent = row[7] + (row[8] ? " (shared)" : "");
+}
+
+document.addEventListener("rounds", ({ detail: { anew, rounds: more } }) => {
+  const body = document.getElementById("rounds");
+  if (!body) return;
+  if (anew) {
+    rounds = [];
+    body.replaceChildren();
+  }
+  rounds.push(...more);
+  for (const row of more) addRow(body, row);
+  drawRounds();
+});
+
+// A sweep's arms.
+let figure = null;
+
+function band(trace, paint) {
+  const up = trace.y.map((v, i) => v + trace.std[i]), down = trace.y.map((v, i) => v - trace.std[i]);
+  return {
+    x: [...trace.x, ...trace.x.toReversed()], y: [...up, ...down.toReversed()], fill: "toself",
+    fillcolor: paint + "26", line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
+    legendgroup: trace.name,
+  };
+}
+
+function drawArms() {
+  const chart = document.getElementById("arms");
+  if (!chart || !figure) return;
+  const frozen = figure.traces.filter((t) => t.normalizer === "fixbn");
+  const blues = dark.matches ? BLUES.dark : BLUES.light, known = dark.matches ? DARK : LIGHT;
+  const paint = (t) => {
+    if (t.normalizer !== "fixbn") return known[t.normalizer] ?? known.none;
+    const depth = frozen.length > 1 ? frozen.indexOf(t) / (frozen.length - 1) : 0.5;
+    return blues[Math.round(depth * (blues.length - 1))];
+  };
+  const lines = figure.traces.flatMap((t) => [
+    ...(t.std.some((s) => s > 0) ? [band(t, paint(t))] : []),
+    { name: `${t.name} (n = ${t.n})`, x: t.x, y: t.y, mode: t.x.length < 2 ? "markers" : "lines", line: { color: paint(t), width: 1.8 }, legendgroup: t.name },
+  ]);
+  Plotly.react(chart, lines, layout(figure.x, figure.y), OPTIONS);
+  chart.dataset.traces = figure.traces.length;
+}
+
+document.addEventListener("figure", ({ detail }) => {
+  figure = detail;
+  drawArms();
+});
+
+dark.addEventListener("change", () => {
+  if (document.getElementById("accuracy")) drawRounds();
+  drawArms();
+});

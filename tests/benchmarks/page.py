@@ -1,0 +1,110 @@
+"""The page on 10,000 trials of 200 rounds: what its server takes to show and to update a screen.
+
+In one process, so that no network is in it; for each view the server has just been started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep.serve.app import SCREENS, application, shown
+from fedsweep.serve.look import Look
+from fedsweep.serve.stream import Stream
+from fedsweep.store.engine import transaction
+from fedsweep.store.readonly import open_to_read
+from fedsweep.store.tables import attempts, trials
+from tests.benchmarks import fill
+from tests.benchmarks.figure import Figure, N, timed
+
+LENGTH = 200
+"""Rounds of a trial."""
+TICKS = 31
+"""Updates of a page: more than what changes seldom is kept for."""
+TOKEN = "of-the-benchmark"
+
+ASKED: dict[str, dict[str, str]] = {
+    "trials": {"normalizer": "fixbn", "alpha": "0.5", "sort": "test_accuracy", "down": "1"},
+    "trial": {"trial": ""},  # the first one
+    "sweep": {"sweep": "page"},
+}
+
+
+def screens(folder: Path, server: str) -> Iterator[Figure]:
+    """Each screen's first view, and what an update of it takes."""
+    urls = {
+        "SQLite": f"sqlite:///{folder}/page.db",
+        "Postgres": fill.make_database(server, "page"),
+    }
+    for database, url in urls.items():
+        count = fill.finished(url, "page", LENGTH)
+        with fill.opened(url) as store:
+            first = _spread_out(store)
+            fill.settle(store)
+        ASKED["trial"]["trial"] = first
+        engine = open_to_read(url)
+        what = f"{count:,} x {LENGTH}, {database}"
+        for name in SCREENS:
+            view = [timed(partial(_view, engine, name)) for _ in range(N)]
+            yield Figure(f"first view of {name}, {what}", "< 1", "s", view)
+            update = list(_updates(engine, name))
+            yield Figure(f"update of {name}, {what}", "< 0.2", "s", update)
+        metrics = [timed(partial(_get, engine, "/metrics")) for _ in range(N)]
+        yield Figure(f"/metrics, {what}", "< 1", "s", metrics)
+        engine.dispose()
+
+
+def _spread_out(store: Engine) -> str:
+    """Let every fifth trial wait, some fail and some run; returns the id of one that is done."""
+    c, a = trials.c, attempts.c
+    with transaction(store) as connection:
+        queued = sa.update(trials).where(c.id % 5 == 0)
+        connection.execute(queued.values(state="queued", final_round=None))
+        broken = sa.update(trials).where(c.id % 5 == 1, c.id % 7 == 0)
+        connection.execute(broken.values(state="failed", failure="error", error="out of luck"))
+        of_broken = a.trial.in_(sa.select(c.id).where(c.state == "failed"))
+        told = {"outcome": "failed", "failure": "error", "error": "out of luck"}
+        connection.execute(
+            sa.update(attempts).where(of_broken).values(**told, traceback="T\n" * 50)
+        )
+        at_work = sa.update(trials).where(c.id % 313 == 2)
+        connection.execute(at_work.values(state="running", lease_until=0.0, clock="another"))
+        done = sa.select(c.trial_id).where(c.state == "finished").limit(1)
+        return str(connection.execute(done).scalar_one())
+
+
+def _view(engine: Engine, name: str) -> None:
+    path = SCREENS[name][0].replace(":path", "").format(**ASKED.get(name, {}))
+    question = "&".join(f"{k}={v}" for k, v in ASKED.get(name, {}).items() if f"{{{k}" not in path)
+    _get(engine, f"{path}?{question}" if name == "trials" else path)
+
+
+def _get(engine: Engine, path: str) -> None:
+    from starlette.testclient import TestClient
+
+    app = application(Look(engine), TOKEN, 8000)
+    client = TestClient(app, base_url="http://127.0.0.1:8000")
+    answer = client.get(path, headers={"authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200, answer.text
+
+
+def _updates(engine: Engine, name: str) -> Iterator[float]:
+    """Ticks of an open page, a second apart on a clock of our own: each reads what is then due."""
+    now = [0.0]
+    look = Look(engine, rest=0.0, clock=lambda: now[0])
+    asked: dict[str, Any] = ASKED.get(name, {})
+    stream = Stream(look, lambda: shown(look, name, asked))
+    stream.tick()
+    for _ in range(TICKS):
+        now[0] += 1.0
+        yield timed(stream.tick)
+
+
+def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
+    """The figures by name."""
+    return {"page": lambda: screens(folder, server)}

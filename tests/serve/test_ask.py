@@ -1,0 +1,166 @@
+"""The box for SQL against those who mean harm."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+from starlette.testclient import TestClient
+
+from fedsweep.errors import SqlRefused
+from fedsweep.serve import ask
+from fedsweep.serve.look import Look
+from fedsweep.store.engine import reading
+from tests.serve.test_pages import text
+
+BOTH = [
+    "DELETE FROM trials",
+    "UPDATE trials SET state = 'finished'",
+    "INSERT INTO sweeps (name, created_at) VALUES ('x', 0)",
+    "DROP TABLE trials",
+    "CREATE TABLE x (y integer)",
+    "SELECT 1; DROP TABLE trials",
+    "SELECT 1; SELECT 2",
+    "WITH gone AS (DELETE FROM trials RETURNING *) SELECT * FROM gone",
+    "EXPLAIN ANALYZE DELETE FROM trials",
+    "BEGIN",
+    "COMMIT",
+    "-- a comment",
+    "",
+    "\0",
+    "(",
+]
+SQLITE = [
+    "PRAGMA query_only = OFF",
+    "PRAGMA journal_mode = DELETE",
+    "ATTACH DATABASE '/tmp/other.db' AS other",
+    "SELECT load_extension('/tmp/evil')",
+    "VACUUM INTO '/tmp/copy.db'",
+    "SELECT * FROM pragma_query_only(0)",
+    "SELECT writefile('/tmp/x', 'y')",
+    "SELECT readfile('/etc/passwd')",
+    "SELECT zeroblob(100000000)",
+    "SELECT hex(zeroblob(1000000))",
+    "SELECT fts3_tokenizer('x')",
+    "REPLACE INTO sweeps (name, created_at) VALUES ('x', 0)",
+]
+POSTGRES = [
+    "COPY trials TO '/tmp/x'",
+    "COPY (SELECT 1) TO PROGRAM 'touch /tmp/x'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT * FROM dblink('', 'DELETE FROM trials') AS t(x text)",
+    "SET ROLE postgres",
+    "SELECT set_config('role', 'postgres', false)",
+    "SELECT set_config('default_transaction_read_only', 'off', false)",
+    "SELECT query_to_xml('DELETE FROM trials', true, true, '')",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT nextval(pg_get_serial_sequence('trials', 'id'))",
+    "SELECT lo_create(0)",
+    "DO $$ BEGIN DELETE FROM trials; END $$",
+    "SELECT 1) AS x; DELETE FROM trials; --",
+    "SELECT * FROM trials FOR UPDATE",
+    "SELECT repeat('x', 100000000)",
+    "SELECT repeat('x', 1073741823)",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_switch_wal()",
+]
+ENDLESS = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT max(i) FROM n",
+    "postgresql": "SELECT pg_sleep(3600)",
+}
+
+
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
+
+
+def content(store: Engine) -> list[object]:
+    tables = ("trials", "sweeps", "attempts", "rounds", "sweep_members", "plans", "logs")
+    with reading(store) as connection:
+        return [
+            [tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {t} ORDER BY 1, 2"))]
+            for t in tables
+        ]
+
+
+@pytest.mark.parametrize("attack", BOTH + SQLITE + POSTGRES)
+def test_attacks_are_refused_in_a_sentence_and_change_nothing(
+    client: TestClient, worked: Engine, attack: str
+) -> None:
+    """Each on both databases, also those that another one knows."""
+    before = content(worked)
+    answer = client.get(f"/sql?q={quote(attack)}")
+    assert answer.status_code == (400 if attack.strip() else 200)
+    assert 'class="wrong said" role="alert"' in answer.text or not attack.strip()
+    assert "Traceback" not in answer.text
+    assert content(worked) == before
+    assert client.get("/sql?q=SELECT+1").status_code == 200
+
+
+def test_what_never_ends_is_ended(
+    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the bound on its time."""
+    monkeypatch.setattr(ask, "SECONDS", 0.2)
+    with pytest.raises(SqlRefused, match="took longer than 0.2 s"):
+        ask.answered(look, ENDLESS[worked.dialect.name])
+
+
+def test_a_pattern_that_could_backtrack_for_ever_is_answered(look: Look, worked: Engine) -> None:
+    """Within one call of a function nobody asks what time it is."""
+    pattern = "%a" * 30 + "%b"
+    assert ask.answered(look, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x").columns == ["x"]
+
+
+def test_many_rows_are_cut(client: TestClient, worked: Engine) -> None:
+    """At a thousand."""
+    many = f"{COUNT.format(5000)} SELECT i FROM n"
+    page = client.get(f"/sql?q={quote(many)}").text
+    assert "1,000 rows, the first ones: there are more than fit" in text(page)
+    assert page.count("<td") == 1000
+
+
+def test_large_rows_are_cut(look: Look, worked: Engine) -> None:
+    """At a megabyte in all: of twenty times 100,000 characters ten fit."""
+    wide = {"sqlite": "hex(zeroblob(50000))", "postgresql": "repeat('0', 100000)"}
+    many = f"{COUNT.format(20)} SELECT {wide[worked.dialect.name]} AS x FROM n"
+    answer = ask.answered(look, many)
+    assert (len(answer.rows), answer.cut) == (10, True)
+
+
+def test_a_long_value_is_shortened(client: TestClient, worked: Engine) -> None:
+    """In its cell; and its length is told."""
+    page = client.get(f"/sql?q={quote('SELECT ' + repr('x' * 5000))}").text
+    assert "… (5,000 characters)" in page
+
+
+def test_many_columns_are_refused_or_told(client: TestClient, worked: Engine) -> None:
+    """Neither is an error of the server."""
+    columns = ", ".join(f"{n} AS c{n}" for n in range(1500))
+    assert client.get(f"/sql?q={quote('SELECT ' + columns)}").status_code in (200, 400)
+
+
+def test_a_statement_of_any_length_is_answered_or_refused(look: Look, worked: Engine) -> None:
+    """In a sentence."""
+    with pytest.raises(SqlRefused, match="more than 20,000 characters"):
+        ask.answered(look, f"SELECT '{'x' * 20_000}'")
+
+
+def test_two_that_take_long_leave_the_pages_alone(
+    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third waits a moment and is told to come again."""
+    monkeypatch.setattr(ask, "PATIENCE", 0.01)
+    for _ in range(2):
+        assert ask._TWO_AT_A_TIME.acquire(blocking=False)
+    try:
+        with pytest.raises(SqlRefused, match="try again"):
+            ask.answered(look, "SELECT 1")
+    finally:
+        for _ in range(2):
+            ask._TWO_AT_A_TIME.release()
+    assert ask.answered(look, "SELECT 1").rows == [(1,)]

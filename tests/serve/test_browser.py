@@ -1,0 +1,313 @@
+"""The page in a real browser, headless Chromium, beside real workers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from sqlalchemy.engine import Engine, make_url
+
+from fedsweep.store.engine import sqlite_file, transaction
+from tests.acceptance.command import fedsweep, query, start
+from tests.chaos.stores import Postgres
+from tests.serve.conftest import HOSTILE, TOKEN, claimed, finished
+from tests.serve.test_command import served
+
+PATIENCE = 60_000.0
+"""Milliseconds to wait for what another process brings about."""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it")
+
+PLOTLY_S_MAP_STYLE = "Applying inline style violates"
+"""plotly.js brings a style for its maps, which the page neither has nor lets in."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page of a store in a fresh browser, through the printed address; nothing on it may
+    go wrong.
+    """
+    wrong: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and PLOTLY_S_MAP_STYLE not in message.text:
+            wrong.append(message.text)
+
+    with ExitStack() as stack:
+
+        def open_page(url: str, path: str = "/", *, patient: bool = False) -> Page:
+            address, token, _ = stack.enter_context(served(url, "--token", TOKEN))
+            context = stack.enter_context(browser.new_context())
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            if not patient:
+                page.on("console", note)
+            page.goto(f"{address}/?token={token}")
+            page.goto(f"{address}{path}")
+            live(page)
+            return page
+
+        yield open_page
+    assert wrong == []
+
+
+def live(page: Page) -> None:
+    expect(page.locator("#link")).to_have_text("live", timeout=PATIENCE)
+
+
+def test_the_address_lets_in_and_forgets_its_token(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """What is then shown and sent on has none; another browser is asked for it."""
+    page = opened(store_url)
+    assert TOKEN not in page.url
+    assert page.title() == "1 running · fedsweep"
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    assert page.evaluate("document.cookie") == ""
+    stranger = page.context.browser.new_page()  # type: ignore[union-attr]  # it has one
+    answer = stranger.goto(page.url)
+    assert answer is not None
+    assert answer.status == 401
+    expect(stranger.get_by_role("heading", level=1)).to_have_text("This page needs its token")
+
+
+def test_it_follows_a_worker_to_the_end(
+    opened: Callable[..., Page], tiny: Path, store_url: str
+) -> None:
+    """Nothing is loaded anew: six trials are done in the bar, the title and the status."""
+    fedsweep("plan", str(tiny), "--db", store_url)
+    page = opened(store_url)
+    expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
+    page.evaluate("window.kept = true")
+    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
+    expect(page.get_by_role("img", name="trials of tiny: 6 finished")).to_be_visible(
+        timeout=PATIENCE
+    )
+    expect(page.get_by_role("status")).to_have_text("6 finished", timeout=PATIENCE)
+    expect(page.locator("#workers tbody tr")).to_have_count(1)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    expect(page).to_have_title("0 running · fedsweep")
+    assert page.evaluate("window.kept")
+
+
+def test_curves_grow_as_rounds_arrive(
+    opened: Callable[..., Page], tiny: Path, store_url: str
+) -> None:
+    """From none to all of them, in the picture and in the table, while a worker trains."""
+    long = ("--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=60")
+    fedsweep("plan", str(tiny), "--db", store_url, *long)
+    ((trial,),) = query(store_url, "SELECT trial_id FROM results")
+    page = opened(store_url, f"/trials/{trial}")
+    seen: list[int] = []
+    page.expose_function("drawn", lambda points: seen.append(int(points)))
+    page.evaluate(
+        """new MutationObserver(() => drawn(document.getElementById("accuracy").dataset.points))
+        .observe(document.getElementById("accuracy"), {attributeFilter: ["data-points"]})"""
+    )
+    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
+    expect(page.locator("#accuracy[data-points='60']")).to_be_visible(timeout=PATIENCE)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    assert seen == sorted(seen)
+    expect(page.locator("#rounds tr")).to_have_count(60)
+    assert page.locator("#accuracy .scatterlayer path.js-line").count() == 1
+    page.locator("#numbers summary").click()
+    expect(page.locator("#rounds tr").first).to_be_visible()
+
+
+def test_what_one_does_survives_an_update(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """The focus, what is typed, what is unfolded, where one has scrolled."""
+    page = opened(store_url, "/failures")
+    page.set_viewport_size({"width": 800, "height": 120})
+    page.locator("details summary").last.focus()
+    page.keyboard.press("Enter")
+    page.mouse.wheel(0, 40)
+    page.wait_for_function("window.scrollY > 0")
+    top = page.evaluate("window.scrollY")
+    page.evaluate("window.focused = document.activeElement")
+    with transaction(worked) as connection:
+        connection.execute(sa.text("UPDATE attempts SET error = 'another' WHERE failure = 'error'"))
+    expect(page.get_by_text("another")).to_be_attached(timeout=PATIENCE)
+    assert page.evaluate("window.focused === document.activeElement")
+    assert page.locator("details[open]").count() == 1
+    assert page.evaluate("window.scrollY") == top
+
+
+def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """And the way back takes it off; what is typed is kept while trials change."""
+    page = opened(store_url, "/trials")
+    page.get_by_label("normalizer").select_option("fixbn")
+    expect(page.locator("#count")).to_have_text("2 trials")
+    assert page.url.endswith("/trials?normalizer=fixbn")
+    page.get_by_label("id begins with").fill("zz")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("None fits")).to_be_visible()
+    assert page.url.endswith("/trials?id=zz&normalizer=fixbn")
+    page.go_back()
+    page.go_back()
+    expect(page.locator("#count")).to_have_text("6 trials")
+    live(page)
+    page.get_by_label("id begins with").fill("ab")
+    claimed(worked, 0)
+    expect(page.locator("#list").get_by_text("running")).to_have_count(2, timeout=PATIENCE)
+    expect(page.get_by_label("id begins with")).to_have_value("ab")
+
+
+def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_url: str) -> None:
+    """By their button."""
+    with (
+        served(store_url, "--token", TOKEN) as (address, token, _),
+        browser.new_context(java_script_enabled=False) as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{address}/?token={token}")
+        page.goto(f"{address}/trials")
+        page.get_by_label("state", exact=True).select_option("queued")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("#count")).to_have_text("2 trials")
+
+
+def test_everything_can_be_done_by_keyboard(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """`/` goes to the filter, Tab everywhere, Ctrl-Enter asks; what has the focus shows it."""
+    page = opened(store_url)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="To the content")).to_be_focused()
+    for name in ("fedsweep", "Overview", "Queue", "Failures", "Trials"):
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_focused()
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(outline) == "solid"
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/trials$"))
+    page.keyboard.press("/")
+    expect(page.get_by_label("id begins with")).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.get_by_label("id begins with")).to_have_value("/")
+    page.goto(page.url.replace("/trials", "/sql"))
+    page.keyboard.press("/")
+    page.keyboard.type("SELECT count(*) AS trials FROM results")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#answer td")).to_have_text("6")
+
+
+def test_hostile_words_run_nothing(
+    opened: Callable[..., Page], hostile: Engine, store_url: str
+) -> None:
+    """Names, plans, errors, tracebacks and logs, when they are loaded and when they are updated."""
+    finished(hostile)
+    trial = query(store_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0][0]
+    page = opened(store_url)
+    links = page.locator("#sweeps h3 a")
+    expect(links.last).to_have_text(HOSTILE)
+    links.last.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Sweep {HOSTILE}")
+    page.locator("#arms .main-svg").first.wait_for()
+    for path in ("/failures", f"/trials/{trial}", "/sql?q=SELECT+name+FROM+sweeps"):
+        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        live(page)
+        assert page.title() != "broken"
+        assert page.locator("main img, main script").count() == 0
+    page.goto(re.sub(r"(:\d+)/.*", r"\1/failures", page.url))
+    live(page)
+    with transaction(hostile) as connection:
+        text = {"said": f"again {HOSTILE}"}
+        connection.execute(sa.text("UPDATE attempts SET error = :said WHERE error = 'disk'"), text)
+    expect(page.get_by_text("again <script>")).to_be_attached(timeout=PATIENCE)
+    assert page.title() != "broken"
+    assert page.locator("main img, main script").count() == 0
+
+
+def test_a_file_that_is_moved_away_and_back(
+    opened: Callable[..., Page], tiny: Path, sqlite_url: str
+) -> None:
+    """The page says so, keeps what it shows, and goes on by itself."""
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    page = opened(sqlite_url, patient=True)
+    page.evaluate("window.kept = true")
+    file = sqlite_file(make_url(sqlite_url))
+    assert file is not None
+    away = file.rename(file.with_name("away.db"))
+    expect(page.get_by_role("alert")).to_contain_text("does not answer", timeout=PATIENCE)
+    expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
+    away.rename(file)
+    expect(page.get_by_role("alert")).to_be_hidden(timeout=PATIENCE)
+    fedsweep("sweep", "pause", "tiny", "--db", sqlite_url)
+    expect(page.get_by_text("paused")).to_be_visible(timeout=PATIENCE)
+    assert page.evaluate("window.kept")
+
+
+def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny: Path) -> None:
+    """A page that is opened meanwhile shows itself too, when the database is back."""
+    server = Postgres()
+    try:
+        fedsweep("plan", str(tiny), "--db", server.url)
+        page = opened(server.url, patient=True)
+        page.evaluate("window.kept = true")
+        server.stop("fast")
+        expect(page.locator("#away")).to_contain_text("does not answer", timeout=PATIENCE)
+        late = page.context.new_page()
+        answer = late.goto(page.url)
+        assert answer is not None
+        assert answer.status == 503
+        server.mend()
+        expect(page.locator("#away")).to_be_hidden(timeout=PATIENCE)
+        fedsweep("sweep", "pause", "tiny", "--db", server.url)
+        expect(page.get_by_text("paused")).to_be_visible(timeout=PATIENCE)
+        assert page.evaluate("window.kept")
+        expect(late.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible(
+            timeout=PATIENCE
+        )
+    finally:
+        server.close()
+
+
+def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, tiny: Path) -> None:
+    """The page keeps what it shows."""
+    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    with browser.new_context() as context:
+        page = context.new_page()
+        with served(sqlite_url, "--token", TOKEN) as (address, token, _):
+            page.goto(f"{address}/?token={token}")
+            live(page)
+        expect(page.locator("#away")).to_contain_text(
+            "fedsweep serve does not answer", timeout=PATIENCE
+        )
+        expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_wider_than_the_window(
+    opened: Callable[..., Page], hostile: Engine, store_url: str, width: int
+) -> None:
+    """Wide tables scroll by themselves."""
+    page = opened(store_url)
+    page.set_viewport_size({"width": width, "height": 800})
+    trial = query(store_url, "SELECT trial_id FROM results WHERE state = 'finished'")[0][0]
+    for path in ("/", "/queue", "/failures", "/trials", "/sql", "/sweeps/tiny", f"/trials/{trial}"):
+        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        live(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path

@@ -1,0 +1,155 @@
+"""Nothing that the page does writes; and what becomes of it without its store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import DBAPIError
+from starlette.testclient import TestClient
+
+from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing, StoreReadOnly
+from fedsweep.serve.look import Look
+from fedsweep.store.engine import reading, sqlite_file, transaction
+from fedsweep.store.readonly import open_to_read
+from tests.serve.conftest import TOKEN, anybody
+from tests.serve.test_pages import paths
+
+
+def visit_all(client: TestClient, all_paths: list[str]) -> None:
+    for path in [*all_paths, "/metrics", "/healthz"]:
+        assert client.get(path).status_code < 500, path
+
+
+def _bytes_sqlite(url: str) -> object:
+    """The database's and its log's."""
+    file = sqlite_file(make_url(url))
+    assert file is not None
+    found = [file, file.with_name(file.name + "-wal")]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in found if f.exists()}
+
+
+def _written_postgres(url: str) -> object:
+    """Rows ever written to our tables, and transactions that were given a number."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        connection.commit()
+        rows = connection.execute(
+            "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
+        ).fetchone()
+        number = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())").fetchone()
+    return rows, number
+
+
+WRITTEN: dict[str, Callable[[str], object]] = {
+    "sqlite": _bytes_sqlite, "postgresql": _written_postgres
+}  # fmt: skip
+
+
+def test_no_page_writes(client: TestClient, hostile: Engine, store_url: str) -> None:
+    """The file keeps its bytes; the server's transactions need no number."""
+    written = WRITTEN[hostile.dialect.name]
+    all_paths = paths(store_url)
+    before = written(store_url)
+    visit_all(client, all_paths)
+    assert written(store_url) == before
+
+
+def test_what_would_write_is_refused_by_the_database(look: Look, worked: Engine) -> None:
+    """Whatever a mistake of ours would try."""
+    with pytest.raises((StoreReadOnly, DBAPIError)), transaction(look.engine) as connection:
+        connection.execute(sa.text("DELETE FROM trials"))
+    with reading(worked) as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 6
+
+
+def test_a_role_that_can_only_read_is_enough(hostile: Engine, store_url: str) -> None:
+    """The analyst of the README."""
+    if hostile.dialect.name != "postgresql":
+        pytest.skip("SQLite has no roles")
+    with psycopg.connect(store_url, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS page_analyst")
+        admin.execute("CREATE ROLE page_analyst LOGIN PASSWORD 'x'")
+        admin.execute("GRANT USAGE ON SCHEMA public TO page_analyst")
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO page_analyst")
+    url = make_url(store_url).set(username="page_analyst", password="x")
+    engine = open_to_read(url.render_as_string(hide_password=False))
+    try:
+        client = anybody(Look(engine, tick=0.0, rest=0.0))
+        client.headers["authorization"] = f"Bearer {TOKEN}"
+        visit_all(client, paths(store_url))
+    finally:
+        engine.dispose()
+        with psycopg.connect(store_url, autocommit=True) as admin:
+            admin.execute("DROP OWNED BY page_analyst")
+            admin.execute("DROP ROLE page_analyst")
+
+
+def test_an_older_or_newer_schema_is_refused(store: Engine, store_url: str) -> None:
+    """As by every command."""
+    for revision, error in (("0004", SchemaOld), ("9999", SchemaNew)):
+        with transaction(store) as connection:
+            connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+        with pytest.raises(error):
+            open_to_read(store_url)
+
+
+def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    """Missing, empty, or another's."""
+    with pytest.raises(StoreMissing):
+        open_to_read(f"sqlite:///{tmp_path}/none.db")
+    assert list(tmp_path.iterdir()) == []
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    with pytest.raises(StoreMissing, match="fedsweep plan"):
+        open_to_read(f"sqlite:///{empty}")
+    other = sa.create_engine(f"sqlite:///{tmp_path}/other.db")
+    with other.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE x (y integer)"))
+    other.dispose()
+    with pytest.raises(StoreForeign):
+        open_to_read(f"sqlite:///{tmp_path}/other.db")
+
+
+def test_a_file_that_is_moved_away_is_not_made_anew(
+    client: TestClient, worked: Engine, store_url: str
+) -> None:
+    """Pages say so with 503, and come back with the file."""
+    file = sqlite_file(make_url(store_url))
+    if file is None:
+        pytest.skip("a server has no file")
+    worked.dispose()
+    away = file.rename(file.with_name("away.db"))
+    for path in ("/", "/trials", "/sweeps/tiny", "/metrics", "/events?screen=nothing"):
+        answer = client.get(path)
+        assert answer.status_code in (503, 404), path
+    gone = client.get("/")
+    assert "The database does not answer" in gone.text
+    assert str(file) not in gone.text
+    assert client.get("/healthz").status_code == 503
+    assert not file.exists()
+    away.rename(file)
+    assert client.get("/").status_code == 200
+    assert client.get("/healthz").status_code == 200
+
+
+def test_an_error_of_the_store_shows_no_address(
+    client: TestClient, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users and hosts are nobody's business."""
+    from fedsweep.errors import StoreUnreachable
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnreachable("postgresql://user@host/db?sslpassword=secret cannot be reached")
+
+    monkeypatch.setattr(look, "read", away)
+    for path in ("/", "/sql?q=SELECT+1", "/trials/ab", "/metrics"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert "user@host" not in answer.text
+        assert "secret" not in answer.text

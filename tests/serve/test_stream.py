@@ -1,0 +1,193 @@
+"""What a page is sent while one looks at it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep import queue
+from fedsweep.errors import StoreUnreachable
+from fedsweep.serve.app import shown
+from fedsweep.serve.look import Look
+from fedsweep.serve.stream import Stream
+from fedsweep.spec import read_plan
+from fedsweep.store import writes
+from fedsweep.store.engine import transaction
+from fedsweep.store.tables import trials
+from tests.serve.conftest import claimed, one_round
+
+
+def stream(look: Look, screen: str, known: str = "", **asked: str) -> Stream:
+    return Stream(look, lambda: shown(look, screen, asked), known)
+
+
+def sent(stream: Stream) -> dict[str, Any]:
+    """The events of one tick, by name."""
+    return {str(event.event): json.loads(event.data) for event in stream.tick()}
+
+
+@pytest.fixture
+def planned(store: Engine, tiny: Path) -> Engine:
+    with transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+    return store
+
+
+def test_what_has_not_changed_is_not_sent_again(look: Look, planned: Engine) -> None:
+    """At first all; then nothing; then the parts that another claim changed."""
+    page = stream(look, "queue")
+    assert set(sent(page)["page"]["parts"]) == {"counts", "next", "waits"}
+    assert sent(page) == {}
+    claimed(planned, 0)
+    changed = sent(page)["page"]
+    assert "next" in changed["parts"]
+    assert changed["title"] == "1 running · Queue · fedsweep"
+    assert changed["said"] == "1 running"
+
+
+def test_a_trial_s_rounds_are_sent_as_they_come(look: Look, planned: Engine) -> None:
+    """Each once."""
+    claim = claimed(planned, 2)
+    page = stream(look, "trial", trial=claim.trial_id)
+    first = sent(page)["rounds"]
+    assert (first["anew"], [row[:2] for row in first["rounds"]]) == (True, [[1, 0.25], [2, 0.5]])
+    assert "rounds" not in sent(page)
+    with transaction(planned) as connection:
+        assert writes.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
+    more = sent(page)["rounds"]
+    assert (more["anew"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
+
+
+def test_a_browser_that_comes_back_is_sent_what_it_has_not(look: Look, planned: Engine) -> None:
+    """By the id of the last event that it had; one that no server gave says nothing."""
+    claim = claimed(planned, 2)
+    (event,) = [
+        e for e in stream(look, "trial", trial=claim.trial_id).tick() if e.event == "rounds"
+    ]
+    assert event.id == ":2"
+    with transaction(planned) as connection:
+        assert writes.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
+    back = sent(stream(look, "trial", event.id, trial=claim.trial_id))["rounds"]
+    assert (back["anew"], [row[0] for row in back["rounds"]]) == (False, [3])
+    for nonsense in ("x", ":x", ":-1", f":{'9' * 30}", "other:2"):
+        again = sent(stream(look, "trial", nonsense, trial=claim.trial_id))["rounds"]
+        assert (again["anew"], len(again["rounds"])) == (True, 3)
+
+
+def test_rounds_computed_anew_replace_those_before(look: Look, planned: Engine) -> None:
+    """Under other numerics."""
+    claim = claimed(planned, 2)
+    page = stream(look, "trial", trial=claim.trial_id)
+    sent(page)
+    with transaction(planned) as connection:
+        mine = sa.update(trials).where(trials.c.id == claim.trial)
+        connection.execute(mine.values(numerics_id="other", final_round=1))
+    assert sent(page)["rounds"]["anew"]
+
+
+def test_a_sweep_s_curves_are_means_over_seeds(look: Look, planned: Engine) -> None:
+    """Of finished trials: 25, 50 and 75 % in three rounds."""
+    claim = claimed(planned, 3)
+    with transaction(planned) as connection:
+        queue.finish(connection, claim)
+    figure = sent(stream(look, "sweep", sweep="tiny"))["figure"]
+    (trace,) = figure["traces"]
+    assert (trace["name"], trace["n"]) == ("BN", 1)
+    assert (trace["x"], trace["y"], trace["std"]) == ([1, 2, 3], [25, 50, 75], [0, 0, 0])
+
+
+def test_a_page_is_told_once_that_the_store_is_away_and_once_that_it_is_back(
+    look: Look, planned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on from where it was."""
+    page = stream(look, "queue")
+    sent(page)
+    with monkeypatch.context() as broken:
+
+        def away(*_: object, **__: object) -> None:
+            raise StoreUnreachable
+
+        broken.setattr(look, "read", away)
+        assert sent(page) == {"away": {}}
+        assert sent(page) == {}
+    assert sent(page) == {"back": {}}
+
+
+def counting(reads: list[int]) -> Callable[[Connection], int]:
+    def read(connection: Connection) -> int:
+        reads.append(1)
+        return len(reads)
+
+    return read
+
+
+def test_all_who_look_within_a_tick_share_one_read(look: Look, planned: Engine) -> None:
+    """Eight at once; another tick is another read."""
+    time = [0.0]
+    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    reads: list[int] = []
+    read, found, start = counting(reads), [], threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait()
+        found.append(shared.read(read))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (found, len(reads)) == ([1] * 8, 1)
+    time[0] = 1.5
+    assert shared.read(read) == 2
+
+
+def test_what_takes_long_is_made_less_often(look: Look) -> None:
+    """Four times as long as it took, it is good."""
+    time, made = [0.0], []
+    slow = Look(look.engine, tick=1.0, clock=lambda: time[0])
+
+    def make() -> int:
+        time[0] += 10.0
+        made.append(1)
+        return len(made)
+
+    assert slow.once("it", make) == 1
+    time[0] = 49.0
+    assert slow.once("it", make) == 1
+    time[0] = 51.0
+    assert slow.once("it", make) == 2
+
+
+def test_an_error_is_told_to_all_and_forgotten(look: Look) -> None:
+    """A server that does not answer is not asked by each page in turn."""
+    time, tries = [0.0], []
+    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+
+    def fail() -> int:
+        tries.append(1)
+        raise StoreUnreachable
+
+    for _ in range(3):
+        with pytest.raises(StoreUnreachable):
+            shared.once("it", fail)
+    assert len(tries) == 1
+    time[0] = 2.0
+    assert shared.once("it", lambda: 7) == 7
+
+
+def test_what_nobody_asks_for_any_more_is_forgotten(look: Look) -> None:
+    """A server that runs for weeks does not grow."""
+    time = [0.0]
+    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    for number in range(1000):
+        time[0] += 0.1
+        shared.once(number, lambda: "made")
+    assert len(shared._made) < 300

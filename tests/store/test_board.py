@@ -1,0 +1,179 @@
+"""What a page reads, on both databases: small numbers, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.report.summary import MORE
+from fedsweep.spec import read_plan
+from fedsweep.states import FailureKind, Hold
+from fedsweep.store import board, browse, reads, writes
+from fedsweep.store.browse import Wanted
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.tables import attempts, trials
+from tests.serve.conftest import claimed, failed, finished
+
+
+@pytest.fixture
+def planned(store: Engine, tiny: Path) -> Engine:
+    with transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+    return store
+
+
+def test_states_are_counted_each_trial_once(planned: Engine) -> None:
+    """All five are named."""
+    finished(planned)
+    claimed(planned, 0)
+    with reading(planned) as connection:
+        states = board.states(connection)
+    assert states == {"queued": 4, "running": 1, "finished": 1, "failed": 0, "cancelled": 0}
+
+
+def test_who_runs_has_a_lease_and_who_was_silent_has_none(planned: Engine) -> None:
+    """Seconds until it ends, on the database's clock; another boot's is over."""
+    claimed(planned, 2)
+    with reading(planned) as connection:
+        (row,) = board.running(connection)
+    assert (row["worker"], row["final_round"], row["seconds_trained"]) == ("host-1-0-abc", 2, 0.25)
+    assert 0 < row["lease_left"] <= queue.LEASE_SECONDS
+    with transaction(planned) as connection:
+        connection.execute(sa.update(trials).values(clock="another boot"))
+    with reading(planned) as connection:
+        assert board.running(connection)[0]["lease_left"] == -1
+
+
+def test_a_worker_s_training_is_counted_within_the_hour(planned: Engine) -> None:
+    """Of an attempt that began before, its share: 10 s of 20 lie behind second 110; and 3 s."""
+    finished(planned)
+    finished(planned)
+    with transaction(planned) as connection:
+        for fence_of, began, ended, trained in ((1, 100.0, 120.0, 8.0), (2, 120.0, 130.0, 3.0)):
+            mine = sa.update(attempts).where(attempts.c.id == fence_of)
+            connection.execute(
+                mine.values(started_at=began, ended_at=ended, seconds_trained=trained)
+            )
+    with reading(planned) as connection:
+        (row,) = board.workers(connection, 110.0)
+        assert board.workers(connection, 140.0) == []
+    assert row["trained"] == pytest.approx(8.0 * 10 / 20 + 3.0)
+    assert (row["first"], row["last"], row["finished"], row["attempts"]) == (100, 130, 2, 2)
+
+
+def test_the_queue_is_counted_by_why_it_waits(planned: Engine) -> None:
+    """One runs; one backs off; T* trials wait for their trunks, which both others are."""
+    claimed(planned, 0)
+    failed(planned, FailureKind.ERROR, "once")
+    with reading(planned) as connection:
+        counts = board.queue(connection)
+        off = board.backing_off(connection, 9)
+        upcoming = board.upcoming(connection, 9)
+        waiting = board.waiting(connection, 9)
+    assert sum(counts.values()) == 5
+    assert counts["backing off"] == 1
+    assert [(row["failure"], row["error"], row["failures"]) for row in off] == [
+        ("error", "once", 1)
+    ]
+    assert len(upcoming) == counts["next"]
+    assert sum(row["n"] for row in waiting) == counts.get("waiting", 0)
+    with transaction(planned) as connection:
+        queue.hold_sweep(connection, "tiny", Hold.DRAIN)
+    with reading(planned) as connection:
+        assert board.queue(connection) == {"drain": 5}
+        assert board.upcoming(connection, 9) == []
+
+
+def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine) -> None:
+    """By priority, then by age."""
+    with reading(planned) as connection:
+        last = board.upcoming(connection, 9)[-1]["trial_id"]
+        key, _ = reads.find_trial(connection, last)
+    with transaction(planned) as connection:
+        queue.prioritise(connection, [key], 7)
+    with reading(planned) as connection:
+        first = board.upcoming(connection, 1)[0]
+    assert (first["trial_id"], first["priority"], first["sweep"]) == (last, 7, "tiny")
+    with transaction(planned) as connection:
+        taken = queue.claim(connection, queue.Worker("w", "cpu"), read_clock(connection))
+    assert taken is not None
+    assert taken.trial_id == last
+
+
+def test_failures_are_counted_by_trial_and_by_attempt(planned: Engine) -> None:
+    """A diverged trunk takes its sibling with it, unrun."""
+    failed(planned, FailureKind.DIVERGED, "inf", "Traceback")
+    with reading(planned) as connection:
+        assert board.failure_counts(connection) == {"diverged": (2, 1)}
+        (row,) = board.failures(connection, "diverged", 9)
+        assert board.failures(connection, "error", 9) == []
+    assert (row["error"], row["traceback"], row["state"]) == ("inf", "Traceback", "failed")
+
+
+def test_the_ledger_is_that_of_the_view(planned: Engine) -> None:
+    """Without going through the rounds."""
+    finished(planned)
+    claimed(planned, 2)
+    with reading(planned) as connection:
+        (mine,) = board.ledgers(connection)
+        view = connection.execute(sa.text("SELECT * FROM ledger")).mappings().one()
+    assert mine["rounds_trained"] == 5
+    assert mine == {name: view[name] for name in mine}
+
+
+def test_a_page_of_trials_is_a_hundred(planned: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here two: the pages have all trials, each once."""
+    monkeypatch.setattr(browse, "PAGE", 2)
+    with reading(planned) as connection:
+        pages = [browse.found(connection, Wanted(page=n)) for n in (1, 2, 3, 4)]
+    assert [(count, len(rows)) for count, rows in pages] == [(6, 2), (6, 2), (6, 2), (6, 0)]
+    assert len({row["trial_id"] for _, rows in pages for row in rows}) == 6
+
+
+def test_a_hostile_prefix_is_a_prefix(planned: Engine) -> None:
+    """What LIKE would take for more is taken as it is."""
+    with reading(planned) as connection:
+        for prefix in ("%", "_", "\\", "' OR 1 = 1 --"):
+            assert browse.found(connection, Wanted(prefix=prefix)) == (0, [])
+
+
+def test_rounds_are_read_behind_the_last_that_is_known(planned: Engine) -> None:
+    """In order."""
+    claim = claimed(planned, 3)
+    with reading(planned) as connection:
+        rows = browse.rounds_after(connection, claim.trial, 1)
+    assert [row[:2] for row in rows] == [(2, 0.5), (3, 0.75)]
+
+
+def test_groups_count_and_average_a_sweep_s_trials(planned: Engine) -> None:
+    """By cell, state and failure: BN's two seeds end at 0.75 here, GN's wait."""
+    finished(planned)
+    finished(planned)
+    with reading(planned) as connection:
+        groups = browse.groups(connection, "tiny", ("test_accuracy", *MORE))
+        cells = browse.cells(connection, "tiny")
+        finals = browse.finals(connection, "tiny")
+    (done,) = [group for group in groups if group.state == "finished"]
+    assert (done.n, done.means["test_accuracy"]) == (2, 0.75)
+    assert done.squares["test_accuracy"] == 0.75**2
+    assert [cell["normalizer"] for cell in cells] == ["bn", "gn", "fixbn"]
+    assert [row["test_accuracy"] for row in finals].count(0.75) == 2
+
+
+def test_mean_curves_are_of_the_sweep_s_own_trials(planned: Engine) -> None:
+    """By state."""
+    finished(planned)
+    with reading(planned) as connection:
+        cells = [cell["cell_id"] for cell in browse.cells(connection, "tiny")]
+        curves = browse.mean_curves(connection, "tiny", cells)
+        assert browse.mean_curves(connection, "another", cells) == {}
+    (states,) = curves.values()
+    assert [(m.round, m.mean, m.n) for m in states["finished"]] == [
+        (1, 0.25, 1),
+        (2, 0.5, 1),
+        (3, 0.75, 1),
+    ]
