@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options()
+    expect.set_options(timeout=PATIENCE)
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -69,6 +69,19 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert wrong == []
 
 
+@contextmanager
+def working(url: str) -> Iterator[None]:
+    """A worker beside what is tried, which must then end by itself."""
+    worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
+    try:
+        yield
+        said, _ = worker.communicate(timeout=PATIENCE / 1000)
+        assert worker.returncode == 0, said
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
 def live(page: Page) -> None:
     expect(page.locator("#link")).to_have_text("live")
 
@@ -97,12 +110,10 @@ def test_it_follows_a_worker_to_the_end(
     page = opened(store_url)
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     page.evaluate("window.kept = true")
-    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
-    expect(page.get_by_role("img", name="trials of tiny: 6 finished")).to_be_visible()
-    expect(page.get_by_role("status")).to_have_text("6 finished")
-    expect(page.locator("#workers tbody tr")).to_have_count(1)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    with working(store_url):
+        expect(page.get_by_role("img", name="trials of tiny: 6 finished")).to_be_visible()
+        expect(page.get_by_role("status")).to_have_text("6 finished")
+        expect(page.locator("#workers tbody tr")).to_have_count(1)
     expect(page).to_have_title("0 running · fedsweep")
     assert page.evaluate("window.kept")
 
@@ -121,10 +132,8 @@ def test_curves_grow_as_rounds_arrive(
         """new MutationObserver(() => drawn(document.getElementById("accuracy").dataset.points))
         .observe(document.getElementById("accuracy"), {attributeFilter: ["data-points"]})"""
     )
-    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
-    expect(page.locator("#accuracy[data-points='60']")).to_be_visible()
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    with working(store_url):
+        expect(page.locator("#accuracy[data-points='60']")).to_be_visible()
     assert seen == sorted(seen)
     expect(page.locator("#rounds tr")).to_have_count(60)
     assert page.locator("#accuracy .scatterlayer path.js-line").count() == 1
