@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -68,8 +69,21 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert wrong == []
 
 
+@contextmanager
+def working(url: str) -> Iterator[None]:
+    """A worker beside what is tried, which must then end by itself."""
+    worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
+    try:
+        yield
+        said, _ = worker.communicate(timeout=PATIENCE / 1000)
+        assert worker.returncode == 0, said
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
 def live(page: Page) -> None:
-    expect(page.locator("#link")).to_have_text("live", timeout=PATIENCE)
+    expect(page.locator("#link")).to_have_text("live")
 
 
 def test_the_address_lets_in_and_forgets_its_token(
@@ -96,14 +110,10 @@ def test_it_follows_a_worker_to_the_end(
     page = opened(store_url)
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     page.evaluate("window.kept = true")
-    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
-    expect(page.get_by_role("img", name="trials of tiny: 6 finished")).to_be_visible(
-        timeout=PATIENCE
-    )
-    expect(page.get_by_role("status")).to_have_text("6 finished", timeout=PATIENCE)
-    expect(page.locator("#workers tbody tr")).to_have_count(1)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    with working(store_url):
+        expect(page.get_by_role("img", name="trials of tiny: 6 finished")).to_be_visible()
+        expect(page.get_by_role("status")).to_have_text("6 finished")
+        expect(page.locator("#workers tbody tr")).to_have_count(1)
     expect(page).to_have_title("0 running · fedsweep")
     assert page.evaluate("window.kept")
 
@@ -122,10 +132,8 @@ def test_curves_grow_as_rounds_arrive(
         """new MutationObserver(() => drawn(document.getElementById("accuracy").dataset.points))
         .observe(document.getElementById("accuracy"), {attributeFilter: ["data-points"]})"""
     )
-    worker = start("work", "--db", store_url, "--device", "cpu", "--until-empty")
-    expect(page.locator("#accuracy[data-points='60']")).to_be_visible(timeout=PATIENCE)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    with working(store_url):
+        expect(page.locator("#accuracy[data-points='60']")).to_be_visible()
     assert seen == sorted(seen)
     expect(page.locator("#rounds tr")).to_have_count(60)
     assert page.locator("#accuracy .scatterlayer path.js-line").count() == 1
@@ -147,7 +155,7 @@ def test_what_one_does_survives_an_update(
     page.evaluate("window.focused = document.activeElement")
     with transaction(worked) as connection:
         connection.execute(sa.text("UPDATE attempts SET error = 'another' WHERE failure = 'error'"))
-    expect(page.get_by_text("another")).to_be_attached(timeout=PATIENCE)
+    expect(page.get_by_text("another")).to_be_attached()
     assert page.evaluate("window.focused === document.activeElement")
     assert page.locator("details[open]").count() == 1
     assert page.evaluate("window.scrollY") == top
@@ -171,7 +179,7 @@ def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
     live(page)
     page.get_by_label("id begins with").fill("ab")
     claimed(worked, 0)
-    expect(page.locator("#list").get_by_text("running")).to_have_count(2, timeout=PATIENCE)
+    expect(page.locator("#list").get_by_text("running")).to_have_count(2)
     expect(page.get_by_label("id begins with")).to_have_value("ab")
 
 
@@ -203,6 +211,7 @@ def test_everything_can_be_done_by_keyboard(
     assert page.evaluate(outline) == "solid"
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/trials$"))
+    live(page)
     page.keyboard.press("/")
     expect(page.get_by_label("id begins with")).to_be_focused()
     page.keyboard.press("/")
@@ -236,7 +245,7 @@ def test_hostile_words_run_nothing(
     with transaction(hostile) as connection:
         text = {"said": f"again {HOSTILE}"}
         connection.execute(sa.text("UPDATE attempts SET error = :said WHERE error = 'disk'"), text)
-    expect(page.get_by_text("again <script>")).to_be_attached(timeout=PATIENCE)
+    expect(page.get_by_text("again <script>")).to_be_attached()
     assert page.title() != "broken"
     assert page.locator("main img, main script").count() == 0
 
@@ -251,12 +260,12 @@ def test_a_file_that_is_moved_away_and_back(
     file = sqlite_file(make_url(sqlite_url))
     assert file is not None
     away = file.rename(file.with_name("away.db"))
-    expect(page.get_by_role("alert")).to_contain_text("does not answer", timeout=PATIENCE)
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     away.rename(file)
-    expect(page.get_by_role("alert")).to_be_hidden(timeout=PATIENCE)
+    expect(page.get_by_role("alert")).to_be_hidden()
     fedsweep("sweep", "pause", "tiny", "--db", sqlite_url)
-    expect(page.get_by_text("paused")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("paused")).to_be_visible()
     assert page.evaluate("window.kept")
 
 
@@ -268,19 +277,17 @@ def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny:
         page = opened(server.url, patient=True)
         page.evaluate("window.kept = true")
         server.stop("fast")
-        expect(page.locator("#away")).to_contain_text("does not answer", timeout=PATIENCE)
+        expect(page.locator("#away")).to_contain_text("does not answer")
         late = page.context.new_page()
         answer = late.goto(page.url)
         assert answer is not None
         assert answer.status == 503
         server.mend()
-        expect(page.locator("#away")).to_be_hidden(timeout=PATIENCE)
+        expect(page.locator("#away")).to_be_hidden()
         fedsweep("sweep", "pause", "tiny", "--db", server.url)
-        expect(page.get_by_text("paused")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("paused")).to_be_visible()
         assert page.evaluate("window.kept")
-        expect(late.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible(
-            timeout=PATIENCE
-        )
+        expect(late.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     finally:
         server.close()
 
@@ -293,9 +300,7 @@ def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, t
         with served(sqlite_url, "--token", TOKEN) as (address, token, _):
             page.goto(f"{address}/?token={token}")
             live(page)
-        expect(page.locator("#away")).to_contain_text(
-            "fedsweep serve does not answer", timeout=PATIENCE
-        )
+        expect(page.locator("#away")).to_contain_text("fedsweep serve does not answer")
         expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
 
 
