@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted, time_left
+from fedsweep.cli.console import console, counted, duration, time_left
+from fedsweep.report.phrases import HELD
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
     from sqlalchemy.engine import Engine
 
-    from fedsweep.store.reads import Progress
+    from fedsweep.store.reads import Progress, Row
 
 WATCH_SECONDS = 2.0
+SHOWN = 20
+"""Trials at work that are told one by one."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What `--watch` shows."""
+
+    progress: list[Progress]
+    running: list[Row]
+    queue: dict[str, int]
+    failures: dict[str, tuple[int, int]]
 
 
 def status(
@@ -30,6 +44,7 @@ def status(
     """Say where each sweep stands.
 
     Trials by state, rounds, and the time left: from measured rounds, with the slots at work now.
+    --watch shows who is at work, too.
     """
     engine = open_store(db)
     if as_json:
@@ -43,7 +58,7 @@ def status(
     with Live(console=console(), auto_refresh=False) as live:
         try:
             while True:
-                live.update(_table(_progress(engine, sweep)), refresh=True)
+                live.update(_glance(_look(engine, sweep)), refresh=True)
                 time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
             return
@@ -59,12 +74,27 @@ def _progress(engine: Engine, sweep: str | None) -> list[Progress]:
         return reads.progress(connection, sweep)
 
 
+def _look(engine: Engine, sweep: str | None) -> Glance:
+    from fedsweep.store import board
+    from fedsweep.store.engine import reading
+
+    progress = _progress(engine, sweep)
+    with reading(engine) as connection:
+        return Glance(
+            progress,
+            board.running(connection),
+            board.queue(connection),
+            board.failure_counts(connection),
+        )
+
+
 def _record(progress: Progress) -> dict[str, object]:
     return {**asdict(progress), "trials": progress.trials, "done": progress.done}
 
 
 def _table(found: list[Progress]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     states = ("queued", "running", "finished", "failed", "cancelled")
@@ -72,16 +102,70 @@ def _table(found: list[Progress]) -> Table:
     for name in ("done", *states, "rounds", "time left"):
         table.add_column(name, justify="right")
     for p in found:
-        held = {"pause": "paused", "drain": "drained", "budget": "budget used up"}
-        name = f"{p.sweep} ({held.get(p.held, 'cancelled')})" if p.held else p.sweep
+        name = f"{p.sweep} ({HELD[p.held]})" if p.held else p.sweep
         name += f" (searching {counted(p.searching, 'arm')})" if p.searching else ""
         counts = [str(getattr(p, state) or "–") for state in states]
         share = p.rounds_done / p.rounds_total if p.rounds_total else 1.0
         table.add_row(
-            name,
+            Text(name),
             f"{p.done}/{p.trials}",
             *counts,
             f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})",
             time_left(p),
+        )
+    return table
+
+
+def _glance(found: Glance) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    done, total = (
+        sum(getattr(p, f"rounds_{n}") for p in found.progress) for n in ("done", "total")
+    )
+    lines: list[RenderableType] = [ProgressBar(total=max(total, 1), completed=done, width=60)]
+    lines += [_table(found.progress), Text(_waiting(found.queue), style="dim")]
+    if found.running:
+        lines += [Text(), _at_work(found.running)]
+        if more := len(found.running) - SHOWN:
+            lines += [Text(f"and {more} more", style="dim")] if more > 0 else []
+    if found.failures:
+        told = [f"{n:,} {kind}" for kind, (n, _) in found.failures.items() if n]
+        tried = sum(n for _, n in found.failures.values())
+        said = f"failed: {', '.join(told) or 'no trial'}; {counted(tried, 'attempt')} failed"
+        lines += [Text(), Text(said, style="red")]
+    return Group(*lines)
+
+
+def _waiting(queue: dict[str, int]) -> str:
+    """Why queued trials are not claimed, counted."""
+    told = {"next": "may be claimed", "waiting": "wait for a trunk", "backing off": "back off"}
+    said = [f"{n:,} {(told | HELD).get(why, why)}" for why, n in queue.items() if n]
+    return f"queued: {', '.join(said)}" if said else "nothing is queued"
+
+
+def _at_work(running: list[Row]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedsweep.report.summary import describe
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("host", "device", "trial", ""):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("round", "at work", "lease"):
+        table.add_column(name, justify="right", no_wrap=True)
+    now = time.time()
+    for row in running[:SHOWN]:
+        left = row["lease_left"]
+        table.add_row(
+            Text(row["host"]),
+            row["device"],
+            row["trial_id"][:8],
+            Text(describe(row)),
+            f"{row['final_round'] or 0}/{row['rounds']}",
+            duration(max(0.0, now - row["started_at"])),
+            "over" if left < 0 else duration(left),
         )
     return table

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fedsweep.store.reads import Progress
 
 
+HELD = {"pause": "paused", "drain": "drained", "budget": "budget used up", "cancel": "cancelled"}
+"""What a hold is called (`states.Hold`)."""
+
+
 def duration(seconds: float | None) -> str:
     """41s, 3m20s, 5h07m, 3d04h."""
     if seconds is None:

@@ -17,7 +17,7 @@ time_left = phrases.time_left
 SHOWN_SECONDS = 3600.0
 """How long a worker is shown after it was last seen, and the span of its utilisation."""
 
-HELD = {"pause": "paused", "drain": "drained", "budget": "budget used up", "cancel": "cancelled"}
+HELD = phrases.HELD
 
 BAR = ("finished", "running", "failed", "cancelled", "queued")
 """The order of the states in a bar."""

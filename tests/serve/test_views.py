@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
+from fedsweep.forecast import TimeLeft
 from fedsweep.serve import views
 from fedsweep.serve.sweep import deviation
 from fedsweep.store.reads import Progress
@@ -22,12 +21,20 @@ def test_a_bar_s_pieces_are_as_wide_as_their_shares() -> None:
     assert views.bar({}) == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(None, "not known yet"), (0.0, "–"), (75.0, "1m15s")]
-)
-def test_the_time_left_is_said_as_far_as_it_is_known(seconds: float | None, said: str) -> None:
-    """Nothing is left of a sweep that is done."""
-    assert views.time_left(Progress("s", 1, 0, 0, 0, 0, 0, 1, seconds)) == said
+def standing(**more: Any) -> Progress:
+    counts = {"queued": 1, "running": 1, "finished": 2, "failed": 0, "cancelled": 0}
+    done = {"rounds_done": 20, "rounds_total": 40, "seconds_left": 150.0}
+    return Progress("s", **counts | done | more)
+
+
+def test_the_time_left_is_an_interval_as_far_as_it_is_known() -> None:
+    """Nothing is left of a sweep that is done; nobody at work: what one slot would take."""
+    left = TimeLeft(slots=2, middle=75.0, low=60.0, high=120.0)
+    assert views.time_left(standing(queued=0, running=0)) == "–"
+    assert views.time_left(standing(seconds_left=None)) == "?"
+    assert views.time_left(standing(running=0)) == "2m30s of one slot"
+    assert views.time_left(standing(time_left=left)) == "1m15s (1m00s to 2m00s)"
+    assert views.time_left(standing(time_left=left, searching=2)).endswith("2m00s) or more")
 
 
 def work(worker: str, **changes: Any) -> dict[str, Any]:
