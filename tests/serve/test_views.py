@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from fedsweep.forecast import TimeLeft
 from fedsweep.serve import views
 from fedsweep.serve.sweep import deviation
