@@ -14,8 +14,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Z = 2.0
-"""Standard deviations to each side: 95 % of a normal distribution."""
+Z = 1.64
+"""Standard deviations to each side: 90 % of a normal distribution."""
 DRIFT = 0.1
 """Relative; by how much a machine's pace changes: ours, from sweeps on shared machines."""
 FEW = 0.25

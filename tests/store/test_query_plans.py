@@ -24,6 +24,8 @@ from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
 
 ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
+HOURS = 4 * 3600.0
+"""A lease that outlasts the filling of a million rows."""
 WORKER = queue.Worker("w", "cpu", "host", 1)
 GIVEN = {
     "lease": 15.0, "worker": "w", "host": "host", "pid": 1, "device": "cpu", "started_at": 0.0,
@@ -208,7 +210,7 @@ def test_what_a_trunk_costs_does_not_depend_on_who_waits_for_it(store: Engine, t
     """A claim that finds nothing else, and the carrier's steps: one waits, or thousands do."""
     with transaction(store) as c:
         writes.add_sweep(c, read_plan(tiny, ["seed=0"]))
-        carrier = queue.claim(c, WORKER, read_clock(c))
+        carrier = queue.claim(c, WORKER, read_clock(c), lease=HOURS)
         assert carrier is not None
         others = c.execute(sa.select(trials.c.id).where(trials.c.waits == 0, trials.c.id != 1))
         queue.cancel(c, others.scalars().all())
