@@ -36,6 +36,8 @@ from fedsweep.store.writes import Weights
 
 Row = dict[str, Any]
 
+LATEST = 1_000
+"""Attempts that tell how long things take around the rounds."""
 MOST_OVERHEAD = 10.0
 """Where an attempt takes longer than ten times its rounds, its clock was set."""
 
@@ -232,10 +234,11 @@ def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
 
 
 def overhead(connection: Connection) -> float:
-    """Seconds of finished attempts a second of the rounds that they trained, at least 1."""
-    took = sa.func.sum(attempts.c.ended_at - attempts.c.started_at)
-    query = sa.select(took, sa.func.sum(attempts.c.seconds_trained))
-    query = query.where(attempts.c.outcome == Outcome.FINISHED, attempts.c.rounds_trained > 0)
+    """Seconds of the latest attempts a second of the rounds that they trained, at least 1."""
+    latest = sa.select(attempts).order_by(attempts.c.id.desc()).limit(LATEST).subquery("latest")
+    took = sa.func.sum(latest.c.ended_at - latest.c.started_at)
+    query = sa.select(took, sa.func.sum(latest.c.seconds_trained))
+    query = query.where(latest.c.outcome == Outcome.FINISHED, latest.c.rounds_trained > 0)
     wall, trained = connection.execute(query).one()
     return max(1.0, min(wall / trained, MOST_OVERHEAD)) if trained else 1.0
 
