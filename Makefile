@@ -19,7 +19,7 @@ demo: .venv/made
 # The processes that tests start share what the first of them has compiled.
 test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30
 
 lint: .venv/made
 	$(BIN)/ruff check .
