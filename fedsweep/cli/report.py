@@ -227,9 +227,6 @@ def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Pictur
     from fedsweep.store import reads
 
     curves = reads.curves(connection, told.summary.sweep)
-    kept = {row["trial_id"] for row in told.rows}
-    if asked.conditions or asked.tuned:
-        curves = [row for row in curves if row["trial_id"] in kept]
     return pictures(told.summary, told.rows, curves, told.findings, asked.conditions)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from fedsweep.errors import RequestError
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
 from fedsweep.report.selection import Condition
-from fedsweep.report.summary import Row, Summary, by_measure
+from fedsweep.report.summary import Row, Summary
+from fedsweep.store.reads import Curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ class Picture:
 def pictures(
     summary: Summary,
     rows: Sequence[Row],
-    curves: Sequence[Row],
+    curves: Mapping[str, Curves],
     findings: Sequence[Finding] = (),
     conditions: Sequence[Condition] = (),
 ) -> list[Picture]:
@@ -90,10 +91,11 @@ def _final(
 
 
 def _by_round(
-    summary: Summary, rows: Sequence[Row], curves: Sequence[Row], conditions: Sequence[Condition]
+    summary: Summary,
+    rows: Sequence[Row],
+    taken: Mapping[str, Curves],
+    conditions: Sequence[Condition],
 ) -> Iterator[Picture]:
-    taken = by_measure(curves)
-
     def picture(measure: str, what: str, figure: Figure | None) -> Iterator[Picture]:
         if figure is not None:
             name, heading = f"{_slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"

@@ -50,6 +50,9 @@ COLOURS = {
 BLUES = ("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44")
 
 
+MOST = 24
+"""Panels that a picture has: more cannot be read."""
+
 Curves = Mapping[str, Mapping[int, float]]
 """A measure by round, for each trial that took it."""
 
@@ -327,6 +330,8 @@ def _floor(findings: Sequence[Finding]) -> float:
 
 
 def _grid(panels: int, *, share: bool = True) -> tuple[Figure, list[Axes]]:
+    """Axes for so many panels, MOST of them: of more the first are drawn, and it says so."""
+    wanted, panels = panels, min(panels, MOST)
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.4), layout="constrained")
@@ -337,6 +342,10 @@ def _grid(panels: int, *, share: bool = True) -> tuple[Figure, list[Axes]]:
         axis.spines[["top", "right"]].set_visible(False)
     for spare in flat[panels:]:
         spare.set_visible(False)
+    if wanted > panels:
+        figure.suptitle(
+            f"the first {panels} of {wanted} settings: --where shows others", fontsize=10
+        )
     return figure, flat
 
 

@@ -286,23 +286,14 @@ class Curve:
 
 def mean_curve(curves: Sequence[Mapping[int, float]]) -> Curve:
     """Average curves {round: accuracy}, over the rounds that all of them have."""
+    import numpy as np
+
     shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-    values = [[curve[r] for curve in curves] for r in shared]
-    return Curve(
-        tuple(shared),
-        tuple(math.fsum(v) / len(v) for v in values),
-        tuple(statistics.stdev(v) if len(v) > 1 else 0.0 for v in values),
-    )
-
-
-def by_measure(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, float]]]:
-    """Rows of `curves` as {measure: {trial: {round: value}}}, without what was not measured."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if name not in ("trial_id", "round") and value is not None:
-                found.setdefault(name, {}).setdefault(row["trial_id"], {})[row["round"]] = value
-    return found
+    values = np.array([[curve[r] for r in shared] for curve in curves])
+    if not shared:
+        return Curve((), (), ())
+    std = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(shared))
+    return Curve(tuple(shared), tuple(values.mean(axis=0).tolist()), tuple(std.tolist()))
 
 
 def _values(rows: Sequence[Row], name: str) -> set[Any]:

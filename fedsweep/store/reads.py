@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +37,8 @@ from fedsweep.store.tables import (
 from fedsweep.store.writes import Weights
 
 Row = dict[str, Any]
+Curves = dict[str, dict[int, float]]
+"""A measure by trial and round."""
 
 LATEST = 1_000
 """Attempts that tell how long things take around the rounds."""
@@ -281,17 +285,29 @@ CURVES = (
 """The measures of a round that a report draws."""
 
 
-def curves(connection: Connection, sweep: str) -> list[Row]:
-    """The measures by round of a sweep's trials, whatever became of them; not measured is None."""
-    query = (
-        sa.select(trials.c.trial_id, rounds.c.round, *(rounds.c[name] for name in CURVES))
-        .select_from(rounds.join(trials, trials.c.id == rounds.c.trial))
+def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
+    """The measures by round of a sweep's trials, whatever became of them: those that were taken.
+
+    A measure at a time, and rows as they come: a study has millions.
+    """
+    of_sweep = (
+        rounds.join(trials, trials.c.id == rounds.c.trial)
         .join(members, members.c.trial == trials.c.id)
         .join(sweeps, sweeps.c.id == members.c.sweep)
-        .where(sweeps.c.name == sweep)
-        .order_by(trials.c.id, rounds.c.round)
     )
-    return [dict(row) for row in connection.execute(query).mappings()]
+    mine = sweeps.c.name == sweep
+    counted = sa.select(*(sa.func.count(rounds.c[name]) for name in CURVES)).select_from(of_sweep)
+    taken = connection.execute(counted.where(mine)).one()
+    found: dict[str, Curves] = {}
+    for name in (name for name, count in zip(CURVES, taken, strict=True) if count):
+        value = rounds.c[name]
+        query = sa.select(trials.c.trial_id, rounds.c.round, value).select_from(of_sweep)
+        query = query.where(mine, value.is_not(None)).order_by(rounds.c.trial, rounds.c.round)
+        found[name] = {
+            trial: {round: value for _, round, value in rows}
+            for trial, rows in groupby(connection.execute(query), key=itemgetter(0))
+        }
+    return found
 
 
 def trial_list(

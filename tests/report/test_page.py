@@ -12,16 +12,13 @@ from fedsweep.report import page, plots
 from fedsweep.report.pictures import Picture, pictures
 from fedsweep.report.summary import Row, summarize
 from fedsweep.report.tables import View
+from fedsweep.store.reads import Curves
 from tests.report.test_summary import ROWS, trial
 
 CURVES = {row["trial_id"]: {1: 0.2, 2: 0.5, 3: row["test_accuracy"] or 0.6} for row in ROWS}
 
-MEASURES = [
-    {"trial_id": trial_id, "round": r, "test_accuracy": accuracy, "test_miou": None}
-    for trial_id, curve in CURVES.items()
-    for r, accuracy in curve.items()
-]
-"""The same, as rows of `curves`."""
+MEASURES = {"test_accuracy": CURVES}
+"""The same, as the store tells it."""
 
 
 def svg(figure: Figure | None) -> str:
@@ -112,9 +109,12 @@ def test_the_page_needs_nothing_from_outside() -> None:
     assert "1 diverged" in text
 
 
-def measured(**values: float) -> list[dict[str, object]]:
-    """Rows of `curves`: three rounds of every trial, with these measures too."""
-    return [row | values for row in MEASURES]
+def measured(**values: float) -> dict[str, Curves]:
+    """Three rounds of every trial, with these measures too."""
+    return MEASURES | {
+        name: {trial: dict.fromkeys(curve, value) for trial, curve in CURVES.items()}
+        for name, value in values.items()
+    }
 
 
 def headings(text: str) -> list[str]:
@@ -139,7 +139,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
 def test_the_page_has_a_table_for_each_further_final_measure() -> None:
     """In percent, by normaliser, like the accuracy's."""
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.125, 0.375))]
-    text = page.render([section("s", rows, [])], "now")
+    text = page.render([section("s", rows, {})], "now")
     assert headings(text) == ["Test accuracy", "Worst client&#39;s test accuracy", "Plan"]
     assert "25.00 ± 17.68" in text
 

@@ -15,7 +15,6 @@ from fedsweep.report.records import as_csv, as_json, records
 from fedsweep.report.summary import (
     FIELDS,
     MEASURES,
-    by_measure,
     column_text,
     describe,
     mean_curve,
@@ -251,15 +250,3 @@ def test_further_measures_are_averaged_over_those_who_took_them() -> None:
     assert record["mean_worst_client_accuracy"] == pytest.approx(0.2)
     assert record["std_worst_client_accuracy"] == pytest.approx(0.2 / 2**0.5)
     assert record["mean_test_miou"] is None
-
-
-def test_rows_of_curves_are_told_by_measure() -> None:
-    """Without what was not measured."""
-    rows = [
-        {"trial_id": "a", "round": 1, "test_accuracy": None, "client_drift": 0.5},
-        {"trial_id": "a", "round": 2, "test_accuracy": 0.25, "client_drift": 0.0},
-    ]
-    assert by_measure(rows) == {
-        "client_drift": {"a": {1: 0.5, 2: 0.0}},
-        "test_accuracy": {"a": {2: 0.25}},
-    }
