@@ -335,6 +335,8 @@ def _write(text: str, output: Path | None) -> None:
 def _write_file(
     write: Callable[[Sequence[_Told], Path], None], told: Sequence[_Told], output: Path
 ) -> None:
+    if not output.name or output.is_dir():
+        raise RequestError(f"{output} cannot be written: it is a folder")
     aside = output.with_name(f".{output.name}.new{output.suffix}")
     try:
         write(told, aside)
@@ -347,8 +349,12 @@ def _write_file(
 
 
 def _write_figures(names: Sequence[str], shown: Sequence[Sequence[Picture]], folder: Path) -> None:
-    from fedsweep.report.pictures import write
+    from fedsweep.report.pictures import slug, write
 
+    stems: list[str] = []
     for name, pictures in zip(names, shown, strict=True):
-        for file in write(name, pictures, folder):
+        stem = slug(name) or "sweep"
+        stems.append(stem)
+        again = stems.count(stem)  # exp_1 and exp-1 are files of two names
+        for file in write(stem if again == 1 else f"{stem}-{again}", pictures, folder):
             print(file.absolute())

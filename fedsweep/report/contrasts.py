@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedsweep.errors import RequestError
 from fedsweep.report.comparison import Difference, difference, holm, not_worse
-from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text
+from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
 
 LOWER_IS_BETTER = frozenset({"test_loss"})
 
@@ -16,6 +17,9 @@ FEDERATED = frozenset(
     | {"shards_per_client", "clients", "participation", "server_momentum"}
 )
 """Axes that mean nothing, or something else, where all samples are trained on at once."""
+
+CENTRAL = ("local_steps", "local_epochs", "clients", "momentum", "server_momentum")
+"""Those of them that tell centralised trials apart, too: their rounds take M*E steps, or epochs."""
 
 CENTRAL_TWIN = {"fixbn": "bn", "fedbn": "bn", "silobn": "bn"}
 """What a normaliser is where there is one client only."""
@@ -47,6 +51,8 @@ def marks(cells: Mapping[Column, Cell], measure: str) -> Marks:
     """
     values = {c: _upward(cell, measure) for c, cell in cells.items() if cell.whole}
     values = {column: found for column, found in values.items() if found}
+    points = {unit[1:] for found in values.values() for unit in found}  # of what the row pools
+    values = {c: found for c, found in values.items() if {u[1:] for u in found} == points}
     if len(values) < 2:
         return Marks(None, frozenset())
     best = max(values, key=lambda column: sum(values[column].values()) / len(values[column]))
@@ -67,11 +73,15 @@ def find_column(summary: Summary, name: str) -> Column:
         RequestError: there is none, or there are several; names them.
 
     """
-    normalizer, _, freeze_round = name.lower().partition(":")
+    normalizer, *told = name.lower().split(":")
     found = [c for c in summary.columns if c[0] == normalizer]
-    if freeze_round:
-        at = summary.arm_fields.index("freeze_round") + 1
-        found = [c for c in found if str(c[at]) == freeze_round]
+    found = [c for c in found if {*told} <= {value_text(v) for v in c[1:]}]
+    exact = [
+        c
+        for c in found
+        if len(found) > 1 and told == [value_text(v) for v in c[1:] if v is not None]
+    ]
+    found = exact or found
     if len(found) == 1:
         return found[0]
     there = ", ".join(column_text(summary, c) for c in found or summary.columns)
@@ -100,21 +110,25 @@ def gaps(summary: Summary, measure: str) -> list[Contrast]:
         return []
     place = {name: i for i, name in enumerate(summary.axes)}
     same = [i for name, i in place.items() if name not in FEDERATED]
-    central = {
-        (*(key[i] for i in same), column[0]): cell.values[measure]
-        for key, cells in summary.cells.items()
-        if key[place["centralized"]]
-        for column, cell in cells.items()
-    }
+    own = [place[name] for name in CENTRAL if name in place]
+    told = [i for i, name in enumerate(summary.arm_fields, 1) if not name.startswith("freeze")]
+    central: dict[Key, list[tuple[Key, Cell]]] = defaultdict(list)
+    for key, cells in summary.cells.items():
+        for column, cell in cells.items() if key[place["centralized"]] else ():
+            arm = (column[0], *(column[i] for i in told))
+            central[(*(key[i] for i in same), *arm)].append((key, cell))
     found = []
     for key, cells in summary.cells.items():
         if key[place["centralized"]]:
             continue
         for column, cell in cells.items():
-            twin = central.get(
-                (*(key[i] for i in same), CENTRAL_TWIN.get(column[0], column[0])), {}
-            )
-            apart = difference(cell.values[measure], twin)
+            arm = (CENTRAL_TWIN.get(column[0], column[0]), *(column[i] for i in told))
+            twins = central.get((*(key[i] for i in same), *arm), [])
+            for i in own:  # the nearest: as many steps and clients, where there are several
+                twins = [twin for twin in twins if twin[0][i] == key[i]] or twins
+            if len(twins) != 1:
+                continue
+            apart = difference(cell.values[measure], twins[0][1].values[measure])
             found += [(key, column, apart)] if apart is not None else []
     return _adjusted(found)
 

@@ -9,11 +9,13 @@ from fedsweep.report.summary import Summary, column_text, label
 from fedsweep.report.tables import (
     Entry,
     View,
+    contrast_note,
     contrast_rows,
     contrast_tables,
     contrast_title,
     footnotes,
     key_texts,
+    query_note,
     rows,
     title,
 )
@@ -36,6 +38,9 @@ _SPECIAL = {
     "…": r"\dots{}",
 }
 
+_UNSET = frozenset("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
+"""Latin letters that LaTeX's first fonts lack."""
+
 _PREAMBLE = r"""% Made by fedsweep. Compiles as it is; a table can be pasted into a paper that has
 % \usepackage{booktabs}.
 \documentclass{article}
@@ -51,12 +56,16 @@ _WIDE = 7
 def escape(text: str) -> str:
     """Text as LaTeX sets it; what its fonts may lack is a question mark."""
     out = "".join(_SPECIAL.get(c, c) for c in text)
-    return "".join(c if ord(c) < 0x180 and (c.isprintable()) else "?" for c in out)
+    return "".join(
+        c if ord(c) < 0x180 and c.isprintable() and c not in _UNSET else "?" for c in out
+    )
 
 
 def document(summaries: Sequence[tuple[Summary, View]]) -> str:
     """All tables in one document."""
     tables = [table for summary, view in summaries for table in _tables(summary, view)]
+    # LaTeX holds 52 tables that it has not placed yet.
+    tables = [t + "\\clearpage\n" * (i % 10 == 0) for i, t in enumerate(tables, 1)]
     return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
 
 
@@ -68,14 +77,16 @@ def _tables(summary: Summary, view: View) -> list[str]:
             (key[:1], [*map(escape, key_texts(summary, key)), *map(_entry, entries)])
             for key, entries in rows(summary, measure, view)
         ]
-        notes = footnotes(summary, view) if measure == view.first else []
+        first = measure == view.first
+        notes = footnotes(summary, view) if first else [query_note(summary, measure, view)]
         name = f"{summary.sweep}: {title(measure, view)}"
         found.append(_table(name, headings, len(summary.axes), lines, notes, measure, summary))
     for what, contrasts in contrast_tables(summary, view):
         names, texts = contrast_rows(summary, view.first, contrasts)
         name = f"{summary.sweep}: {contrast_title(view.first, what)}"
         lines = [((), [_numbers(escape(text)) for text in line]) for line in texts]
-        found.append(_table(name, names, len(summary.axes), lines, [], what, summary))
+        notes = [contrast_note(summary, view)]
+        found.append(_table(name, names, len(summary.axes), lines, notes, what, summary))
     return found
 
 

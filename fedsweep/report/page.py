@@ -104,12 +104,13 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% for measure in view.measures(s) %}
 <h2>{{ heading(tables.NAMES[measure]) }}</h2>
 {{ table(s, measure, view) }}
-{% if loop.first %}{{ notes(tables.footnotes(s, view)) }}{% endif %}
+{{ notes(tables.footnotes(s, view) if loop.first else [tables.query_note(s, measure, view)]) }}
 {% endfor %}
 {% for what, contrasts in tables.contrast_tables(s, view) %}
 {% set headings, lines = tables.contrast_rows(s, view.first, contrasts) %}
 <h2>{{ heading(tables.NAMES[view.first]) }} {{ what }}</h2>
 {{ plain(heading(tables.contrast_title(view.first, what)), headings, lines) }}
+{{ notes([tables.contrast_note(s, view)]) }}
 {% endfor %}
 {% if section.findings %}
 {% set headings, lines = search_tables.rows(section.findings) %}

@@ -98,7 +98,7 @@ def _by_round(
 ) -> Iterator[Picture]:
     def picture(measure: str, what: str, figure: Figure | None) -> Iterator[Picture]:
         if figure is not None:
-            name, heading = f"{_slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"
+            name, heading = f"{slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"
             query = queries.curves(summary.sweep, measure, conditions)
             yield Picture(name, heading, _BAND, query, figure)
 
@@ -118,12 +118,13 @@ def _by_round(
         yield from picture(measure, what, shown)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def write(sweep: str, found: Sequence[Picture], folder: Path) -> list[Path]:
-    """Each picture as PDF, SVG and PNG: <sweep>-<name>.<kind>.
+def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
+    """Each picture as PDF, SVG and PNG: <stem>-<name>.<kind>.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -134,7 +135,7 @@ def write(sweep: str, found: Sequence[Picture], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in found:
             for kind in KINDS:
-                file = folder / f"{_slug(sweep) or 'sweep'}-{picture.name}.{kind}"
+                file = folder / f"{stem}-{picture.name}.{kind}"
                 aside = file.with_name(f".{file.name}.new")
                 aside.write_bytes(picture.written(kind))
                 os.replace(aside, file)  # noqa: PTH105  # as everywhere: aside, then renamed

@@ -186,8 +186,9 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
             colour, name = COLOURS.get(column[0], "#000000"), column_text(summary, column)
             axis.axhline(height, color=colour, linestyle="--", label=name)
         _say(axis, _title(summary.axes, panel), "T⋆, rounds")
-        total = max(cell.fields["rounds"] for cell in summary.cells[panel].values())
-        axis.set_xlim(-0.03 * total, 1.03 * total)
+        totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
+        if total := max((t for t in totals if t is not None), default=None):  # None: pooled
+            axis.set_xlim(-0.03 * total, 1.03 * total)
     _label_left(axes, "final test accuracy, %")
     _one_legend(figure, axes)
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def write_workbook(
     pandas = _pandas()
     with pandas.ExcelWriter(file, engine="openpyxl") as book:
         for name, records in (("cells", found), ("trials", trials)):
-            sheet_of = _frame(records)
+            sheet_of = _frame(records).map(_printable)
             sheet_of.to_excel(book, sheet_name=name, index=False)
             sheet = book.sheets[name]
             sheet.freeze_panes = "A2"
@@ -127,6 +128,11 @@ def write_workbook(
                         cell.data_type = "s"  # a name that begins with = is no formula
                 width = max(len(str(cell.value or "")) for cell in cells[:50])
                 sheet.column_dimensions[cells[0].column_letter].width = min(width + 2, 40)
+
+
+def _printable(value: Any) -> Any:
+    """Without what no worksheet may hold: an error may be coloured by escape codes."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", value) if isinstance(value, str) else value
 
 
 def _frame(found: Sequence[dict[str, Any]]) -> pd.DataFrame:

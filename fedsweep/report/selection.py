@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
-from fedsweep.report.summary import BOOLEANS, FIELDS, Row, describe
+from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe
 from fedsweep.spec import config_columns
 
 SELECTED_BY = "validation_accuracy"
 """What tuning looks at: never the test set."""
 
-_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -114,10 +114,17 @@ def _value(field: str, word: str) -> Any:
     try:
         if field in BOOLEANS:
             return int(_WORDS[word.lower()])
-        return float(word) if kind is float else int(word) if kind is int else word
+        return _finite(word) if kind is float else int(word) if kind is int else word
     except (KeyError, ValueError):
         wanted = "true or false" if kind is bool else "a number"
         raise RequestError(f"--where: {field} is {wanted}, not {word!r}") from None
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(word)
+    return number
 
 
 def select(rows: Sequence[Row], conditions: Sequence[Condition]) -> list[Row]:
@@ -137,7 +144,7 @@ def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
     """
     arms: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Row]]]
     arms = defaultdict(lambda: defaultdict(list))
-    rest = [name for name in FIELDS if name not in (*fields, "seed")]
+    rest = [name for name in FIELDS if name not in (*fields, "seed", *OUTSIDE)]
     for row in rows:
         arm = tuple(row[name] for name in rest)
         arms[arm][tuple(row[name] for name in fields)].append(row)

@@ -23,8 +23,11 @@ ROW_FIELDS = ("alpha", "local_steps", "momentum")
 ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
 """What tells the columns of one normaliser apart: T*, always, and those of the rest that vary."""
 
-NOT_AXES = frozenset({"normalizer", "seed", "evaluate_every"})
-NOT_AXES |= {"client_accuracy", "keep_weights", "diagnostics"}
+OUTSIDE = frozenset(
+    {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
+)
+"""Fields that do not change what is trained: trials of one cell may differ in them."""
+NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE
 CHOSEN = frozenset({"fingerprint", "local_epochs"})
 """Fields whose absence tells trials apart. Any other is absent where the rest of the configuration
 makes it meaningless, and then the rest tells."""
@@ -166,7 +169,10 @@ def summarize(
     varying = {name for name in FIELDS if _is_axis(name, _values(rows, name))} - set(tuned)
     others = varying - {*ROW_FIELDS, *ARM_FIELDS}
     usual = [*ROW_FIELDS, *(name for name in FIELDS if name in others)]
-    axes = tuple(n for n in (usual if group_by is None else group_by) if n not in tuned)
+    asked = [*(usual if group_by is None else group_by)]
+    # What is trained on all samples at once is never averaged with what is not.
+    asked += ["centralized"] if len(_values(rows, "centralized") - {None}) > 1 else []
+    axes = tuple(n for n in dict.fromkeys(asked) if n not in tuned)
     pooled = tuple(n for n in usual if n not in {*axes, *tuned} and len(_values(rows, n)) > 1)
     arm_fields = tuple(
         n for n in ARM_FIELDS if n not in tuned and (n == "freeze_round" or n in varying)
@@ -176,7 +182,7 @@ def summarize(
         column = (row["normalizer"], *(row[name] for name in arm_fields))
         grouped[tuple(row[name] for name in axes)][column].append(row)
     cells = {
-        key: {column: _cell(members, pooled) for column, members in columns.items()}
+        key: {column: _cell(members, pooled, tuned) for column, members in columns.items()}
         for key, columns in sorted(grouped.items(), key=lambda item: sort_key(item[0]))
     }
     sizes = Counter(cell.n for columns in cells.values() for cell in columns.values() if cell.n)
@@ -231,7 +237,7 @@ def _is_axis(name: str, values: set[Any]) -> bool:
     """Whether a field tells a sweep's trials apart and has no column of its own."""
     if name in NOT_AXES:
         return False
-    if name == "local_epochs" and values != {None}:  # even one value: no E stands for it
+    if name == "local_epochs" and values - {None}:  # even one value: no E stands for it
         return True
     return len(values if name in CHOSEN else values - {None}) > 1
 
@@ -300,11 +306,16 @@ def _values(rows: Sequence[Row], name: str) -> set[Any]:
     return {row[name] for row in rows}
 
 
-def _cell(rows: Sequence[Row], pooled: Sequence[str]) -> Cell:
+def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> Cell:
     finished = [row for row in rows if row["state"] == "finished"]
     failures = Counter(row["failure"] or "error" for row in rows if is_failed(row))
     return Cell(
-        fields={name: rows[0][name] for name in FIELDS if name not in ("seed", *pooled)},
+        fields={
+            name: rows[0][name]
+            for name in FIELDS
+            if name not in ("seed", *pooled)
+            and not (name in tuned and len(_values(rows, name)) > 1)
+        },
         cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),
         values={name: _taken(finished, name, pooled) for name in MEASURES},

@@ -35,6 +35,8 @@ NAMES = {
     "mean_client_accuracy": "mean of the clients' test accuracies",
     "worst_client_accuracy": "worst client's test accuracy",
 }
+ERROR = 200
+"""Characters of an error that a footnote has room for."""
 NATS = frozenset({"test_loss"})
 """Measures that are no shares, and are not told in percent."""
 
@@ -104,7 +106,11 @@ def spread_text(measure: str, spread: Spread, *, interval: bool = False) -> str:
 
 def cell_text(summary: Summary, cell: Cell, measure: str, *, interval: bool = False) -> str:
     """The measure, and whatever keeps it from being the usual mean."""
-    notes = [f"{label(n)}={field_text(n, cell.fields[n])}" for n in summary.tuned if cell.n]
+    notes = [
+        f"{label(n)}={field_text(n, cell.fields[n])}" if n in cell.fields else f"several {label(n)}"
+        for n in summary.tuned
+        if cell.n
+    ]
     if cell.n and cell.n != summary.usual_n:
         notes.append(f"n={cell.n}")
     notes += [f"{count} {kind}" for kind, count in sorted(cell.failures.items())]
@@ -160,8 +166,17 @@ def footnotes(summary: Summary, view: View | None = None) -> list[str]:
         notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
     if any(entry.mark for _, entries in rows(summary, view.first, view) for entry in entries):
         notes.append(MARKED.format(*(("*", "~") if view.plain else ("bold", "underlined"))))
-    notes.append(f"query: {queries.of_table(summary, view.first, view.conditions)}")
-    return notes
+    return [*notes, query_note(summary, view.first, view)]
+
+
+def query_note(summary: Summary, measure: str, view: View) -> str:
+    """Where a table's numbers come from."""
+    return f"query: {queries.of_table(summary, measure, view.conditions)}"
+
+
+def contrast_note(summary: Summary, view: View) -> str:
+    """Where the values come from whose differences are told."""
+    return f"query: {queries.values(summary, view.first, view.conditions)}"
 
 
 def _missing(summary: Summary) -> list[str]:
@@ -175,10 +190,16 @@ def _missing(summary: Summary) -> list[str]:
     if summary.failures:
         notes.append(f"failed: {len(summary.failures)}")
         shown = summary.failures[:10]
-        notes += [f"  {f.trial_id[:8]} {f.kind}: {f.error} ({f.what})" for f in shown]
+        notes += [f"  {f.trial_id[:8]} {f.kind}: {_short(f.error)} ({f.what})" for f in shown]
         if rest := len(summary.failures) - len(shown):
             notes.append(f"  and {rest} more: fedsweep trial list --state failed")
     return notes
+
+
+def _short(error: str) -> str:
+    """On one line, without what a terminal would obey."""
+    line = "".join(c if c.isprintable() else " " for c in error)
+    return " ".join(line.split())[:ERROR]
 
 
 def contrast_tables(summary: Summary, view: View) -> list[tuple[str, list[Contrast]]]:
@@ -233,6 +254,8 @@ def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> l
     view = view or View()
     tables = [_terminal(summary, name, width, view) for name in view.measures(summary)]
     tables[0].caption = Text("\n".join(footnotes(summary, view)))
+    for table, measure in zip(tables[1:], view.measures(summary)[1:], strict=True):
+        table.caption = Text(query_note(summary, measure, view))
     for what, contrasts in contrast_tables(summary, view):
         names, lines = contrast_rows(summary, view.first, contrasts)
         if not _fits(names, lines, width):
@@ -247,6 +270,7 @@ def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> l
             ]
         heading = f"{summary.sweep}: {contrast_title(view.first, what)}"
         tables.append(_table(heading, names, [(None, list(map(Entry, line))) for line in lines]))
+        tables[-1].caption = Text(contrast_note(summary, view))
     return tables
 
 
@@ -323,11 +347,14 @@ def markdown(summary: Summary, view: View | None = None) -> str:
         lines.append(markdown_line(["---:"] * len(names)))
         for key, entries in rows(summary, measure, view):
             lines.append(markdown_line([*key_texts(summary, key), *map(_in_markdown, entries)]))
+        if measure != view.first:
+            lines += ["", f"- {_code(query_note(summary, measure, view))}"]
     for what, contrasts in contrast_tables(summary, view):
         names, texts = contrast_rows(summary, view.first, contrasts)
         said = contrast_title(view.first, what)
         lines += ["", f"{said[0].upper()}{said[1:]}.", "", markdown_line(names)]
         lines += [markdown_line(["---:"] * len(names)), *map(markdown_line, texts)]
+        lines += ["", f"- {_code(contrast_note(summary, view))}"]
     notes = [note.strip() for note in footnotes(summary, view)]
     lines += ["", *(f"- {_code(note)}" for note in notes)]
     return "\n".join(lines).rstrip() + "\n"

@@ -102,3 +102,50 @@ def test_the_gap_to_centralised_training_is_by_seed_and_by_what_is_the_same() ->
     assert found["fixbn", 3].mean == pytest.approx(-0.15)
     assert set(found) == {("bn", None), ("fixbn", 3)}
     assert gaps(summarize("s", ROWS), "test_accuracy") == []
+
+
+def test_a_centralised_trial_is_the_twin_of_what_takes_as_many_steps() -> None:
+    """E = 1 and E = 5 are two baselines; so are two numbers of groups."""
+    rows = [
+        trial("bn", 0, base + steps / 100, local_steps=steps, centralized=central, alpha=alpha)
+        for base, central, alpha in ((0.5, 0, 0.1), (0.7, 1, None))
+        for steps in (1, 5)
+    ]
+    rows += [
+        trial("gn", 0, base + groups / 100, gn_groups=groups, centralized=central, alpha=alpha)
+        for base, central, alpha in ((0.5, 0, 0.1), (0.7, 1, None))
+        for groups in (2, 4)
+    ]
+    found = gaps(summarize("s", rows), "test_accuracy")
+    assert len(found) == 4
+    assert [contrast.found.mean for contrast in found] == pytest.approx([-0.2] * 4)
+
+
+def test_the_best_of_a_pooled_row_is_one_of_those_that_cover_it() -> None:
+    """FIXBN, which has the easier α alone, is not compared."""
+    rows = [trial("bn", s, a, alpha=al) for s in (0, 1) for al, a in ((0.1, 0.6), (1.0, 0.9))]
+    rows += [trial("gn", s, a, alpha=al) for s in (0, 1) for al, a in ((0.1, 0.5), (1.0, 0.8))]
+    rows += [trial("fixbn", s, 0.85, alpha=1.0, freeze_round=2) for s in (0, 1)]
+    (cells,) = summarize("s", rows, group_by=["local_steps"]).cells.values()
+    assert marks(cells, "test_accuracy").best == BN
+    assert ("fixbn", 2) not in marks(cells, "test_accuracy").level
+
+
+def test_centralised_trials_are_never_pooled_with_federated_ones() -> None:
+    """Though nobody asked for a row of their own."""
+    rows = [trial("bn", s, 0.5, centralized=0) for s in (0, 1)]
+    rows += [trial("bn", s, 0.9, centralized=1, alpha=None) for s in (0, 1)]
+    summary = summarize("s", rows, group_by=["local_steps"])
+    assert list(summary.cells) == [(5, 0), (5, 1)]
+
+
+def test_any_column_can_be_a_baseline() -> None:
+    """By whatever tells it apart."""
+    rows = [trial("gn", 0, 0.5, gn_groups=g) for g in (2, 4)]
+    rows += [trial("fixbn", 0, 0.5, freeze_round=t, freeze_rule="given") for t in (2, 4)]
+    rows += [trial("fixbn", 0, 0.5, freeze_rule="auto")]
+    summary = summarize("s", rows)
+    assert summary.arm_fields == ("freeze_round", "freeze_rule", "gn_groups")
+    assert find_column(summary, "gn:4") == ("gn", None, None, 4)
+    assert find_column(summary, "fixbn:auto") == ("fixbn", None, "auto", None)
+    assert find_column(summary, "fixbn:2") == ("fixbn", 2, "given", None)

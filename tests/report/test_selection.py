@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedsweep.errors import RequestError
-from fedsweep.report import tables
+from fedsweep.report import queries, tables
 from fedsweep.report.selection import condition, known_field, select, tune
 from fedsweep.report.summary import summarize
 from tests.report.test_summary import failed, trial
@@ -119,3 +119,34 @@ def test_t_star_can_be_tuned_like_any_other_field() -> None:
     assert summary.columns == (("fixbn",),)
     ((_, (entry,)),) = tables.rows(summary)
     assert entry.text == "53.00 ± 0.00 (T⋆=3)"
+
+
+def test_seeds_that_were_measured_otherwise_are_tuned_together() -> None:
+    """`evaluate_every` is no part of a trial: a later seed may have another."""
+    rows = [
+        *runs(0.1, (0.8, 0.6), (0.4, 0.6)),
+        *runs(0.2, (0.7, 0.9), (0.7, 0.9)),
+    ]
+    rows = [row | {"evaluate_every": 1 + (row["seed"] == 1)} for row in rows]
+    assert {row["lr"] for row in tune(rows, ["lr"])} == {0.2}
+    assert len(summarize("s", rows, tuned=["lr"]).cells) == 1
+
+
+def test_a_pooled_row_of_several_tuned_values_says_so() -> None:
+    """Each E its own learning rate."""
+    rows = [
+        row | {"local_steps": steps, "trial_id": f"{steps}{row['trial_id']}"}
+        for steps, lr in ((1, 0.1), (5, 0.2))
+        for row in runs(lr, (0.5, 0.5), (0.5, 0.5))
+    ]
+    summary = summarize("s", rows, group_by=["alpha"], tuned=["lr"])
+    ((_, (entry,)),) = tables.rows(summary)
+    assert entry.text == "50.00 ± 0.00 (several lr)"
+
+
+def test_a_query_asks_where_the_condition_can_be_asked() -> None:
+    """`cells` has no seed: a table of some seeds is made of single trials."""
+    rows = [trial("bn", s, 0.5) for s in (0, 1)]
+    summary = summarize("s", rows)
+    assert " FROM cells " in queries.of_table(summary, "test_accuracy", [condition("alpha=0.1")])
+    assert " FROM results " in queries.of_table(summary, "test_accuracy", [condition("seed=0")])
