@@ -81,7 +81,10 @@ def _final(
             heading = f"Accuracy by {name}"
             yield Picture(f"accuracy-by-{field}", heading, _BARS, query, figure)
     if findings and (figure := plots.searches(findings, names(findings))):
-        caption = "Each arm: what was seen at each T⋆, what is believed between, and the best."
+        caption = (
+            "Each arm: what was seen at each T⋆, what a Gaussian process believes between, with "
+            "its 95 % interval, and the best T⋆ with its 90 %."
+        )
         sought = "SELECT * FROM proposals ORDER BY arm, number"
         yield Picture("searches", "The best freeze round", caption, sought, figure)
     if figure := plots.accuracy_by_freeze_round(summary):

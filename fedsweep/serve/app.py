@@ -58,7 +58,9 @@ def application(look: Look, token: str, port: int, hosts: Iterable[str] = ()) ->
 
 
 def _asked(name: str, values: Mapping[str, str]) -> dict[str, str]:
-    return {key: values[key] for key in SCREENS[name][2] if values.get(key)}
+    # Postgres knows no text with a NUL in it.
+    known = (key for key in SCREENS[name][2] if values.get(key))
+    return {key: values[key].replace("\0", "\ufffd") for key in known}
 
 
 def shown(look: Look, name: str, asked: Mapping[str, str]) -> Shown:

@@ -46,7 +46,7 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
         NotFound: there is no such sweep.
 
     """
-    name = look.read(reads.require_sweep, asked["sweep"])
+    name = look.read(reads.require_sweep, asked.get("sweep", ""))
     known = [p for p in look.read(reads.progress, keep=OFTEN) if p.sweep == name]
     (progress,) = known or look.read(reads.progress, name)  # one that was planned just now
     shape = look.once(("shape", name), lambda: shape_of(look, name), SELDOM)

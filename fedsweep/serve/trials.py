@@ -144,7 +144,7 @@ def trial(look: Look, asked: Mapping[str, str]) -> Screen:
         NotFound, RequestError: no trial's id begins so, or several do.
 
     """
-    key, trial_id = look.read(reads.find_trial, asked["trial"])
+    key, trial_id = look.read(reads.find_trial, asked.get("trial", ""))
     result = look.read(reads.trial_result, trial_id)
     stands = look.read(reads.trial_standing, key)
     attempts = look.read(reads.trial_attempts, key)

@@ -6,7 +6,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -18,6 +18,7 @@ SHARES = st.lists(st.integers(0, 10_000), min_size=2, max_size=12).map(
 )
 
 
+@settings(max_examples=25, deadline=None)
 @given(values=SHARES)
 def test_the_interval_of_a_mean_is_student_s(values: list[float]) -> None:
     """As scipy has it."""
@@ -42,6 +43,7 @@ def test_one_value_has_no_interval() -> None:
     assert difference({0: 0.5}, {1: 0.5}) is None
 
 
+@settings(max_examples=25, deadline=None)
 @given(pairs=st.lists(st.tuples(st.integers(0, 999), st.integers(0, 999)), min_size=2, max_size=9))
 def test_differences_are_tested_in_pairs(pairs: list[tuple[int, int]]) -> None:
     """Both sides and one, as scipy's paired t-test; equal differences leave nothing uncertain."""
@@ -70,6 +72,7 @@ def test_differences_that_are_all_equal_are_certain() -> None:
     assert (below.p, below.p_less) == (0.0, 0.0)
 
 
+@settings(max_examples=25, deadline=None)
 @given(p_values=st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_many_comparisons_are_adjusted_by_holm(p_values: list[float]) -> None:
     """As statsmodels does it."""

@@ -44,9 +44,14 @@ SQLITE = [
     "SELECT zeroblob(100000000)",
     "SELECT hex(zeroblob(1000000))",
     "SELECT fts3_tokenizer('x')",
+    "SELECT hex(fts3_tokenizer('simple'))",
     "REPLACE INTO sweeps (name, created_at) VALUES ('x', 0)",
 ]
 POSTGRES = [
+    "SELECT 1) AS x, (SELECT 2",
+    "SELECT rolname, rolpassword FROM pg_authid",
+    "SELECT * FROM pg_shadow",
+    "SELECT pg_logical_emit_message(false, 'x', 'y')",
     "COPY trials TO '/tmp/x'",
     "COPY (SELECT 1) TO PROGRAM 'touch /tmp/x'",
     "SELECT pg_read_file('/etc/passwd')",

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import SqlRefused
 from fedsweep.spec import read_plan
 from fedsweep.store import writes
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.reader import ask
 
 EVERYWHERE = [
@@ -126,3 +126,14 @@ def test_asking_sees_what_others_write_and_leaves_the_pool_as_it_was(
     with transaction(store) as c:
         writes.add_sweep(c, read_plan(tiny))
     assert ask(store, "SELECT count(*) FROM results").rows == [(6,)]
+
+
+def test_a_plan_that_would_take_gigabytes_is_refused(sqlite_url: str) -> None:
+    """A kilobyte of SQL whose plan doubles 24 times, before SQLite's first step."""
+    twice = "SELECT x FROM a{0} UNION ALL SELECT x FROM a{0}"
+    doubled = ", ".join(f"a{i} AS ({twice.format(i - 1)})" for i in range(1, 25))
+    greedy = f"WITH a0 AS (SELECT 1 AS x), {doubled} SELECT count(*) FROM a24"
+    store = make_engine(sqlite_url)
+    with pytest.raises(SqlRefused, match=r"takes too much memory|took longer than"):
+        ask(store, greedy, seconds=10, room=2**20)
+    store.dispose()

@@ -1,0 +1,62 @@
+"""A person's SQL on SQLite in a process of its own, which can be killed and has little memory.
+
+SQLite asks for the deadline between its steps only: planning a statement, or one call of LIKE,
+instr or trim, may take hours and gigabytes. Run as a program: a question on stdin, an answer out.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+MEMORY = 512 * 2**20
+"""Bytes of address space."""
+SPILLED = 256 * 2**20
+"""Bytes of a temporary file."""
+GRACE = 2.0
+"""Seconds after the deadline until it is killed."""
+
+
+def ask(question: dict[str, Any]) -> tuple[list[str], Sequence[Sequence[Any]]]:
+    """Columns and rows; raises what `reader.read_sqlite` raises, TimeoutError, or MemoryError."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__],
+            input=pickle.dumps(question),
+            capture_output=True,
+            timeout=question["seconds"] + GRACE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError from error
+    if done.returncode != 0:
+        raise MemoryError
+    answer, wrong = pickle.loads(done.stdout)  # noqa: S301  # of our own program
+    if wrong is not None:
+        raise wrong
+    found: tuple[list[str], Sequence[Sequence[Any]]] = answer
+    return found
+
+
+def _main() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SPILLED, SPILLED))
+    from fedsweep.store.reader import read_sqlite
+
+    answer: tuple[Any, Exception | None]
+    try:
+        answer = read_sqlite(**pickle.load(sys.stdin.buffer)), None  # noqa: S301  # our own question
+    except MemoryError:
+        sys.exit(3)
+    except Exception as error:  # noqa: BLE001  # the asker raises it
+        answer = None, error
+    sys.stdout.buffer.write(pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main()
