@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -340,7 +339,7 @@ def _write_file(
     aside = output.with_name(f".{output.name}.new{output.suffix}")
     try:
         write(told, aside)
-        os.replace(aside, output)  # noqa: PTH105  # aside, then renamed: never half a file
+        aside.replace(output)  # never half a file
     except OSError as error:
         raise RequestError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:

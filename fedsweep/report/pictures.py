@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,7 +140,7 @@ def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
                 file = folder / f"{stem}-{picture.name}.{kind}"
                 aside = file.with_name(f".{file.name}.new")
                 aside.write_bytes(picture.written(kind))
-                os.replace(aside, file)  # noqa: PTH105  # as everywhere: aside, then renamed
+                aside.replace(file)
                 files.append(file)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
