@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from fedsweep.errors import RequestError
 from fedsweep.report.comparison import Difference, difference, holm, not_worse
 from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
+
+Mark = Literal["best", "level", ""]
 
 LOWER_IS_BETTER = frozenset({"test_loss"})
 
@@ -43,6 +46,10 @@ class Marks:
     best: Column | None
     level: frozenset[Column]
     """Columns that a paired test does not find worse than the best."""
+
+    def of(self, column: Column) -> Mark:
+        """A column's mark."""
+        return "best" if column == self.best else "level" if column in self.level else ""
 
 
 def marks(cells: Mapping[Column, Cell], measure: str) -> Marks:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from fedsweep.report import queries
-from fedsweep.report.contrasts import Contrast, against, gaps, marks
+from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks
 from fedsweep.report.selection import Condition
 from fedsweep.report.summary import (
     Cell,
@@ -77,7 +76,7 @@ class Entry:
     """A cell's text, and whether it stands out."""
 
     text: str
-    mark: Literal["best", "level", ""] = ""
+    mark: Mark = ""
 
 
 def title(measure: str = "test_accuracy", view: View | None = None) -> str:
@@ -131,21 +130,25 @@ def rows(
     """The table's rows: the axes' values, then an entry a column."""
     view = view or View()
 
-    def entry(column: Column, cells: dict[Column, Cell]) -> Entry:
-        cell, found = cells.get(column), marked[id(cells)]
-        if cell is None:
-            return Entry("")
-        if measure == view.first:
-            text = cell_text(summary, cell, measure, interval=view.interval)
-        else:
-            text = spread_text(measure, cell.measure(measure), interval=view.interval)
-        mark: Literal["best", "level", ""] = "level" if column in found.level else ""
-        mark = "best" if column == found.best else mark
-        return Entry(text + (SIGNS[mark] if view.plain else ""), mark)
+    table = []
+    for key, cells in summary.cells.items():
+        found = marks(cells, measure)
+        entries = [
+            _entry(summary, cells.get(column), measure, view, found.of(column))
+            for column in summary.columns
+        ]
+        table.append((key, entries))
+    return table
 
-    table = [(key, dict(cells)) for key, cells in summary.cells.items()]
-    marked = {id(cells): marks(cells, measure) for _, cells in table}
-    return [(key, [entry(column, cells) for column in summary.columns]) for key, cells in table]
+
+def _entry(summary: Summary, cell: Cell | None, measure: str, view: View, mark: Mark) -> Entry:
+    if cell is None:
+        return Entry("")
+    if measure == view.first:
+        text = cell_text(summary, cell, measure, interval=view.interval)
+    else:
+        text = spread_text(measure, cell.measure(measure), interval=view.interval)
+    return Entry(text + (SIGNS[mark] if view.plain else ""), mark)
 
 
 def headings(summary: Summary) -> list[str]:
