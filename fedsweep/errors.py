@@ -32,7 +32,7 @@ class FedsweepError(Exception):
     exit_code = 1
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(hide_secrets(message or type(self).__doc__ or ""))
+        super().__init__(visible(hide_secrets(message or type(self).__doc__ or "")))
 
 
 class RequestError(FedsweepError):
@@ -128,3 +128,9 @@ _PASSWORD_KEY = re.compile(r"(?i)(\w*(?:password|passwd|token|secret))=[^\s&'\"]
 def hide_secrets(text: str) -> str:
     """The text with every password and token of a URL replaced by ***."""
     return _PASSWORD_KEY.sub(r"\1=***", _PASSWORD_IN_URL.sub(r"\g<head>:***@", text))
+
+
+def visible(text: str) -> str:
+    """Text without what a terminal would obey, which others may have put there."""
+    kept = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(kept)

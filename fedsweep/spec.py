@@ -623,9 +623,8 @@ class _Reader:
             says = f"{where}{key} = {json.dumps(value, default=str)}"
             if first["type"] == "literal_error":
                 choices = _choices(key)
-                self.refuse(
-                    f"{says} is none of {', '.join(choices)}{_nearest(str(value), choices)}"
-                )
+                near = _near(str(value), choices)
+                self.refuse(f"{says} is none of {', '.join(choices)}" + (near and f": {near}"))
             reason = first["msg"][0].lower() + first["msg"][1:]
             self.refuse(f"{says} cannot be used: {reason}")
 
@@ -666,6 +665,10 @@ def _choices(key: str) -> list[str]:
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:
+    return f": {_near(word, words) or 'choose from ' + ', '.join(words)}"
+
+
+def _near(word: str, words: Sequence[str]) -> str:
     longer = [known for known in words if word and known.startswith(word)]
     close = longer or difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f": did you mean {close[0]}?" if close else f": choose from {', '.join(words)}"
+    return f"did you mean {close[0]}?" if close else ""

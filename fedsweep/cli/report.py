@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -142,7 +143,8 @@ def report(
         names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
-        told = [_told(connection, name, asked) for name in names]
+        told = _each(connection, names, asked)
+        names = [one.summary.sweep for one in told]
         drawn = figures is not None or format is Format.HTML
         shown = [_pictures(connection, one, asked) if drawn else [] for one in told]
         plans = [reads.plan_texts(connection, name)[-1] for name in names]
@@ -197,10 +199,26 @@ def _asked(
     )
 
 
+def _each(connection: Connection, names: Sequence[str], asked: _Asked) -> list[_Told]:
+    """The sweeps that can be told as it was asked; of several, the others are named."""
+    told: list[_Told] = []
+    left: list[RequestError] = []
+    for name in names:
+        try:
+            told.append(_told(connection, name, asked))
+        except RequestError as error:
+            left.append(error)
+    if not told:
+        raise left[0]
+    for error in left:
+        print(f"left out: {error}", file=sys.stderr)
+    return told
+
+
 def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     from fedsweep.report import searched
     from fedsweep.report.contrasts import find_column
-    from fedsweep.report.selection import select, tune
+    from fedsweep.report.selection import nothing, select, tune
     from fedsweep.report.summary import summarize
     from fedsweep.report.tables import View
     from fedsweep.store import reads
@@ -208,10 +226,16 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     every = reads.results(connection, name)
     rows = select(every, asked.conditions)
     if every and not rows:
-        raise NotFound(f"sweep {name} has no trial that --where tells: it has {len(every)} others")
+        raise NotFound(nothing(name, every, asked.conditions))
     if asked.tuned:
         rows = tune(rows, asked.tuned)
     summary = summarize(name, rows, group_by=asked.group_by, tuned=asked.tuned)
+    measured = summary.measured()
+    if asked.measure and measured and asked.measure not in measured:
+        raise RequestError(
+            f"--metric {asked.measure}: no trial of sweep {name} has it: there are "
+            f"{', '.join(measured)}"
+        )
     view = View(
         measure=asked.measure,
         interval=asked.interval,

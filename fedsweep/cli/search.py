@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted
+from fedsweep.cli.console import console, counted, keep_showing
 from fedsweep.errors import NotFound, RequestError, hide_secrets
 from fedsweep.report.searched import findings
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from fedsweep.report.findings import Finding
 
-WATCH_SECONDS = 2.0
 
 app = typer.Typer(
     help="Follow the searches of the best freeze round.",
@@ -56,16 +54,8 @@ def show(
         console().print(*_shown(_found(engine, sweep, arm), proposals=arm is not None), sep="\n")
         return
     from rich.console import Group
-    from rich.live import Live
 
-    with Live(console=console(), auto_refresh=False) as live:
-        try:
-            while True:
-                shown = _shown(_found(engine, sweep, arm), proposals=arm is not None)
-                live.update(Group(*shown), refresh=True)
-                time.sleep(WATCH_SECONDS)
-        except KeyboardInterrupt:
-            return
+    keep_showing(lambda: Group(*_shown(_found(engine, sweep, arm), proposals=arm is not None)))
 
 
 @app.command()

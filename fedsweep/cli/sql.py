@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, open_store
 from fedsweep.cli.console import console
-from fedsweep.errors import RequestError
+from fedsweep.errors import RequestError, visible
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -122,7 +122,9 @@ def _print_table(answer: Answer) -> None:
     table = Table()
     for i, name in enumerate(answer.columns):
         numbers = all(isinstance(row[i], (int, float, type(None))) for row in answer.rows)
-        table.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(
+            Text(visible(name)), justify="right" if numbers else "left", overflow="fold"
+        )
     for row in answer.rows:
         table.add_row(*(Text(_text(value)) for value in row))
     console().print(table)
@@ -137,7 +139,7 @@ def _text(value: object) -> str:
     """A value in a table; six digits are enough there, --format csv and json have all."""
     if isinstance(value, float) and 1e-4 <= abs(value) < 1e5:
         return f"{value:.6g}"
-    return "" if value is None else str(value)
+    return "" if value is None else visible(str(value))
 
 
 def _print_blocks(answer: Answer) -> None:
@@ -145,7 +147,7 @@ def _print_blocks(answer: Answer) -> None:
     for number, row in enumerate(answer.rows, start=1):
         print(f"row {number}")
         for name, value in zip(answer.columns, row, strict=True):
-            print(f"  {name:<{width}}  {_text(value)}")
+            print(f"  {visible(name):<{width}}  {_text(value)}")
 
 
 def _print_csv(answer: Answer) -> None:

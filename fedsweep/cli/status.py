@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted, duration, time_left
+from fedsweep.cli.console import console, counted, duration, keep_showing, time_left
+from fedsweep.errors import visible
 from fedsweep.report.phrases import HELD
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from fedsweep.store.reads import Progress, Row
 
-WATCH_SECONDS = 2.0
 SHOWN = 20
 """Trials at work that are told one by one."""
 
@@ -53,15 +53,7 @@ def status(
     if not watch:
         console().print(_table(_progress(engine, sweep)))
         return
-    from rich.live import Live
-
-    with Live(console=console(), auto_refresh=False) as live:
-        try:
-            while True:
-                live.update(_glance(_look(engine, sweep)), refresh=True)
-                time.sleep(WATCH_SECONDS)
-        except KeyboardInterrupt:
-            return
+    keep_showing(lambda: _glance(_look(engine, sweep)))
 
 
 def _progress(engine: Engine, sweep: str | None) -> list[Progress]:
@@ -107,7 +99,7 @@ def _table(found: list[Progress]) -> Table:
         counts = [str(getattr(p, state) or "–") for state in states]
         share = p.rounds_done / p.rounds_total if p.rounds_total else 1.0
         table.add_row(
-            Text(name),
+            Text(visible(name)),
             f"{p.done}/{p.trials}",
             *counts,
             f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})",
@@ -160,10 +152,10 @@ def _at_work(running: list[Row]) -> Table:
     for row in running[:SHOWN]:
         left = row["lease_left"]
         table.add_row(
-            Text(row["host"]),
-            row["device"],
+            Text(visible(row["host"])),
+            Text(visible(row["device"])),
             row["trial_id"][:8],
-            Text(describe(row)),
+            Text(visible(describe(row))),
             f"{row['final_round'] or 0}/{row['rounds']}",
             duration(max(0.0, now - row["started_at"])),
             "over" if left < 0 else duration(left),

@@ -10,7 +10,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import NotFound, Refused
+from fedsweep.errors import NotFound, Refused, visible
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
 
@@ -81,7 +81,7 @@ def show(trial: Trial, db: Db = None) -> None:
         attempts = reads.trial_attempts(connection, key)
         last = attempts[-1]["fence"] if attempts else 0
         said = reads.trial_logs(connection, key, last, SHOWN + 1)
-    print(f"trial {trial_id}  {result['state']}  (planned first by {result['sweep']})")
+    print(f"trial {trial_id}  {result['state']}  (planned first by {visible(result['sweep'])})")
     for line in standing(trial_id, result, stands):
         print(f"  {line}")
     print("\nconfiguration")
@@ -96,7 +96,7 @@ def show(trial: Trial, db: Db = None) -> None:
         print("\nresult")
         _print_pairs(found)
     if result["error"]:
-        print(f"\n{result['failure']}: {result['error']}")
+        print(f"\n{result['failure']}: {visible(result['error'])}")
     kinds = {a["failure"]: None for a in [*attempts, result] if a["failure"]}
     if kinds:
         print("\nafter a failure")
@@ -141,7 +141,7 @@ def logs(
 def _print_pairs(pairs: dict[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
-        print(f"  {name:<{width}}  {value}")
+        print(f"  {name:<{width}}  {visible(str(value))}")
 
 
 def _print_attempt(attempt: dict[str, Any]) -> None:
@@ -153,20 +153,20 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
     lost = f", {attempt['rounds_lost']} of them again" if attempt["rounds_lost"] else ""
     print(
         f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
-        f"{attempt['device']} of {attempt['worker']}, {began}"
+        f"{visible(attempt['device'])} of {visible(attempt['worker'])}, {began}"
     )
     for line in ran_with(attempt):
-        print(f"     {line}")
+        print(f"     {visible(line)}")
     if attempt["error"]:
-        print(f"     {attempt['error']}")
+        print(f"     {visible(attempt['error'])}")
     for line in (attempt["traceback"] or "").splitlines():
-        print(f"     | {line}")
+        print(f"     | {visible(line)}")
 
 
 def _print_log(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["at"]))
-        print(f"  {at} {line['level']:<8} {line['message']}")
+        print(f"  {at} {line['level']:<8} {visible(line['message'])}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, data_folder, url
 from fedsweep.cli.console import console, counted, duration
+from fedsweep.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -154,7 +155,7 @@ def _ended(view: View) -> str:
     if ended.again is not None:
         end = f"{outcome}{result}, again in {duration(ended.again)}"
     end += f" ({ended.error})" if ended.error else ""
-    return f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]"
+    return visible(f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]")
 
 
 def _seconds_left(view: View, progress: list[Progress]) -> float | None:

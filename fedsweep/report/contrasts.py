@@ -94,7 +94,9 @@ def find_column(summary: Summary, name: str) -> Column:
     there = ", ".join(column_text(summary, c) for c in found or summary.columns)
     if found:
         raise RequestError(f"--baseline {name}: say which of its columns ({there}), as fixbn:12")
-    raise RequestError(f"--baseline {name}: sweep {summary.sweep} has no such column but {there}")
+    raise RequestError(
+        f"--baseline {name}: sweep {summary.sweep} has no such column: it has {there}"
+    )
 
 
 def against(summary: Summary, measure: str, baseline: Column) -> list[Contrast]:

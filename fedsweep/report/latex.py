@@ -42,15 +42,24 @@ _UNSET = frozenset("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
 """Latin letters that LaTeX's first fonts lack."""
 
 _PREAMBLE = r"""% Made by fedsweep. Compiles as it is; a table can be pasted into a paper that has
-% \usepackage{booktabs}.
+% \usepackage{booktabs,graphicx}.
 \documentclass{article}
 \usepackage[margin=2cm,landscape]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \begin{document}
 """
 
 _WIDE = 7
 """Columns beyond which a table is set in a smaller type."""
+
+_LONG = 32
+"""Rows that a page holds."""
+
+_AT_MOST_A_LINE = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""Shrinks what is wider than the text."""
+
+_Line = tuple[tuple[object, ...], Sequence[str]]
+"""A row's group, and its texts; groups are set apart."""
 
 
 def escape(text: str) -> str:
@@ -63,13 +72,25 @@ def escape(text: str) -> str:
 
 def document(summaries: Sequence[tuple[Summary, View]]) -> str:
     """All tables in one document."""
-    tables = [table for summary, view in summaries for table in _tables(summary, view)]
+    names = [summary.sweep for summary, _ in summaries]
+    slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()) for name in names]
+    tables = [
+        table
+        for i, (summary, view) in enumerate(summaries)
+        for table in _tables(summary, view, slugs[:i].count(slugs[i]) and i + 1)
+    ]
     # LaTeX holds 52 tables that it has not placed yet.
     tables = [t + "\\clearpage\n" * (i % 10 == 0) for i, t in enumerate(tables, 1)]
     return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
 
 
-def _tables(summary: Summary, view: View) -> list[str]:
+def _tables(summary: Summary, view: View, number: int) -> list[str]:
+    """A sweep's tables; labels have its number where names alone would not tell them apart."""
+
+    def tag(what: str) -> str:
+        told = f"{summary.sweep} {number} {what}" if number else f"{summary.sweep} {what}"
+        return re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
+
     headings = [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
     found = []
     for measure in view.measures(summary):
@@ -80,13 +101,13 @@ def _tables(summary: Summary, view: View) -> list[str]:
         first = measure == view.first
         notes = footnotes(summary, view) if first else [query_note(summary, measure, view)]
         name = f"{summary.sweep}: {title(measure, view)}"
-        found.append(_table(name, headings, len(summary.axes), lines, notes, measure, summary))
+        found.append(_table(name, headings, len(summary.axes), lines, notes, tag(measure)))
     for what, contrasts in contrast_tables(summary, view):
         names, texts = contrast_rows(summary, view.first, contrasts)
         name = f"{summary.sweep}: {contrast_title(view.first, what)}"
         lines = [((), [_numbers(escape(text)) for text in line]) for line in texts]
         notes = [contrast_note(summary, view)]
-        found.append(_table(name, names, len(summary.axes), lines, notes, what, summary))
+        found.append(_table(name, names, len(summary.axes), lines, notes, tag(what)))
     return found
 
 
@@ -94,30 +115,38 @@ def _table(
     name: str,
     headings: Sequence[str],
     axes: int,
-    lines: Sequence[tuple[tuple[object, ...], Sequence[str]]],
+    lines: Sequence[_Line],
     notes: Sequence[str],
-    what: str,
-    summary: Summary,
+    tag: str,
 ) -> str:
     size = r"\footnotesize" if len(headings) > _WIDE else r"\small"
     out = [f"% {note}" for note in notes if note.startswith("query: ")]
-    out += [r"\begin{table}[tbp]", r"\centering", size]
     said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
-    out.append(rf"\caption{{{escape(name)}.}}")
-    tag = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
-    out.append(rf"\label{{tab:{tag}}}")
-    out.append(rf"\begin{{tabular}}{{{'r' * axes}{'c' * (len(headings) - axes)}}}")
-    out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
+    for start in range(0, max(len(lines), 1), _LONG):
+        out += [r"\begin{table}[tbp]", r"\centering", size]
+        part = f" (part {start // _LONG + 1})" if len(lines) > _LONG else ""
+        out.append(rf"\caption{{{escape(name + part)}.}}")
+        out.append(rf"\label{{tab:{tag}{f'-{start // _LONG + 1}' if start else ''}}}")
+        out.append(_AT_MOST_A_LINE)
+        out.append(rf"\begin{{tabular}}{{{'r' * axes}{'c' * (len(headings) - axes)}}}")
+        out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
+        out += _body(lines[start : start + _LONG])
+        out += [r"\bottomrule", r"\end{tabular}}"]
+        if said and start + _LONG >= len(lines):
+            out += [r"\par\smallskip\footnotesize", f"{'; '.join(said)}."]
+        out += [r"\end{table}", ""]
+    return "\n".join(out)
+
+
+def _body(lines: Sequence[_Line]) -> list[str]:
+    out: list[str] = []
     before: tuple[object, ...] | None = None
     for group, line in lines:
         if before is not None and before != group:
             out.append(r"\addlinespace")
         out.append(" & ".join(line) + r" \\")
         before = group
-    out += [r"\bottomrule", r"\end{tabular}"]
-    if said:
-        out += [r"\par\smallskip\footnotesize", f"{'; '.join(said)}."]
-    return "\n".join([*out, r"\end{table}", ""])
+    return out
 
 
 def _entry(entry: Entry) -> str:

@@ -84,7 +84,7 @@ def _final(
             "Each arm: what was seen at each T⋆, what a Gaussian process believes between, with "
             "its 95 % interval, and the best T⋆ with its 90 %."
         )
-        sought = "SELECT * FROM proposals ORDER BY arm, number"
+        sought = queries.searched(summary.sweep, findings[0].arm.spec.search.metric)
         yield Picture("searches", "The best freeze round", caption, sought, figure)
     if figure := plots.accuracy_by_freeze_round(summary):
         caption = "FIXBN's final accuracy over T⋆; the other normalisers as dashed lines. " + _BARS

@@ -58,3 +58,14 @@ def curves(sweep: str, measure: str, conditions: Sequence[Condition] = ()) -> st
         "JOIN results r ON r.trial_id = c.trial_id JOIN members m ON m.trial_id = c.trial_id "
         f"WHERE {' AND '.join(where)} ORDER BY c.trial_id, c.round"
     )
+
+
+def searched(sweep: str, metric: str) -> str:
+    """What each arm's search saw: the metric of each trial that a proposal had."""
+    return (
+        f"SELECT a.arm_id, p.number, r.freeze_round, r.seed, r.{metric}, p.why FROM sweeps s "
+        "JOIN arms a ON a.sweep = s.id JOIN proposals p ON p.arm = a.id "
+        "JOIN proposed d ON d.arm = a.id AND d.number = p.number "
+        "JOIN trials t ON t.id = d.trial JOIN results r ON r.trial_id = t.trial_id "
+        f"WHERE s.name = {sql_value(sweep)} ORDER BY a.id, p.number, r.seed"
+    )

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
-from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe
+from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe, field_text
 from fedsweep.spec import config_columns
 
 SELECTED_BY = "validation_accuracy"
@@ -130,6 +130,19 @@ def _finite(word: str) -> float:
 def select(rows: Sequence[Row], conditions: Sequence[Condition]) -> list[Row]:
     """The rows that meet every condition."""
     return [row for row in rows if all(c.holds(row) for c in conditions)]
+
+
+def nothing(sweep: str, rows: Sequence[Row], conditions: Sequence[Condition]) -> str:
+    """Why no trial of a sweep meets the conditions: what there is instead."""
+    for one in conditions:
+        if not select(rows, [one]):
+            there = sorted({row[one.field] for row in rows}, key=lambda v: (v is None, str(v)))
+            named = ", ".join("none" if v is None else field_text(one.field, v) for v in there[:20])
+            more = ", …" if len(there) > 20 else ""
+            return (
+                f"no trial of sweep {sweep} has the {one.field} of --where: there are {named}{more}"
+            )
+    return f"no trial of sweep {sweep} meets all of --where at once: leave one condition out"
 
 
 def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:

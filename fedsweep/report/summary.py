@@ -146,8 +146,12 @@ class Summary:
 
     def taken(self) -> list[str]:
         """The final measures that some trial took, beside its accuracy."""
+        return [name for name in self.measured() if name in MORE]
+
+    def measured(self) -> list[str]:
+        """The final measures that some finished trial took."""
         cells = [cell for row in self.cells.values() for cell in row.values()]
-        return [name for name in MORE if any(cell.measure(name).n for cell in cells)]
+        return [name for name in MEASURES if any(cell.values[name] for cell in cells)]
 
     def column(self, row: Row) -> Column:
         """The column that a trial belongs to."""

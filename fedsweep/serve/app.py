@@ -38,6 +38,9 @@ SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple
 PING = 15
 """Seconds between signs of life, where nothing changes."""
 
+MOST = 100
+"""Pages that are kept as the database is, at once: each asks it something each tick."""
+
 GONE = "The database does not answer. This page comes back by itself when it does."
 
 
@@ -92,6 +95,8 @@ async def _events(request: Request) -> Response:
     if name not in SCREENS:
         raise NotFound(f"there is no screen {name!r}: there are {', '.join(SCREENS)}")
     look, asked = request.app.state.look, _asked(name, request.query_params)
+    if look.streams >= MOST:
+        return PlainTextResponse(f"{MOST} pages are open already: close some\n", 503)
     asked = {} if name == "sql" else asked  # a statement is not asked again by the clock
     known = request.headers.get("last-event-id", "")
     stream = Stream(look, lambda: shown(look, name, asked), known)

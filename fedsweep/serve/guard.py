@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
+from html import escape
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = frozenset({"/healthz"})
@@ -42,6 +43,17 @@ HOW = """\
 </body>
 </html>
 """
+
+ENTER = """\
+<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={there}">
+<title>fedsweep</title></head>
+<body><p><a href="{there}">Go on to fedsweep</a></p></body>
+</html>
+"""
+"""A page and not a redirection: after one, a browser that came from elsewhere keeps the cookie
+back."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -88,7 +100,8 @@ class Guard:
         """Keep the token in a cookie, and go where its address did not say it."""
         # More than one slash at the front would be another server's address.
         there = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
-        answer = RedirectResponse(f"{there}?{urlencode(rest)}" if rest else there, 303)
+        there = f"{there}?{urlencode(rest)}" if rest else there
+        answer = HTMLResponse(ENTER.format(there=escape(there)))
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
         return answer
 

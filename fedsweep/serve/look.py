@@ -53,6 +53,10 @@ class Look:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine, self.tick, self.rest, self.clock = engine, tick, rest, clock
+        self.ended = False
+        """Whether the server is closing: then streams end."""
+        self.streams = 0
+        """Open pages."""
         self._made: dict[Hashable, _Made] = {}
         self._lock = threading.Lock()
 

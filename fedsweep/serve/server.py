@@ -5,13 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import uvicorn
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import RequestError
+from fedsweep.serve import connections
 from fedsweep.serve.app import application
 from fedsweep.serve.look import Look
 
@@ -39,10 +44,13 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
     """
     listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
-    app = application(Look(engine), options.token, port, (options.host, *options.hosts))
+    look = Look(engine)
+    app = application(look, options.token, port, (options.host, *options.hosts))
+    connections.Connection.most = connections.room()
     # No access log: addresses could hold the token.
     config = uvicorn.Config(
         app,
+        http=connections.Connection,
         access_log=False,
         log_level="warning",
         lifespan="off",
@@ -51,19 +59,35 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
         ws="none",
     )
     server = uvicorn.Server(config)
-    _end_with(server)
+    _end_with(server, look)
     address = f"http://{_in_address(options.host)}:{port}/?token={options.token}"
     told(address)
-    if show:
-        webbrowser.open(address)
-    with listening:
+    with listening, _shown(address) if show else nullcontext():
         server.run(sockets=[listening])
 
 
-def _end_with(server: uvicorn.Server) -> None:
+@contextmanager
+def _shown(address: str) -> Iterator[None]:
+    """A browser at the address, by a file that its owner alone can read: everybody on the host
+    sees what a browser is started with.
+    """
+    page = (
+        '<!doctype html><meta charset="utf-8">'
+        f'<meta http-equiv="refresh" content="0; url={escape(address)}">'
+        f'<title>fedsweep</title><a href="{escape(address)}">fedsweep</a>\n'
+    )
+    with NamedTemporaryFile("w", prefix="fedsweep-", suffix=".html") as file:  # mode 0600
+        file.write(page)
+        file.flush()
+        webbrowser.open(Path(file.name).as_uri())
+        yield
+
+
+def _end_with(server: uvicorn.Server, look: Look) -> None:
     """Let Ctrl-C and SIGTERM be a good end: uvicorn raises them again when it has closed all."""
 
     def stop(_number: int, _frame: object) -> None:
+        look.ended = True  # open pages end with their next tick
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):

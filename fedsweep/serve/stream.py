@@ -34,11 +34,15 @@ class Stream:
 
     async def __call__(self) -> AsyncIterator[ServerSentEvent]:
         """Events, for as long as somebody listens."""
-        while True:
-            for event in self.ready:
-                yield event
-            await anyio.sleep(self.look.tick)
-            self.ready = await run_in_threadpool(self.tick)
+        self.look.streams += 1
+        try:
+            while not self.look.ended:
+                for event in self.ready:
+                    yield event
+                await anyio.sleep(self.look.tick)
+                self.ready = await run_in_threadpool(self.tick)
+        finally:
+            self.look.streams -= 1
 
     def tick(self) -> list[ServerSentEvent]:
         """What is new."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
+
+from fedsweep.store.bounds import Found
 
 MEMORY = 512 * 2**20
 """Bytes of address space."""
@@ -20,8 +21,8 @@ GRACE = 2.0
 """Seconds after the deadline until it is killed."""
 
 
-def ask(question: dict[str, Any]) -> tuple[list[str], Sequence[Sequence[Any]]]:
-    """Columns and rows; raises what `reader.read_sqlite` raises, TimeoutError, or MemoryError."""
+def ask(question: dict[str, Any]) -> Found:
+    """Columns and rows; raises what `reader_sqlite.read` raises, TimeoutError, or MemoryError."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__],
@@ -37,7 +38,7 @@ def ask(question: dict[str, Any]) -> tuple[list[str], Sequence[Sequence[Any]]]:
     answer, wrong = pickle.loads(done.stdout)  # noqa: S301  # of our own program
     if wrong is not None:
         raise wrong
-    found: tuple[list[str], Sequence[Sequence[Any]]] = answer
+    found: Found = answer
     return found
 
 
@@ -46,11 +47,11 @@ def _main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (SPILLED, SPILLED))
-    from fedsweep.store.reader import read_sqlite
+    from fedsweep.store import reader_sqlite
 
     answer: tuple[Any, Exception | None]
     try:
-        answer = read_sqlite(**pickle.load(sys.stdin.buffer)), None  # noqa: S301  # our own question
+        answer = reader_sqlite.read(**pickle.load(sys.stdin.buffer)), None  # noqa: S301  # our own question
     except MemoryError:
         sys.exit(3)
     except Exception as error:  # noqa: BLE001  # the asker raises it

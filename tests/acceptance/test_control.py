@@ -120,8 +120,11 @@ def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
 ) -> None:
     """One attempt, the calm run's numbers; `--until-empty` leaves what is queued behind it."""
     fedsweep("plan", str(tiny), "--db", url, *LONG)
-    worker = running(working, url, tiny, "--set", f"rounds={ROUNDS}")
+    every = ("--set", f"rounds={ROUNDS}")
+    worker = running(working, url, tiny, *every, options=("--lease", "600"))
+    freeze(worker, url)  # the trial must not end before the sweep is drained
     fedsweep("sweep", "drain", "tiny", "--db", url)
+    os.killpg(worker.pid, signal.SIGCONT)
     assert "1 trial finished, 0 failed" in ended(worker)
     counts = query(url, "SELECT state, count(*) FROM results GROUP BY state ORDER BY state")
     assert counts == [("finished", 1), ("queued", 5)]

@@ -85,7 +85,7 @@ def test_a_baseline_is_named_as_people_name_it() -> None:
     assert find_column(summary, "fixbn:12") == ("fixbn", 12)
     with pytest.raises(RequestError, match=r"say which of its columns \(FIXBN T⋆=6, FIXBN T⋆=12\)"):
         find_column(summary, "fixbn")
-    with pytest.raises(RequestError, match="no such column but BN, FIXBN T⋆=6"):
+    with pytest.raises(RequestError, match="no such column: it has BN, FIXBN T⋆=6"):
         find_column(summary, "in")
 
 

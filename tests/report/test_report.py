@@ -161,10 +161,10 @@ def test_the_winners_are_named_with_their_lead(report: Say, tmp_path: Path) -> N
 
 WRONG = [
     (["--where", "alfa=1"], "did you mean alpha?"),
-    (["--where", "alpha=7"], "has no trial that --where tells"),
+    (["--where", "alpha=7"], "has the alpha of --where: there are 0.1, 1"),
     (["--group-by", "freeze_round"], "makes no rows"),
     (["--metric", "accuracy"], "did you mean test_accuracy?"),
-    (["--baseline", "in"], "no such column but BN"),
+    (["--baseline", "in"], "no such column: it has BN"),
     (["--tune", "seed"], "not the seed or normalizer"),
     (["--format", "xlsx"], "needs a file: name it with --output"),
     (["--format", "parquet", "--output", "no/such/folder/x.parquet"], "cannot be written"),

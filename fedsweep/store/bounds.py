@@ -1,0 +1,73 @@
+"""What an answer to a person's SQL may be, on both databases, and how a statement is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedsweep.errors import SqlRefused
+
+Parameters = Mapping[str, str | None]
+"""Values by name. In a statement `:name` stands for one, wherever a value may."""
+
+Found = tuple[list[str], Sequence[Sequence[Any]]]
+"""Columns and rows."""
+
+MOST_COLUMNS = 300
+"""Of an answer that has a bound on its size."""
+
+TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
+TOO_MUCH = "the statement takes too much memory: narrow it"
+
+
+def size(row: Sequence[Any]) -> int:
+    """About so many bytes a row takes."""
+    return sum(len(v) if isinstance(v, (str, bytes, memoryview)) else 8 for v in row)
+
+
+def taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence[Any]]:
+    """Rows up to the first that has no room: what comes after is never read."""
+    found: list[Sequence[Any]] = []
+    used = 0
+    for row in rows:
+        found.append(row)
+        used += size(row)
+        if len(found) == limit or used > room:
+            break
+    return found
+
+
+def names(statement: str, parameter: str) -> bool:
+    """Whether a statement has a `:parameter`, outside its strings and comments."""
+    return any(found["name"] == parameter for found in LEXEME.finditer(statement))
+
+
+LEXEME = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | :: | :(?P<name>[A-Za-z_]\w*)""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A parameter, and what may look like one: strings, quoted names, comments, casts."""
+
+
+_NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")
+"""Parts of what the drivers say where a statement writes, or is several."""
+
+_NO_ROOM = ("disk I/O error", "database or disk is full", "out of memory")
+"""What SQLite says where its temporary file may not grow."""
+
+
+def refusal(text: str, seconds: float) -> SqlRefused:
+    """What a person is told of a driver's error."""
+    first = text.strip().splitlines()[0] if text.strip() else "the statement failed"
+    if "interrupted" in text or "statement timeout" in text:
+        return SqlRefused(
+            f"the statement took longer than {seconds:g} s: narrow it, or raise --timeout"
+        )
+    if any(said in text for said in _NOT_ONE_READING):
+        return SqlRefused()
+    if TOO_LARGE in text or "string or blob too big" in text:
+        return SqlRefused(TOO_LARGE)
+    if first in _NO_ROOM:
+        return SqlRefused(TOO_MUCH)
+    return SqlRefused(f"the statement cannot be run: {first}")
