@@ -471,10 +471,10 @@ class _Reader:
         self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
         search = self.search(document["search"]) if "search" in document else None
         name = document.get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-][\w .+-]{0,99}", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w+][\w .+-]{0,99}", name):
             self.refuse(
-                'name must be 1 to 100 letters, digits, spaces, ".", "+", "-" or "_", '
-                'for example name = "cifar10-normalizers"'
+                'name must be 1 to 100 letters, digits, spaces, ".", "+", "-" or "_", the first '
+                'a letter, a digit, "+" or "_": for example name = "cifar10-normalizers"'
             )
         protocol = document.get("protocol", {})
         grids = document.get("grid", [{}])

@@ -210,8 +210,8 @@ def _each(connection: Connection, names: Sequence[str], asked: _Asked) -> list[_
             left.append(error)
     if not told:
         raise left[0]
-    for error in left:
-        print(f"left out: {error}", file=sys.stderr)
+    for why in left:
+        print(f"left out: {why}", file=sys.stderr)
     return told
 
 

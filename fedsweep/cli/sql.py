@@ -61,9 +61,9 @@ def sql(
     if show:
         print(text.rstrip())
         return
-    from fedsweep.store import reader
+    from fedsweep.store import bounds, reader
 
-    if sweep is not None and not reader.names(text, "sweep"):
+    if sweep is not None and not bounds.names(text, "sweep"):
         raise RequestError("--sweep says what :sweep stands for, and the statement has none")
     engine = open_store(db)
     _require(engine, sweep)

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fedsweep.report.comparison import mean_interval
@@ -102,15 +103,19 @@ class Cell:
 
     def measure(self, name: str) -> Spread:
         """A final measure, over the trials that took it."""
-        values = list(self.values[name].values())
-        low, high = mean_interval(values) or (None, None)
-        return Spread(
-            n=len(values),
-            mean=math.fsum(values) / len(values) if values else None,
-            std=statistics.stdev(values) if len(values) > 1 else None,
-            low=low,
-            high=high,
-        )
+        return _spread(tuple(self.values[name].values()))
+
+
+@cache  # exact, and slow: each is asked for by every table and picture
+def _spread(values: tuple[float, ...]) -> Spread:
+    low, high = mean_interval(values) or (None, None)
+    return Spread(
+        n=len(values),
+        mean=math.fsum(values) / len(values) if values else None,
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        low=low,
+        high=high,
+    )
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from types import FrameType
 
 import uvicorn
 from sqlalchemy.engine import Engine
+from sse_starlette.sse import AppStatus
 
 from fedsweep.errors import RequestError
 from fedsweep.serve import connections
@@ -58,8 +60,8 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
         timeout_graceful_shutdown=GRACE,
         ws="none",
     )
-    server = uvicorn.Server(config)
-    _end_with(server, look)
+    AppStatus.enable_automatic_graceful_drain = False  # it cuts streams
+    server = _Server(config, look)
     address = f"http://{_in_address(options.host)}:{port}/?token={options.token}"
     told(address)
     with listening, _shown(address) if show else nullcontext():
@@ -83,15 +85,19 @@ def _shown(address: str) -> Iterator[None]:
         yield
 
 
-def _end_with(server: uvicorn.Server, look: Look) -> None:
-    """Let Ctrl-C and SIGTERM be a good end: uvicorn raises them again when it has closed all."""
+class _Server(uvicorn.Server):
+    """Ends well with Ctrl-C and SIGTERM: it raises them again when it has closed all."""
 
-    def stop(_number: int, _frame: object) -> None:
-        look.ended = True  # open pages end with their next tick
-        server.should_exit = True
+    def __init__(self, config: uvicorn.Config, look: Look) -> None:
+        super().__init__(config)
+        self.look = look
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let streams end with their next tick, each whole."""
+        self.look.ended = True
+        super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -66,3 +66,14 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(
     refused = fedsweep("sql", *arguments, cwd=here, code=2).stderr
     assert said in refused
     assert refused.count("\n") == 1
+
+
+def test_a_terminal_obeys_nothing_that_a_value_says(here: Path) -> None:
+    """A table, and its blocks where it is too wide; json and csv have the value as it is."""
+    statement = "SELECT 'a' || char(27) || '[2J' || char(7) AS \"x\x1b[0m\""
+    for columns in ("160", "10"):
+        said = fedsweep("sql", statement, cwd=here, COLUMNS=columns).stdout
+        assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}" in said
+        assert "\x1b" not in said
+    said = fedsweep("sql", statement, "--format", "json", cwd=here).stdout
+    assert json.loads(said) == [{"x\x1b[0m": "a\x1b[2J\x07"}]

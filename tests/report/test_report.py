@@ -18,8 +18,14 @@ from typer.testing import CliRunner
 from fedsweep.cli import report as command
 from fedsweep.cli.app import app
 from fedsweep.errors import RequestError
-from fedsweep.store import reader
+from fedsweep.report.latex import document
+from fedsweep.report.summary import summarize
+from fedsweep.report.tables import View
+from fedsweep.spec import read_plan
+from fedsweep.store import reader, writes
+from fedsweep.store.engine import transaction
 from tests.report import fixed
+from tests.report.test_summary import trial
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -164,6 +170,9 @@ WRONG = [
     (["--where", "alpha=7"], "has the alpha of --where: there are 0.1, 1"),
     (["--group-by", "freeze_round"], "makes no rows"),
     (["--metric", "accuracy"], "did you mean test_accuracy?"),
+    (["--metric", "test_miou"], "no trial of sweep fixed_firm has it: there are test_accuracy, "),
+    (["--where", "alpha=0.1", "--where", "seed=9"], "has the seed of --where: there are 0, 1, 2"),
+    (["--where", "normalizer=fixbn", "--where", "freeze_round=none"], "meets all of --where"),
     (["--baseline", "in"], "no such column: it has BN"),
     (["--tune", "seed"], "not the seed or normalizer"),
     (["--format", "xlsx"], "needs a file: name it with --output"),
@@ -189,3 +198,31 @@ def test_latex_escapes_what_a_name_holds() -> None:
     assert escape(r"a_b & \input{x} 50% ~ ✓ α") == (
         r"a\_b \& \textbackslash{}input\{x\} 50\% \textasciitilde{} ? $\alpha$"
     )
+
+
+def test_of_several_sweeps_those_that_lack_what_is_asked_are_named(
+    report: Say, store: Engine, tiny: Path
+) -> None:
+    """The others are told."""
+    with transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+    said = report("--baseline", "ln")
+    assert "fixed_firm: test accuracy" in said
+    assert "tiny: test accuracy" not in said
+    assert "left out: --baseline ln: sweep tiny has no such column: it has " in said
+
+
+def test_a_long_table_is_set_in_parts_and_like_names_have_labels_of_their_own() -> None:
+    """A page holds 32 rows; exp_1 and exp-1 are two sweeps."""
+    rows = [trial("bn", seed, 0.5, alpha=float(alpha)) for alpha in range(1, 34) for seed in (0, 1)]
+    summaries = [(summarize(name, rows), View()) for name in ("exp_1", "exp-1")]
+    text = document(summaries)
+    labels = re.findall(r"\\label{(.*?)}", text)
+    assert labels == [
+        "tab:exp-1-test-accuracy",
+        "tab:exp-1-test-accuracy-2",
+        "tab:exp-1-2-test-accuracy",
+        "tab:exp-1-2-test-accuracy-2",
+    ]
+    assert [part.count("pm") - 1 for part in text.split(r"\midrule")[1:3]] == [32, 1]
+    assert text.count("(part 2)") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 
 from fedsweep.cli import serve as command
 from fedsweep.errors import PackageMissing, RequestError
+from fedsweep.serve import server
 from tests.acceptance.command import environment, fedsweep, start
 from tests.serve.conftest import TOKEN
 
@@ -67,7 +70,7 @@ def test_it_prints_its_address_serves_and_ends_when_asked(sqlite_url: str) -> No
 
 
 def test_an_open_page_does_not_keep_it_from_ending(sqlite_url: str) -> None:
-    """Its stream is cut."""
+    """Its stream ends, and nothing is said of it."""
     with served(sqlite_url, "--token", TOKEN) as (address, token, process):
         assert token == TOKEN
         events = Request(
@@ -76,8 +79,9 @@ def test_an_open_page_does_not_keep_it_from_ending(sqlite_url: str) -> None:
         with urlopen(events) as stream:
             assert stream.readline().startswith(b"event: page")
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=60)
             assert process.returncode == 0
+            assert "ERROR" not in said
 
 
 def test_the_token_may_come_from_the_environment(sqlite_url: str) -> None:
@@ -135,3 +139,18 @@ def test_help_imports_nothing_of_it() -> None:
         "assert not found, found"
     )
     subprocess.run([sys.executable, "-c", program], env=environment(), check=True)
+
+
+def test_a_browser_is_started_with_a_file_that_nobody_else_can_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its arguments are everybody's to see; the file goes when the server does."""
+    opened: list[str] = []
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    with server._shown(f"http://127.0.0.1:8000/?token={TOKEN}"):
+        (address,) = opened
+        file = Path(urlsplit(address).path)
+        assert TOKEN not in address
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert f'content="0; url=http://127.0.0.1:8000/?token={TOKEN}"' in file.read_text()
+    assert not file.exists()

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+from starlette.testclient import TestClient
 
 from fedsweep import queue
 from fedsweep.errors import StoreUnreachable
-from fedsweep.serve.app import shown
+from fedsweep.serve.app import MOST, shown
 from fedsweep.serve.look import Look
 from fedsweep.serve.stream import Stream
 from fedsweep.spec import read_plan
@@ -191,3 +193,30 @@ def test_what_nobody_asks_for_any_more_is_forgotten(look: Look) -> None:
         time[0] += 0.1
         shared.once(number, lambda: "made")
     assert len(shared._made) < 300
+
+
+def test_a_stream_ends_with_the_server(look: Look, planned: Engine) -> None:
+    """Its place is free again."""
+    looked = stream(look, "overview")
+    looked.ready = looked.tick()
+
+    async def read() -> list[int]:
+        places = []
+        async for _ in looked():
+            places.append(look.streams)
+            look.ended = True
+        return places
+
+    places = anyio.run(read)
+    assert set(places) == {1}
+    assert look.streams == 0
+
+
+def test_pages_beyond_the_most_are_not_kept_up(
+    look: Look, client: TestClient, planned: Engine
+) -> None:
+    """A browser asks again later."""
+    look.streams = MOST
+    answer = client.get("/events?screen=overview")
+    assert answer.status_code == 503
+    assert answer.text == "100 pages are open already: close some\n"

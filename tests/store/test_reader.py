@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -136,4 +137,35 @@ def test_a_plan_that_would_take_gigabytes_is_refused(sqlite_url: str) -> None:
     store = make_engine(sqlite_url)
     with pytest.raises(SqlRefused, match=r"takes too much memory|took longer than"):
         ask(store, greedy, seconds=10, room=2**20)
+    store.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1 AS n WHERE repeat('a', 100000000) = current_user",
+        "SELECT length(repeat('a', 100000000)) AS n, repeat('a', 100000000) AS a",
+    ],
+)
+def test_a_plan_of_gigabytes_is_measured_where_it_is_made(
+    postgres_url: str, statement: str
+) -> None:
+    """Postgres works constants out before it runs anything; their text is not sent."""
+    store = make_engine(postgres_url)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SqlRefused, match="a row is larger than the whole answer may be"):
+        ask(store, statement, room=2**20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+    store.dispose()
+
+
+def test_what_outgrows_its_temporary_file_takes_too_much(sqlite_url: str) -> None:
+    """A sort that spills is told as such, not as a broken disk."""
+    store = make_engine(sqlite_url)
+    statement = (
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 400) "
+        "SELECT hex(zeroblob(500000)) || x AS a FROM n ORDER BY a"
+    )
+    with pytest.raises(SqlRefused, match="takes too much memory: narrow it"):
+        ask(store, statement, room=2**21)
     store.dispose()
