@@ -48,7 +48,7 @@ ENTER = """\
 <!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={there}">
-<title>fedsweep</title></head>
+<link rel="icon" href="data:,"><title>fedsweep</title></head>
 <body><p><a href="{there}">Go on to fedsweep</a></p></body>
 </html>
 """

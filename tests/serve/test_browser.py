@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from sqlalchemy.engine import Engine, make_url
 
+from fedsweep.serve import server
 from fedsweep.store.engine import sqlite_file, transaction
 from tests.acceptance.command import fedsweep, query, start
 from tests.chaos.stores import Postgres
@@ -100,6 +101,21 @@ def test_the_address_lets_in_and_forgets_its_token(
     assert answer is not None
     assert answer.status == 401
     expect(stranger.get_by_role("heading", level=1)).to_have_text("This page needs its token")
+
+
+def test_a_page_elsewhere_leads_in(
+    opened: Callable[..., Page], worked: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that --open shows: a browser that comes from it keeps its new cookie."""
+    page = opened(store_url)
+    inside = page.url
+    shown: list[str] = []
+    monkeypatch.setattr(server.webbrowser, "open", shown.append)
+    page.context.clear_cookies()
+    with server._shown(f"{inside}?token={TOKEN}"):
+        page.goto(shown[0])
+        expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    assert page.url == inside
 
 
 def test_it_follows_a_worker_to_the_end(
