@@ -169,7 +169,7 @@ class _Attempt:
             raise
 
     def run(self, stop: Stop, watch: Watch) -> Outcome:
-        from trainers import fedavg
+        from trainers import fedavg, memory
 
         config = TrainConfig(**self.claim.config)
         said = "attempt %d: %d of %d rounds are stored"
@@ -179,6 +179,7 @@ class _Attempt:
         self.numerics_id = content_hash(computed_under)
         ran_with = _provenance(config, self.place, computed_under)
         self.say_where(computed_under)
+        memory.begin(self.place.device)
 
         def begin(connection: Connection) -> tuple[reads.Home, list[trunks.Origin], list[str]]:
             self.renew(connection)
@@ -493,7 +494,8 @@ class _Attempt:
 
     def store_pending(self, connection: Connection) -> queue.Held:
         held = self.renew(connection)
-        differs = writes.add_rounds(connection, self.claim, self.pending, held.final_round)
+        memory = _memory_taken(self.place.device) if self.pending else None
+        differs = writes.add_rounds(connection, self.claim, self.pending, held.final_round, memory)
         if differs is not None:
             raise TrialFailed(
                 FailureKind.ERROR,
@@ -540,6 +542,7 @@ def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
 def _provenance(
     config: TrainConfig, place: Place, computed_under: Mapping[str, str]
 ) -> dict[str, Any]:
+    from trainers import memory
     from trainers.config import NORMALIZERS
     from trainers.normalizers import offered
 
@@ -547,7 +550,13 @@ def _provenance(
     more = more if config.model == "deeplabv3plus" else []
     point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
     more += [point.dist.name] if point is not None and point.dist is not None else []
-    return provenance(computed_under["processor"], place.device, more)
+    return provenance(computed_under["processor"], place.device, memory.total(place.device), more)
+
+
+def _memory_taken(device: str) -> int:
+    from trainers import memory
+
+    return memory.taken(device)
 
 
 def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:

@@ -19,10 +19,13 @@ GIT_SECONDS = 5.0
 """A git that takes longer (a folder on a slow network) is done without."""
 
 
-def provenance(processor: str, device: str, more: Iterable[str] = ()) -> dict[str, Any]:
+def provenance(
+    processor: str, device: str, memory: int, more: Iterable[str] = ()
+) -> dict[str, Any]:
     """What an attempt on a device runs with, to be kept as JSON; what is not known is None.
 
-    `processor` is the device's model, `more` names packages that its trial needs besides.
+    `processor` is the device's model, `memory` its bytes; `more` names packages that its trial
+    needs besides.
     """
     commit, dirty = code(Path(fedsweep.__file__).parent)
     packages = {name: v for name in (*PACKAGES, *more) if (v := package_version(name))}
@@ -32,6 +35,7 @@ def provenance(processor: str, device: str, more: Iterable[str] = ()) -> dict[st
         "commit": commit,
         "dirty": dirty,
         "device": processor,
+        "memory": memory,
         "driver": driver() if device.startswith("cuda") else None,
         "host": platform.node(),
         "platform": platform.platform(),

@@ -100,6 +100,7 @@ def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, ti
     assert row["numerics_id"] == attempt["numerics_id"]
     assert '"threads": "1"' in attempt["numerics"]
     assert (attempt["rounds_trained"], attempt["rounds_lost"]) == (3, 0)
+    assert 10**7 < attempt["memory"] < json.loads(attempt["provenance"])["memory"]
 
 
 def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, tiny: Path) -> None:

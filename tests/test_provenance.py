@@ -46,14 +46,14 @@ def looked_at(checkout: Path) -> tuple[str | None, bool | None]:
 
 def test_it_is_plain_values_with_the_versions_that_are_installed() -> None:
     """As JSON; what is not installed is left out, what is asked for besides is there."""
-    found = provenance.provenance("a processor", "cpu", ["typer", "no-such-package"])
+    found = provenance.provenance("a processor", "cpu", 2**30, ["typer", "no-such-package"])
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["fedsweep"] == fedsweep.__version__
     assert {"torch", "torchvision", "numpy", "safetensors", "sqlalchemy", "typer"} < set(
         found["packages"]
     )
     assert "no-such-package" not in found["packages"]
-    assert (found["device"], found["driver"]) == ("a processor", None)
+    assert (found["device"], found["memory"], found["driver"]) == ("a processor", 2**30, None)
     assert all(found[name] for name in ("python", "host", "platform"))
 
 

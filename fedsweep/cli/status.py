@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted, duration, keep_showing, time_left
+from fedsweep.cli.console import console, counted, duration, keep_showing, size, time_left
 from fedsweep.errors import visible
 from fedsweep.report.phrases import HELD
 
@@ -146,7 +146,7 @@ def _at_work(running: list[Row]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("host", "device", "trial", ""):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in ("round", "at work", "lease"):
+    for name in ("round", "memory", "at work", "lease"):
         table.add_column(name, justify="right", no_wrap=True)
     now = time.time()
     for row in running[:SHOWN]:
@@ -157,6 +157,7 @@ def _at_work(running: list[Row]) -> Table:
             row["trial_id"][:8],
             Text(visible(describe(row))),
             f"{row['final_round'] or 0}/{row['rounds']}",
+            size(row["memory"]) if row["memory"] else "–",
             duration(max(0.0, now - row["started_at"])),
             "over" if left < 0 else duration(left),
         )

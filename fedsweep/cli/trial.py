@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console, counted, duration
+from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import NotFound, Refused, visible
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
@@ -151,6 +151,7 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
     kind = f" ({attempt['failure']})" if attempt["failure"] else ""
     rounds = f"{attempt['rounds_trained']} rounds"
     lost = f", {attempt['rounds_lost']} of them again" if attempt["rounds_lost"] else ""
+    lost += f", {size(attempt['memory'])} of memory at most" if attempt["memory"] else ""
     print(
         f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
         f"{visible(attempt['device'])} of {visible(attempt['worker'])}, {began}"

@@ -67,6 +67,11 @@ def metrics(
     left = [({"sweep": p.sweep}, p.seconds_left) for p in sweeps if p.seconds_left is not None]
     of = [({"sweep": p.sweep}, p) for p in sweeps]
     slots = [row for row in running if row["lease_left"] >= 0]
+    memory = [
+        ({"worker": row["worker"], "host": row["host"], "device": row["device"]}, row["memory"])
+        for row in slots
+        if row["memory"] is not None
+    ]
     ledgers = list(ledgers)
     return [
         _metric("trials", "gauge", "Trials by state.", states),
@@ -77,6 +82,7 @@ def metrics(
         _metric("slots_training", "gauge", "Slots that train.", [({}, len(slots))]),
         _metric("slots_silent", "gauge", "Slots whose lease is over.",
                 [({}, len(running) - len(slots))]),
+        _metric("memory_bytes", "gauge", "Memory that a slot's attempt has taken at most.", memory),
         *(_metric(name, "counter", help, [({"sweep": row["sweep"]}, row[name]) for row in ledgers])
           for name, help in LEDGER.items()),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 import fedsweep
 from fedsweep.errors import hide_secrets
-from fedsweep.report.phrases import counted, duration
+from fedsweep.report.phrases import counted, duration, size
 from fedsweep.report.summary import describe, field_text, label
 
 
@@ -78,6 +78,7 @@ def environment() -> Environment:
         "clock": clock,
         "percent": percent,
         "number": number,
+        "size": size,
         "safe_text": hide_secrets,
         "what": describe,
     }

@@ -69,6 +69,10 @@ class Seen:
     attempts: int
     utilisation: float | None
     """The share of the last hour, or of its life, that it trained."""
+    memory: int | None
+    """Bytes that its last attempt took of its device at most."""
+    room: int | None
+    """Bytes that its device has."""
 
 
 def workers(running: Sequence[Row], recent: Sequence[Row], now: float) -> list[Seen]:
@@ -87,6 +91,7 @@ def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
     trained = (known["trained"] or 0.0) if known else 0.0
     if work is not None:
         trained += _within(work, now)
+    ran_with = json.loads(row["provenance"]) if row["provenance"] else {}
     last: float | None = known["last"] if known and work is None else None
     span = (last or now) - max(first, now - SHOWN_SECONDS)
     return Seen(
@@ -94,7 +99,7 @@ def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
         host=row["host"],
         device=row["device"],
         pid=row["pid"],
-        processor=_processor(row["provenance"]),
+        processor=ran_with.get("device"),
         standing=_standing(known, work),
         trial=work,
         last=last,
@@ -102,6 +107,8 @@ def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
         finished=known["finished"] if known else 0,
         attempts=known["attempts"] if known else 1,
         utilisation=min(1.0, trained / span) if span > 0 else None,
+        memory=row["memory"],
+        room=ran_with.get("memory"),
     )
 
 
@@ -115,10 +122,6 @@ def _standing(known: Row | None, work: Row | None) -> str:
     if work is not None:
         return "silent" if work["lease_left"] < 0 else "training"
     return "vanished" if known and known["outcome"] == Outcome.EXPIRED else "idle"
-
-
-def _processor(provenance: str | None) -> str | None:
-    return json.loads(provenance).get("device") if provenance else None
 
 
 def shown(value: Any, most: int = 2000) -> str:

@@ -53,7 +53,7 @@ def running(connection: Connection) -> list[Row]:
         sa.select(
             *_TOLD,
             *(a.worker, a.host, a.pid, a.device, a.started_at, a.rounds_trained),
-            *(a.seconds_trained, a.provenance, left.label("lease_left")),
+            *(a.seconds_trained, a.provenance, a.memory, left.label("lease_left")),
         )
         .select_from(trials.join(attempts, mine))
         .where(_RUNNING)
@@ -91,7 +91,7 @@ def workers(connection: Connection, since: float) -> list[Row]:
     )
     a = attempts.c
     query = (
-        sa.select(each, *(a.host, a.device, a.pid, a.outcome, a.provenance))
+        sa.select(each, *(a.host, a.device, a.pid, a.outcome, a.provenance, a.memory))
         .select_from(each.join(attempts, a.id == each.c.newest))
         .order_by(a.host, each.c.worker)
     )

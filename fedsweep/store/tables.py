@@ -174,6 +174,7 @@ attempts = Table(
     Column("seconds_trained", Double, nullable=False, server_default="0"),
     Column("seconds_lost", Double, nullable=False, server_default="0"),
     Column("provenance", Text),  # JSON: packages, commit, device, driver
+    Column("memory", BigInteger),  # bytes of the device that it took at most
     UniqueConstraint("trial", "fence"),
     CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),

@@ -271,12 +271,17 @@ _ADD_SWEEP = _adding(sweeps, "name", "created_at")
 
 
 def add_rounds(
-    connection: Connection, claim: Claim, done: Sequence[Round], final_round: int | None = None
+    connection: Connection,
+    claim: Claim,
+    done: Sequence[Round],
+    final_round: int | None = None,
+    memory: int | None = None,
 ) -> Differs | None:
     """Store an attempt's rounds; those stored before are compared, and count as lost.
 
     Returns the first difference, with nothing written; to be called behind `queue.renew`, which
-    tells the last stored round: behind it there is nothing to compare.
+    tells the last stored round: behind it there is nothing to compare. `memory` are the bytes of
+    its device that the attempt has taken at most.
     """
     if not done:
         return None
@@ -300,6 +305,7 @@ def add_rounds(
         "n_lost": len(again),
         "s_trained": sum(r.seconds for r in done),
         "s_lost": sum(r.seconds for r in again),
+        "at_most": memory,
     }
     for statement in _GET_ON[connection.dialect.name] if fresh else [_COUNT]:
         statement(connection, **counts)
@@ -343,6 +349,9 @@ def _count() -> sa.Update:
             rounds_lost=_added("rounds_lost", "n_lost"),
             seconds_trained=_added("seconds_trained", "s_trained"),
             seconds_lost=_added("seconds_lost", "s_lost"),
+            memory=sa.func.coalesce(
+                sa.bindparam("at_most", type_=sa.BigInteger()), attempts.c.memory
+            ),
         )
     )
 

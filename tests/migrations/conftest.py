@@ -39,6 +39,12 @@ three of its five rounds, which others fork from; one finished; FIXBN trials tha
 begun; and GN's."""
 
 
+ROWS_OF_0005 = json.loads(Path(__file__).with_name("rows_of_0005.json").read_text())
+"""What the fifth version's code stored of a sweep that searches: BN, GN and T* = 5 finished with
+two seeds each; of the second proposal, T* = 3, one seed was given back and is claimed again (its
+lease is long over), one is not begun."""
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database at revision 0001 with rows in it, on each database."""
@@ -61,6 +67,12 @@ def third_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def fourth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0004."""
     return _filled(request, f"sqlite:///{tmp_path}/fourth.db", "0004", ROWS_OF_0004)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def fifth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0005."""
+    return _filled(request, f"sqlite:///{tmp_path}/fifth.db", "0005", ROWS_OF_0005)
 
 
 def _filled(

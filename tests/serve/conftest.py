@@ -35,7 +35,8 @@ def claimed(store: Engine, rounds: int) -> Claim:
         claim = queue.claim(connection, WORKER, read_clock(connection))
         assert claim is not None
         for number in range(1, rounds + 1):
-            assert writes.add_rounds(connection, claim, [one_round(number, number / 4)]) is None
+            done = [one_round(number, number / 4)]
+            assert writes.add_rounds(connection, claim, done, memory=1_234_000_000) is None
     return claim
 
 

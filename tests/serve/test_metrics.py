@@ -32,6 +32,7 @@ def test_trials_rounds_failures_slots_and_the_ledger_are_told(
         'fedsweep_failures{kind="diverged"} 1',
         "fedsweep_slots_training{} 1",
         "fedsweep_slots_silent{} 0",
+        'fedsweep_memory_bytes{worker="host-1-0-abc",host="host",device="cpu"} 1234000000',
         'fedsweep_rounds_trained_total{sweep="tiny"} 5',
         'fedsweep_seconds_trained_total{sweep="tiny"} 0.625',
         'fedsweep_rounds_lost_total{sweep="tiny"} 0',

@@ -41,13 +41,21 @@ def test_the_time_left_is_an_interval_as_far_as_it_is_known() -> None:
 
 def work(worker: str, **changes: Any) -> dict[str, Any]:
     row = {"worker": worker, "host": "h", "device": "cpu", "pid": 1, "provenance": None}
+    row |= {"memory": None}
     row |= {"started_at": 9_900.0, "seconds_trained": 50.0, "lease_left": 5.0}
     return row | changes
 
 
 def known(worker: str, **changes: Any) -> dict[str, Any]:
     row = {"worker": worker, "host": "h", "device": "cpu", "pid": 1, "provenance": None}
-    row |= {"first": 9_700.0, "last": 9_900.0, "trained": 100.0, "finished": 2, "attempts": 3}
+    row |= {
+        "memory": None,
+        "first": 9_700.0,
+        "last": 9_900.0,
+        "trained": 100.0,
+        "finished": 2,
+        "attempts": 3,
+    }
     return row | {"outcome": "finished"} | changes
 
 
@@ -96,3 +104,14 @@ def test_a_long_text_says_how_long_it_is() -> None:
     """And NULL is nothing."""
     assert views.shown("x" * 5, most=3) == "xxx… (5 characters)"
     assert views.shown(None) == ""
+
+
+def test_the_memory_is_that_of_the_last_attempt_and_of_its_device() -> None:
+    """Of who trains, and of who did; what an older version did not note is not known."""
+    noted = {"provenance": '{"device": "NVIDIA H200", "memory": 150}', "memory": 50}
+    seen = views.workers([work("a", **noted), work("b")], [known("a"), known("c", **noted)], 1e4)
+    assert [(s.name, s.memory, s.room) for s in seen] == [
+        ("a", 50, 150),
+        ("b", None, None),
+        ("c", 50, 150),
+    ]

@@ -13,7 +13,7 @@ from tests.benchmarks.cases import pictures
 from tests.trainers.arms import NORMALIZERS, small
 from tests.trainers.test_fedavg import ARMS
 from tests.trainers.test_fedavg import measured as measured_of
-from trainers import data, fedavg
+from trainers import data, fedavg, memory
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset
 from trainers.numerics import numerics, settle
@@ -106,3 +106,14 @@ def test_a_state_of_a_processor_goes_on_upon_a_gpu_and_back(digits: Dataset) -> 
     after = next(fedavg.run(chosen, digits, state, device=GPU)).state()
     next(fedavg.run(chosen, digits, after))
     assert numerics(chosen, GPU) != numerics(chosen, "cpu")
+
+
+def test_a_gpu_s_memory_is_what_an_attempt_took_of_it_at_most() -> None:
+    """Forgotten at the next one's beginning."""
+    held = torch.ones(64 * 2**20, device=GPU)
+    assert memory.taken(GPU) >= 256 * 2**20
+    del held
+    torch.cuda.empty_cache()
+    memory.begin(GPU)
+    assert memory.taken(GPU) < 256 * 2**20
+    assert memory.total(GPU) == torch.cuda.get_device_properties(GPU).total_memory

@@ -1,0 +1,49 @@
+"""What training takes of its device's memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+FORGET = Path("/proc/self/clear_refs")
+"""Linux takes "5" there, and begins again with its VmHWM."""
+
+
+def total(device: str) -> int:
+    """Bytes that there are: a GPU's own, else the machine's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def begin(device: str) -> None:
+    """Forget what was taken at most until now, where that can be forgotten."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        FORGET.write_text("5", encoding="ascii")
+
+
+def taken(device: str) -> int:
+    """Bytes at most since `begin`: what torch reserved on a GPU, else what of this process was
+    resident at once.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_reserved(device))
+    # Not getrusage's on Linux: a process begins with its parent's there.
+    with suppress(OSError, StopIteration):
+        lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
