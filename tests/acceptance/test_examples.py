@@ -37,16 +37,15 @@ TREES: dict[str, tuple[Callable[[Path], Path] | None, tuple[str, ...]]] = {
 
 
 def shortened(example: Path) -> list[str]:
-    """One round of one step; of the papers' grids one point, with every normaliser."""
+    """One round of one step of four pictures, one seed; of the papers' grids one point, with every
+    normaliser.
+    """
     text = example.read_text()
     steps = "local_epochs=1" if "local_epochs" in text else "local_steps=1"
-    few = (
-        ("seed=0", "momentum=reset", "alpha=0.1", "clients=2")
-        if example.name.startswith("paper")
-        else ()
-    )
+    few = ("momentum=reset", "alpha=0.1", "clients=2") if example.name.startswith("paper") else ()
     changes = TREES[tomllib.loads(text)["protocol"]["dataset"]][1]
-    return [f"--set={change}" for change in ("rounds=1", steps, *few, *changes)]
+    small = ("rounds=1", "batch_size=4", "seed=0")
+    return [f"--set={change}" for change in (*small, steps, *few, *changes)]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

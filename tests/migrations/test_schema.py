@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing
@@ -182,3 +185,18 @@ def test_another_program_s_database_is_left_alone(tmp_path: Path) -> None:
 def test_upgrading_a_current_database_changes_nothing(store: Engine) -> None:
     """And says from where to where."""
     assert schema.migrate(store) == (schema.head(), schema.head())
+
+
+def test_the_revisions_are_those_of_the_scripts() -> None:
+    """Written down, so that a command need not read them."""
+    scripts = ScriptDirectory.from_config(schema._config()).walk_revisions()
+    assert [script.revision for script in scripts] == list(schema.REVISIONS)
+
+
+def test_a_command_on_a_store_needs_no_alembic(sqlite_url: str) -> None:
+    """Only a migration does."""
+    program = (
+        "import sys; from fedsweep.store.schema import open_store\n"
+        f"open_store({sqlite_url!r}).dispose(); assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

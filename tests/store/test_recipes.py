@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import NotFound
-from fedsweep.store import reader
+from fedsweep.store import bounds, reader
 from fedsweep.store.engine import transaction
 from fedsweep.store.recipes import Recipe, recipe, recipes
 from fedsweep.store.schema import open_store
@@ -220,4 +220,4 @@ def test_a_parameter_is_known_from_what_looks_like_one(store: Engine) -> None:
     answer = reader.ask(store, text, {"sweep": "it's :sweep"})
     assert answer.columns == [":sweep", "b"]
     assert answer.rows == [(":sweep", "it's :sweep")]
-    assert not reader.names("SELECT ':sweep' -- :sweep", "sweep")
+    assert not bounds.names("SELECT ':sweep' -- :sweep", "sweep")
