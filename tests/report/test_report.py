@@ -138,6 +138,7 @@ def test_tables_are_written_for_other_programs(report: Say, tmp_path: Path) -> N
     assert not list(tmp_path.glob(".*.new*"))
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
     report: Say, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
         assert content == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_the_winners_are_named_with_their_lead(report: Say, tmp_path: Path) -> None:
     """GN at five steps by 2 points, FIXBN at one."""
     report("--figures", str(tmp_path))
