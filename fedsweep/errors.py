@@ -132,5 +132,9 @@ def hide_secrets(text: str) -> str:
 
 def visible(text: str) -> str:
     """Text without what a terminal would obey, which others may have put there."""
-    kept = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(kept)
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls but tab and line feed, separators of lines, what turns the direction of writing, and
+halves of characters."""

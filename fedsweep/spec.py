@@ -460,6 +460,10 @@ def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
     return one.model_copy(update=more)
 
 
+_NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
+"""Of a sweep: an option and a way through folders are none."""
+
+
 class _Reader:
     """One plan file being read; it knows the file's name for its messages."""
 
@@ -471,10 +475,10 @@ class _Reader:
         self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
         search = self.search(document["search"]) if "search" in document else None
         name = document.get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w+][\w .+-]{0,99}", name):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
             self.refuse(
                 'name must be 1 to 100 letters, digits, spaces, ".", "+", "-" or "_", the first '
-                'a letter, a digit, "+" or "_": for example name = "cifar10-normalizers"'
+                'no "-", and not "." or ".." alone: for example name = "cifar10-normalizers"'
             )
         protocol = document.get("protocol", {})
         grids = document.get("grid", [{}])

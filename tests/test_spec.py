@@ -121,8 +121,8 @@ WRONG = [
     ),
     ('name = "tiny"', "", "name must be"),
     ('name = "tiny"', 'name = "a/b"', "name must be"),
-    ('name = "tiny"', 'name = ".."', 'the first a letter, a digit, "+" or "_"'),
-    ('name = "tiny"', 'name = "-x"', 'the first a letter, a digit, "+" or "_"'),
+    ('name = "tiny"', 'name = ".."', 'and not "." or ".." alone'),
+    ('name = "tiny"', 'name = "-x"', 'and not "." or ".." alone'),
     ("[[grid]]", "[grid]", "not valid TOML"),
     ("rounds = 3", "rounds = ", "not valid TOML"),
     (

@@ -10,7 +10,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, keep_showing
-from fedsweep.errors import NotFound, RequestError, hide_secrets
+from fedsweep.errors import NotFound, RequestError, hide_secrets, visible
 from fedsweep.report.searched import findings
 
 if TYPE_CHECKING:
@@ -148,6 +148,6 @@ def _proposals(finding: Finding) -> RenderableType:
             "all" if p.seed is None else str(p.seed),
             f"{p.cost:,}",
             f"{mean} …" if probe and probe.pending else mean,
-            Text(p.why),
+            Text(visible(p.why)),
         )
     return table

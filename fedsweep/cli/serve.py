@@ -41,7 +41,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open it in the browser, if that can read /tmp.")
+    ] = False,
 ) -> None:
     """Serve a page to watch: what runs, waits and fails, curves, SQL. It changes nothing.
 

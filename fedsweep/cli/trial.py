@@ -38,6 +38,7 @@ def list_(
 ) -> None:
     """List trials in the order of planning."""
     from rich.table import Table
+    from rich.text import Text
 
     from fedsweep.report.summary import describe
     from fedsweep.store import reads
@@ -61,7 +62,7 @@ def list_(
             f"{row['final_round'] or 0}/{row['rounds']}",
             f"{accuracy:.2%}" if accuracy is not None else "–",
             f"{row['seconds']:.1f}" if row["seconds"] is not None else "–",
-            describe(row),
+            Text(visible(describe(row))),
         )
     console().print(table)
     if len(rows) > limit:
@@ -83,7 +84,7 @@ def show(trial: Trial, db: Db = None) -> None:
         said = reads.trial_logs(connection, key, last, SHOWN + 1)
     print(f"trial {trial_id}  {result['state']}  (planned first by {visible(result['sweep'])})")
     for line in standing(trial_id, result, stands):
-        print(f"  {line}")
+        print(f"  {visible(line)}")
     print("\nconfiguration")
     _print_pairs(json.loads(result["config"]))
     measured = ("final_round", "test_accuracy", "test_loss", "validation_accuracy", "test_miou")
@@ -141,7 +142,7 @@ def logs(
 def _print_pairs(pairs: dict[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
-        print(f"  {name:<{width}}  {visible(str(value))}")
+        print(f"  {visible(name):<{width}}  {visible(str(value))}")
 
 
 def _print_attempt(attempt: dict[str, Any]) -> None:
@@ -167,7 +168,7 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
 def _print_log(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["at"]))
-        print(f"  {at} {line['level']:<8} {visible(line['message'])}")
+        print(f"  {at} {visible(line['level']):<8} {visible(line['message'])}")
 
 
 @app.command()

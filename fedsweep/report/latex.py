@@ -72,24 +72,22 @@ def escape(text: str) -> str:
 
 def document(summaries: Sequence[tuple[Summary, View]]) -> str:
     """All tables in one document."""
-    names = [summary.sweep for summary, _ in summaries]
-    slugs = [re.sub(r"[^a-z0-9]+", "-", name.lower()) for name in names]
-    tables = [
-        table
-        for i, (summary, view) in enumerate(summaries)
-        for table in _tables(summary, view, slugs[:i].count(slugs[i]) and i + 1)
-    ]
+    used: set[str] = set()
+    tables = [table for summary, view in summaries for table in _tables(summary, view, used)]
     # LaTeX holds 52 tables that it has not placed yet.
     tables = [t + "\\clearpage\n" * (i % 10 == 0) for i, t in enumerate(tables, 1)]
     return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
 
 
-def _tables(summary: Summary, view: View, number: int) -> list[str]:
-    """A sweep's tables; labels have its number where names alone would not tell them apart."""
+def _tables(summary: Summary, view: View, used: set[str]) -> list[str]:
+    """A sweep's tables, with labels that are not in `used`, and are then."""
 
     def tag(what: str) -> str:
-        told = f"{summary.sweep} {number} {what}" if number else f"{summary.sweep} {what}"
-        return re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
+        names = (slug, *(f"{slug}-{n}" for n in range(2, len(used) + 3)))
+        found = next(name for name in names if name not in used)
+        used.add(found)
+        return found
 
     headings = [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
     found = []
@@ -101,13 +99,13 @@ def _tables(summary: Summary, view: View, number: int) -> list[str]:
         first = measure == view.first
         notes = footnotes(summary, view) if first else [query_note(summary, measure, view)]
         name = f"{summary.sweep}: {title(measure, view)}"
-        found.append(_table(name, headings, len(summary.axes), lines, notes, tag(measure)))
+        found += _table(name, headings, len(summary.axes), lines, notes, tag(measure))
     for what, contrasts in contrast_tables(summary, view):
         names, texts = contrast_rows(summary, view.first, contrasts)
         name = f"{summary.sweep}: {contrast_title(view.first, what)}"
         lines = [((), [_numbers(escape(text)) for text in line]) for line in texts]
         notes = [contrast_note(summary, view)]
-        found.append(_table(name, names, len(summary.axes), lines, notes, tag(what)))
+        found += _table(name, names, len(summary.axes), lines, notes, tag(what))
     return found
 
 
@@ -118,15 +116,16 @@ def _table(
     lines: Sequence[_Line],
     notes: Sequence[str],
     tag: str,
-) -> str:
+) -> list[str]:
     size = r"\footnotesize" if len(headings) > _WIDE else r"\small"
     out = [f"% {note}" for note in notes if note.startswith("query: ")]
     said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
+    tables: list[str] = []
     for start in range(0, max(len(lines), 1), _LONG):
         out += [r"\begin{table}[tbp]", r"\centering", size]
         part = f" (part {start // _LONG + 1})" if len(lines) > _LONG else ""
         out.append(rf"\caption{{{escape(name + part)}.}}")
-        out.append(rf"\label{{tab:{tag}{f'-{start // _LONG + 1}' if start else ''}}}")
+        out.append(rf"\label{{tab:{tag}{f'-part-{start // _LONG + 1}' if start else ''}}}")
         out.append(_AT_MOST_A_LINE)
         out.append(rf"\begin{{tabular}}{{{'r' * axes}{'c' * (len(headings) - axes)}}}")
         out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
@@ -135,7 +134,9 @@ def _table(
         if said and start + _LONG >= len(lines):
             out += [r"\par\smallskip\footnotesize", f"{'; '.join(said)}."]
         out += [r"\end{table}", ""]
-    return "\n".join(out)
+        tables.append("\n".join(out))
+        out = []
+    return tables
 
 
 def _body(lines: Sequence[_Line]) -> list[str]:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
-from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe, field_text
+from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe, field_text, sort_key
 from fedsweep.spec import config_columns
 
 SELECTED_BY = "validation_accuracy"
@@ -136,7 +136,7 @@ def nothing(sweep: str, rows: Sequence[Row], conditions: Sequence[Condition]) ->
     """Why no trial of a sweep meets the conditions: what there is instead."""
     for one in conditions:
         if not select(rows, [one]):
-            there = sorted({row[one.field] for row in rows}, key=lambda v: (v is None, str(v)))
+            there = sorted({row[one.field] for row in rows}, key=lambda v: sort_key((v,)))
             named = ", ".join("none" if v is None else field_text(one.field, v) for v in there[:20])
             more = ", …" if len(there) > 20 else ""
             return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rich.table import Table
 from rich.text import Text
 
+from fedsweep.errors import visible
 from fedsweep.report import queries
 from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks
 from fedsweep.report.selection import Condition
@@ -299,7 +300,7 @@ def _table(
     heading: str, names: Sequence[str], lines: Sequence[tuple[Key | None, Sequence[Entry]]]
 ) -> Table:
     # As Text: a name or an error may hold what Rich would take for markup.
-    table = Table(title=Text(heading), title_justify="left", caption_justify="left")
+    table = Table(title=Text(visible(heading)), title_justify="left", caption_justify="left")
     widths = _widths(names, [[entry.text for entry in entries] for _, entries in lines])
     for name, least in zip(names, widths, strict=True):
         table.add_column(name, justify="right", overflow="fold", min_width=least)

@@ -21,7 +21,7 @@ from fedsweep.serve import ask, metrics, overview, screen, sweep, trials
 from fedsweep.serve.guard import Guard
 from fedsweep.serve.look import AWAY, Look
 from fedsweep.serve.screen import Screen
-from fedsweep.serve.stream import Shown, Stream
+from fedsweep.serve.stream import MOST, Shown, Stream
 from fedsweep.store import board
 
 SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple[str, ...]]] = {
@@ -37,9 +37,6 @@ SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple
 
 PING = 15
 """Seconds between signs of life, where nothing changes."""
-
-MOST = 100
-"""Pages that are kept as the database is, at once: each asks it something each tick."""
 
 GONE = "The database does not answer. This page comes back by itself when it does."
 

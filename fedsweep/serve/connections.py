@@ -19,7 +19,7 @@ SPARE = 200
 
 
 class Connection(H11Protocol):
-    """One browser's, which asks in time or goes."""
+    """One browser's, which asks in time, and reads what it is sent, or goes."""
 
     patience = PATIENCE
     most = MOST
@@ -28,6 +28,7 @@ class Connection(H11Protocol):
         """Take it, where there is room."""
         super().connection_made(transport)
         self._before: Any = None
+        self._unread = 0
         self._timer = self.loop.call_later(self.patience, self._look)
         if len(self.connections) > self.most:
             transport.abort()
@@ -38,11 +39,14 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread >= self._unread > 0:  # it reads nothing of what it was sent
+            self.transport.abort()
+            return
         answering = self.cycle is not None and not self.cycle.response_complete
         if not answering and self.cycle is self._before:
             self.transport.close()
-            return
-        self._before = self.cycle
+        self._before, self._unread = self.cycle, unread
         self._timer = self.loop.call_later(self.patience, self._look)
 
 

@@ -13,6 +13,9 @@ from fedsweep.serve.look import AWAY, Look
 from fedsweep.serve.screen import Rounds, Screen, finite
 from fedsweep.store import browse
 
+MOST = 100
+"""Pages that are kept as the database is, at once: each asks it something each tick."""
+
 Shown = tuple[Screen, str, str]
 """A screen, its title, and what a screen reader is told of it."""
 
@@ -36,10 +39,14 @@ class Stream:
         """Events, for as long as somebody listens."""
         self.look.streams += 1
         try:
-            while not self.look.ended:
+            if self.look.streams > MOST:  # others came meanwhile: it asks again
+                return
+            while True:
                 for event in self.ready:
                     yield event
                 await anyio.sleep(self.look.tick)
+                if self.look.ended:
+                    return
                 self.ready = await run_in_threadpool(self.tick)
         finally:
             self.look.streams -= 1

@@ -53,9 +53,6 @@ LEXEME = re.compile(
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")
 """Parts of what the drivers say where a statement writes, or is several."""
 
-_NO_ROOM = ("disk I/O error", "database or disk is full", "out of memory")
-"""What SQLite says where its temporary file may not grow."""
-
 
 def refusal(text: str, seconds: float) -> SqlRefused:
     """What a person is told of a driver's error."""
@@ -68,6 +65,4 @@ def refusal(text: str, seconds: float) -> SqlRefused:
         return SqlRefused()
     if TOO_LARGE in text or "string or blob too big" in text:
         return SqlRefused(TOO_LARGE)
-    if first in _NO_ROOM:
-        return SqlRefused(TOO_MUCH)
     return SqlRefused(f"the statement cannot be run: {first}")

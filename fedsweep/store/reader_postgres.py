@@ -75,7 +75,9 @@ def ask(
                     rows = taken(_some_at_a_time(cursor, query, seconds), limit, room)
                 return [column.name for column in cursor.description or ()], rows
         except (psycopg.Error, UnicodeEncodeError) as error:
-            raise refusal(str(error), seconds) from error
+            # Not all of its text: that repeats the statement.
+            said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+            raise refusal(said or str(error), seconds) from error
         finally:
             driver.rollback()
             driver.read_only = None

@@ -17,6 +17,10 @@ MEMORY = 512 * 2**20
 """Bytes of address space."""
 SPILLED = 256 * 2**20
 """Bytes of a temporary file."""
+NO_ROOM = 3
+"""The exit code of what took too much."""
+_SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
+"""What SQLite says where its temporary file may not grow: nothing else is written here."""
 GRACE = 2.0
 """Seconds after the deadline until it is killed."""
 
@@ -53,8 +57,10 @@ def _main() -> None:
     try:
         answer = reader_sqlite.read(**pickle.load(sys.stdin.buffer)), None  # noqa: S301  # our own question
     except MemoryError:
-        sys.exit(3)
+        sys.exit(NO_ROOM)
     except Exception as error:  # noqa: BLE001  # the asker raises it
+        if getattr(error.__cause__, "sqlite_errorname", "") in _SPILLED:
+            sys.exit(NO_ROOM)
         answer = None, error
     sys.stdout.buffer.write(pickle.dumps(answer))
 

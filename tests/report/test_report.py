@@ -222,9 +222,9 @@ def test_a_long_table_is_set_in_parts_and_like_names_have_labels_of_their_own() 
     labels = re.findall(r"\\label{(.*?)}", text)
     assert labels == [
         "tab:exp-1-test-accuracy",
+        "tab:exp-1-test-accuracy-part-2",
         "tab:exp-1-test-accuracy-2",
-        "tab:exp-1-2-test-accuracy",
-        "tab:exp-1-2-test-accuracy-2",
+        "tab:exp-1-test-accuracy-2-part-2",
     ]
     assert [part.count("pm") - 1 for part in text.split(r"\midrule")[1:3]] == [32, 1]
     assert text.count("(part 2)") == 2

@@ -19,9 +19,20 @@ ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Patient(connections.Connection):
-    """Waits a tenth of a second; two at once."""
+    """Waits a second, not ten."""
 
-    patience = 0.1
+    patience = 1.0
+    gone = threading.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.gone.set()
+
+
+class Few(connections.Connection):
+    """Waits long; two at once."""
+
+    patience = 600.0
     most = 2
 
 
@@ -29,13 +40,14 @@ class Slow:
     """An application that answers when it is told to."""
 
     def __init__(self) -> None:
+        self.body = b"here it is"
         self.asked, self.answer = threading.Event(), threading.Event()
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
         self.asked.set()
         await asyncio.get_running_loop().run_in_executor(None, self.answer.wait, 60)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"here it is"})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 @pytest.fixture
@@ -44,10 +56,16 @@ def slow() -> Slow:
 
 
 @pytest.fixture
-def port(slow: Slow) -> Iterator[int]:
-    """A server of patient connections."""
+def kind() -> type[connections.Connection]:
+    """Of the server's connections."""
+    return Patient
+
+
+@pytest.fixture
+def port(slow: Slow, kind: type[connections.Connection]) -> Iterator[int]:
+    """A server."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(slow, http=Patient, log_level="warning", lifespan="off", ws="none")
+    config = uvicorn.Config(slow, http=kind, log_level="warning", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -90,6 +108,17 @@ def test_who_waits_for_an_answer_may_wait(port: int, slow: Slow) -> None:
         assert waiting.recv(12) == b"HTTP/1.1 200"
 
 
+def test_who_reads_nothing_is_sent_away(port: int, slow: Slow) -> None:
+    """Its answer has begun, and stays in the server's hands."""
+    Patient.gone.clear()
+    slow.body = b"x" * 2**26
+    slow.answer.set()
+    with connect(port) as deaf:
+        deaf.sendall(ASK)
+        assert Patient.gone.wait(60)
+
+
+@pytest.mark.parametrize("kind", [Few])
 def test_beyond_the_most_nobody_is_let_in(port: int, slow: Slow) -> None:
     """The others are served."""
     with connect(port) as first, connect(port) as second:

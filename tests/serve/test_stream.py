@@ -220,3 +220,16 @@ def test_pages_beyond_the_most_are_not_kept_up(
     answer = client.get("/events?screen=overview")
     assert answer.status_code == 503
     assert answer.text == "100 pages are open already: close some\n"
+
+
+def test_of_pages_that_come_at_once_no_more_are_kept_up(look: Look, planned: Engine) -> None:
+    """All may have been let in before the first began: it ends, and its browser asks again."""
+    late = stream(look, "overview")
+    late.ready = late.tick()
+    look.streams = MOST
+
+    async def read() -> int:
+        return len([event async for event in late()])
+
+    assert anyio.run(read) == 0
+    assert look.streams == MOST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from fedsweep.spec import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.reader import ask
+from trainers import memory
 
 EVERYWHERE = [
     "DELETE FROM trials",
@@ -152,10 +152,11 @@ def test_a_plan_of_gigabytes_is_measured_where_it_is_made(
 ) -> None:
     """Postgres works constants out before it runs anything; their text is not sent."""
     store = make_engine(postgres_url)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory.begin("cpu")
+    before = memory.taken("cpu")
     with pytest.raises(SqlRefused, match="a row is larger than the whole answer may be"):
         ask(store, statement, room=2**20)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+    assert memory.taken("cpu") - before < 50_000_000
     store.dispose()
 
 
@@ -168,4 +169,22 @@ def test_what_outgrows_its_temporary_file_takes_too_much(sqlite_url: str) -> Non
     )
     with pytest.raises(SqlRefused, match="takes too much memory: narrow it"):
         ask(store, statement, room=2**21)
+    store.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("SELECT 1 AS a INTO x", "cannot be run: SELECT ... INTO is not allowed here"),
+        ("WITH d AS (DELETE FROM trials RETURNING id) SELECT * FROM d", "permission denied"),
+        ("SELECT * FROM trails WHERE error LIKE '%interrupted%'", '"trails" does not exist'),
+    ],
+)
+def test_what_is_wrong_is_told_not_what_the_statement_says(
+    postgres_url: str, statement: str, says: str
+) -> None:
+    """Postgres repeats the statement in its error."""
+    store = make_engine(postgres_url)
+    with pytest.raises(SqlRefused, match=says):
+        ask(store, statement, room=2**20)
     store.dispose()
