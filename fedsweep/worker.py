@@ -188,7 +188,9 @@ def work(options: Options, show: Show) -> Tally:
         FedsweepError: the store cannot be used, or no slot can be started.
 
     """
-    return _Watch(options, show).run()
+    watch = _Watch(options, show)
+    with watch.boxes:
+        return watch.run()
 
 
 class _Watch:
@@ -202,6 +204,7 @@ class _Watch:
         # A bare byte, not an Event: setting an Event waits for a sleeper that was killed.
         self.stop = self.context.RawValue("b", 0)
         self.budget = options.max_trials
+        self.announcer = Announcer(self.engine, options.notify) if options.notify else None
         self.boxes = TemporaryDirectory(prefix="fedsweep-", ignore_cleanup_errors=True)
         self.slots = [
             Slot(
@@ -214,7 +217,6 @@ class _Watch:
         ]
         hours = options.max_hours
         self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
-        self.announcer = Announcer(self.engine, options.notify) if options.notify else None
         self.tally = Tally()
         self.asked_to_stop: float | None = None
         self.hurry = False
@@ -235,7 +237,6 @@ class _Watch:
                     self.step()
             finally:
                 self.end_all()
-                self.boxes.cleanup()
         with suppress(*OUTAGE):
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
