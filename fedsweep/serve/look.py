@@ -25,6 +25,11 @@ OFTEN = 2
 """Ticks for which is good what goes through all the trials of a sweep."""
 SELDOM = 30
 """Ticks for which is good what changes when somebody plans."""
+ENOUGH = 0.08
+"""Ticks' share after which, in one tick, nothing more is made anew of what is good for several: it
+is made in the next, so that an update of a page never waits for all of it at once."""
+LATE = 3
+"""Ticks by which something is put off so at most."""
 KEPT = 200
 """Things that are kept at once, but for those that are still good."""
 
@@ -58,10 +63,14 @@ class Look:
         self.streams = 0
         """Open pages."""
         self._made: dict[Hashable, _Made] = {}
+        self._tick_ends, self._spent = float("-inf"), 0.0
+        """When this tick ends, and the seconds of it that went into what is good for several."""
         self._lock = threading.Lock()
 
     def read(self, read: Callable[..., T], *arguments: Hashable, keep: int = 1) -> T:
         """What a read of the store gives, in a transaction of its own; good for `keep` ticks.
+
+        Of more than one tick it may be a little older, by LATE at most, where the tick is full.
 
         Raises:
             one of AWAY: the store does not answer.
@@ -82,11 +91,21 @@ class Look:
         with self._lock:
             made = self._made.setdefault(key, _Made())
         with made.lock:
-            if made.until <= self.clock():
+            now = self.clock()
+            if made.until <= now and not self._put_off(made, now, keep):
                 self._make(made, make, keep)
         if made.error is not None:
             raise made.error
         return cast("T", made.value)
+
+    def _put_off(self, made: _Made, now: float, keep: int) -> bool:
+        """Whether something is still good enough, and this tick has done enough."""
+        with self._lock:
+            if now >= self._tick_ends:
+                self._tick_ends, self._spent = now + self.tick, 0.0
+            full = self._spent >= ENOUGH * self.tick
+        late = now >= made.until + LATE * self.tick
+        return full and keep > 1 and made.error is None and not late
 
     def _make(self, made: _Made, make: Callable[[], Any], keep: int) -> None:
         began = self.clock()
@@ -95,6 +114,9 @@ class Look:
         except Exception as error:  # noqa: BLE001  # raised by `once`, to each who asks
             made.value, made.error, keep = None, error, 1
         ended = self.clock()
+        if keep > 1:
+            with self._lock:
+                self._spent += ended - began
         made.until = ended + max(keep * self.tick, self.rest * (ended - began))
         self._forget(ended)
 

@@ -5,6 +5,7 @@ In one process, so that no network is in it; for each view the server has just b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -94,14 +95,16 @@ def _get(engine: Engine, path: str) -> None:
 
 
 def _updates(engine: Engine, name: str) -> Iterator[float]:
-    """Ticks of an open page, a second apart on a clock of our own: each reads what is then due."""
-    now = [0.0]
-    look = Look(engine, rest=0.0, clock=lambda: now[0])
+    """Ticks of an open page, on a clock that is a second later each time: each reads what is then
+    due.
+    """
+    ahead = [0.0]
+    look = Look(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
     asked: dict[str, Any] = ASKED.get(name, {})
     stream = Stream(look, lambda: shown(look, name, asked))
     stream.tick()
     for _ in range(TICKS):
-        now[0] += 1.0
+        ahead[0] += 1.0
         yield timed(stream.tick)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,30 @@ def test_what_takes_long_is_made_less_often(look: Look) -> None:
     assert slow.once("it", make) == 1
     time[0] = 51.0
     assert slow.once("it", make) == 2
+
+
+def test_what_is_due_together_is_made_in_one_tick_after_another(look: Look) -> None:
+    """An update waits for one of them; all are there at once where none was made before; nothing
+    is put off for more than three ticks.
+    """
+    time = [0.0]
+    shared = Look(look.engine, tick=1.0, rest=0.0, clock=lambda: time[0])
+    made = {"table": 0, "curves": 0, "search": 0}
+
+    def seen(now: float) -> list[int]:
+        time[0] = now
+        return [shared.once(name, partial(make, name), 2) for name in made]
+
+    def make(name: str) -> int:
+        time[0] += 0.1
+        made[name] += 1
+        return made[name]
+
+    assert seen(0.0) == [1, 1, 1]
+    assert seen(4.0) == [2, 1, 1]
+    assert seen(5.0) == [2, 2, 1]  # the third is late by more than two ticks
+    assert seen(5.5) == [2, 2, 2]
+    assert seen(20.0) == [3, 3, 3]
 
 
 def test_an_error_is_told_to_all_and_forgotten(look: Look) -> None:
