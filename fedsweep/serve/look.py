@@ -21,11 +21,11 @@ TICK = 1.0
 REST = 4.0
 """What takes long is made anew only after so many times as long: a page takes a fifth of a
 processor at most from those who train."""
-OFTEN = 2
+OFTEN = 3
 """Ticks for which is good what goes through all the trials of a sweep."""
 SELDOM = 30
 """Ticks for which is good what changes when somebody plans."""
-ENOUGH = 0.08
+ENOUGH = 0.05
 """Ticks' share after which, in one tick, nothing more is made anew of what is good for several: it
 is made in the next, so that an update of a page never waits for all of it at once."""
 LATE = 3
