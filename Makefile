@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench chaos million clean
+.PHONY: demo test slow lint bench chaos million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,9 +17,13 @@ demo: .venv/made
 	$(BIN)/fedsweep report --db sqlite:///demo/digits.db --format html --output demo/report.html
 
 # The processes that tests start share what the first of them has compiled.
-test: export PYTHONDONTWRITEBYTECODE =
+test slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
+
+# What `make test` leaves out: the wheel, every example, and long tests on their second database.
+slow: .venv/made
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=10 -m slow
 
 lint: .venv/made
 	$(BIN)/ruff check .

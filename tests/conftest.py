@@ -42,6 +42,21 @@ seed = [0, 1]
 """A sweep of six trials, a second or so in all."""
 
 
+DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before any is left out by its marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that is quick on one database is slow on the other."""
+    for item in items:
+        quick = item.get_closest_marker("quick_on")
+        called = getattr(item, "callspec", None)
+        values = called.params.values() if called is not None else ()
+        on = {value for value in values if isinstance(value, str)} & DATABASES
+        if quick and on - set(quick.args):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded and downloaded data go to a temporary folder, in the programs that tests start too.

@@ -23,6 +23,8 @@ from fedsweep.store.tables import attempts, rounds, snapshots, trials
 from tests.acceptance.command import fedsweep
 from tests.test_executor import own_data_folder
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 __all__ = ["own_data_folder"]
 
 T = 10

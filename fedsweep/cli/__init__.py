@@ -10,9 +10,11 @@ from fedsweep.errors import FedsweepError
 def main() -> None:
     """Run the command line; an error is one sentence on stderr, and an exit code."""
     from fedsweep.cli.app import app
+    from fedsweep.cli.arguments import opened
 
     try:
-        app(prog_name="fedsweep")
+        with opened:
+            app(prog_name="fedsweep")
     except FedsweepError as error:
         print(f"fedsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +35,17 @@ Data = Annotated[
 ]
 
 
+opened = ExitStack()
+"""What closes the stores that a command has opened, at its end."""
+
+
 def open_store(db: str | None, *, create: bool = False) -> Engine:
-    """The store that --db, or what stands in for it, names."""
+    """The store that --db, or what stands in for it, names; closed when the command ends."""
     from fedsweep.store import schema
 
-    return schema.open_store(url(db), create=create)
+    engine = schema.open_store(url(db), create=create)
+    opened.callback(engine.dispose)
+    return engine
 
 
 def url(db: str | None) -> str:

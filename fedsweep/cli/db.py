@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Db, open_store, url
+from fedsweep.cli.arguments import Db, open_store, opened, url
 from fedsweep.cli.console import console, counted, size
 from fedsweep.errors import hide_secrets
 
@@ -19,7 +19,9 @@ def upgrade(db: Db = None) -> None:
     from fedsweep.store import schema
     from fedsweep.store.engine import make_engine
 
-    before, after = schema.migrate(make_engine(url(db)))
+    engine = make_engine(url(db))
+    opened.callback(engine.dispose)
+    before, after = schema.migrate(engine)
     print(
         f"schema {after}: "
         + ("already there" if before == after else f"upgraded from {before or 'none'}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import pytest
 import sqlalchemy as sa
 
+from fedsweep.cli import main
+from fedsweep.cli.console import console
 from fedsweep.store.engine import make_engine, reading
 
 FEDSWEEP = [sys.executable, "-m", "fedsweep"]
@@ -35,6 +41,28 @@ def fedsweep(
         text=True,
         timeout=PATIENCE,
         check=False,
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def at_once(
+    *arguments: str, cwd: Path | None = None, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """The same within this process: for what leads up to a test, or looks at what came of it."""
+    out, err = io.StringIO(), io.StringIO()
+    console.cache_clear()
+    with (
+        chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, environment(), clear=True),
+        mock.patch.object(sys, "argv", ["fedsweep", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    done = subprocess.CompletedProcess(
+        arguments, ended.value.code or 0, out.getvalue(), err.getvalue()
     )
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done

@@ -13,7 +13,7 @@ import pytest
 
 from fedsweep.errors import StoreBusy
 from fedsweep.store import engine as e
-from tests.acceptance.command import eventually, fedsweep, query, start
+from tests.acceptance.command import at_once, eventually, fedsweep, query, start
 from tests.acceptance.test_work import assert_equal_to_calm, trainers
 from tests.chaos.stores import Postgres
 
@@ -35,7 +35,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("calm")
     (folder / "tiny.toml").write_text(TINY)
     url = f"sqlite:///{folder}/calm.db"
-    fedsweep("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
+    at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
     fedsweep(*WORK, "--db", url)
     return url
 
@@ -64,7 +64,7 @@ def running(
     working: list[Work], url: str, plan: Path, *kind: str, options: tuple[str, ...] = ()
 ) -> Work:
     """A worker on a planned trial, with its first rounds stored."""
-    fedsweep("plan", str(plan), "--db", url, *kind)
+    at_once("plan", str(plan), "--db", url, *kind)
     worker = start(*WORK, *options, "--db", url)
     working.append(worker)
     eventually(lambda: query(url, "SELECT 1 FROM rounds LIMIT 1"))
@@ -85,12 +85,12 @@ def test_a_paused_trial_is_saved_and_given_back_and_resumed_by_its_waiting_worke
 ) -> None:
     """Nothing is trained twice; the result is that of a calm run, bit for bit."""
     worker = running(working, url, tiny, *LONG)
-    fedsweep("sweep", "pause", "tiny", "--db", url)
+    at_once("sweep", "pause", "tiny", "--db", url)
     eventually(lambda: query(url, STATE) == [("queued", "pause")])
     ((saved, stored),) = query(url, "SELECT round, final_round FROM snapshots, trials")
     assert saved == stored < ROUNDS
     assert worker.poll() is None
-    fedsweep("sweep", "resume", "tiny", "--db", url)
+    at_once("sweep", "resume", "tiny", "--db", url)
     assert "1 given back" in ended(worker)
     assert_equal_to_calm(calm, url)
     assert query(url, OUTCOMES) == [("released",), ("finished",)]
@@ -105,8 +105,8 @@ def test_a_slot_drops_a_cancelled_trial_and_claims_another(
     worker = running(working, url, tiny, *ENDLESS, options=("--lease", "3"))
     other = tiny.with_name("other.toml")
     other.write_text(tiny.read_text().replace('"tiny"', '"other"'))
-    fedsweep("plan", str(other), "--db", url, *ONE)
-    fedsweep("sweep", "cancel", "tiny", "--db", url)
+    at_once("plan", str(other), "--db", url, *ONE)
+    at_once("sweep", "cancel", "tiny", "--db", url)
     rounds = query(url, "SELECT max(round) FROM rounds WHERE trial = 1")
     assert "1 trial finished, 0 failed, 1 lost" in ended(worker)
     assert query(url, OUTCOMES) == [("cancelled",), ("finished",)]
@@ -119,11 +119,11 @@ def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
     url: str, calm: str, tiny: Path, working: list[Work]
 ) -> None:
     """One attempt, the calm run's numbers; `--until-empty` leaves what is queued behind it."""
-    fedsweep("plan", str(tiny), "--db", url, *LONG)
+    at_once("plan", str(tiny), "--db", url, *LONG)
     every = ("--set", f"rounds={ROUNDS}")
     worker = running(working, url, tiny, *every, options=("--lease", "600"))
     freeze(worker, url)  # the trial must not end before the sweep is drained
-    fedsweep("sweep", "drain", "tiny", "--db", url)
+    at_once("sweep", "drain", "tiny", "--db", url)
     os.killpg(worker.pid, signal.SIGCONT)
     assert "1 trial finished, 0 failed" in ended(worker)
     counts = query(url, "SELECT state, count(*) FROM results GROUP BY state ORDER BY state")
@@ -138,8 +138,8 @@ def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
     """Saved, given back, and not waited for; a higher budget lets it go on."""
-    fedsweep("plan", str(tiny), "--db", url, *ENDLESS)
-    fedsweep("sweep", "budget", "tiny", "--rounds", "40", "--db", url)
+    at_once("plan", str(tiny), "--db", url, *ENDLESS)
+    at_once("sweep", "budget", "tiny", "--rounds", "40", "--db", url)
     worker = running(working, url, tiny, *ENDLESS)
     assert "1 given back" in ended(worker)
     assert query(url, STATE) == [("queued", "budget")]
@@ -147,10 +147,10 @@ def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
     ((trained,),) = query(url, "SELECT rounds_trained FROM ledger")
     assert trained >= 40
     assert query(url, "SELECT round FROM snapshots") == [(trained,)]
-    refused = fedsweep("sweep", "resume", "tiny", "--db", url, code=2)
+    refused = at_once("sweep", "resume", "tiny", "--db", url, code=2)
     assert "has used up its budget: raise it with" in refused.stderr
     assert query(url, STATE) == [("queued", "budget")]
-    fedsweep("sweep", "budget", "tiny", "--none", "--db", url)
+    at_once("sweep", "budget", "tiny", "--none", "--db", url)
     assert query(url, STATE) == [("queued", None)]
 
 
@@ -159,7 +159,7 @@ def test_a_worker_stops_by_itself_after_its_hours(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
     """Six seconds of them: what runs is saved and given back."""
-    fedsweep("plan", str(tiny), "--db", url, *ENDLESS)
+    at_once("plan", str(tiny), "--db", url, *ENDLESS)
     worker = start(*WORK, "--max-hours", "0.0017", "--db", url)
     working.append(worker)
     assert "stopped: 0 trials finished" in ended(worker)
@@ -199,7 +199,7 @@ def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_a
     assert query(url, OUTCOMES) == [("expired",), ("finished",)]
     other = tiny.with_name("other.toml")
     other.write_text(tiny.read_text().replace('"tiny"', '"other"'))
-    fedsweep("plan", str(other), "--db", url, *ONE)
+    at_once("plan", str(other), "--db", url, *ONE)
     os.killpg(frozen.pid, signal.SIGCONT)
     assert "1 trial finished, 0 failed, 1 lost" in ended(frozen)
     mine = ("trial = 1",) * 4 + ("id = 1",)

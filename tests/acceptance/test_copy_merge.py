@@ -12,6 +12,7 @@ from tests.acceptance.command import (
     CURVES,
     PATIENCE,
     RESULTS,
+    at_once,
     eventually,
     fedsweep,
     query,
@@ -30,17 +31,18 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     return kinds[one], kinds[other]
 
 
+@pytest.mark.quick_on("sqlite-postgres")
 def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     urls: tuple[str, str], tiny: Path
 ) -> None:
     """Workers go on in FROM; the copy's own finish what it has, bit for bit as FROM's did."""
     source, target = urls
-    fedsweep("plan", str(tiny), "--set", "rounds=30", "--db", source)
+    at_once("plan", str(tiny), "--set", "rounds=30", "--db", source)
     worker = start("work", "--db", source, "--device", "cpu", "--until-empty")
     try:
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'finished'"))
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'running'"))
-        said = fedsweep("db", "copy", source, target).stdout
+        said = at_once("db", "copy", source, target).stdout
         assert worker.wait(PATIENCE) == 0, worker.communicate()
     finally:
         worker.kill()
@@ -50,7 +52,7 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     }
     assert tables["trials"] == ["6", "agrees"]
     assert tables["rounds"] == [f"{query(target, 'SELECT count(*) FROM curves')[0][0]:,}", "agrees"]
-    assert "sound" in fedsweep("db", "check", "--db", target).stdout
+    assert "sound" in at_once("db", "check", "--db", target).stdout
     states = {state for (state,) in query(target, "SELECT state FROM results")}
     assert "finished" in states
     assert "running" not in states
@@ -59,6 +61,7 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
         assert query(target, text) == query(source, text)
 
 
+@pytest.mark.quick_on("postgres-sqlite")
 def test_halves_that_two_machines_trained_merge_into_the_whole(
     urls: tuple[str, str], tiny: Path, tmp_path: Path
 ) -> None:
@@ -66,28 +69,28 @@ def test_halves_that_two_machines_trained_merge_into_the_whole(
     source, target = urls
     whole = f"sqlite:///{tmp_path / 'whole.db'}"
     for url, seeds in ((source, ["seed=0"]), (target, ["seed=1"]), (whole, [])):
-        fedsweep("plan", str(tiny), *[word for s in seeds for word in ("--set", s)], "--db", url)
+        at_once("plan", str(tiny), *[word for s in seeds for word in ("--set", s)], "--db", url)
         fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
-    first = fedsweep("db", "merge", source, target).stdout
+    first = at_once("db", "merge", source, target).stdout
     assert first == "3 trials added, 0 taken over, 0 kept; 9 rounds added\n"
-    again = fedsweep("db", "merge", source, target).stdout
+    again = at_once("db", "merge", source, target).stdout
     assert again == "0 trials added, 0 taken over, 3 kept; 0 rounds added\n"
     for text in (RESULTS, CURVES, "SELECT * FROM members ORDER BY trial_id"):
         assert query(target, text) == query(whole, text)
-    assert "sound" in fedsweep("db", "check", "--db", target).stdout
-    assert "0 new trials, 6 kept" in fedsweep("plan", str(tiny), "--db", target).stdout
+    assert "sound" in at_once("db", "check", "--db", target).stdout
+    assert "0 new trials, 6 kept" in at_once("plan", str(tiny), "--db", target).stdout
 
 
 def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Path) -> None:
     """Exit 2, one sentence."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
-        fedsweep("plan", str(tiny), "--set", "normalizer=gn", "--set", "seed=0", "--db", url)
+        at_once("plan", str(tiny), "--set", "normalizer=gn", "--set", "seed=0", "--db", url)
     fedsweep("work", "--db", one, "--device", "cpu", "--until-empty")
-    fedsweep("db", "merge", one, other)
+    at_once("db", "merge", one, other)
     before = query(other, CURVES)
     change(one, "UPDATE rounds SET test_loss = test_loss + 0.25 WHERE round = 2")
-    said = fedsweep("db", "merge", one, other, code=2).stderr
+    said = at_once("db", "merge", one, other, code=2).stderr
     trial_id, loss = before[1][0], before[1][4]
     assert f"trial {trial_id} differs in round 2: test_loss is {loss + 0.25}" in said
     assert said.count("\n") == 1
@@ -106,10 +109,10 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
 ) -> None:
     """FROM is missing, TO is taken, both are one, a password: exit 2, one sentence."""
     missing, to = f"sqlite:///{tmp_path}/missing.db", f"sqlite:///{tmp_path}/to.db"
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
 
     def refused(*arguments: str) -> str:
-        said = fedsweep("db", *arguments, code=2).stderr
+        said = at_once("db", *arguments, code=2).stderr
         assert said.count("\n") == 1, said
         assert not (tmp_path / "to.db").exists()
         assert not (tmp_path / "missing.db").exists()
@@ -120,7 +123,7 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     assert "write sqlite:///fedsweep.db or" in refused("copy", "fedsweep.db", to)
     assert "the same" in refused("merge", sqlite_url, sqlite_url)
     other = f"sqlite:///{tmp_path}/other.db"
-    fedsweep("plan", str(tiny), "--db", other)
+    at_once("plan", str(tiny), "--db", other)
     assert "TO is not empty" in refused("copy", sqlite_url, other)
     said = refused("copy", "postgresql://me:secret@127.0.0.1:1/x", to)
     assert "FROM" in said
@@ -131,7 +134,7 @@ def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_pat
     """Its lease has ended: it is queued, as any worker would have queued it."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
-        fedsweep("plan", str(tiny), "--db", url)
+        at_once("plan", str(tiny), "--db", url)
     fedsweep("work", "--db", one, "--device", "cpu", "--until-empty")
     change(
         other,
@@ -143,6 +146,6 @@ def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_pat
         "INSERT INTO attempts (trial, fence, worker, host, pid, device, started_at) "
         "VALUES (1, 1, 'w', 'h', 1, 'cpu', 1)",
     )
-    said = fedsweep("db", "merge", one, other).stdout
+    said = at_once("db", "merge", one, other).stdout
     assert said == "0 trials added, 6 taken over, 0 kept; 18 rounds added\n"
-    assert "sound" in fedsweep("db", "check", "--db", other).stdout
+    assert "sound" in at_once("db", "check", "--db", other).stdout

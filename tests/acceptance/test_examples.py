@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import fedsweep, query
+from tests.acceptance.command import at_once, fedsweep, query
 from tests.conftest import (
     REPOSITORY,
     make_camvid,
@@ -48,7 +48,29 @@ def shortened(example: Path) -> list[str]:
     return [f"--set={change}" for change in (*small, steps, *few, *changes)]
 
 
+QUICK = ("digits.toml", "camvid.toml")
+"""Those that are worked in every run of the tests; the others are planned."""
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_can_be_planned(example: Path, tmp_path: Path) -> None:
+    """As it stands, where its data is here; else shortened, for a tiny data tree."""
+    make, _ = TREES[tomllib.loads(example.read_text())["protocol"]["dataset"]]
+    data = ("--data", str(make(tmp_path / "data")), *shortened(example)) if make else ()
+    db = ("--db", f"sqlite:///{tmp_path}/example.db")
+    said = at_once("plan", str(example), *db, *data).stdout
+    ((count,),) = query(db[1], "SELECT count(*) FROM trials")
+    assert f" {count} new trials, 0 kept" in said
+    assert count > 1
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.name, marks=() if path.name in QUICK else pytest.mark.slow)
+        for path in EXAMPLES
+    ],
+)
 def test_an_example_can_be_planned_worked_and_reported(example: Path, tmp_path: Path) -> None:
     """With one round, on a tiny data tree; every trial of it finishes."""
     make, _ = TREES[tomllib.loads(example.read_text())["protocol"]["dataset"]]
@@ -62,6 +84,7 @@ def test_an_example_can_be_planned_worked_and_reported(example: Path, tmp_path: 
     assert "BN" in fedsweep("report", *db).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_cifar10_trains_from_an_image_folder(some_cifar10: Path, tmp_path: Path) -> None:
     """ResNet20 on 400 real pictures: planned with their fingerprint, trained, tested on 100."""

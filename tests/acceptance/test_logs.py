@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.acceptance.command import fedsweep, query
+from tests.acceptance.command import at_once, fedsweep, query
 from tests.conftest import TINY
 
 FRAGILE = """
@@ -53,23 +53,23 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     assert "out of paper" in done.stderr
 
     ((trial,),) = query(url, "SELECT trial_id FROM results")
-    first = fedsweep("trial", "logs", trial, "--attempt", "1", "--db", url).stdout
+    first = at_once("trial", "logs", trial, "--attempt", "1", "--db", url).stdout
     assert "stderr   out of paper" in first
     assert "stderr   Fatal Python error: Aborted" in first
     assert "fragile.py" in first
     assert first.index("digits loaded") < first.index("out of paper")
 
-    shown = fedsweep("trial", "show", trial[:8], "--db", url).stdout
+    shown = at_once("trial", "show", trial[:8], "--db", url).stdout
     assert "1. expired" in shown
     assert "2. finished" in shown
     assert "fragile 1.5, Python 3" in shown
     log = shown.partition("log of attempt 2\n")[2]
     assert log.count("UserWarning: this layer does nothing") == 1
 
-    said = fedsweep("trial", "logs", trial, "--db", url).stdout
+    said = at_once("trial", "logs", trial, "--db", url).stdout
     assert said.startswith("attempt 1\n")
     assert "\nattempt 2\n" in said
-    refused = fedsweep("trial", "logs", trial, "--attempt", "3", "--db", url, code=2).stderr
+    refused = at_once("trial", "logs", trial, "--attempt", "3", "--db", url, code=2).stderr
     assert f"trial {trial} has no attempt 3: it has 1, 2" in refused
 
 
@@ -79,16 +79,16 @@ def test_a_failure_says_why_at_once_and_what_follows_from_it(tmp_path: Path) -> 
     head = TINY.partition("[[grid]]")[0].replace("lr = 0.05", "lr = 1e30\nclip_norm = 0.0")
     plan.write_text(head + '[[grid]]\nnormalizer = "gn"\n')
     url = f"sqlite:///{tmp_path}/wild.db"
-    fedsweep("plan", str(plan), "--db", url)
+    at_once("plan", str(plan), "--db", url)
     done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
     assert "(diverged: the training loss of round 1 is nan)" in done.stdout
     ((trial,),) = query(url, "SELECT trial_id FROM results")
-    shown = fedsweep("trial", "show", trial, "--db", url).stdout
+    shown = at_once("trial", "show", trial, "--db", url).stdout
     assert "1 failure so far (diverged)" in shown
     assert "  diverged  a result: never tried again" in shown
     assert "error    diverged: the training loss of round 1 is nan" in shown
 
-    fedsweep("trial", "retry", trial, "--db", url)
-    fedsweep("trial", "pause", trial, "--db", url)
-    shown = fedsweep("trial", "show", trial, "--db", url).stdout
+    at_once("trial", "retry", trial, "--db", url)
+    at_once("trial", "pause", trial, "--db", url)
+    shown = at_once("trial", "show", trial, "--db", url).stdout
     assert "held (pause): fedsweep trial resume" in shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import fedsweep, query, start
+from tests.acceptance.command import at_once, fedsweep, query, start
 from tests.listener import Listener
 
 WORK = ("work", "--device", "cpu", "--until-empty")
@@ -35,7 +35,7 @@ def test_three_workers_tell_the_end_of_a_sweep_once(
     tiny: Path, store_url: str, listener: Listener
 ) -> None:
     """Whoever notices; on both databases."""
-    fedsweep("plan", str(tiny), "--db", store_url)
+    at_once("plan", str(tiny), "--db", store_url)
     hook = f"{listener.url}/T0/s3cret"
     given = {"FEDSWEEP_DB": store_url, "FEDSWEEP_NOTIFY": hook, **DIRECT}
     workers = [start(*WORK, **given) for _ in range(3)]
@@ -54,7 +54,7 @@ def test_a_burst_and_the_end_are_told_to_each_address(
 ) -> None:
     """Five diverge, one finishes; no other notice is sent."""
     diverging(tiny)
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     hooks = [f"--notify={listener.url}/{path}" for path in ("one", "two")]
     done = fedsweep(*WORK, "--db", sqlite_url, *hooks, **DIRECT)
     assert "1 trial finished, 5 failed" in done.stdout
@@ -67,7 +67,7 @@ def test_a_dead_address_costs_a_line_and_shows_no_secret(tiny: Path, sqlite_url:
     gone = Listener()
     gone.close()
     hook = f"{gone.url.replace('//', '//ann:hunter2@')}/T0/s3cret?key=s3cret"
-    fedsweep("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0")
+    at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0")
     done = fedsweep(*WORK, "--db", sqlite_url, FEDSWEEP_NOTIFY=hook, **DIRECT)
     assert "3 trials finished, 0 failed" in done.stdout
     assert done.stderr.splitlines()[-1] == (
@@ -81,7 +81,7 @@ def test_a_dead_address_costs_a_line_and_shows_no_secret(tiny: Path, sqlite_url:
 
 def test_what_is_no_address_is_refused_before_any_work(tiny: Path, sqlite_url: str) -> None:
     """In a sentence that does not repeat it."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     refused = fedsweep(*WORK, "--db", sqlite_url, "--notify", "ftp://s3cret", code=2).stderr
     assert "--notify (or $FEDSWEEP_NOTIFY) is no web address: write https://host/path" in refused
     assert "s3cret" not in refused

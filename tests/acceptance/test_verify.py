@@ -7,7 +7,7 @@ import math
 import sqlite3
 from pathlib import Path
 
-from tests.acceptance.command import fedsweep, query
+from tests.acceptance.command import at_once, fedsweep, query
 from tests.conftest import TINY
 
 PLAN = TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "bn"\n'
@@ -18,7 +18,7 @@ def test_a_trial_is_equal_until_somebody_changes_a_bit_or_the_machine(tmp_path: 
     (tmp_path / "plan.toml").write_text(PLAN)
     file = tmp_path / "store.db"
     db = ("--db", f"sqlite:///{file}")
-    fedsweep("plan", str(tmp_path / "plan.toml"), *db)
+    at_once("plan", str(tmp_path / "plan.toml"), *db)
     ((trial,),) = query(db[1], "SELECT trial_id FROM results")
     refused = fedsweep("verify", trial, *db, code=2).stderr
     assert f"trial {trial} is queued and has no stored rounds" in refused

@@ -26,6 +26,7 @@ def link_heavy(site: Path) -> None:
                     (site / top).symlink_to(home / top)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_installed_wheel_plans_works_and_reports_in_an_empty_folder(tmp_path: Path) -> None:
     """With its migrations and its declared dependencies, and nothing else."""

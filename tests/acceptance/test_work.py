@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.command import CURVES, RESULTS, eventually, fedsweep, query, start
+from tests.acceptance.command import CURVES, RESULTS, at_once, eventually, fedsweep, query, start
 
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=200"]
 """One trial of several seconds, with a snapshot a second."""
@@ -23,8 +23,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("calm")
     (folder / "tiny.toml").write_text(TINY)
     url = f"sqlite:///{folder}/calm.db"
-    fedsweep("plan", f"{folder}/tiny.toml", "--db", url)
-    fedsweep("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
+    at_once("plan", f"{folder}/tiny.toml", "--db", url)
+    at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
     done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
     assert "7 trials finished, 0 failed" in done.stdout
     return url
@@ -45,7 +45,7 @@ def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
     calm: str, tiny: Path, postgres_url: str
 ) -> None:
     """Whoever trains what, in whatever order; each trial in one attempt."""
-    fedsweep("plan", str(tiny), "--db", postgres_url)
+    at_once("plan", str(tiny), "--db", postgres_url)
     workers = [
         start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
         for _ in range(4)
@@ -58,7 +58,7 @@ def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
 
 def running_long(url: str, tiny: Path, *more: str, rounds: int = 1) -> object:
     """A worker on the long trial, and its first stored rounds."""
-    fedsweep("plan", str(tiny), "--db", url, *LONG)
+    at_once("plan", str(tiny), "--db", url, *LONG)
     worker = start("work", "--db", url, "--device", "cpu", "--until-empty", *more)
     eventually(lambda: query(url, f"SELECT 1 FROM curves WHERE round = {rounds}"))
     return worker
@@ -119,6 +119,7 @@ def trainers(pid: int) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.quick_on("postgres")
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_killed_worker_s_trial_is_taken_over_when_its_lease_ends(
     database: str, calm: str, tiny: Path, request: pytest.FixtureRequest
@@ -165,7 +166,7 @@ def test_a_killed_idle_slot_is_replaced_and_does_not_block_the_end(sqlite_url: s
 
 def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: str) -> None:
     """`fedsweep work | head -1`: the watch ends, and its slots and claims with it."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     slots = eventually(lambda: trainers(worker.pid))
     assert worker.stdout is not None
@@ -177,7 +178,7 @@ def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: s
 
 def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
     """Two slots, three trials: three attempts."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     slots = ("--slots", "2", "--max-trials", "3")
     done = fedsweep("work", "--db", sqlite_url, "--device", "cpu", *slots)
     assert "3 trials finished" in done.stdout
@@ -189,25 +190,25 @@ def test_a_diverged_trial_does_not_stop_the_worker(tiny: Path, sqlite_url: str) 
     """It is counted, and named in the report; only --strict makes it the exit code."""
     text = tiny.read_text().replace("lr = 0.05", "clip_norm = 0\nlr = 0.05")
     tiny.write_text(text + '[[grid]]\nnormalizer = "gn"\nlr = 1e25\n')
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     work = ("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     done = fedsweep(*work)
     assert "6 trials finished, 1 failed" in done.stdout
     assert "1 trial in scope failed" in done.stdout
     fedsweep(*work, "--strict", code=1)
-    report = fedsweep("report", "--db", sqlite_url).stdout
+    report = at_once("report", "--db", sqlite_url).stdout
     assert "1 diverged" in report
     (trial,) = query(sqlite_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0]
-    shown = fedsweep("trial", "show", trial[:6], "--db", sqlite_url).stdout
+    shown = at_once("trial", "show", trial[:6], "--db", sqlite_url).stdout
     assert "failed (diverged)" in shown
 
 
 def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> None:
     """--sweep takes that sweep's trials, and ends when they have ended."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     other = tiny.with_name("other.toml")
     other.write_text(tiny.read_text().replace('"tiny"', '"other"').replace("[0, 1]", "[5]"))
-    fedsweep("plan", str(other), "--db", sqlite_url)
+    at_once("plan", str(other), "--db", sqlite_url)
     fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--sweep", "other", "--until-empty")
     counted = query(
         sqlite_url, "SELECT sweep, count(*) FROM results WHERE state = 'finished' GROUP BY 1"

@@ -8,7 +8,7 @@ import pytest
 
 from fedsweep.store.schema import open_store
 from tests import study
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once, fedsweep
 from tests.conftest import REPOSITORY
 
 
@@ -23,12 +23,12 @@ def here(sqlite_url: str, tmp_path: Path) -> Path:
 
 def test_each_export_says_what_it_wrote(here: Path) -> None:
     """With counts."""
-    said = fedsweep("export", "parquet", "--output", "p", cwd=here).stdout
+    said = at_once("export", "parquet", "--output", "p", cwd=here).stdout
     assert "p/results.parquet: 12 rows (" in said
     assert "p/curves.parquet: 34 rows (" in said
-    said = fedsweep("export", "tensorboard", "--output", "t", cwd=here).stdout
+    said = at_once("export", "tensorboard", "--output", "t", cwd=here).stdout
     assert said == "t: 12 trials, 34 rounds\nlook at them: tensorboard --logdir t\n"
-    said = fedsweep("export", "mlflow", "--output", "m", "--sweep", "study", cwd=here)
+    said = at_once("export", "mlflow", "--output", "m", "--sweep", "study", cwd=here)
     assert said.stdout == "m: 12 runs (12 written, 0 added to, 0 kept)\n"
     assert said.stderr == ""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once, fedsweep
 from tests.search.test_ask import PLAN
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -21,42 +21,42 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("searched")
     confirmed = PLAN.replace("extra_seeds = 1", "extra_seeds = 0\nconfirm_seeds = 2")
     (here / "plan.toml").write_text(confirmed)
-    foretold = fedsweep("plan", "plan.toml", "--dry-run", cwd=here).stdout
+    foretold = at_once("plan", "plan.toml", "--dry-run", cwd=here).stdout
     assert "search   1 arm: 74 rounds at most, trunks included, of 120" in foretold
-    said = fedsweep("plan", "plan.toml", cwd=here).stdout
+    said = at_once("plan", "plan.toml", cwd=here).stdout
     assert "searched: 4 new trials, 0 kept" in said
     assert "1 arm to search, 0 as before" in said
-    assert "0 arms to search, 1 as before" in fedsweep("plan", "plan.toml", cwd=here).stdout
+    assert "0 arms to search, 1 as before" in at_once("plan", "plan.toml", cwd=here).stdout
     fedsweep("work", "--device", "cpu", "--slots", "2", "--until-empty", cwd=here)
     return here
 
 
 def test_the_answer_is_shown_with_what_was_tried_and_why(searched: Path) -> None:
     """A table; with --arm each proposal; with --json all of it."""
-    (record,) = json.loads(fedsweep("search", "show", "--json", cwd=searched).stdout)
+    (record,) = json.loads(at_once("search", "show", "--json", cwd=searched).stdout)
     assert record["standing"] in ("settled", "budget", "tried")
     assert record["freeze_round"] in range(0, 11, 2)
     assert record["rounds_spent"] <= 74
     assert {gain["over"] for gain in record["gains"]} == {"bn", "gn"}
     assert all(gain["fresh_seeds"] for gain in record["gains"])
     assert [gain["seeds"] for gain in record["gains"]] == [[2, 3], [2, 3]]
-    shown = fedsweep("search", "show", cwd=searched).stdout
+    shown = at_once("search", "show", cwd=searched).stdout
     assert "the best freeze round" in shown
-    told = fedsweep("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
+    told = at_once("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
     assert "BN to the end, the trunk of all others" in told
     assert "on seeds that did not choose it" in told
 
 
 def test_the_report_has_the_answer_in_every_form_that_people_read(searched: Path) -> None:
     """Terminal, Markdown, a page with its picture; the lists of cells stay lists of cells."""
-    assert "the best freeze round" in fedsweep("report", cwd=searched).stdout
-    markdown = fedsweep("report", "--format", "markdown", cwd=searched).stdout
+    assert "the best freeze round" in at_once("report", cwd=searched).stdout
+    markdown = at_once("report", "--format", "markdown", cwd=searched).stdout
     assert "### searched: the best freeze round" in markdown
-    fedsweep("report", "--format", "html", "--output", "report.html", cwd=searched)
+    at_once("report", "--format", "html", "--output", "report.html", cwd=searched)
     page = (searched / "report.html").read_text()
     assert "<h2>The best freeze round</h2>" in page
     assert "Gaussian process" in page
-    cells = json.loads(fedsweep("report", "--format", "json", cwd=searched).stdout)
+    cells = json.loads(at_once("report", "--format", "json", cwd=searched).stdout)
     assert all("mean_test_accuracy" in cell for cell in cells)
 
 
@@ -64,9 +64,9 @@ def test_an_export_is_a_study_that_optuna_opens(searched: Path) -> None:
     """Values, parameters, curves; written anew where it is there already."""
     url = f"sqlite:///{searched}/study.db"
     for _ in range(2):
-        said = fedsweep("search", "export", "--storage", url, cwd=searched).stdout
+        said = at_once("search", "export", "--storage", url, cwd=searched).stdout
         assert "trials" in said
-    (record,) = json.loads(fedsweep("search", "show", "--json", cwd=searched).stdout)
+    (record,) = json.loads(at_once("search", "show", "--json", cwd=searched).stdout)
     (summary,) = optuna.get_all_study_summaries(url)
     study = optuna.load_study(study_name=summary.study_name, storage=url)
     tried = {t["freeze_round"]: t["values"].values() for t in record["tried"]}
@@ -88,13 +88,13 @@ def test_what_cannot_be_exported_or_shown_is_refused_in_one_sentence(
         (("show", "--arm", "zzz"), "there is no arm 'zzz'"),
         (("show", "--sweep", "other"), "there is no sweep 'other'"),
     ):
-        done = fedsweep("search", *arguments, cwd=searched, code=2)
+        done = at_once("search", *arguments, cwd=searched, code=2)
         assert says in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     grid = PLAN[: PLAN.index("[search]")].replace('"gn", "fixbn"', '"gn"')
     (tmp_path / "grid.toml").write_text(grid)
-    fedsweep("plan", "grid.toml", cwd=tmp_path)
-    done = fedsweep("search", "show", cwd=tmp_path, code=2)
+    at_once("plan", "grid.toml", cwd=tmp_path)
+    done = at_once("search", "show", cwd=tmp_path, code=2)
     assert "no sweep here has a [search] section" in done.stderr
 
 

@@ -10,7 +10,7 @@ import pytest
 from fedsweep.store.recipes import recipe, recipes
 from fedsweep.store.schema import open_store
 from tests import study
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once, fedsweep
 
 
 @pytest.fixture
@@ -34,16 +34,16 @@ def test_a_recipe_is_run_by_name_for_a_sweep(here: Path) -> None:
 
 def test_recipes_are_listed_and_shown_without_a_database(tmp_path: Path) -> None:
     """Each with its sentence; shown as it would be run."""
-    listed = fedsweep("sql", "--recipes", cwd=tmp_path).stdout
+    listed = at_once("sql", "--recipes", cwd=tmp_path).stdout
     assert all(found.name in listed for found in recipes())
-    shown = fedsweep("sql", "--recipe", "ledger", "--show", cwd=tmp_path).stdout
+    shown = at_once("sql", "--recipe", "ledger", "--show", cwd=tmp_path).stdout
     assert shown == recipe("ledger").text
 
 
 def test_a_statement_of_one_s_own_may_name_the_sweep(here: Path) -> None:
     """:sweep is bound."""
     count = "SELECT count(*) AS n FROM members WHERE sweep = :sweep"
-    said = fedsweep("sql", count, "--sweep", "study", "--format", "csv", cwd=here).stdout
+    said = at_once("sql", count, "--sweep", "study", "--format", "csv", cwd=here).stdout
     assert said == "n\n12\n"
 
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(
     arguments: list[str], said: str, here: Path
 ) -> None:
     """With exit 2."""
-    refused = fedsweep("sql", *arguments, cwd=here, code=2).stderr
+    refused = at_once("sql", *arguments, cwd=here, code=2).stderr
     assert said in refused
     assert refused.count("\n") == 1
 
@@ -75,5 +75,5 @@ def test_a_terminal_obeys_nothing_that_a_value_says(here: Path) -> None:
         said = fedsweep("sql", statement, cwd=here, COLUMNS=columns).stdout
         assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}" in said
         assert "\x1b" not in said
-    said = fedsweep("sql", statement, "--format", "json", cwd=here).stdout
+    said = at_once("sql", statement, "--format", "json", cwd=here).stdout
     assert json.loads(said) == [{"x\x1b[0m": "a\x1b[2J\x07"}]

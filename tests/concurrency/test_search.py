@@ -71,6 +71,7 @@ def numbers(store: Engine) -> list[int]:
         return list(c.execute(query).scalars())
 
 
+@pytest.mark.quick_on("postgres")
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_five_workers_of_which_some_die_search_once(
     database: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -76,6 +76,7 @@ def has_stored(store: Engine, more_than: int) -> bool:
         return bool(c.execute(own).scalar_one() > more_than)
 
 
+@pytest.mark.quick_on("postgres")
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_eight_workers_train_six_and_a_half_trials(
     database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest

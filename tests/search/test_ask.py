@@ -27,6 +27,8 @@ from fedsweep.store.tables import lattices, proposals, proposed, snapshots, tria
 from tests.test_executor import own_data_folder
 from tests.test_trunks import measured, trained
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 __all__ = ["own_data_folder"]
 
 T = 10

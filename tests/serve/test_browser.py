@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine, make_url
 
 from fedsweep.serve import server
 from fedsweep.store.engine import sqlite_file, transaction
-from tests.acceptance.command import fedsweep, query, start
+from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.conftest import HOSTILE, TOKEN, claimed, finished
 from tests.serve.test_command import served
@@ -24,7 +24,10 @@ PATIENCE = 60_000.0
 """Milliseconds to wait for what another process brings about."""
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it"),
+    pytest.mark.quick_on("sqlite"),
+]
 
 PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 """plotly.js brings a style for its maps, which the page neither has nor lets in."""
@@ -122,7 +125,7 @@ def test_it_follows_a_worker_to_the_end(
     opened: Callable[..., Page], tiny: Path, store_url: str
 ) -> None:
     """Nothing is loaded anew: six trials are done in the bar, the title and the status."""
-    fedsweep("plan", str(tiny), "--db", store_url)
+    at_once("plan", str(tiny), "--db", store_url)
     page = opened(store_url)
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     page.evaluate("window.kept = true")
@@ -139,7 +142,7 @@ def test_curves_grow_as_rounds_arrive(
 ) -> None:
     """From none to all of them, in the picture and in the table, while a worker trains."""
     long = ("--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=60")
-    fedsweep("plan", str(tiny), "--db", store_url, *long)
+    at_once("plan", str(tiny), "--db", store_url, *long)
     ((trial,),) = query(store_url, "SELECT trial_id FROM results")
     page = opened(store_url, f"/trials/{trial}")
     seen: list[int] = []
@@ -271,7 +274,7 @@ def test_a_file_that_is_moved_away_and_back(
     opened: Callable[..., Page], tiny: Path, sqlite_url: str
 ) -> None:
     """The page says so, keeps what it shows, and goes on by itself."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     page = opened(sqlite_url, patient=True)
     page.evaluate("window.kept = true")
     file = sqlite_file(make_url(sqlite_url))
@@ -281,7 +284,7 @@ def test_a_file_that_is_moved_away_and_back(
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
     away.rename(file)
     expect(page.get_by_role("alert")).to_be_hidden()
-    fedsweep("sweep", "pause", "tiny", "--db", sqlite_url)
+    at_once("sweep", "pause", "tiny", "--db", sqlite_url)
     expect(page.get_by_text("paused")).to_be_visible()
     assert page.evaluate("window.kept")
 
@@ -290,7 +293,7 @@ def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny:
     """A page that is opened meanwhile shows itself too, when the database is back."""
     server = Postgres()
     try:
-        fedsweep("plan", str(tiny), "--db", server.url)
+        at_once("plan", str(tiny), "--db", server.url)
         page = opened(server.url, patient=True)
         page.evaluate("window.kept = true")
         server.stop("fast")
@@ -301,7 +304,7 @@ def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny:
         assert answer.status == 503
         server.mend()
         expect(page.locator("#away")).to_be_hidden()
-        fedsweep("sweep", "pause", "tiny", "--db", server.url)
+        at_once("sweep", "pause", "tiny", "--db", server.url)
         expect(page.get_by_text("paused")).to_be_visible()
         assert page.evaluate("window.kept")
         expect(late.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
@@ -311,7 +314,7 @@ def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny:
 
 def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, tiny: Path) -> None:
     """The page keeps what it shows."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     with browser.new_context() as context:
         page = context.new_page()
         with served(sqlite_url, "--token", TOKEN) as (address, token, _):

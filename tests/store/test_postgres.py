@@ -320,6 +320,7 @@ def crowd(url: str, name: str, barrier: Any, out: Any) -> None:
     out.put(failures)
 
 
+@pytest.mark.slow
 def test_three_hundred_workers_share_a_server_of_a_hundred_connections(
     store: Engine, server: Postgres, tiny: Path
 ) -> None:

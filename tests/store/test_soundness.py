@@ -16,7 +16,7 @@ from fedsweep.spec import Round, read_plan
 from fedsweep.store import soundness, writes
 from fedsweep.store.engine import read_clock, sqlite_file, transaction
 from fedsweep.store.tables import attempts, rounds, trials
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once
 
 WORKER = queue.Worker("w", "cpu", "host", 1)
 
@@ -89,15 +89,15 @@ def test_each_kind_of_damage_is_named(
 def test_the_command_says_sound_or_exits_1(worked: Engine) -> None:
     """A line for each fault."""
     url = worked.url.render_as_string(hide_password=False)
-    assert fedsweep("db", "check", "--db", url).stdout == "sound, schema 0006\n"
+    assert at_once("db", "check", "--db", url).stdout == "sound, schema 0006\n"
     with transaction(worked) as c:
         delete_round(c)
-    assert "every round" in fedsweep("db", "check", "--db", url, code=1).stdout
+    assert "every round" in at_once("db", "check", "--db", url, code=1).stdout
 
 
 def test_a_damaged_page_of_a_sqlite_file_is_found(sqlite_url: str, tiny: Path) -> None:
     """By SQLite's own check, or at its first use: one sentence, and no traceback."""
-    fedsweep("plan", str(tiny), "--db", sqlite_url)
+    at_once("plan", str(tiny), "--db", sqlite_url)
     file = sqlite_file(make_url(sqlite_url))
     assert file is not None
     with sqlite3.connect(file) as c:
@@ -108,6 +108,6 @@ def test_a_damaged_page_of_a_sqlite_file_is_found(sqlite_url: str, tiny: Path) -
     with file.open("r+b") as opened:
         opened.seek((page - 1) * size)
         opened.write(b"\xff" * size)
-    said = fedsweep("db", "check", "--db", sqlite_url, code=2)
+    said = at_once("db", "check", "--db", sqlite_url, code=2)
     assert said.stderr.count("\n") == 1
     assert "no sound SQLite database" in said.stderr
