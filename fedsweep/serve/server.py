@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import webbrowser
@@ -63,6 +64,7 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
     AppStatus.enable_automatic_graceful_drain = False  # it cuts streams
     server = _Server(config, look)
     address = f"http://{_in_address(options.host)}:{port}/?token={options.token}"
+    gc.freeze()  # what is imported by now stays: to look through it each time would hold pages up
     told(address)
     with listening, _shown(address) if show else nullcontext():
         server.run(sockets=[listening])

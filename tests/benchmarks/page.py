@@ -5,6 +5,7 @@ In one process, so that no network is in it; for each view the server has just b
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -49,6 +50,8 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
             fill.settle(store)
         ASKED["trial"]["trial"] = first
         engine = open_to_read(url)
+        gc.collect()
+        gc.freeze()  # as a server does; what the filling left is none of its
         what = f"{count:,} x {LENGTH}, {database}"
         for name in SCREENS:
             view = [timed(partial(_view, engine, name)) for _ in range(N)]
