@@ -21,7 +21,8 @@ test slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
 
-# What `make test` leaves out: the wheel, every example, and long tests on their second database.
+# What `make test` leaves out: the wheel, most examples, real pictures, a crowd of workers, and the
+# second database of long tests.
 slow: .venv/made
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=10 -m slow
 

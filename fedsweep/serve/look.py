@@ -99,7 +99,10 @@ class Look:
         return cast("T", made.value)
 
     def _put_off(self, made: _Made, now: float, keep: int) -> bool:
-        """Whether something is still good enough, and this tick has done enough."""
+        """Whether something is still good enough, and this tick has done enough.
+
+        A tick begins with the first that is due after the last one's end.
+        """
         with self._lock:
             if now >= self._tick_ends:
                 self._tick_ends, self._spent = now + self.tick, 0.0

@@ -1,4 +1,6 @@
-"""The command line as a user starts it: real processes."""
+"""The command line as a user starts it: real processes; and within this one, where that is all
+the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every plan file in examples/ is run."""
+"""Every plan file in examples/ is planned and, with the slow tests, run."""
 
 from __future__ import annotations
 
