@@ -49,14 +49,14 @@ def fedsweep(
 
 
 def at_once(
-    *arguments: str, cwd: Path | None = None, code: int = 0
+    *arguments: str, cwd: Path | None = None, code: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """The same within this process: for what leads up to a test, or looks at what came of it."""
     out, err = io.StringIO(), io.StringIO()
     console.cache_clear()
     with (
         chdir(cwd or Path.cwd()),
-        mock.patch.dict(os.environ, environment(), clear=True),
+        mock.patch.dict(os.environ, environment(**env), clear=True),
         mock.patch.object(sys, "argv", ["fedsweep", *arguments]),
         redirect_stdout(out),
         redirect_stderr(err),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import environment, fedsweep, query
+from tests.acceptance.command import at_once, environment, fedsweep, query
 
 WHICH = (
     "import sys; sys.argv = ['fedsweep', *{arguments}]\n"
@@ -53,10 +53,10 @@ def test_help_names_every_command() -> None:
 def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> None:
     """New and kept trials, the difference of the texts, and what stays."""
     here = tiny.parent
-    assert fedsweep("plan", "tiny.toml", cwd=here).stdout == "tiny: 6 new trials, 0 kept\n"
-    assert fedsweep("plan", "tiny.toml", cwd=here).stdout == "tiny: 0 new trials, 6 kept\n"
+    assert at_once("plan", "tiny.toml", cwd=here).stdout == "tiny: 6 new trials, 0 kept\n"
+    assert at_once("plan", "tiny.toml", cwd=here).stdout == "tiny: 0 new trials, 6 kept\n"
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [1, 2]"))
-    said = fedsweep("plan", "tiny.toml", cwd=here).stdout
+    said = at_once("plan", "tiny.toml", cwd=here).stdout
     assert "tiny: 3 new trials, 3 kept" in said
     assert "-seed = [0, 1]" in said
     assert "+seed = [1, 2]" in said
@@ -66,21 +66,21 @@ def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> Non
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
     """By unique beginnings of their ids."""
     here = tiny.parent
-    fedsweep("plan", "tiny.toml", cwd=here)
+    at_once("plan", "tiny.toml", cwd=here)
     url = f"sqlite:///{here}/fedsweep.db"
     first, second = [
         row[0] for row in query(url, "SELECT trial_id FROM trials ORDER BY id LIMIT 2")
     ]
-    assert first[:10] in fedsweep("trial", "list", cwd=here).stdout
-    assert "2 trials cancelled" in fedsweep("trial", "cancel", first[:8], second, cwd=here).stdout
-    listed = fedsweep("trial", "list", "--state", "cancelled", cwd=here).stdout
+    assert first[:10] in at_once("trial", "list", cwd=here).stdout
+    assert "2 trials cancelled" in at_once("trial", "cancel", first[:8], second, cwd=here).stdout
+    listed = at_once("trial", "list", "--state", "cancelled", cwd=here).stdout
     assert first[:10] in listed
     assert second[:10] in listed
-    assert "only queued and running" in fedsweep("trial", "cancel", first, cwd=here, code=2).stderr
-    assert "1 trial queued again" in fedsweep("trial", "retry", first[:8], cwd=here).stdout
-    said = fedsweep("plan", "tiny.toml", cwd=here).stdout
+    assert "only queued and running" in at_once("trial", "cancel", first, cwd=here, code=2).stderr
+    assert "1 trial queued again" in at_once("trial", "retry", first[:8], cwd=here).stdout
+    said = at_once("plan", "tiny.toml", cwd=here).stdout
     assert "1 cancelled trial queued again" in said
-    shown = fedsweep("trial", "show", first[:8], cwd=here).stdout
+    shown = at_once("trial", "show", first[:8], cwd=here).stdout
     assert "configuration" in shown
     assert "normalizer" in shown
     assert "0 attempts" in shown
@@ -89,53 +89,53 @@ def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
 def test_cancelling_a_sweep_leaves_trials_that_another_one_has(tiny: Path) -> None:
     """Two sweeps share the bn trials of seed 0."""
     here = tiny.parent
-    fedsweep("plan", "tiny.toml", cwd=here)
+    at_once("plan", "tiny.toml", cwd=here)
     other = here / "other.toml"
     other.write_text(tiny.read_text().replace('"tiny"', '"other"').replace('["bn", "gn"]', '"bn"'))
-    fedsweep("plan", "other.toml", "--set", "seed=0", "--set", "normalizer=bn", cwd=here)
-    said = fedsweep("sweep", "cancel", "tiny", cwd=here).stdout
+    at_once("plan", "other.toml", "--set", "seed=0", "--set", "normalizer=bn", cwd=here)
+    said = at_once("sweep", "cancel", "tiny", cwd=here).stdout
     assert "tiny: 5 trials cancelled" in said
     assert "1 trial of other sweeps too: left alone" in said
-    assert "tiny" in fedsweep("sweep", "list", cwd=here).stdout
+    assert "tiny" in at_once("sweep", "list", cwd=here).stdout
 
 
 def test_status_and_sql_speak_json(tiny: Path) -> None:
     """For scripts: one list of objects each."""
     here = tiny.parent
-    fedsweep("plan", "tiny.toml", cwd=here)
-    (standing,) = json.loads(fedsweep("status", "--json", cwd=here).stdout)
+    at_once("plan", "tiny.toml", cwd=here)
+    (standing,) = json.loads(at_once("status", "--json", cwd=here).stdout)
     assert (standing["sweep"], standing["queued"], standing["trials"]) == ("tiny", 6, 6)
     assert standing["seconds_left"] is None
     counted = "SELECT normalizer, count(*) AS n FROM results GROUP BY 1 ORDER BY 1"
-    rows = json.loads(fedsweep("sql", counted, "--format", "json", cwd=here).stdout)
+    rows = json.loads(at_once("sql", counted, "--format", "json", cwd=here).stdout)
     assert rows == [
         {"normalizer": "bn", "n": 2},
         {"normalizer": "fixbn", "n": 2},
         {"normalizer": "gn", "n": 2},
     ]
-    text = fedsweep("sql", counted, "--format", "csv", cwd=here).stdout
+    text = at_once("sql", counted, "--format", "csv", cwd=here).stdout
     assert text == "normalizer,n\nbn,2\nfixbn,2\ngn,2\n"
-    assert "fixbn" in fedsweep("sql", counted, cwd=here).stdout
-    assert "0/6" in fedsweep("status", cwd=here).stdout
+    assert "fixbn" in at_once("sql", counted, cwd=here).stdout
+    assert "0/6" in at_once("status", cwd=here).stdout
 
 
 def test_a_wide_row_is_printed_as_a_block(tiny: Path) -> None:
     """Where a table would not fit, no letter is folded away."""
     here = tiny.parent
-    fedsweep("plan", "tiny.toml", cwd=here)
-    said = fedsweep("sql", "SELECT * FROM results LIMIT 1", cwd=here, COLUMNS="80").stdout
+    at_once("plan", "tiny.toml", cwd=here)
+    said = at_once("sql", "SELECT * FROM results LIMIT 1", cwd=here, COLUMNS="80").stdout
     assert said.startswith("row 1\n  trial_id ")
 
 
 def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
     """--db before $FEDSWEEP_DB before ./fedsweep.db."""
     here = tiny.parent
-    fedsweep("plan", "tiny.toml", "--db", "sqlite:///a.db", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
-    fedsweep("plan", "tiny.toml", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
-    fedsweep("plan", "tiny.toml", cwd=here)
+    at_once("plan", "tiny.toml", "--db", "sqlite:///a.db", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
+    at_once("plan", "tiny.toml", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
+    at_once("plan", "tiny.toml", cwd=here)
     assert {p.name for p in here.glob("*.db")} == {"a.db", "b.db", "fedsweep.db"}
-    assert "sound, schema 0006" in fedsweep("db", "check", cwd=here).stdout
-    assert "already there" in fedsweep("db", "upgrade", cwd=here).stdout
+    assert "sound, schema 0006" in at_once("db", "check", cwd=here).stdout
+    assert "already there" in at_once("db", "upgrade", cwd=here).stdout
 
 
 def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
     alphas = ", ".join(str(0.1 * i) for i in range(1, 14))
     tiny.write_text(tiny.read_text().replace("alpha = 0.5", "") + f"alpha = [{alphas}]\n")
     tiny.write_text(tiny.read_text().replace('["bn", "gn"]', '["bn", "gn"]\nalpha = 0.1'))
-    done = fedsweep("plan", "tiny.toml", "--dry-run", "--show-partition", "p.svg", cwd=tiny.parent)
+    done = at_once("plan", "tiny.toml", "--dry-run", "--show-partition", "p.svg", cwd=tiny.parent)
     assert "p.svg: 12 partitions\n  1 partition more left out" in done.stdout
     assert {path.name for path in tiny.parent.iterdir()} == {"tiny.toml", "p.svg"}
     assert "<svg" in (tiny.parent / "p.svg").read_text()
@@ -151,9 +151,9 @@ def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
 
 def test_planning_to_measure_more_of_begun_trials_says_that_it_does_not(tiny: Path) -> None:
     """They are the same trials, and stay as they began; the others measure what is asked now."""
-    fedsweep("plan", "tiny.toml", cwd=tiny.parent)
-    fedsweep("work", "--device", "cpu", "--max-trials", "1", cwd=tiny.parent)
-    said = fedsweep("plan", "tiny.toml", "--set", "keep_weights=true", cwd=tiny.parent).stdout
+    at_once("plan", "tiny.toml", cwd=tiny.parent)
+    at_once("work", "--device", "cpu", "--max-trials", "1", cwd=tiny.parent)
+    said = at_once("plan", "tiny.toml", "--set", "keep_weights=true", cwd=tiny.parent).stdout
     assert "tiny: 0 new trials, 6 kept" in said
     assert "1 kept trial began as planned before" in said
     url = f"sqlite:///{tiny.parent}/fedsweep.db"
@@ -164,7 +164,7 @@ def test_a_trial_asked_for_twice_measures_all_that_was_asked(tiny: Path) -> None
     """Two blocks of a grid name it, one with diagnostics."""
     twice = '[[grid]]\nnormalizer = "bn"\nseed = [0, 1]\ndiagnostics = true\n'
     tiny.write_text(tiny.read_text().replace("[[grid]]", twice + "[[grid]]", 1))
-    fedsweep("plan", "tiny.toml", cwd=tiny.parent)
+    at_once("plan", "tiny.toml", cwd=tiny.parent)
     url = f"sqlite:///{tiny.parent}/fedsweep.db"
     asked = "SELECT normalizer, sum(diagnostics) FROM results GROUP BY 1 ORDER BY 1"
     assert query(url, asked) == [("bn", 2), ("fixbn", 0), ("gn", 0)]
@@ -176,7 +176,7 @@ def test_a_refused_plan_draws_nothing(tiny: Path) -> None:
     picture.write_bytes(b"precious")
     (tiny.parent / "not.db").write_text("no database, but long enough to be looked at" * 30)
     where = ("--db", f"sqlite:///{tiny.parent}/not.db", "--show-partition", str(picture))
-    fedsweep("plan", "tiny.toml", *where, cwd=tiny.parent, code=2)
+    at_once("plan", "tiny.toml", *where, cwd=tiny.parent, code=2)
     assert picture.read_bytes() == b"precious"
     assert sorted(p.name for p in tiny.parent.iterdir()) == ["not.db", "tiny.toml", "who.png"]
 
@@ -185,7 +185,7 @@ def test_a_misspelt_data_folder_is_not_made(tiny: Path) -> None:
     """Neither by a plan that draws, nor by what it refuses."""
     changes = ("--set", "dataset=cifar10", "--data", str(tiny.parent / "no" / "where"))
     draw = ("--dry-run", "--show-partition", str(tiny.parent / "who.png"))
-    refused = fedsweep("plan", "tiny.toml", *changes, *draw, cwd=tiny.parent, code=2).stderr
+    refused = at_once("plan", "tiny.toml", *changes, *draw, cwd=tiny.parent, code=2).stderr
     assert "cifar-10-batches-py" in refused
     assert [p.name for p in tiny.parent.iterdir()] == ["tiny.toml"]
 
@@ -200,7 +200,7 @@ def test_a_machine_without_the_packages_gives_the_trial_back(tmp_path: Path, tin
         "u.find_spec = lambda name, *a: None if name == 'torchmetrics' else found(name, *a)\n"
     )
     road = ("dataset=camvid", "model=deeplabv3plus", "partition=natural", "seed=0")
-    fedsweep("plan", "tiny.toml", *(f"--set={change}" for change in road), cwd=tiny.parent)
+    at_once("plan", "tiny.toml", *(f"--set={change}" for change in road), cwd=tiny.parent)
     work = ("work", "--device", "cpu", "--until-empty")
     refused = fedsweep(*work, cwd=tiny.parent, code=1, PYTHONPATH=str(blocked)).stderr
     assert "deeplabv3plus needs packages: pip install 'fedsweep[segmentation]'" in refused
@@ -216,8 +216,8 @@ def one_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
     (folder / "tiny.toml").write_text(TINY)
     changes = ("normalizer=bn", "keep_weights=true", "client_accuracy=true", "rounds=2")
-    fedsweep("plan", "tiny.toml", *(f"--set={change}" for change in changes), cwd=folder)
-    fedsweep("work", "--device", "cpu", "--max-trials", "1", cwd=folder)
+    at_once("plan", "tiny.toml", *(f"--set={change}" for change in changes), cwd=folder)
+    at_once("work", "--device", "cpu", "--max-trials", "1", cwd=folder)
     return folder
 
 
@@ -232,26 +232,26 @@ def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_train
     from safetensors.numpy import load_file
 
     here, (trial, _) = one_trained, trials(one_trained)
-    said = fedsweep("export", "weights", trial[:8], cwd=here).stdout
+    said = at_once("export", "weights", trial[:8], cwd=here).stdout
     assert str(here / f"{trial}.safetensors") in said
     assert "norm1.running_mean" in load_file(here / f"{trial}.safetensors")
-    refused = fedsweep("export", "weights", trial, cwd=here, code=2).stderr
+    refused = at_once("export", "weights", trial, cwd=here, code=2).stderr
     assert "already there: replace it with --force, or name another with --output" in refused
-    fedsweep("export", "weights", trial, "--force", cwd=here)
-    fedsweep("export", "weights", trial, "--output", "other.safetensors", cwd=here)
+    at_once("export", "weights", trial, "--force", cwd=here)
+    at_once("export", "weights", trial, "--output", "other.safetensors", cwd=here)
     contents = [
         (here / name).read_bytes() for name in (f"{trial}.safetensors", "other.safetensors")
     ]
     assert contents[0] == contents[1]
     for target in ("no/such.safetensors", "."):
-        done = fedsweep("export", "weights", trial, "--output", target, "--force", cwd=here, code=2)
+        done = at_once("export", "weights", trial, "--output", target, "--force", cwd=here, code=2)
         assert "cannot be written" in done.stderr or "is a folder" in done.stderr
 
 
 def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Path) -> None:
     """Of an unfinished trial; of a file that is damaged, or gone."""
     trial, waiting = trials(one_trained)
-    refused = fedsweep("export", "weights", waiting, cwd=one_trained, code=2).stderr
+    refused = at_once("export", "weights", waiting, cwd=one_trained, code=2).stderr
     assert f"trial {waiting} is queued: wait until it has finished" in refused
     (file,) = (one_trained / "fedsweep.db.artifacts").glob("*-weights.safetensors")
     content = file.read_bytes()
@@ -260,7 +260,7 @@ def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Pat
         if harm is not None:
             file.write_bytes(harm)
         ask = ("export", "weights", trial, "--output", "harmed.safetensors")
-        refused = fedsweep(*ask, cwd=one_trained, code=2).stderr
+        refused = at_once(*ask, cwd=one_trained, code=2).stderr
         assert f"are {state} in " in refused
         assert "restore that file from a backup" in refused
         assert not (one_trained / "harmed.safetensors").exists()
@@ -269,7 +269,7 @@ def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Pat
 
 def test_a_trial_shows_its_clients_accuracies_where_it_measured_them(one_trained: Path) -> None:
     """And no line for what it did not measure."""
-    said = fedsweep("trial", "show", trials(one_trained)[0], cwd=one_trained).stdout
+    said = at_once("trial", "show", trials(one_trained)[0], cwd=one_trained).stdout
     assert "worst_client_accuracy  0." in said
     assert "mean_client_accuracy " in said
     assert "test_miou" not in said

@@ -31,7 +31,7 @@ from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, t
 from tests.contract.test_control import ROUNDS, config
 from tests.contract.test_queue import ALICE, LEASE, measured
 
-EXAMPLES = {"sqlite": 150, "postgres": 50}
+STORIES = {"sqlite": 60, "postgres": 25}
 """Of thirty steps each: about ten seconds, and three times that on a busy machine."""
 SEEDS, SWEEPS = range(4), ("a", "b")
 OPEN = ("queued", "running")
@@ -503,19 +503,26 @@ class Machine(RuleBasedStateMachine):
             assert change == min((time - model.now for time in model.due()), default=None)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
-def test_whatever_is_asked_the_queue_does_what_its_model_does(
-    database: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize(
+    ("database", "stories"),
+    [
+        *STORIES.items(),
+        pytest.param("sqlite", 1000, marks=pytest.mark.slow),
+        pytest.param("postgres", 300, marks=pytest.mark.slow),
+    ],
+)
+def test_the_queue_does_the_same_as_its_model(
+    database: str, stories: int, request: pytest.FixtureRequest
 ) -> None:
-    """Each state, lease, hold, count and order, after every step of every story."""
+    """Each state, lease, hold, count and order agree after every step of every story."""
     engine = open_store(request.getfixturevalue(f"{database}_url"))
-    stories = settings(
-        max_examples=EXAMPLES[database],
+    limits = settings(
+        max_examples=stories,
         stateful_step_count=30,
         deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: Machine(engine), settings=stories)
+    run_state_machine_as_test(lambda: Machine(engine), settings=limits)
     engine.dispose()
