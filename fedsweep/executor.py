@@ -49,6 +49,7 @@ from fedsweep.spec import (
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, garbage, reads, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
+from trainers.progress import Counter, progress
 
 if TYPE_CHECKING:
     from trainers import fedavg
@@ -87,6 +88,11 @@ class End:
     error: str | None = None
     again: float | None = None
     """Seconds until a failed trial is tried again, None for never."""
+
+
+def count_steps_in(counter: Counter) -> None:
+    """Let this process's trainer count its steps in an object that its watch reads."""
+    progress.counter = counter
 
 
 Watch = Callable[[Round], None]
@@ -277,6 +283,7 @@ class _Attempt:
             return None
         files = artifacts.folder_of(self.engine.url, origin.home)
         content = files.read(snapshot)
+        progress.step()
         if content is None:
             self.begin_again(f"missing, damaged or out of reach in {files}")
             return None
@@ -376,6 +383,7 @@ class _Attempt:
         from safetensors.torch import save
 
         content = save(state.tensors)
+        progress.step()  # an artifacts folder may take minutes for one file
         one, other = writes.snapshot_names(self.claim)
         name = other if self.latest == one else one
         if state.round == self.fork:
@@ -389,6 +397,8 @@ class _Attempt:
                 log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
             self.warned = True
             return None
+        finally:
+            progress.step()
         return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
 
     def end_files(self, connection: Connection) -> None:
@@ -401,6 +411,7 @@ class _Attempt:
         """
         gone = []
         for name in names:
+            progress.step()
             with suppress(OSError):
                 found = self.files.remove(name) is not None
                 self.written.discard(name)
@@ -457,6 +468,7 @@ class _Attempt:
         from safetensors.torch import save
 
         content, name = save(last.weights()), writes.weights_name(self.claim)
+        progress.step()
         self.written.add(name)
         try:
             return writes.Weights(name, len(content), self.files.write(name, content))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from trainers.progress import progress
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
 
 TINY_IMAGENET = "tiny-imagenet-200"
@@ -75,6 +77,7 @@ def content_hash(root: Path, paths: Iterable[Path]) -> str:
     """A hash of files' places below `root` and of their content."""
     total = hashlib.sha256()
     for path in paths:
+        progress.step()
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         try:
             total.update(hashlib.sha256(path.read_bytes()).digest())

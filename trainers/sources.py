@@ -27,6 +27,7 @@ from platformdirs import user_cache_path
 from trainers.config import SEGMENTATION
 from trainers.dataset import VOID, Dataset, assemble
 from trainers.folder import POINT, REMEDIES, TINY_IMAGENET, BadData, Files, content_hash, list_files
+from trainers.progress import progress
 
 Pictures = NDArray[np.uint8]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -67,8 +68,11 @@ class Source:
 
         Files are not read: one that changed within its size and kept its time passes for the old.
         """
-        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.paths]
-        listing = [(place, stat.st_size, stat.st_mtime_ns) for place, stat in stats]
+        listing = []
+        for path in self.paths:
+            stat = path.stat()
+            listing.append((path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime_ns))
+            progress.step()
         packages = "pillow", "torchvision", "scikit-learn"
         decoders = [*map(version, packages), features.version("jpg")]
         facts = json.dumps([self.dataset, self.size, decoders, listing])
@@ -154,7 +158,7 @@ def cifar(dataset: str, place: Path) -> Dataset:
             place.mkdir(parents=True, exist_ok=True)
         elif not place.is_dir():  # a person named it: a slip is not to become a folder
             raise FileNotFoundError(f"there is no folder {place}")
-        with FileLock(place / f".{dataset}.lock"), _patience():
+        with _patience(), FileLock(place / f".{dataset}.lock"):
             return _read_cifar(dataset, place, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise BadData(
@@ -186,7 +190,8 @@ def _patience() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
-        yield
+        with progress.waiting():
+            yield
     finally:
         socket.setdefaulttimeout(before)
 
@@ -205,7 +210,7 @@ def download_tiny_imagenet(place: Path) -> None:
 
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / f".{TINY_IMAGENET}.lock"), _patience():
+        with _patience(), FileLock(place / f".{TINY_IMAGENET}.lock"):
             if wanted.is_dir():
                 return
             shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
@@ -313,6 +318,7 @@ def _each(read: Callable[[int], None], count: int) -> None:
     def some(start: int) -> None:
         for i in range(start, min(start + RUN, count)):
             read(i)
+            progress.step()
 
     with ThreadPoolExecutor() as threads:
         for _ in threads.map(some, range(0, count, RUN)):
