@@ -53,7 +53,10 @@ def work(
         bool, typer.Option("--strict", help="Exit 1 where a trial in scope has failed.")
     ] = False,
     lease: Annotated[
-        float, typer.Option(min=1.0, help="Seconds after which a silent worker's trial is free.")
+        float,
+        typer.Option(
+            min=1.0, max=21600.0, help="Seconds after which a silent worker's trial is free."
+        ),
     ] = 15.0,
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
