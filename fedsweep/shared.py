@@ -1,4 +1,4 @@
-"""Memory that a slot's process shares with its watch: a small file that both map.
+"""Memory that the slots' processes share with their watch: a small file that all map.
 
 A file, because the shared memory and the semaphores of `multiprocessing` need a writable /dev/shm.
 No field has a lock: a process that was killed would keep it.
@@ -29,20 +29,23 @@ class Shared(ctypes.Structure):
     ]
 
 
-def create(file: Path) -> Shared:
-    """Make the file, with zeros in it, and map it.
+def create(file: Path, slots: int) -> list[Shared]:
+    """Make the file, with zeros in it, and map it; returns each slot's part.
 
     Raises:
         OSError: there is no room, no permission, or no shared mapping on this file system.
 
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)  # the process before may still map it
-    file.write_bytes(bytes(ctypes.sizeof(Shared)))  # not a hole, for which there may be no room
-    return attach(file)
+    file.write_bytes(bytes(slots * ctypes.sizeof(Shared)))  # a hole may find no room later
+    mapped = _map(file)
+    return [Shared.from_buffer(mapped, i * ctypes.sizeof(Shared)) for i in range(slots)]
 
 
-def attach(file: Path) -> Shared:
-    """Map the file that the other side made."""
+def attach(file: Path, number: int) -> Shared:
+    """Map the file that the watch made; returns the part of a slot, by its number."""
+    return Shared.from_buffer(_map(file), number * ctypes.sizeof(Shared))
+
+
+def _map(file: Path) -> mmap.mmap:
     with file.open("r+b") as opened:
-        return Shared.from_buffer(mmap.mmap(opened.fileno(), ctypes.sizeof(Shared)))
+        return mmap.mmap(opened.fileno(), 0)

@@ -30,9 +30,9 @@ from typing import Any
 import psutil
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep import blackbox, queue, shared
+from fedsweep import blackbox, machine, queue, shared
 from fedsweep.announcer import Announcer
-from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
+from fedsweep.errors import FedsweepError, LeaseLost, MachineError, SchemaNew, StoreForeign
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
@@ -213,9 +213,23 @@ def work(options: Options, show: Show) -> Tally:
         FedsweepError: the store cannot be used, or no slot can be started.
 
     """
-    watch = _Watch(options, show)
-    with watch.boxes:
-        return watch.run()
+    machine.settle_temporary()
+    machine.allow_files(options.slots)
+    with _machine_faults():
+        watch = _Watch(options, show)
+        with watch.boxes:
+            return watch.run()
+
+
+@contextmanager
+def _machine_faults() -> Iterator[None]:
+    """Turn an error that a setting of this machine caused into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (sentence := machine.fault(error)) is None:
+            raise
+        raise MachineError(sentence) from error
 
 
 class _Watch:
@@ -230,13 +244,22 @@ class _Watch:
         self.budget = options.max_trials
         self.announcer = Announcer(self.engine, options.notify) if options.notify else None
         self.boxes = TemporaryDirectory(prefix="fedsweep-", ignore_cleanup_errors=True)
+        self.memory = Path(self.boxes.name) / "shared"
+        try:
+            memory = shared.create(self.memory, options.slots)
+        except OSError as error:
+            raise MachineError(
+                f"{self.boxes.name} cannot hold the files of a worker "
+                f"({error.strerror or error}): name another folder in TMPDIR"
+            ) from error
         self.slots = [
             Slot(
                 i,
                 options.devices[i % len(options.devices)],
+                shared=part,
                 box=Path(self.boxes.name) / f"slot-{i}",
             )
-            for i in range(options.slots)
+            for i, part in enumerate(memory)
         ]
         hours = options.max_hours
         self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
@@ -288,11 +311,12 @@ class _Watch:
 
     def start(self, slot: Slot) -> None:
         mine, theirs = self.context.Pipe()
-        slot.shared = shared.create(_memory(slot.box))
-        slot.shared.stop = int(self.stop)
         slot.process = self.context.Process(
             target=_slot,
-            args=(*(replace(self.options, notify=()), slot.number, slot.device, theirs, slot.box),),
+            args=(
+                *(replace(self.options, notify=()), slot.number, slot.device, theirs),
+                *(slot.box, self.memory),
+            ),
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
@@ -303,7 +327,7 @@ class _Watch:
         finally:
             signal.signal(signal.SIGINT, handler)
         theirs.close()
-        slot.pipe, slot.busy, slot.steps = mine, 0.0, 0
+        slot.pipe, slot.busy = mine, 0.0
 
     def step(self) -> None:
         """Wait a little for news of the slots, take it in, renew the leases."""
@@ -626,23 +650,20 @@ UNREADABLE = (psutil.Error, OSError, ValueError)
 """Errors of psutil for a process that has ended, or where /proc is missing or hides it."""
 
 
-def _memory(box: Path) -> Path:
-    """Return the file that a slot and its watch share, next to its last words."""
-    return box.with_name(f"{box.name}-shared")
-
-
-def _slot(options: Options, number: int, device: str, pipe: Any, box: Path) -> None:
+def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memory: Path) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        engine = through_an_outage(lambda: schema.open_store(options.url))
-        worker = queue.Worker(
-            name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
-        )
-        with blackbox.recording(box):
-            _SlotLoop(options, number, engine, worker, pipe, asked, box).run()
+        with _machine_faults():
+            engine = through_an_outage(lambda: schema.open_store(options.url))
+            worker = queue.Worker(
+                name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}",
+                device=device,
+            )
+            with blackbox.recording(box):
+                _SlotLoop(options, number, engine, worker, pipe, asked, box, memory).run()
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -658,9 +679,10 @@ class _SlotLoop:
         pipe: Any,
         asked: threading.Event,
         box: Path,
+        memory: Path,
     ) -> None:
         self.box = box
-        self.shared = shared.attach(_memory(box))
+        self.shared = shared.attach(memory, number)
         self.doorbell = Doorbell(engine, queue.CHANNEL)
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
         self.pipe, self.asked = pipe, asked

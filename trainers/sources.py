@@ -15,6 +15,7 @@ from http.client import HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import BadZipFile
 
@@ -26,7 +27,17 @@ from platformdirs import user_cache_path
 
 from trainers.config import SEGMENTATION
 from trainers.dataset import VOID, Dataset, assemble
-from trainers.folder import POINT, REMEDIES, TINY_IMAGENET, BadData, Files, content_hash, list_files
+from trainers.folder import (
+    POINT,
+    REMEDIES,
+    TINY_IMAGENET,
+    BadData,
+    Files,
+    MachineLimit,
+    content_hash,
+    list_files,
+    refuse_limit,
+)
 from trainers.progress import progress
 
 Pictures = NDArray[np.uint8]
@@ -155,7 +166,7 @@ def cifar(dataset: str, place: Path) -> Dataset:
         with suppress(RuntimeError):  # not there, or damaged
             return _read_cifar(dataset, place, download=False)
         if place == user_cache_path("fedsweep"):
-            place.mkdir(parents=True, exist_ok=True)
+            _require_writable(place)
         elif not place.is_dir():  # a person named it: a slip is not to become a folder
             raise FileNotFoundError(f"there is no folder {place}")
         with _patience(), FileLock(place / f".{dataset}.lock"):
@@ -184,6 +195,24 @@ def _of_bytes(statistics: Statistics) -> Statistics:
     return mean, std
 
 
+def _require_writable(place: Path) -> None:
+    """Make the cache folder that a data set is downloaded to.
+
+    Raises:
+        MachineLimit: it cannot be written.
+
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise MachineLimit(
+            f"nothing can be downloaded to {place} ({error.strerror or error}): name a folder that "
+            f"can be written in XDG_CACHE_HOME, or {POINT} the data set"
+        ) from error
+
+
 @contextmanager
 def _patience() -> Iterator[None]:
     """Give up on a server that has fallen silent: torchvision would wait for ever."""
@@ -209,7 +238,7 @@ def download_tiny_imagenet(place: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        _require_writable(place)
         with _patience(), FileLock(place / f".{TINY_IMAGENET}.lock"):
             if wanted.is_dir():
                 return
@@ -335,6 +364,7 @@ def _opened(path: Path) -> Image.Image:
             picture.load()
             return picture
     except DAMAGE as error:
+        refuse_limit(error)
         raise BadData(f"{path} cannot be read as a picture ({error}): mend or remove it") from error
 
 

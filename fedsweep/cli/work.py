@@ -77,8 +77,10 @@ def work(
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
     the round.
     """
-    from fedsweep import executor, webhook, worker
+    from fedsweep import executor, machine, webhook, worker
 
+    if warning := machine.settle_home():
+        print(f"fedsweep: {warning}", file=sys.stderr)
     hooks = tuple(notify or os.environ.get("FEDSWEEP_NOTIFY", "").split())
     for hook in hooks:
         webhook.checked(hook)

@@ -464,7 +464,10 @@ def boot_id() -> str:
     except OSError:
         import psutil
 
+    try:
         return f"{platform.node()}-{uuid.getnode():x}-{int(psutil.boot_time())}"
+    except (OSError, RuntimeError, psutil.Error):  # no /proc at all
+        return platform.node()
 
 
 def _file_system(file: Path) -> str:
