@@ -4,6 +4,7 @@ FedsweepError
 ├── RequestError              exit 2: the request was wrong, nothing was written
 │   ├── PlanError             the plan file
 │   ├── DeviceError           the device asked for
+│   ├── MachineError          a setting of this machine
 │   ├── PackageMissing        a package that a trial needs is not installed here
 │   ├── NotFound              a sweep or trial that is not there
 │   ├── Refused               a change that the state of a trial forbids
@@ -47,6 +48,10 @@ class PlanError(RequestError):
 
 class DeviceError(RequestError):
     """There is no such device: choose --device cpu."""
+
+
+class MachineError(RequestError):
+    """A setting of this machine does not allow that."""
 
 
 class PackageMissing(RequestError):

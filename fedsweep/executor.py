@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep import queue
+from fedsweep import machine, queue
 from fedsweep.errors import (
     DeviceError,
     FedsweepError,
     LeaseLost,
+    MachineError,
     PackageMissing,
     PlanError,
     StoreBusy,
@@ -49,6 +50,7 @@ from fedsweep.spec import (
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, garbage, reads, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
+from trainers.progress import Counter, progress
 
 if TYPE_CHECKING:
     from trainers import fedavg
@@ -89,6 +91,11 @@ class End:
     """Seconds until a failed trial is tried again, None for never."""
 
 
+def count_steps_in(counter: Counter) -> None:
+    """Let this process's trainer count its steps in an object that its watch reads."""
+    progress.counter = counter
+
+
 Watch = Callable[[Round], None]
 Stop = Callable[[], bool]
 
@@ -119,6 +126,11 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
     except Exception as error:  # a trainer's bug must cost its trial, not the worker
         said = _one_line(error)
+        if limit := _limit(error):
+            attempt.give_back(limit)
+            raise MachineError(
+                f"trial {attempt.claim.trial_id} cannot run here: {limit}"
+            ) from error
         if _broken_device(error):
             attempt.lose(said)
             raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
@@ -159,14 +171,18 @@ class _Attempt:
         try:
             require_packages(self.claim.trial_id, self.claim.config)
         except PackageMissing as error:
-            self.book.note("error", str(error))
-
-            def give_back(connection: Connection) -> None:
-                self.renew(connection)
-                queue.release(connection, self.claim)
-
-            patiently(self.engine, give_back)
+            self.give_back(str(error))
             raise
+
+    def give_back(self, why: str) -> None:
+        """Release the trial at no cost, because this machine cannot run it."""
+        self.book.note("error", why)
+
+        def give_back(connection: Connection) -> None:
+            self.renew(connection)
+            queue.release(connection, self.claim)
+
+        patiently(self.engine, give_back)
 
     def run(self, stop: Stop, watch: Watch) -> Outcome:
         from trainers import fedavg, memory
@@ -277,6 +293,7 @@ class _Attempt:
             return None
         files = artifacts.folder_of(self.engine.url, origin.home)
         content = files.read(snapshot)
+        progress.step()
         if content is None:
             self.begin_again(f"missing, damaged or out of reach in {files}")
             return None
@@ -376,6 +393,7 @@ class _Attempt:
         from safetensors.torch import save
 
         content = save(state.tensors)
+        progress.step()  # an artifacts folder may take minutes for one file
         one, other = writes.snapshot_names(self.claim)
         name = other if self.latest == one else one
         if state.round == self.fork:
@@ -389,6 +407,8 @@ class _Attempt:
                 log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
             self.warned = True
             return None
+        finally:
+            progress.step()
         return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
 
     def end_files(self, connection: Connection) -> None:
@@ -401,6 +421,7 @@ class _Attempt:
         """
         gone = []
         for name in names:
+            progress.step()
             with suppress(OSError):
                 found = self.files.remove(name) is not None
                 self.written.discard(name)
@@ -457,6 +478,7 @@ class _Attempt:
         from safetensors.torch import save
 
         content, name = save(last.weights()), writes.weights_name(self.claim)
+        progress.step()
         self.written.add(name)
         try:
             return writes.Weights(name, len(content), self.files.write(name, content))
@@ -576,6 +598,8 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
     except FedsweepError:
         raise
     except Exception as error:
+        if limit := _limit(error):
+            raise MachineError(f"the trial cannot run here: {limit}") from error
         raise TrialFailed(_kind_of(error), _one_line(error)) from error
 
 
@@ -635,6 +659,13 @@ def _row(measured: fedavg.Round) -> Round:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _limit(error: Exception) -> str | None:
+    """Return the sentence for an error that a setting of this machine caused, None otherwise."""
+    from trainers.folder import MachineLimit
+
+    return str(error) if isinstance(error, MachineLimit) else machine.fault(error)
 
 
 def _kind_of(error: Exception) -> FailureKind:
@@ -712,7 +743,7 @@ def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
 
     """
     from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, list_files
+    from trainers.folder import BadData, MachineLimit, list_files
 
     configs = [config for config in sweep.configs if config.dataset in ON_DISK]
     unseen = False
@@ -727,7 +758,7 @@ def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
             files = list_files(dataset, root)
             for config in of_it:
                 check_sizes(config, len(files.train))
-        except (BadData, ValueError) as error:
+        except (BadData, MachineLimit, ValueError) as error:
             raise PlanError(str(error)) from error
         sweep = pinned(sweep, dataset, files.fingerprint())
     return sweep, unseen
@@ -741,12 +772,12 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
 
     """
     from trainers.config import SEGMENTATION
-    from trainers.folder import BadData
+    from trainers.folder import BadData, MachineLimit
     from trainers.partition import class_counts
 
     try:
         counts = [class_counts(_load_for(config, root), config) for config in configs]
-    except (BadData, ValueError) as error:
+    except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
     return [
         Holdings(

@@ -27,7 +27,7 @@ from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
-from fedsweep.store.engine import Moment, as_sql, now_on
+from fedsweep.store.engine import AHEAD_SECONDS, Moment, as_sql, is_ahead, now_on
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     BACKING_OFF,
@@ -105,6 +105,8 @@ def claim(
     claiming = partial(_claim_free, connection, take, given)
     found = claiming()
     if found.due and rescue(connection, now) and found.taken is None:
+        found = claiming()
+    if found.taken is None and _end_waits_ahead(connection, now):
         found = claiming()
     if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
         found = claiming()
@@ -539,24 +541,41 @@ def rescue(connection: Connection, now: Moment) -> int:
 
 
 def _end_waits(connection: Connection, now: Moment) -> int:
-    over = (trials.c.clock != now.clock) | (trials.c.not_before <= as_sql(now))
+    return _end_some_waits(
+        connection, (trials.c.clock != now.clock) | (trials.c.not_before <= as_sql(now))
+    )
+
+
+def _end_waits_ahead(connection: Connection, now: Moment) -> int:
+    """Queue again what backs off until a time that only another clock can have set."""
+    return _end_some_waits(connection, is_ahead(trials.c.not_before, as_sql(now)))
+
+
+def _end_some_waits(connection: Connection, over: sa.ColumnElement[bool]) -> int:
     some = sa.select(trials.c.id).where(sa.text(BACKING_OFF), over)
     some = some.limit(RESCUE_BATCH).with_for_update(skip_locked=True)
     again = sa.update(trials).where(trials.c.id.in_(some)).values(not_before=None, clock=None)
-    wake(connection)
-    return connection.execute(again).rowcount
+    if count := connection.execute(again).rowcount:
+        wake(connection)
+    return count
 
 
 def _rescue_expired(connection: Connection, now: Moment) -> int:
+    until, at = trials.c.lease_until, as_sql(now)
+    ahead = is_ahead(until, at)
     expired = connection.execute(
-        sa.select(trials.c.id, trials.c.fence, trials.c.losses, trials.c.trunk)
-        .where(_RUNNING, (trials.c.lease_until < as_sql(now)) | (trials.c.clock != now.clock))
+        sa.select(
+            *(trials.c.id, trials.c.fence, trials.c.losses, trials.c.trunk),
+            (ahead & (trials.c.clock == now.clock)).label("ahead"),
+        )
+        .where(_RUNNING, (until < at) | ahead | (trials.c.clock != now.clock))
         .order_by(trials.c.lease_until)
         .limit(RESCUE_BATCH)
         .with_for_update(skip_locked=True)
     ).all()
     for row in expired:
-        _expire(connection, row.id, row.fence, row.losses, "its lease ended")
+        why = "its lease was set by a clock that is ahead of this one"
+        _expire(connection, row.id, row.fence, row.losses, why if row.ahead else "its lease ended")
         _pass_on(connection, row.trunk)
     return len(expired)
 
@@ -566,7 +585,10 @@ def _due(dialect: str) -> Any:
     now = now_on(dialect)
     some: sa.ColumnElement[int] = sa.literal_column("1")
     expired = sa.exists(some).where(
-        _RUNNING, (trials.c.lease_until < now) | (trials.c.clock != _CLOCK)
+        _RUNNING,
+        (trials.c.lease_until < now)
+        | is_ahead(trials.c.lease_until, now)
+        | (trials.c.clock != _CLOCK),
     )
 
     def backed_off(clock: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
@@ -869,7 +891,8 @@ def next_change(connection: Connection, now: Moment) -> float | None:
         .scalar_subquery(),
     )
     times = connection.execute(sa.select(*(time - as_sql(now) for time in soonest))).one()
-    return min((t for t in times if t is not None), default=None)
+    soon = min((t for t in times if t is not None), default=None)
+    return 0.0 if soon is not None and soon > AHEAD_SECONDS else soon
 
 
 def retry_delay(

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -29,9 +30,10 @@ from typing import Any
 import psutil
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep import blackbox, queue
+from fedsweep import blackbox, machine, queue, shared
 from fedsweep.announcer import Announcer
-from fedsweep.errors import FedsweepError, LeaseLost, SchemaNew, StoreForeign
+from fedsweep.errors import FedsweepError, LeaseLost, MachineError, SchemaNew, StoreForeign
+from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import arms, reads, schema, writes
@@ -54,10 +56,19 @@ SHORT_REST = 2.0
 """The same, where it is to stop when all is done: nobody rings for that."""
 STALL_SECONDS = 300.0
 STALL_ROUNDS = 10
-"""A trainer has stalled after ten times its median round, and at least five minutes."""
+"""A trainer has stalled after ten times its median round, and at least five minutes, without a step
+and without processor time. Rounds with and without an evaluation have medians of their own, of
+which the longer counts."""
+SILENT_SECONDS = 3600.0
+"""A trainer that takes no step has stalled after that, however much processor time it uses: waiting
+for a GPU that hangs uses a whole core."""
 BUSY_SECONDS = 0.05
-"""Processor time that shows a trainer at work; one that waits for another to decode the data
-looks for it often enough to use that much in five minutes."""
+"""Processor time that shows a trainer at work in a step that takes long."""
+WATCH_SECONDS = 1.0
+"""How often the watch looks whether the trainers make progress."""
+LONGEST_LOOK = 10.0
+"""Seconds without progress that one look can add: a watch that did not run for longer (a suspended
+machine, a store that does not answer) cannot tell what the trainers did."""
 QUICK_SECONDS = 0.05
 """A standing that is read faster than that is read after every trial."""
 LOOK_SECONDS = 1.0
@@ -97,27 +108,41 @@ class Slot:
     pipe: Any = None
     claim: Claim | None = None
     last: Round | None = None
-    round_seconds: list[float] = field(default_factory=list)
-    progressed: float = 0.0
-    """When the trainer last showed progress, on the monotonic clock."""
-    renewed: float = 0.0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=20))
+    """Seconds of the latest rounds."""
+    round_seconds: dict[bool, deque[float]] = field(default_factory=dict)
+    """Seconds of the latest rounds without (False) and with (True) an evaluation."""
+    shared: Shared = field(default_factory=Shared)
+    """The memory that its process writes its steps to."""
+    steps: int = 0
+    """The trainer's steps at the last look."""
+    silent: float = 0.0
+    """Seconds since the trainer took a step."""
+    idle: float = 0.0
+    """Seconds since the trainer took a step or used the processor."""
     busy: float = 0.0
-    """Processor seconds at which it last did."""
+    """Processor seconds when it last used the processor."""
+    renewed: float = 0.0
     granted: bool = False
     """Whether it may claim one of --max-trials."""
     deaths: int = 0
     closed: bool = False
     unwanted: float | None = None
-    """Since when its trial is to be given back, or is no longer its own; on that clock."""
-    give_back: Any = None
-    """The row of the trial that it is to give back after the round: shared with its process."""
+    """Since when its trial is to be given back, or is no longer its own; on the monotonic clock."""
     box: Path = Path()
     """Where its process leaves its last words."""
 
     def rate(self) -> float | None:
         """Rounds a second, from the latest rounds."""
-        recent = self.round_seconds[-20:]
-        return len(recent) / total if (total := sum(recent)) > 0 else None
+        return len(self.recent) / total if (total := sum(self.recent)) > 0 else None
+
+    def usual_round(self) -> float:
+        """Return the median seconds of a round, of the kind that takes longer; 0 before any."""
+        return max(map(statistics.median, self.round_seconds.values()), default=0.0)
+
+    def progressed(self) -> None:
+        """Note that the trainer shows progress, or cannot be blamed for showing none."""
+        self.silent = self.idle = 0.0
 
 
 class Ask(Enum):
@@ -188,9 +213,23 @@ def work(options: Options, show: Show) -> Tally:
         FedsweepError: the store cannot be used, or no slot can be started.
 
     """
-    watch = _Watch(options, show)
-    with watch.boxes:
-        return watch.run()
+    machine.settle_temporary()
+    machine.allow_files(options.slots)
+    with _machine_faults():
+        watch = _Watch(options, show)
+        with watch.boxes:
+            return watch.run()
+
+
+@contextmanager
+def _machine_faults() -> Iterator[None]:
+    """Turn an error that a setting of this machine caused into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if (sentence := machine.fault(error)) is None:
+            raise
+        raise MachineError(sentence) from error
 
 
 class _Watch:
@@ -201,24 +240,32 @@ class _Watch:
         self.show = show
         self.engine = schema.open_store(options.url)
         self.context = multiprocessing.get_context("spawn")
-        # A bare byte, not an Event: setting an Event waits for a sleeper that was killed.
-        self.stop = self.context.RawValue("b", 0)
+        self.stop = False
         self.budget = options.max_trials
         self.announcer = Announcer(self.engine, options.notify) if options.notify else None
         self.boxes = TemporaryDirectory(prefix="fedsweep-", ignore_cleanup_errors=True)
+        self.memory = Path(self.boxes.name) / "shared"
+        try:
+            memory = shared.create(self.memory, options.slots)
+        except OSError as error:
+            raise MachineError(
+                f"{self.boxes.name} cannot hold the files of a worker "
+                f"({error.strerror or error}): name another folder in TMPDIR"
+            ) from error
         self.slots = [
             Slot(
                 i,
                 options.devices[i % len(options.devices)],
-                give_back=self.context.RawValue("q", 0),
+                shared=part,
                 box=Path(self.boxes.name) / f"slot-{i}",
             )
-            for i in range(options.slots)
+            for i, part in enumerate(memory)
         ]
         hours = options.max_hours
         self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
         self.tally = Tally()
         self.asked_to_stop: float | None = None
+        self.looked = time.monotonic()
         self.hurry = False
         self.progress: list[reads.Progress] = []
         self.progress_due = self.progress_cost = 0.0
@@ -268,7 +315,7 @@ class _Watch:
             target=_slot,
             args=(
                 *(replace(self.options, notify=()), slot.number, slot.device, theirs),
-                *(self.stop, slot.give_back, slot.box),
+                *(slot.box, self.memory),
             ),
             name=f"fedsweep-slot-{slot.number}",
         )
@@ -291,7 +338,7 @@ class _Watch:
         if self.stop_at is not None and time.monotonic() > self.stop_at:
             self.asked_to_stop = self.asked_to_stop or time.monotonic()
         if self.asked_to_stop is not None:
-            self.stop.value = 1
+            self.stop_slots()
             self.tally.stopped = True
             if self.hurry or time.monotonic() - self.asked_to_stop > self.options.grace:
                 for slot in open_slots:
@@ -299,10 +346,17 @@ class _Watch:
                     self.hear_last_words(slot)
                     self.drop(slot, release=True)
                     slot.closed = True
+        self.look()
         self.heartbeat()
         self.take_back()
         self.refresh()
         self.show(self.view())
+
+    def stop_slots(self) -> None:
+        """Ask every slot to stop after its round."""
+        self.stop = True
+        for slot in self.slots:
+            slot.shared.stop = 1
 
     def hear(self, slot: Slot) -> None:
         """Take in all that a slot has said; an end of file is the end of its process."""
@@ -329,17 +383,20 @@ class _Watch:
                     slot.claim = None
 
     def note(self, slot: Slot, said: object) -> None:
-        slot.progressed = time.monotonic()
+        slot.progressed()
         if isinstance(said, Ask):
             self.answer(slot, said)
         elif isinstance(said, Claim):
             slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
-            slot.unwanted, slot.give_back.value = None, 0
+            slot.unwanted, slot.shared.give_back = None, 0
+            slot.recent.clear()
             slot.round_seconds.clear()
             slot.renewed = time.monotonic()
         elif isinstance(said, Round):
             slot.last = said
-            slot.round_seconds.append(said.seconds)
+            slot.recent.append(said.seconds)
+            evaluated = said.test_accuracy is not None
+            slot.round_seconds.setdefault(evaluated, deque(maxlen=100)).append(said.seconds)
             blackbox.trim(slot.box, most=blackbox.BYTES)
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
@@ -372,7 +429,7 @@ class _Watch:
             for word in blackbox.last_words(slot.box):
                 print(word, file=sys.stderr)
         self.drop(slot, why=f"its trainer died ({_death(code)})")
-        if code == 0 or self.stop.value:
+        if code == 0 or self.stop:
             slot.closed = True
             return
         slot.deaths += 1
@@ -400,14 +457,22 @@ class _Watch:
         except (LeaseLost, *OUTAGE):
             pass  # then its lease ends by itself
 
+    def look(self) -> None:
+        """End the trainers that have stalled."""
+        now = time.monotonic()
+        passed = min(now - self.looked, LONGEST_LOOK)
+        if passed < WATCH_SECONDS:
+            return
+        self.looked = now
+        for slot in self.slots:
+            if slot.claim is not None and not slot.closed and self.stalled(slot, passed):
+                self.end_stalled(slot)
+
     def heartbeat(self) -> None:
         """Renew each lease after a third of it, as long as its trainer lives and progresses."""
         now, beaten = time.monotonic(), False
         for slot in self.slots:
             if slot.claim is None or slot.closed or now - slot.renewed < self.options.lease / 3:
-                continue
-            if self.stalled(slot, now):
-                self.end_stalled(slot)
                 continue
             if _is_stopped(slot):
                 continue
@@ -421,11 +486,11 @@ class _Watch:
                 slot.unwanted = slot.unwanted or now
                 slot.renewed = now
             except OUTAGE:
-                pass  # the next beat tries again
+                slot.progressed()  # it may wait for the store too; the next beat tries again
             else:
                 slot.renewed = now
                 if held.give_back:
-                    slot.give_back.value = slot.claim.trial
+                    slot.shared.give_back = slot.claim.trial
                     slot.unwanted = slot.unwanted or now
         if beaten:
             let_go(self.engine)
@@ -444,18 +509,24 @@ class _Watch:
                 slot.deaths = 0  # no fault of its own
                 slot.unwanted = None
 
-    def stalled(self, slot: Slot, now: float) -> bool:
-        if not slot.round_seconds:
-            # A first round may take long, and so may the data: as long as the trainer works.
-            busy = _cpu_seconds(slot)
-            if busy >= slot.busy + BUSY_SECONDS:
-                slot.busy, slot.progressed = busy, now
-            return now - slot.progressed > STALL_SECONDS
-        usual = statistics.median(slot.round_seconds)
-        return now - slot.progressed > max(STALL_SECONDS, STALL_ROUNDS * usual)
+    def stalled(self, slot: Slot, passed: float) -> bool:
+        """Return whether the trainer has made no progress for too long, `passed` seconds more."""
+        if slot.shared.steps != slot.steps:
+            slot.steps = slot.shared.steps
+            slot.progressed()
+            return False
+        slot.silent += passed
+        slot.idle += passed
+        # A single step, an import or a look at all files may take minutes.
+        busy = _cpu_seconds(slot)
+        if busy >= slot.busy + BUSY_SECONDS:
+            slot.busy, slot.idle = busy, 0.0
+        rounds = STALL_ROUNDS * slot.usual_round()
+        return slot.idle > max(STALL_SECONDS, rounds) or slot.silent > max(SILENT_SECONDS, rounds)
 
     def end_stalled(self, slot: Slot) -> None:
         claim, slot.claim = slot.claim, None
+        silent, idle = slot.silent, slot.idle
         assert claim is not None
         if slot.process is not None and slot.process.pid is not None and not _is_stopped(slot):
             blackbox.ask(slot.process.pid, slot.box)
@@ -464,7 +535,9 @@ class _Watch:
         try:
             with transaction(self.engine) as connection:
                 now = self.store_last_words(connection, slot, claim)
-                said, kind = "the trainer made no step", FailureKind.STALLED
+                said = f"the trainer made no step for {silent:.0f} s"
+                said += f" and used no processor time for {idle:.0f} s" if idle > 1 else ""
+                kind = FailureKind.STALLED
                 queue.fail(connection, claim, now, kind, said, max_attempts=most)
             self.tally.count(Outcome.FAILED)
         except (LeaseLost, *OUTAGE):
@@ -484,7 +557,7 @@ class _Watch:
 
     def end_all(self) -> None:
         """Whatever happened, no slot outlives its watch, and no claim is left behind."""
-        self.stop.value = 1
+        self.stop_slots()
         for slot in self.slots:
             self.kill(slot)
         for slot in self.slots:
@@ -553,41 +626,44 @@ def _death(code: int | None) -> str:
 
 def _is_stopped(slot: Slot) -> bool:
     """Whether the trainer is frozen (SIGSTOP, a debugger): it makes no progress."""
+    assert slot.process is not None
     try:
-        assert slot.process is not None
-        assert slot.process.pid is not None
         return psutil.Process(slot.process.pid).status() in (
             psutil.STATUS_STOPPED,
             psutil.STATUS_ZOMBIE,
         )
-    except psutil.NoSuchProcess:
-        return True
+    except UNREADABLE:
+        return not slot.process.is_alive()
 
 
 def _cpu_seconds(slot: Slot) -> float:
-    """The processor time that a slot's process has used."""
+    """Return the processor seconds that a slot's process has used; 0 if nothing tells."""
+    assert slot.process is not None
     try:
-        assert slot.process is not None
         used = psutil.Process(slot.process.pid).cpu_times()
         return float(used.user + used.system)
-    except psutil.NoSuchProcess:
+    except UNREADABLE:
         return 0.0
 
 
-def _slot(
-    options: Options, number: int, device: str, pipe: Any, stop: Any, give_back: Any, box: Path
-) -> None:
+UNREADABLE = (psutil.Error, OSError, ValueError)
+"""Errors of psutil for a process that has ended, or where /proc is missing or hides it."""
+
+
+def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memory: Path) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        engine = through_an_outage(lambda: schema.open_store(options.url))
-        worker = queue.Worker(
-            name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}", device=device
-        )
-        with blackbox.recording(box):
-            _SlotLoop(options, number, engine, worker, pipe, stop, give_back, asked).run(box)
+        with _machine_faults():
+            engine = through_an_outage(lambda: schema.open_store(options.url))
+            worker = queue.Worker(
+                name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}",
+                device=device,
+            )
+            with blackbox.recording(box):
+                _SlotLoop(options, number, engine, worker, pipe, asked, box, memory).run()
     except FedsweepError as error:
         pipe.send(str(error))
         raise SystemExit(1) from error
@@ -601,14 +677,15 @@ class _SlotLoop:
         engine: Engine,
         worker: queue.Worker,
         pipe: Any,
-        stop: Any,
-        give_back: Any,
         asked: threading.Event,
+        box: Path,
+        memory: Path,
     ) -> None:
-        self.give_back = give_back
+        self.box = box
+        self.shared = shared.attach(memory, number)
         self.doorbell = Doorbell(engine, queue.CHANNEL)
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
-        self.pipe, self.stop, self.asked = pipe, stop, asked
+        self.pipe, self.asked = pipe, asked
         self.spent = False
         """Whether --max-trials is used up."""
         self.reached = time.monotonic()
@@ -617,9 +694,10 @@ class _SlotLoop:
         self.look_due = 0.0
         """When to look again whether a search comes before what may be claimed."""
 
-    def run(self, box: Path) -> None:
-        from fedsweep.executor import Place, execute, try_device
+    def run(self) -> None:
+        from fedsweep.executor import Place, count_steps_in, execute, try_device
 
+        count_steps_in(self.shared)
         options = self.options
         place = Place(
             self.worker.device, options.threads, options.data, options.lease, options.max_attempts
@@ -633,7 +711,7 @@ class _SlotLoop:
                 self.rest()
                 continue
             self.doorbell.close()
-            blackbox.trim(box)  # what was said before is not about this trial
+            blackbox.trim(self.box)  # what was said before is not about this trial
             began = time.monotonic()
             self.last: Round | None = None
             self.say(claim)
@@ -723,8 +801,8 @@ class _SlotLoop:
         also where that trial alone is to be given back.
         """
         orphaned = self.parent is not None and os.getppid() != self.parent.pid
-        wanted_back = claim is not None and self.give_back.value == claim.trial
-        return orphaned or wanted_back or self.asked.is_set() or bool(self.stop.value)
+        wanted_back = claim is not None and self.shared.give_back == claim.trial
+        return orphaned or wanted_back or self.asked.is_set() or bool(self.shared.stop)
 
     def say(self, what: object) -> None:
         try:

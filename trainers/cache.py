@@ -25,10 +25,14 @@ from platformdirs import user_cache_path
 
 from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData
+from trainers.progress import progress
 from trainers.sources import Source
 
 VERSION = 1
 """Raised whenever what is kept, or how it is decoded, changes."""
+
+LOCK_SECONDS = 3600.0
+"""How long a process waits for another one that decodes; then it decodes a copy of its own."""
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,9 @@ def fetch(source: Source, planned: str | None = None) -> Dataset:
 def _make(folder: Path, source: Source, planned: str | None) -> Kept:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        turn = FileLock(folder.parent / f".{folder.name}.lock").acquire()
+        with progress.waiting():
+            lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=LOCK_SECONDS)
+            turn = lock.acquire()
     except (OSError, NotImplementedError) as error:  # the latter: no locks on this file system
         _warn(folder, error)
         return _decode(source, planned)
@@ -141,6 +147,7 @@ def write(folder: Path, kept: Kept) -> None:
         aside.mkdir(parents=True)
         for name, array in _arrays(kept.data).items():
             np.save(aside / f"{name}.npy", array)
+            progress.step()
         facts = _facts(kept)
         text = json.dumps({**facts, "check": _check(facts)}, indent=1)
         (aside / "facts.json").write_text(text, encoding="utf-8")

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainers.progress import progress
+
 VOID = 255
 """The label of a pixel that does not count."""
 
@@ -88,6 +90,7 @@ def assemble(
     content = hashlib.sha256()
     for array in parts if members is None else [*parts, members]:
         content.update(array.data)
+        progress.step()
     train_x, train_y, test_x, test_y = (torch.from_numpy(array) for array in parts)
     splits = Split(train_x, train_y), Split(test_x, test_y)
     return Dataset(*splits, classes, mean, std, content.hexdigest()[:32], groups, members)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainers.data import Normalize
 from trainers.dataset import VOID, Split
+from trainers.progress import progress
 
 BATCH = 500
 PIXELS = BATCH * 32 * 32
@@ -59,6 +60,7 @@ def score(model: nn.Module, split: Split, classes: int, normalize: Normalize) ->
         confusion += torch.bincount(pairs, minlength=len(confusion))
         if overlap is not None:
             overlap.update(predicted, wanted)
+        progress.step()
     confusion = confusion.view(classes, classes).cpu()
     n = int(confusion.sum())
     miou = None if overlap is None else overlap.compute().item()

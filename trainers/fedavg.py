@@ -28,6 +28,7 @@ from trainers.local import LocalTraining
 from trainers.momentum import Momentum, ServerMomentum
 from trainers.normalizers import find, norm_parameters, set_training
 from trainers.partition import count_classes, hold_back, partition
+from trainers.progress import progress
 from trainers.vector import Vector
 
 Visit = Callable[[Sequence[int]], Sequence[int]]
@@ -257,6 +258,7 @@ class _Federation:
                 self.vector.check_buffers()
             if self.config.diagnostics:
                 models[position] = self.vector.values.clone()
+            progress.step()
         self.momentum.end_round()
         self.server_momentum.step(self.server, average.total, trained)
         if self.auto is not None and before is not None:
@@ -327,6 +329,7 @@ class _Federation:
             for batch, weight in zip(batches, drawn.weights, strict=True):
                 self.load()
                 averaged.add_(self.local.gradient([batch], [1.0]).double(), alpha=weight)
+                progress.step()
             self.load()
             central = self.local.gradient(batches, drawn.weights).double()
         return diagnostics.gradient_deviation(averaged, central)

@@ -5,12 +5,15 @@ A plan looks at them too, so this file imports no torch. What the files say is `
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from trainers.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
 
@@ -34,6 +37,22 @@ REMEDIES = {
 
 class BadData(Exception):
     """The data are missing, damaged, or not what the trial was planned for."""
+
+
+class MachineLimit(Exception):
+    """A setting of this machine stops the work; the data and the trial may be sound."""
+
+
+LIMITS = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of a file that say nothing about the file: too many others are open."""
+
+
+def refuse_limit(error: Exception) -> None:
+    """Raise an error again if it says nothing about the file that was read."""
+    if isinstance(error, OSError) and error.errno in LIMITS:
+        raise MachineLimit(
+            f"{error.strerror}: raise the limit (ulimit -n), or use fewer --slots"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -75,10 +94,12 @@ def content_hash(root: Path, paths: Iterable[Path]) -> str:
     """A hash of files' places below `root` and of their content."""
     total = hashlib.sha256()
     for path in paths:
+        progress.step()
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         try:
             total.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
+            refuse_limit(error)
             raise BadData(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
     return total.hexdigest()[:32]
 
@@ -99,6 +120,7 @@ def list_files(dataset: str, root: Path | None) -> Files:
     try:
         return READERS[dataset](root)
     except OSError as error:
+        refuse_limit(error)
         raise BadData(f"{error.filename or root} cannot be read ({error.strerror})") from error
 
 

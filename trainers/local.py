@@ -18,6 +18,7 @@ from trainers.evaluate import by_row
 from trainers.keys import keyed
 from trainers.momentum import Momentum
 from trainers.normalizers import clip_rows, standardised
+from trainers.progress import progress
 from trainers.vector import Vector
 
 
@@ -56,6 +57,7 @@ class LocalTraining:
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             self.descend(trained, lr, momentum)
             losses.append(loss.detach())
+            progress.step()
         return torch.stack(losses).double().mean()
 
     def batches(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainers.config import TrainConfig, check_sizes, share
 from trainers.keys import keyed
+from trainers.progress import progress
 
 if TYPE_CHECKING:
     from trainers.dataset import Dataset
@@ -72,6 +73,7 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     size = np.array([len(s) for s in stock], dtype=np.int64)
     parts: list[Indices] = []
     for m, wanted in enumerate(_even_sizes(len(labels), clients)):
+        progress.step()
         mix = class_mix(classes, alpha, seed, m)
         draw = keyed(seed, "partition", "draw", m)
         counts = np.zeros(classes, dtype=np.int64)
@@ -113,6 +115,7 @@ def dirichlet_class(
         for c in range(int(labels.max()) + 1)
     ]
     for attempt in range(REDRAWS):
+        progress.step()
         counts = _class_shares([len(s) for s in stock], clients, alpha, seed, attempt)
         if counts.sum(1).min() >= min_samples:
             cuts = np.cumsum(counts, axis=0)

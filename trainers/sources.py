@@ -15,6 +15,7 @@ from http.client import HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import BadZipFile
 
@@ -26,7 +27,18 @@ from platformdirs import user_cache_path
 
 from trainers.config import SEGMENTATION
 from trainers.dataset import VOID, Dataset, assemble
-from trainers.folder import POINT, REMEDIES, TINY_IMAGENET, BadData, Files, content_hash, list_files
+from trainers.folder import (
+    POINT,
+    REMEDIES,
+    TINY_IMAGENET,
+    BadData,
+    Files,
+    MachineLimit,
+    content_hash,
+    list_files,
+    refuse_limit,
+)
+from trainers.progress import progress
 
 Pictures = NDArray[np.uint8]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -67,8 +79,11 @@ class Source:
 
         Files are not read: one that changed within its size and kept its time passes for the old.
         """
-        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.paths]
-        listing = [(place, stat.st_size, stat.st_mtime_ns) for place, stat in stats]
+        listing = []
+        for path in self.paths:
+            stat = path.stat()
+            listing.append((path.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime_ns))
+            progress.step()
         packages = "pillow", "torchvision", "scikit-learn"
         decoders = [*map(version, packages), features.version("jpg")]
         facts = json.dumps([self.dataset, self.size, decoders, listing])
@@ -151,10 +166,10 @@ def cifar(dataset: str, place: Path) -> Dataset:
         with suppress(RuntimeError):  # not there, or damaged
             return _read_cifar(dataset, place, download=False)
         if place == user_cache_path("fedsweep"):
-            place.mkdir(parents=True, exist_ok=True)
+            _require_writable(place)
         elif not place.is_dir():  # a person named it: a slip is not to become a folder
             raise FileNotFoundError(f"there is no folder {place}")
-        with FileLock(place / f".{dataset}.lock"), _patience():
+        with _patience(), FileLock(place / f".{dataset}.lock"):
             return _read_cifar(dataset, place, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise BadData(
@@ -180,13 +195,32 @@ def _of_bytes(statistics: Statistics) -> Statistics:
     return mean, std
 
 
+def _require_writable(place: Path) -> None:
+    """Make the cache folder that a data set is downloaded to.
+
+    Raises:
+        MachineLimit: it cannot be written.
+
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise MachineLimit(
+            f"nothing can be downloaded to {place} ({error.strerror or error}): name a folder that "
+            f"can be written in XDG_CACHE_HOME, or {POINT} the data set"
+        ) from error
+
+
 @contextmanager
 def _patience() -> Iterator[None]:
     """Give up on a server that has fallen silent: torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
-        yield
+        with progress.waiting():
+            yield
     finally:
         socket.setdefaulttimeout(before)
 
@@ -204,8 +238,8 @@ def download_tiny_imagenet(place: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / f".{TINY_IMAGENET}.lock"), _patience():
+        _require_writable(place)
+        with _patience(), FileLock(place / f".{TINY_IMAGENET}.lock"):
             if wanted.is_dir():
                 return
             shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
@@ -313,6 +347,7 @@ def _each(read: Callable[[int], None], count: int) -> None:
     def some(start: int) -> None:
         for i in range(start, min(start + RUN, count)):
             read(i)
+            progress.step()
 
     with ThreadPoolExecutor() as threads:
         for _ in threads.map(some, range(0, count, RUN)):
@@ -329,6 +364,7 @@ def _opened(path: Path) -> Image.Image:
             picture.load()
             return picture
     except DAMAGE as error:
+        refuse_limit(error)
         raise BadData(f"{path} cannot be read as a picture ({error}): mend or remove it") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from fedsweep import machine
 from fedsweep.errors import FedsweepError
 
 
@@ -12,9 +13,15 @@ def main() -> None:
     from fedsweep.cli.app import app
     from fedsweep.cli.arguments import opened
 
+    machine.settle_home()
     try:
         with opened:
             app(prog_name="fedsweep")
     except FedsweepError as error:
         print(f"fedsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except (OSError, RuntimeError) as error:
+        if (sentence := machine.fault(error)) is None:
+            raise
+        print(f"fedsweep: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None

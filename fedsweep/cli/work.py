@@ -53,7 +53,10 @@ def work(
         bool, typer.Option("--strict", help="Exit 1 where a trial in scope has failed.")
     ] = False,
     lease: Annotated[
-        float, typer.Option(min=1.0, help="Seconds after which a silent worker's trial is free.")
+        float,
+        typer.Option(
+            min=1.0, max=21600.0, help="Seconds after which a silent worker's trial is free."
+        ),
     ] = 15.0,
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
@@ -74,8 +77,10 @@ def work(
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
     the round.
     """
-    from fedsweep import executor, webhook, worker
+    from fedsweep import executor, machine, webhook, worker
 
+    if warning := machine.settle_home():
+        print(f"fedsweep: {warning}", file=sys.stderr)
     hooks = tuple(notify or os.environ.get("FEDSWEEP_NOTIFY", "").split())
     for hook in hooks:
         webhook.checked(hook)

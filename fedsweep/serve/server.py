@@ -7,7 +7,7 @@ import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -80,10 +80,14 @@ def _shown(address: str) -> Iterator[None]:
         f'<meta http-equiv="refresh" content="0; url={escape(address)}">'
         f'<title>fedsweep</title><a href="{escape(address)}">fedsweep</a>\n'
     )
-    with NamedTemporaryFile("w", prefix="fedsweep-", suffix=".html") as file:  # mode 0600
-        file.write(page)
-        file.flush()
-        webbrowser.open(Path(file.name).as_uri())
+    with ExitStack() as stack:
+        with suppress(OSError):  # without such a file the address is only printed
+            file = stack.enter_context(
+                NamedTemporaryFile("w", prefix="fedsweep-", suffix=".html")  # mode 0600
+            )
+            file.write(page)
+            file.flush()
+            webbrowser.open(Path(file.name).as_uri())
         yield
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store.engine import as_sql, read_clock
+from fedsweep.store.engine import as_sql, is_ahead, read_clock
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
     BACKING_OFF,
@@ -46,7 +46,8 @@ def running(connection: Connection) -> list[Row]:
     """The attempts at work, with their trials; `lease_left` in seconds, below zero where over."""
     now = read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
-    left = sa.case((trials.c.clock == now.clock, trials.c.lease_until - as_sql(now)), else_=-1.0)
+    until, at = trials.c.lease_until, as_sql(now)
+    left = sa.case(((trials.c.clock != now.clock) | is_ahead(until, at), -1.0), else_=until - at)
     mine = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
     a = attempts.c
     query = (
@@ -118,7 +119,8 @@ def upcoming(connection: Connection, limit: int) -> list[Row]:
 def backing_off(connection: Connection, limit: int) -> list[Row]:
     """Trials that are tried again later, the soonest first; `seconds_off` may be below zero."""
     now = read_clock(connection)
-    off = sa.case((trials.c.clock == now.clock, trials.c.not_before - as_sql(now)), else_=0.0)
+    until, at = trials.c.not_before, as_sql(now)
+    off = sa.case(((trials.c.clock != now.clock) | is_ahead(until, at), 0.0), else_=until - at)
     order = (trials.c.clock, trials.c.not_before, trials.c.id)
     last = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
     why = [

@@ -9,7 +9,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,13 @@ T = TypeVar("T")
 
 OUTAGE_SECONDS = 300.0
 """How long a worker waits for a database that does not answer."""
+
+LONGEST_LEASE = 6 * 3600.0
+"""Seconds that a lease lasts at most."""
+
+AHEAD_SECONDS = LONGEST_LEASE + 60.0
+"""A lease or a delay that ends later than that was set on another clock: one of another time
+namespace, or a server's before it was set back."""
 
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
@@ -393,9 +400,23 @@ def read_clock(connection: Connection) -> Moment:
 
 
 def _clock_sqlite() -> Moment:
-    """Seconds since boot: all users of the file share the machine, and nobody sets this clock."""
+    """Seconds since boot: all users of the file share the machine, and nobody sets this clock.
+
+    Containers may each have an offset of their own, which is taken off.
+    """
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return Moment(time.clock_gettime(clock), boot_id())
+    return Moment(time.clock_gettime(clock) - boot_offset(), boot_id())
+
+
+@cache
+def boot_offset() -> float:
+    """Return the seconds that this process's time namespace adds to the boot clock."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/timens_offsets").read_text(encoding="ascii").splitlines():
+            clock, seconds, nanoseconds = line.split()
+            if clock == "boottime":
+                return int(seconds) + int(nanoseconds) / 1e9
+    return 0.0
 
 
 def _clock_postgres() -> Moment:
@@ -414,6 +435,11 @@ _SERVER_TIME: sa.ColumnElement[float] = sa.cast(
 def as_sql(now: Moment) -> sa.ColumnElement[float]:
     """A moment's seconds, for a statement that is built for it."""
     return _SERVER_TIME if now.seconds is None else sa.literal(now.seconds, sa.Double())
+
+
+def is_ahead(time: sa.ColumnElement[Any], now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Return the condition that a time cannot have been set on the clock of `now`."""
+    return time > now + AHEAD_SECONDS
 
 
 def now_on(dialect: str) -> sa.ColumnElement[float]:
@@ -438,7 +464,10 @@ def boot_id() -> str:
     except OSError:
         import psutil
 
+    try:
         return f"{platform.node()}-{uuid.getnode():x}-{int(psutil.boot_time())}"
+    except (OSError, RuntimeError, psutil.Error):  # no /proc at all
+        return platform.node()
 
 
 def _file_system(file: Path) -> str:

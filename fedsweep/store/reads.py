@@ -16,7 +16,7 @@ from fedsweep.errors import NotFound, Refused, RequestError
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
 from fedsweep.spec import ClientScore
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
-from fedsweep.store.engine import as_sql, read_clock
+from fedsweep.store.engine import as_sql, is_ahead, read_clock
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     arms,
@@ -371,7 +371,8 @@ def trial_standing(connection: Connection, trial: int) -> Row:
     """
     c, now = trials.c, read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
-    wait = sa.case((c.clock == now.clock, c.not_before - as_sql(now)), else_=0.0)
+    until, at = c.not_before, as_sql(now)
+    wait = sa.case(((c.clock != now.clock) | is_ahead(until, at), 0.0), else_=until - at)
     off = sa.case((c.not_before.is_not(None), wait))
     other = trials.alias("other")
     carrier = sa.select(sa.func.min(other.c.trial_id)).where(

@@ -12,7 +12,14 @@ from sqlalchemy.engine import Connection, Engine
 
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
-from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
+from fedsweep.store.engine import (
+    as_sql,
+    is_ahead,
+    make_engine,
+    read_clock,
+    reading,
+    transaction,
+)
 from fedsweep.store.views import create_views, drop_views
 
 if TYPE_CHECKING:
@@ -96,6 +103,7 @@ def _refuse_running(connection: Connection) -> None:
         leases.c.state == "running",
         leases.c.clock == now.clock,
         leases.c.lease_until >= as_sql(now),
+        sa.not_(is_ahead(leases.c.lease_until, as_sql(now))),
     )
     if count := connection.execute(held).scalar_one():
         raise Refused(

@@ -14,8 +14,8 @@ from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import reads, trunks, writes
-from fedsweep.store.engine import Moment, transaction
+from fedsweep.store import board, reads, trunks, writes
+from fedsweep.store.engine import LONGEST_LEASE, Moment, transaction
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 
 ALICE = queue.Worker("alice", "cpu", "host-a", 1)
@@ -486,3 +486,55 @@ def test_a_round_s_price_is_that_of_its_own_kind(c: Connection, tiny: Path) -> N
     train(c, claim, 1, 3)
     cost = reads.seconds_a_round(c)
     assert [cost.get(reads.cost_key(config)) for config in configs] == [None, 0.25, None]
+
+
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize("behind", [DAY, 7 * 3600.0, 1e9])
+def test_a_lease_from_a_clock_that_is_ahead_is_free_at_once(
+    behind: float, c: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lease lasts so long: the clock was set back, or is of another time namespace."""
+    first = claimed(c)
+    c.execute(sa.update(trials).where(trials.c.id != first.trial).values(held="pause"))
+    now = at(-behind)
+    assert queue.next_change(c, now) == 0.0
+    monkeypatch.setattr(board, "read_clock", lambda _connection: now)
+    assert board.running(c)[0]["lease_left"] == -1.0
+    second = queue.claim(c, BOB, now, lease=LEASE)
+    assert second is not None
+    assert (second.trial, second.fence) == (first.trial, first.fence + 1)
+    why = c.execute(sa.select(attempts.c.error).where(attempts.c.fence == 1)).scalar_one()
+    assert why == "its lease was set by a clock that is ahead of this one"
+    with pytest.raises(LeaseLost):
+        queue.renew(c, first, at(1), lease=LEASE)
+    assert queue.next_change(c, now) == LEASE
+    assert queue.claim(c, ALICE, now, lease=LEASE) is None
+
+
+def test_the_longest_lease_is_kept(c: Connection) -> None:
+    """A lease of the most seconds that `work --lease` takes is no sign of another clock."""
+    claim = queue.claim(c, ALICE, at(0), lease=LONGEST_LEASE)
+    assert claim is not None
+    assert queue.rescue(c, at(0)) == 0
+    assert queue.next_change(c, at(0)) == LONGEST_LEASE
+    assert state(c, claim) == TrialState.RUNNING
+
+
+def test_a_delay_from_a_clock_that_is_ahead_ends_when_nothing_else_is_left(c: Connection) -> None:
+    """A worker that finds nothing to claim does not wait for a day."""
+    claim = claimed(c)
+    assert queue.fail(c, claim, at(DAY), FailureKind.ERROR, "no luck") is not None
+    c.execute(sa.update(trials).where(trials.c.id != claim.trial).values(held="pause"))
+    assert queue.next_change(c, at(0)) == 0.0
+    assert claimed(c, BOB).trial == claim.trial
+
+
+def test_a_delay_on_this_clock_is_waited_for(c: Connection) -> None:
+    """A delay of seconds stays a delay."""
+    claim = claimed(c)
+    delay = queue.fail(c, claim, at(0), FailureKind.ERROR, "no luck")
+    c.execute(sa.update(trials).where(trials.c.id != claim.trial).values(held="pause"))
+    assert queue.next_change(c, at(0)) == pytest.approx(delay)
+    assert queue.claim(c, BOB, at(0), lease=LEASE) is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -178,3 +180,21 @@ def test_work_is_done_again_when_its_connection_breaks(
     with pytest.raises(errors.StoreUnreachable):
         e.patiently(store, work)
     store.dispose()
+
+
+def test_time_namespaces_of_one_machine_share_a_clock() -> None:
+    """A container whose boot clock has an offset reads the same time as its host."""
+    program = (
+        "import time; from fedsweep.store.engine import _clock_sqlite as read; "
+        "print(read().seconds, time.clock_gettime(time.CLOCK_BOOTTIME))"
+    )
+    command = ["unshare", "--time", "--boottime", "864000", sys.executable, "-c", program]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no time namespace can be made here: {error}")
+    read, inside = map(float, done.stdout.split())
+    here = e._clock_sqlite().seconds
+    assert here is not None
+    assert inside - here > 800_000
+    assert abs(read - here) < 3600

@@ -1,0 +1,159 @@
+"""When a watch takes a trainer for stalled."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from fedsweep import worker
+from fedsweep.spec import Claim, Round
+from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS
+
+SECONDS = 10.0
+"""Between two looks."""
+CLAIM = Claim(1, "0" * 64, 1, {"rounds": 12}, None, None, 0)
+
+
+class Process:
+    """A slot's process, of which only the processor time matters."""
+
+    pid = os.getpid()
+
+    @staticmethod
+    def is_alive() -> bool:
+        return True
+
+    def kill(self) -> None:
+        """Nobody is killed in these tests."""
+
+    def join(self) -> None:
+        """Nobody is waited for."""
+
+
+class Cpu:
+    """The processor seconds of the process, as the test sets them."""
+
+    used = 0.0
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
+    cpu = Cpu()
+    monkeypatch.setattr(worker, "_cpu_seconds", lambda _slot: cpu.used)
+    return cpu
+
+
+@pytest.fixture
+def watch(sqlite_url: str, cpu: Cpu) -> Iterator[Any]:
+    """A watch with one slot, which has claimed a trial."""
+    watch = worker._Watch(worker.Options(sqlite_url), lambda _view: None)
+    slot: Any = watch.slots[0]
+    slot.process = Process()
+    watch.note(slot, CLAIM)
+    with watch.boxes:
+        yield watch
+    watch.engine.dispose()
+
+
+def measured(number: int, seconds: float, *, evaluated: bool) -> Round:
+    accuracy = 0.5 if evaluated else None
+    return Round(number, "explore", 1.0, accuracy, accuracy, None, None, 0, 0, seconds)
+
+
+def until_stalled(watch: Any, most: float = 50_000.0) -> float | None:
+    """Return after how many seconds without a step the trainer has stalled; None for never."""
+    slot, passed = watch.slots[0], 0.0
+    while passed < most:
+        passed += SECONDS
+        if watch.stalled(slot, SECONDS):
+            return passed
+    return None
+
+
+def test_a_trainer_that_takes_steps_never_stalls(watch: Any) -> None:
+    """Steps count in a round of any length, without processor time that anyone can read."""
+    for round in range(1, 12):
+        watch.note(watch.slots[0], measured(round, 0.1, evaluated=False))
+    for _ in range(10_000):
+        watch.slots[0].shared.steps += 1
+        assert not watch.stalled(watch.slots[0], 0.9 * STALL_SECONDS)
+
+
+def test_a_trainer_without_a_step_and_without_processor_time_stalls(watch: Any) -> None:
+    """It has stalled as soon as five minutes are over, before its first round and after it."""
+    assert until_stalled(watch) == STALL_SECONDS + SECONDS
+    watch.note(watch.slots[0], measured(1, 1.0, evaluated=True))
+    assert until_stalled(watch) == STALL_SECONDS + SECONDS
+
+
+def test_processor_time_is_a_witness_for_an_hour(
+    watch: Any, cpu: Cpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step may take long; a wait for a GPU that hangs uses processor time for ever."""
+    monkeypatch.setattr(worker, "BUSY_SECONDS", 0.0)
+    watch.note(watch.slots[0], measured(1, 1.0, evaluated=False))
+    assert until_stalled(watch) == SILENT_SECONDS + SECONDS
+
+
+def test_rounds_with_and_without_an_evaluation_are_measured_apart(watch: Any) -> None:
+    """Many quick rounds do not make a trainer stall in a slow evaluation."""
+    for round in range(1, 101):
+        evaluated = round % 4 == 0
+        watch.note(
+            watch.slots[0], measured(round, 600.0 if evaluated else 1.0, evaluated=evaluated)
+        )
+    assert watch.slots[0].usual_round() == 600.0
+    assert until_stalled(watch) == worker.STALL_ROUNDS * 600.0 + SECONDS
+
+
+@pytest.mark.parametrize("away", [0.0, 3600.0, 86_400.0])
+def test_a_watch_that_did_not_run_blames_no_trainer(
+    away: float, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a suspended machine the trainer has all but one look of its time left."""
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=time.sleep)
+    ended: list[object] = []
+    now = watch.looked
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(watch, "end_stalled", ended.append)
+    now += away
+    watch.look()
+    assert watch.slots[0].idle == min(away, LONGEST_LOOK)
+    assert not ended
+    for _ in range(int(STALL_SECONDS / SECONDS) + 1):
+        now += SECONDS
+        watch.look()
+    assert ended
+
+
+def test_a_slot_without_a_trial_cannot_stall(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for work, perhaps for days."""
+    watch.slots[0].claim = None
+    watch.looked -= 1_000_000
+    watch.slots[0].idle = 1_000_000.0
+    monkeypatch.setattr(watch, "end_stalled", lambda _slot: pytest.fail("it ended"))
+    watch.look()
+
+
+@pytest.mark.parametrize(
+    "error", [psutil.NoSuchProcess(1), psutil.AccessDenied(1), FileNotFoundError(), ValueError()]
+)
+def test_a_machine_that_hides_its_processes_ends_no_work(
+    error: Exception, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without /proc a living trainer counts as running, and its steps are the only witness."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(psutil, "Process", refuse)
+    slot: Any = worker.Slot(0, "cpu")
+    slot.process = Process()
+    assert worker._cpu_seconds(slot) == 0.0
+    assert not worker._is_stopped(slot)
