@@ -42,6 +42,7 @@ from fedsweep.spec import (
     Round,
     SweepSpec,
     TrainConfig,
+    check_recipe,
     check_sizes,
     content_hash,
     pinned,
@@ -172,6 +173,10 @@ class _Attempt:
         from trainers import fedavg, memory
 
         config = TrainConfig(**self.claim.config)
+        try:
+            check_recipe(self.claim.trial_id, config)
+        except ValueError as error:
+            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
         said = "attempt %d: %d of %d rounds are stored"
         log.info(said, self.claim.fence, self.claim.final_round, config.rounds)
         dataset = self.load(config)

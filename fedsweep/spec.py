@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedsweep.errors import PlanError
-from trainers.config import OUTSIDE_IDENTITY, TrainConfig, canonical, check_sizes, share
+from trainers.config import (
+    OUTSIDE_IDENTITY,
+    RECIPE,
+    TINY_ALPHA,
+    TrainConfig,
+    canonical,
+    check_sizes,
+    recipe,
+    share,
+)
 
 __all__ = [
     "OUTSIDE_IDENTITY",
@@ -32,6 +41,7 @@ __all__ = [
     "SweepSpec",
     "TrainConfig",
     "TrialSpec",
+    "check_recipe",
     "check_sizes",
     "read_plan",
 ]
@@ -64,6 +74,20 @@ class TrialSpec:
         cell = {key: value for key, value in identity.items() if key != "seed"}
         trunk = trunk_of(config, identity)
         return cls(content_hash(identity), content_hash(cell), config, trunk)
+
+
+def check_recipe(trial_id: str, config: TrainConfig) -> None:
+    """Refuse to train a stored trial whose id was made under an earlier recipe.
+
+    Raises:
+        ValueError: today's code would compute other numbers under this id.
+
+    """
+    if recipe(config) != RECIPE and TrialSpec.of(config).trial_id != trial_id:
+        raise ValueError(
+            f"trial {trial_id} was planned by a release that dealt samples wrongly at "
+            f"alpha < {TINY_ALPHA:g}: run its plan again, which makes a new trial"
+        )
 
 
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,14 @@ from pydantic_core import PydanticCustomError
 RECIPE = 1
 """Raised whenever a change of the code changes the numbers of an unchanged configuration."""
 
+TINY_ALPHA = 0.01
+"""Below this alpha, the class mixes of a Dirichlet partition by client underflow in float64. The
+mix of one class in 1,700 is then 0 at 0.01, and of every second class at 0.001."""
+
+TINY_ALPHA_RECIPE = 2
+"""The recipe of those partitions. Under recipe 1, a client whose classes had run out was nearly
+IID."""
+
 TRAINING_SAMPLES = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000}
 """Training samples of the data sets whose content never changes; others are counted on disk."""
 
@@ -347,7 +355,13 @@ def canonical(config: TrainConfig) -> dict[str, Any]:
         if name == "seed"
         or (name not in OUTSIDE_IDENTITY and value is not None and value != fields[name].default)
     }
-    return identity | {"recipe": RECIPE}
+    return identity | {"recipe": recipe(config)}
+
+
+def recipe(config: TrainConfig) -> int:
+    """Return the version of the code that computes this configuration's numbers."""
+    tiny = config.alpha is not None and config.alpha < TINY_ALPHA
+    return TINY_ALPHA_RECIPE if tiny and config.partition == "dirichlet" else RECIPE
 
 
 def share(part: float | Decimal, whole: int) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import TrainConfig, check_sizes, share
+from trainers.config import TINY_ALPHA, TrainConfig, check_sizes, share
 from trainers.keys import keyed
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     When a class runs out, its column is zeroed and q_m renormalised (Hsu et al. 2019). Sizes
     differ by at most one. Drawing a client's classes one by one and refusing exhausted ones is
     the same as drawing them all, keeping what is there and drawing the rest again, as done here.
+
+    Below TINY_ALPHA, all of q_m's mass in float64 often lies on exhausted classes. The mix is then
+    renormalized from its logarithms.
     """
     classes = int(labels.max()) + 1
     stock = [
@@ -72,14 +75,17 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     size = np.array([len(s) for s in stock], dtype=np.int64)
     parts: list[Indices] = []
     for m, wanted in enumerate(_even_sizes(len(labels), clients)):
-        mix = class_mix(classes, alpha, seed, m)
+        logs = _log_mix(classes, alpha, seed, m)
+        mix = _softmax(logs)
         draw = keyed(seed, "partition", "draw", m)
         counts = np.zeros(classes, dtype=np.int64)
         while (missing := wanted - int(counts.sum())) > 0:
             left = size - taken - counts
             q = np.where(left > 0, mix, 0.0)
-            # All of q_m's mass may lie on exhausted classes: then what is left decides.
-            q = q if q.sum() > 0 else left.astype(np.float64)
+            if alpha < TINY_ALPHA and q.sum() < SMALLEST_MASS:
+                q = _softmax(np.where(left > 0, logs, -np.inf))
+            elif q.sum() == 0:  # At 0.01, fewer than one client in a million.
+                q = left.astype(np.float64)
             counts += np.minimum(draw.multinomial(missing, q / q.sum()), left)
         pieces = [stock[c][taken[c] : taken[c] + counts[c]] for c in range(classes)]
         taken += counts
@@ -89,8 +95,16 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
 
 def class_mix(classes: int, alpha: float, seed: int, client: int) -> NDArray[np.float64]:
     """Q ~ Dir(alpha * 1) [classes]."""
-    return _softmax(_log_gammas(keyed(seed, "partition", "mix", client), alpha, classes))
+    return _softmax(_log_mix(classes, alpha, seed, client))
 
+
+def _log_mix(classes: int, alpha: float, seed: int, client: int) -> NDArray[np.float64]:
+    """Return the logarithms of a client's class mix [classes], not normalized."""
+    return _log_gammas(keyed(seed, "partition", "mix", client), alpha, classes)
+
+
+SMALLEST_MASS = 1e-290
+"""Below this sum, what a class mix lost to underflow may be a visible part of what is left."""
 
 REDRAWS = 1000
 """Draws after which a minimum size is given up."""
@@ -147,10 +161,16 @@ def _class_shares(
 def _log_gammas(draw: np.random.RandomState, alpha: float, count: int) -> NDArray[np.float64]:
     """Logarithms of Gamma(alpha) variates, so that a tiny alpha does not underflow.
 
-    Gamma(a) = Gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000, section 6).
+    Gamma(a) = Gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000, section 6). Below SMALLEST_ALPHA,
+    the logarithms themselves would be infinite.
     """
+    alpha = max(alpha, SMALLEST_ALPHA)
     logs: NDArray[np.float64] = np.log(draw.standard_gamma(alpha + 1, count))
     return logs + np.log1p(-draw.random_sample(count)) / alpha
+
+
+SMALLEST_ALPHA = 1e-300
+"""A Dirichlet distribution of this alpha is its limit at 0: all of the mass is on one class."""
 
 
 def _softmax(logs: NDArray[np.float64]) -> NDArray[np.float64]:
