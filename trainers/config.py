@@ -26,8 +26,15 @@ TINY_ALPHA_RECIPE = 2
 """The recipe of those partitions. Under recipe 1, a client whose classes had run out was nearly
 IID."""
 
-TRAINING_SAMPLES = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000}
-"""Training samples of the data sets whose content never changes; others are counted on disk."""
+CLASS_SAMPLES = {
+    "digits": (142, 146, 142, 146, 145, 145, 145, 143, 139, 144),
+    "cifar10": (5000,) * 10,
+    "cifar100": (500,) * 100,
+}
+"""Training samples of each class of the data sets whose content never changes; others are counted
+on disk."""
+
+TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
 
 ON_DISK = frozenset({"imagefolder", "tiny-imagenet", "cityscapes", "camvid"})
 """Data sets that are what lies in their folder: a fingerprint tells one content from another."""
@@ -367,6 +374,11 @@ def recipe(config: TrainConfig) -> int:
 def share(part: float | Decimal, whole: int) -> int:
     """floor(part * whole + 1/2), with `part` read as the decimal that was written."""
     return math.floor(Decimal(str(part)) * whole + Decimal("0.5"))
+
+
+def held_back(validation: float, samples: int) -> int:
+    """Return how many of a client's samples are held back; at least one stays for training."""
+    return min(share(validation, samples), samples - 1)
 
 
 def check_sizes(config: TrainConfig, samples: int) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import TINY_ALPHA, TrainConfig, check_sizes, share
+from trainers.config import TINY_ALPHA, TrainConfig, check_sizes, held_back
 from trainers.keys import keyed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainers.dataset import Dataset
 
 Indices = NDArray[np.int64]
@@ -126,24 +128,38 @@ def dirichlet_class(
         keyed(seed, "partition", "class", c).permutation(np.flatnonzero(labels == c))
         for c in range(int(labels.max()) + 1)
     ]
+    counts, _ = class_shares([len(s) for s in stock], clients, alpha, min_samples, seed)
+    cuts = np.cumsum(counts, axis=0)
+    starts = cuts - counts
+    hands = zip(starts, cuts, strict=True)
+    return [
+        np.sort(np.concatenate([s[a:b] for s, a, b in zip(stock, x, y, strict=True)]))
+        for x, y in hands
+    ]
+
+
+def class_shares(
+    sizes: Sequence[int], clients: int, alpha: float, min_samples: int, seed: int
+) -> tuple[NDArray[np.int64], int]:
+    """Return each client's samples of each class [M, classes], and the number of draws taken.
+
+    Raises:
+        ValueError: no draw gave every client `min_samples`.
+
+    """
     for attempt in range(REDRAWS):
-        counts = _class_shares([len(s) for s in stock], clients, alpha, seed, attempt)
+        counts = _class_shares(sizes, clients, alpha, seed, attempt)
         if counts.sum(1).min() >= min_samples:
-            cuts = np.cumsum(counts, axis=0)
-            starts = cuts - counts
-            hands = zip(starts, cuts, strict=True)
-            return [
-                np.sort(np.concatenate([s[a:b] for s, a, b in zip(stock, x, y, strict=True)]))
-                for x, y in hands
-            ]
+            return counts, attempt + 1
     raise ValueError(
         f"none of {REDRAWS} draws of a Dirichlet partition by class gave each of {clients} clients "
-        f"{min_samples} samples at alpha = {alpha}: raise alpha, or lower clients or min_samples"
+        f"{min_samples} samples at alpha = {alpha}, seed = {seed}: raise alpha, or lower clients "
+        "or min_samples"
     )
 
 
 def _class_shares(
-    sizes: list[int], clients: int, alpha: float, seed: int, attempt: int
+    sizes: Sequence[int], clients: int, alpha: float, seed: int, attempt: int
 ) -> NDArray[np.int64]:
     """How many samples of each class go to each client, [M, classes]."""
     counts = np.zeros((clients, len(sizes)), dtype=np.int64)
@@ -195,13 +211,26 @@ def shards(labels: NDArray[np.int64], clients: int, per_client: int, seed: int) 
     order = keyed(seed, "partition", "shuffle").permutation(len(labels))
     by_label = order[np.argsort(labels[order], kind="stable")]
     pieces = np.array_split(by_label, clients * per_client)
-    deal = keyed(seed, "partition", "deal").permutation(len(pieces)).reshape(clients, per_client)
-    return [np.sort(np.concatenate([pieces[i] for i in hand])) for hand in deal]
+    hands = _deal(clients, per_client, seed)
+    return [np.sort(np.concatenate([pieces[i] for i in hand])) for hand in hands]
+
+
+def shard_sizes(samples: int, clients: int, per_client: int, seed: int) -> list[int]:
+    """Return how many samples each client gets of `shards`."""
+    each, longer = divmod(samples, clients * per_client)
+    extra = (_deal(clients, per_client, seed) < longer).sum(1)
+    return (each * per_client + extra).tolist()  # type: ignore[no-any-return]  # numpy's tolist is Any
+
+
+def _deal(clients: int, per_client: int, seed: int) -> Indices:
+    """Return the shards of each client, [M, s]."""
+    order = keyed(seed, "partition", "deal").permutation(clients * per_client)
+    return order.reshape(clients, per_client)
 
 
 def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices, Indices]:
     """A client's (training, validation) samples; at least one stays for training."""
-    held = min(share(config.validation, len(part)), len(part) - 1)
+    held = held_back(config.validation, len(part))
     order = keyed(config.seed, "validation", client).permutation(len(part))
     return np.sort(part[order[held:]]), np.sort(part[order[:held]])
 
