@@ -43,7 +43,7 @@ from fedsweep.spec import (
     Round,
     SweepSpec,
     TrainConfig,
-    check_sizes,
+    check_recipe,
     content_hash,
     pinned,
 )
@@ -53,7 +53,7 @@ from fedsweep.store.engine import let_go, patiently, read_clock, reading, transa
 from trainers.progress import Counter, progress
 
 if TYPE_CHECKING:
-    from trainers import fedavg
+    from trainers import fedavg, precheck
     from trainers.dataset import Dataset
 
 log = logging.getLogger("fedsweep")
@@ -188,6 +188,10 @@ class _Attempt:
         from trainers import fedavg, memory
 
         config = TrainConfig(**self.claim.config)
+        try:
+            check_recipe(self.claim.trial_id, config)
+        except ValueError as error:
+            raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
         said = "attempt %d: %d of %d rounds are stored"
         log.info(said, self.claim.fence, self.claim.final_round, config.rounds)
         dataset = self.load(config)
@@ -734,34 +738,64 @@ def devices(asked: str) -> list[str]:
     raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
 
 
-def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
+def look_at_data(
+    sweep: SweepSpec, root: Path | None, file: Path | None = None
+) -> tuple[SweepSpec, bool]:
     """The sweep with the content of its data sets on disk in its identity, as far as they are at
-    hand; and whether something could not be looked at.
+    hand; and whether something could not be looked at. `file` is the plan's, for messages.
 
     Raises:
-        PlanError: the folder is missing, empty, or too small for the partition.
+        PlanError: the folder is missing or empty, or the samples cannot be split as planned.
 
     """
+    from trainers import precheck
     from trainers.config import DOWNLOADED, ON_DISK
     from trainers.folder import BadData, MachineLimit, list_files
 
-    configs = [config for config in sweep.configs if config.dataset in ON_DISK]
     unseen = False
-    for dataset in dict.fromkeys(config.dataset for config in configs):
-        of_it = [config for config in configs if config.dataset == dataset]
-        if root is None:
+    stocks: dict[str, precheck.Stock] = {}
+    for dataset in dict.fromkeys(config.dataset for config in sweep.configs):
+        stock = precheck.released(dataset)
+        if dataset in ON_DISK and root is None:
             # Also where they were downloaded meanwhile: the same plan is the same trials. What is
             # downloaded is one content, checked by its sum.
-            unseen |= dataset not in DOWNLOADED and any(c.fingerprint is None for c in of_it)
-            continue
-        try:
-            files = list_files(dataset, root)
-            for config in of_it:
-                check_sizes(config, len(files.train))
-        except (BadData, MachineLimit, ValueError) as error:
-            raise PlanError(str(error)) from error
-        sweep = pinned(sweep, dataset, files.fingerprint())
+            unseen |= dataset not in DOWNLOADED and any(
+                c.fingerprint is None for c in sweep.configs if c.dataset == dataset
+            )
+        elif dataset in ON_DISK:
+            try:
+                files = list_files(dataset, root)
+                sweep = pinned(sweep, dataset, files.fingerprint())
+            except (BadData, MachineLimit, ValueError) as error:
+                raise PlanError(str(error)) from error
+            stock = precheck.on_disk(files)
+        if stock is not None:
+            stocks[dataset] = stock
+    _check_partitions(sweep, stocks, file)
     return sweep, unseen
+
+
+def _check_partitions(
+    sweep: SweepSpec, stocks: Mapping[str, precheck.Stock], file: Path | None
+) -> None:
+    """Refuse a sweep with a trial whose samples cannot be split as planned.
+
+    Raises:
+        PlanError: names the plan's file, the keys and the remedy.
+
+    """
+    from trainers import precheck
+
+    checks = precheck.Precheck()
+    try:
+        for arm in sweep.arms:
+            if stock := stocks.get(arm.config.dataset):
+                checks.check(arm.config, stock, arm.all_seeds)
+        for trial in sweep.trials:
+            if stock := stocks.get(trial.config.dataset):
+                checks.check(trial.config, stock, [trial.config.seed])
+    except ValueError as error:
+        raise PlanError(f"{file}: {error}" if file else str(error)) from error
 
 
 def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings]:

@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedsweep.errors import PlanError
-from trainers.config import OUTSIDE_IDENTITY, TrainConfig, canonical, check_sizes, share
+from trainers.config import (
+    LARGEST,
+    OUTSIDE_IDENTITY,
+    RECIPE,
+    TINY_ALPHA,
+    TrainConfig,
+    canonical,
+    recipe,
+    share,
+)
 
 __all__ = [
     "OUTSIDE_IDENTITY",
@@ -32,7 +41,7 @@ __all__ = [
     "SweepSpec",
     "TrainConfig",
     "TrialSpec",
-    "check_sizes",
+    "check_recipe",
     "read_plan",
 ]
 
@@ -64,6 +73,20 @@ class TrialSpec:
         cell = {key: value for key, value in identity.items() if key != "seed"}
         trunk = trunk_of(config, identity)
         return cls(content_hash(identity), content_hash(cell), config, trunk)
+
+
+def check_recipe(trial_id: str, config: TrainConfig) -> None:
+    """Refuse to train a stored trial whose id was made under an earlier recipe.
+
+    Raises:
+        ValueError: today's code would compute other numbers under this id.
+
+    """
+    if recipe(config) != RECIPE and TrialSpec.of(config).trial_id != trial_id:
+        raise ValueError(
+            f"trial {trial_id} was planned by a release that dealt samples wrongly at "
+            f"alpha < {TINY_ALPHA:g}: run its plan again, which makes a new trial"
+        )
 
 
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
@@ -164,6 +187,18 @@ class ArmSpec:
             raise ValueError(
                 f"freeze_round from {low} to {high} does not lie in 0 to rounds = {rounds}"
             )
+        if not _positive(lattice.step):
+            raise ValueError(f"freeze_round.step = {json.dumps(lattice.step)} is not above 0")
+        if (high - low) // max(step, 1) >= MOST_POINTS:
+            raise ValueError(
+                f"freeze_round from {low} to {high} in steps of {max(step, 1)} has more than "
+                f"{MOST_POINTS:,} rounds to choose from: raise freeze_round.step"
+            )
+        if max(seeds) > LARGEST - search.extra_seeds - search.confirm_seeds:
+            raise ValueError(
+                f"seed = {max(seeds)} leaves no room for extra_seeds and confirm_seeds, which "
+                "count up from it: choose a lower seed"
+            )
         most = search.rounds_per_seed
         limit = None if most is None else _rounds_of(most, rounds, "rounds_per_seed")
         if limit is not None and limit < rounds:
@@ -186,6 +221,12 @@ class ArmSpec:
             step=max(step, 1),
             rounds_per_seed=limit,
         )
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of the plan, and those that the search may add, which count up from them."""
+        last, added = max(self.seeds), self.search.extra_seeds + self.search.confirm_seeds
+        return [*self.seeds, *range(last + 1, last + 1 + added)]
 
     @property
     def points(self) -> range:
@@ -214,6 +255,15 @@ def _comparison(config: TrainConfig) -> str:
     """Equal for configurations that differ by their normaliser, and by their seed, alone."""
     own = ("seed", "normalizer", "freeze_round", "freeze", "gn_groups", "agc_clip")
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
+
+
+MOST_POINTS = 2000
+"""Rounds T* that a search may choose from. Its surrogate takes memory by the square of them."""
+
+
+def _positive(step: int | str) -> bool:
+    """Return whether a step is above 0, in rounds or as a fraction of them."""
+    return Decimal(step.strip().removesuffix("%") if isinstance(step, str) else step) > 0
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
@@ -511,7 +561,8 @@ class _Reader:
             return SearchSpec(**{**table, "freeze_round": Lattice(**lattice)})
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            names = [str(name) for name in first["loc"] if name not in ("int", "str")]
+            key = ".".join(["freeze_round"] * (error.title == "Lattice") + names)
             reason = first["msg"][0].lower() + first["msg"][1:]
             self.refuse(
                 f"[search] {key} = {json.dumps(first['input'], default=str)} cannot be used: "

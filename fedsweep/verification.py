@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fedsweep import executor
 from fedsweep.errors import DeviceError, RequestError, TrialFailed
 from fedsweep.executor import Place
-from fedsweep.spec import Round, TrainConfig
+from fedsweep.spec import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
 from fedsweep.store.difference import Differs, differences
 from fedsweep.store.reads import Record
@@ -114,10 +114,16 @@ def configured(record: Record) -> TrainConfig:
 
     Raises:
         PackageMissing: it cannot be trained on this machine.
+        RequestError: it was planned under an earlier recipe.
 
     """
     executor.require_packages(record.trial_id, record.config)
-    return TrainConfig(**record.config)
+    config = TrainConfig(**record.config)
+    try:
+        check_recipe(record.trial_id, config)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return config
 
 
 def other_numerics(record: Record, here: Mapping[str, str]) -> list[Field]:

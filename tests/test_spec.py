@@ -206,6 +206,28 @@ def test_a_centralised_trial_is_one_for_all_partitions(tiny: Path) -> None:
     assert found == [(False, 0.1), (False, 1.0), (False, 10.0), (True, None)]
 
 
+@pytest.mark.parametrize(
+    ("search", "says"),
+    [
+        ("freeze_round = { step = 0 }", "freeze_round.step = 0 is not above 0"),
+        ("freeze_round = { step = -4 }", "freeze_round.step = -4 is not above 0"),
+        ('freeze_round = { step = "0%" }', 'freeze_round.step = "0%" is not above 0'),
+        ("freeze_round = { step = 1e-9 }", "freeze_round.step = 1e-09 cannot be used"),
+        ("freeze_round = { low = 0, high = 5000, step = 1 }", "raise freeze_round.step"),
+        ('freeze_round = { step = "0.000001%" }', "raise freeze_round.step"),
+        ("confirm_seeds = 3", "seed = 9223372036854775807 leaves no room"),
+    ],
+)
+def test_a_search_that_cannot_run_is_refused(search: str, says: str, tiny: Path) -> None:
+    """A step that goes nowhere, too many T* to choose from, or no seed left to add."""
+    protocol = TINY.partition("[[grid]]")[0].replace("rounds = 3", "rounds = 1_000_000_000_000")
+    grid = 'normalizer = "fixbn"\nvalidation = 0.1\nseed = [0, 9_223_372_036_854_775_807]\n'
+    tiny.write_text(f"{protocol}\n[[grid]]\n{grid}\n[search]\n{search}\n")
+    with pytest.raises(PlanError) as refusal:
+        read_plan(tiny)
+    assert says in str(refusal.value)
+
+
 def test_a_sweep_s_budget_is_read_and_changes_no_trial(tiny: Path) -> None:
     """Rounds, hours, or both."""
     ids = [trial.trial_id for trial in read_plan(tiny).trials]

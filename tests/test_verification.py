@@ -21,7 +21,7 @@ from fedsweep.store import reads
 from fedsweep.store.difference import Differs
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.reads import Record
-from fedsweep.store.tables import attempts, client_rounds, rounds
+from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 from fedsweep.verification import Field, Otherwise, Step, Verdict, judge
 from tests.test_executor import (
     claim,
@@ -197,3 +197,24 @@ def test_the_first_difference_is_told_and_of_what_is_near_the_farthest() -> None
     assert judge([*steps, Otherwise(3, "a", "b")], math.inf) == Verdict(
         equal=False, says="round 3: stored: a; again: b"
     )
+
+
+def test_a_trial_of_the_earlier_recipe_is_not_trained_again(store: Engine, tiny: Path) -> None:
+    """It opens and reports as before; `work` and `verify` say to run its plan again."""
+    planned(store, tiny, "normalizer='gn'", "rounds=1", "alpha=0.001")
+    finished, waiting = claim(store), claim(store)
+    run(store, finished)
+    assert verdict(record(store, finished)).equal
+    with transaction(store) as c:
+        for claimed, trial_id in ((finished, "e" * 20), (waiting, "f" * 20)):
+            same = trials.c.id == claimed.trial
+            c.execute(sa.update(trials).where(same).values(trial_id=trial_id))
+    old = replace(waiting, trial_id="f" * 20)
+    end = executor.execute(store, old, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert (end.failure, end.again) == ("bad_data", None)
+    assert "alpha < 0.01: run its plan again" in str(end.error)
+    with reading(store) as c:
+        assert reads.trial_result(c, "e" * 20)["state"] == "finished"
+    with pytest.raises(RequestError, match="run its plan again, which makes a new trial"):
+        verification.configured(record(store, finished))

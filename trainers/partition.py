@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import TrainConfig, check_sizes, share
+from trainers.config import TINY_ALPHA, TrainConfig, check_sizes, held_back
 from trainers.keys import keyed
 from trainers.progress import progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainers.dataset import Dataset
 
 Indices = NDArray[np.int64]
@@ -63,6 +65,9 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     When a class runs out, its column is zeroed and q_m renormalised (Hsu et al. 2019). Sizes
     differ by at most one. Drawing a client's classes one by one and refusing exhausted ones is
     the same as drawing them all, keeping what is there and drawing the rest again, as done here.
+
+    Below TINY_ALPHA, all of q_m's mass in float64 often lies on exhausted classes. The mix is then
+    renormalized from its logarithms.
     """
     classes = int(labels.max()) + 1
     stock = [
@@ -74,14 +79,17 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     parts: list[Indices] = []
     for m, wanted in enumerate(_even_sizes(len(labels), clients)):
         progress.step()
-        mix = class_mix(classes, alpha, seed, m)
+        logs = _log_mix(classes, alpha, seed, m)
+        mix = _softmax(logs)
         draw = keyed(seed, "partition", "draw", m)
         counts = np.zeros(classes, dtype=np.int64)
         while (missing := wanted - int(counts.sum())) > 0:
             left = size - taken - counts
             q = np.where(left > 0, mix, 0.0)
-            # All of q_m's mass may lie on exhausted classes: then what is left decides.
-            q = q if q.sum() > 0 else left.astype(np.float64)
+            if alpha < TINY_ALPHA and q.sum() < SMALLEST_MASS:
+                q = _softmax(np.where(left > 0, logs, -np.inf))
+            elif q.sum() == 0:  # At 0.01, fewer than one client in a million.
+                q = left.astype(np.float64)
             counts += np.minimum(draw.multinomial(missing, q / q.sum()), left)
         pieces = [stock[c][taken[c] : taken[c] + counts[c]] for c in range(classes)]
         taken += counts
@@ -91,8 +99,16 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
 
 def class_mix(classes: int, alpha: float, seed: int, client: int) -> NDArray[np.float64]:
     """Q ~ Dir(alpha * 1) [classes]."""
-    return _softmax(_log_gammas(keyed(seed, "partition", "mix", client), alpha, classes))
+    return _softmax(_log_mix(classes, alpha, seed, client))
 
+
+def _log_mix(classes: int, alpha: float, seed: int, client: int) -> NDArray[np.float64]:
+    """Return the logarithms of a client's class mix [classes], not normalized."""
+    return _log_gammas(keyed(seed, "partition", "mix", client), alpha, classes)
+
+
+SMALLEST_MASS = 1e-290
+"""Below this sum, what a class mix lost to underflow may be a visible part of what is left."""
 
 REDRAWS = 1000
 """Draws after which a minimum size is given up."""
@@ -114,25 +130,39 @@ def dirichlet_class(
         keyed(seed, "partition", "class", c).permutation(np.flatnonzero(labels == c))
         for c in range(int(labels.max()) + 1)
     ]
+    counts, _ = class_shares([len(s) for s in stock], clients, alpha, min_samples, seed)
+    cuts = np.cumsum(counts, axis=0)
+    starts = cuts - counts
+    hands = zip(starts, cuts, strict=True)
+    return [
+        np.sort(np.concatenate([s[a:b] for s, a, b in zip(stock, x, y, strict=True)]))
+        for x, y in hands
+    ]
+
+
+def class_shares(
+    sizes: Sequence[int], clients: int, alpha: float, min_samples: int, seed: int
+) -> tuple[NDArray[np.int64], int]:
+    """Return each client's samples of each class [M, classes], and the number of draws taken.
+
+    Raises:
+        ValueError: no draw gave every client `min_samples`.
+
+    """
     for attempt in range(REDRAWS):
         progress.step()
-        counts = _class_shares([len(s) for s in stock], clients, alpha, seed, attempt)
+        counts = _class_shares(sizes, clients, alpha, seed, attempt)
         if counts.sum(1).min() >= min_samples:
-            cuts = np.cumsum(counts, axis=0)
-            starts = cuts - counts
-            hands = zip(starts, cuts, strict=True)
-            return [
-                np.sort(np.concatenate([s[a:b] for s, a, b in zip(stock, x, y, strict=True)]))
-                for x, y in hands
-            ]
+            return counts, attempt + 1
     raise ValueError(
         f"none of {REDRAWS} draws of a Dirichlet partition by class gave each of {clients} clients "
-        f"{min_samples} samples at alpha = {alpha}: raise alpha, or lower clients or min_samples"
+        f"{min_samples} samples at alpha = {alpha}, seed = {seed}: raise alpha, or lower clients "
+        "or min_samples"
     )
 
 
 def _class_shares(
-    sizes: list[int], clients: int, alpha: float, seed: int, attempt: int
+    sizes: Sequence[int], clients: int, alpha: float, seed: int, attempt: int
 ) -> NDArray[np.int64]:
     """How many samples of each class go to each client, [M, classes]."""
     counts = np.zeros((clients, len(sizes)), dtype=np.int64)
@@ -150,10 +180,16 @@ def _class_shares(
 def _log_gammas(draw: np.random.RandomState, alpha: float, count: int) -> NDArray[np.float64]:
     """Logarithms of Gamma(alpha) variates, so that a tiny alpha does not underflow.
 
-    Gamma(a) = Gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000, section 6).
+    Gamma(a) = Gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000, section 6). Below SMALLEST_ALPHA,
+    the logarithms themselves would be infinite.
     """
+    alpha = max(alpha, SMALLEST_ALPHA)
     logs: NDArray[np.float64] = np.log(draw.standard_gamma(alpha + 1, count))
     return logs + np.log1p(-draw.random_sample(count)) / alpha
+
+
+SMALLEST_ALPHA = 1e-300
+"""A Dirichlet distribution of this alpha is its limit at 0: all of the mass is on one class."""
 
 
 def _softmax(logs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,13 +214,26 @@ def shards(labels: NDArray[np.int64], clients: int, per_client: int, seed: int) 
     order = keyed(seed, "partition", "shuffle").permutation(len(labels))
     by_label = order[np.argsort(labels[order], kind="stable")]
     pieces = np.array_split(by_label, clients * per_client)
-    deal = keyed(seed, "partition", "deal").permutation(len(pieces)).reshape(clients, per_client)
-    return [np.sort(np.concatenate([pieces[i] for i in hand])) for hand in deal]
+    hands = _deal(clients, per_client, seed)
+    return [np.sort(np.concatenate([pieces[i] for i in hand])) for hand in hands]
+
+
+def shard_sizes(samples: int, clients: int, per_client: int, seed: int) -> list[int]:
+    """Return how many samples each client gets of `shards`."""
+    each, longer = divmod(samples, clients * per_client)
+    extra = (_deal(clients, per_client, seed) < longer).sum(1)
+    return (each * per_client + extra).tolist()  # type: ignore[no-any-return]  # numpy's tolist is Any
+
+
+def _deal(clients: int, per_client: int, seed: int) -> Indices:
+    """Return the shards of each client, [M, s]."""
+    order = keyed(seed, "partition", "deal").permutation(clients * per_client)
+    return order.reshape(clients, per_client)
 
 
 def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices, Indices]:
     """A client's (training, validation) samples; at least one stays for training."""
-    held = min(share(config.validation, len(part)), len(part) - 1)
+    held = held_back(config.validation, len(part))
     order = keyed(config.seed, "validation", client).permutation(len(part))
     return np.sort(part[order[held:]]), np.sort(part[order[:held]])
 

@@ -70,7 +70,7 @@ def plan(
     files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition)
-    sweep, unseen = executor.look_at_data(sweep, data_folder(data))
+    sweep, unseen = executor.look_at_data(sweep, data_folder(data), file)
     sweep = sweep if share else sweep.alone()
     # Drawn before anything is planned, and put in its place after it: either may be refused.
     with _drawn(sweep, data_folder(data), show_partition) as place:

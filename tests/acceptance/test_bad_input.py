@@ -30,6 +30,14 @@ REQUESTS = [
         ["plan", "tiny.toml", "--set", "partition=shards", "--set", "shards_per_client=999"],
         "shards",
     ),
+    (
+        ["plan", "tiny.toml", "--set", "validation=0.001"],
+        "tiny.toml: validation = 0.001 holds back",
+    ),
+    (
+        ["plan", "tiny.toml", "--set", "partition=dirichlet-class", "--set", "clients=99"],
+        "raise alpha, or lower clients or min_samples",
+    ),
     (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "nowhere"], "no folder"),
     (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "empty"], "holds no pictures"),
     (["plan", "tiny.toml", "--show-partition", "x.jpg"], "none of .png, .svg, .pdf"),

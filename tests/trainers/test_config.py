@@ -62,6 +62,24 @@ def test_defaults_and_unused_keys_are_left_out_of_the_identity() -> None:
     assert canonical(spelt_out) == {**BASE, "seed": 0, "recipe": 1}
 
 
+@pytest.mark.parametrize(
+    ("changes", "recipe"),
+    [
+        ({"alpha": 0.01}, 1),
+        ({"alpha": 0.0099}, 2),
+        ({"alpha": 1e-6}, 2),
+        ({"alpha": 1e-6, "partition": "dirichlet-class"}, 1),
+        ({"alpha": 1e-6, "partition": "iid"}, 1),
+        ({"alpha": 1e-6, "centralized": True}, 1),
+    ],
+)
+def test_only_partitions_that_were_wrong_have_a_new_recipe(
+    changes: dict[str, Any], recipe: int
+) -> None:
+    """These are the Dirichlet partitions by client with alpha < 0.01."""
+    assert canonical(config(**changes))["recipe"] == recipe
+
+
 def test_an_integer_and_its_float_are_one_value() -> None:
     """1 and 1.0, 20 and 20.0."""
     assert config(alpha=1, batch_size=20.0) == config(alpha=1.0, batch_size=20)

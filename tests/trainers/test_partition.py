@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,6 +94,112 @@ def test_a_tiny_alpha_gives_one_class_and_no_nan() -> None:
     mix = p.class_mix(10, 1e-6, seed=0, client=0)
     assert mix.max() == 1.0
     assert mix.sum() == 1.0
+
+
+RELEASED = {
+    ("dirichlet", 0.01, 10): "0c3e4eb3b9312603",
+    ("dirichlet", 0.01, 100): "9ef38607de01c30a",
+    ("dirichlet", 0.05, 10): "790354348e36fcd8",
+    ("dirichlet", 0.05, 100): "3f137a89080526c3",
+    ("dirichlet", 0.1, 10): "f98d41c1f819325c",
+    ("dirichlet", 0.1, 100): "de3bde49b012731c",
+    ("dirichlet", 0.5, 10): "742deb1b8e6a5e57",
+    ("dirichlet", 0.5, 100): "5c8c6266a8aef5ff",
+    ("dirichlet", 1.0, 10): "2b6ab09398babeba",
+    ("dirichlet", 1.0, 100): "363540bc19168b0f",
+    ("dirichlet", 10.0, 10): "0471c737edeaf826",
+    ("dirichlet", 10.0, 100): "834a92cb113a077c",
+    ("dirichlet", 100.0, 10): "1112f2da9cc98777",
+    ("dirichlet", 100.0, 100): "418815ab8a641793",
+    ("dirichlet-class", 1e-300, 4): "90e09ade4d23e2cf",
+    ("dirichlet-class", 1e-06, 4): "a69860d93dbc1958",
+    ("dirichlet-class", 0.001, 4): "619793231d23e442",
+    ("dirichlet-class", 0.01, 4): "84bc0fd9e29c12f4",
+    ("dirichlet-class", 0.05, 4): "2a8ff079e85c9e43",
+    ("dirichlet-class", 0.1, 4): "ce501b7e2ab41089",
+    ("dirichlet-class", 0.5, 4): "1ab84f533acf44d2",
+    ("dirichlet-class", 1.0, 4): "b128c3f8a63779b5",
+    ("dirichlet-class", 10.0, 4): "5148fb837f9add9d",
+    ("dirichlet-class", 100.0, 4): "0692ecc398a42b5f",
+}
+"""Hashes of released partitions, by kind, alpha and clients: see `released_hash`."""
+
+
+def released_hash(kind: str, alpha: float, clients: int) -> str:
+    """Return a hash of the partitions of 1,395 and 2,000 samples under five seeds."""
+    few = np.random.RandomState(0).permutation(np.repeat(np.arange(10), np.arange(135, 145)))
+    many = np.random.RandomState(1).permutation(np.repeat(np.arange(100), 20))
+    content = hashlib.sha256()
+    for seed in range(5):
+        for labels in (few, many):
+            if kind == "dirichlet":
+                parts = p.dirichlet(labels, clients, alpha, seed)
+            else:
+                parts = p.dirichlet_class(labels, clients, alpha, 1, seed)
+            for part in parts:
+                content.update(part.astype("<i8").tobytes() + b"|")
+    return content.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(("kind", "alpha", "clients"), RELEASED)
+def test_released_partitions_never_change(kind: str, alpha: float, clients: int) -> None:
+    """Every index of a released partition is the same in all later releases."""
+    assert released_hash(kind, alpha, clients) == RELEASED[kind, alpha, clients]
+
+
+def exact_dirichlet(
+    labels: NDArray[np.int64], clients: int, alpha: float, seed: int
+) -> list[list[int]]:
+    """Return the class counts of each client, from class mixes in 60 decimal digits."""
+    classes = int(labels.max()) + 1
+    left = [int(n) for n in np.bincount(labels, minlength=classes)]
+    counts = []
+    for client in range(clients):
+        draw = p.keyed(seed, "partition", "mix", client)
+        gammas, uniforms = draw.standard_gamma(alpha + 1, classes), draw.random_sample(classes)
+        logs = [
+            Decimal(g).ln() + (1 - Decimal(u)).ln() / Decimal(alpha)
+            for g, u in zip(gammas.tolist(), uniforms.tolist(), strict=True)
+        ]
+        draw = p.keyed(seed, "partition", "draw", client)
+        wanted = len(labels) * (client + 1) // clients - len(labels) * client // clients
+        had = [0] * classes
+        while wanted > sum(had):
+            open_ = [c for c in range(classes) if left[c] > had[c]]
+            top = max(logs[c] for c in open_)
+            weights = {c: (logs[c] - top).exp() for c in open_}
+            total = sum(weights.values())
+            mix = [float(weights.get(c, Decimal(0)) / total) for c in range(classes)]
+            drawn = draw.multinomial(wanted - sum(had), mix)
+            had = [h + min(int(d), n - h) for h, d, n in zip(had, drawn, left, strict=True)]
+        left = [n - h for n, h in zip(left, had, strict=True)]
+        counts.append(had)
+    return counts
+
+
+@pytest.mark.parametrize("alpha", [1e-250, 1e-6, 1e-3, 5e-3])
+def test_a_tiny_alpha_gives_the_partition_of_exact_arithmetic(alpha: float) -> None:
+    """A client whose first class has run out takes its second one, not a bit of everything."""
+    labels = np.repeat(np.arange(10), 40)
+    with localcontext(prec=60, Emin=-(10**17), Emax=10**17):
+        for seed in range(4):
+            parts = p.dirichlet(labels, 10, alpha, seed)
+            counts = p.count_classes(labels, parts, 10).tolist()
+            assert counts == exact_dirichlet(labels, 10, alpha, seed)
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "dirichlet-class"])
+@pytest.mark.parametrize("alpha", [5e-324, 1e-310, 1e-300, 1e-6, 1e6, 1e300, 1.7e308])
+def test_every_alpha_above_zero_gives_a_partition(kind: str, alpha: float) -> None:
+    """A client has one class at a tiny alpha, and nearly all classes at a huge one."""
+    labels = np.repeat(np.arange(10), 50)
+    if kind == "dirichlet":
+        parts = p.dirichlet(labels, 10, alpha, seed=0)
+        assert_partition(parts, 500, 10)
+        kinds = (p.count_classes(labels, parts, 10) > 0).sum(1)
+        assert kinds.max() == 1 if alpha < 1 else kinds[:5].min() >= 9
+    else:
+        assert_partition(p.dirichlet_class(labels, 2, alpha, 1, seed=0), 500, 2)
 
 
 def test_the_partition_depends_on_the_seed_alone() -> None:

@@ -1,0 +1,129 @@
+"""What a plan refuses before any trial exists, compared with what a trial would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_camvid, make_picture_folder
+from tests.trainers.test_config import config
+from trainers import data, partition
+from trainers.config import CLASS_SAMPLES
+from trainers.folder import list_files
+from trainers.precheck import MOST_NUMBERS, Precheck, Stock, on_disk, released
+
+SMALL = Stock(120, (30, 50, 40))
+LABELS = np.repeat(np.arange(3), SMALL.classes)
+GROUPS = Stock(9, (), (2, 3, 4))
+SCENES = {"dataset": "camvid", "model": "deeplabv3plus", "partition": "natural", "clients": None}
+
+
+@pytest.fixture(autouse=True)
+def few_redraws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up after fewer draws than usual: these tests are about the outcome."""
+    monkeypatch.setattr(partition, "REDRAWS", 20)
+
+
+def small(**changes: Any) -> Any:
+    return config(**{"dataset": "imagefolder", "clients": 6, **changes})
+
+
+def test_the_known_class_sizes_are_those_of_the_data() -> None:
+    """The samples of each class of the digits are counted once, in the configuration."""
+    labels = data.load("digits").train.labels.numpy()
+    assert tuple(np.bincount(labels).tolist()) == CLASS_SAMPLES["digits"]
+    assert released("digits") == Stock(len(labels), CLASS_SAMPLES["digits"])
+
+
+def test_a_folder_tells_the_samples_of_each_class_and_group(tmp_path: Path) -> None:
+    """No image is decoded for that."""
+    folder = make_picture_folder(tmp_path / "folder", classes=3, each=5)
+    assert on_disk(list_files("imagefolder", folder)) == Stock(15, (5, 5, 5))
+    scenes = on_disk(list_files("camvid", make_camvid(tmp_path / "camvid")))
+    assert scenes.classes == ()
+    assert sum(scenes.groups) == scenes.samples > 0
+
+
+PARTITIONS: list[dict[str, Any]] = [
+    {"partition": "iid"},
+    {"partition": "iid", "clients": 120},
+    {"partition": "dirichlet", "alpha": 0.1},
+    {"partition": "dirichlet", "alpha": 1e-6, "clients": 7},
+    {"partition": "shards", "shards_per_client": 2},
+    {"partition": "shards", "shards_per_client": 7, "clients": 11},
+    {"partition": "dirichlet-class", "alpha": 1.0, "min_samples": 2},
+    {"partition": "dirichlet-class", "alpha": 0.5, "min_samples": 1, "clients": 20},
+    {"partition": "dirichlet-class", "alpha": 0.01, "min_samples": 10},
+    {"partition": "dirichlet-class", "alpha": 100.0, "min_samples": 20},
+    {"centralized": True},
+    {**SCENES, "partition": "natural"},
+]
+
+
+@pytest.mark.parametrize("validation", [0.0, 1e-6, 0.02, 0.99])
+@pytest.mark.parametrize("changes", PARTITIONS, ids=str)
+def test_a_plan_refuses_exactly_what_a_trial_cannot_split(
+    changes: dict[str, Any], validation: float
+) -> None:
+    """It refuses a partition that cannot be made, and one that holds back nothing it was asked."""
+    for seed in range(3):
+        wanted = small(**changes, validation=validation, seed=seed)
+        natural = wanted.partition == "natural"
+        stock = GROUPS if natural else SMALL
+        labels = np.zeros((9, 2, 2), dtype=np.uint8) if natural else LABELS
+        members = np.repeat(np.arange(3), GROUPS.groups) if natural else None
+        try:
+            parts = partition.partition(labels, wanted, members)
+            held = sum(len(partition.hold_back(x, wanted, m)[1]) for m, x in enumerate(parts))
+            possible = held > 0 or not validation
+        except ValueError:
+            possible = False
+        if possible:
+            Precheck().check(wanted, stock, [seed])
+            continue
+        with pytest.raises(ValueError, match=r"raise (alpha|validation)|lower clients"):
+            Precheck().check(wanted, stock, [seed])
+
+
+def test_the_least_validation_that_is_named_is_accepted() -> None:
+    """A user who follows the message has a plan that runs."""
+    for clients in (1, 3, 7, 60):
+        with pytest.raises(ValueError, match="holds back no sample") as refusal:
+            Precheck().check(small(partition="iid", clients=clients, validation=1e-9), SMALL, [0])
+        least = str(refusal.value).split("raise validation to ")[1].split()[0]
+        Precheck().check(
+            small(partition="iid", clients=clients, validation=float(least)), SMALL, [0]
+        )
+
+
+def test_each_seed_of_a_dirichlet_partition_by_class_is_drawn() -> None:
+    """One seed may give each client its minimum, and another one not."""
+    hard = small(partition="dirichlet-class", alpha=0.05, clients=5, min_samples=7)
+    possible: dict[bool, list[int]] = {True: [], False: []}
+    for seed in range(12):
+        try:
+            partition.partition(LABELS, hard.model_copy(update={"seed": seed}))
+            possible[True].append(seed)
+        except ValueError:
+            possible[False].append(seed)
+    assert possible[True]
+    assert possible[False]
+    Precheck().check(hard, SMALL, possible[True])
+    with pytest.raises(ValueError, match=f"seed = {possible[False][0]}: raise alpha"):
+        Precheck().check(hard, SMALL, [*possible[True], *possible[False]])
+
+
+def test_a_plan_draws_each_partition_once_and_only_so_many() -> None:
+    """Trials that differ in nothing that decides the partition cost no further draw."""
+    checks = Precheck()
+    by_class = {"partition": "dirichlet-class", "alpha": 1.0}
+    checks.check(small(**by_class), SMALL, [0])
+    taken = checks.numbers
+    checks.check(small(**by_class, normalizer="gn", lr=0.5), SMALL, [0])
+    assert checks.numbers == taken > 0
+    full = Precheck(numbers=MOST_NUMBERS)
+    full.check(small(partition="dirichlet-class", alpha=0.01), SMALL, [0])
+    assert full.numbers == MOST_NUMBERS

@@ -1,0 +1,155 @@
+"""Refuse the partitions that fail every trial, before any trial is planned.
+
+The number of samples of each class decides this, so that no data are decoded and torch is not
+imported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import TYPE_CHECKING
+
+from trainers.config import CLASS_SAMPLES, TrainConfig, check_sizes, held_back
+
+if TYPE_CHECKING:
+    from trainers.folder import Files
+
+MOST_NUMBERS = 200_000_000
+"""Random numbers that one plan may take for its Dirichlet partitions by class: about 25 seconds.
+The worker checks the partitions that are left."""
+
+NUMBERS_PER_CLASS = 170
+"""Making a generator takes as long as so many random numbers."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The training samples of a data set."""
+
+    samples: int
+    classes: tuple[int, ...] = ()
+    """Samples of each class; empty if each pixel has a class."""
+    groups: tuple[int, ...] = ()
+    """Samples of each natural client; empty if the data have none."""
+
+
+def released(dataset: str) -> Stock | None:
+    """Return the training samples of a data set whose content never changes, otherwise None."""
+    classes = {**CLASS_SAMPLES, **DOWNLOADED_CLASSES}.get(dataset)
+    return None if classes is None else Stock(sum(classes), classes)
+
+
+DOWNLOADED_CLASSES = {"tiny-imagenet": (500,) * 200}
+"""Training samples of each class of the data sets that are downloaded if no folder is named."""
+
+
+def on_disk(files: Files) -> Stock:
+    """Return the training samples that lie in a folder."""
+    classes = Counter(label for _, label in files.train if isinstance(label, int))
+    groups = Counter(files.members)
+    return Stock(
+        samples=len(files.train),
+        classes=tuple(classes[c] for c in range(len(files.classes))) if classes else (),
+        groups=tuple(groups[g] for g in range(len(files.groups))),
+    )
+
+
+@dataclass
+class Precheck:
+    """The checks of one plan. Each distinct partition is checked once."""
+
+    checked: set[tuple[object, ...]] = field(default_factory=set)
+    numbers: int = 0
+    """Random numbers taken so far."""
+
+    def check(self, config: TrainConfig, stock: Stock, seeds: Sequence[int]) -> None:
+        """Refuse a configuration whose samples cannot be split under one of these seeds.
+
+        Raises:
+            ValueError: no partition can be made, or no sample is held back for validation.
+
+        """
+        by_seed = self.by_seed(config)
+        for seed in seeds if by_seed else seeds[:1]:
+            values = (getattr(config, name) for name in FIELDS)
+            key = (config.dataset, *values, seed if by_seed else None)
+            if key in self.checked:
+                continue
+            self.checked.add(key)
+            check_sizes(config, stock.samples)
+            largest = self.largest_client(config, stock, seed)
+            if config.validation and largest is not None:
+                check_validation(config, largest)
+
+    def by_seed(self, config: TrainConfig) -> bool:
+        """Return whether the sizes of the clients depend on the seed."""
+        by_shards = config.partition == "shards" and config.validation > 0
+        return by_shards or config.partition == "dirichlet-class"
+
+    def largest_client(self, config: TrainConfig, stock: Stock, seed: int) -> int | None:
+        """Return the samples of the largest client; None if that would take too long.
+
+        Raises:
+            ValueError: no draw of a Dirichlet partition by class gives each client its minimum.
+
+        """
+        if config.centralized:
+            return stock.samples
+        if config.partition == "natural":
+            return max(stock.groups, default=None)
+        assert config.clients is not None
+        if config.partition == "dirichlet-class":
+            return self.largest_by_class(config, stock.classes, seed)
+        if config.partition == "shards":
+            from trainers.partition import shard_sizes
+
+            assert config.shards_per_client is not None
+            return max(shard_sizes(stock.samples, config.clients, config.shards_per_client, seed))
+        return -(-stock.samples // config.clients)
+
+    def largest_by_class(
+        self, config: TrainConfig, classes: tuple[int, ...], seed: int
+    ) -> int | None:
+        """Return the samples of the largest client of a Dirichlet partition by class."""
+        from trainers.partition import REDRAWS, class_shares
+
+        assert config.clients is not None
+        assert config.alpha is not None
+        assert config.min_samples is not None
+        each = len(classes) * (NUMBERS_PER_CLASS + config.clients)
+        if self.numbers + REDRAWS * each > MOST_NUMBERS:
+            return None
+        counts, draws = class_shares(
+            classes, config.clients, config.alpha, config.min_samples, seed
+        )
+        self.numbers += draws * each
+        return int(counts.sum(1).max())
+
+
+FIELDS = (
+    *("centralized", "partition", "clients", "alpha", "min_samples", "shards_per_client"),
+    "validation",
+)
+"""The fields that decide, with the seed, how many samples each client has."""
+
+
+def check_validation(config: TrainConfig, largest: int) -> None:
+    """Refuse a fraction that holds back no sample of any client.
+
+    Raises:
+        ValueError: the largest client, with so many training samples, holds back none.
+
+    """
+    if held_back(config.validation, largest):
+        return
+    remedy = "lower clients"
+    if largest > 1:
+        least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal("0.5"), Decimal(largest))
+        remedy = f"raise validation to {least:f} or more"
+    raise ValueError(
+        f"validation = {config.validation:g} holds back no sample of any client, because the "
+        f"largest has {largest:,} of them: {remedy}, or set validation = 0"
+    )
