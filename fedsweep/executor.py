@@ -250,6 +250,8 @@ class _Attempt:
         before = self.claim.data_fingerprint if self.claim.final_round else None
         began = time.monotonic()
         dataset = _sound_data(config, self.place.data, before)
+        for line in dataset.found:
+            log.info("%s: %s", config.dataset, line)
         log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
         return dataset
 
@@ -703,9 +705,11 @@ def devices(asked: str) -> list[str]:
     raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
 
 
-def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
+def look_at_data(
+    sweep: SweepSpec, root: Path | None, tell: Callable[[str], object] = log.info
+) -> tuple[SweepSpec, bool]:
     """The sweep with the content of its data sets on disk in its identity, as far as they are at
-    hand; and whether something could not be looked at.
+    hand; and whether something could not be looked at. `tell` gets sentences on what was found.
 
     Raises:
         PlanError: the folder is missing, empty, or too small for the partition.
@@ -727,9 +731,12 @@ def look_at_data(sweep: SweepSpec, root: Path | None) -> tuple[SweepSpec, bool]:
             files = list_files(dataset, root)
             for config in of_it:
                 check_sizes(config, len(files.train))
+            content = files.content()
         except (BadData, ValueError) as error:
             raise PlanError(str(error)) from error
-        sweep = pinned(sweep, dataset, files.fingerprint())
+        sweep = pinned(sweep, dataset, content.fingerprint)
+        for line in (*files.found, *content.notes):
+            tell(f"{dataset}: {line}")
     return sweep, unseen
 
 
