@@ -270,6 +270,8 @@ class _Attempt:
         before = self.claim.data_fingerprint if self.claim.final_round else None
         began = time.monotonic()
         dataset = _sound_data(config, self.place.data, before)
+        for line in dataset.found:
+            log.info("%s: %s", config.dataset, line)
         log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
         return dataset
 
@@ -739,10 +741,14 @@ def devices(asked: str) -> list[str]:
 
 
 def look_at_data(
-    sweep: SweepSpec, root: Path | None, file: Path | None = None
+    sweep: SweepSpec,
+    root: Path | None,
+    file: Path | None = None,
+    tell: Callable[[str], object] = log.info,
 ) -> tuple[SweepSpec, bool]:
     """The sweep with the content of its data sets on disk in its identity, as far as they are at
-    hand; and whether something could not be looked at. `file` is the plan's, for messages.
+    hand; and whether something could not be looked at. `file` is the plan's, for messages. `tell`
+    gets sentences on what was found.
 
     Raises:
         PlanError: the folder is missing or empty, or the samples cannot be split as planned.
@@ -765,9 +771,12 @@ def look_at_data(
         elif dataset in ON_DISK:
             try:
                 files = list_files(dataset, root)
-                sweep = pinned(sweep, dataset, files.fingerprint())
+                content = files.content()
             except (BadData, MachineLimit, ValueError) as error:
                 raise PlanError(str(error)) from error
+            sweep = pinned(sweep, dataset, content.fingerprint)
+            for line in (*files.found, *content.notes):
+                tell(f"{dataset}: {line}")
             stock = precheck.on_disk(files)
         if stock is not None:
             stocks[dataset] = stock

@@ -333,7 +333,7 @@ def test_a_cache_that_cannot_be_written_is_not_bad_data(
 def test_a_file_that_is_no_image_is_still_bad_data(tmp_path: Path) -> None:
     """A limit is told from damage by the number of the error."""
     (tmp_path / "x.png").write_text("no image")
-    with pytest.raises(BadData, match="cannot be read as a picture"):
+    with pytest.raises(BadData, match="cannot be read as an image"):
         sources._opened(tmp_path / "x.png")
 
 

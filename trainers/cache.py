@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from trainers.dataset import Dataset, assemble
-from trainers.folder import BadData
+from trainers.folder import BadData, shown
 from trainers.progress import progress
 from trainers.sources import Source
 
-VERSION = 1
+VERSION = 2
 """Raised whenever what is kept, or how it is decoded, changes."""
 
 LOCK_SECONDS = 3600.0
@@ -43,6 +43,8 @@ class Kept:
 
     data: Dataset
     source: str
+    released: str
+    """The fingerprint that the first release took of the same files."""
 
 
 def cache_folder() -> Path:
@@ -62,7 +64,7 @@ def fetch(source: Source, planned: str | None = None) -> Dataset:
     """
     folder = cache_folder() / f"{source.dataset}-{VERSION}-{source.key()}"
     kept = read(folder) or _make(folder, source, planned)
-    _compare(source, kept.source, planned)
+    _compare(source, kept.source, kept.released, planned)
     return kept.data
 
 
@@ -88,17 +90,25 @@ def _make(folder: Path, source: Source, planned: str | None) -> Kept:
 
 
 def _decode(source: Source, planned: str | None) -> Kept:
-    found = source.fingerprint()
-    _compare(source, found, planned)
-    return Kept(source.decode(), found)
+    content = source.content()
+    _compare(source, content.fingerprint, content.released, planned)
+    data = source.decode()
+    noted = replace(data, found=(*content.notes, *data.found))
+    return Kept(noted, content.fingerprint, content.released)
 
 
-def _compare(source: Source, found: str, planned: str | None) -> None:
-    if planned is not None and planned != found:
+def _compare(source: Source, found: str, released: str, planned: str | None) -> None:
+    if planned is None or planned == found:
+        return
+    if planned == released:
         raise BadData(
-            f"the pictures in {source.root} (fingerprint {found}) are not those that the trial "
-            f"was planned for ({planned}): point --data at the right folder"
+            f"some images in {shown(source.root)} are decoded otherwise than when the trial was "
+            "planned (deep gray is scaled, EXIF orientations are applied): plan the sweep again"
         )
+    raise BadData(
+        f"the pictures in {shown(source.root)} (fingerprint {found}) are not those that the trial "
+        f"was planned for ({planned}): point --data at the right folder"
+    )
 
 
 def _warn(folder: Path, error: Exception) -> None:
@@ -127,9 +137,12 @@ def read(folder: Path) -> Kept | None:
             groups=tuple(facts["groups"]),
             members=arrays.get("members"),
         )
+        data = replace(data, found=tuple(facts["found"]))
     except Exception:  # noqa: BLE001  # damage has many faces, and one remedy
         return None
-    return Kept(data, facts["source"]) if data.fingerprint == facts["fingerprint"] else None
+    if data.fingerprint != facts["fingerprint"]:
+        return None
+    return Kept(data, facts["source"], facts["released"])
 
 
 def write(folder: Path, kept: Kept) -> None:
@@ -166,8 +179,9 @@ def _arrays(data: Dataset) -> dict[str, NDArray[Any]]:
 
 def _facts(kept: Kept) -> dict[str, Any]:
     data = kept.data
-    names = ("classes", "mean", "std", "groups", "fingerprint")
-    return {name: getattr(data, name) for name in names} | {"source": kept.source}
+    names = ("classes", "mean", "std", "groups", "fingerprint", "found")
+    facts = {name: getattr(data, name) for name in names}
+    return facts | {"source": kept.source, "released": kept.released}
 
 
 def _check(facts: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def load(
 
     """
     source = sources.find(dataset, root, image_size=image_size, image_height=image_height)
-    return cache.fetch(source, fingerprint)
+    kept = cache.fetch(source, fingerprint)
+    return replace(kept, found=(*source.found, *kept.found))
 
 
 class Normalize:

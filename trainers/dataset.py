@@ -44,6 +44,8 @@ class Dataset:
     """Names of the natural clients, sorted: cities, drives."""
     members: NDArray[np.int64] | None = None
     """The group of each training picture, [N]."""
+    found: tuple[str, ...] = ()
+    """Sentences on what was found, ignored and changed: for people, not for training."""
 
     @property
     def segmentation(self) -> bool:

@@ -1,14 +1,22 @@
 """Data sets that are what lies in their folder: which files, and what they hash to.
 
 A plan looks at them too, so this file imports no torch. What the files say is `trainers.sources`'.
+
+One rule decides at every level of a tree what is not read: see `is_hidden` and `_Tally`.
+Links to files and folders are followed, unless they lead nowhere or back to a folder above them.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import os
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -16,6 +24,17 @@ from platformdirs import user_cache_path
 from trainers.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
+"""Endings of image files, in small letters. Others are ignored, and counted."""
+
+SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
+"""Names that operating systems and storage boxes leave behind, in small letters."""
+
+MOST_NAMES = 5
+"""Names or endings that one sentence lists."""
+
+PLAIN_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Chunks of a PNG for transparency, frames and orientation."""
 
 TINY_IMAGENET = "tiny-imagenet-200"
 """The folder that the official archive of Tiny-ImageNet unpacks to."""
@@ -55,6 +74,87 @@ def refuse_limit(error: Exception) -> None:
         ) from error
 
 
+def shown(path: Path | str) -> str:
+    r"""Return a name as text: bytes that are not UTF-8 become escapes (caf\xe9)."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one phrase, of a long list the first and the number of the others."""
+    names = list(names)
+    more = len(names) - MOST_NAMES
+    tail = f" and {more:,} more" if more > 0 else ""
+    return ", ".join(names[:MOST_NAMES]) + tail
+
+
+def is_hidden(name: str) -> bool:
+    """Return if a file or folder is hidden: its name begins with a dot, or a system left it."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FILES
+
+
+@dataclass
+class _Tally:
+    """Counts of what a listing leaves out, and of what a user may not expect in it."""
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Numbers of files and folders that are not read, by the reason. A folder counts once."""
+    linked: int = 0
+    """Images that are links, or lie in linked folders."""
+    nested: int = 0
+    """Images in folders inside a class."""
+    remarks: list[str] = field(default_factory=list)
+
+    def ignore(self, entry: os.DirEntry[str]) -> None:
+        """Count an entry that is not an image."""
+        suffix = Path(entry.name).suffix.lower()
+        if _is_folder(entry):
+            kind = "folder"
+        elif not _is_file(entry):
+            kind = "broken link" if entry.is_symlink() else "special file"
+        else:
+            kind = shown(suffix) if 1 < len(suffix) <= LONGEST_SUFFIX else "other file"
+        self.ignored[kind] += 1
+
+    def phrase(self) -> str:
+        """Return what is ignored, the most frequent first; nothing if that is nothing."""
+        counts = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{n:,} {PLURALS.get(kind, kind) if n > 1 else kind}" for kind, n in counts]
+        return f"; ignored: {listed(kinds)}" if kinds else ""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return sentences on what a user may not expect."""
+        notes = list(self.remarks)
+        if self.nested:
+            notes.append(
+                f"{counted(self.nested, 'image')} in folders inside a class folder, "
+                "which belong to that class"
+            )
+        if self.linked:
+            notes.append(f"{counted(self.linked, 'image')} behind links, which are followed")
+        return tuple(notes)
+
+
+OUTSIDE = "file outside of a class"
+UPWARD = "link to a folder above it"
+PLURALS = {
+    OUTSIDE: "files outside of a class",
+    UPWARD: "links to a folder above them",
+    "folder": "folders",
+    "other file": "other files",
+    "broken link": "broken links",
+    "special file": "special files",
+}
+"""Reasons to ignore an entry, for several entries. Endings have no plural."""
+
+LONGEST_SUFFIX = 12
+"""Characters of an ending that is named; a longer one is part of a name with a dot."""
+
+
 @dataclass(frozen=True)
 class Files:
     """The training and test pictures of a data set, each with its label.
@@ -73,12 +173,19 @@ class Files:
     """The group of each training picture."""
     also: tuple[Path, ...] = ()
     """Further files that tell labels."""
+    found: tuple[str, ...] = field(default=(), compare=False)
+    """Sentences on what was found and what was ignored, the summary first."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file that the data set is read from."""
         entries = (x for entry in self.train + self.test for x in entry if isinstance(x, Path))
         return (*entries, *self.also)
+
+    @property
+    def labels(self) -> frozenset[Path]:
+        """The label images among the paths."""
+        return frozenset(x for entry in self.train + self.test if isinstance(x := entry[1], Path))
 
     def fingerprint(self) -> str:
         """A hash of every file's place and content: the same wherever the tree lies.
@@ -87,21 +194,95 @@ class Files:
             BadData: a file cannot be read.
 
         """
-        return content_hash(self.root, self.paths)
+        return self.content().fingerprint
+
+    def content(self) -> Content:
+        """Read every file once: its hash, and what the headers of the images say.
+
+        Raises:
+            BadData: a file cannot be read, or no decoding of it is right.
+
+        """
+        return read_content(self.root, self.paths, self.labels)
 
 
-def content_hash(root: Path, paths: Iterable[Path]) -> str:
-    """A hash of files' places below `root` and of their content."""
-    total = hashlib.sha256()
+@dataclass
+class Notes:
+    """Counts of the images that something is told of."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, Path] = field(default_factory=dict)
+
+    def add(self, text: str, path: Path) -> None:
+        """Count an image; the first of a kind is its example."""
+        self.counts[text] = self.counts.get(text, 0) + 1
+        self.examples.setdefault(text, path)
+
+    def lines(self, root: Path) -> tuple[str, ...]:
+        """Return one sentence for each kind, with the place of one image."""
+        return tuple(
+            f"{counted(n, 'image')} with {text} ({shown(self.examples[text].relative_to(root))})"
+            for text, n in self.counts.items()
+        )
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the files of a data set hold."""
+
+    fingerprint: str
+    """A hash of the files' places and content, and of how affected images are decoded."""
+    released: str
+    """The fingerprint that the first release took: that of places and content alone."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how unusual images are decoded."""
+
+
+def read_content(
+    root: Path, paths: Iterable[Path], labels: Collection[Path] = frozenset()
+) -> Content:
+    """Hash files' places below `root` and their content; look at the headers of images.
+
+    Raises:
+        BadData: a file cannot be read, or no decoding of it is right.
+
+    """
+    total, released, notes = hashlib.sha256(), hashlib.sha256(), Notes()
     for path in paths:
         progress.step()
-        total.update(path.relative_to(root).as_posix().encode() + b"\0")
         try:
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            content = path.read_bytes()
         except OSError as error:
             refuse_limit(error)
-            raise BadData(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
-    return total.hexdigest()[:32]
+            raise BadData(
+                f"{shown(path)} cannot be read ({error.strerror}): mend or remove it"
+            ) from error
+        place = os.fsencode(path.relative_to(root).as_posix()) + b"\0"
+        entry = place + hashlib.sha256(content).digest()
+        released.update(entry)
+        total.update(entry + _decoding(path, content, notes, label=path in labels))
+    return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root))
+
+
+def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
+    """Return what enters the fingerprint for the decoding of an image; mostly nothing.
+
+    Most PNG files are plain, and tell that by their first bytes: then Pillow is not imported.
+    """
+    if path.suffix.lower() not in SUFFIXES or _is_plain(content):
+        return b""
+    from trainers.images import inspect
+
+    with warnings.catch_warnings(action="ignore"):  # the decoding gives them again
+        return inspect(path, content, notes, label=label)
+
+
+def _is_plain(content: bytes) -> bool:
+    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk."""
+    if not content.startswith(PLAIN_PNG) or len(content) < len(PLAIN_PNG) + 10:
+        return False
+    depth, color = content[24], content[25]
+    return depth == 8 and color in (0, 2, 3) and not any(c in content for c in SPECIAL_CHUNKS)
 
 
 def list_files(dataset: str, root: Path | None) -> Files:
@@ -121,24 +302,96 @@ def list_files(dataset: str, root: Path | None) -> Files:
         return READERS[dataset](root)
     except OSError as error:
         refuse_limit(error)
-        raise BadData(f"{error.filename or root} cannot be read ({error.strerror})") from error
+        place = shown(error.filename or root)
+        raise BadData(f"{place} cannot be read ({error.strerror})") from error
 
 
 def image_folder(root: Path) -> Files:
     """Any tree of train/<class>/* and test/<class>/*."""
     remedy = REMEDIES["imagefolder"]
-    for part in ("train", "test"):
+    for part in PARTS:
         if not (root / part).is_dir():
-            raise BadData(f"there is no folder {root / part}: {remedy}")
-    train, test = (_pictures(root / part) for part in ("train", "test"))
-    for part, found in (("train", train), ("test", test)):
-        if not found:
-            raise BadData(f"{root / part} holds no pictures: {remedy}")
+            raise BadData(f"there is no folder {shown(root / part)}: {remedy}")
+    tally = _Tally()
+    train, test = (_class_images(root / part, tally, remedy) for part in PARTS)
     # An empty folder is no class: the labels depend on the pictures alone, as the hash does.
     classes = tuple(train)
-    if strangers := [name for name in test if name not in train]:
-        raise BadData(f"{root / 'test' / strangers[0]} is a class without training pictures")
-    return Files(root, classes, _labelled(train, classes), _labelled(test, classes))
+    _check_classes(root / "train", train, tally)
+    for name in test:
+        if name not in train:
+            raise BadData(_stranger(root / "test" / name, classes))
+    if untested := [shown(name) for name in classes if name not in test]:
+        tally.remarks.append(f"without test images: {listed(untested)}")
+    unused = [entry for entry in _entries(root, tally) if _is_folder(entry)]
+    if names := [shown(entry.name) for entry in unused if entry.name not in PARTS]:
+        tally.remarks.append(f"folders that are not used: {listed(names)}")
+    entries = _labelled(train, classes), _labelled(test, classes)
+    return Files(root, classes, *entries, found=_found(classes, *entries, tally))
+
+
+PARTS = ("train", "test")
+"""The two halves of an image folder."""
+
+
+def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> None:
+    """Refuse fewer than two classes, and two whose names look the same.
+
+    Raises:
+        BadData: says what lies there.
+
+    """
+    alike: dict[str, str] = {}
+    for name in train:
+        other = alike.setdefault(_folded(name), name)
+        if other == name:
+            continue
+        if _composed(other) == _composed(name):
+            raise BadData(
+                f"two classes in {shown(place)} have names that look the same, {other!a} "
+                f"and {name!a}: rename one, or merge them"
+            )
+        tally.remarks.append(f"classes that differ only in capital letters: {other!a}, {name!a}")
+    if len(train) > 1:
+        return
+    (name,) = train
+    inside = {path.relative_to(place / name).parts[0] for path in train[name]} - {
+        path.name for path in train[name]
+    }
+    deeper = f", with all images in folders inside it ({listed(map(shown, sorted(inside)))})"
+    raise BadData(
+        f"{shown(place)} holds one class with images, {shown(name)}{deeper if inside else ''}"
+        f"{tally.phrase()}: put two or more class folders directly into {shown(place.name)}/, each "
+        f"with images ({', '.join(sorted(SUFFIXES))})"
+    )
+
+
+def _stranger(folder: Path, classes: Iterable[str]) -> str:
+    """Return the sentence on a class of the test set that training lacks."""
+    said = f"{shown(folder)} is a class without training pictures"
+    if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
+        return (
+            f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
+            "in Unicode normalization or in capital letters: rename one"
+        )
+    return f"{said}: add them, or remove the folder"
+
+
+def _folded(name: str) -> str:
+    """Return a name without differences of normalization and of capital letters."""
+    return _composed(_composed(name).casefold())
+
+
+def _composed(name: str) -> str:
+    """Return a name with each accent in one character with its letter, as most systems write it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _found(
+    classes: tuple[str, ...], train: tuple[object, ...], test: tuple[object, ...], tally: _Tally
+) -> tuple[str, ...]:
+    """Return the sentences on a data set with a class for each image."""
+    sizes = f"{len(train):,} + {len(test):,} images"
+    return (f"{len(classes):,} classes, {sizes}{tally.phrase()}", *tally.notes())
 
 
 def tiny_imagenet(root: Path) -> Files:
@@ -150,24 +403,38 @@ def tiny_imagenet(root: Path) -> Files:
     """
     parts = ("train", "val/images", "val/val_annotations.txt", "wnids.txt")
     base = _base(root, TINY_IMAGENET, parts, REMEDIES["tiny-imagenet"])
-    listed = set(_lines(base / "wnids.txt"))
-    train = {name: files for name, files in _pictures(base / "train").items() if name in listed}
+    tally, wnids = _Tally(), set(_lines(base / "wnids.txt"))
+    folders = _class_images(base / "train", tally, REMEDIES["tiny-imagenet"])
+    train = {name: files for name, files in folders.items() if name in wnids}
+    if strange := [shown(name) for name in folders if name not in wnids]:
+        tally.remarks.append(f"class folders that wnids.txt does not list: {listed(strange)}")
+    if not train:
+        raise BadData(f"no folder in {shown(base / 'train')} is a class that wnids.txt lists")
+    _check_classes(base / "train", train, tally)
     classes = tuple(train)
     annotations = base / "val" / "val_annotations.txt"
-    wnids = dict(line.split("\t")[:2] for line in _lines(annotations) if "\t" in line)
+    wnid_of = dict(line.split("\t")[:2] for line in _lines(annotations) if "\t" in line)
     test = []
-    for path in _pictures_in(base / "val" / "images"):
-        if path.name not in wnids:
-            raise BadData(f"{path} has no line in {annotations}: unpack the archive again")
-        if (wnid := wnids[path.name]) not in train:
+    for path in _images_below(base / "val" / "images", tally):
+        if path.name not in wnid_of:
             raise BadData(
-                f"{path} is of {wnid}, a class without training pictures: add them to "
-                f"{base / 'train'} and to wnids.txt, or remove the picture"
+                f"{shown(path)} has no line in {shown(annotations)}: unpack the archive again"
+            )
+        if (wnid := wnid_of[path.name]) not in train:
+            raise BadData(
+                f"{shown(path)} is of {shown(wnid)}, a class without training pictures: add them "
+                f"to {shown(base / 'train')} and to wnids.txt, or remove the picture"
             )
         test.append((path, classes.index(wnid)))
     if not test:
-        raise BadData(f"{base / 'val' / 'images'} holds no pictures: unpack the archive again")
-    return Files(base, classes, _labelled(train, classes), tuple(test), also=(annotations,))
+        raise BadData(
+            f"{shown(base / 'val' / 'images')} holds no pictures{tally.phrase()}: "
+            "unpack the archive again"
+        )
+    tally.nested = 0  # the layout puts every image into a folder inside its class
+    entries = _labelled(train, classes), tuple(test)
+    found = _found(classes, *entries, tally)
+    return Files(base, classes, *entries, also=(annotations,), found=found)
 
 
 def camvid(root: Path) -> Files:
@@ -177,12 +444,16 @@ def camvid(root: Path) -> Files:
     and valannot are left unused: a trial holds back its own validation pictures.
     """
     base = _base(root, "CamVid", ("train", "trainannot", "test", "testannot"), REMEDIES["camvid"])
+    tally = _Tally()
 
     def pairs(part: str) -> list[tuple[Path, Path]]:
-        pictures = sorted((base / part).glob("*.png"))
+        pictures = _scene_images(base / part, ".png", tally)
         return [(path, base / f"{part}annot" / path.name) for path in pictures]
 
-    return _scenes(base, pairs("train"), pairs("test"), lambda path: path.name.partition("_")[0])
+    def drive(path: Path) -> str:
+        return path.name.partition("_")[0]
+
+    return _scenes(base, pairs("train"), pairs("test"), drive, tally)
 
 
 def cityscapes(root: Path) -> Files:
@@ -192,20 +463,27 @@ def cityscapes(root: Path) -> Files:
     """
     parts = tuple(f"{kind}/{part}" for kind in ("leftImg8bit", "gtFine") for part in CITY_SPLITS)
     base = _base(root, "cityscapes", parts, REMEDIES["cityscapes"])
+    tally = _Tally()
 
     def pairs(part: str) -> list[tuple[Path, Path]]:
-        pictures = sorted((base / "leftImg8bit" / part).glob("*/*_leftImg8bit.png"))
+        cities = _folders(base / "leftImg8bit" / part, tally)
+        pictures = [p for city in cities for p in _scene_images(city, CITY_SUFFIX, tally)]
         return [
             (path, base / "gtFine" / part / path.parent.name / label(path)) for path in pictures
         ]
 
     def label(path: Path) -> str:
-        return path.name.removesuffix("_leftImg8bit.png") + "_gtFine_labelIds.png"
+        return path.name[: -len(CITY_SUFFIX)] + "_gtFine_labelIds.png"
 
-    return _scenes(base, pairs("train"), pairs("val"), lambda path: path.parent.name)
+    def city(path: Path) -> str:
+        return path.parent.name
+
+    return _scenes(base, pairs("train"), pairs("val"), city, tally)
 
 
 CITY_SPLITS = ("train", "val")
+CITY_SUFFIX = "_leftimg8bit.png"
+"""The ending of an image of Cityscapes, in small letters."""
 
 READERS: dict[str, Callable[[Path], Files]] = {
     "imagefolder": image_folder,
@@ -220,24 +498,108 @@ def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:
     for place in (root, root / name):
         if all((place / part).exists() for part in parts):
             return place
-    raise BadData(f"neither {root} nor {name} in it holds {', '.join(parts)}: {remedy}")
+    raise BadData(f"neither {shown(root)} nor {name} in it holds {', '.join(parts)}: {remedy}")
 
 
 def _lines(file: Path) -> list[str]:
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
     return [line.strip() for line in text.splitlines()]
 
 
-def _pictures(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of each class that has any, classes and files in alphabetical order."""
-    places = (p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith("."))
-    found = {place.name: _pictures_in(place) for place in places}
-    return {name: files for name, files in found.items() if files}
+def _entries(folder: Path, tally: _Tally) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder, in alphabetical order, without what is hidden."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if is_hidden(entry.name):
+            tally.ignored["hidden"] += 1
+        else:
+            yield entry
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    files = sorted(folder.rglob("*"))
-    return [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return if an entry is a folder or a link to one; a link to itself is not."""
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return if an entry is a regular file or a link to one; a link to itself is not."""
+    with suppress(OSError):
+        return entry.is_file()
+    return False
+
+
+def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
+    """Yield the folders directly in a folder: its classes, or its cities."""
+    for entry in _entries(folder, tally):
+        if _is_folder(entry):
+            yield Path(entry.path)
+        elif _is_file(entry):
+            tally.ignored[OUTSIDE] += 1
+        else:
+            tally.ignore(entry)
+
+
+def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
+    """The pictures of each class that has any, classes and files in alphabetical order.
+
+    Raises:
+        BadData: no class has any.
+
+    """
+    places = _folders(folder, tally)
+    images = {place.name: _images_below(place, tally, {_identity(folder)}) for place in places}
+    if not any(images.values()):
+        raise BadData(f"{shown(folder)} holds no pictures{tally.phrase()}: {remedy}")
+    if empty := [shown(Path(folder.name, name)) for name, files in images.items() if not files]:
+        tally.remarks.append(f"folders without images, which are no classes: {listed(empty)}")
+    return {name: files for name, files in images.items() if files}
+
+
+def _images_below(
+    folder: Path, tally: _Tally, above: Collection[tuple[int, int]] = frozenset()
+) -> list[Path]:
+    """Return the images in a folder and in the folders inside it, in alphabetical order."""
+    images: list[Path] = []
+    places: list[tuple[Path, frozenset[tuple[int, int]], bool]] = [
+        (folder, frozenset(above), folder.is_symlink())
+    ]
+    while places:
+        place, parents, linked = places.pop()
+        if (identity := _identity(place)) in parents:
+            tally.ignored[UPWARD] += 1
+            continue
+        for entry in _entries(place, tally):
+            behind_link = linked or entry.is_symlink()
+            if _is_folder(entry):
+                places.append((Path(entry.path), parents | {identity}, behind_link))
+            elif _is_file(entry) and Path(entry.name).suffix.lower() in SUFFIXES:
+                images.append(Path(entry.path))
+                tally.linked += behind_link
+                tally.nested += place != folder
+            else:
+                tally.ignore(entry)
+    return sorted(images)
+
+
+def _scene_images(folder: Path, suffix: str, tally: _Tally) -> list[Path]:
+    """Return the images directly in a folder whose names have an ending."""
+    images = []
+    for entry in _entries(folder, tally):
+        if _is_file(entry) and entry.name.lower().endswith(suffix):
+            images.append(Path(entry.path))
+            tally.linked += entry.is_symlink()
+        else:
+            tally.ignore(entry)
+    return images
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return what two paths of one folder have in common."""
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _labelled(
@@ -251,15 +613,23 @@ def _scenes(
     train: list[tuple[Path, Path]],
     test: list[tuple[Path, Path]],
     group: Callable[[Path], str],
+    tally: _Tally,
 ) -> Files:
     """Pictures paired with label pictures, the training ones in groups."""
     for part, pairs in (("training", train), ("test", test)):
         if not pairs:
-            raise BadData(f"{base} holds no {part} pictures: unpack it again")
+            raise BadData(
+                f"{shown(base)} holds no {part} pictures{tally.phrase()}: unpack it again"
+            )
         for path, label in pairs:
             if not label.is_file():
-                raise BadData(f"{path} has no label picture {label}: add it, or remove the picture")
+                raise BadData(
+                    f"{shown(path)} has no label picture {shown(label)}: "
+                    "add it, or remove the picture"
+                )
     names = [group(path) for path, _ in train]
     groups = tuple(sorted(set(names)))
     members = tuple(groups.index(name) for name in names)
-    return Files(base, (), tuple(train), tuple(test), groups, members)
+    sizes = f"{len(train):,} + {len(test):,} images, {counted(len(groups), 'group')}"
+    found = (f"{sizes}{tally.phrase()}", *tally.notes())
+    return Files(base, (), tuple(train), tuple(test), groups, members, found=found)

@@ -9,13 +9,14 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.client import HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any
 from zipfile import BadZipFile
 
@@ -32,12 +33,14 @@ from trainers.folder import (
     REMEDIES,
     TINY_IMAGENET,
     BadData,
+    Content,
     Files,
     MachineLimit,
-    content_hash,
     list_files,
-    refuse_limit,
+    read_content,
+    shown,
 )
+from trainers.images import is_deep, is_inverted, opened, orientation, sample_bits, upright
 from trainers.progress import progress
 
 Pictures = NDArray[np.uint8]
@@ -73,6 +76,10 @@ class Source:
     decode: Callable[[], Dataset]
     size: int | None = None
     """Side or height in pixels to which pictures are resized."""
+    labels: frozenset[Path] = frozenset()
+    """The label images among the paths."""
+    found: tuple[str, ...] = ()
+    """Sentences on what was found in the folder and what was ignored."""
 
     def key(self) -> str:
         """A hash of all that decides the arrays: files by place, size and time of change; decoders.
@@ -89,9 +96,9 @@ class Source:
         facts = json.dumps([self.dataset, self.size, decoders, listing])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
-    def fingerprint(self) -> str:
-        """A hash of the files' places and content, as a plan takes it."""
-        return content_hash(self.root, self.paths)
+    def content(self) -> Content:
+        """Read every file once: the fingerprint that a plan takes, and what headers say."""
+        return read_content(self.root, self.paths, self.labels)
 
 
 def find(
@@ -119,7 +126,7 @@ def find(
     else:
         size = image_size or 32
         decode = partial(image_folder, files, size)
-    return Source(dataset, files.root, files.paths, decode, size)
+    return Source(dataset, files.root, files.paths, decode, size, files.labels, files.found)
 
 
 def _digits() -> Source:
@@ -260,9 +267,11 @@ def image_folder(files: Files, size: int, statistics: Statistics | None = None) 
 
     Normalised by the training pictures' own channel statistics (ours) unless some are given.
     """
-    train, test = (_pictures(part, size) for part in (files.train, files.test))
+    depth = Depth()
+    train, test = (_pictures(part, size, depth) for part in (files.train, files.test))
     mean, std = statistics or channel_statistics(train[0])
-    return assemble(train, test, classes=len(files.classes), mean=mean, std=std)
+    made = assemble(train, test, classes=len(files.classes), mean=mean, std=std)
+    return replace(made, found=depth.lines(files.root))
 
 
 def channel_statistics(images: Pictures) -> Statistics:
@@ -281,17 +290,21 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
     are resized bilinearly, labels to the nearest.
     """
     ids = cityscapes_ids() if dataset == "cityscapes" else camvid_ids()
-    first = _opened(files.train[0][0])
+    first, depth = opened(files.train[0][0]), Depth()
+    first = upright(first, orientation(first))
     width = max(round(height * first.width / first.height / 16), 1) * 16
-    train, test = (_scenes(part, (width, height), ids) for part in (files.train, files.test))
+    train, test = (_scenes(part, (width, height), ids, depth) for part in (files.train, files.test))
     if (test[1] == VOID).all():
-        raise BadData(f"every pixel of the test pictures in {files.root} is void: nothing to test")
+        raise BadData(
+            f"every pixel of the test pictures in {shown(files.root)} is void: nothing to test"
+        )
     mean, std = _of_bytes(IMAGENET)
     classes = len(set(ids.values()) - {VOID})
     members = np.array(files.members, dtype=np.int64)
-    return assemble(
+    made = assemble(
         train, test, classes=classes, mean=mean, std=std, groups=files.groups, members=members
     )
+    return replace(made, found=depth.lines(files.root))
 
 
 def camvid_ids() -> dict[int, int]:
@@ -309,18 +322,71 @@ def cityscapes_ids() -> dict[int, int]:
     return {c.id % 256: VOID if c.train_id == -1 else c.train_id for c in Cityscapes.classes}
 
 
-def _pictures(entries: Sequence[tuple[Path, Any]], size: int) -> tuple[Pictures, NDArray[np.int64]]:
+@dataclass
+class Depth:
+    """The range of gray that the deep images of a data set use. Threads add to it."""
+
+    images: int = 0
+    low: int = 2**16
+    high: int = -1
+    bright: tuple[int, int] = (256, -1)
+    """Lowest and highest value that is left in 8 bits."""
+    lock: Lock = field(default_factory=Lock)
+
+    def reduce(self, image: Image.Image) -> Image.Image:
+        """Return deep gray as 8-bit gray: the upper 8 bits of the depth that the file defines."""
+        values = np.asarray(image).astype(np.int64)
+        gray = np.clip(values >> (sample_bits(image) - 8), 0, 255).astype(np.uint8)
+        with self.lock:
+            self.images += 1
+            self.low = min(self.low, int(values.min()))
+            self.high = max(self.high, int(values.max()))
+            darkest, brightest = self.bright
+            self.bright = min(darkest, int(gray.min())), max(brightest, int(gray.max()))
+        return Image.fromarray(255 - gray if is_inverted(image) else gray)
+
+    def lines(self, root: Path) -> tuple[str, ...]:
+        """Return a sentence if the images use few of the 256 levels that 8 bits have.
+
+        Raises:
+            BadData: they use one, although their values differ.
+
+        """
+        levels = self.bright[1] - self.bright[0] + 1
+        if not self.images or levels >= FEW_LEVELS:
+            return ()
+        said = (
+            f"the deep gray images in {shown(root)} hold values of {self.low:,} to {self.high:,}, "
+            f"which are {levels} of 256 levels in 8 bits"
+        )
+        if levels == 1 and self.low < self.high:
+            raise BadData(
+                f"{said}: scale their values to the whole depth, or save them with 8 bits"
+            )
+        return (said,)
+
+
+FEW_LEVELS = 32
+"""Levels of gray below which the loss of the lower bits is told."""
+
+
+def _pictures(
+    entries: Sequence[tuple[Path, Any]], size: int, depth: Depth
+) -> tuple[Pictures, NDArray[np.int64]]:
     images = np.empty((len(entries), size, size, 3), dtype=np.uint8)
 
     def read(i: int) -> None:
-        images[i] = _rgb(_opened(entries[i][0]), (size, size))
+        images[i] = _rgb(entries[i][0], (size, size), depth)
 
     _each(read, len(entries))
     return images, np.array([label for _, label in entries], dtype=np.int64)
 
 
 def _scenes(
-    entries: Sequence[tuple[Path, Any]], size: tuple[int, int], ids: Mapping[int, int]
+    entries: Sequence[tuple[Path, Any]],
+    size: tuple[int, int],
+    ids: Mapping[int, int],
+    depth: Depth,
 ) -> tuple[Pictures, Pictures]:
     width, height = size
     images = np.empty((len(entries), height, width, 3), dtype=np.uint8)
@@ -328,10 +394,18 @@ def _scenes(
 
     def read(i: int) -> None:
         path, label_path = entries[i]
-        picture, label = _opened(path), _opened(label_path)
-        if label.size != picture.size:
-            raise BadData(f"{label_path} and its picture {path} differ in size: mend one of them")
-        images[i] = _rgb(picture, size)
+        image, label = opened(path), opened(label_path, label=True)
+        if label.size != image.size:
+            raise BadData(
+                f"{shown(label_path)} and its picture {shown(path)} differ in size: "
+                "mend one of them"
+            )
+        if orientation(label) != orientation(image):
+            raise BadData(
+                f"{shown(label_path)} and its picture {shown(path)} differ in EXIF orientation: "
+                "turn the pixels of both alike, and remove the tag"
+            )
+        images[i] = _to_rgb(image, path, size, depth)
         labels[i] = _classes(label, label_path, size, ids)
 
     _each(read, len(entries))
@@ -358,23 +432,19 @@ RUN = 16
 """Pictures that a thread decodes in one go."""
 
 
-def _opened(path: Path) -> Image.Image:
+def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Pictures:
+    """Return the first frame of an image file as RGB [H, W, 3]."""
+    return _to_rgb(opened(path), path, size, depth)
+
+
+def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Pictures:
+    """Return an image as RGB [H, W, 3], upright, resized if its width or height differs."""
+    turn = orientation(image)
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except DAMAGE as error:
-        refuse_limit(error)
-        raise BadData(f"{path} cannot be read as a picture ({error}): mend or remove it") from error
-
-
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises on a file that is no picture, or half of one."""
-
-
-def _rgb(picture: Image.Image, size: tuple[int, int]) -> Pictures:
-    """[H, W, 3], of grey pictures too, resized where its width and height differ."""
-    rgb = picture.convert("RGB")
+        rgb = (depth.reduce(image) if is_deep(image) else image).convert("RGB")
+    except ValueError as error:
+        raise BadData(f"{shown(path)} cannot become RGB ({error}): save it as RGB") from error
+    rgb = upright(rgb, turn)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(rgb)
@@ -384,11 +454,10 @@ def _classes(
     picture: Image.Image, path: Path, size: tuple[int, int], ids: Mapping[int, int]
 ) -> Pictures:
     """The class of each pixel [H, W], from a label picture whose values are the keys of `ids`."""
-    if picture.mode not in ("L", "P"):
-        raise BadData(f"{path} is no label picture: it must hold one byte a pixel")
     strange = [value for value, n in enumerate(picture.histogram()) if n and value not in ids]
     if strange:
-        raise BadData(f"{path} holds the label {strange[0]}, which is no class: mend it")
+        raise BadData(f"{shown(path)} holds the label {strange[0]}, which is no class: mend it")
     table = np.array([ids.get(value, VOID) for value in range(256)], dtype=np.uint8)
+    picture = upright(picture, orientation(picture))
     values: Pictures = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
     return np.take(table, values)

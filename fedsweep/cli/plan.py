@@ -70,7 +70,8 @@ def plan(
     files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition)
-    sweep, unseen = executor.look_at_data(sweep, data_folder(data), file)
+    found: list[str] = []
+    sweep, unseen = executor.look_at_data(sweep, data_folder(data), file, found.append)
     sweep = sweep if share else sweep.alone()
     # Drawn before anything is planned, and put in its place after it: either may be refused.
     with _drawn(sweep, data_folder(data), show_partition) as place:
@@ -79,6 +80,8 @@ def plan(
         else:
             _plan(sweep, db, priority, files_at)
         place()
+    for line in found:
+        print(f"  {line}")
     if unseen:
         print(
             "note: the data are not at hand, so their content is no part of the trials' "

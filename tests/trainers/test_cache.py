@@ -245,7 +245,7 @@ def test_the_planned_content_is_read_once(
     """A second load compares with what the cache remembers, and reads no picture."""
     planned = list_files("imagefolder", picture_folder).fingerprint()
     first = data.load("imagefolder", picture_folder, fingerprint=planned)
-    monkeypatch.setattr(sources, "content_hash", None)
+    monkeypatch.setattr(sources, "read_content", None)
     assert same(data.load("imagefolder", picture_folder, fingerprint=planned), first)
     with pytest.raises(BadData, match="are not those"):
         data.load("imagefolder", picture_folder, fingerprint="0" * 32)

@@ -1,0 +1,223 @@
+"""Image files: what a header says, and how pixels become 8-bit RGB or class labels.
+
+A folder may mix modes, depths and sizes. An image that 8-bit RGB cannot hold is scaled by the depth
+that its file defines, or refused by name and mode. Whatever is left out is counted and told.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+
+from trainers.folder import BadData, Notes, refuse_limit, shown
+
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""Errors that Pillow raises on a file that is not an image, or only a part of one."""
+
+SHALLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
+"""Modes whose samples have at most 8 bits. Pillow keeps the upper 8 bits of deeper color."""
+DEEP = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+"""Modes of gray that has 9 to 16 bits."""
+DEEP_FORMATS = frozenset({"PNG", "PPM"})
+"""Formats whose mode I is gray of 16 bits: they hold nothing deeper."""
+SIGNED = 2
+"""The TIFF sample format of signed integers."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The turn that each EXIF orientation asks for; 1 asks for none."""
+
+LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Bytes of a PNG that may hold an orientation. Pillow decodes the whole file to look for it."""
+
+DECODING = b"\0decoded: 2"
+"""Enters the fingerprint with each file that the first release decoded otherwise."""
+
+
+def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) -> bytes:
+    """Read the header of an image or label image; return what enters the fingerprint with it.
+
+    A file without a readable header is only noted: its decoding fails by name.
+
+    Raises:
+        BadData: no decoding of such an image is right.
+
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+    except DAMAGE:
+        notes.add("no readable header, so that a trial on them fails", path)
+        return b""
+    may_turn = image.format != "PNG" or any(mark in content for mark in LATE_EXIF)
+    if label:
+        check_label(image, path)
+    else:
+        check_image(image, path)
+        for text in _oddities(image):
+            notes.add(text, path)
+    deep = not label and is_deep(image)
+    turned = may_turn and orientation(image) in TURNS
+    if turned and not label:
+        notes.add("an EXIF orientation, which is applied", path)
+    return DECODING if turned or deep else b""
+
+
+def _oddities(image: Image.Image) -> Iterator[str]:
+    """Yield what a header has that decoding changes or leaves out, but for the orientation."""
+    if is_deep(image):
+        yield "gray of more than 8 bits: the upper 8 bits of its depth are used"
+    elif _is_deep_color(image):
+        yield "color of more than 8 bits: the upper 8 bits are used"
+    if image.has_transparency_data:
+        yield "transparency, which is dropped: hidden colors show"
+    if _has_frames(image):
+        yield "several frames or pages: only the first is used"
+    if image.mode == "CMYK":
+        yield "CMYK colors, which become RGB without a color profile"
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Return if an image has, or claims, more than one frame."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DAMAGE:  # a later frame is damaged
+        return True
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8. Pillow turns a TIFF itself."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return 1
+    return value if value in TURNS else 1
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return if the image is gray of 9 to 16 bits."""
+    return image.mode in DEEP or (image.mode == "I" and image.format in DEEP_FORMATS)
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """Return if color samples have more than 8 bits, before the pixels are read."""
+    arguments = _raw(image)
+    if image.format == "PPM":
+        return len(arguments) > 1 and isinstance(arguments[1], int) and arguments[1] > 255
+    return bool(arguments) and ";16" in str(arguments[0])
+
+
+def _raw(image: Image.Image) -> tuple[Any, ...]:
+    """Return the raw mode and its options, as the file stores the pixels."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return ()
+    arguments = image.tile[0].args
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _tag(image: Image.Image, tag: ExifTags.Base | int, default: int) -> int:
+    """Return the first value of a TIFF's tag."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return default
+    value = image.tag_v2.get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def check_image(image: Image.Image, path: Path) -> None:
+    """Refuse an image whose file does not define a scale to 8 bits.
+
+    Raises:
+        BadData: the mode is 32-bit or float, or its samples are signed.
+
+    """
+    signed = _tag(image, SAMPLE_FORMAT, 1) == SIGNED
+    if (image.mode in SHALLOW or is_deep(image)) and not signed:
+        return
+    depth = {"I": "whole numbers of 16 or 32 bits", "F": "floating-point numbers"}
+    kind = "signed numbers" if signed else depth.get(image.mode, "samples of an unknown scale")
+    raise BadData(
+        f"{shown(path)} has mode {image.mode}, {kind}, and no scale to 8 bits: "
+        "save it with 8 bits, or as unsigned gray of 16 bits"
+    )
+
+
+SAMPLE_FORMAT = 339
+"""The TIFF tag that tells unsigned, signed and floating-point samples apart."""
+
+
+def check_label(image: Image.Image, path: Path) -> None:
+    """Refuse a label image that does not hold one class per byte.
+
+    Raises:
+        BadData: the mode is another, or Pillow would stretch the labels to 0 to 255.
+
+    """
+    raw = str(_raw(image)[0]) if _raw(image) else image.mode
+    if image.mode not in ("L", "P") or raw in STRETCHED:
+        raise BadData(
+            f"{shown(path)} is no label picture: it must hold one byte a pixel, and its mode is "
+            f"{raw}"
+        )
+
+
+STRETCHED = frozenset({"L;1", "L;2", "L;4"})
+"""Raw modes of gray that Pillow stretches to 8 bits."""
+
+
+def opened(path: Path, *, label: bool = False) -> Image.Image:
+    """Return the first frame of an image or label image, its pixels read.
+
+    Raises:
+        BadData: it is damaged, or no decoding of it is right.
+
+    """
+    try:
+        with Image.open(path) as image:
+            (check_label if label else check_image)(image, path)
+            image.load()
+            return image
+    except DAMAGE as error:
+        refuse_limit(error)
+        raise BadData(
+            f"{shown(path)} cannot be read as an image ({error}): mend or remove it"
+        ) from error
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """Return the image as an EXIF orientation shows it."""
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def sample_bits(image: Image.Image) -> int:
+    """Return the bits per sample of deep gray; Pillow scales deep PPM files to 16."""
+    return _tag(image, ExifTags.Base.BitsPerSample, 16)
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Return if zero is white in deep gray. Pillow inverts only 8-bit files."""
+    return _tag(image, ExifTags.Base.PhotometricInterpretation, 1) == 0
