@@ -222,9 +222,10 @@ def _put(
     """Give the temporary file the old file's owner and mode, then its name."""
     file.flush()
     if before is not None:
-        with suppress(PermissionError):
+        with suppress(OSError):  # not every file system has owners and modes
             os.fchown(file.fileno(), before.st_uid, before.st_gid)
-        os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+        with suppress(OSError):
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
     if durable:
         os.fsync(file.fileno())
     if overwrite:

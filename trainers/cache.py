@@ -26,6 +26,7 @@ from platformdirs import user_cache_path
 from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData
 from trainers.sources import Source
+from trainers.text import BYTE_ORDER_MARK
 
 VERSION = 1
 """Raised whenever what is kept, or how it is decoded, changes."""
@@ -43,7 +44,7 @@ class Kept:
 
 def cache_folder() -> Path:
     """$FEDSWEEP_CACHE, else a folder in the user's cache."""
-    named = os.environ.get("FEDSWEEP_CACHE")
+    named = os.environ.get("FEDSWEEP_CACHE", "").removeprefix(BYTE_ORDER_MARK)
     return Path(named).expanduser() if named else user_cache_path("fedsweep") / "decoded"
 
 
