@@ -28,6 +28,7 @@ from trainers.config import (
     recipe,
     share,
 )
+from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 __all__ = [
     "OUTSIDE_IDENTITY",
@@ -437,10 +438,10 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode(path.read_bytes())
         document = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    except (OSError, NotUtf8) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise PlanError(f"{path} cannot be read: {reason}") from error
     except (ValueError, RecursionError) as error:
         said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too large"
@@ -478,7 +479,7 @@ def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
 
 
 def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
+    key, equals, value = text.removeprefix(BYTE_ORDER_MARK).partition("=")
     if not equals or not key.strip():
         raise PlanError(f"--set {text!r} is not key=value, for example --set rounds=10")
     try:

@@ -153,13 +153,43 @@ def test_a_wrong_file_gets_one_sentence(before: str, after: str, says: str, tiny
     assert "\n" not in message
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_ends_of_lines_change_nothing(tmp_path: Path) -> None:
+    """The plan of a Windows editor makes the same trials and the same stored text."""
+    plain, marked = tmp_path / "plain.toml", tmp_path / "marked.toml"
+    plain.write_text(TINY)
+    marked.write_text("\ufeff" + TINY, encoding="utf-8", newline="\r\n")
+    assert read_plan(marked) == read_plan(plain)
+    assert read_plan(plain, ["\ufeffrounds=3"]) != read_plan(plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (("# é\n" + TINY).encode("utf-16"), "it is UTF-16 from line 1 on"),
+        (("# é\n" + TINY).encode("utf-16-le"), "line 1 has a zero byte"),
+        (TINY.encode("utf-32"), "it is UTF-32 from line 1 on"),
+        (b"# one\r\n# two\r\n# caf\xe9\r\n" + TINY.encode(), "line 3 has the byte 0xe9"),
+        (b"\xef\xbb\xbf# one\n# caf\xe9\n", "line 2 has the byte 0xe9"),
+    ],
+    ids=["utf-16", "utf-16 without mark", "utf-32", "latin-1", "latin-1 after a mark"],
+)
+def test_another_encoding_is_named_with_its_line(tmp_path: Path, content: bytes, says: str) -> None:
+    """In one sentence with the remedy."""
+    file = tmp_path / "plan.toml"
+    file.write_bytes(content)
+    with pytest.raises(PlanError) as caught:
+        read_plan(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file} cannot be read: ")
+    assert says in message
+    assert message.endswith(": save it as UTF-8")
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """One sentence, not a traceback."""
     with pytest.raises(PlanError, match="cannot be read: No such file"):
         read_plan(tmp_path / "missing.toml")
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PlanError, match="not UTF-8"):
-        read_plan(tmp_path / "binary.toml")
     (tmp_path / "tiny.toml").write_text(TINY)
     with pytest.raises(PlanError, match="not key=value"):
         read_plan(tmp_path / "tiny.toml", ["rounds"])

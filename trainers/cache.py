@@ -27,6 +27,7 @@ from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData, shown
 from trainers.progress import progress
 from trainers.sources import Source
+from trainers.text import BYTE_ORDER_MARK
 
 VERSION = 2
 """Raised whenever what is kept, or how it is decoded, changes."""
@@ -49,7 +50,7 @@ class Kept:
 
 def cache_folder() -> Path:
     """$FEDSWEEP_CACHE, else a folder in the user's cache."""
-    named = os.environ.get("FEDSWEEP_CACHE")
+    named = os.environ.get("FEDSWEEP_CACHE", "").removeprefix(BYTE_ORDER_MARK)
     return Path(named).expanduser() if named else user_cache_path("fedsweep") / "decoded"
 
 

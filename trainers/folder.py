@@ -22,6 +22,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from trainers.progress import progress
+from trainers.text import NotUtf8, decode
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
 """Endings of image files, in small letters. Others are ignored, and counted."""
@@ -502,7 +503,10 @@ def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:
 
 
 def _lines(file: Path) -> list[str]:
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = decode(file.read_bytes())
+    except NotUtf8 as error:
+        raise BadData(f"{file} cannot be read: {error}") from error
     return [line.strip() for line in text.splitlines()]
 
 

@@ -35,6 +35,9 @@ Data = Annotated[
 ]
 
 
+BYTE_ORDER_MARK = "\ufeff"
+"""The start of a text that was read from a file of some editors, as in `"$(cat url.txt)"`."""
+
 opened = ExitStack()
 """What closes the stores that a command has opened, at its end."""
 
@@ -52,10 +55,16 @@ def url(db: str | None) -> str:
     """The URL of --db, else of $FEDSWEEP_DB, else fedsweep.db in this folder."""
     from fedsweep.store.engine import default_url
 
-    return db or default_url()
+    return (db or default_url()).removeprefix(BYTE_ORDER_MARK)
+
+
+def setting(name: str) -> str | None:
+    """Return an environment variable without a byte-order mark; None if it is not set."""
+    value = os.environ.get(name)
+    return value.removeprefix(BYTE_ORDER_MARK) if value is not None else None
 
 
 def data_folder(data: Path | None) -> Path | None:
     """The folder of --data, else of $FEDSWEEP_DATA, else none."""
-    named = data or (Path(found) if (found := os.environ.get("FEDSWEEP_DATA")) else None)
+    named = data or (Path(found) if (found := setting("FEDSWEEP_DATA")) else None)
     return named.expanduser().absolute() if named else None

@@ -133,14 +133,16 @@ def weights(
 
     For trials that were planned with keep_weights = true.
     """
-    from fedsweep.store import artifacts
+    from fedsweep.files import stdout_kept_for, write_whole
 
     trial_id, content = _content(open_store(db), trial)
     target = output or Path(f"{trial_id}.safetensors")
     if target.is_dir():
         raise RequestError(f"{target} is a folder: name a file in it with --output")
     try:
-        artifacts.copy_out(content, target, overwrite=force)
+        with stdout_kept_for(target):
+            write_whole(target, content, overwrite=force)
+            print(f"{target.absolute()} ({size(len(content))})")
     except FileExistsError as error:
         raise RequestError(
             f"{target} is already there: replace it with --force, or name another with --output"
@@ -149,7 +151,6 @@ def weights(
         raise RequestError(
             f"{target} cannot be written ({error.strerror}): name another file with --output"
         ) from error
-    print(f"{target.absolute()} ({size(len(content))})")
 
 
 def _content(engine: Engine, prefix: str) -> tuple[str, bytes]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, data_folder, open_store, url
 from fedsweep.cli.console import counted, duration, size
+from fedsweep.files import stdout_kept_for
 
 if TYPE_CHECKING:
     from fedsweep.spec import SweepSpec
@@ -73,20 +73,20 @@ def plan(
     found: list[str] = []
     sweep, unseen = executor.look_at_data(sweep, data_folder(data), file, found.append)
     sweep = sweep if share else sweep.alone()
-    # Drawn before anything is planned, and put in its place after it: either may be refused.
-    with _drawn(sweep, data_folder(data), show_partition) as place:
-        if dry_run:
-            _foretell(sweep, db)
-        else:
-            _plan(sweep, db, priority, files_at)
-        place()
-    for line in found:
-        print(f"  {line}")
-    if unseen:
-        print(
-            "note: the data are not at hand, so their content is no part of the trials' "
-            "identity: give --data or FEDSWEEP_DATA to pin it"
-        )
+    with stdout_kept_for(show_partition):
+        # Drawn before anything is planned, and put in its place after it: either may be refused.
+        with _drawn(sweep, data_folder(data), show_partition):
+            if dry_run:
+                _foretell(sweep, db)
+            else:
+                _plan(sweep, db, priority, files_at)
+        for line in found:
+            print(f"  {line}")
+        if unseen:
+            print(
+                "note: the data are not at hand, so their content is no part of the trials' "
+                "identity: give --data or FEDSWEEP_DATA to pin it"
+            )
 
 
 def _checked(artifacts: str | None) -> str | None:
@@ -108,31 +108,21 @@ def _check_picture(path: Path) -> None:
 
 
 @contextmanager
-def _drawn(
-    sweep: SweepSpec, data: Path | None, path: Path | None
-) -> Iterator[Callable[[], object]]:
-    """The picture, if one is asked for, drawn aside; and what puts it in its place."""
+def _drawn(sweep: SweepSpec, data: Path | None, path: Path | None) -> Iterator[None]:
+    """Draw the figure, if one is asked for; it is put in its place at the end."""
     if path is None:
-        yield lambda: None
+        yield
         return
     from fedsweep import executor
     from fedsweep.report import partition
 
     distinct = partition.distinct(sweep)
     shown = executor.holdings(distinct[: partition.MOST_PANELS], data)
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-
-    def place() -> None:
-        aside.replace(path)
-        print(f"{path.absolute()}: {counted(len(shown), 'partition')}")
-        if left := len(distinct) - len(shown):
-            print(f"  {counted(left, 'partition')} more left out: narrow the sweep by --set")
-
-    try:
-        partition.draw(shown, aside)
-        yield place
-    finally:
-        aside.unlink(missing_ok=True)
+    with partition.drawn(shown, path):
+        yield
+    print(f"{path.absolute()}: {counted(len(shown), 'partition')}")
+    if left := len(distinct) - len(shown):
+        print(f"  {counted(left, 'partition')} more left out: narrow the sweep by --set")
 
 
 def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None) -> None:

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console
 from fedsweep.errors import NotFound, RequestError
+from fedsweep.files import stdout_kept_for, written
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -148,19 +150,22 @@ def report(
         drawn = figures is not None or format is Format.HTML
         shown = [_pictures(connection, one, asked) if drawn else [] for one in told]
         plans = [reads.plan_texts(connection, name)[-1] for name in names]
-    if format is Format.TABLE and output is None:
-        for one in told:
-            console().print(
-                *_tables(one, console().width, plain=not console().is_terminal), sep="\n"
-            )
-    elif format is Format.HTML:
-        _write(_page(told, shown, plans), output)
-    elif format in _TO_FILE and output is not None:
-        _write_file(_TO_FILE[format], told, output)
-    else:
-        _write(_TEXTS[format](told), output)
-    if figures is not None:
-        _write_figures(names, shown, figures)
+    with stdout_kept_for(output):
+        if format is Format.TABLE and output is None:
+            for one in told:
+                console().print(
+                    *_tables(one, console().width, plain=not console().is_terminal), sep="\n"
+                )
+        elif format is Format.HTML:
+            _write(_page(told, shown, plans), output)
+        elif format in _TO_FILE and output is not None:
+            _write_file(partial(_TO_FILE[format], told), output)
+        else:
+            _write(_TEXTS[format](told), output)
+        if figures is not None:
+            # A program that reads the report from stdout must not meet names of files in it.
+            stdout_is_data = output is None and format is not Format.TABLE
+            _write_figures(names, shown, figures, sys.stderr if stdout_is_data else sys.stdout)
 
 
 def _asked(
@@ -315,20 +320,20 @@ _TEXTS: dict[Format, Callable[[Sequence[_Told]], str]] = {
 }
 
 
-def _parquet(told: Sequence[_Told], file: Path) -> None:
+def _parquet(told: Sequence[_Told], file: IO[bytes]) -> None:
     from fedsweep.report.records import write_parquet
 
     write_parquet(_records(told), file)
 
 
-def _workbook(told: Sequence[_Told], file: Path) -> None:
+def _workbook(told: Sequence[_Told], file: IO[bytes]) -> None:
     from fedsweep.report.records import write_workbook
 
     trials = {row["trial_id"]: dict(row) for one in told for row in one.rows}
     write_workbook(_records(told), list(trials.values()), file)
 
 
-_TO_FILE: dict[Format, Callable[[Sequence[_Told], Path], None]] = {
+_TO_FILE: dict[Format, Callable[[Sequence[_Told], IO[bytes]], None]] = {
     Format.PARQUET: _parquet,
     Format.XLSX: _workbook,
 }
@@ -348,30 +353,23 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         print(text, end="")
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"{output} cannot be written: {error.strerror}") from error
-    print(output.absolute())
+    _write_file(lambda file: file.write(text.encode()), output)
 
 
-def _write_file(
-    write: Callable[[Sequence[_Told], Path], None], told: Sequence[_Told], output: Path
-) -> None:
-    if not output.name or output.is_dir():
-        raise RequestError(f"{output} cannot be written: it is a folder")
-    aside = output.with_name(f".{output.name}.new{output.suffix}")
+def _write_file(write: Callable[[IO[bytes]], object], output: Path) -> None:
     try:
-        write(told, aside)
-        aside.replace(output)  # never half a file
+        with written(output) as file:
+            write(file)
+    except IsADirectoryError as error:
+        raise RequestError(f"{output} cannot be written: it is a folder") from error
     except OSError as error:
         raise RequestError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     print(output.absolute())
 
 
-def _write_figures(names: Sequence[str], shown: Sequence[Sequence[Picture]], folder: Path) -> None:
+def _write_figures(
+    names: Sequence[str], shown: Sequence[Sequence[Picture]], folder: Path, out: TextIO
+) -> None:
     from fedsweep.report.pictures import slug, write
 
     stems: list[str] = []
@@ -380,4 +378,4 @@ def _write_figures(names: Sequence[str], shown: Sequence[Sequence[Picture]], fol
         stems.append(stem)
         again = stems.count(stem)  # exp_1 and exp-1 are files of two names
         for file in write(stem if again == 1 else f"{stem}-{again}", pictures, folder):
-            print(file.absolute())
+            print(file.absolute(), file=out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Db, open_store
+from fedsweep.cli.arguments import BYTE_ORDER_MARK, Db, open_store
 from fedsweep.cli.console import console
 from fedsweep.errors import RequestError, visible
 
@@ -80,7 +80,7 @@ def _text_of(statement: str | None, recipe: str | None) -> str:
             "give a SELECT or a --recipe, and not both: `fedsweep sql --recipes` lists them"
         )
     if statement is not None:
-        return statement
+        return statement.removeprefix(BYTE_ORDER_MARK)
     from fedsweep.store import recipes
 
     assert recipe is not None

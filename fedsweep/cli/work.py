@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, Sweep, data_folder, url
+from fedsweep.cli.arguments import Data, Db, Sweep, data_folder, setting, url
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import visible
 
@@ -81,7 +80,7 @@ def work(
 
     if warning := machine.settle_home():
         print(f"fedsweep: {warning}", file=sys.stderr)
-    hooks = tuple(notify or os.environ.get("FEDSWEEP_NOTIFY", "").split())
+    hooks = tuple(notify or (setting("FEDSWEEP_NOTIFY") or "").split())
     for hook in hooks:
         webhook.checked(hook)
     devices = executor.devices(device)

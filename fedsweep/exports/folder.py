@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import IO
 
 from fedsweep.errors import RequestError
+from fedsweep.files import TEMPORARY, written
 
 
 @contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside one; what is in it at the end goes there, each file in one step.
+def opened_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
+    """Open files of a folder for writing; they get their names when all of them are complete.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -20,10 +21,8 @@ def written_aside(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.absolute().parent) as aside:
-            yield Path(aside)
-            for file in sorted(Path(aside).iterdir()):
-                file.replace(folder / file.name)
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(written(folder / name)) for name in names}
     except OSError as error:
         raise RequestError(
             f"{folder} cannot be written ({error.strerror or error}): name another with --output"
@@ -41,7 +40,8 @@ def refuse_foreign(folder: Path, ours: Callable[[Path], bool]) -> None:
         raise RequestError(f"{folder} is a file: name a folder with --output")
     if not folder.exists():
         return
-    foreign = sorted(entry.name for entry in folder.iterdir() if not ours(entry))
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY))
+    foreign = sorted(entry.name for entry in entries if not ours(entry))
     if foreign:
         raise RequestError(
             f"{folder} has other files in it ({foreign[0]}): name another folder with --output, "

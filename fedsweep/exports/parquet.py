@@ -6,14 +6,14 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.exports import Progress, require
 from fedsweep.exports.columns import columns_of, kinds, rows_of
-from fedsweep.exports.folder import refuse_foreign, written_aside
+from fedsweep.exports.folder import opened_together, refuse_foreign
 from fedsweep.store import reads
 from fedsweep.store.engine import reading
 from fedsweep.store.views import NAMES
@@ -55,12 +55,12 @@ def export(
     with reading(engine) as connection:
         if sweep is not None:
             reads.require_sweep(connection, sweep)
-        with written_aside(folder) as aside:
+        files = {view: folder / f"{view}.parquet" for view in NAMES}
+        with opened_together(folder, [file.name for file in files.values()]) as opened:
             counts = {
-                view: _write(connection, view, aside / f"{view}.parquet", sweep, progress)
-                for view in NAMES
+                view: _write(connection, view, opened[file.name], sweep, progress)
+                for view, file in files.items()
             }
-    files = {view: folder / f"{view}.parquet" for view in NAMES}
     return [Written(files[view], n, files[view].stat().st_size) for view, n in counts.items()]
 
 
@@ -79,7 +79,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def _write(
-    connection: Connection, view: str, file: Path, sweep: str | None, progress: Progress
+    connection: Connection, view: str, file: IO[bytes], sweep: str | None, progress: Progress
 ) -> int:
     """Write one view; returns the number of its rows."""
     from pyarrow import parquet

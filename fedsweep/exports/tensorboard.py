@@ -6,10 +6,7 @@ of what is stored: written again it is the same, and there is one a trial.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import RequestError
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import MEASURES, Measured, Trial, read, sweeps_of
+from fedsweep.files import written
 from fedsweep.states import TrialState
 
 TAGS = {name: f"{group}/{name}" for group, names in MEASURES.items() for name in names}
@@ -67,17 +65,14 @@ def _write(trial: Trial, file: Path) -> None:
     """One file, in one step: a TensorBoard that watches sees the old one or the new one."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    aside = file.with_name(f".{file.name}.{platform.node()}-{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as opened:
+        # A sync of each of thousands of files takes longer than another export.
+        with written(file, durable=False) as opened:
             writer = RecordWriter(opened)
             for event in _events(trial):
                 writer.write(event.SerializeToString())
-        aside.replace(file)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise RequestError(
             f"{file} cannot be written ({error.strerror or error}): name another folder with "
             "--output"

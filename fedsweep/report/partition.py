@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import fill
@@ -18,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from fedsweep.errors import PlanError, RequestError
+from fedsweep.files import written
 from fedsweep.report.summary import sort_key, value_text
 from fedsweep.spec import Holdings, SweepSpec, TrainConfig
 
@@ -54,18 +56,31 @@ def distinct(sweep: SweepSpec) -> list[TrainConfig]:
     return [found[key] for key in sorted(found, key=sort_key)]
 
 
-def draw(holdings: Sequence[Holdings], path: Path) -> None:
-    """Write the picture, in the format that the file's name ends in.
+@contextmanager
+def drawn(holdings: Sequence[Holdings], path: Path) -> Iterator[None]:
+    """Draw the figure; it goes to the path when the block ends, in the format that its name says.
 
     Raises:
         RequestError: the file cannot be written.
 
     """
+    with ExitStack() as stack:
+        with _refused(path):
+            file = stack.enter_context(written(path))
+            kind = path.suffix[1:].lower()
+            picture(holdings).savefig(file, format=kind, dpi=150, facecolor="white")
+        yield
+        with _refused(path):
+            stack.close()
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
     try:
-        picture(holdings).savefig(path, dpi=150, facecolor="white")
+        yield
     except OSError as error:
         raise RequestError(
-            f"{path.parent} cannot be written to ({error.strerror}): name another place with "
+            f"{path} cannot be written to ({error.strerror or error}): name another place with "
             "--show-partition"
         ) from error
 

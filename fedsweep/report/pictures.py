@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 
 from fedsweep.errors import RequestError
+from fedsweep.files import write_whole
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
 from fedsweep.report.selection import Condition
@@ -138,9 +139,7 @@ def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
         for picture in found:
             for kind in KINDS:
                 file = folder / f"{stem}-{picture.name}.{kind}"
-                aside = file.with_name(f".{file.name}.new")
-                aside.write_bytes(picture.written(kind))
-                aside.replace(file)
+                write_whole(file, picture.written(kind))
                 files.append(file)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error

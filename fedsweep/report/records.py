@@ -7,8 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fedsweep.errors import RequestError
 from fedsweep.report import queries
@@ -95,7 +94,7 @@ def as_csv(found: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def write_parquet(found: Sequence[dict[str, Any]], file: Path) -> None:
+def write_parquet(found: Sequence[dict[str, Any]], file: IO[bytes]) -> None:
     """A row a record.
 
     Raises:
@@ -106,7 +105,7 @@ def write_parquet(found: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def write_workbook(
-    found: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]], file: Path
+    found: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]], file: IO[bytes]
 ) -> None:
     """Two sheets: the cells, and the trials that they are made of.
 

@@ -22,6 +22,7 @@ from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
 from fedsweep.errors import RequestError, hide_secrets
+from fedsweep.files import created, sync_and_replace
 from fedsweep.store.engine import sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
@@ -292,42 +293,20 @@ def _require(protocol: str) -> None:
         ) from error
 
 
-def copy_out(content: bytes, target: Path, *, overwrite: bool) -> None:
-    """Write a file where a person asked for it, whole or not at all.
-
-    Raises:
-        FileExistsError: something is there, and it is not to be overwritten.
-        OSError: the file cannot be written.
-
-    """
-    if overwrite:
-        _put(target, content, aside=target.with_name(f".{target.name}.{os.getpid()}"))
-        return
-    with target.open("xb") as file:
-        try:
-            file.write(content)
-        except OSError:
-            target.unlink(missing_ok=True)
-            raise
-
-
 def _put(target: Path, content: bytes, *, aside: Path) -> None:
-    """Write a file in one step, so that nobody meets half of it, not even after a power loss."""
+    """Write a file in one step, so that nobody meets half of it, not even after a power loss.
+
+    The temporary name is fixed because `remove` deletes such a file too. A symbolic link of that
+    name is not followed.
+    """
+    aside.unlink(missing_ok=True)
     try:
-        with aside.open("wb") as file:
+        with created(aside) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
+            sync_and_replace(file, aside, target)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not every file system can
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _aside(name: str) -> str:

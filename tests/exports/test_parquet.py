@@ -129,6 +129,24 @@ def test_foreign_files_are_left_alone_and_own_ones_replaced(filled: Engine, tmp_
         parquet.export(filled, out / "notes.txt", None, silent)
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_links_are_followed_and_modes_kept(filled: Engine, tmp_path: Path) -> None:
+    """For each view; what a kill left behind does not make the folder foreign."""
+    folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    parquet.export(filled, folder, None, silent)
+    for file in sorted(folder.iterdir()):
+        file.rename(elsewhere / file.name)
+        (elsewhere / file.name).chmod(0o600)
+        file.symlink_to(elsewhere / file.name)
+    (folder / ".fedsweep-0123").write_bytes(b"half")
+    parquet.export(filled, folder, None, silent)
+    for view in NAMES:
+        assert (folder / f"{view}.parquet").is_symlink()
+        assert (elsewhere / f"{view}.parquet").stat().st_mode & 0o777 == 0o600
+    assert len(list(elsewhere.iterdir())) == len(NAMES)
+
+
 def test_an_export_that_breaks_leaves_what_was_there(filled: Engine, tmp_path: Path) -> None:
     """All files are replaced, or none."""
     out = tmp_path / "out"

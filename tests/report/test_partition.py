@@ -108,7 +108,8 @@ def test_pixels_are_told_with_the_number_of_natural_clients() -> None:
 def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: Path) -> None:
     """And the picture has a white ground."""
     path = tmp_path / f"picture.{suffix}"
-    partition.draw([held(3, 2)], path)
+    with partition.drawn([held(3, 2)], path):
+        assert not path.exists()
     assert path.read_bytes().startswith(begins)
     if suffix == "svg":
         root = ET.fromstring(path.read_text())
@@ -118,8 +119,9 @@ def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: P
 
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     """With the remedy."""
-    with pytest.raises(RequestError, match="cannot be written to .* name another place"):
-        partition.draw([held(3, 2)], tmp_path / "nowhere" / "x.png")
+    refused = pytest.raises(RequestError, match="cannot be written to .* name another place")
+    with refused, partition.drawn([held(3, 2)], tmp_path / "nowhere" / "x.png"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -228,3 +230,40 @@ def test_a_long_table_is_set_in_parts_and_like_names_have_labels_of_their_own() 
     ]
     assert [part.count("pm") - 1 for part in text.split(r"\midrule")[1:3]] == [32, 1]
     assert text.count("(part 2)") == 2
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
+    report: Say, tmp_path: Path
+) -> None:
+    """The content of a pipe is the content of the file, byte for byte, where it has no date."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for kind in ("table", "markdown", "csv", "json", "latex", "html", "parquet", "xlsx"):
+        target, link, pipe = (folder / f"{kind}.{name}" for name in ("target", "link", "pipe"))
+        target.write_bytes(b"old")
+        target.chmod(0o640)
+        link.symlink_to(target.name)
+        os.mkfifo(pipe)
+        got: list[bytes] = []
+        reader = Thread(target=lambda pipe=pipe, got=got: got.append(pipe.read_bytes()))
+        reader.start()
+        report("--format", kind, "--output", str(pipe))
+        reader.join()
+        report("--format", kind, "--output", str(link))
+        assert link.is_symlink()
+        assert pipe.is_fifo()
+        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+        if kind in ("html", "xlsx"):
+            assert len(got[0]) == pytest.approx(target.stat().st_size, abs=50)
+        else:
+            assert got == [target.read_bytes()]
+    assert len(list(folder.iterdir())) == 3 * 8
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_figures_are_no_lines_of_a_report_on_stdout(report: Say, tmp_path: Path) -> None:
+    """The JSON on stdout can be read; the names of the files are on stderr."""
+    done = CliRunner().invoke(app, ["report", "--format", "json", "--figures", str(tmp_path / "f")])
+    assert len(json.loads(done.stdout)) == 16
+    assert len(done.stderr.splitlines()) == 15

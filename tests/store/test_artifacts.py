@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from sqlalchemy.engine import make_url
 
 from fedsweep.errors import RequestError
+from fedsweep.files import write_whole
 from fedsweep.store import artifacts
 from fedsweep.store.artifacts import Folder, Outside, folder_of, parse
 from fedsweep.store.reads import Home
@@ -237,17 +238,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         parse("s3://bucket/x")
 
 
-def test_a_copy_replaces_nothing_unasked(tmp_path: Path) -> None:
-    """And where it may and cannot, the old file stays."""
-    target = tmp_path / "weights"
-    artifacts.copy_out(b"old", target, overwrite=False)
-    with pytest.raises(FileExistsError):
-        artifacts.copy_out(b"new", target, overwrite=False)
-    assert target.read_bytes() == b"old"
-    artifacts.copy_out(b"new", target, overwrite=True)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
-
-
 def full(_: object) -> None:
     raise OSError(28, "No space left on device")
 
@@ -255,7 +245,7 @@ def full(_: object) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda folder: artifacts.copy_out(b"new", folder / NAME, overwrite=True),
+        lambda folder: write_whole(folder / NAME, b"new"),
         lambda folder: folder_of(SQLITE, Home(folder.name, str(folder.parent))).write(NAME, b"new"),
     ],
 )
@@ -263,7 +253,7 @@ def test_a_write_that_fails_leaves_what_was_there(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk."""
-    monkeypatch.setattr(artifacts.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     (tmp_path / NAME).write_bytes(b"old")
     with pytest.raises(OSError, match="No space"):
         write(tmp_path)

@@ -168,6 +168,20 @@ def test_a_wnid_counts_where_it_is_listed_and_has_pictures(tiny_imagenet: Path) 
     assert list_files("tiny-imagenet", base).classes == ("n01", "n02", "n03")
 
 
+@pytest.mark.parametrize("name", ["wnids.txt", "val/val_annotations.txt"])
+def test_the_lists_of_tiny_imagenet_are_utf_8(tiny_imagenet: Path, name: str) -> None:
+    """A byte-order mark drops no class and no label; another encoding is named with its line."""
+    before = list_files("tiny-imagenet", tiny_imagenet)
+    file = tiny_imagenet / "tiny-imagenet-200" / name
+    content = file.read_text()
+    file.write_text("\ufeff" + content, encoding="utf-8", newline="\r\n")
+    after = list_files("tiny-imagenet", tiny_imagenet)
+    assert (after.classes, after.train, after.test) == (before.classes, before.train, before.test)
+    file.write_text(content, encoding="utf-16")
+    with pytest.raises(BadData, match=f"{name} cannot be read: it is UTF-16 from line 1 on"):
+        list_files("tiny-imagenet", tiny_imagenet)
+
+
 def test_other_labels_of_the_same_pictures_are_another_content(tiny_imagenet: Path) -> None:
     """The list of the validation pictures is part of the fingerprint."""
     before = list_files("tiny-imagenet", tiny_imagenet).fingerprint()

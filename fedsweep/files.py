@@ -1,0 +1,264 @@
+"""The one way to write a file that a user names: whole, or not at all.
+
+A regular file is written to a temporary file in the same folder, synced and renamed. Symbolic
+links are followed, and the mode and owner of the old file are kept. Devices, pipes and open
+descriptors (/dev/stdout) are never replaced: they get the content after it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+TEMPORARY = ".fedsweep-"
+"""The start of the name of each temporary file. A kill may leave such a file in the folder."""
+
+_SPOOLED_BYTES = 64 * 2**20
+"""Content for a device or pipe stays in memory up to this size, then goes to a temporary file."""
+_COPIED_BYTES = 2**20
+"""Bytes that one step copies into a device, a pipe or a file that is written in place."""
+_NO_FOLDER_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ETXTBSY)
+"""Errors of a folder that takes no new name. EBUSY: the file itself is a mount point."""
+_DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?P<process>\d+)(/task/\d+)?/fd")
+_EFFECTIVE = os.access in os.supports_effective_ids
+_LINKS = 40
+"""Symbolic links that lead to a descriptor, at most, as in the Linux kernel."""
+
+
+@contextmanager
+def written(path: Path, *, overwrite: bool = True, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a seekable file whose content goes to the path when the block ends without an error.
+
+    If the block raises, Ctrl-C included, the old file stays and no temporary file is left.
+    Without `durable` the file is not synced to the disk.
+
+    Raises:
+        FileExistsError: a file has that name, and `overwrite` is off.
+        OSError: the file cannot be written.
+
+    """
+    descriptor, before = _descriptor(path), _status(path)
+    if before is not None and stat.S_ISDIR(before.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if descriptor is not None or (before is not None and not stat.S_ISREG(before.st_mode)):
+        with _spooled() as file:
+            yield file
+            _write_through(path, descriptor, file)
+        return
+    if before is not None and not overwrite:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    target = Path(os.path.realpath(path))
+    if before is not None and not os.access(target, os.W_OK, effective_ids=_EFFECTIVE):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if before is not None and _keeps_its_inode(before):
+        with _spooled() as file:
+            yield file
+            _write_in_place(target, file)
+        return
+    aside = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        file = created(aside, 0o666 if before is None else 0o600)
+    except OSError as error:
+        if before is None or error.errno not in _NO_FOLDER_RIGHTS:
+            raise
+        with _spooled() as file:
+            yield file
+            _write_in_place(target, file)
+        return
+    try:
+        with file:
+            yield file
+            _put(file, aside, target, before, overwrite=overwrite, durable=durable)
+    finally:
+        with suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        FileExistsError: a file has that name, and `overwrite` is off.
+        OSError: the file cannot be written.
+
+    """
+    with written(path, overwrite=overwrite) as file:
+        file.write(content)
+
+
+def created(path: Path, mode: int = 0o666) -> IO[bytes]:
+    """Create a file that is not there yet and open it for reading and writing.
+
+    Raises:
+        OSError: it is there, as a symbolic link too, or cannot be created.
+
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, mode), "w+b")
+
+
+def sync_and_replace(file: IO[bytes], aside: Path, target: Path) -> None:
+    """Give a complete temporary file its final name, also after a power loss.
+
+    Raises:
+        OSError: the file cannot be synced or renamed.
+
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    aside.replace(target)
+    _sync_folder(target.parent)
+
+
+@contextmanager
+def stdout_kept_for(path: Path | None) -> Iterator[None]:
+    """Send printed lines to stderr while the path is the same open file as stdout.
+
+    `--output /dev/stdout` then gives the data and nothing else.
+    """
+    if path is None or not _is_stdout(path):
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _is_stdout(path: Path) -> bool:
+    with suppress(OSError, ValueError, AttributeError):
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    return False
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the status of what the path leads to; None if there is nothing."""
+    with suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the number of this process's descriptor that the path names, through any links."""
+    place = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow the descriptor
+    for _ in range(_LINKS):
+        place = Path(os.path.realpath(place.parent)) / place.name
+        match = _DESCRIPTORS.fullmatch(str(place.parent))
+        if match and place.name.isdecimal():
+            ours = match["process"] in (None, str(os.getpid()))
+            return int(place.name) if ours else None
+        if not place.is_symlink():
+            return None
+        place = place.parent / place.readlink()
+    return None
+
+
+def _keeps_its_inode(before: os.stat_result) -> bool:
+    """Whether a rename would lose something: a hard link, or an owner that we cannot give back."""
+    foreign = before.st_uid != os.geteuid() or before.st_gid not in (os.getegid(), *os.getgroups())
+    return before.st_nlink > 1 or (foreign and os.geteuid() != 0)
+
+
+def _spooled() -> IO[bytes]:
+    return SpooledTemporaryFile(max_size=_SPOOLED_BYTES)
+
+
+def _write_through(path: Path, descriptor: int | None, content: IO[bytes]) -> None:
+    """Copy the content into a device, a pipe or a descriptor, at its present position."""
+    if descriptor is None:
+        opened = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    else:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        opened = os.dup(descriptor)
+    with os.fdopen(opened, "wb", buffering=0) as out:
+        content.seek(0)
+        try:
+            while chunk := content.read(_COPIED_BYTES):
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[out.write(rest) or 0 :]
+        except BrokenPipeError:
+            if descriptor is None:
+                raise
+            # The reader of stdout has seen enough: `--output /dev/stdout | head`.
+
+
+def _write_in_place(target: Path, content: IO[bytes]) -> None:
+    """Overwrite a file whose folder takes no new names; the space is reserved first."""
+    size = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    with target.open("r+b") as out:
+        before = os.fstat(out.fileno()).st_size
+        try:
+            if size > before and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(out.fileno(), 0, size)
+        except OSError:
+            out.truncate(before)
+            raise
+        copyfileobj(content, out, _COPIED_BYTES)
+        out.truncate()
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _put(
+    file: IO[bytes],
+    aside: Path,
+    target: Path,
+    before: os.stat_result | None,
+    *,
+    overwrite: bool,
+    durable: bool,
+) -> None:
+    """Give the temporary file the old file's owner and mode, then its name."""
+    file.flush()
+    if before is not None:
+        with suppress(OSError):  # not every file system has owners and modes
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        with suppress(OSError):
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+    if durable:
+        os.fsync(file.fileno())
+    if overwrite:
+        _rename(file, aside, target, before)
+    else:
+        _link(aside, target)
+    if durable:
+        _sync_folder(target.parent)
+
+
+def _rename(file: IO[bytes], aside: Path, target: Path, before: os.stat_result | None) -> None:
+    try:
+        aside.replace(target)
+    except OSError as error:
+        if before is None or error.errno not in _NO_FOLDER_RIGHTS:
+            raise
+        _write_in_place(target, file)
+
+
+def _link(aside: Path, target: Path) -> None:
+    """Name the file, unless another process has created one of that name in the meantime."""
+    try:
+        os.link(aside, target)
+    except FileExistsError:
+        raise
+    except OSError:  # not every file system has hard links
+        aside.replace(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system can
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
