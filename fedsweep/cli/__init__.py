@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import sys
 
-from fedsweep.errors import FedsweepError
+from fedsweep import output
+from fedsweep.errors import FedsweepError, ReaderGone
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr, and an exit code."""
+    output.prepare()
+    try:
+        _run()
+    except ReaderGone as error:
+        raise SystemExit(error.exit_code) from None
+    except FedsweepError as error:
+        print(f"fedsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def _run() -> None:
     from fedsweep.cli.app import app
     from fedsweep.cli.arguments import opened
 
     try:
         with opened:
             app(prog_name="fedsweep")
-    except FedsweepError as error:
-        print(f"fedsweep: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    except SystemExit as ended:
+        if not ended.code:
+            output.check()
+        raise
