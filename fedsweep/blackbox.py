@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fedsweep import output
 from fedsweep.errors import FedsweepError, hide_secrets
 
 LINES = 50
@@ -37,7 +38,7 @@ def recording(path: Path) -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    output.reopen_stderr(os.dup(2))
     kept = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(kept, 2)
     os.close(kept)

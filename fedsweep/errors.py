@@ -18,6 +18,8 @@ FedsweepError
 │       ├── SchemaOld
 │       └── SchemaNew
 ├── StoreBusy                 exit 1: another process held the database too long
+├── OutputLost                exit 1: standard output cannot be written
+├── ReaderGone                exit 141: the reader of the output has ended; nothing is said
 ├── LeaseLost                 the attempt no longer holds its trial; its writes are refused
 └── TrialFailed               a trial ended without a result; carries the failure kind
 """
@@ -104,6 +106,16 @@ class SchemaNew(StoreError):
 
 class StoreBusy(FedsweepError):
     """The database stayed locked by another process: try again."""
+
+
+class OutputLost(FedsweepError):
+    """Standard output cannot be written: make room, or send it elsewhere."""
+
+
+class ReaderGone(FedsweepError):
+    """The reader of the output has ended."""
+
+    exit_code = 128 + 13  # a shell's status for SIGPIPE, as of other programs in a pipe
 
 
 class LeaseLost(FedsweepError):

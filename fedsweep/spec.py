@@ -602,7 +602,7 @@ class _Reader:
                 for some in grouped.values()
             )
         except ValueError as error:
-            self.refuse(f"[search] {error}")
+            self.refuse(f"[search] {error}{self.override_in(str(error))}")
 
     def budget(self, table: Any) -> Budget:
         """The rounds and hours that the sweep may train in all."""
@@ -621,14 +621,15 @@ class _Reader:
     ) -> Iterator[tuple[TrainConfig, bool]]:
         """Each configuration of the grid, and whether its T* is to be searched for."""
         self.known(protocol, TrainConfig.model_fields, "[protocol] ")
+        protocol = {k: v for k, v in protocol.items() if k not in self.fixed}
         for key, value in protocol.items():
             if isinstance(value, list):
                 self.refuse(f"[protocol] {key} is a list: move it to a [[grid]] block")
             self.value(key, value, "[protocol] ")
         for grid in grids:
             self.known(grid, TrainConfig.model_fields, "[[grid]] ")
-            axes = {k: v if isinstance(v, list) else [v] for k, v in grid.items()}
-            axes = {k: v for k, v in axes.items() if k not in self.fixed}
+            kept = {k: v for k, v in grid.items() if k not in self.fixed}
+            axes = {k: v if isinstance(v, list) else [v] for k, v in kept.items()}
             for key, values in axes.items():
                 if not values:
                     self.refuse(f"[[grid]] {key} is an empty list: give it a value")
@@ -653,7 +654,20 @@ class _Reader:
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
-            self.refuse(where + first["msg"].removeprefix("Value error, "))
+            message = where + first["msg"].removeprefix("Value error, ")
+            self.refuse(message + self.override_in(message))
+
+    def override_in(self, message: str) -> str:
+        """Name each `--set` whose key the message names, because the plan file has another value.
+
+        An empty text if there is none.
+        """
+        named = [
+            f"--set {key}={json.dumps(value, default=str)}"
+            for key, value in self.fixed.items()
+            if re.search(rf"\b{key}\b", message)
+        ]
+        return f" ({', '.join(named)})" if named else ""
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
         """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""

@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep import blackbox, machine, queue, shared
+from fedsweep import blackbox, machine, output, queue, shared
 from fedsweep.announcer import Announcer
 from fedsweep.errors import FedsweepError, LeaseLost, MachineError, SchemaNew, StoreForeign
 from fedsweep.shared import Shared
@@ -269,6 +269,8 @@ class _Watch:
         self.hurry = False
         self.progress: list[reads.Progress] = []
         self.progress_due = self.progress_cost = 0.0
+        self.ended: list[Ended] = []
+        """Attempts' ends that are not shown yet: the standing is read less often than they come."""
 
     def run(self) -> Tally:
         if self.options.sweep is not None:
@@ -284,11 +286,14 @@ class _Watch:
                     self.step()
             finally:
                 self.end_all()
-        with suppress(*OUTAGE):
+        try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
                 self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
             self.announce()
+        except OUTAGE:
+            self.progress = []  # of an earlier moment
+        self.show_ended()
         self.show(self.view())
         if self.announcer is not None:
             self.announcer.close(0.0 if self.hurry else DRAIN_SECONDS)
@@ -296,13 +301,21 @@ class _Watch:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C stop after the round; a second one drops the round."""
+        """SIGTERM and Ctrl-C stop after the round; a second one drops the round.
+
+        A terminal that hangs up stops after the round too, unless `nohup` ignores its signal.
+        """
 
         def asked(_signal: int, _frame: object) -> None:
             self.hurry = self.asked_to_stop is not None
             self.asked_to_stop = self.asked_to_stop or time.monotonic()
 
+        def hung_up(_signal: int, _frame: object) -> None:  # kernel and shell may both send it
+            self.asked_to_stop = self.asked_to_stop or time.monotonic()
+
         before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hung_up)
         try:
             yield
         finally:
@@ -319,13 +332,15 @@ class _Watch:
             ),
             name=f"fedsweep-slot-{slot.number}",
         )
-        # A Ctrl-C reaches the whole terminal group: the child must not meet it before it can
-        # say what it does with it, and it inherits what is ignored here.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
+        # it can say what it does with it, and it inherits what is ignored here.
+        group = (signal.SIGINT, signal.SIGHUP)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in group}
         try:
             slot.process.start()
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 
@@ -401,8 +416,8 @@ class _Watch:
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
             self.tally.count(said.outcome)
+            self.ended.append(said)
             self.refresh(now=True)
-            self.show(self.view(ended=said))
         elif isinstance(said, str):
             self.tally.broken = said
 
@@ -573,6 +588,7 @@ class _Watch:
         try:
             with reading(self.engine) as connection:
                 self.progress = reads.progress(connection, self.options.sweep)
+            self.show_ended()
             self.announce()
             self.check_schema()
             self.hold_overspent()
@@ -582,6 +598,12 @@ class _Watch:
             pass
         self.progress_cost = time.monotonic() - began
         self.progress_due = time.monotonic() + max(1.0, 20 * self.progress_cost)
+
+    def show_ended(self) -> None:
+        """Show the attempts that have ended, now that the standing that was read counts them."""
+        ended, self.ended = self.ended, []
+        for one in ended:
+            self.show(self.view(ended=one))
 
     def announce(self) -> None:
         """Whoever works sees to it that those are told who are not looking."""
@@ -655,6 +677,8 @@ def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memo
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    output.prepare()
+    output.in_background()
     try:
         with _machine_faults():
             engine = through_an_outage(lambda: schema.open_store(options.url))

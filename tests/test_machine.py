@@ -30,7 +30,7 @@ from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, trials
 from tests.acceptance.command import at_once
 from tests.conftest import make_picture_folder
-from trainers import folder, sources
+from trainers import folder, images, sources
 from trainers.folder import BadData, MachineLimit
 
 FULL = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -281,8 +281,8 @@ def test_an_error_of_the_trial_itself_is_no_fault_of_the_machine() -> None:
 
 READS: dict[str, Callable[[Path], object]] = {
     "listing": lambda root: folder.list_files("imagefolder", root),
-    "hashing": lambda root: folder.content_hash(root, [root / "train" / "class0" / "000.png"]),
-    "decoding": lambda root: sources._opened(root / "train" / "class0" / "000.png"),
+    "hashing": lambda root: folder.read_content(root, [root / "train" / "class0" / "000.png"]),
+    "decoding": lambda root: images.opened(root / "train" / "class0" / "000.png"),
 }
 
 
@@ -334,7 +334,7 @@ def test_a_file_that_is_no_image_is_still_bad_data(tmp_path: Path) -> None:
     """A limit is told from damage by the number of the error."""
     (tmp_path / "x.png").write_text("no image")
     with pytest.raises(BadData, match="cannot be read as an image"):
-        sources._opened(tmp_path / "x.png")
+        images.opened(tmp_path / "x.png")
 
 
 def test_without_proc_all_processes_of_a_boot_name_the_same_clock(

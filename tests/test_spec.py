@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,53 @@ def test_a_freeze_round_is_rounds_or_a_share(written: str, rounds: int, tiny: Pa
     tiny.write_text(TINY.replace("freeze_round = 1", f"freeze_round = {written}"))
     sweep = read_plan(tiny, ["rounds=10.0"])
     assert sweep.trials[-1].config.freeze_round == rounds
+
+
+@pytest.mark.parametrize("section", ["protocol", "grid", "grid list"])
+def test_set_replaces_an_invalid_value_of_any_key(section: str, tiny: Path) -> None:
+    """The plan's value of an overridden key is not checked, in [protocol] and in [[grid]]."""
+    config = read_plan(tiny).trials[0].config
+    for key, value in config.model_dump(exclude_none=True).items():
+        invalid = '["?", "??"]' if section == "grid list" else '"?"'
+        head, _, grids = TINY.partition("[[grid]]")
+        lines = [f"{key} = {invalid}" if line.startswith(f"{key} =") else line
+                 for line in f"{head}[[grid]]{grids}".splitlines()]  # fmt: skip
+        text = "\n".join(lines)
+        if f"{key} = {invalid}" not in text:
+            place = "[protocol]" if section == "protocol" else "[[grid]]"
+            text = text.replace(place, f"{place}\n{key} = {invalid}")
+        tiny.write_text(text)
+        with pytest.raises(PlanError, match=key):
+            read_plan(tiny)
+        sweep = read_plan(tiny, [f"{key}={json.dumps(value)}"])
+        assert {getattr(trial.config, key) for trial in sweep.trials} == {value}
+
+
+def test_set_replaces_an_empty_axis_and_what_a_search_needs(tiny: Path) -> None:
+    """An empty list and a validation share that the search refuses are replaced too."""
+    tiny.write_text(TINY.replace("seed = [0, 1]", "seed = []"))
+    assert {t.config.seed for t in read_plan(tiny, ["seed=3"]).trials} == {3}
+    search = TINY.replace("freeze_round = 1\n", "") + "[search]\nprobes_per_arm = 2\n"
+    tiny.write_text(search.replace("alpha = 0.5", "alpha = 0.5\nvalidation = 7"))
+    (arm,) = read_plan(tiny, ["validation=0.1"]).arms
+    assert arm.config.validation == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("lr=fast", '--set lr = "fast" cannot be used'),
+        ("rounds=0", "--set rounds = 0 cannot be used"),
+        ("momentum=locl", "did you mean local?"),
+        ("freeze_round=4", "(--set freeze_round=4)"),
+    ],
+)
+def test_a_wrong_value_of_set_is_named_as_such(override: str, named: str, tiny: Path) -> None:
+    """Also if it is only wrong next to another value."""
+    with pytest.raises(PlanError) as refused:
+        read_plan(tiny, [override])
+    assert named in str(refused.value)
+    assert "--set" in str(refused.value)
 
 
 def test_set_fixes_a_key_everywhere(tiny: Path) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from fedsweep import machine
-from fedsweep.errors import FedsweepError
+from fedsweep import machine, output
+from fedsweep.errors import FedsweepError, MachineError, ReaderGone
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr, and an exit code."""
+    output.prepare()
+    try:
+        _run()
+    except ReaderGone as error:
+        raise SystemExit(error.exit_code) from None
+    except FedsweepError as error:
+        print(f"fedsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def _run() -> None:
     from fedsweep.cli.app import app
     from fedsweep.cli.arguments import opened
 
@@ -17,11 +28,11 @@ def main() -> None:
     try:
         with opened:
             app(prog_name="fedsweep")
-    except FedsweepError as error:
-        print(f"fedsweep: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    except SystemExit as ended:
+        if not ended.code:
+            output.check()
+        raise
     except (OSError, RuntimeError) as error:
         if (sentence := machine.fault(error)) is None:
             raise
-        print(f"fedsweep: {sentence}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise MachineError(sentence) from error

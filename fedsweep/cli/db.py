@@ -8,7 +8,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, open_store, opened, url
 from fedsweep.cli.console import console, counted, size
-from fedsweep.errors import hide_secrets
+from fedsweep.errors import hide_secrets, visible
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -40,7 +40,7 @@ def check(db: Db = None) -> None:
     engine = open_store(db)
     found = soundness.faults(engine)
     for fault in found:
-        print(fault)
+        print(visible(fault))
     if found:
         raise typer.Exit(1)
     print(f"sound, schema {schema.head()}")
@@ -104,17 +104,16 @@ def merge(
 
 
 def _print_tables(rows: list[tuple[str, int]]) -> None:
-    from rich.table import Column, Table
+    from fedsweep.report.fit import Column, Grid
 
-    shown = Table("table", Column("rows", justify="right"), "sum")
-    for name, count in rows:
-        shown.add_row(name, f"{count:,}", "agrees")
-    console().print(shown)
+    columns = [Column("table", left=True), Column("rows"), Column("sum", left=True)]
+    shown = [[name, f"{count:,}", "agrees"] for name, count in rows]
+    console().print(Grid(columns, shown).fitted(console().width))
 
 
 def _print_lost(files: tuple[str, ...]) -> None:
     for file in files:
-        print(f"  weights missing or damaged, left out: {file}")
+        print(f"  weights missing or damaged, left out: {visible(file)}")
 
 
 MOST_NAMED = 5
@@ -137,11 +136,11 @@ def gc(
     would = "would be deleted (nothing is)" if dry_run else "deleted"
     print(f"{counted(found.files, 'file')} {would}, {size(found.bytes)}")
     for host, count in sorted(found.elsewhere.items()):
-        print(f"  {counted(count, 'file')} may lie on {host}: run it there too")
+        print(f"  {counted(count, 'file')} may lie on {visible(host)}: run it there too")
     for name in found.outside:
-        print(f"  {name} leads out of its folder, and is left alone")
+        print(f"  {visible(name)} leads out of its folder, and is left alone")
     for name, why in list(found.failed.items())[:MOST_NAMED]:
-        print(f"  {name} could not be deleted: {hide_secrets(why)}")
+        print(f"  {visible(name)} could not be deleted: {visible(hide_secrets(why))}")
     if (more := len(found.failed) - MOST_NAMED) > 0:
         print(f"  and {counted(more, 'file')} more")
     if found.failed:

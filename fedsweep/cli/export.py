@@ -102,9 +102,14 @@ def _progress(what: str) -> Iterator[Callable[[str, int, int | None], None]]:
         return
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
-    unit = (TextColumn(what), TimeElapsedColumn())
-    with Progress(*columns, *unit, console=console(), transient=True) as bars:
+    columns = (
+        TextColumn("{task.description}", markup=False),  # the name of a sweep
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,.0f}", markup=False),
+        TextColumn(what, markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(part: str, done: int, total: int | None) -> None:

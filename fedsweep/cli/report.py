@@ -14,13 +14,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
-from fedsweep.cli.console import console
+from fedsweep.cli.console import console, plain_console
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.files import stdout_kept_for, written
+from fedsweep.output import write_utf8
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+    from rich.console import RenderableType
     from sqlalchemy.engine import Connection
 
     from fedsweep.report.findings import Finding
@@ -258,24 +258,22 @@ def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Pictur
     return pictures(told.summary, told.rows, curves, told.findings, asked.conditions)
 
 
-def _tables(told: _Told, width: int, *, plain: bool) -> list[Table | Text]:
+def _tables(told: _Told, width: int, *, plain: bool) -> list[RenderableType]:
     from fedsweep.report import search_tables, tables
 
     view = replace(told.view, plain=plain)
-    shown: list[Table | Text] = [*tables.terminal(told.summary, width, view)]
+    shown: list[RenderableType] = [*tables.terminal(told.summary, width, view)]
     return shown + (search_tables.terminal(told.findings, width) if told.findings else [])
 
 
 def _text(told: Sequence[_Told]) -> str:
     import io
 
-    from rich.console import Console
-
     from fedsweep.report.tables import WIDE
 
     out = io.StringIO()
     for one in told:
-        Console(file=out, width=WIDE).print(*_tables(one, WIDE, plain=True), sep="\n")
+        plain_console(file=out, width=WIDE).print(*_tables(one, WIDE, plain=True), sep="\n")
     return out.getvalue()
 
 
@@ -351,7 +349,7 @@ def _page(told: Sequence[_Told], shown: Sequence[Sequence[Picture]], plans: Sequ
 
 def _write(text: str, output: Path | None) -> None:
     if output is None:
-        print(text, end="")
+        write_utf8(text)
         return
     _write_file(lambda file: file.write(text.encode()), output)
 

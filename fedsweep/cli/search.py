@@ -10,7 +10,7 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, keep_showing
-from fedsweep.errors import NotFound, RequestError, hide_secrets, visible
+from fedsweep.errors import NotFound, RequestError, hide_secrets
 from fedsweep.report.searched import findings
 
 if TYPE_CHECKING:
@@ -131,23 +131,25 @@ def _shown(found: Sequence[Finding], *, proposals: bool) -> list[RenderableType]
 
 
 def _proposals(finding: Finding) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+    from fedsweep.report.fit import Column, Grid, folding
 
     at = {probe.freeze_round: probe for probe in finding.history}
-    table = Table(title=Text(f"arm {finding.arm.spec.arm_id}"), title_justify="left")
-    for name in ("#", "T⋆", "seed", "rounds", "mean, %", "why"):
-        table.add_column(name, justify="left" if name == "why" else "right")
+    rows = []
     for p in finding.proposals:
         probe = at.get(p.freeze_round) if p.freeze_round is not None and p.seed is None else None
         values = list(probe.values.values()) if probe else []
         mean = f"{100 * sum(values) / len(values):.2f}" if values else "–"
-        table.add_row(
-            str(p.number),
-            "–" if p.freeze_round is None else str(p.freeze_round),
-            "all" if p.seed is None else str(p.seed),
-            f"{p.cost:,}",
-            f"{mean} …" if probe and probe.pending else mean,
-            Text(visible(p.why)),
+        rows.append(
+            [
+                str(p.number),
+                "–" if p.freeze_round is None else str(p.freeze_round),
+                "all" if p.seed is None else str(p.seed),
+                f"{p.cost:,}",
+                f"{mean} …" if probe and probe.pending else mean,
+                p.why,
+            ]
         )
-    return table
+    numbers = [Column(name) for name in ("#", "T⋆", "seed", "rounds", "mean, %")]
+    title = f"arm {finding.arm.spec.arm_id}"
+    grid = Grid([*numbers, Column("why", left=True, least=folding)], rows, title=title)
+    return grid.fitted(console().width)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fedsweep import output
 from fedsweep.cli.arguments import Db, url
 from fedsweep.errors import PackageMissing, RequestError
 
@@ -56,6 +57,7 @@ def serve(
     from fedsweep.store.readonly import open_to_read
 
     options = Options(host, port, token, tuple(allow_host or ()))
+    output.in_background()
     run(open_to_read(url(db)), options, _told, show=show)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsweep import output
 from fedsweep.cli.arguments import BYTE_ORDER_MARK, Db, open_store
 from fedsweep.cli.console import console
 from fedsweep.errors import RequestError, visible
@@ -112,27 +114,18 @@ def _print_recipes() -> None:
 
 
 def _print_table(answer: Answer) -> None:
-    """A table; where it does not fit the width, a block of lines for each row."""
-    if _width(answer) > console().width:
-        _print_blocks(answer)
-        return
-    from rich.table import Table
-    from rich.text import Text
+    """A table; if it does not fit the width, a block of lines for each row."""
+    from fedsweep.report.fit import Column, Grid
 
-    table = Table()
+    columns = []
     for i, name in enumerate(answer.columns):
         numbers = all(isinstance(row[i], (int, float, type(None))) for row in answer.rows)
-        table.add_column(
-            Text(visible(name)), justify="right" if numbers else "left", overflow="fold"
-        )
-    for row in answer.rows:
-        table.add_row(*(Text(_text(value)) for value in row))
-    console().print(table)
-
-
-def _width(answer: Answer) -> int:
-    columns = zip(answer.columns, *answer.rows, strict=True)
-    return 1 + sum(3 + max(len(_text(value)) for value in column) for column in columns)
+        columns.append(Column(name, left=not numbers))
+    grid = Grid(columns, [[_text(value) for value in row] for row in answer.rows])
+    if grid.fits(console().width):
+        console().print(grid.table(console().width))
+    else:
+        _print_blocks(answer)
 
 
 def _text(value: object) -> str:
@@ -143,17 +136,20 @@ def _text(value: object) -> str:
 
 
 def _print_blocks(answer: Answer) -> None:
-    width = max(map(len, answer.columns))
+    from fedsweep.report.fit import pair_lines
+
     for number, row in enumerate(answer.rows, start=1):
         print(f"row {number}")
-        for name, value in zip(answer.columns, row, strict=True):
-            print(f"  {visible(name):<{width}}  {_text(value)}")
+        pairs = [(n, _text(value)) for n, value in zip(answer.columns, row, strict=True)]
+        console().print(*pair_lines(pairs, console().width), sep="\n")
 
 
 def _print_csv(answer: Answer) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(answer.columns)
     writer.writerows(answer.rows)
+    output.write_utf8(lines.getvalue())
 
 
 def _print_json(answer: Answer) -> None:

@@ -11,14 +11,13 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, open_store
 from fedsweep.cli.console import console, counted, duration, keep_showing, size, time_left
-from fedsweep.errors import visible
 from fedsweep.report.phrases import HELD
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
     from sqlalchemy.engine import Engine
 
+    from fedsweep.report.fit import Grid
     from fedsweep.store.reads import Progress, Row
 
 SHOWN = 20
@@ -51,7 +50,7 @@ def status(
         print(json.dumps([_record(p) for p in _progress(engine, sweep)], indent=2))
         return
     if not watch:
-        console().print(_table(_progress(engine, sweep)))
+        console().print(_grid(_progress(engine, sweep)).fitted(console().width))
         return
     keep_showing(lambda: _glance(_look(engine, sweep)))
 
@@ -84,28 +83,20 @@ def _record(progress: Progress) -> dict[str, object]:
     return {**asdict(progress), "trials": progress.trials, "done": progress.done}
 
 
-def _table(found: list[Progress]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _grid(found: list[Progress]) -> Grid:
+    from fedsweep.report.fit import Column, Grid, folding
 
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     states = ("queued", "running", "finished", "failed", "cancelled")
-    table.add_column("sweep")
-    for name in ("done", *states, "rounds", "time left"):
-        table.add_column(name, justify="right")
+    rows = []
     for p in found:
         name = f"{p.sweep} ({HELD[p.held]})" if p.held else p.sweep
         name += f" (searching {counted(p.searching, 'arm')})" if p.searching else ""
         counts = [str(getattr(p, state) or "–") for state in states]
         share = p.rounds_done / p.rounds_total if p.rounds_total else 1.0
-        table.add_row(
-            Text(visible(name)),
-            f"{p.done}/{p.trials}",
-            *counts,
-            f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})",
-            time_left(p),
-        )
-    return table
+        done = f"{p.rounds_done:,}/{p.rounds_total:,} ({share:.0%})"
+        rows.append([name, f"{p.done}/{p.trials}", *counts, done, time_left(p)])
+    numbers = [Column(name) for name in ("done", *states, "rounds", "time left")]
+    return Grid([Column("sweep", left=True, least=folding), *numbers], rows, boxed=False)
 
 
 def _glance(found: Glance) -> RenderableType:
@@ -117,7 +108,8 @@ def _glance(found: Glance) -> RenderableType:
         sum(getattr(p, f"rounds_{n}") for p in found.progress) for n in ("done", "total")
     )
     lines: list[RenderableType] = [ProgressBar(total=max(total, 1), completed=done, width=60)]
-    lines += [_table(found.progress), Text(_waiting(found.queue), style="dim")]
+    lines.append(_grid(found.progress).fitted(console().width))
+    lines.append(Text(_waiting(found.queue), style="dim"))
     if found.running:
         lines += [Text(), _at_work(found.running)]
         if more := len(found.running) - SHOWN:
@@ -137,28 +129,32 @@ def _waiting(queue: dict[str, int]) -> str:
     return f"queued: {', '.join(said)}" if said else "nothing is queued"
 
 
-def _at_work(running: list[Row]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
+def _at_work(running: list[Row]) -> RenderableType:
+    from fedsweep.report.fit import Column, Grid, eliding, folding
     from fedsweep.report.summary import describe
 
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("host", "device", "trial", ""):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in ("round", "memory", "at work", "lease"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        Column("host", left=True, least=folding, leave_out=4),
+        Column("device", left=True, least=folding, leave_out=3),
+        Column("trial", left=True),
+        Column("what", left=True, least=eliding, elides=True, leave_out=1),
+        Column("round"),
+        Column("memory", leave_out=2),
+        Column("at work", leave_out=6),
+        Column("lease", leave_out=5),
+    ]
     now = time.time()
-    for row in running[:SHOWN]:
-        left = row["lease_left"]
-        table.add_row(
-            Text(visible(row["host"])),
-            Text(visible(row["device"])),
+    rows = [
+        [
+            row["host"],
+            row["device"],
             row["trial_id"][:8],
-            Text(visible(describe(row))),
+            describe(row),
             f"{row['final_round'] or 0}/{row['rounds']}",
             size(row["memory"]) if row["memory"] else "–",
             duration(max(0.0, now - row["started_at"])),
-            "over" if left < 0 else duration(left),
-        )
-    return table
+            "over" if row["lease_left"] < 0 else duration(row["lease_left"]),
+        ]
+        for row in running[:SHOWN]
+    ]
+    return Grid(columns, rows, boxed=False, keys=3).shortened(console().width)

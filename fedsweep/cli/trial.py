@@ -37,9 +37,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 100,
 ) -> None:
     """List trials in the order of planning."""
-    from rich.table import Table
-    from rich.text import Text
-
+    from fedsweep.report.fit import Column, Grid, folding
     from fedsweep.report.summary import describe
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
@@ -48,23 +46,24 @@ def list_(
         if sweep is not None:
             reads.require_sweep(connection, sweep)
         rows = reads.trial_list(connection, sweep, state, limit + 1)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("trial", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("round", "accuracy", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for row in rows[:limit]:
-        accuracy = row["test_accuracy"]
-        table.add_row(
+    columns = [
+        Column("trial", left=True),
+        Column("state", left=True),
+        *map(Column, ("round", "accuracy", "seconds")),
+        Column("what", left=True, least=folding),
+    ]
+    shown = [
+        [
             row["trial_id"][:10],
             row["failure"] or row["state"],
             f"{row['final_round'] or 0}/{row['rounds']}",
-            f"{accuracy:.2%}" if accuracy is not None else "–",
+            f"{row['test_accuracy']:.2%}" if row["test_accuracy"] is not None else "–",
             f"{row['seconds']:.1f}" if row["seconds"] is not None else "–",
-            Text(visible(describe(row))),
-        )
-    console().print(table)
+            describe(row),
+        ]
+        for row in rows[:limit]
+    ]
+    console().print(Grid(columns, shown, boxed=False, keys=2).fitted(console().width))
     if len(rows) > limit:
         print(f"more than {limit} trials: raise --limit, or narrow by --sweep and --state")
 
@@ -140,9 +139,10 @@ def logs(
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
-    width = max(map(len, pairs))
-    for name, value in pairs.items():
-        print(f"  {visible(name):<{width}}  {visible(str(value))}")
+    from fedsweep.report.fit import pair_lines
+
+    lines = pair_lines([(name, str(value)) for name, value in pairs.items()], console().width)
+    console().print(*lines, sep="\n")
 
 
 def _print_attempt(attempt: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsweep import output
 from fedsweep.cli.arguments import Data, Db, data_folder, open_store
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.cli.trial import Trial
@@ -126,10 +127,10 @@ def _screen(count: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
-        TextColumn("round"),
+        TextColumn("round", markup=False),
         MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("", total=count)
@@ -143,6 +144,7 @@ def _plain(count: int) -> Advance:
         nonlocal last
         if time.monotonic() - last >= PLAIN_SECONDS and done < count:
             last = time.monotonic()
-            print(f"round {done}/{count}, {left}", flush=True)
+            print(f"round {done}/{count}, {left}")
+            output.check()
 
     return advance

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fedsweep.store.reads import Progress
     from fedsweep.worker import Slot, View
 
+BAR = 30
+"""Columns of a sweep's bar."""
+
 
 def work(
     db: Db = None,
@@ -74,10 +77,12 @@ def work(
     """Claim trials and train them, until stopped. Start it on as many machines as you like.
 
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
-    the round.
+    the round. A terminal that hangs up does the same; with nohup or in tmux, work goes on.
+    Output that cannot be written ends nothing.
     """
-    from fedsweep import executor, machine, webhook, worker
+    from fedsweep import executor, machine, output, webhook, worker
 
+    output.in_background()
     if warning := machine.settle_home():
         print(f"fedsweep: {warning}", file=sys.stderr)
     hooks = tuple(notify or (setting("FEDSWEEP_NOTIFY") or "").split())
@@ -121,6 +126,7 @@ def _screen() -> Iterator[Callable[[View], None]]:
         yield _plain
         return
     from rich.live import Live
+    from rich.text import Text
 
     with Live(console=console(), auto_refresh=False, transient=True) as live:
         drawn = 0.0
@@ -128,7 +134,7 @@ def _screen() -> Iterator[Callable[[View], None]]:
         def show(view: View) -> None:
             nonlocal drawn
             if view.ended is not None:
-                live.console.print(_ended(view))
+                live.console.print(Text(_ended(view)))
             if view.ended is not None or time.monotonic() - drawn >= 0.25:
                 live.update(_frame(view), refresh=True)
                 drawn = time.monotonic()
@@ -154,17 +160,17 @@ def _ended(view: View) -> str:
             result = at
     what = _what(ended.claim.config)
     done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
-    left = f"{done}/{total}, {duration(_seconds_left(view, view.progress))} left"
+    left = f"  [{done}/{total}, {duration(_seconds_left(view, view.progress))} left]"
     end = f"{outcome}{result} in {duration(ended.seconds)}"
     if ended.again is not None:
         end = f"{outcome}{result}, again in {duration(ended.again)}"
     end += f" ({ended.error})" if ended.error else ""
-    return visible(f"{ended.claim.trial_id[:8]} {what}: {end}  [{left}]")
+    return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
 
 
 def _seconds_left(view: View, progress: list[Progress]) -> float | None:
     """Of these sweeps, with our open slots and whatever else is running now."""
-    each = [p.seconds_left for p in progress]
+    each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
     if any(seconds is None for seconds in each):
         return None
     ours = sum(not slot.closed for slot in view.slots)
@@ -181,35 +187,51 @@ def _what(config: object) -> str:
 
 def _frame(view: View) -> RenderableType:
     from rich.console import Group
+    from rich.text import Text
+
+    from fedsweep.report.fit import Column, Grid, eliding
+
+    columns = [
+        Column("slot"),
+        Column("device", left=True, leave_out=3),
+        Column("trial", left=True, leave_out=4),
+        Column("what", left=True, least=eliding, elides=True, leave_out=1),
+        Column("round"),
+        Column("accuracy"),
+        Column("rounds/s", leave_out=2),
+    ]
+    slots = Grid(columns, [_slot_row(slot) for slot in view.slots], boxed=False)
+    lines: list[RenderableType] = [slots.shortened(console().width)]
+    lines += [_standing(view, p) for p in view.progress if p.trials]
+    if view.tally.stopped:
+        lines.append(Text("stopping: finishing the round (Ctrl-C again drops it)", style="yellow"))
+    return Group(*lines)
+
+
+def _standing(view: View, progress: Progress) -> RenderableType:
+    """Return a line for a sweep; without its bar if that does not fit."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name, justify in (("slot", "right"), ("device", "left"), ("trial", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal
-    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in ("round", "accuracy", "rounds/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for slot in view.slots:
-        table.add_row(*_slot_row(slot))
-    lines: list[RenderableType] = [table]
-    for p in view.progress:
-        if not p.trials:
-            continue
-        bar = Table.grid(padding=(0, 2, 0, 0))
-        bar.add_row(
-            Text(p.sweep),
-            ProgressBar(total=max(p.rounds_total, 1), completed=p.rounds_done, width=30),
-            f"{p.done}/{p.trials} trials",
-            f"{p.failed} failed" if p.failed else "",
-            f"searching {counted(p.searching, 'arm')}" if p.searching else "",
-            f"{duration(_seconds_left(view, [p]))} left",
-        )
-        lines.append(bar)
-    if view.tally.stopped:
-        lines.append(Text("stopping: finishing the round (Ctrl-C again drops it)", style="yellow"))
-    return Group(*lines)
+    texts = [
+        f"{progress.done}/{progress.trials} trials",
+        f"{progress.failed} failed" if progress.failed else "",
+        f"searching {counted(progress.searching, 'arm')}" if progress.searching else "",
+        f"{duration(_seconds_left(view, [progress]))} left",
+    ]
+    texts = [text for text in texts if text]
+    between = 2 * (len(texts) + 1)
+    if len(progress.sweep) + BAR + sum(map(len, texts)) + between > console().width:
+        return Text(f"{progress.sweep}: {', '.join(texts)}")
+    bar = Table.grid(padding=(0, 2, 0, 0))
+    done, total = progress.rounds_done, max(progress.rounds_total, 1)
+    bar.add_row(
+        Text(progress.sweep),
+        ProgressBar(total=total, completed=done, width=BAR),
+        *map(Text, texts),
+    )
+    return bar
 
 
 def _slot_row(slot: Slot) -> list[str]:

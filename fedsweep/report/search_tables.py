@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from fedsweep.report.findings import Finding, Gain, names
+from fedsweep.report.fit import Column, Grid
 from fedsweep.report.tables import WIDE, markdown_line
 
 METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
@@ -66,31 +67,15 @@ def notes(findings: Sequence[Finding]) -> list[str]:
     return said
 
 
-def terminal(findings: Sequence[Finding], width: int = WIDE) -> list[Table | Text]:
-    """What searches found, for so many columns, and how to read it."""
-    return [_table(findings, width), Text("\n".join(notes(findings)), style="dim")]
-
-
-def _table(findings: Sequence[Finding], width: int) -> Table:
-    """An arm a line, or a block where they do not fit."""
+def terminal(findings: Sequence[Finding], width: int = WIDE) -> list[RenderableType]:
+    """Return what searches found, in so many columns, and how to read it."""
     headings, lines = rows(findings)
-    needed = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    heading = Text(f"{findings[0].arm.sweep_name}: the best freeze round")
-    table = Table(title=heading, title_justify="left")
-    if sum(needed) + 3 * len(needed) + 1 <= width:
-        for name in headings:
-            table.add_column(name, justify="left" if name == "arm" else "right")
-        for line in lines:
-            table.add_row(*line)
-        return table
-    table.show_header = False
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for line in lines:
-        for name, text in zip(headings, line, strict=True):
-            table.add_row(name, text)
-        table.rows[-1].end_section = True
-    return table
+    grid = Grid(
+        columns=[Column(name, left=name == "arm") for name in headings],
+        rows=lines,
+        title=f"{findings[0].arm.sweep_name}: the best freeze round",
+    )
+    return [grid.fitted(width), Text("\n".join(notes(findings)), style="dim")]
 
 
 def markdown(findings: Sequence[Finding]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from fedsweep.errors import visible
 from fedsweep.report import queries
 from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks
+from fedsweep.report.fit import Column as FitColumn
+from fedsweep.report.fit import Grid
 from fedsweep.report.selection import Condition
 from fedsweep.report.summary import (
     Cell,
@@ -253,42 +256,63 @@ def contrast_rows(
     return names, lines
 
 
-def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> list[Table]:
-    """A Rich table for each measure and each contrast, for so many columns."""
+def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> list[RenderableType]:
+    """Return what a terminal shows of each measure and each contrast, in so many columns."""
     view = view or View()
-    tables = [_terminal(summary, name, width, view) for name in view.measures(summary)]
-    tables[0].caption = Text("\n".join(footnotes(summary, view)))
-    for table, measure in zip(tables[1:], view.measures(summary)[1:], strict=True):
-        table.caption = Text(query_note(summary, measure, view))
+    shown = []
+    for measure in view.measures(summary):
+        notes = footnotes(summary, view) if measure == view.first else []
+        notes = notes or [query_note(summary, measure, view)]
+        shown.append(_terminal(summary, measure, width, view, "\n".join(notes)))
     for what, contrasts in contrast_tables(summary, view):
-        names, lines = contrast_rows(summary, view.first, contrasts)
-        if not _fits(names, lines, width):
-            names = [*map(label, summary.axes), "normaliser", "difference"]
-            lines = [
-                [
-                    *key_texts(summary, c.key),
-                    column_text(summary, c.column),
-                    contrast_text(view.first, c),
-                ]
-                for c in contrasts
-            ]
         heading = f"{summary.sweep}: {contrast_title(view.first, what)}"
-        tables.append(_table(heading, names, [(None, list(map(Entry, line))) for line in lines]))
-        tables[-1].caption = Text(contrast_note(summary, view))
-    return tables
+        names, lines = contrast_rows(summary, view.first, contrasts)
+        wide = _grid(
+            summary,
+            heading,
+            contrast_note(summary, view),
+            names,
+            [(None, list(map(Entry, line))) for line in lines],
+        )
+        each = [
+            [
+                *key_texts(summary, c.key),
+                column_text(summary, c.column),
+                contrast_text(view.first, c),
+            ]
+            for c in contrasts
+        ]
+        long = _grid(
+            summary,
+            heading,
+            wide.caption,
+            [*map(label, summary.axes), "normaliser", "difference"],
+            [(None, list(map(Entry, line))) for line in each],
+        )
+        shown.append(_fitted(wide, long, width))
+    return shown
 
 
-def _terminal(summary: Summary, measure: str, width: int, view: View) -> Table:
-    """A normaliser a column, or a line where they do not fit."""
-    names = headings(summary)
+def _terminal(
+    summary: Summary, measure: str, width: int, view: View, caption: str
+) -> RenderableType:
+    heading = f"{summary.sweep}: {title(measure, view)}"
     lines = [
         (key, [*map(Entry, key_texts(summary, key)), *entries])
         for key, entries in rows(summary, measure, view)
     ]
-    if not _fits(names, [[entry.text for entry in entries] for _, entries in lines], width):
-        names = [*map(label, summary.axes), "normaliser", _word(measure)]
-        lines = _long(summary, measure, view)
-    return _table(f"{summary.sweep}: {title(measure, view)}", names, lines)
+    names = [*map(label, summary.axes), "normaliser", _word(measure)]
+    wide = _grid(summary, heading, caption, headings(summary), lines)
+    long = _grid(summary, heading, caption, names, _long(summary, measure, view))
+    return _fitted(wide, long, width)
+
+
+def _fitted(wide: Grid, long: Grid, width: int) -> RenderableType:
+    """Return a normalizer a column, or a line if they do not fit, or a block for each row."""
+    for grid in (wide, long):
+        if grid.fits(width):
+            return grid.table(width)
+    return wide.blocks(width)
 
 
 def _word(measure: str) -> str:
@@ -296,26 +320,26 @@ def _word(measure: str) -> str:
     return NAMES[measure].partition(" of ")[0].split()[-1]
 
 
-def _table(
-    heading: str, names: Sequence[str], lines: Sequence[tuple[Key | None, Sequence[Entry]]]
-) -> Table:
-    # As Text: a name or an error may hold what Rich would take for markup.
-    table = Table(title=Text(visible(heading)), title_justify="left", caption_justify="left")
-    widths = _widths(names, [[entry.text for entry in entries] for _, entries in lines])
-    for name, least in zip(names, widths, strict=True):
-        table.add_column(name, justify="right", overflow="fold", min_width=least)
-    before: Key | None = None
-    for key, entries in lines:
-        table.add_row(*(Text(entry.text, style=STYLES[entry.mark]) for entry in entries))
-        if before is not None and key is not None and before[:1] != key[:1]:
-            table.rows[-2].end_section = True
-        before = key
-    return table
-
-
-def _fits(names: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> bool:
-    widths = _widths(names, lines)
-    return sum(widths) + 3 * len(widths) + 1 <= width
+def _grid(
+    summary: Summary,
+    heading: str,
+    caption: str,
+    names: Sequence[str],
+    lines: Sequence[tuple[Key | None, Sequence[Entry]]],
+) -> Grid:
+    keys = [key for key, _ in lines]
+    return Grid(
+        columns=[FitColumn(name, least=_number_and_notes) for name in names],
+        rows=[[Text(visible(e.text), style=STYLES[e.mark]) for e in line] for _, line in lines],
+        title=heading,
+        caption=caption,
+        keys=len(summary.axes),
+        sections=frozenset(
+            n
+            for n, (key, after) in enumerate(pairwise(keys))
+            if key is not None and after is not None and key[:1] != after[:1]
+        ),
+    )
 
 
 def _long(summary: Summary, measure: str, view: View) -> list[tuple[Key, list[Entry]]]:
@@ -328,17 +352,10 @@ def _long(summary: Summary, measure: str, view: View) -> list[tuple[Key, list[En
     ]
 
 
-def _widths(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[int]:
-    """What each column needs: its notes may be folded between words, its numbers may not."""
-
-    def least(text: str) -> int:
-        number, _, note = text.partition("(")
-        return max([len(number.strip()), *map(len, f"({note}".split() if note else [])])
-
-    return [
-        max([*map(len, name.split()), *map(least, texts)])
-        for name, *texts in zip(names, *lines, strict=True)
-    ]
+def _number_and_notes(text: str) -> int:
+    """Return what a cell needs: its notes may be folded between words, its numbers may not."""
+    number, _, note = text.partition("(")
+    return max([len(number.strip()), *map(len, f"({note}".split() if note else [])])
 
 
 def markdown(summary: Summary, view: View | None = None) -> str:

@@ -7,12 +7,17 @@ import pytest
 from fedsweep.cli.work import _ended
 from fedsweep.spec import Claim, TrainConfig
 from fedsweep.states import Outcome
+from fedsweep.store.reads import Progress
 from fedsweep.worker import Ended, Tally, View
 
 CONFIG = TrainConfig(
     dataset="digits", model="cnn", normalizer="bn", clients=4, rounds=3, local_steps=2,
     batch_size=8, lr=0.05, alpha=0.5, seed=0,
 ).model_dump(exclude_none=True)  # fmt: skip
+PROGRESS = Progress(
+    sweep="s", queued=0, running=0, finished=1, failed=0, cancelled=0, rounds_done=3,
+    rounds_total=3, seconds_left=None,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -35,6 +40,13 @@ def test_an_end_says_how_why_and_when_it_is_tried_again(
     """In one line."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, outcome, None, 2.0, error, again)
-    line = _ended(View([], [], Tally(), ended))
+    line = _ended(View([], [PROGRESS], Tally(), ended))
     assert line.startswith("abcdef01 bn ")
-    assert f": {said}  [" in line
+    assert line.endswith(f": {said}  [1/1, 0s left]")
+
+
+def test_a_count_that_was_not_read_is_not_shown() -> None:
+    """If the store does not answer at the end, the line has no count."""
+    claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
+    ended = Ended(0, claim, Outcome.FINISHED, None, 2.0, None, None)
+    assert _ended(View([], [], Tally(), ended)).endswith("finished in 2s")

@@ -172,7 +172,7 @@ def test_the_terminal_s_table_fits_eighty_columns() -> None:
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=80).print(*tables.terminal(summarize("s", ROWS)))
+    Console(file=out, width=80).print(*tables.terminal(summarize("s", ROWS), 80))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("93.00 ± 3.61" in line for line in lines)
