@@ -43,7 +43,7 @@ class Kept:
 
 def cache_folder() -> Path:
     """$FEDSWEEP_CACHE, else a folder in the user's cache."""
-    named = os.environ.get("FEDSWEEP_CACHE")
+    named = os.environ.get("FEDSWEEP_CACHE", "").strip()
     return Path(named).expanduser() if named else user_cache_path("fedsweep") / "decoded"
 
 

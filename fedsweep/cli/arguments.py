@@ -48,14 +48,33 @@ def open_store(db: str | None, *, create: bool = False) -> Engine:
     return engine
 
 
+def read_store(db: str | None) -> Engine:
+    """Return the store that --db names, to read; closed when the command ends.
+
+    An empty database gets its schema first, if it can be written.
+    """
+    from fedsweep.errors import StoreEmpty
+    from fedsweep.store import schema
+    from fedsweep.store.readonly import open_to_read
+
+    try:
+        engine = open_to_read(url(db))
+    except StoreEmpty:
+        schema.open_store(url(db)).dispose()
+        engine = open_to_read(url(db))
+    opened.callback(engine.dispose)
+    return engine
+
+
 def url(db: str | None) -> str:
     """The URL of --db, else of $FEDSWEEP_DB, else fedsweep.db in this folder."""
     from fedsweep.store.engine import default_url
 
-    return db or default_url()
+    return (db or "").strip() or default_url()
 
 
 def data_folder(data: Path | None) -> Path | None:
     """The folder of --data, else of $FEDSWEEP_DATA, else none."""
-    named = data or (Path(found) if (found := os.environ.get("FEDSWEEP_DATA")) else None)
+    given = os.environ.get("FEDSWEEP_DATA", "").strip()
+    named = data or (Path(given) if given else None)
     return named.expanduser().absolute() if named else None

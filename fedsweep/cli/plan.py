@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, data_folder, open_store, url
+from fedsweep.cli.arguments import Data, Db, data_folder, open_store, read_store, url
 from fedsweep.cli.console import counted, duration, size
 
 if TYPE_CHECKING:
@@ -177,13 +177,14 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
     from fedsweep.spec import most_forks, own_rounds
     from fedsweep.store import reads
-    from fedsweep.store.engine import parse_url, reading, sqlite_file
+    from fedsweep.store.engine import parse_url, reading
+    from fedsweep.store.location import sqlite_file
 
     there: set[str] = set()
     cost: dict[tuple[object, ...], float] = {}
     store = sqlite_file(parse_url(url(db)))
     if store is None or store.exists():
-        with reading(open_store(db)) as connection:
+        with reading(read_store(db)) as connection:
             there = reads.present(connection, [trial.trial_id for trial in sweep.trials])
             cost = reads.seconds_a_round(connection)
     trials = [trial for trial in sweep.trials if trial.trial_id not in there]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console
 from fedsweep.errors import NotFound, RequestError
 
@@ -139,7 +139,7 @@ def report(
     if format in _TO_FILE and output is None:
         raise RequestError(f"--format {format} needs a file: name it with --output")
     asked = _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL)
-    with reading(open_store(db)) as connection:
+    with reading(read_store(db)) as connection:
         names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")

@@ -23,7 +23,7 @@ from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import Trial, read, sweeps_of
 from fedsweep.states import TrialState
-from fedsweep.store.engine import sqlite_file
+from fedsweep.store.location import sqlite_file
 
 METRICS = 1000
 """In one request, by MLflow's own limit."""

@@ -22,7 +22,7 @@ from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
 from fedsweep.errors import RequestError, hide_secrets
-from fedsweep.store.engine import sqlite_file
+from fedsweep.store.location import links_to, sidecar, sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
 
@@ -114,13 +114,13 @@ def _settle(done: Future[T], work: Callable[[], T]) -> None:
 
 
 class _Here:
-    """A folder of this machine. It may stand for an earlier one too, which is only read, and
+    """A folder of this machine. It may stand for earlier ones too, which is only read, and
     emptied.
     """
 
-    def __init__(self, place: Path, earlier: Path | None = None) -> None:
+    def __init__(self, place: Path, *earlier: Path) -> None:
         self.place = place
-        self.places = [place, earlier] if earlier else [place]
+        self.places = [place, *earlier]
 
     def __str__(self) -> str:
         return str(self.place)
@@ -217,7 +217,7 @@ def folder_of(url: URL, home: Home) -> Folder:
     if home.artifacts is not None:
         return Folder(_Here(Path(home.artifacts) / home.store), shared=file is not None)
     if file is not None:
-        return Folder(_Here(_beside(file)), shared=True)
+        return Folder(_Here(_beside(file), *map(_beside, links_to(file))), shared=True)
     place = user_data_path("fedsweep") / "artifacts" / home.store
     return Folder(_Here(place, _earlier(url)), shared=False)
 
@@ -229,7 +229,7 @@ def _there(url: str) -> Folder:
 
 
 def _beside(file: Path) -> Path:
-    return file.with_name(file.name + ".artifacts").absolute()
+    return sidecar(file, ".artifacts").absolute()
 
 
 def _earlier(url: URL) -> Path:

@@ -28,7 +28,9 @@ from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import make_engine, reading, sqlite_file, transaction
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.location import sqlite_file
+from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
     arms,
@@ -81,22 +83,11 @@ def both(
 
     """
     with contextlib.ExitStack() as until_done:
-        there = _named(names[0], _to_read, source)
+        there = _named(names[0], open_to_read, source)
         until_done.callback(there.dispose)
         here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
         until_done.callback(here.dispose)
         yield there, here
-
-
-def _to_read(url: str) -> Engine:
-    engine = make_engine(url)
-    try:
-        with reading(engine) as connection:
-            schema.check(connection)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
 
 
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
