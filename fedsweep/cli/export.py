@@ -133,10 +133,12 @@ def weights(
 
     For trials that were planned with keep_weights = true.
     """
-    from fedsweep.store import artifacts
+    from fedsweep.store import artifacts, targets
 
-    trial_id, content = _content(read_store(db), trial)
+    engine = read_store(db)
+    trial_id, content = _content(engine, trial)
     target = output or Path(f"{trial_id}.safetensors")
+    targets.refuse_own(engine, target, "--output")
     if target.is_dir():
         raise RequestError(f"{target} is a folder: name a file in it with --output")
     try:

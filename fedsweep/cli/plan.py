@@ -69,7 +69,7 @@ def plan(
     sweep = spec.read_plan(file, set_ or ())
     files_at = _checked(artifacts)
     if show_partition is not None:
-        _check_picture(show_partition)
+        _check_picture(show_partition, db)
     sweep, unseen = executor.look_at_data(sweep, data_folder(data))
     sweep = sweep if share else sweep.alone()
     # Drawn before anything is planned, and put in its place after it: either may be refused.
@@ -95,13 +95,19 @@ def _checked(artifacts: str | None) -> str | None:
     return parse(artifacts)
 
 
-def _check_picture(path: Path) -> None:
+def _check_picture(path: Path, db: str | None) -> None:
     from fedsweep.errors import RequestError
+    from fedsweep.store.engine import parse_url
+    from fedsweep.store.location import sqlite_file
+    from fedsweep.store.targets import is_file_of
 
     if path.suffix.lower() not in PICTURES:
         raise RequestError(
             f"--show-partition {path} is none of {', '.join(PICTURES)}: end its name in one"
         )
+    store = sqlite_file(parse_url(url(db)))
+    if store is not None and is_file_of(store, path):
+        raise RequestError("--show-partition is fedsweep's own database: name another file")
 
 
 @contextmanager

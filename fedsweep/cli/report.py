@@ -135,11 +135,16 @@ def report(
     """
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
+    from fedsweep.store.targets import refuse_own
 
     if format in _TO_FILE and output is None:
         raise RequestError(f"--format {format} needs a file: name it with --output")
     asked = _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL)
-    with reading(read_store(db)) as connection:
+    engine = read_store(db)
+    for target, option in ((output, "--output"), (figures, "--figures")):
+        if target is not None:
+            refuse_own(engine, target, option)
+    with reading(engine) as connection:
         names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")

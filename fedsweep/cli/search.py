@@ -77,8 +77,10 @@ def export(
     from fedsweep.search.export import export as write
     from fedsweep.store import arms
     from fedsweep.store.engine import reading
+    from fedsweep.store.targets import refuse_own
 
     engine = read_store(db)
+    refuse_own(engine, storage, "--storage")
     with reading(engine) as connection:
         written = [
             write(connection, arm, storage)

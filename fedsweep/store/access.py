@@ -126,6 +126,20 @@ class Access:
             raise
         return folder
 
+    def require_whole(self) -> None:
+        """Refuse a log that is not whole, and that nobody is writing.
+
+        Raises:
+            StoreError: SQLite would read a part of it without a word.
+
+        """
+        before = self.signature()
+        try:
+            self._require_whole(sidecar(self.file, "-wal"))
+        except StoreError:
+            if self.signature() == before:
+                raise
+
     def _require_whole(self, wal: Path) -> None:
         if _size(wal) and not _is_whole(wal.read_bytes()):
             raise StoreError(

@@ -22,7 +22,7 @@ from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
 from fedsweep.errors import RequestError, hide_secrets
-from fedsweep.store.location import links_to, sidecar, sqlite_file
+from fedsweep.store.location import ARTIFACTS, links_to, sidecar, sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
 
@@ -51,6 +51,11 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self._files)
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders of this machine that it stands for, none if it lies elsewhere."""
+        return self._files.places if isinstance(self._files, _Here) else []
 
     def write(self, name: str, content: bytes) -> str:
         """Put a file in its place, and return its sum.
@@ -229,7 +234,7 @@ def _there(url: str) -> Folder:
 
 
 def _beside(file: Path) -> Path:
-    return sidecar(file, ".artifacts").absolute()
+    return sidecar(file, ARTIFACTS).absolute()
 
 
 def _earlier(url: URL) -> Path:

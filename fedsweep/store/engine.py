@@ -33,7 +33,7 @@ from fedsweep.errors import (
     StoreUnreachable,
 )
 from fedsweep.store.access import Access, require_writable
-from fedsweep.store.location import WRITE_A_URL, resolved, shown, sqlite_file
+from fedsweep.store.location import WRITE_A_URL, owner_of, resolved, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
@@ -209,6 +209,10 @@ def require_file(file: Path, *, create: bool = False) -> None:
     """
     if file.is_dir():
         raise StoreForeign(f"{shown(file)} is a folder: name a database file with --db")
+    if (owner := owner_of(file)) is not None:
+        raise RequestError(
+            f"{shown(file)} belongs to the database {shown(owner)}: name another file with --db"
+        )
     if not file.exists():
         if not create:
             raise StoreMissing(

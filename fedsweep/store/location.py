@@ -26,6 +26,9 @@ DRIVER_OPTIONS = frozenset(
 SIDECARS = ("-wal", "-shm", "-journal", "-turn")
 """Ends of the names of the files that SQLite and fedsweep keep next to a database file."""
 
+ARTIFACTS = ".artifacts"
+"""End of the name of the folder for snapshots and weights, next to a database file."""
+
 _links: dict[Path, dict[Path, None]] = {}
 """Symbolic links by which this process opened a database file, by that file."""
 
@@ -95,6 +98,15 @@ def links_to(file: Path) -> tuple[Path, ...]:
 def sidecar(file: Path, end: str) -> Path:
     """Return the file next to a database file whose name has this end."""
     return file.with_name(file.name + end)
+
+
+def owner_of(file: Path) -> Path | None:
+    """Return the database that a file is kept for by its name, None if there is none."""
+    names = [file.name.removesuffix(end) for end in SIDECARS if file.name.endswith(end)]
+    owners = [file.with_name(name) for name in names if name]
+    if file.parent.name.endswith(ARTIFACTS):
+        owners.append(file.parent.with_name(file.parent.name.removesuffix(ARTIFACTS)))
+    return next((owner for owner in owners if owner.is_file()), None)
 
 
 def shown(file: Path) -> Path:

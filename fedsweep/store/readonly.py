@@ -86,6 +86,8 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         driver.execute("PRAGMA query_only = ON")
         return driver
 
+    if not writable(file):
+        access.require_whole()
     lasting = writable(file) and not page
     engine = create_engine(
         url,
