@@ -11,6 +11,7 @@ FedsweepError
 │   ├── SqlRefused            a statement that does more than read, or reads too long
 │   └── StoreError            the database
 │       ├── StoreMissing
+│       │   └── StoreEmpty
 │       ├── StoreUnreachable
 │       ├── StoreReadOnly
 │       ├── StoreFull
@@ -78,6 +79,10 @@ class StoreError(RequestError):
 
 class StoreMissing(StoreError):
     """There is no database there: `fedsweep plan` makes one, or name another with --db."""
+
+
+class StoreEmpty(StoreMissing):
+    """The database is empty: `fedsweep plan FILE` fills it."""
 
 
 class StoreUnreachable(StoreError):

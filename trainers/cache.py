@@ -50,7 +50,7 @@ class Kept:
 
 def cache_folder() -> Path:
     """$FEDSWEEP_CACHE, else a folder in the user's cache."""
-    named = os.environ.get("FEDSWEEP_CACHE", "").removeprefix(BYTE_ORDER_MARK)
+    named = os.environ.get("FEDSWEEP_CACHE", "").strip().removeprefix(BYTE_ORDER_MARK)
     return Path(named).expanduser() if named else user_cache_path("fedsweep") / "decoded"
 
 

@@ -51,20 +51,42 @@ def open_store(db: str | None, *, create: bool = False) -> Engine:
     return engine
 
 
+def read_store(db: str | None) -> Engine:
+    """Return the store that --db names, to read; closed when the command ends.
+
+    An empty database gets its schema first, if it can be written.
+    """
+    from fedsweep.errors import StoreEmpty
+    from fedsweep.store import schema
+    from fedsweep.store.readonly import open_to_read
+
+    try:
+        engine = open_to_read(url(db))
+    except StoreEmpty:
+        schema.open_store(url(db)).dispose()
+        engine = open_to_read(url(db))
+    opened.callback(engine.dispose)
+    return engine
+
+
 def url(db: str | None) -> str:
     """The URL of --db, else of $FEDSWEEP_DB, else fedsweep.db in this folder."""
     from fedsweep.store.engine import default_url
 
-    return (db or default_url()).removeprefix(BYTE_ORDER_MARK)
+    return tidy(db or "") or tidy(default_url())
+
+
+def tidy(value: str) -> str:
+    """Return a setting without a byte-order mark and without blanks and line ends around it."""
+    return value.strip().removeprefix(BYTE_ORDER_MARK).strip()
 
 
 def setting(name: str) -> str | None:
-    """Return an environment variable without a byte-order mark; None if it is not set."""
-    value = os.environ.get(name)
-    return value.removeprefix(BYTE_ORDER_MARK) if value is not None else None
+    """Return a tidy environment variable; None if it is not set or blank."""
+    return tidy(os.environ.get(name, "")) or None
 
 
 def data_folder(data: Path | None) -> Path | None:
     """The folder of --data, else of $FEDSWEEP_DATA, else none."""
-    named = data or (Path(found) if (found := setting("FEDSWEEP_DATA")) else None)
+    named = data or (Path(given) if (given := setting("FEDSWEEP_DATA")) else None)
     return named.expanduser().absolute() if named else None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Db, open_store, opened, url
+from fedsweep.cli.arguments import Db, open_store, opened, read_store, url
 from fedsweep.cli.console import console, counted, size
 from fedsweep.errors import hide_secrets, visible
 
@@ -37,7 +37,7 @@ def check(db: Db = None) -> None:
     """
     from fedsweep.store import schema, soundness
 
-    engine = open_store(db)
+    engine = read_store(db)
     found = soundness.faults(engine)
     for fault in found:
         print(visible(fault))
@@ -132,7 +132,8 @@ def gc(
     """
     from fedsweep.store import garbage
 
-    found = garbage.collect(open_store(db), dry_run=dry_run)
+    engine = read_store(db) if dry_run else open_store(db)
+    found = garbage.collect(engine, dry_run=dry_run)
     would = "would be deleted (nothing is)" if dry_run else "deleted"
     print(f"{counted(found.files, 'file')} {would}, {size(found.bytes)}")
     for host, count in sorted(found.elsewhere.items()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, size
 from fedsweep.cli.trial import Trial
 from fedsweep.errors import Refused, RequestError
@@ -47,7 +47,7 @@ def parquet(
     from fedsweep.exports import parquet
 
     with _progress("rows") as progress:
-        written = parquet.export(open_store(db), output, sweep, progress, force=force)
+        written = parquet.export(read_store(db), output, sweep, progress, force=force)
     for one in written:
         print(f"{one.file}: {counted(one.rows, 'row')} ({size(one.bytes)})")
 
@@ -61,7 +61,7 @@ def tensorboard(output: Target, db: Db = None, sweep: Sweep = None) -> None:
     from fedsweep.exports import tensorboard
 
     with _progress("trials") as progress:
-        written = tensorboard.export(open_store(db), output, sweep, progress)
+        written = tensorboard.export(read_store(db), output, sweep, progress)
     print(f"{output}: {counted(written.trials, 'trial')}, {counted(written.rounds, 'round')}")
     if written.without:
         print(f"{counted(written.without, 'trial')} without a round left out")
@@ -89,7 +89,7 @@ def mlflow(
     from fedsweep.exports import mlflow
 
     with _progress("trials") as progress:
-        did = mlflow.export(open_store(db), output, sweep, progress)
+        did = mlflow.export(read_store(db), output, sweep, progress)
     counts = ", ".join(f"{did[what]:,} {what}" for what in ("written", "added to", "kept"))
     print(f"{mlflow.shown(output)}: {counted(did.total(), 'run')} ({counts})")
 
@@ -139,9 +139,12 @@ def weights(
     For trials that were planned with keep_weights = true.
     """
     from fedsweep.files import stdout_kept_for, write_whole
+    from fedsweep.store import targets
 
-    trial_id, content = _content(open_store(db), trial)
+    engine = read_store(db)
+    trial_id, content = _content(engine, trial)
     target = output or Path(f"{trial_id}.safetensors")
+    targets.refuse_own(engine, target, "--output")
     if target.is_dir():
         raise RequestError(f"{target} is a folder: name a file in it with --output")
     try:

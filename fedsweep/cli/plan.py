@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, data_folder, open_store, url
+from fedsweep.cli.arguments import Data, Db, data_folder, open_store, read_store, url
 from fedsweep.cli.console import counted, duration, size
 from fedsweep.files import stdout_kept_for
 
@@ -69,7 +69,7 @@ def plan(
     sweep = spec.read_plan(file, set_ or ())
     files_at = _checked(artifacts)
     if show_partition is not None:
-        _check_picture(show_partition)
+        _check_picture(show_partition, db)
     found: list[str] = []
     sweep, unseen = executor.look_at_data(sweep, data_folder(data), file, found.append)
     sweep = sweep if share else sweep.alone()
@@ -98,13 +98,19 @@ def _checked(artifacts: str | None) -> str | None:
     return parse(artifacts)
 
 
-def _check_picture(path: Path) -> None:
+def _check_picture(path: Path, db: str | None) -> None:
     from fedsweep.errors import RequestError
+    from fedsweep.store.engine import parse_url
+    from fedsweep.store.location import sqlite_file
+    from fedsweep.store.targets import is_file_of
 
     if path.suffix.lower() not in PICTURES:
         raise RequestError(
             f"--show-partition {path} is none of {', '.join(PICTURES)}: end its name in one"
         )
+    store = sqlite_file(parse_url(url(db)))
+    if store is not None and is_file_of(store, path):
+        raise RequestError("--show-partition is fedsweep's own database: name another file")
 
 
 @contextmanager
@@ -170,13 +176,14 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
     from fedsweep.spec import most_forks, own_rounds
     from fedsweep.store import reads
-    from fedsweep.store.engine import parse_url, reading, sqlite_file
+    from fedsweep.store.engine import parse_url, reading
+    from fedsweep.store.location import sqlite_file
 
     there: set[str] = set()
     cost: dict[tuple[object, ...], float] = {}
     store = sqlite_file(parse_url(url(db)))
     if store is None or store.exists():
-        with reading(open_store(db)) as connection:
+        with reading(read_store(db)) as connection:
             there = reads.present(connection, [trial.trial_id for trial in sweep.trials])
             cost = reads.seconds_a_round(connection)
     trials = [trial for trial in sweep.trials if trial.trial_id not in there]

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, plain_console
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.files import stdout_kept_for, written
@@ -137,11 +137,16 @@ def report(
     """
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
+    from fedsweep.store.targets import refuse_own
 
     if format in _TO_FILE and output is None:
         raise RequestError(f"--format {format} needs a file: name it with --output")
     asked = _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL)
-    with reading(open_store(db)) as connection:
+    engine = read_store(db)
+    for target, option in ((output, "--output"), (figures, "--figures")):
+        if target is not None:
+            refuse_own(engine, target, option)
+    with reading(engine) as connection:
         names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")

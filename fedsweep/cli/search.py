@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, keep_showing
 from fedsweep.errors import NotFound, RequestError, hide_secrets
 from fedsweep.report.searched import findings
@@ -46,7 +46,7 @@ def show(
     """Say what each arm's best T* is as far as it is known, and what was tried."""
     from fedsweep.report.findings import record
 
-    engine = open_store(db)
+    engine = read_store(db)
     if as_json:
         print(json.dumps([record(f) for f in _found(engine, sweep, arm)], indent=2))
         return
@@ -77,8 +77,10 @@ def export(
     from fedsweep.search.export import export as write
     from fedsweep.store import arms
     from fedsweep.store.engine import reading
+    from fedsweep.store.targets import refuse_own
 
-    engine = open_store(db)
+    engine = read_store(db)
+    refuse_own(engine, storage, "--storage")
     with reading(engine) as connection:
         written = [
             write(connection, arm, storage)

@@ -51,6 +51,7 @@ def serve(
     Only who has the token sees it. Ctrl-C ends it.
     """  # fmt: skip
     require()
+    token = (token or "").strip()  # a file of the environment often has a line end
     token = checked(token) if token else secrets.token_urlsafe(24)
     from fedsweep.serve.server import Options
     from fedsweep.serve.server import serve as run
@@ -58,7 +59,7 @@ def serve(
 
     options = Options(host, port, token, tuple(allow_host or ()))
     output.in_background()
-    run(open_to_read(url(db)), options, _told, show=show)
+    run(open_to_read(url(db), page=True), options, _told, show=show)
 
 
 def _told(address: str) -> None:

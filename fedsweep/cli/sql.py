@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep import output
-from fedsweep.cli.arguments import BYTE_ORDER_MARK, Db, open_store
+from fedsweep.cli.arguments import BYTE_ORDER_MARK, Db, read_store
 from fedsweep.cli.console import console
 from fedsweep.errors import RequestError, visible
 
@@ -67,7 +67,7 @@ def sql(
 
     if sweep is not None and not bounds.names(text, "sweep"):
         raise RequestError("--sweep says what :sweep stands for, and the statement has none")
-    engine = open_store(db)
+    engine = read_store(db)
     _require(engine, sweep)
     answer = reader.ask(engine, text, {"sweep": sweep}, limit=limit, seconds=timeout)
     _PRINT[format](answer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, duration, keep_showing, size, time_left
 from fedsweep.report.phrases import HELD
 
@@ -45,7 +45,7 @@ def status(
     Trials by state, rounds, and the time left: from measured rounds, with the slots at work now.
     --watch shows who is at work, too.
     """
-    engine = open_store(db)
+    engine = read_store(db)
     if as_json:
         print(json.dumps([_record(p) for p in _progress(engine, sweep)], indent=2))
         return

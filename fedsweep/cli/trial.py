@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store
+from fedsweep.cli.arguments import Db, Sweep, open_store, read_store
 from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import NotFound, Refused, visible
 from fedsweep.report.phrases import ran_with, standing
@@ -42,7 +42,7 @@ def list_(
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
-    with reading(open_store(db)) as connection:
+    with reading(read_store(db)) as connection:
         if sweep is not None:
             reads.require_sweep(connection, sweep)
         rows = reads.trial_list(connection, sweep, state, limit + 1)
@@ -74,7 +74,7 @@ def show(trial: Trial, db: Db = None) -> None:
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
-    with reading(open_store(db)) as connection:
+    with reading(read_store(db)) as connection:
         key, trial_id = reads.find_trial(connection, trial)
         result = reads.trial_result(connection, trial_id)
         stands = reads.trial_standing(connection, key)
@@ -122,7 +122,7 @@ def logs(
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
-    with reading(open_store(db)) as connection:
+    with reading(read_store(db)) as connection:
         key, trial_id = reads.find_trial(connection, trial)
         fences = [row["fence"] for row in reads.trial_attempts(connection, key)]
         if attempt is not None and attempt not in fences:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep import output
-from fedsweep.cli.arguments import Data, Db, data_folder, open_store
+from fedsweep.cli.arguments import Data, Db, data_folder, read_store
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.cli.trial import Trial
 from fedsweep.errors import RequestError
@@ -60,7 +60,7 @@ def verify(
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
-    with reading(open_store(db)) as connection:
+    with reading(read_store(db)) as connection:
         record = reads.trial_record(connection, reads.find_trial(connection, trial)[0])
     config = verification.configured(record)
     place = executor.Place(

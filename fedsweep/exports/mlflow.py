@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import Engine
 
 from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import Trial, read, sweeps_of
 from fedsweep.states import TrialState
-from fedsweep.store.engine import sqlite_file
+from fedsweep.store.targets import refuse_own
 
 METRICS = 1000
 """In one request, by MLflow's own limit."""
@@ -57,7 +56,7 @@ def export(engine: Engine, output: str, sweep: str | None, progress: Progress) -
     """
     require("mlflow", "trackers", "mlflow")
     uri = tracking_uri(output)
-    _refuse_own(engine.url, uri)
+    refuse_own(engine, uri, "--output")
     sweeps = sweeps_of(engine, sweep)
     did: Counter[str] = Counter()
     with _quiet(), _translated(output):
@@ -83,22 +82,6 @@ def tracking_uri(output: str) -> str:
             f"{folder} cannot be made ({error.strerror}): name another with --output"
         ) from error
     return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-def _refuse_own(store: URL, uri: str) -> None:
-    """Refuse to make MLflow's tables in the store itself."""
-    try:
-        other = make_url(uri)
-    except ArgumentError:
-        return
-    mine, theirs = sqlite_file(store), sqlite_file(other)
-    if mine is not None and theirs is not None:
-        same = mine.absolute() == theirs.absolute()
-    else:
-        places = ((url.get_backend_name(), url.host, url.database) for url in (store, other))
-        same = len(set(places)) == 1
-    if same:
-        raise RequestError("--output is fedsweep's own database: name another one, or a folder")
 
 
 @contextmanager

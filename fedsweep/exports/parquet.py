@@ -16,6 +16,7 @@ from fedsweep.exports.columns import columns_of, kinds, rows_of
 from fedsweep.exports.folder import opened_together, refuse_foreign
 from fedsweep.store import reads
 from fedsweep.store.engine import reading
+from fedsweep.store.targets import refuse_own
 from fedsweep.store.views import NAMES
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def export(
 
     """
     require("parquet", "tables", "pyarrow")
+    files = {view: folder / f"{view}.parquet" for view in NAMES}
+    for target in (folder, *files.values()):
+        refuse_own(engine, target, "--output")
     if not force:
         refuse_foreign(folder, _is_ours)
     with reading(engine) as connection:

@@ -18,6 +18,7 @@ from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import MEASURES, Measured, Trial, read, sweeps_of
 from fedsweep.files import written
 from fedsweep.states import TrialState
+from fedsweep.store.targets import refuse_own
 
 TAGS = {name: f"{group}/{name}" for group, names in MEASURES.items() for name in names}
 """A measure's tag: TensorBoard puts those with the same beginning side by side."""
@@ -43,6 +44,7 @@ def export(engine: Engine, folder: Path, sweep: str | None, progress: Progress) 
 
     """
     require("tensorboard", "trackers", "tensorboard")
+    refuse_own(engine, folder, "--output")
     trials = rounds = without = 0
     for name, ids in sweeps_of(engine, sweep).items():
         for done, trial in enumerate(read(engine, ids), start=1):

@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 
 from fedsweep.errors import RequestError, hide_secrets
 from fedsweep.files import created, sync_and_replace
-from fedsweep.store.engine import sqlite_file
+from fedsweep.store.location import ARTIFACTS, links_to, sidecar, sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
 
@@ -52,6 +52,11 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self._files)
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders of this machine that it stands for, none if it lies elsewhere."""
+        return self._files.places if isinstance(self._files, _Here) else []
 
     def write(self, name: str, content: bytes) -> str:
         """Put a file in its place, and return its sum.
@@ -115,13 +120,13 @@ def _settle(done: Future[T], work: Callable[[], T]) -> None:
 
 
 class _Here:
-    """A folder of this machine. It may stand for an earlier one too, which is only read, and
+    """A folder of this machine. It may stand for earlier ones too, which is only read, and
     emptied.
     """
 
-    def __init__(self, place: Path, earlier: Path | None = None) -> None:
+    def __init__(self, place: Path, *earlier: Path) -> None:
         self.place = place
-        self.places = [place, earlier] if earlier else [place]
+        self.places = [place, *earlier]
 
     def __str__(self) -> str:
         return str(self.place)
@@ -218,7 +223,7 @@ def folder_of(url: URL, home: Home) -> Folder:
     if home.artifacts is not None:
         return Folder(_Here(Path(home.artifacts) / home.store), shared=file is not None)
     if file is not None:
-        return Folder(_Here(_beside(file)), shared=True)
+        return Folder(_Here(_beside(file), *map(_beside, links_to(file))), shared=True)
     place = user_data_path("fedsweep") / "artifacts" / home.store
     return Folder(_Here(place, _earlier(url)), shared=False)
 
@@ -230,7 +235,7 @@ def _there(url: str) -> Folder:
 
 
 def _beside(file: Path) -> Path:
-    return file.with_name(file.name + ".artifacts").absolute()
+    return sidecar(file, ARTIFACTS).absolute()
 
 
 def _earlier(url: URL) -> Path:

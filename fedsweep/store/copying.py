@@ -12,7 +12,6 @@ import hashlib
 import heapq
 import itertools
 import marshal
-import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,8 @@ from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import make_engine, reading, sqlite_file, transaction
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
     arms,
@@ -49,6 +49,7 @@ from fedsweep.store.tables import (
     trials,
     weights,
 )
+from fedsweep.store.targets import same_database
 from fedsweep.store.writes import ONE_PLANNER_AT_A_TIME, Weights
 
 BATCH = 5000
@@ -81,22 +82,11 @@ def both(
 
     """
     with contextlib.ExitStack() as until_done:
-        there = _named(names[0], _to_read, source)
+        there = _named(names[0], open_to_read, source)
         until_done.callback(there.dispose)
         here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
         until_done.callback(here.dispose)
         yield there, here
-
-
-def _to_read(url: str) -> Engine:
-    engine = make_engine(url)
-    try:
-        with reading(engine) as connection:
-            schema.check(connection)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
 
 
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
@@ -298,8 +288,7 @@ def _begin(there: Connection, here: Connection) -> None:
     """
     for connection in (there, here):
         _UNHURRIED[connection.dialect.name](connection)
-    same = there.dialect.name == here.dialect.name and _SAME[here.dialect.name](there, here)
-    if same:
+    if there.dialect.name == here.dialect.name and same_database(there, here):
         raise RequestError("FROM and the database to write are the same one: name two")
     _PLAN_ALONE[here.dialect.name](here)
 
@@ -315,23 +304,6 @@ def _unhurried_postgres(connection: Connection) -> None:
 
 
 _UNHURRIED = {"sqlite": _unhurried_sqlite, "postgresql": _unhurried_postgres}
-
-
-def _same_sqlite(there: Connection, here: Connection) -> bool:
-    one, other = sqlite_file(there.engine.url), sqlite_file(here.engine.url)
-    assert one is not None
-    assert other is not None
-    return one.samefile(other)
-
-
-def _same_postgres(there: Connection, here: Connection) -> bool:
-    """Whatever the URLs say: an advisory lock is of one database, and keeps out others there."""
-    key = random.getrandbits(62)
-    there.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-    return not here.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
-
-
-_SAME = {"sqlite": _same_sqlite, "postgresql": _same_postgres}
 
 
 def _plan_alone_sqlite(_connection: Connection) -> None:

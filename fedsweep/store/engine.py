@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import sqlite3
 import time
 import uuid
@@ -31,6 +32,9 @@ from fedsweep.errors import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from fedsweep.store.access import Access, require_writable
+from fedsweep.store.location import WRITE_A_URL, owner_of, resolved, shown, sqlite_file
+from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
 T = TypeVar("T")
@@ -87,54 +91,33 @@ class Moment:
 
 
 def parse_url(text: str) -> URL:
-    """A database URL: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.
+    """Return a database URL: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.
+
+    A SQLite file is resolved here once: every link and relative path to it gives the same URL.
 
     Raises:
         RequestError: it is not a URL, or of another database.
 
     """
+    text = text.strip()
+    if _CONTROL.search(text):
+        raise RequestError("--db has a line end or a control character in it: remove that")
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        raise RequestError(_WRITE_A_URL) from error
+        raise RequestError(WRITE_A_URL) from error
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "postgresql+psycopg"):
         raise RequestError(
             f"fedsweep has no driver for {url.drivername}: use a sqlite: or postgresql: URL"
         )
-    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
-        raise RequestError(
-            "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
-        )
     if "@" in (url.host or ""):
         raise RequestError("--db has an @ in its user or password: write it as %40")
-    return _sqlite_uri(url) if url.drivername == "sqlite" else url
+    return resolved(url) if url.drivername == "sqlite" else url
 
 
-def _sqlite_uri(url: URL) -> URL:
-    """SQLite reads a name as a URI only where both the name and a flag say so: one without the
-    other would name a file that nobody meant.
-    """
-    if url.host:
-        raise RequestError(_WRITE_A_URL)
-    assert url.database is not None
-    if url.database.startswith("file:"):
-        return url.update_query_dict({"uri": "true"})
-    return url.set(database=f"file:{url.database}") if "uri" in url.query else url
-
-
-_WRITE_A_URL = (
-    "--db is not a database URL: write sqlite:///fedsweep.db or "
-    "postgresql://user:password@host/name"
-)
-
-
-def sqlite_file(url: URL) -> Path | None:
-    """The file of a SQLite URL, None for a server."""
-    if url.drivername != "sqlite" or url.database is None:
-        return None
-    return Path(url.database.removeprefix("file:").partition("?")[0])
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def make_engine(text: str, *, create: bool = False) -> Engine:
@@ -149,8 +132,7 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     file = sqlite_file(url)
     try:
         engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
-        with _translated(url), engine.connect() as connection:
-            connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name]))
+        require_readable(engine)
     except sqlite3.DatabaseError as error:  # the file is none of SQLite's
         raise _domain_error(url, OperationalError("", {}, error)) or error from error
     except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
@@ -158,7 +140,27 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     return engine
 
 
-_FIRST_LOOK = {"sqlite": "SELECT count(*) FROM sqlite_master", "postgresql": "SELECT 1"}
+def require_readable(engine: Engine) -> None:
+    """Refuse a database that cannot be read, in fedsweep's own words.
+
+    Raises:
+        StoreError: says why.
+
+    """
+    with _translated(engine.url), engine.connect() as connection:
+        seen = connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name])).scalar_one()
+        if seen is None:
+            path = connection.execute(sa.text("SHOW search_path")).scalar_one()
+            raise StoreError(
+                f"{_shown(engine.url)} has no schema of its search_path ({path}): make one with "
+                "CREATE SCHEMA, or correct the search_path in --db, PGOPTIONS or of the user"
+            )
+
+
+_FIRST_LOOK = {
+    "sqlite": "SELECT count(*) FROM sqlite_master",
+    "postgresql": "SELECT current_schema()",
+}
 """SQLite itself says what is no database. Whoever opens and closes the file past it lets go of all
 locks that this process has on it (POSIX's locks are so), and another may delete the log."""
 
@@ -171,7 +173,7 @@ def _postgres_engine(url: URL) -> Engine:
     """
     settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
     keepalives = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         pool_size=1,
         max_overflow=2,
@@ -179,9 +181,13 @@ def _postgres_engine(url: URL) -> Engine:
             "connect_timeout": 10,
             "application_name": "fedsweep",
             "options": settings,
+            # All texts are read and written so; the server converts them.
+            "client_encoding": "utf8",
             **keepalives,
         },
     )
+    store_any_text(engine)
+    return engine
 
 
 def let_go(engine: Engine) -> None:
@@ -191,33 +197,53 @@ def let_go(engine: Engine) -> None:
 
 
 def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
-    if file.is_dir():
-        raise StoreForeign(f"{file} is a folder: name a database file with --db")
-    if not file.exists():
-        if not create:
-            raise StoreMissing(
-                f"there is no database {file}: `fedsweep plan` makes one, or name another with --db"
-            )
-        if not file.parent.is_dir():
-            raise StoreError(f"there is no folder {file.parent} for the database: make it first")
-    if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
-        raise StoreError(
-            f"{file} lies on a network file system ({kind}), where SQLite's locks fail: "
-            "use a local disk, or Postgres for many machines"
-        )
+    require_file(file, create=create)
+    if not {"mode", "immutable"} & set(url.query):  # with these the user says how to open it
+        require_writable(file)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _sqlite_connect)
-    event.listen(engine, "begin", _sqlite_begin)
+    event.listen(engine, "begin", begin_sqlite)
+    store_any_text(engine)
     return engine
 
 
+def require_file(file: Path, *, create: bool = False) -> None:
+    """Refuse a SQLite file that is missing, or that SQLite cannot lock.
+
+    Raises:
+        StoreError: says which, and what to do.
+
+    """
+    if file.is_dir():
+        raise StoreForeign(f"{shown(file)} is a folder: name a database file with --db")
+    if (owner := owner_of(file)) is not None:
+        raise RequestError(
+            f"{shown(file)} belongs to the database {shown(owner)}: name another file with --db"
+        )
+    if not file.exists():
+        if not create:
+            raise StoreMissing(
+                f"there is no database {shown(file)}: `fedsweep plan` makes one, "
+                "or name another with --db"
+            )
+        if not file.parent.is_dir():
+            raise StoreError(
+                f"there is no folder {shown(file.parent)} for the database: make it first"
+            )
+    if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"{shown(file)} lies on a network file system ({kind}), where SQLite's locks fail: "
+            "use a local disk, or Postgres for many machines"
+        )
+
+
 def _sqlite_connect(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions of its own: `_sqlite_begin` does, and says which kind.
+    # The driver must not begin transactions of its own: `begin_sqlite` does, and says which kind.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA synchronous = NORMAL")
-    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and _may_change(cursor):
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
@@ -227,7 +253,15 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _sqlite_begin(connection: Connection) -> None:
+def _may_change(cursor: sqlite3.Cursor) -> bool:
+    """Return whether a SQLite file is empty or has fedsweep's tables."""
+    seen = "SELECT count(*) = 0 OR sum(name = 'sweep_members') FROM sqlite_master"
+    foreign = cursor.execute("PRAGMA application_id").fetchone()[0]
+    return not foreign and bool(cursor.execute(seen).fetchone()[0])
+
+
+def begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction of SQLite, of the kind that the connection's options say."""
     # A deferred transaction that reads first fails with BUSY at its first write, at once.
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
@@ -292,7 +326,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: one consistent state of the whole database."""
     options = _READING[engine.dialect.name]
     with _translated(engine.url), engine.connect().execution_options(**options) as connection:
+        access = access_of(engine)
+        before = access.signature() if access is not None else ()
         yield connection
+        if access is not None and access.without_locks:
+            access.require_unchanged(before)
+
+
+def access_of(engine: Engine) -> Access | None:
+    """Return how the engine of a SQLite file that is only read reaches it, None for another."""
+    access = engine.get_execution_options().get("access")
+    return access if isinstance(access, Access) else None
 
 
 _READING: dict[str, dict[str, Any]] = {
@@ -385,7 +429,9 @@ def _domain_error(url: URL, error: DBAPIError) -> FedsweepError | None:
 
 
 def _shown(url: URL) -> str:
-    """The URL as it was written, without its password."""
+    """The URL for a message, without its password."""
+    if (file := sqlite_file(url)) is not None:
+        return f"sqlite:///{shown(file)}"
     return url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
 
 
@@ -489,4 +535,4 @@ def _file_system(file: Path) -> str:
 
 def default_url() -> str:
     """Where the store is when the command line does not say."""
-    return os.environ.get("FEDSWEEP_DB") or "sqlite:///fedsweep.db"
+    return os.environ.get("FEDSWEEP_DB", "").strip() or "sqlite:///fedsweep.db"

@@ -12,6 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from fedsweep.store.texts import escaped
+
 T = TypeVar("T")
 
 
@@ -70,7 +72,11 @@ class Prepared:
         compiled = self._of(connection)
 
         def execute(cursor: Any) -> Answer:
-            cursor.execute(compiled.text, compiled.given(values))
+            given = compiled.given(values)
+            try:
+                cursor.execute(compiled.text, given)
+            except UnicodeEncodeError:  # on SQLite: see `store.texts`
+                cursor.execute(compiled.text, escaped(given))
             if cursor.description is None:
                 return Answer((), cursor.rowcount)
             if compiled.row is None:
@@ -86,7 +92,14 @@ class Prepared:
         """Execute it for each of these rows."""
         compiled = self._of(connection)
         given = [compiled.given(row) for row in rows]
-        _executed(connection, compiled.text, lambda c: c.executemany(compiled.text, given))
+
+        def execute(cursor: Any) -> None:
+            try:
+                cursor.executemany(compiled.text, given)
+            except UnicodeEncodeError:
+                cursor.executemany(compiled.text, [escaped(one) for one in given])
+
+        _executed(connection, compiled.text, execute)
 
     def text(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, Any]:
         """Its SQL on this database, and what the driver would be given for these values."""

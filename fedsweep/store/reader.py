@@ -13,8 +13,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
 from fedsweep.store import reader_postgres, reader_sqlite
+from fedsweep.store.access import Access
 from fedsweep.store.bounds import TOO_MUCH, Found, Parameters, refusal, size
-from fedsweep.store.engine import sqlite_file
+from fedsweep.store.engine import access_of
+from fedsweep.store.location import sqlite_file
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def _ask_sqlite(
 ) -> Found:
     file = sqlite_file(engine.url)
     assert file is not None
+    access = access_of(engine) or Access(file)
     question: dict[str, Any] = {
-        "address": f"{file.absolute().as_uri()}?mode=ro",
+        "address": access.address(),
         "text": text,
         "parameters": dict(parameters),
         "limit": limit,

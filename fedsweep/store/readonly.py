@@ -3,69 +3,119 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import NullPool, QueuePool
 
-from fedsweep.errors import StoreMissing
-from fedsweep.store.engine import make_engine, reading, sqlite_file
-from fedsweep.store.schema import check, current
+from fedsweep.errors import SchemaOld, StoreEmpty
+from fedsweep.store.access import Access, writable
+from fedsweep.store.engine import (
+    BUSY_SECONDS,
+    begin_sqlite,
+    make_engine,
+    parse_url,
+    reading,
+    require_file,
+    require_readable,
+)
+from fedsweep.store.location import shown, sqlite_file
+from fedsweep.store.schema import check, is_empty
+from fedsweep.store.texts import store_any_text
 
-BUSY_SECONDS = 2.0
-"""How long a look at SQLite waits for another process; the next look comes soon."""
+LOOK_SECONDS = 20
+"""How long a look of a page at Postgres may take."""
 
-STATEMENT_SECONDS = 20
-"""How long a look at Postgres may take."""
+LOOK_BUSY_SECONDS = 2.0
+"""How long a look of a page at SQLite waits for another process; the next look comes soon."""
 
 
-def open_to_read(url: str) -> Engine:
-    """An engine for a store with the current schema, which nothing can be written through.
+def open_to_read(url: str, *, page: bool = False) -> Engine:
+    """Return an engine for a store with the current schema, which nothing can be written through.
+
+    A page (`page`) looks again and again: it waits less, and leaves SQLite's log as it is.
 
     Raises:
         StoreError: it is missing, empty, unreachable, foreign, older or newer.
 
     """
-    first = make_engine(url)
+    parsed = parse_url(url)
+    engine = _ENGINES[parsed.get_backend_name()](parsed, page)
     try:
-        with reading(first) as connection:
-            if current(connection) is None and not sa.inspect(connection).get_table_names():
-                raise StoreMissing("the database is empty: `fedsweep plan FILE` fills it")
-            check(connection)
-    finally:
-        first.dispose()
-    return _ENGINES[first.dialect.name](first)
-
-
-def _sqlite_engine(first: Engine) -> Engine:
-    """A connection for each look: what is moved away and back is found again, and a file that is
-    not there is not made.
-    """
-    file = sqlite_file(first.url)
-    assert file is not None
-    name = f"{file.absolute().as_uri()}?mode=ro"
-
-    def connect() -> sqlite3.Connection:
-        driver = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-        driver.execute("PRAGMA query_only = ON")
-        return driver
-
-    return sa.create_engine(first.url, creator=connect, poolclass=NullPool)
-
-
-def _postgres_engine(first: Engine) -> Engine:
-    engine = make_engine(first.url.render_as_string(hide_password=False))
-    event.listen(engine, "connect", _only_read)
+        require_readable(engine)
+        _require_current(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
-def _only_read(driver: Any, _record: object) -> None:
-    with driver.cursor() as cursor:
-        cursor.execute("SET default_transaction_read_only = on")
-        cursor.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
-    driver.commit()
+def _require_current(engine: Engine) -> None:
+    file = sqlite_file(engine.url)
+    with reading(engine) as connection:
+        if is_empty(connection):
+            raise StoreEmpty
+        try:
+            check(connection)
+        except SchemaOld as error:
+            if file is None or writable(file):
+                raise
+            raise SchemaOld(
+                f"{shown(file)} has an older schema and is read-only here: copy it to a folder of "
+                "yours, and run `fedsweep db upgrade` on the copy"
+            ) from error
 
 
-_ENGINES = {"sqlite": _sqlite_engine, "postgresql": _postgres_engine}
+def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
+    """A connection for each look: what is moved away and back is found again, and a file that is
+    not there is not made.
+    """
+    file = sqlite_file(url)
+    assert file is not None
+    require_file(file)
+    access = Access(file)
+    # By "rw" the last connection takes its log away; queries are all that it runs.
+    mode, seconds = ("ro", LOOK_BUSY_SECONDS) if page else ("rw", BUSY_SECONDS)
+
+    def connect() -> sqlite3.Connection:
+        address = access.address(mode)
+        driver = sqlite3.connect(address, uri=True, timeout=seconds, check_same_thread=False)
+        driver.isolation_level = None
+        driver.execute("PRAGMA query_only = ON")
+        return driver
+
+    if not writable(file):
+        access.require_whole()
+    lasting = writable(file) and not page
+    engine = create_engine(
+        url,
+        creator=connect,
+        poolclass=QueuePool if lasting else NullPool,
+        execution_options={"access": access},
+    )
+    event.listen(engine, "begin", begin_sqlite)
+    store_any_text(engine)
+    return engine
+
+
+def _postgres_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
+    engine = make_engine(url.render_as_string(hide_password=False))
+    engine.dispose()  # its first connection could write
+
+    def only_read(driver: Any, _record: object) -> None:
+        with driver.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+            if page:
+                cursor.execute(f"SET statement_timeout = '{LOOK_SECONDS}s'")
+        driver.commit()
+
+    event.listen(engine, "connect", only_read)
+    return engine
+
+
+_ENGINES: dict[str, Callable[[URL, bool], Engine]] = {
+    "sqlite": _sqlite_engine,
+    "postgresql": _postgres_engine,
+}

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
+from fedsweep.store import catalog
 from fedsweep.store.engine import (
     as_sql,
     is_ahead,
@@ -43,7 +44,7 @@ def open_store(url: str, *, create: bool = False) -> Engine:
     engine = make_engine(url, create=create)
     try:
         with reading(engine) as connection:
-            empty = _is_empty(connection)
+            empty = is_empty(connection)
             if not empty:
                 check(connection)
         if empty:
@@ -58,7 +59,7 @@ def check(connection: Connection) -> None:
     """Refuse a database that this version cannot use as it is."""
     found = current(connection)
     if found is None:
-        raise StoreForeign
+        raise StoreForeign(catalog.foreign(connection, catalog.contents(connection)))
     if found not in REVISIONS:
         raise SchemaNew
     if found != head():
@@ -78,8 +79,8 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
     with transaction(engine) as connection:
         _ONE_AT_A_TIME[engine.dialect.name](connection)
         before = current(connection)
-        if before is None and not _is_empty(connection):
-            raise StoreForeign
+        if before is None:
+            catalog.require_empty(connection)
         if before is not None and before != head():
             with contextlib.suppress(SchemaOld):
                 check(connection)
@@ -113,11 +114,13 @@ def _refuse_running(connection: Connection) -> None:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of a store's schema, None where there is none."""
-    if not sa.inspect(connection).has_table("alembic_version"):
+    """Return the revision of a store's schema, None if fedsweep's tables are not there."""
+    found = catalog.contents(connection)
+    if not found.ours or "alembic_version" not in found.names:
         return None
-    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    return None if found is None else str(found)
+    rows = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
+    # Another application that uses Alembic may have added its own row.
+    return next((one for one in REVISIONS if one in rows), str(rows[0]) if rows else None)
 
 
 def head() -> str:
@@ -125,8 +128,9 @@ def head() -> str:
     return REVISIONS[0]
 
 
-def _is_empty(connection: Connection) -> bool:
-    return not sa.inspect(connection).get_table_names()
+def is_empty(connection: Connection) -> bool:
+    """Return whether nothing lies in the database: fedsweep may make its tables."""
+    return catalog.contents(connection).empty
 
 
 def _wait_sqlite(connection: Connection) -> None:

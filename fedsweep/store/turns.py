@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fedsweep.store.location import sidecar
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -26,7 +28,7 @@ def turn(database: Path) -> Iterator[None]:
     """Hold the turn to write to this file; whoever dies lets go of it."""
     taken = None
     with suppress(OSError):  # a folder that cannot be written: SQLite says so better
-        taken = _take(Path(f"{database}-turn"))
+        taken = _take(sidecar(database, "-turn"))
     try:
         yield
     finally:

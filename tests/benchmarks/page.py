@@ -49,7 +49,7 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
             first = _spread_out(store)
             fill.settle(store)
         ASKED["trial"]["trial"] = first
-        engine = open_to_read(url)
+        engine = open_to_read(url, page=True)
         gc.collect()
         gc.freeze()  # as a server does; what the filling left is none of its
         what = f"{count:,} x {LENGTH}, {database}"

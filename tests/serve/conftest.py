@@ -84,7 +84,7 @@ def hostile(worked: Engine, tiny: Path) -> Engine:
 @pytest.fixture
 def look(store: Engine, store_url: str) -> Iterator[Look]:
     """The store as pages see it, read anew each time."""
-    engine = open_to_read(store_url)
+    engine = open_to_read(store_url, page=True)
     yield Look(engine, tick=0.0, rest=0.0)
     engine.dispose()
 

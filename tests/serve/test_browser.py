@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from sqlalchemy.engine import Engine, make_url
 
 from fedsweep.serve import server
-from fedsweep.store.engine import sqlite_file, transaction
+from fedsweep.store.engine import transaction
+from fedsweep.store.location import sqlite_file
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.conftest import HOSTILE, TOKEN, claimed, finished

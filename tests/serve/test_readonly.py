@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing, StoreReadOnly
 from fedsweep.serve.look import Look
-from fedsweep.store.engine import reading, sqlite_file, transaction
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.location import sqlite_file
 from fedsweep.store.readonly import open_to_read
 from tests.serve.conftest import TOKEN, anybody
 from tests.serve.test_pages import paths

@@ -1,0 +1,117 @@
+"""Where a SQLite database is: one file, under every name that a URL gives it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+from sqlalchemy.engine import URL
+
+from fedsweep.errors import RequestError
+
+WRITE_A_URL = (
+    "--db is not a database URL: write sqlite:///fedsweep.db or "
+    "postgresql://user:password@host/name"
+)
+
+URI_OPTIONS = frozenset({"uri", "mode", "cache", "immutable", "nolock", "psow", "vfs"})
+"""Options that SQLite reads after the `?` of a URL."""
+
+DRIVER_OPTIONS = frozenset(
+    {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+)
+"""Options that Python's driver of SQLite reads after the `?` of a URL."""
+
+SIDECARS = ("-wal", "-shm", "-journal", "-turn")
+"""Ends of the names of the files that SQLite and fedsweep keep next to a database file."""
+
+ARTIFACTS = ".artifacts"
+"""End of the name of the folder for snapshots and weights, next to a database file."""
+
+_links: dict[Path, dict[Path, None]] = {}
+"""Symbolic links by which this process opened a database file, by that file."""
+
+
+def resolved(url: URL) -> URL:
+    """Return the URL of the same SQLite file without links, `..` or a relative path.
+
+    Raises:
+        RequestError: The URL names no file, or a file that cannot be named so.
+
+    """
+    if url.host:
+        raise RequestError(WRITE_A_URL)
+    name = url.database or ""
+    is_uri = name.startswith("file:") or bool(URI_OPTIONS & set(url.query))
+    if not name or ":memory:" in name or url.query.get("mode") == "memory":
+        raise RequestError(
+            "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
+        )
+    if unknown := sorted(set(url.query) - URI_OPTIONS - DRIVER_OPTIONS):
+        raise RequestError(
+            f"--db has a ? before {unknown[0]!r}, which is not an option of SQLite: if it is part "
+            "of the file's name, write sqlite:///file:NAME?uri=true with %3F for it in NAME"
+        )
+    path = _decoded(name) if is_uri else Path(name)
+    spelled = Path(os.path.abspath(path.expanduser() if name.startswith("~") else path))  # noqa: PTH100  # keeps the link
+    try:
+        file = spelled.parent.resolve() / spelled.name
+        target = file.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RequestError(
+            f"{spelled} cannot be followed to a database file: correct the links or --db"
+        ) from error
+    if target != file:
+        _links.setdefault(target, {})[file] = None
+    if is_uri or "?" in str(target):
+        quoted = quote(os.fsencode(target))
+        return url.set(database=f"file:{quoted}").update_query_dict({"uri": "true"})
+    return url.set(database=str(target))
+
+
+def _decoded(name: str) -> Path:
+    """The path of a `file:` URI, as SQLite reads it."""
+    rest = name.removeprefix("file:").partition("#")[0]
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise RequestError(WRITE_A_URL)
+        rest = slash + path
+    return Path(os.fsdecode(unquote_to_bytes(os.fsencode(rest))))
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite URL, None for a server."""
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    if url.database.startswith("file:"):
+        return _decoded(url.database.partition("?")[0])
+    return Path(url.database)
+
+
+def links_to(file: Path) -> tuple[Path, ...]:
+    """Return the symbolic links by which this process opened a database file."""
+    return tuple(_links.get(file, ()))
+
+
+def sidecar(file: Path, end: str) -> Path:
+    """Return the file next to a database file whose name has this end."""
+    return file.with_name(file.name + end)
+
+
+def owner_of(file: Path) -> Path | None:
+    """Return the database that a file is kept for by its name, None if there is none."""
+    names = [file.name.removesuffix(end) for end in SIDECARS if file.name.endswith(end)]
+    owners = [file.with_name(name) for name in names if name]
+    if file.parent.name.endswith(ARTIFACTS):
+        owners.append(file.parent.with_name(file.parent.name.removesuffix(ARTIFACTS)))
+    return next((owner for owner in owners if owner.is_file()), None)
+
+
+def shown(file: Path) -> Path:
+    """Return the path for a message: relative if it is in the working directory."""
+    try:
+        return file.relative_to(Path.cwd())
+    except (OSError, ValueError):
+        return file
