@@ -32,14 +32,30 @@ def console() -> Console:
 
 
 def keep_showing(look: Callable[[], RenderableType]) -> None:
-    """Show it, again and again, until Ctrl-C or SIGTERM; the terminal is left as it was."""
+    """Show it, again and again, until Ctrl-C or SIGTERM; the terminal is left as it was.
+
+    During an outage of the database the last look stays, with the reason below it.
+    """
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
+
+    from fedsweep.store.engine import OUTAGE, OUTAGE_SECONDS
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Live(console=console(), auto_refresh=False) as live:
         try:
+            shown, reached = look(), time.monotonic()
+            live.update(shown, refresh=True)
             while True:
-                live.update(look(), refresh=True)
                 time.sleep(WATCH_SECONDS)
+                try:
+                    shown = frame = look()
+                    reached = time.monotonic()
+                except OUTAGE as error:
+                    if time.monotonic() - reached > OUTAGE_SECONDS:
+                        raise
+                    frame = Group(shown, Text(f"{error} (trying again)", style="red"))
+                live.update(frame, refresh=True)
         except KeyboardInterrupt:
             return

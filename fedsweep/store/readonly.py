@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from fedsweep.errors import StoreMissing
-from fedsweep.store.engine import make_engine, reading, sqlite_file
+from fedsweep.store.engine import make_engine, postgres_engine, reading, sqlite_file
 from fedsweep.store.schema import check, current
 
 BUSY_SECONDS = 2.0
@@ -56,16 +54,8 @@ def _sqlite_engine(first: Engine) -> Engine:
 
 
 def _postgres_engine(first: Engine) -> Engine:
-    engine = make_engine(first.url.render_as_string(hide_password=False))
-    event.listen(engine, "connect", _only_read)
-    return engine
-
-
-def _only_read(driver: Any, _record: object) -> None:
-    with driver.cursor() as cursor:
-        cursor.execute("SET default_transaction_read_only = on")
-        cursor.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
-    driver.commit()
+    settings = {"statement_timeout": f"{STATEMENT_SECONDS}s"}
+    return postgres_engine(first.url, settings=settings, read_only=True)
 
 
 _ENGINES = {"sqlite": _sqlite_engine, "postgresql": _postgres_engine}
