@@ -31,8 +31,8 @@ _DEFAULTS = {
 _REFUSED = re.compile(r"startup parameter|command.line options", re.IGNORECASE)
 """A pooler's words, never localized, for startup parameters that it does not pass on."""
 
-_READ_ONLY = {"default_transaction_read_only": "transaction_read_only"}
-"""A setting for later transactions, and the one for the current transaction."""
+_FOR_LATER = "default_transaction_read_only"
+"""A setting that says nothing of the current transaction."""
 
 
 def parse(text: str) -> URL:
@@ -105,8 +105,9 @@ class Connector:
         if not self.pooled:
             return
         local = self._ours | settings_of(self._users_options)
-        local = {_READ_ONLY.get(name, name): value for name, value in local.items()}
-        local |= {"transaction_read_only": "on"} if self.read_only else {}
+        local |= {_FOR_LATER: "on"} if self.read_only else {}
+        if _FOR_LATER in local:
+            local["transaction_read_only"] = local[_FOR_LATER]
         calls = [sql.SQL("set_config({}, {}, true)").format(*pair) for pair in local.items()]
         driver.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
 

@@ -193,6 +193,8 @@ def _postgres_begin(connection: Connection) -> None:
 
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
+    if driver.read_only is False:  # SQLAlchemy's reset: READ WRITE, whatever the user set
+        driver.read_only = None
     try:
         connector_of(connection.engine).begin(driver)
     except psycopg.Error as error:  # as if SQLAlchemy had met it
@@ -351,8 +353,9 @@ def _on_a_standby(
     engine: Engine, error: SQLAlchemyError | UnicodeEncodeError
 ) -> FedsweepError | None:
     """Return StoreStandby if the server is, or just was, a standby; None if it is not."""
+    options = _READING[engine.dialect.name]  # all that a standby grants
     try:
-        with engine.connect() as connection:
+        with engine.connect().execution_options(**options) as connection:
             recovers, reads = connection.execute(sa.text(_ROLE)).one()
     except SQLAlchemyError as gone:
         return driver_errors.translate(_shown(engine.url), gone)
@@ -385,7 +388,10 @@ def connector_of(engine: Engine) -> Connector:
 def _shown(url: URL) -> str:
     """The URL as it was written, without its password."""
     text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
-    return text.replace("%2C", ",").replace("%2F", "/")
+    place, mark, query = text.partition("?")
+    for coded, plain in (("+", "%20"), ("%2C", ","), ("%2F", "/")):
+        query = query.replace(coded, plain)
+    return place + mark + query
 
 
 def read_clock(connection: Connection) -> Moment:
