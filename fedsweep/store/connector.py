@@ -93,12 +93,20 @@ class Connector:
         """Open a connection. A pooler that refuses startup options gets none."""
         if not self.pooled:
             try:
-                return self._looked_at(self._connect(self._options()))
+                driver = self._connect(self._options())
             except psycopg.OperationalError as error:
                 if not _REFUSED.search(str(error)):
                     raise
                 self.pooled = True
-        return self._looked_at(self._connect(""))
+        if self.pooled:
+            settings_of(self._users_options)  # refused here, before anything is begun
+            driver = self._connect("")
+        try:
+            self._look_at(driver)
+        except BaseException:
+            driver.close()
+            raise
+        return driver
 
     def begin(self, driver: psycopg.Connection[Any]) -> None:
         """Make the settings of a transaction that has just begun, if a pooler is in between."""
@@ -120,7 +128,7 @@ class Connector:
     def _connect(self, options: str) -> psycopg.Connection[Any]:
         return psycopg.connect(**{**self._parameters, **self._more, "options": options})
 
-    def _looked_at(self, driver: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    def _look_at(self, driver: psycopg.Connection[Any]) -> None:
         """Look for a pooler on the first connection: it names no server process as its own."""
         if not self._known and not self.pooled:
             driver.autocommit = True
@@ -129,9 +137,7 @@ class Connector:
             self.pooled = found != (driver.info.backend_pid,)
         self._known = True
         if self.pooled:
-            settings_of(self._users_options)  # refused here, before anything is begun
             driver.prepare_threshold = None
-        return driver
 
 
 def _parameters(url: URL) -> dict[str, Any]:

@@ -149,8 +149,12 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     file = sqlite_file(url)
     try:
         engine = postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
-        with translated(engine), engine.connect() as connection:
-            connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name]))
+        try:
+            with translated(engine), engine.connect() as connection:
+                connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name]))
+        except BaseException:
+            engine.dispose()
+            raise
     except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
         why = driver_errors.first_line(error)
         raise StoreError(f"{_shown(url)} cannot be opened: {why}") from error
