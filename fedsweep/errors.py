@@ -13,6 +13,7 @@ FedsweepError
 │       ├── StoreMissing
 │       │   └── StoreEmpty
 │       ├── StoreUnreachable
+│       │   └── StoreStandby
 │       ├── StoreReadOnly
 │       ├── StoreFull
 │       ├── StoreForeign
@@ -89,6 +90,10 @@ class StoreUnreachable(StoreError):
     """The database server does not answer: check the host, port, user and password in --db."""
 
 
+class StoreStandby(StoreUnreachable):
+    """The database server is a standby, which only reads: name the primary in --db."""
+
+
 class StoreReadOnly(StoreError):
     """The database is read-only: make its file and folder writable, or name another with --db."""
 
@@ -144,7 +149,10 @@ def legible(text: str) -> str:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
 _PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
-_PASSWORD_KEY = re.compile(r"(?i)(\w*(?:password|passwd|token|secret))=[^\s&'\"]+")
+_PASSWORD_KEY = re.compile(
+    r"""(?ix) (\w*(?:password|passwd|token|secret)) \s?=\s?
+    (?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s&'"]+ )"""
+)
 
 
 def hide_secrets(text: str) -> str:

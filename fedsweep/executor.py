@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep import machine, queue
 from fedsweep.errors import (
@@ -48,7 +49,7 @@ from fedsweep.spec import (
     pinned,
 )
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import artifacts, garbage, reads, trunks, writes
+from fedsweep.store import artifacts, driver_errors, garbage, reads, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 from trainers.progress import Counter, progress
 
@@ -112,15 +113,23 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
             return _to_its_end(attempt, stop, watch)
         except LeaseLost:
             return None
+        except SQLAlchemyError as error:  # the store's fault costs the worker, never the trial
+            raise StoreError(_STORE_REFUSED.format(driver_errors.first_line(error))) from error
         finally:
             attempt.clear_up()
+
+
+_STORE_REFUSED = (
+    "the database refused a write of a trial, which is given back uncharged ({}): "
+    "run `fedsweep db check`"
+)
 
 
 def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
     try:
         attempt.require_packages()
         return End(attempt.run(stop, watch))
-    except (LeaseLost, StoreError, StoreBusy, PackageMissing):
+    except (LeaseLost, StoreError, StoreBusy, PackageMissing, SQLAlchemyError):
         raise  # no fault of the trial
     except TrialFailed as failure:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
@@ -436,7 +445,10 @@ class _Attempt:
                 elif found or self.files.shared:
                     gone.append(name)
         if gone:
-            with suppress(StoreError, StoreBusy), transaction(self.engine) as connection:
+            with (
+                suppress(StoreError, StoreBusy, SQLAlchemyError),
+                transaction(self.engine) as connection,
+            ):
                 writes.forget_files(connection, gone)
 
     def clear_up(self) -> None:
@@ -446,7 +458,7 @@ class _Attempt:
         unsure = self.written - {self.latest}
         if self.over or not unsure:
             return
-        with suppress(StoreError, StoreBusy, OSError):
+        with suppress(StoreError, StoreBusy, SQLAlchemyError, OSError):
             with reading(self.engine) as connection:
                 unused = reads.unreferenced(connection, self.claim.trial, unsure)
             for name in unused:

@@ -84,11 +84,13 @@ def claim(
     *,
     lease: float = LEASE_SECONDS,
     sweep: str | None = None,
+    rescuing: bool = True,
 ) -> Claim | None:
     """Take the first trial that may run, by priority and then by age; None where there is none.
 
     What other workers lost, and what has backed off for long enough, is queued again, and taken
-    where nothing else waits; so is what waits for a trunk that nobody trains.
+    where nothing else waits; so is what waits for a trunk that nobody trains. Without `rescuing`,
+    trials stay with workers whose leases have ended: after an outage these renew them.
     """
     given = {
         "now": now.seconds,
@@ -104,7 +106,7 @@ def claim(
     take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
     claiming = partial(_claim_free, connection, take, given)
     found = claiming()
-    if found.due and rescue(connection, now) and found.taken is None:
+    if rescuing and found.due and rescue(connection, now) and found.taken is None:
         found = claiming()
     if found.taken is None and _end_waits_ahead(connection, now):
         found = claiming()

@@ -29,14 +29,24 @@ from typing import Any
 
 import psutil
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep import blackbox, machine, output, queue, shared
 from fedsweep.announcer import Announcer
-from fedsweep.errors import FedsweepError, LeaseLost, MachineError, SchemaNew, StoreForeign
+from fedsweep.errors import (
+    FedsweepError,
+    LeaseLost,
+    MachineError,
+    SchemaNew,
+    StoreBusy,
+    StoreError,
+    StoreForeign,
+    hide_secrets,
+)
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import arms, reads, schema, writes
+from fedsweep.store import arms, driver_errors, reads, schema, writes
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -45,6 +55,7 @@ from fedsweep.store.engine import (
     let_go,
     read_clock,
     reading,
+    seconds_since_outage,
     through_an_outage,
     transaction,
 )
@@ -127,6 +138,8 @@ class Slot:
     """Whether it may claim one of --max-trials."""
     deaths: int = 0
     closed: bool = False
+    blameless: bool = False
+    """The store or the machine failed it: its trial is given back, and nothing is charged."""
     unwanted: float | None = None
     """Since when its trial is to be given back, or is no longer its own; on the monotonic clock."""
     box: Path = Path()
@@ -143,6 +156,15 @@ class Slot:
     def progressed(self) -> None:
         """Note that the trainer shows progress, or cannot be blamed for showing none."""
         self.silent = self.idle = 0.0
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Why a slot's process ends for good, in one sentence."""
+
+    why: str
+    blameless: bool
+    """Whether the store or the machine is at fault: the trial it held is given back."""
 
 
 class Ask(Enum):
@@ -218,7 +240,10 @@ def work(options: Options, show: Show) -> Tally:
     with _machine_faults():
         watch = _Watch(options, show)
         with watch.boxes:
-            return watch.run()
+            try:
+                return watch.run()
+            except SQLAlchemyError as error:
+                raise StoreError(_sentence(error)) from error
 
 
 @contextmanager
@@ -418,8 +443,8 @@ class _Watch:
             self.tally.count(said.outcome)
             self.ended.append(said)
             self.refresh(now=True)
-        elif isinstance(said, str):
-            self.tally.broken = said
+        elif isinstance(said, Broken):
+            self.tally.broken, slot.blameless = said.why, said.blameless
 
     def answer(self, slot: Slot, asked: Ask) -> None:
         """Grant a slot one of --max-trials, or take it back unused."""
@@ -443,7 +468,7 @@ class _Watch:
         if code is not None and code < 0:  # Python had no time to say why
             for word in blackbox.last_words(slot.box):
                 print(word, file=sys.stderr)
-        self.drop(slot, why=f"its trainer died ({_death(code)})")
+        self.drop(slot, why=f"its trainer died ({_death(code)})", release=slot.blameless)
         if code == 0 or self.stop:
             slot.closed = True
             return
@@ -469,7 +494,7 @@ class _Watch:
                     self.store_last_words(connection, slot, claim)
                     queue.lose(connection, claim, why)
             self.tally.count(Outcome.RELEASED if release else None)
-        except (LeaseLost, *OUTAGE):
+        except (LeaseLost, StoreError, StoreBusy, SQLAlchemyError):
             pass  # then its lease ends by itself
 
     def look(self) -> None:
@@ -688,9 +713,17 @@ def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memo
             )
             with blackbox.recording(box):
                 _SlotLoop(options, number, engine, worker, pipe, asked, box, memory).run()
-    except FedsweepError as error:
-        pipe.send(str(error))
+    except (FedsweepError, SQLAlchemyError) as error:
+        blameless = isinstance(error, (StoreError, StoreBusy, SQLAlchemyError, MachineError))
+        pipe.send(Broken(_sentence(error), blameless))
         raise SystemExit(1) from error
+
+
+def _sentence(error: FedsweepError | SQLAlchemyError) -> str:
+    if isinstance(error, FedsweepError):
+        return str(error)
+    said = hide_secrets(driver_errors.first_line(error))
+    return f"the database refused a statement of the worker ({said}): run `fedsweep db check`"
 
 
 class _SlotLoop:
@@ -741,6 +774,7 @@ class _SlotLoop:
             self.say(claim)
             wanted = partial(self.stopping, claim)
             end = execute(self.engine, claim, place, wanted, self.watch)
+            self.reached = time.monotonic()  # the attempt's end is stored
             seconds = time.monotonic() - began
             if end is None:
                 self.say(Ended(self.number, claim, None, self.last, seconds))
@@ -769,7 +803,14 @@ class _SlotLoop:
         scope = self.options.sweep
         with self.through_outages(), transaction(self.engine) as connection:
             now = read_clock(connection)
-            return queue.claim(connection, self.worker, now, lease=self.options.lease, sweep=scope)
+            # Leases that ended during an outage are first renewed by those who hold them.
+            rescue = seconds_since_outage() > self.options.lease
+            return queue.claim(
+                *(connection, self.worker, now),
+                lease=self.options.lease,
+                sweep=scope,
+                rescuing=rescue,
+            )
         return None
 
     def propose(self, *, first: bool = False) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING
@@ -48,6 +48,8 @@ def plain_console(*, file: IO[str] | None = None, width: int | None = None) -> C
 def keep_showing(look: Callable[[], RenderableType]) -> None:
     """Show it, again and again, until Ctrl-C or SIGTERM; the terminal is left as it was.
 
+    During an outage of the database the last look stays, with the reason below it.
+
     Raises:
         ReaderGone: the reader of the output has ended.
 
@@ -57,12 +59,31 @@ def keep_showing(look: Callable[[], RenderableType]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         if not console().is_terminal:
-            while True:
-                console().print(look())
+            for frame in _frames(look):
+                console().print(frame)
                 output.check()
-                time.sleep(WATCH_SECONDS)
         with Live(console=console(), auto_refresh=False) as live:
-            while True:
-                live.update(look(), refresh=True)
+            for frame in _frames(look):
+                live.update(frame, refresh=True)
                 output.check()
-                time.sleep(WATCH_SECONDS)
+
+
+def _frames(look: Callable[[], RenderableType]) -> Iterator[RenderableType]:
+    """Yield a look every WATCH_SECONDS; during an outage the last one, with the reason below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from fedsweep.store.engine import OUTAGE, OUTAGE_SECONDS
+
+    shown, reached = look(), time.monotonic()
+    yield shown
+    while True:
+        time.sleep(WATCH_SECONDS)
+        try:
+            shown, reached = look(), time.monotonic()
+        except OUTAGE as error:
+            if time.monotonic() - reached > OUTAGE_SECONDS:
+                raise
+            yield Group(shown, Text(f"{error} (trying again)", style="red"))
+        else:
+            yield shown

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import StoreBusy, StoreError
 from fedsweep.store.engine import reading
@@ -33,7 +33,7 @@ LATE = 3
 KEPT = 200
 """Things that are kept at once, but for those that are still good."""
 
-AWAY = (StoreError, StoreBusy, DBAPIError)
+AWAY = (StoreError, StoreBusy, SQLAlchemyError)
 """The store does not answer, for now."""
 
 

@@ -19,6 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from fedsweep.store.engine import connector_of
+
 POLL_SECONDS = (0.2, 1.0)
 """An idle worker looks again after a random wait between these, where nothing wakes it."""
 JITTER_SECONDS = 0.5
@@ -63,9 +65,14 @@ def _listen_sqlite(_bell: Doorbell) -> bool:
 
 
 def _listen_postgres(bell: Doorbell) -> bool:
-    """Listen, where that is possible: on a connection that no pool knows."""
+    """Listen, where that is possible: on a connection that no pool knows.
+
+    Through a connection pooler a notification reaches nobody: the worker polls.
+    """
     try:
         with bell.engine.connect() as connection:
+            if connector_of(bell.engine).pooled:
+                return False
             if not connection.execute(_FEW_CONNECTIONS).scalar_one():
                 return False
         raw = bell.engine.raw_connection()

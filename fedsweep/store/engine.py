@@ -9,17 +9,17 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from fedsweep.errors import (
     FedsweepError,
@@ -29,13 +29,17 @@ from fedsweep.errors import (
     StoreForeign,
     StoreFull,
     StoreMissing,
-    StoreReadOnly,
+    StoreStandby,
     StoreUnreachable,
 )
+from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, require_writable
 from fedsweep.store.location import WRITE_A_URL, owner_of, resolved, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
+
+if TYPE_CHECKING:
+    from fedsweep.store.connector import Connector
 
 T = TypeVar("T")
 
@@ -102,19 +106,22 @@ def parse_url(text: str) -> URL:
     text = text.strip()
     if _CONTROL.search(text):
         raise RequestError("--db has a line end or a control character in it: remove that")
+    if text.startswith(_POSTGRES):
+        from fedsweep.store import connector
+
+        return connector.parse(text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise RequestError(WRITE_A_URL) from error
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("sqlite", "postgresql+psycopg"):
+    if url.drivername != "sqlite":
         raise RequestError(
             f"fedsweep has no driver for {url.drivername}: use a sqlite: or postgresql: URL"
         )
-    if "@" in (url.host or ""):
-        raise RequestError("--db has an @ in its user or password: write it as %40")
-    return resolved(url) if url.drivername == "sqlite" else url
+    return resolved(url)
+
+
+_POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -130,14 +137,24 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
     """
     url = parse_url(text)
     file = sqlite_file(url)
-    try:
-        engine = _postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
-        require_readable(engine)
-    except sqlite3.DatabaseError as error:  # the file is none of SQLite's
-        raise _domain_error(url, OperationalError("", {}, error)) or error from error
-    except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
-        raise StoreError(f"{_shown(url)} cannot be opened: {_first_line(error)}") from error
+    with opening(url):
+        engine = postgres_engine(url) if file is None else _sqlite_engine(url, file, create=create)
+        try:
+            require_readable(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     return engine
+
+
+@contextmanager
+def opening(url: URL) -> Iterator[None]:
+    """Turn an error that no table of errors knows into one sentence about this URL."""
+    try:
+        yield
+    except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
+        why = driver_errors.first_line(error)
+        raise StoreError(f"{_shown(url)} cannot be opened: {why}") from error
 
 
 def require_readable(engine: Engine) -> None:
@@ -147,7 +164,7 @@ def require_readable(engine: Engine) -> None:
         StoreError: says why.
 
     """
-    with _translated(engine.url), engine.connect() as connection:
+    with translated(engine), engine.connect() as connection:
         seen = connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name])).scalar_one()
         if seen is None:
             path = connection.execute(sa.text("SHOW search_path")).scalar_one()
@@ -165,29 +182,46 @@ _FIRST_LOOK = {
 locks that this process has on it (POSIX's locks are so), and another may delete the log."""
 
 
-def _postgres_engine(url: URL) -> Engine:
+def postgres_engine(
+    url: URL, *, settings: Mapping[str, str] | None = None, read_only: bool = False
+) -> Engine:
     """No ping before each use: what is done through a dead connection is done again.
 
     A connection that is not used is closed (`let_go`), so that hundreds of workers, of which few
     write at any moment, do with the server's usual hundred connections.
     """
-    settings = " ".join(f"-c {name}={value}" for name, value in POSTGRES_SETTINGS.items())
-    keepalives = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    from fedsweep.store.connector import Connector
+
+    connector = Connector(url, {**POSTGRES_SETTINGS, **(settings or {})}, read_only=read_only)
     engine = sa.create_engine(
         url,
+        creator=connector,
         pool_size=1,
         max_overflow=2,
-        connect_args={
-            "connect_timeout": 10,
-            "application_name": "fedsweep",
-            "options": settings,
-            # All texts are read and written so; the server converts them.
-            "client_encoding": "utf8",
-            **keepalives,
-        },
+        execution_options={_CONNECTOR: connector},
     )
+    event.listen(engine, "begin", _postgres_begin)
     store_any_text(engine)
     return engine
+
+
+_CONNECTOR = "fedsweep_connector"
+"""The execution option under which an engine carries its connector."""
+
+
+def _postgres_begin(connection: Connection) -> None:
+    import psycopg
+
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    if driver.read_only is False:  # SQLAlchemy's reset: READ WRITE, whatever the user set
+        driver.read_only = None
+    try:
+        connector_of(connection.engine).begin(driver)
+    except psycopg.Error as error:  # as if SQLAlchemy had met it
+        if driver.closed:
+            connection.invalidate(error)
+        raise OperationalError("BEGIN", {}, error) from error
 
 
 def let_go(engine: Engine) -> None:
@@ -283,7 +317,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """
     file = sqlite_file(engine.url)
     with (
-        _translated(engine.url),
+        translated(engine),
         engine.connect().execution_options(writes=True) as connection,
         nullcontext() if file is None else turn(file),
         connection.begin(),
@@ -325,7 +359,7 @@ def through_an_outage(work: Callable[[], T]) -> T:
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: one consistent state of the whole database."""
     options = _READING[engine.dialect.name]
-    with _translated(engine.url), engine.connect().execution_options(**options) as connection:
+    with translated(engine), engine.connect().execution_options(**options) as connection:
         access = access_of(engine)
         before = access.signature() if access is not None else ()
         yield connection
@@ -346,98 +380,79 @@ _READING: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def _translated(url: URL) -> Iterator[None]:
+def translated(engine: Engine) -> Iterator[None]:
     """The one edge where the driver's errors become fedsweep's."""
     try:
         yield
-    except DBAPIError as error:
-        raise _domain_error(url, error) or error from error
+    except Exception as error:
+        wrapped = driver_errors.wrapped(error)
+        if wrapped is None:
+            raise
+        raise _domain_error(engine, wrapped) or wrapped from error
 
 
-_DRIVER_ERRORS: list[tuple[tuple[str, ...], type[FedsweepError], str]] = [
-    (
-        ("because other objects depend on it",),
-        StoreError,
-        "{url} has other views that read fedsweep's ({said}): drop them, upgrade, make them again",
-    ),
-    (
-        ("readonly database", "read-only transaction"),
-        StoreReadOnly,
-        "{url} is read-only: make its file and folder writable, or name another with --db",
-    ),
-    (
-        ("permission denied for", "must be owner of"),
-        StoreReadOnly,
-        "the user of {url} may not do that ({said}): have it granted, or name another in --db",
-    ),
-    (
-        ("database is locked",),
-        StoreBusy,
-        "{url} stayed locked by another process for too long: try again",
-    ),
-    (
-        ("unable to open database file",),
-        StoreError,
-        "{url} cannot be opened: check that its folder exists and is writable",
-    ),
-    (
-        ("not a database", "malformed"),
-        StoreForeign,
-        "{url} is no sound SQLite database ({said}): restore a backup, or name another with --db",
-    ),
-    (
-        ("disk is full", "No space left", "disk I/O error"),
-        StoreFull,
-        "the disk of {url} is full or fails ({said}): make room; what was committed is safe",
-    ),
-    (
-        ("too many clients", "remaining connection slots", "too many connections"),
-        StoreBusy,
-        "{url} has no connection left: try again, or raise its max_connections",
-    ),
-    (
-        ("statement timeout", "lock timeout", "deadlock detected", "could not serialize"),
-        StoreBusy,
-        "{url} was too busy ({said}): try again",
-    ),
-    (
-        ("password authentication failed", "no password supplied"),
-        StoreUnreachable,
-        "{url} refuses the user or the password: correct them in --db",
-    ),
-    (
-        (
-            *("connection to server", "connection failed", "connection timeout", "is closed"),
-            *("failed to resolve", "terminating connection", "server closed the connection"),
-            *("consuming input failed", "shutting down", "starting up", "connection is bad"),
-        ),
-        StoreUnreachable,
-        "{url} cannot be reached ({said}): check the host, port and name in --db",
-    ),
-]
-"""What a driver says, in part, and what it means. The first that fits is taken."""
+def _domain_error(
+    engine: Engine, error: SQLAlchemyError | UnicodeEncodeError
+) -> FedsweepError | None:
+    code = driver_errors.sqlstate(error)
+    ours = driver_errors.translate(_shown(engine.url), error)
+    if code in driver_errors.RECOVERY:
+        ours = _on_a_standby(engine, error) or ours
+    if code in driver_errors.POOLED:
+        connector_of(engine).pooled = True  # the next connection has no prepared statements
+    if code in driver_errors.POOLED | driver_errors.RECOVERY:
+        engine.dispose()  # after a failover another host may be the primary
+    if isinstance(ours, StoreUnreachable):
+        global _latest_outage  # noqa: PLW0603  # one process has one view of its store
+        _latest_outage = time.monotonic()
+    return ours
 
 
-def _domain_error(url: URL, error: DBAPIError) -> FedsweepError | None:
-    text = str(error.orig)
-    for parts, ours, message in _DRIVER_ERRORS:
-        if any(part in text for part in parts):
-            return ours(message.format(url=_shown(url), said=_first_line(error)))
-    if error.connection_invalidated:
-        return StoreUnreachable(f"{_shown(url)} cannot be reached ({_first_line(error)})")
-    return None
+def _on_a_standby(
+    engine: Engine, error: SQLAlchemyError | UnicodeEncodeError
+) -> FedsweepError | None:
+    """Return StoreStandby if the server is, or just was, a standby; None if it is not."""
+    options = _READING[engine.dialect.name]  # all that a standby grants
+    try:
+        with engine.connect().execution_options(**options) as connection:
+            recovers, reads = connection.execute(sa.text(_ROLE)).one()
+    except SQLAlchemyError as gone:
+        return driver_errors.translate(_shown(engine.url), gone)
+    writable = reads == "off" and not connector_of(engine).read_only
+    promoted = driver_errors.sqlstate(error) == "25006" and writable
+    if not recovers and not promoted:
+        return None
+    return StoreStandby(
+        f"{_shown(engine.url)} is a standby, which only reads: name the primary in --db, or "
+        "several hosts with target_session_attrs=read-write"
+    )
+
+
+_ROLE = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')"
+
+
+_latest_outage = float("-inf")
+
+
+def seconds_since_outage() -> float:
+    """Return the seconds since this process last failed to reach a store."""
+    return time.monotonic() - _latest_outage
+
+
+def connector_of(engine: Engine) -> Connector:
+    """Return what opens the connections of a server's engine."""
+    return cast("Connector", engine.get_execution_options()[_CONNECTOR])
 
 
 def _shown(url: URL) -> str:
-    """The URL for a message, without its password."""
+    """The URL for a message, as it was written, without its password."""
     if (file := sqlite_file(url)) is not None:
         return f"sqlite:///{shown(file)}"
-    return url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error.orig if isinstance(error, DBAPIError) else error)
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+    text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
+    place, mark, query = text.partition("?")
+    for coded, plain in (("+", "%20"), ("%2C", ","), ("%2F", "/")):
+        query = query.replace(coded, plain)
+    return place + mark + query
 
 
 def read_clock(connection: Connection) -> Moment:

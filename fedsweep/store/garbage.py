@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import StoreBusy, StoreError
 from fedsweep.store import reads, writes
@@ -53,7 +54,7 @@ def delete(engine: Engine, dropped: Mapping[str, reads.Home]) -> None:
             if folder.remove(name) is not None or folder.shared:
                 gone.append(name)
     if gone:
-        with suppress(StoreError, StoreBusy), transaction(engine) as connection:
+        with suppress(StoreError, StoreBusy, SQLAlchemyError), transaction(engine) as connection:
             writes.forget_files(connection, gone)
 
 

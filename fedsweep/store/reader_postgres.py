@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
 from fedsweep.store.bounds import LEXEME, TOO_LARGE, Found, Parameters, names, refusal, taken
+from fedsweep.store.engine import connector_of, translated
 
 LARGEST_PLAN = 4 * 2**20
 """Characters of a plan, which has the constants of its statement worked out."""
@@ -54,11 +55,12 @@ def ask(
     numbered, values = _numbered(text, parameters)
     asked = f"(\n{numbered}\n) AS fedsweep_asked{_of_size(room)}"
     query = f"SELECT * FROM {asked} LIMIT {int(limit)}"
-    with engine.connect() as connection:
+    with translated(engine), engine.connect() as connection:
         driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
         driver.rollback()
         driver.read_only = True
         try:
+            connector_of(engine).begin(driver)
             with psycopg.RawCursor(driver) as cursor:
                 cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
                 cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
@@ -68,19 +70,22 @@ def ask(
                 if _REACHING_OUT.search(_plan(cursor, query, values)):  # through a view, say
                     raise SqlRefused
                 if room is None:
-                    cursor.execute(query.encode(), values, prepare=True)
+                    _execute(cursor, query, values)
                     rows = cursor.fetchall()
                 else:
                     assert not values  # a cursor of the server's takes none
                     rows = taken(_some_at_a_time(cursor, query, seconds), limit, room)
                 return [column.name for column in cursor.description or ()], rows
         except (psycopg.Error, UnicodeEncodeError) as error:
+            if driver.closed:  # the server went away: no fault of the statement
+                raise
             # Not all of its text: that repeats the statement.
             said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
             raise refusal(said or str(error), seconds) from error
         finally:
-            driver.rollback()
-            driver.read_only = None
+            if not driver.closed:
+                driver.rollback()
+                driver.read_only = None
             connection.invalidate()
 
 
@@ -102,11 +107,27 @@ $measure$"""
 """Measures a plan where it is made: a line of it may have a constant of a gigabyte."""
 
 
+def _execute(
+    cursor: psycopg.Cursor[Any] | psycopg.RawCursor[Any],
+    query: str,
+    values: Sequence[str | None],
+) -> None:
+    """Run a query by the extended protocol, which takes one statement.
+
+    A connection pooler may lose a prepared statement: there, a pipeline has the same effect.
+    """
+    if cursor.connection.prepare_threshold is not None:
+        cursor.execute(query.encode(), values, prepare=True)
+        return
+    with cursor.connection.pipeline():
+        cursor.execute(query.encode(), values)
+
+
 def _plan(cursor: psycopg.RawCursor[Any], statement: str, values: Sequence[str | None]) -> str:
     """How Postgres would go about it, with the constants worked out."""
     explain = f"EXPLAIN (VERBOSE, COSTS OFF)\n{statement}"
     if values:  # of a recipe, from a person's own terminal
-        cursor.execute(explain.encode(), values, prepare=True)
+        _execute(cursor, explain, values)
         return "\n".join(line for (line,) in cursor.fetchall())
     cursor.execute("SELECT set_config('fedsweep.asked', $1, true)", [explain])
     cursor.execute(_MEASURE)
@@ -118,7 +139,7 @@ def _plan(cursor: psycopg.RawCursor[Any], statement: str, values: Sequence[str |
 def _some_at_a_time(cursor: psycopg.Cursor[Any], query: str, seconds: float) -> Iterator[Any]:
     """Rows through a cursor of the server's, so that they are not all in the memory first."""
     deadline = time.monotonic() + seconds
-    cursor.execute(f"DECLARE fedsweep_rows NO SCROLL CURSOR FOR {query}".encode(), prepare=True)
+    _execute(cursor, f"DECLARE fedsweep_rows NO SCROLL CURSOR FOR {query}", [])
     while True:
         left = max(1, int(1000 * (deadline - time.monotonic())))
         cursor.execute(f"SET LOCAL statement_timeout = {left}")

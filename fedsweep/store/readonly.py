@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Engine
@@ -15,8 +14,9 @@ from fedsweep.store.access import Access, writable
 from fedsweep.store.engine import (
     BUSY_SECONDS,
     begin_sqlite,
-    make_engine,
+    opening,
     parse_url,
+    postgres_engine,
     reading,
     require_file,
     require_readable,
@@ -42,13 +42,14 @@ def open_to_read(url: str, *, page: bool = False) -> Engine:
 
     """
     parsed = parse_url(url)
-    engine = _ENGINES[parsed.get_backend_name()](parsed, page)
-    try:
-        require_readable(engine)
-        _require_current(engine)
-    except BaseException:
-        engine.dispose()
-        raise
+    with opening(parsed):
+        engine = _ENGINES[parsed.get_backend_name()](parsed, page)
+        try:
+            require_readable(engine)
+            _require_current(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     return engine
 
 
@@ -101,18 +102,8 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
 
 
 def _postgres_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
-    engine = make_engine(url.render_as_string(hide_password=False))
-    engine.dispose()  # its first connection could write
-
-    def only_read(driver: Any, _record: object) -> None:
-        with driver.cursor() as cursor:
-            cursor.execute("SET default_transaction_read_only = on")
-            if page:
-                cursor.execute(f"SET statement_timeout = '{LOOK_SECONDS}s'")
-        driver.commit()
-
-    event.listen(engine, "connect", only_read)
-    return engine
+    settings = {"statement_timeout": f"{LOOK_SECONDS}s"} if page else None
+    return postgres_engine(url, settings=settings, read_only=True)
 
 
 _ENGINES: dict[str, Callable[[URL, bool], Engine]] = {

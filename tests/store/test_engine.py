@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import errors
+from fedsweep.store import driver_errors
 from fedsweep.store import engine as e
 from fedsweep.store.schema import open_store
 
@@ -108,7 +109,7 @@ def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
     assert "no_such_database" in str(caught.value)
     refused = psycopg.OperationalError('password authentication failed for user "u"')
     wrapped = sa.exc.DBAPIError("", {}, refused)
-    ours = e._domain_error(sa.make_url("postgresql://u:hunter2@h/n"), wrapped)
+    ours = driver_errors.translate("postgresql://u:***@h/n", wrapped)
     assert isinstance(ours, errors.StoreUnreachable)
     assert (
         str(ours) == "postgresql://u:***@h/n refuses the user or the password: correct them in --db"

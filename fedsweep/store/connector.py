@@ -1,0 +1,202 @@
+"""Connections to a Postgres server: the user's settings first, ours where none are given.
+
+libpq reads the URL, the service file and the environment. A connection pooler (pgbouncer) hands
+each transaction to any server process: there, nothing may outlive its transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import URL
+
+from fedsweep.errors import RequestError
+
+_DEFAULTS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "fallback_application_name": "fedsweep",
+}
+"""Our libpq parameters. libpq itself prefers any application_name to the fallback."""
+
+_REFUSED = re.compile(r"startup parameter|command.line options", re.IGNORECASE)
+"""A pooler's words, never localized, for startup parameters that it does not pass on."""
+
+_FOR_LATER = "default_transaction_read_only"
+"""A setting that says nothing of the current transaction."""
+
+
+def parse(text: str) -> URL:
+    """Return a libpq URL as SQLAlchemy's; several hosts and socket folders are in its query.
+
+    Raises:
+        RequestError: libpq cannot read it. The message repeats no part that may be a password.
+
+    """
+    try:
+        found = conninfo_to_dict("postgresql://" + text.partition("://")[2])
+    except (psycopg.Error, UnicodeError) as error:
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        if unknown is None:
+            raise RequestError(_WRITE_A_URL) from error
+        raise RequestError(
+            f"--db cannot be opened: libpq has no parameter {unknown[1]}, correct the URL"
+        ) from error
+    parts = {name: str(value) for name, value in found.items() if value is not None}
+    host, port = parts.get("host", ""), parts.get("port", "")
+    if "@" in host:
+        raise RequestError("--db has an @ in its user or password: write it as %40")
+    if not re.fullmatch(r"[\d,]*", port):
+        raise RequestError(_WRITE_A_URL)
+    plain = host and not re.search(r"[,/]|^@", host) and "," not in port
+    return URL.create(
+        "postgresql+psycopg",
+        username=parts.pop("user", None),
+        password=parts.pop("password", None),
+        host=parts.pop("host") if plain else None,
+        port=int(parts.pop("port")) if plain and port else None,
+        database=parts.pop("dbname", None),
+        query=parts,
+    )
+
+
+_WRITE_A_URL = (
+    "--db is not a database URL: write postgresql://user:password@host/name, "
+    "with %40, %3A and %2F for an @, a colon and a slash in the password"
+)
+
+
+class Connector:
+    """Opens connections for one engine, and knows whether a pooler is in between."""
+
+    def __init__(self, url: URL, settings: Mapping[str, str], *, read_only: bool = False) -> None:
+        """`settings` are added where the user gives none; `read_only` holds in any case."""
+        self.read_only = read_only
+        self.pooled = False
+        self._known = False
+        self._parameters = _parameters(url)
+        given = effective(self._parameters)
+        self._users_options = given.get("options", "")
+        self._ours = dict(settings)
+        self._more = {name: value for name, value in _DEFAULTS.items() if not given.get(name)}
+
+    def __call__(self) -> psycopg.Connection[Any]:
+        """Open a connection. A pooler that refuses startup options gets none."""
+        if not self.pooled:
+            try:
+                driver = self._connect(self._options())
+            except psycopg.OperationalError as error:
+                if not _REFUSED.search(str(error)):
+                    raise
+                self.pooled = True
+        if self.pooled:
+            settings_of(self._users_options)  # refused here, before anything is begun
+            driver = self._connect("")
+        try:
+            self._look_at(driver)
+        except BaseException:
+            driver.close()
+            raise
+        return driver
+
+    def begin(self, driver: psycopg.Connection[Any]) -> None:
+        """Make the settings of a transaction that has just begun, if a pooler is in between."""
+        if not self.pooled:
+            return
+        local = self._ours | settings_of(self._users_options)
+        local |= {_FOR_LATER: "on"} if self.read_only else {}
+        if _FOR_LATER in local:
+            local["transaction_read_only"] = local[_FOR_LATER]
+        calls = [sql.SQL("set_config({}, {}, true)").format(*pair) for pair in local.items()]
+        driver.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
+
+    def _options(self) -> str:
+        """Return the startup options: of two values of a setting, the server takes the later."""
+        ours = [f"-c {name}={value}" for name, value in self._ours.items()]
+        last = ["-c default_transaction_read_only=on"] if self.read_only else []
+        return " ".join([*ours, *filter(None, [self._users_options]), *last])
+
+    def _connect(self, options: str) -> psycopg.Connection[Any]:
+        # All texts are read and written as UTF-8; the server converts them to its own encoding.
+        ours = {"options": options, "client_encoding": "utf8"}
+        return psycopg.connect(**{**self._parameters, **self._more, **ours})
+
+    def _look_at(self, driver: psycopg.Connection[Any]) -> None:
+        """Look for a pooler on the first connection: it names no server process as its own."""
+        if not self._known and not self.pooled:
+            driver.autocommit = True
+            found = driver.execute("SELECT pg_backend_pid()").fetchone()
+            driver.autocommit = False
+            self.pooled = found != (driver.info.backend_pid,)
+        self._known = True
+        if self.pooled:
+            driver.prepare_threshold = None
+
+
+def _parameters(url: URL) -> dict[str, Any]:
+    """Return libpq's parameters of a URL."""
+    named = {
+        "user": url.username,
+        "password": url.password,
+        "host": url.host,
+        "port": url.port,
+        "dbname": url.database,
+    }
+    return {name: value for name, value in named.items() if value is not None} | dict(url.query)
+
+
+def effective(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters that libpq uses: of the URL, its service, and the environment."""
+    with _environment("PGSERVICE", parameters.get("service")):
+        defaults = pq.Conninfo.get_defaults()
+    found = {o.keyword.decode(): o.val.decode() for o in defaults if o.val is not None}
+    return found | {name: str(value) for name, value in parameters.items()}
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable for a moment: libpq tells what a service sets only by its variable."""
+    before = os.environ.get(name)
+    if value is None or value == before:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def settings_of(options: str) -> dict[str, str]:
+    """Return the settings in libpq's `options`: `-c name=value` and `--name=value`.
+
+    Raises:
+        RequestError: an option is of another form, which only a server's own start can take.
+
+    """
+    words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    found: dict[str, str] = {}
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            word = f"-c{words.pop(0)}"
+        name, equals, value = word[2:].partition("=")
+        if word[:2] not in ("-c", "--") or not equals:
+            raise RequestError(
+                f"{word} in the URL's options or PGOPTIONS cannot be set through a connection "
+                "pooler: write -c name=value, or name the server's own port in --db"
+            )
+        found[name.replace("-", "_")] = value
+    return found

@@ -1,0 +1,213 @@
+"""The drivers' errors in fedsweep's words: by SQLSTATE and class, by text where neither tells.
+
+A server's messages are localized (lc_messages), its SQLSTATEs are not.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+
+from sqlalchemy.exc import (
+    DBAPIError,
+    PendingRollbackError,
+    ResourceClosedError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from fedsweep.errors import (
+    FedsweepError,
+    StoreBusy,
+    StoreError,
+    StoreForeign,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+)
+
+Meaning = tuple[type[FedsweepError], str]
+
+_AWAY: Meaning = (
+    StoreUnreachable,
+    "{url} cannot be reached ({said}): check the host, port and name in --db",
+)
+_DOWN: Meaning = (
+    StoreUnreachable,
+    "{url} does not serve at the moment ({said}): try again when the server is up",
+)
+_BUSY: Meaning = (StoreBusy, "{url} was too busy ({said}): try again")
+_CROWDED: Meaning = (
+    StoreBusy,
+    "{url} has no connection left: try again, or raise its max_connections",
+)
+_FULL: Meaning = (
+    StoreFull,
+    "the disk of {url} is full or fails ({said}): make room; what was committed is safe",
+)
+_FORBIDDEN: Meaning = (
+    StoreReadOnly,
+    "the user of {url} may not do that ({said}): have it granted, or name another in --db",
+)
+_REFUSED: Meaning = (
+    StoreUnreachable,
+    "{url} refuses the user or the password: correct them in --db",
+)
+_POOLED: Meaning = (
+    StoreUnreachable,
+    "a connection pooler before {url} mixes up prepared statements ({said}): try again",
+)
+_READ_ONLY: Meaning = (
+    StoreReadOnly,
+    (
+        "{url} is read-only ({said}): turn default_transaction_read_only off, "
+        "or name another with --db"
+    ),
+)
+_BROKEN: Meaning = (StoreError, "{url} is damaged ({said}): restore a backup")
+
+BY_CODE: dict[str, Meaning] = {
+    "08": _AWAY,
+    "25006": _READ_ONLY,
+    "25P03": _DOWN,  # idle_in_transaction_session_timeout
+    "25P04": _BUSY,  # transaction_timeout
+    "26": _POOLED,
+    "28": _REFUSED,
+    "3D": _AWAY,
+    "40": _BUSY,
+    "42501": _FORBIDDEN,
+    "42P05": _POOLED,
+    "53": _BUSY,
+    "53100": _FULL,
+    "53300": _CROWDED,
+    "55006": _BUSY,
+    "55P03": _BUSY,
+    "57": _DOWN,
+    "57014": _BUSY,
+    "58": _FULL,
+    "72": _BUSY,
+    "F0": _DOWN,
+    "XX": _DOWN,
+    "XX001": _BROKEN,
+    "XX002": _BROKEN,
+}
+"""Meanings of SQLSTATEs, and of their classes (two characters).
+
+The other classes are faults of a statement or its values: they stay errors of the driver.
+"""
+
+POOLED = frozenset({"26000", "42P05"})
+"""SQLSTATEs of prepared statements that a connection pooler took to another server process."""
+
+RECOVERY = frozenset({"25006", "0A000", "55000"})
+"""SQLSTATEs of a standby that is asked for more than it can do, among other meanings."""
+
+_STATEMENT_MODE: Meaning = (
+    StoreError,
+    (
+        "{url} is a connection pooler in statement mode, which has no transactions: "
+        "set its pool_mode to transaction, or name the server's own port in --db"
+    ),
+)
+
+BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
+    (("statement pooling mode",), _STATEMENT_MODE),
+    (
+        ("because other objects depend on it",),
+        (
+            StoreError,
+            (
+                "{url} has other views that read fedsweep's ({said}): "
+                "drop them, upgrade, make them again"
+            ),
+        ),
+    ),
+    (
+        ("readonly database",),
+        (
+            StoreReadOnly,
+            "{url} is read-only: make its file and folder writable, or name another with --db",
+        ),
+    ),
+    (
+        ("database is locked",),
+        (StoreBusy, "{url} stayed locked by another process for too long: try again"),
+    ),
+    (
+        ("unable to open database file",),
+        (StoreError, "{url} cannot be opened: check that its folder exists and is writable"),
+    ),
+    (
+        ("not a database", "malformed"),
+        (
+            StoreForeign,
+            (
+                "{url} is no sound SQLite database ({said}): "
+                "restore a backup, or name another with --db"
+            ),
+        ),
+    ),
+    (("disk is full", "No space left", "disk I/O error"), _FULL),
+    (("too many clients", "remaining connection slots", "too many connections"), _CROWDED),
+    (("password authentication failed", "no password supplied"), _REFUSED),
+]
+"""Parts of messages without a SQLSTATE (SQLite, poolers, a failed connection), first match wins."""
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Return the SQLSTATE of a driver's error, also inside SQLAlchemy's; None if it has none."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None)
+
+
+def wrapped(error: Exception) -> SQLAlchemyError | UnicodeEncodeError | None:
+    """Return an error of the database or its driver as SQLAlchemy's; None for any other error."""
+    if isinstance(error, (SQLAlchemyError, UnicodeEncodeError)):
+        return error
+    psycopg = sys.modules.get("psycopg")  # not imported for SQLite: that takes long
+    if isinstance(error, sqlite3.Error) or (psycopg and isinstance(error, psycopg.Error)):
+        return DBAPIError("", {}, error)
+    return None
+
+
+def translate(shown: str, error: SQLAlchemyError | UnicodeEncodeError) -> FedsweepError | None:
+    """Return fedsweep's error for a driver's, None for a fault of a statement or its values."""
+    meaning = _meaning(error)
+    if meaning is None:
+        return None
+    ours, message = meaning
+    return ours(message.format(url=shown, said=first_line(error)))
+
+
+def _meaning(error: SQLAlchemyError | UnicodeEncodeError) -> Meaning | None:
+    if isinstance(error, DBAPIError):
+        return _of_driver(error)
+    return next((meaning for kinds, meaning in _BY_CLASS if isinstance(error, kinds)), None)
+
+
+_BY_CLASS: list[tuple[type | tuple[type, ...], Meaning]] = [
+    (
+        UnicodeEncodeError,
+        (StoreError, "{url} cannot store a text in its encoding ({said}): use UTF-8"),
+    ),
+    (PoolTimeout, _BUSY),
+    ((PendingRollbackError, ResourceClosedError), _DOWN),
+]
+
+
+def _of_driver(error: DBAPIError) -> Meaning | None:
+    text, code = str(error.orig), sqlstate(error)
+    known = BY_CODE.get(code, BY_CODE.get(code[:2])) if code else None
+    by_text = next((m for parts, m in BY_TEXT if any(p in text for p in parts)), None)
+    if by_text is not None and (known is None or by_text is _STATEMENT_MODE):
+        known = by_text
+    classes = {c.__name__ for c in type(error.orig).__mro__}
+    lost = code is None and bool(classes & {"OperationalError", "InterfaceError"})
+    lost = error.connection_invalidated or (lost and not isinstance(error.orig, sqlite3.Error))
+    return _AWAY if known is None and lost else known
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a driver says."""
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")

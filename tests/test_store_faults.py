@@ -1,0 +1,173 @@
+"""A fault of the store costs a trial nothing: it is retried, or the worker gives the trial back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from rich.console import Console
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue, worker
+from fedsweep.cli import console
+from fedsweep.errors import LeaseLost, RequestError, StoreError, StoreUnreachable
+from fedsweep.executor import Place, execute
+from fedsweep.spec import Claim, read_plan
+from fedsweep.states import Outcome
+from fedsweep.store import engine as e
+from fedsweep.store import writes
+from fedsweep.store.tables import attempts, trials
+
+WORKER = queue.Worker("w", "cpu", "host", 1)
+
+FAULTS = [
+    psycopg.errors.UndefinedTable("relation does not exist"),
+    psycopg.errors.NumericValueOutOfRange("too large"),
+    psycopg.DataError("text fields cannot contain NUL"),
+    exc.InvalidRequestError("a transaction is begun already"),
+    exc.IntegrityError("INSERT", {}, Exception("a duplicate")),
+    UnicodeEncodeError("latin-1", "⋆", 0, 1, "ordinal not in range"),
+]
+OUTAGES = [
+    psycopg.errors.AdminShutdown("fast shutdown"),
+    psycopg.errors.TooManyConnections("no slot"),
+    psycopg.OperationalError("the connection is lost"),
+    exc.PendingRollbackError("rolled back"),
+    psycopg.errors.DuplicatePreparedStatement("_pg3_0"),
+]
+
+
+@pytest.fixture
+def planned(store: Engine, tiny: Path) -> Engine:
+    with e.transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny).alone())
+    return store
+
+
+def claim(store: Engine) -> Claim:
+    with e.transaction(store) as c:
+        claimed = queue.claim(c, WORKER, e.read_clock(c))
+    assert claimed is not None
+    return claimed
+
+
+def charged(store: Engine) -> tuple[int, int, int]:
+    """Return the failures and losses of all trials, and the number of their failed attempts."""
+    with e.reading(store) as c:
+        sums = sa.select(sa.func.sum(trials.c.failures), sa.func.sum(trials.c.losses))
+        failures, losses = c.execute(sums).one()
+        failed = sa.select(sa.func.count()).where(attempts.c.outcome == Outcome.FAILED.value)
+        return failures, losses, c.execute(failed).scalar_one()
+
+
+def test_no_error_of_the_store_fails_a_trial(
+    planned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any error of the driver ends the worker with a sentence; the trial is not charged."""
+    for fault in FAULTS:
+
+        def refused(*_: object, fault: Exception = fault) -> None:
+            raise fault
+
+        claimed = claim(planned)
+        with monkeypatch.context() as patched:
+            patched.setattr(writes, "add_rounds", refused)
+            with pytest.raises(StoreError) as caught:
+                execute(planned, claimed, Place(), lambda: True, lambda _: None)
+        assert len(str(caught.value).splitlines()) == 1
+        with e.transaction(planned) as c:
+            queue.release(c, claimed)
+    assert charged(planned) == (0, 0, 0)
+
+
+def test_an_outage_in_the_middle_of_a_trial_is_waited_out(
+    planned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of outage is met once, and the trial finishes in its first attempt."""
+    kinds = OUTAGES if planned.dialect.name == "postgresql" else OUTAGES[:-1]
+    add, left = writes.add_rounds, list(kinds)
+    monkeypatch.setattr(e.time, "sleep", lambda _: None)
+
+    def troubled(*arguments: Any) -> Any:
+        if left:
+            raise left.pop()
+        return add(*arguments)
+
+    monkeypatch.setattr(writes, "add_rounds", troubled)
+    claimed = claim(planned)
+    end = execute(planned, claimed, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert (end.outcome, left) == (Outcome.FINISHED, [])
+    assert charged(planned) == (0, 0, 0)
+
+
+def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store_url: str) -> None:
+    """The watch releases the trial of a slot that ends by the store's fault, uncharged."""
+    claimed = claim(planned)
+    watch = worker._Watch(worker.Options(store_url), lambda _: None)
+    (slot,) = watch.slots
+    slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
+    slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
+    watch.note(slot, worker.Broken("the database is away", by_store=True))
+    watch.bury(slot)
+    watch.engine.dispose()
+    watch.boxes.cleanup()
+    assert (slot.closed, watch.tally.broken) == (True, "the database is away")
+    assert (watch.tally.released, watch.tally.lost) == (1, 0)
+    assert charged(planned) == (0, 0, 0)
+    assert claim(planned).trial == claimed.trial
+
+
+def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: Engine) -> None:
+    """Other workers leave the trial to it for one lease, and only then take it over."""
+    with e.transaction(planned) as c:
+        c.execute(sa.update(trials).where(trials.c.id > 1).values(held="pause"))
+    held = claim(planned)
+    over = sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0)
+    with e.transaction(planned) as c:
+        c.execute(over)
+        now = e.read_clock(c)
+        assert queue.claim(c, WORKER, now, rescuing=False) is None
+        queue.renew(c, held, now)
+        c.execute(over)
+    taken = claim(planned)
+    assert (taken.trial, taken.fence > held.fence) == (held.trial, True)
+    with pytest.raises(LeaseLost), e.transaction(planned) as c:
+        queue.renew(c, held, e.read_clock(c))
+
+
+def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long trial before it does not use up the time; past the bound the error is raised."""
+    loop = worker._SlotLoop.__new__(worker._SlotLoop)
+    loop.reached = worker.time.monotonic()
+    monkeypatch.setattr(worker, "OUTAGE_SECONDS", 1000.0)
+    with loop.through_outages():
+        raise StoreUnreachable
+    loop.reached -= 1001.0
+    with pytest.raises(StoreUnreachable), loop.through_outages():
+        raise StoreUnreachable
+
+
+def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last look stays on the screen with the reason; other errors end the command."""
+    looks = ["one", StoreUnreachable("the server is away"), "two", RequestError("gone")]
+    screen = Console(record=True, width=100, force_terminal=True)
+    monkeypatch.setattr(console, "console", lambda: screen)
+    monkeypatch.setattr(console, "WATCH_SECONDS", 0.0)
+
+    def look() -> str:
+        found = looks.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    with pytest.raises(RequestError, match="gone"):
+        console.keep_showing(look)
+    text = screen.export_text()
+    assert "the server is away (trying again)" in text
+    assert "two" in text
