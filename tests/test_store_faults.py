@@ -113,7 +113,7 @@ def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store
     (slot,) = watch.slots
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
     slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
-    watch.note(slot, worker.Broken("the database is away", by_store=True))
+    watch.note(slot, worker.Broken("the database is away", blameless=True))
     watch.bury(slot)
     watch.engine.dispose()
     watch.boxes.cleanup()

@@ -110,6 +110,8 @@ def test_a_user_s_settings_win_one_by_one(
     by: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the user gives is kept, and ours are added for the rest."""
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA lab")
     options = "-c statement_timeout=7s --search-path=lab"
     url = postgres_url
     if by == "url":
