@@ -144,6 +144,8 @@ def fault(error: BaseException) -> str | None:
     """Return a sentence if a setting of this machine caused an error, None otherwise."""
     chain: BaseException | None = error
     while chain is not None:
+        if hasattr(chain, "characters_written"):  # of a stream that would block, not of a process
+            return None
         if isinstance(chain, OSError) and chain.errno in _LIMITS:
             return _LIMITS[chain.errno]
         text = str(chain)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -40,6 +41,8 @@ from fedsweep.store.tables import (
     trials,
 )
 from fedsweep.store.writes import batches, take_turns
+
+log = logging.getLogger("fedsweep")
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
@@ -567,7 +570,7 @@ def _rescue_expired(connection: Connection, now: Moment) -> int:
     ahead = is_ahead(until, at)
     expired = connection.execute(
         sa.select(
-            *(trials.c.id, trials.c.fence, trials.c.losses, trials.c.trunk),
+            *(trials.c.id, trials.c.trial_id, trials.c.fence, trials.c.losses, trials.c.trunk),
             (ahead & (trials.c.clock == now.clock)).label("ahead"),
         )
         .where(_RUNNING, (until < at) | ahead | (trials.c.clock != now.clock))
@@ -576,8 +579,11 @@ def _rescue_expired(connection: Connection, now: Moment) -> int:
         .with_for_update(skip_locked=True)
     ).all()
     for row in expired:
-        why = "its lease was set by a clock that is ahead of this one"
-        _expire(connection, row.id, row.fence, row.losses, why if row.ahead else "its lease ended")
+        why = "its lease ended"
+        if row.ahead:
+            why = "its lease was set by a clock that is ahead of this one"
+            log.warning("trial %s is taken over: %s", row.trial_id, why)
+        _expire(connection, row.id, row.fence, row.losses, why)
         _pass_on(connection, row.trunk)
     return len(expired)
 

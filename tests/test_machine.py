@@ -275,7 +275,12 @@ def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
 
 def test_an_error_of_the_trial_itself_is_no_fault_of_the_machine() -> None:
     """A missing file, a wrong shape and a bug fail the trial as before."""
-    for error in (FileNotFoundError(errno.ENOENT, "no"), RuntimeError("shapes differ"), KeyError()):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "no"),
+        RuntimeError("shapes differ"),
+        KeyError(),
+        BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 0),
+    ):
         assert machine.fault(error) is None
 
 

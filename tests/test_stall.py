@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from fedsweep import worker
 from fedsweep.spec import Claim, Round
-from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS
+from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS, View
+from tests.acceptance.command import at_once, query
 
 SECONDS = 10.0
 """Between two looks."""
@@ -157,3 +160,31 @@ def test_a_machine_that_hides_its_processes_ends_no_work(
     slot.process = Process()
     assert worker._cpu_seconds(slot) == 0.0
     assert not worker._is_stopped(slot)
+
+
+@pytest.mark.slow
+def test_a_frozen_trainer_is_ended_and_said_to_have_stalled(
+    sqlite_url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real trainer that is stopped in its rounds fails as stalled, and the worker goes on."""
+    at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "normalizer=bn")
+    at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "rounds=500")
+    monkeypatch.setattr(worker, "STALL_SECONDS", 3.0)
+    frozen: list[str] = []
+
+    def freeze(view: View) -> None:
+        slot = view.slots[0]
+        if not frozen and slot.claim is not None and slot.last is not None:
+            assert slot.process is not None
+            assert slot.process.pid is not None
+            os.kill(slot.process.pid, signal.SIGSTOP)
+            frozen.append(slot.claim.trial_id)
+
+    options = worker.Options(sqlite_url, until_empty=True, max_attempts=1, max_trials=2)
+    tally = worker.work(options, freeze)
+    assert (tally.finished, tally.failed) == (1, 1)
+    failed = query(
+        sqlite_url, "SELECT trial_id, failure, error FROM results WHERE state = 'failed'"
+    )
+    assert failed[0][:2] == (frozen[0], "stalled")
+    assert failed[0][2].startswith("the trainer made no step for ")

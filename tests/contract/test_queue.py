@@ -493,7 +493,10 @@ DAY = 86_400.0
 
 @pytest.mark.parametrize("behind", [DAY, 7 * 3600.0, 1e9])
 def test_a_lease_from_a_clock_that_is_ahead_is_free_at_once(
-    behind: float, c: Connection, monkeypatch: pytest.MonkeyPatch
+    behind: float,
+    c: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No lease lasts so long: the clock was set back, or is of another time namespace."""
     first = claimed(c)
@@ -507,6 +510,9 @@ def test_a_lease_from_a_clock_that_is_ahead_is_free_at_once(
     assert (second.trial, second.fence) == (first.trial, first.fence + 1)
     why = c.execute(sa.select(attempts.c.error).where(attempts.c.fence == 1)).scalar_one()
     assert why == "its lease was set by a clock that is ahead of this one"
+    assert [record.message for record in caplog.records] == [
+        f"trial {first.trial_id} is taken over: {why}"
+    ]
     with pytest.raises(LeaseLost):
         queue.renew(c, first, at(1), lease=LEASE)
     assert queue.next_change(c, now) == LEASE
