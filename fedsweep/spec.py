@@ -349,6 +349,11 @@ class Trials(Sequence[TrialSpec]):
                 yield self._config(row)
 
     @property
+    def rounds(self) -> int:
+        """The rounds of all trials, if they shared nothing."""
+        return sum(itertools.starmap(int, map(_reading("rounds"), self._rows)))
+
+    @property
     def forks(self) -> Iterator[tuple[str, str, int]]:
         """The id, the trunk and the fork round of each trial that has a trunk, in order."""
         read = _reading("rounds", "freeze_round")
@@ -658,6 +663,10 @@ _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
 """Of a sweep: an option and a way through folders are none."""
 
 
+MOST_ROUNDS = 10**15
+"""Rounds of one plan. A database sums the rounds of thousands of plans in an integer of 63 bits."""
+
+
 class _Open:
     """The arms of a plan that is being read, each with the seeds that it names."""
 
@@ -709,7 +718,13 @@ class _Reader:
                 open_.add(config)
             else:
                 trials.add(TrialSpec.of(config))
-        return SweepSpec(name, text, trials, budget, self.arms(search, open_, trials))
+        arms = self.arms(search, open_, trials)
+        rounds = trials.rounds + sum(arm.config.rounds for arm in arms)
+        if rounds > MOST_ROUNDS:
+            self.refuse(
+                f"the trials have {rounds:,} rounds in all, more than {MOST_ROUNDS:,}: lower rounds"
+            )
+        return SweepSpec(name, text, trials, budget, arms)
 
     def search(self, table: Any) -> SearchSpec:
         """How T* is to be searched for."""
