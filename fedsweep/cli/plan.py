@@ -116,14 +116,13 @@ class _Permit:
         if self.dry_run:
             print(f"{makes} (counted only: nothing is written)")
             raise typer.Exit
-        print(f"{makes}: about {size(points * TRIAL_BYTES)} of database", file=sys.stderr)
-        if points <= ASKED_ABOVE or self.yes:
-            return
-        if sys.stdin is None or not sys.stdin.isatty():
+        asks = points > ASKED_ABOVE and not self.yes
+        if asks and (sys.stdin is None or not sys.stdin.isatty()):
             raise RequestError(
                 f"{makes}, more than {ASKED_ABOVE:,}: make its grid smaller, or confirm with --yes"
             )
-        if not typer.confirm("Make them?", err=True):
+        print(f"{makes}: about {size(points * TRIAL_BYTES)} of database", file=sys.stderr)
+        if asks and not typer.confirm("Make them?", err=True):
             raise RequestError("nothing is planned: make the grid smaller")
 
 
