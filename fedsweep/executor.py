@@ -44,6 +44,7 @@ from fedsweep.spec import (
     Round,
     SweepSpec,
     TrainConfig,
+    Trials,
     check_recipe,
     content_hash,
     pinned,
@@ -772,13 +773,15 @@ def look_at_data(
 
     unseen = False
     stocks: dict[str, precheck.Stock] = {}
-    for dataset in dict.fromkeys(config.dataset for config in sweep.configs):
+    trials = Trials.of(sweep.trials)
+    configs = [*trials.distinct("dataset", "fingerprint"), *(arm.config for arm in sweep.arms)]
+    for dataset in dict.fromkeys(config.dataset for config in configs):
         stock = precheck.released(dataset)
         if dataset in ON_DISK and root is None:
             # Also where they were downloaded meanwhile: the same plan is the same trials. What is
             # downloaded is one content, checked by its sum.
             unseen |= dataset not in DOWNLOADED and any(
-                c.fingerprint is None for c in sweep.configs if c.dataset == dataset
+                c.fingerprint is None for c in configs if c.dataset == dataset
             )
         elif dataset in ON_DISK:
             try:
@@ -812,9 +815,9 @@ def _check_partitions(
         for arm in sweep.arms:
             if stock := stocks.get(arm.config.dataset):
                 checks.check(arm.config, stock, arm.all_seeds)
-        for trial in sweep.trials:
-            if stock := stocks.get(trial.config.dataset):
-                checks.check(trial.config, stock, [trial.config.seed])
+        for config in Trials.of(sweep.trials).distinct("dataset", *precheck.FIELDS, "seed"):
+            if stock := stocks.get(config.dataset):
+                checks.check(config, stock, [config.seed])
     except ValueError as error:
         raise PlanError(f"{file}: {error}" if file else str(error)) from error
 
@@ -844,12 +847,12 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
     ]
 
 
-def snapshot_bytes(configs: Sequence[TrainConfig]) -> int:
+def snapshot_bytes(configs: Iterable[TrainConfig]) -> int:
     """The largest snapshot of these trials, bytes, as far as a plan can tell."""
     return max((_model_bytes(c) * (1 + _velocities(c)) for c in configs), default=0)
 
 
-def weights_bytes(configs: Sequence[TrainConfig]) -> int:
+def weights_bytes(configs: Iterable[TrainConfig]) -> int:
     """All the final weights that these trials are to keep, bytes, about."""
     return sum(_model_bytes(config) for config in configs if config.keep_weights)
 

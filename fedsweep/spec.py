@@ -7,13 +7,16 @@ import functools
 import hashlib
 import itertools
 import json
+import math
+import operator
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, overload
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -42,6 +45,7 @@ __all__ = [
     "SweepSpec",
     "TrainConfig",
     "TrialSpec",
+    "Trials",
     "check_recipe",
     "read_plan",
 ]
@@ -280,6 +284,157 @@ def _rounds_of(value: int | str, rounds: int, name: str) -> int:
     return int(percent / 100 * rounds + Decimal("0.5"))
 
 
+class Trials(Sequence[TrialSpec]):
+    """The trials of a plan, each once, in about 200 bytes each.
+
+    The values of a configuration are kept in groups that trials share. The configuration is made
+    again when a trial is read.
+    """
+
+    def __init__(self, trials: Iterable[TrialSpec] = (), *, shared: bool = True) -> None:
+        self.shared = shared
+        """Whether the trials share their trunks."""
+        self._rows: list[_Row] = []
+        self._places: dict[str, int] = {}
+        self._pool: dict[Any, Any] = {}
+        self._like: TrainConfig | None = None
+        for trial in trials:
+            self.add(trial)
+
+    @classmethod
+    def of(cls, trials: Iterable[TrialSpec]) -> Trials:
+        """Return these trials as they are, if they are `Trials`, otherwise packed."""
+        return trials if isinstance(trials, cls) else cls(trials)
+
+    def add(self, trial: TrialSpec) -> None:
+        """Add a trial. If it is there, it measures and keeps all that both spellings ask for."""
+        place = self._places.get(trial.trial_id)
+        if place is None:
+            self._places[trial.trial_id] = len(self._rows)
+            self._rows.append(self._packed(trial))
+        elif (before := self[place].config) != trial.config:
+            more = more_measured(before, trial.config)
+            self._rows[place] = self._packed(TrialSpec.of(more))
+
+    def without(self, ids: Container[str]) -> Trials:
+        """Return the trials that have none of these ids."""
+        some = Trials(shared=self.shared)
+        some._rows = [row for row in self._rows if row[0] not in ids]
+        some._places = {row[0]: place for place, row in enumerate(some._rows)}
+        some._pool, some._like = self._pool, self._like
+        return some
+
+    def alone(self) -> Trials:
+        """Return the same trials, without trunks."""
+        some = copy(self)
+        some.shared = False
+        return some
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the trials, in order."""
+        return list(self._places)
+
+    @property
+    def configs(self) -> Iterator[TrainConfig]:
+        """The configurations of the trials, in order."""
+        return map(self._config, self._rows)
+
+    def distinct(self, *fields: str) -> Iterator[TrainConfig]:
+        """The first configuration of each combination of values of these fields, in order."""
+        read = _reading(*fields)
+        seen: set[Any] = set()
+        for row in self._rows:
+            if (key := read(row)) not in seen:
+                seen.add(key)
+                yield self._config(row)
+
+    @property
+    def rounds(self) -> int:
+        """The rounds of all trials, if they shared nothing."""
+        return sum(itertools.starmap(int, map(_reading("rounds"), self._rows)))
+
+    @property
+    def forks(self) -> Iterator[tuple[str, str, int]]:
+        """The id, the trunk and the fork round of each trial that has a trunk, in order."""
+        read = _reading("rounds", "freeze_round")
+        for row in self._rows if self.shared else ():
+            if row[2] is not None:
+                rounds, freeze_round = read(row)
+                yield row[0], row[2], rounds if freeze_round is None else freeze_round
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> TrialSpec: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Trials: ...
+
+    def __getitem__(self, place: int | slice) -> TrialSpec | Trials:
+        if isinstance(place, slice):
+            return Trials(map(self._unpacked, self._rows[place]), shared=self.shared)
+        return self._unpacked(self._rows[place])
+
+    def __iter__(self) -> Iterator[TrialSpec]:
+        return map(self._unpacked, self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trials):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._places))
+
+    def _packed(self, trial: TrialSpec) -> _Row:
+        self._like = self._like or trial.config
+        values, keep = trial.config.__dict__, self._pool.setdefault
+        groups = ((n, *map(values.__getitem__, names)) for n, names in enumerate(_groups()))
+        cell, trunk = keep(trial.cell_id, trial.cell_id), keep(trial.trunk, trial.trunk)
+        return (trial.trial_id, cell, trunk, values["seed"], *(keep(g, g) for g in groups))
+
+    def _unpacked(self, row: _Row) -> TrialSpec:
+        return TrialSpec(row[0], row[1], self._config(row), row[2] if self.shared else None)
+
+    def _config(self, row: _Row) -> TrainConfig:
+        assert self._like is not None
+        values = itertools.chain.from_iterable(group[1:] for group in row[4:])
+        update = {"seed": row[3], **dict(zip(_grouped(), values, strict=True))}
+        return self._like.model_copy(update=update)
+
+
+_Row = tuple[Any, ...]
+"""A trial's id, cell, trunk and seed, and the groups of its other values."""
+
+GROUP = 8
+"""Fields of one group. In a grid few axes fall into one group, so few groups differ."""
+
+
+@functools.cache
+def _grouped() -> tuple[str, ...]:
+    return tuple(name for name in TrainConfig.model_fields if name != "seed")
+
+
+def _reading(*fields: str) -> Callable[[_Row], tuple[Any, ...]]:
+    """Return a function that reads these fields of a packed trial."""
+    names = _grouped()
+    places = [
+        (3, None)
+        if name == "seed"
+        else (4 + names.index(name) // GROUP, 1 + names.index(name) % GROUP)
+        for name in fields
+    ]
+    return lambda row: tuple([row[g] if at is None else row[g][at] for g, at in places])
+
+
+@functools.cache
+def _groups() -> tuple[tuple[str, ...], ...]:
+    names = _grouped()
+    return tuple(names[i : i + GROUP] for i in range(0, len(names), GROUP))
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a sweep may train in all; None is no limit."""
@@ -294,23 +449,22 @@ class SweepSpec:
 
     name: str
     text: str
-    trials: tuple[TrialSpec, ...]
+    trials: Sequence[TrialSpec]
     budget: Budget | None = None
     arms: tuple[ArmSpec, ...] = ()
     """What it searches the best T* of."""
+
+    def __post_init__(self) -> None:
+        """Pack the trials."""
+        object.__setattr__(self, "trials", Trials.of(self.trials))
 
     def alone(self) -> SweepSpec:
         """The same sweep, of trials that share nothing."""
         return replace(
             self,
-            trials=tuple(replace(trial, trunk=None) for trial in self.trials),
+            trials=Trials.of(self.trials).alone(),
             arms=tuple(replace(arm, shared=False) for arm in self.arms),
         )
-
-    @property
-    def configs(self) -> list[TrainConfig]:
-        """Of its trials and arms."""
-        return [trial.config for trial in self.trials] + [arm.config for arm in self.arms]
 
 
 @dataclass(frozen=True)
@@ -405,18 +559,18 @@ def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
     """The rounds that each of these trials trains, where they share what they can: of a trunk, the
     one that goes furthest trains all of it.
     """
-    furthest: dict[str, int] = {}
+    furthest: dict[str, tuple[int, int]] = {}
+    own = []
     for n, trial in enumerate(trials):
+        fork = 0
         if trial.trunk is not None:
-            before = furthest.setdefault(trial.trunk, n)
-            if fork_round(trial.config) > fork_round(trials[before].config):
-                furthest[trial.trunk] = n
-    return [
-        t.config.rounds
-        if t.trunk is None or furthest[t.trunk] == n
-        else t.config.rounds - fork_round(t.config)
-        for n, t in enumerate(trials)
-    ]
+            fork = fork_round(trial.config)
+            if fork > furthest.get(trial.trunk, (-1, 0))[0]:
+                furthest[trial.trunk] = (fork, n)
+        own.append(trial.config.rounds - fork)
+    for fork, n in furthest.values():
+        own[n] += fork
+    return own
 
 
 def most_forks(trials: Sequence[TrialSpec]) -> int:
@@ -430,8 +584,16 @@ def most_forks(trials: Sequence[TrialSpec]) -> int:
     return max(map(len, forks.values()), default=0)
 
 
-def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+Permit = Callable[[int], None]
+"""Called with the most points that a plan may make, before the first is made. It may raise."""
+
+
+def read_plan(
+    path: Path, overrides: Sequence[str] = (), permit: Permit = lambda _points: None
+) -> SweepSpec:
     """Read, override (`key=value`, a TOML value or a bare word) and check a plan file.
+
+    `permit` is called with the number of points, before duplicates are merged.
 
     Raises:
         PlanError: one sentence with the file, the key and, where there is one, the right spelling.
@@ -449,7 +611,7 @@ def read_plan(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     fixed = dict(_override(text) for text in overrides)
     if overrides:
         text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
-    return _Reader(str(path), fixed).sweep(document, text)
+    return _Reader(str(path), fixed, permit).sweep(document, text)
 
 
 def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
@@ -475,7 +637,7 @@ def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
         )
         for arm in sweep.arms
     )
-    return replace(sweep, trials=_each_once(pin(trial) for trial in sweep.trials), arms=arms)
+    return replace(sweep, trials=Trials(pin(trial) for trial in sweep.trials), arms=arms)
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -486,19 +648,6 @@ def _override(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         return key.strip(), value.strip()
-
-
-def _each_once(trials: Iterable[TrialSpec]) -> tuple[TrialSpec, ...]:
-    """Each trial once. Asked for in two ways, it measures and keeps all that was asked."""
-    found: dict[str, TrialSpec] = {}
-    for trial in trials:
-        before = found.get(trial.trial_id)
-        if before is not None and before.config != trial.config:
-            more = more_measured(before.config, trial.config)
-            found[trial.trial_id] = TrialSpec.of(more)
-        else:
-            found[trial.trial_id] = trial
-    return tuple(found.values())
 
 
 def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
@@ -515,12 +664,33 @@ _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
 """Of a sweep: an option and a way through folders are none."""
 
 
+MOST_ROUNDS = 10**15
+"""Rounds of one plan. A database sums the rounds of thousands of plans in an integer of 63 bits."""
+
+
+class _Open:
+    """The arms of a plan that is being read, each with the seeds that it names."""
+
+    def __init__(self) -> None:
+        self.arms: dict[str, tuple[TrainConfig, set[int]]] = {}
+
+    def add(self, config: TrainConfig) -> None:
+        """Add a configuration whose T* is searched for."""
+        key = content_hash(_arm_identity(config))
+        before, seeds = self.arms.get(key, (config, set()))
+        seeds.add(config.seed)
+        self.arms[key] = (more_measured(before, config), seeds)
+
+
 class _Reader:
     """One plan file being read; it knows the file's name for its messages."""
 
-    def __init__(self, file: str, fixed: Mapping[str, Any]) -> None:
+    def __init__(self, file: str, fixed: Mapping[str, Any], permit: Permit) -> None:
         self.file = file
         self.fixed = fixed
+        self.permit = permit
+        self.last: tuple[dict[str, Any], TrainConfig] | None = None
+        """The last point without its seed, and its configuration."""
 
     def sweep(self, document: Mapping[str, Any], text: str) -> SweepSpec:
         self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
@@ -541,9 +711,20 @@ class _Reader:
         for key, value in self.fixed.items():
             self.value(key, value, "--set ")
         budget = self.budget(document["budget"]) if "budget" in document else None
-        points = list(self.points(protocol, grids, searched=search is not None))
-        trials = _each_once(TrialSpec.of(config) for config, searched in points if not searched)
-        arms = self.arms(search, [config for config, searched in points if searched], trials)
+        axes = self.axes(protocol, grids)
+        self.permit(sum(math.prod(map(len, grid.values())) for grid in axes))
+        trials, open_ = Trials(), _Open()
+        for config, searched in self.points(protocol, axes, searched=search is not None):
+            if searched:
+                open_.add(config)
+            else:
+                trials.add(TrialSpec.of(config))
+        arms = self.arms(search, open_, trials)
+        rounds = trials.rounds + sum(arm.config.rounds for arm in arms)
+        if rounds > MOST_ROUNDS:
+            self.refuse(
+                f"the trials have {rounds:,} rounds in all, more than {MOST_ROUNDS:,}: lower rounds"
+            )
         return SweepSpec(name, text, trials, budget, arms)
 
     def search(self, table: Any) -> SearchSpec:
@@ -573,13 +754,13 @@ class _Reader:
     def arms(
         self,
         search: SearchSpec | None,
-        configs: Sequence[TrainConfig],
-        trials: Sequence[TrialSpec],
+        open_: _Open,
+        trials: Trials,
     ) -> tuple[ArmSpec, ...]:
         """What is searched, with the seeds of the plan; BN and GN of the same plan are rivals."""
         if search is None:
             return ()
-        if not configs:
+        if not open_.arms:
             self.refuse(
                 "[search] has nothing to search: leave freeze_round out of a fixbn [[grid]] block"
             )
@@ -588,18 +769,15 @@ class _Reader:
             if trial.config.normalizer in ("bn", "gn"):
                 of_it = rivals.setdefault(_comparison(trial.config), {})
                 of_it.setdefault(trial.cell_id, trial.config)
-        grouped: dict[str, list[TrainConfig]] = {}
-        for config in configs:
-            grouped.setdefault(content_hash(_arm_identity(config)), []).append(config)
         try:
             return tuple(
                 ArmSpec.of(
-                    functools.reduce(more_measured, some),
-                    sorted({config.seed for config in some}),
+                    config,
+                    sorted(seeds),
                     search,
-                    list(rivals.get(_comparison(some[0]), {}).values()),
+                    list(rivals.get(_comparison(config), {}).values()),
                 )
-                for some in grouped.values()
+                for config, seeds in open_.arms.values()
             )
         except ValueError as error:
             self.refuse(f"[search] {error}{self.override_in(str(error))}")
@@ -616,25 +794,39 @@ class _Reader:
                 self.refuse(f"[budget] {key} = {json.dumps(value, default=str)} is no limit")
         return Budget(table.get("rounds"), table.get("hours"))
 
-    def points(
-        self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], *, searched: bool
-    ) -> Iterator[tuple[TrainConfig, bool]]:
-        """Each configuration of the grid, and whether its T* is to be searched for."""
+    def axes(
+        self, protocol: Mapping[str, Any], grids: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, list[Any]]]:
+        """Return the values of each axis of each block, checked."""
         self.known(protocol, TrainConfig.model_fields, "[protocol] ")
         protocol = {k: v for k, v in protocol.items() if k not in self.fixed}
         for key, value in protocol.items():
             if isinstance(value, list):
                 self.refuse(f"[protocol] {key} is a list: move it to a [[grid]] block")
             self.value(key, value, "[protocol] ")
-        for grid in grids:
-            self.known(grid, TrainConfig.model_fields, "[[grid]] ")
-            kept = {k: v for k, v in grid.items() if k not in self.fixed}
-            axes = {k: v if isinstance(v, list) else [v] for k, v in kept.items()}
-            for key, values in axes.items():
-                if not values:
-                    self.refuse(f"[[grid]] {key} is an empty list: give it a value")
-                for value in values:
-                    self.value(key, value, "[[grid]] ")
+        return [self.block(grid) for grid in grids]
+
+    def block(self, grid: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Return the values of each axis of a block, without the keys that --set fixes."""
+        self.known(grid, TrainConfig.model_fields, "[[grid]] ")
+        axes = {k: v if isinstance(v, list) else [v] for k, v in grid.items()}
+        axes = {k: v for k, v in axes.items() if k not in self.fixed}
+        for key, values in axes.items():
+            if not values:
+                self.refuse(f"[[grid]] {key} is an empty list: give it a value")
+            for value in values:
+                self.value(key, value, "[[grid]] ")
+        return axes
+
+    def points(
+        self,
+        protocol: Mapping[str, Any],
+        grids: Sequence[Mapping[str, Sequence[Any]]],
+        *,
+        searched: bool,
+    ) -> Iterator[tuple[TrainConfig, bool]]:
+        """Each configuration of the grid, and whether its T* is to be searched for."""
+        for axes in grids:
             for point in itertools.product(*axes.values()):
                 chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
                 open_ = searched and chosen.get("normalizer") == "fixbn"
@@ -642,6 +834,13 @@ class _Reader:
                 yield self.config({**chosen, "freeze_round": "100%"} if open_ else chosen), open_
 
     def config(self, chosen: dict[str, Any]) -> TrainConfig:
+        """Return a checked configuration. If only the seed is new, the last one was checked."""
+        others = {key: value for key, value in chosen.items() if key != "seed"}
+        if self.last is None or self.last[0] != others:
+            self.last = others, self.checked(chosen)
+        return self.last[1].model_copy(update={"seed": int(chosen.get("seed", 0))})
+
+    def checked(self, chosen: dict[str, Any]) -> TrainConfig:
         if missing := [key for key in _required() if key not in chosen]:
             self.refuse(f"{missing[0]} is missing: set it in [protocol] or a [[grid]] block")
         if "freeze_round" in chosen:

@@ -306,6 +306,12 @@ def test_a_search_that_cannot_run_is_refused(search: str, says: str, tiny: Path)
     assert says in str(refusal.value)
 
 
+def test_rounds_that_a_database_cannot_add_up_are_refused(tiny: Path) -> None:
+    """A trial of 2^63 - 1 rounds would overflow the sums of `status`."""
+    with pytest.raises(PlanError, match="rounds in all, more than 1,000,000,000,000,000: lower"):
+        read_plan(tiny, ["rounds=9223372036854775807"])
+
+
 def test_a_sweep_s_budget_is_read_and_changes_no_trial(tiny: Path) -> None:
     """Rounds, hours, or both."""
     ids = [trial.trial_id for trial in read_plan(tiny).trials]

@@ -355,14 +355,20 @@ def _defaults(of: type[TrainConfig]) -> dict[str, Any]:
 
 def canonical(config: TrainConfig) -> dict[str, Any]:
     """The identity of a trial: its seed, the fields used and not at their default, the recipe."""
-    fields = type(config).model_fields
+    values = config.__dict__
     identity = {
         name: value
-        for name, value in config.model_dump().items()
-        if name == "seed"
-        or (name not in OUTSIDE_IDENTITY and value is not None and value != fields[name].default)
+        for name, default in _identity_defaults(type(config))
+        if (value := values[name]) is not None and value != default
     }
-    return identity | {"recipe": recipe(config)}
+    return identity | {"seed": config.seed, "recipe": recipe(config)}
+
+
+@cache
+def _identity_defaults(of: type[TrainConfig]) -> list[tuple[str, Any]]:
+    """Return the fields that are part of an identity if they are not at these defaults."""
+    own = OUTSIDE_IDENTITY | {"seed"}
+    return [(name, default) for name, default in _defaults(of).items() if name not in own]
 
 
 def recipe(config: TrainConfig) -> int:

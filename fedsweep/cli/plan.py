@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +19,15 @@ if TYPE_CHECKING:
     from fedsweep.spec import SweepSpec
     from fedsweep.store.writes import Planned
 
+ASKED_ABOVE = 10_000_000
+"""Points of a plan above which a person is asked: they take about 20 minutes and 4 GB of memory."""
+TOLD_ABOVE = 1_000_000
+"""Points of a plan above which it says what it is about to make. A dry run counts no further."""
+
 PICTURES = (".png", ".svg", ".pdf")
 
+TRIAL_BYTES = 1000
+"""What a queued trial takes in the database, about."""
 ROW_BYTES = 150
 """What a stored round takes in the database, about."""
 CLIENT_BYTES = 40
@@ -30,6 +39,9 @@ def plan(
     db: Db = None,
     data: Data = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be planned.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help=f"Make more than {ASKED_ABOVE:,} points without asking.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Fix a key for all trials; repeatable."),
@@ -66,7 +78,7 @@ def plan(
     """Turn a plan file into trials in the database. What is there already is kept as it is."""
     from fedsweep import executor, spec
 
-    sweep = spec.read_plan(file, set_ or ())
+    sweep = spec.read_plan(file, set_ or (), _Permit(file, yes=yes, dry_run=dry_run))
     files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition, db)
@@ -87,6 +99,34 @@ def plan(
                 "note: the data are not at hand, so their content is no part of the trials' "
                 "identity: give --data or FEDSWEEP_DATA to pin it"
             )
+
+
+@dataclass(frozen=True)
+class _Permit:
+    """Decides whether a plan of so many points is made."""
+
+    file: Path
+    yes: bool
+    dry_run: bool
+
+    def __call__(self, points: int) -> None:
+        """Say what would be made; ask, refuse or end if that is too much."""
+        from fedsweep.errors import RequestError
+
+        if points <= TOLD_ABOVE:
+            return
+        makes = f"{self.file} makes {points:,} points, before duplicates are merged"
+        if self.dry_run:
+            print(f"{makes} (counted only: nothing is written)")
+            raise typer.Exit
+        asks = points > ASKED_ABOVE and not self.yes
+        if asks and (sys.stdin is None or not sys.stdin.isatty()):
+            raise RequestError(
+                f"{makes}, more than {ASKED_ABOVE:,}: make its grid smaller, or confirm with --yes"
+            )
+        print(f"{makes}: about {size(points * TRIAL_BYTES)} of database", file=sys.stderr)
+        if asks and not typer.confirm("Make them?", err=True):
+            raise RequestError("nothing is planned: make the grid smaller")
 
 
 def _checked(artifacts: str | None) -> str | None:
@@ -174,23 +214,23 @@ def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
 
 def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
-    from fedsweep.spec import most_forks, own_rounds
+    from fedsweep.spec import Trials, most_forks, own_rounds
     from fedsweep.store import reads
     from fedsweep.store.engine import parse_url, reading
     from fedsweep.store.location import sqlite_file
 
+    wanted = Trials.of(sweep.trials)
     there: set[str] = set()
     cost: dict[tuple[object, ...], float] = {}
     store = sqlite_file(parse_url(url(db)))
     if store is None or store.exists():
         with reading(read_store(db)) as connection:
-            there = reads.present(connection, [trial.trial_id for trial in sweep.trials])
+            there = reads.present(connection, wanted.ids)
             cost = reads.seconds_a_round(connection)
-    trials = [trial for trial in sweep.trials if trial.trial_id not in there]
-    new = [trial.config for trial in trials]
-    own = own_rounds(trials)
-    rounds, saved = sum(own), sum(config.rounds for config in new) - sum(own)
-    prices = [cost.get(reads.cost_key(config)) for config in new]
+    new = wanted.without(there)
+    own = own_rounds(new)
+    rounds, saved = sum(own), sum(config.rounds for config in new.configs) - sum(own)
+    prices = [cost.get(reads.cost_key(config)) for config in new.configs]
     known = [price * n for price, n in zip(prices, own, strict=True) if price is not None]
     print(
         f"{sweep.name}: {counted(len(new), 'new trial')}, {len(there):,} kept (nothing is written)"
@@ -206,16 +246,17 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
         time = f"{sum(known) / 3600:.2f} of one slot ({duration(sum(known))}){part}"
     print(f"  hours    {time}")
     rows = sum(
-        c.rounds * (ROW_BYTES + CLIENT_BYTES * c.client_accuracy * (c.clients or 1)) for c in new
+        c.rounds * (ROW_BYTES + CLIENT_BYTES * c.client_accuracy * (c.clients or 1))
+        for c in new.configs
     )
-    kept = executor.weights_bytes(new)
+    kept = executor.weights_bytes(new.configs)
     weights = f" {size(kept)} of final weights," if kept else ""
-    snapshot = size(executor.snapshot_bytes(new))
-    print(f"  disk     {size(rows)} of rows,{weights} and {snapshot} for each running trial")
+    largest = executor.snapshot_bytes(new.configs)
+    print(f"  disk     {size(rows)} of rows,{weights} and {size(largest)} for each running trial")
     if sweep.arms:
         _foretell_searches(sweep)
-    if forks := most_forks(trials):
-        most = size(forks * executor.snapshot_bytes(new))
+    if forks := most_forks(new):
+        most = size(forks * largest)
         print(f"           {most} at most for each trunk that trials share, while they do")
 
 

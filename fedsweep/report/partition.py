@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.files import written
 from fedsweep.report.summary import sort_key, value_text
-from fedsweep.spec import Holdings, SweepSpec, TrainConfig
+from fedsweep.spec import Holdings, SweepSpec, TrainConfig, Trials
 
 Counts = NDArray[np.int64]
 
@@ -48,9 +48,11 @@ def distinct(sweep: SweepSpec) -> list[TrainConfig]:
 
     """
     found: dict[tuple[object, ...], TrainConfig] = {}
-    for config in sorted((t.config for t in sweep.trials), key=lambda config: config.seed):
+    for config in Trials.of(sweep.trials).distinct("centralized", *FIELDS, "seed"):
         if not config.centralized:
-            found.setdefault(tuple(getattr(config, name) for name in FIELDS), config)
+            key = tuple(getattr(config, name) for name in FIELDS)
+            if config.seed < found.setdefault(key, config).seed:
+                found[key] = config
     if not found:
         raise PlanError(f"every trial of {sweep.name} is centralised: there is no partition")
     return [found[key] for key in sorted(found, key=sort_key)]

@@ -5,6 +5,7 @@ Nothing here changes a trial's state; every write of an attempt goes behind `que
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from fedsweep.spec import (
     Round,
     SweepSpec,
     TrainConfig,
+    Trials,
     TrialSpec,
     config_columns,
     fork_round,
@@ -77,26 +79,26 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
     """Add a sweep, its text and its trials; what is there already is kept as it is."""
     take_turns(connection)
     key, earlier = _sweep_key(connection, sweep)
-    wanted = [trial.trial_id for trial in sweep.trials]
-    before = {row.trial_id: row for row in _known(connection, wanted)}
+    wanted = Trials.of(sweep.trials)
+    before = {row.trial_id: row for row in _known(connection, wanted.ids)}
     if earlier != sweep.text:
         connection.execute(
             sa.insert(plans).values(sweep=key, text=sweep.text, created_at=time.time())
         )
-    fresh = [trial for trial in sweep.trials if trial.trial_id not in before]
-    otherwise = [
-        t for t in sweep.trials if t.trial_id in before and _differs(before[t.trial_id], t)
-    ]
-    begun = [t for t in otherwise if not _measure_more(connection, before[t.trial_id], t)]
+    begun = 0
+    for trial in wanted if before else ():
+        row = before.get(trial.trial_id)
+        if row is not None and _differs(row, trial):
+            begun += not _measure_more(connection, row, trial)
     had = _members(connection, key)
-    _, there = add_trials(connection, key, sweep.trials, priority, before)
+    fresh, there = add_trials(connection, key, wanted, priority, before)
     return Planned(
         new=len(fresh),
         kept=len(before),
-        dropped=len(had - set(there.values()) - _proposed(connection, key)),
+        dropped=len(had - set(there.values()) - _proposed(connection, key)) if had else 0,
         earlier=earlier if earlier not in (None, sweep.text) else None,
         cancelled=tuple(i for i, row in before.items() if row.state == TrialState.CANCELLED),
-        otherwise=len(begun),
+        otherwise=begun,
     )
 
 
@@ -112,23 +114,27 @@ def add_trials(
 
     Returns the ids of the new ones, and the rows of all by their ids; behind `take_turns`.
     """
+    packed = Trials.of(wanted)
     if before is None:
-        before = {row.trial_id: row for row in _known(connection, [t.trial_id for t in wanted])}
-    fresh = [trial for trial in wanted if trial.trial_id not in before]
+        before = {row.trial_id: row for row in _known(connection, packed.ids)}
+    fresh = packed.without(before)
     carriers = _carriers(connection, fresh, priority)
-    for batch in batches(fresh):
-        _ADD_TRIAL.many(connection, [_trial_row(t, sweep, priority, carriers) for t in batch])
-    added = _known(connection, [trial.trial_id for trial in fresh])
-    there = [*before.values(), *added]
+    rows = (_trial_row(trial, sweep, priority, carriers) for trial in fresh)
+    while batch := list(itertools.islice(rows, BATCH)):
+        _ADD_TRIAL.many(connection, batch)
     had = _members(connection, sweep)
-    joining = [
-        {"sweep": sweep, "trial": row.id, "shared": int(row.sweep != sweep)}
-        for row in there
-        if row.id not in had
-    ]
-    for rows in batches(joining):
-        _ADD_MEMBER.many(connection, rows)
-    return {trial.trial_id for trial in fresh}, {row.trial_id: row.id for row in there}
+    there: dict[str, int] = {}
+    joining: list[dict[str, int]] = []
+    for row in itertools.chain(before.values(), _known(connection, fresh.ids)):
+        there[row.trial_id] = row.id
+        if row.id not in had:
+            joining.append({"sweep": sweep, "trial": row.id, "shared": int(row.sweep != sweep)})
+        if len(joining) == BATCH:
+            _ADD_MEMBER.many(connection, joining)
+            joining = []
+    if joining:
+        _ADD_MEMBER.many(connection, joining)
+    return set(fresh.ids), there
 
 
 def _members(connection: Connection, sweep: int) -> set[int]:
@@ -204,19 +210,15 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
         yield from connection.execute(found.where(trials.c.trial_id.in_(batch)))
 
 
-def _carriers(
-    connection: Connection, fresh: Sequence[TrialSpec], priority: int
-) -> dict[str, str | None]:
+def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
     """Of each trunk, the new trial that is to carry it, the one that goes furthest; None where
     a trial that is there may do so, and comes no later.
     """
-    of_trunk: dict[str, TrialSpec] = {}
-    for trial in fresh:
-        if trial.trunk is not None:
-            before = of_trunk.setdefault(trial.trunk, trial)
-            if fork_round(trial.config) > fork_round(before.config):
-                of_trunk[trial.trunk] = trial
-    carriers: dict[str, str | None] = {k: t.trial_id for k, t in of_trunk.items()}
+    furthest: dict[str, tuple[int, str]] = {}
+    for trial_id, trunk, fork in fresh.forks:
+        if fork > furthest.get(trunk, (-1, ""))[0]:
+            furthest[trunk] = (fork, trial_id)
+    carriers: dict[str, str | None] = {k: carrier for k, (_, carrier) in furthest.items()}
     for some in batches(list(carriers)):
         there = sa.select(trials.c.trunk).where(
             sa.text(SHARING),
