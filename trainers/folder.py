@@ -248,7 +248,7 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
 
     Most PNG files are plain, and tell that by their first bytes: then Pillow is not imported.
     """
-    if path.suffix.lower() not in SUFFIXES or _is_plain(content):
+    if path.suffix.lower() not in SUFFIXES or _is_plain(content, label=label):
         return b""
     from trainers.images import inspect
 
@@ -256,12 +256,17 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
         return inspect(path, content, notes, label=label)
 
 
-def _is_plain(content: bytes) -> bool:
-    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk."""
+def _is_plain(content: bytes, *, label: bool) -> bool:
+    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk.
+
+    A label image is plain only as gray or palette.
+    """
     if not content.startswith(PLAIN_PNG) or len(content) < len(PLAIN_PNG) + 10:
         return False
     depth, color = content[24], content[25]
-    return depth == 8 and color in (0, 2, 3) and not any(c in content for c in SPECIAL_CHUNKS)
+    if depth != 8 or color not in ((0, 3) if label else (0, 2, 3)):
+        return False
+    return not any(chunk in content for chunk in SPECIAL_CHUNKS)
 
 
 def list_files(dataset: str, root: Path | None) -> Files:
@@ -509,15 +514,24 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return False
 
 
+def _leads_up(link: Path, above: Iterable[Path]) -> bool:
+    """Return if a link leads to a folder that holds one of these real folders, or to itself."""
+    target = link.resolve()
+    return any(place.is_relative_to(target) for place in above)
+
+
 def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
     """Yield the folders directly in a folder: its classes, or its cities."""
     for entry in _entries(folder, tally):
-        if _is_folder(entry):
-            yield Path(entry.path)
-        elif _is_file(entry):
-            tally.ignored[OUTSIDE] += 1
+        if not _is_folder(entry):
+            if _is_file(entry):
+                tally.ignored[OUTSIDE] += 1
+            else:
+                tally.ignore(entry)
+        elif entry.is_symlink() and _leads_up(Path(entry.path), [folder.resolve()]):
+            tally.ignored[UPWARD] += 1
         else:
-            tally.ignore(entry)
+            yield Path(entry.path)
 
 
 def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
@@ -528,7 +542,7 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
 
     """
     places = _folders(folder, tally)
-    images = {place.name: _images_below(place, tally, {_identity(folder)}) for place in places}
+    images = {place.name: _images_below(place, tally) for place in places}
     if not any(images.values()):
         raise BadData(f"{shown(folder)} holds no pictures{tally.phrase()}: {remedy}")
     if empty := [shown(Path(folder.name, name)) for name, files in images.items() if not files]:
@@ -536,29 +550,26 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
     return {name: files for name, files in images.items() if files}
 
 
-def _images_below(
-    folder: Path, tally: _Tally, above: Collection[tuple[int, int]] = frozenset()
-) -> list[Path]:
+def _images_below(folder: Path, tally: _Tally) -> list[Path]:
     """Return the images in a folder and in the folders inside it, in alphabetical order."""
     images: list[Path] = []
-    places: list[tuple[Path, frozenset[tuple[int, int]], bool]] = [
-        (folder, frozenset(above), folder.is_symlink())
-    ]
+    places = [(folder, [folder.resolve()], folder.is_symlink())]
     while places:
-        place, parents, linked = places.pop()
-        if (identity := _identity(place)) in parents:
-            tally.ignored[UPWARD] += 1
-            continue
+        place, above, linked = places.pop()
         for entry in _entries(place, tally):
-            behind_link = linked or entry.is_symlink()
-            if _is_folder(entry):
-                places.append((Path(entry.path), parents | {identity}, behind_link))
-            elif _is_file(entry) and Path(entry.name).suffix.lower() in SUFFIXES:
-                images.append(Path(entry.path))
-                tally.linked += behind_link
-                tally.nested += place != folder
+            path, is_link = Path(entry.path), entry.is_symlink()
+            if not _is_folder(entry):
+                if _is_file(entry) and path.suffix.lower() in SUFFIXES:
+                    images.append(path)
+                    tally.linked += linked or is_link
+                    tally.nested += place != folder
+                else:
+                    tally.ignore(entry)
+            elif is_link and _leads_up(path, above):
+                tally.ignored[UPWARD] += 1
             else:
-                tally.ignore(entry)
+                real = path.resolve() if is_link else above[-1] / entry.name
+                places.append((path, [*above, real], linked or is_link))
     return sorted(images)
 
 
@@ -572,12 +583,6 @@ def _scene_images(folder: Path, suffix: str, tally: _Tally) -> list[Path]:
         else:
             tally.ignore(entry)
     return images
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return what two paths of one folder have in common."""
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
 
 
 def _labelled(

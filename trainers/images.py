@@ -80,7 +80,7 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
         for text in _oddities(image):
             notes.add(text, path)
     deep = not label and is_deep(image)
-    turned = may_turn and orientation(image) in TURNS
+    turned = (may_turn and orientation(image) in TURNS) or _was_scrambled(image)
     if turned and not label:
         notes.add("an EXIF orientation, which is applied", path)
     return DECODING if turned or deep else b""
@@ -117,6 +117,24 @@ def orientation(image: Image.Image) -> int:
     except DAMAGE:
         return 1
     return value if value in TURNS else 1
+
+
+def _was_scrambled(image: Image.Image) -> bool:
+    """Return if the first release mapped a TIFF with width and height exchanged.
+
+    Pillow maps one raw strip of a file that it opened by name, and then ignores a quarter turn.
+    """
+    quarter = _tag(image, ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+    oblong = image.width != image.height
+    if not (quarter and oblong and isinstance(image, ImageFile.ImageFile)):
+        return False
+    one_strip = len(image.tile) == 1 and image.tile[0].codec_name == "raw"
+    return one_strip and image.mode in MAPPED and _raw(image)[0] == image.mode
+
+
+QUARTER_TURNS = (5, 6, 7, 8)
+MAPPED = frozenset({"L", "P", "RGBX", "RGBA", "CMYK"})
+"""Shallow modes that Pillow maps into memory."""
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -197,7 +215,8 @@ def opened(path: Path, *, label: bool = False) -> Image.Image:
 
     """
     try:
-        with Image.open(path) as image:
+        # Pillow would map a file that it opens by name, with a turned TIFF's sides exchanged.
+        with path.open("rb") as file, Image.open(file) as image:
             (check_label if label else check_image)(image, path)
             image.load()
             return image
