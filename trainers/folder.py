@@ -56,8 +56,9 @@ class BadData(Exception):
 
 
 def shown(path: Path | str) -> str:
-    r"""Return a name as text: bytes that are not UTF-8 become escapes (caf\xe9)."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""Return a name as text of one line: what is not UTF-8 or not printable is escaped (\xe9)."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def counted(count: int, noun: str) -> str:

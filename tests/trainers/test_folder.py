@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import make_camvid, make_cityscapes, make_picture_folder, make_tiny_imagenet
 from trainers import data
-from trainers.folder import BadData, is_hidden, list_files
+from trainers.folder import BadData, is_hidden, list_files, shown
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": lambda root: make_picture_folder(root, each=4),
@@ -240,6 +240,11 @@ def test_names_that_are_not_utf8_work(dataset: str, tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"caf\\xe9/.*cannot be read") as caught:
         data.load(dataset, root, image_height=16)
     assert str(caught.value).encode()
+
+
+def test_a_name_is_shown_on_one_line() -> None:
+    """Bytes that are not UTF-8, ends of lines and turns of the writing direction are escaped."""
+    assert shown("caf\udce9/\u00e9 \n\u202e.png") == "caf\\xe9/\u00e9 \\n\\u202e.png"
 
 
 def test_the_fingerprint_of_a_utf8_name_is_that_of_its_bytes(tmp_path: Path) -> None:
