@@ -89,10 +89,16 @@ class _Tally:
     """Images that are links, or lie in linked folders."""
     nested: int = 0
     """Images in folders inside a class."""
+    deeper: Path | None = None
+    """One such folder."""
+    expected: str = ""
+    """The end of the names of files that belong to the layout and are not read."""
     remarks: list[str] = field(default_factory=list)
 
     def ignore(self, entry: os.DirEntry[str]) -> None:
         """Count an entry that is not an image."""
+        if self.expected and entry.name.endswith(self.expected):
+            return
         suffix = Path(entry.name).suffix.lower()
         if _is_folder(entry):
             kind = "folder"
@@ -111,10 +117,10 @@ class _Tally:
     def notes(self) -> tuple[str, ...]:
         """Return sentences on what a user may not expect."""
         notes = list(self.remarks)
-        if self.nested:
+        if self.deeper is not None:
             notes.append(
-                f"{counted(self.nested, 'image')} in folders inside a class folder, "
-                "which belong to that class"
+                f"{counted(self.nested, 'image')} in folders inside a class folder, which belong "
+                f"to that class ({shown(self.deeper)})"
             )
         if self.linked:
             notes.append(f"{counted(self.linked, 'image')} behind links, which are followed")
@@ -303,7 +309,7 @@ def image_folder(root: Path) -> Files:
     _check_classes(root / "train", train, tally)
     for name in test:
         if name not in train:
-            raise BadData(_stranger(root / "test" / name, classes))
+            raise BadData(_stranger(root / "test" / name, classes, tally))
     if untested := [shown(name) for name in classes if name not in test]:
         tally.remarks.append(f"without test images: {listed(untested)}")
     unused = [entry for entry in _entries(root, tally) if _is_folder(entry)]
@@ -349,9 +355,9 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
     )
 
 
-def _stranger(folder: Path, classes: Iterable[str]) -> str:
+def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
     """Return the sentence on a class of the test set that training lacks."""
-    said = f"{shown(folder)} is a class without training pictures"
+    said = f"{shown(folder)} is a class without training pictures{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
             f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
@@ -387,7 +393,7 @@ def tiny_imagenet(root: Path) -> Files:
     """
     parts = ("train", "val/images", "val/val_annotations.txt", "wnids.txt")
     base = _base(root, TINY_IMAGENET, parts, REMEDIES["tiny-imagenet"])
-    tally, wnids = _Tally(), set(_lines(base / "wnids.txt"))
+    tally, wnids = _Tally(expected="_boxes.txt"), set(_lines(base / "wnids.txt"))
     folders = _class_images(base / "train", tally, REMEDIES["tiny-imagenet"])
     train = {name: files for name, files in folders.items() if name in wnids}
     if strange := [shown(name) for name in folders if name not in wnids]:
@@ -415,7 +421,7 @@ def tiny_imagenet(root: Path) -> Files:
             f"{shown(base / 'val' / 'images')} holds no pictures{tally.phrase()}: "
             "unpack the archive again"
         )
-    tally.nested = 0  # the layout puts every image into a folder inside its class
+    tally.deeper = None  # the layout puts every image into a folder inside its class
     entries = _labelled(train, classes), tuple(test)
     found = _found(classes, *entries, tally)
     return Files(base, classes, *entries, also=(annotations,), found=found)
@@ -486,7 +492,7 @@ def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:
 
 
 def _lines(file: Path) -> list[str]:
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    text = os.fsdecode(file.read_bytes())  # as the names of files are read
     return [line.strip() for line in text.splitlines()]
 
 
@@ -563,7 +569,9 @@ def _images_below(folder: Path, tally: _Tally) -> list[Path]:
                 if _is_file(entry) and path.suffix.lower() in SUFFIXES:
                     images.append(path)
                     tally.linked += linked or is_link
-                    tally.nested += place != folder
+                    if place != folder:
+                        tally.nested += 1
+                        tally.deeper = tally.deeper or place.relative_to(folder.parent.parent)
                 else:
                     tally.ignore(entry)
             elif is_link and _leads_up(path, above):

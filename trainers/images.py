@@ -37,6 +37,8 @@ DEEP = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 """Modes of gray that has 9 to 16 bits."""
 DEEP_FORMATS = frozenset({"PNG", "PPM"})
 """Formats whose mode I is gray of 16 bits: they hold nothing deeper."""
+WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
+"""Modes that have a channel for transparency."""
 SIGNED = 2
 """The TIFF sample format of signed integers."""
 
@@ -92,7 +94,7 @@ def _oddities(image: Image.Image) -> Iterator[str]:
         yield "gray of more than 8 bits: the upper 8 bits of its depth are used"
     elif _is_deep_color(image):
         yield "color of more than 8 bits: the upper 8 bits are used"
-    if image.has_transparency_data:
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
         yield "transparency, which is dropped: hidden colors show"
     if _has_frames(image):
         yield "several frames or pages: only the first is used"

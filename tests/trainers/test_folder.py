@@ -127,7 +127,7 @@ def test_links_to_images_and_folders_are_followed_and_counted(tmp_path: Path) ->
     files = list_files("imagefolder", root)
     assert files.found == (
         "2 classes, 13 + 2 images",
-        "4 images in folders inside a class folder, which belong to that class",
+        "4 images in folders inside a class folder, which belong to that class (train/class0/more)",
         "9 images behind links, which are followed",
     )
     assert len(data.load("imagefolder", root).train.labels) == 13
@@ -211,6 +211,23 @@ def test_a_folder_that_gives_other_classes_than_meant_is_refused(
     said = change(make_picture_folder(tmp_path, each=4))
     with pytest.raises(BadData, match=said):
         list_files("imagefolder", tmp_path)
+
+
+def test_the_boxes_of_tiny_imagenet_are_not_told_as_ignored(tmp_path: Path) -> None:
+    """The official archive has a file of boxes in each class folder."""
+    base = make_tiny_imagenet(tmp_path) / "tiny-imagenet-200"
+    for wnid in ("n01", "n02", "n03"):
+        (base / "train" / wnid / f"{wnid}_boxes.txt").write_text("x")
+    assert list_files("tiny-imagenet", base).found == ("3 classes, 18 + 6 images",)
+
+
+def test_a_class_of_which_training_has_only_ignored_files_is_refused(tmp_path: Path) -> None:
+    """The sentence says what was ignored."""
+    root = make_picture_folder(tmp_path, classes=3, each=4)
+    for path in (root / "train" / "class2").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(BadData, match=r"test/class2 is a class without .*; ignored: 4 \.gif: add"):
+        list_files("imagefolder", root)
 
 
 def test_one_class_of_tiny_imagenet_is_refused(tmp_path: Path) -> None:
