@@ -1,7 +1,7 @@
 """Image files: what a header says, and how pixels become 8-bit RGB or class labels.
 
 A folder may mix modes, depths and sizes. An image that 8-bit RGB cannot hold is scaled by the depth
-that its file defines, or refused by name and mode. Whatever is left out is counted and told.
+that its file defines, or refused by name and mode. Each loss is counted and told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers.folder import BadData, Notes, shown
 
@@ -223,8 +223,10 @@ def opened(path: Path, *, label: bool = False) -> Image.Image:
             image.load()
             return image
     except DAMAGE as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else str(error)
         raise BadData(
-            f"{shown(path)} cannot be read as a picture ({error}): mend or remove it"
+            f"{shown(path)} cannot be read as a picture ({reason}): mend or remove it"
         ) from error
 
 

@@ -79,7 +79,7 @@ def test_what_is_hidden_is_ignored_and_counted_at_every_level(
 def test_other_files_are_ignored_and_counted_by_their_ending(
     dataset: str, level: str, tmp_path: Path
 ) -> None:
-    """Files that are not read appear in the summary, whatever bytes their names hold."""
+    """Files that are not read appear in the summary, with any bytes in their names."""
     root = MAKERS[dataset](tmp_path)
     before = list_files(dataset, root)
     for name in ("x.gif", "y.GIF", "x.PGM", "notes", "x.a-very-long-ending", "caf.\udce9"):
