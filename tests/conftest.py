@@ -215,6 +215,35 @@ def make_picture_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
     return root
 
 
+def make_modes_folder(root: Path) -> Path:
+    """Make an image folder of two classes, with an image of each mode that has 8 bits or fewer."""
+    import numpy as np
+    from PIL import Image
+
+    draw, turned = np.random.RandomState(0), Image.Exif()
+    turned[0x112] = 3  # Pillow itself turns a TIFF
+    for folder in (root / part / name for part in ("train", "test") for name in "ab"):
+        (folder / "inside").mkdir(parents=True)
+        pixels = draw.randint(0, 256, (8, 8, 4)).astype(np.uint8)
+        gray, color = Image.fromarray(pixels[..., 0]), Image.fromarray(pixels[..., :3])
+        palette = Image.fromarray(pixels[..., 0] // 16)
+        palette.putpalette(pixels[:4, :4, :3].tobytes())
+        color.save(folder / "rgb.png")
+        color.save(folder / "inside" / "rgb.ppm")
+        color.save(folder / "turned.tif", exif=turned)
+        gray.save(folder / "gray.bmp")
+        gray.convert("1", dither=Image.Dither.NONE).save(folder / "bits.png")
+        palette.save(folder / "palette.png")
+        palette.save(folder / "hole.png", transparency=3)
+        Image.fromarray(pixels).save(folder / "rgba.png")
+        Image.fromarray(pixels[..., :2], "LA").save(folder / "la.png")
+        for mode, count in (("CMYK", 4), ("YCbCr", 3), ("LAB", 3)):
+            Image.frombytes(mode, (8, 8), pixels[..., :count].tobytes()).save(
+                folder / f"{mode}.tif"
+            )
+    return root
+
+
 @pytest.fixture(scope="session")
 def real_tiny_imagenet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 classes of Tiny-ImageNet: 10,000 training and 1,000 validation pictures."""

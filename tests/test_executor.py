@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 from sqlalchemy.engine import Engine
 
 from fedsweep import executor, queue
@@ -317,6 +318,48 @@ def test_other_pictures_than_those_of_the_stored_rounds_are_bad_data(
     row = result(store, claimed)
     assert row["failure"] == "bad_data"
     assert "are not those of the stored rounds" in row["error"]
+
+
+def test_the_log_of_each_attempt_says_what_was_found(
+    store: Engine, tiny: Path, picture_folder: Path
+) -> None:
+    """A trial whose data are cached says it too, and so does the plan."""
+    Image.new("RGBA", (8, 8)).save(picture_folder / "train" / "class0" / "clear.png")
+    (picture_folder / "train" / "class0" / "x.gif").write_bytes(b"x")
+    changes = ("dataset=imagefolder", "normalizer=gn", "rounds=1")
+    clear = "1 image with transparency, which is dropped: hidden colors show"
+    expected = [
+        "imagefolder: 2 classes, 49 + 12 images; ignored: 1 .gif",
+        f"imagefolder: {clear} (train/class0/clear.png)",
+    ]
+    told: list[str] = []
+    executor.look_at_data(read_plan(tiny, changes), picture_folder, told.append)
+    assert told == expected
+    planned(store, tiny, *changes)
+    for _ in range(2):
+        claimed = claim(store)
+        outcome, _ = run(store, claimed, Place(data=picture_folder))
+        assert outcome is Outcome.FINISHED
+        with reading(store) as c:
+            rows = reads.trial_logs(c, claimed.trial, claimed.fence, None)
+        said = [row["message"] for row in rows]
+        assert [line for line in said if line in expected] == expected
+
+
+def test_a_refused_image_fails_the_trial_by_name_and_mode(
+    store: Engine, tiny: Path, picture_folder: Path
+) -> None:
+    """A name that is not UTF-8 is stored with escapes, and nothing is tried again."""
+    victim = picture_folder / "train" / "class0" / "caf\udce9.tif"
+    Image.new("F", (8, 8)).save(victim)
+    planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
+    with pytest.raises(PlanError, match="has mode F"):
+        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder"]), picture_folder)
+    claimed = claim(store)
+    run(store, claimed, Place(data=picture_folder))
+    row = result(store, claimed)
+    assert (row["state"], row["failure"]) == ("failed", "bad_data")
+    assert r"class0/caf\xe9.tif has mode F" in row["error"]
 
 
 def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, picture_folder: Path) -> None:

@@ -76,8 +76,9 @@ def refuse_limit(error: Exception) -> None:
 
 
 def shown(path: Path | str) -> str:
-    r"""Return a name as text: bytes that are not UTF-8 become escapes (caf\xe9)."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""Return a name as text of one line: what is not UTF-8 or not printable is escaped (\xe9)."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def counted(count: int, noun: str) -> str:
@@ -108,10 +109,16 @@ class _Tally:
     """Images that are links, or lie in linked folders."""
     nested: int = 0
     """Images in folders inside a class."""
+    deeper: Path | None = None
+    """One such folder."""
+    expected: str = ""
+    """The end of the names of files that belong to the layout and are not read."""
     remarks: list[str] = field(default_factory=list)
 
     def ignore(self, entry: os.DirEntry[str]) -> None:
         """Count an entry that is not an image."""
+        if self.expected and entry.name.endswith(self.expected):
+            return
         suffix = Path(entry.name).suffix.lower()
         if _is_folder(entry):
             kind = "folder"
@@ -130,10 +137,10 @@ class _Tally:
     def notes(self) -> tuple[str, ...]:
         """Return sentences on what a user may not expect."""
         notes = list(self.remarks)
-        if self.nested:
+        if self.deeper is not None:
             notes.append(
-                f"{counted(self.nested, 'image')} in folders inside a class folder, "
-                "which belong to that class"
+                f"{counted(self.nested, 'image')} in folders inside a class folder, which belong "
+                f"to that class ({shown(self.deeper)})"
             )
         if self.linked:
             notes.append(f"{counted(self.linked, 'image')} behind links, which are followed")
@@ -270,7 +277,7 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
 
     Most PNG files are plain, and tell that by their first bytes: then Pillow is not imported.
     """
-    if path.suffix.lower() not in SUFFIXES or _is_plain(content):
+    if path.suffix.lower() not in SUFFIXES or _is_plain(content, label=label):
         return b""
     from trainers.images import inspect
 
@@ -278,12 +285,17 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
         return inspect(path, content, notes, label=label)
 
 
-def _is_plain(content: bytes) -> bool:
-    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk."""
+def _is_plain(content: bytes, *, label: bool) -> bool:
+    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk.
+
+    A label image is plain only as gray or palette.
+    """
     if not content.startswith(PLAIN_PNG) or len(content) < len(PLAIN_PNG) + 10:
         return False
     depth, color = content[24], content[25]
-    return depth == 8 and color in (0, 2, 3) and not any(c in content for c in SPECIAL_CHUNKS)
+    if depth != 8 or color not in ((0, 3) if label else (0, 2, 3)):
+        return False
+    return not any(chunk in content for chunk in SPECIAL_CHUNKS)
 
 
 def list_files(dataset: str, root: Path | None) -> Files:
@@ -320,7 +332,7 @@ def image_folder(root: Path) -> Files:
     _check_classes(root / "train", train, tally)
     for name in test:
         if name not in train:
-            raise BadData(_stranger(root / "test" / name, classes))
+            raise BadData(_stranger(root / "test" / name, classes, tally))
     if untested := [shown(name) for name in classes if name not in test]:
         tally.remarks.append(f"without test images: {listed(untested)}")
     unused = [entry for entry in _entries(root, tally) if _is_folder(entry)]
@@ -366,9 +378,9 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
     )
 
 
-def _stranger(folder: Path, classes: Iterable[str]) -> str:
+def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
     """Return the sentence on a class of the test set that training lacks."""
-    said = f"{shown(folder)} is a class without training pictures"
+    said = f"{shown(folder)} is a class without training pictures{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
             f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
@@ -404,7 +416,7 @@ def tiny_imagenet(root: Path) -> Files:
     """
     parts = ("train", "val/images", "val/val_annotations.txt", "wnids.txt")
     base = _base(root, TINY_IMAGENET, parts, REMEDIES["tiny-imagenet"])
-    tally, wnids = _Tally(), set(_lines(base / "wnids.txt"))
+    tally, wnids = _Tally(expected="_boxes.txt"), set(_lines(base / "wnids.txt"))
     folders = _class_images(base / "train", tally, REMEDIES["tiny-imagenet"])
     train = {name: files for name, files in folders.items() if name in wnids}
     if strange := [shown(name) for name in folders if name not in wnids]:
@@ -432,7 +444,7 @@ def tiny_imagenet(root: Path) -> Files:
             f"{shown(base / 'val' / 'images')} holds no pictures{tally.phrase()}: "
             "unpack the archive again"
         )
-    tally.nested = 0  # the layout puts every image into a folder inside its class
+    tally.deeper = None  # the layout puts every image into a folder inside its class
     entries = _labelled(train, classes), tuple(test)
     found = _found(classes, *entries, tally)
     return Files(base, classes, *entries, also=(annotations,), found=found)
@@ -535,15 +547,24 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return False
 
 
+def _leads_up(link: Path, above: Iterable[Path]) -> bool:
+    """Return if a link leads to a folder that holds one of these real folders, or to itself."""
+    target = link.resolve()
+    return any(place.is_relative_to(target) for place in above)
+
+
 def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
     """Yield the folders directly in a folder: its classes, or its cities."""
     for entry in _entries(folder, tally):
-        if _is_folder(entry):
-            yield Path(entry.path)
-        elif _is_file(entry):
-            tally.ignored[OUTSIDE] += 1
+        if not _is_folder(entry):
+            if _is_file(entry):
+                tally.ignored[OUTSIDE] += 1
+            else:
+                tally.ignore(entry)
+        elif entry.is_symlink() and _leads_up(Path(entry.path), [folder.resolve()]):
+            tally.ignored[UPWARD] += 1
         else:
-            tally.ignore(entry)
+            yield Path(entry.path)
 
 
 def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
@@ -554,7 +575,7 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
 
     """
     places = _folders(folder, tally)
-    images = {place.name: _images_below(place, tally, {_identity(folder)}) for place in places}
+    images = {place.name: _images_below(place, tally) for place in places}
     if not any(images.values()):
         raise BadData(f"{shown(folder)} holds no pictures{tally.phrase()}: {remedy}")
     if empty := [shown(Path(folder.name, name)) for name, files in images.items() if not files]:
@@ -562,29 +583,28 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
     return {name: files for name, files in images.items() if files}
 
 
-def _images_below(
-    folder: Path, tally: _Tally, above: Collection[tuple[int, int]] = frozenset()
-) -> list[Path]:
+def _images_below(folder: Path, tally: _Tally) -> list[Path]:
     """Return the images in a folder and in the folders inside it, in alphabetical order."""
     images: list[Path] = []
-    places: list[tuple[Path, frozenset[tuple[int, int]], bool]] = [
-        (folder, frozenset(above), folder.is_symlink())
-    ]
+    places = [(folder, [folder.resolve()], folder.is_symlink())]
     while places:
-        place, parents, linked = places.pop()
-        if (identity := _identity(place)) in parents:
-            tally.ignored[UPWARD] += 1
-            continue
+        place, above, linked = places.pop()
         for entry in _entries(place, tally):
-            behind_link = linked or entry.is_symlink()
-            if _is_folder(entry):
-                places.append((Path(entry.path), parents | {identity}, behind_link))
-            elif _is_file(entry) and Path(entry.name).suffix.lower() in SUFFIXES:
-                images.append(Path(entry.path))
-                tally.linked += behind_link
-                tally.nested += place != folder
+            path, is_link = Path(entry.path), entry.is_symlink()
+            if not _is_folder(entry):
+                if _is_file(entry) and path.suffix.lower() in SUFFIXES:
+                    images.append(path)
+                    tally.linked += linked or is_link
+                    if place != folder:
+                        tally.nested += 1
+                        tally.deeper = tally.deeper or place.relative_to(folder.parent.parent)
+                else:
+                    tally.ignore(entry)
+            elif is_link and _leads_up(path, above):
+                tally.ignored[UPWARD] += 1
             else:
-                tally.ignore(entry)
+                real = path.resolve() if is_link else above[-1] / entry.name
+                places.append((path, [*above, real], linked or is_link))
     return sorted(images)
 
 
@@ -598,12 +618,6 @@ def _scene_images(folder: Path, suffix: str, tally: _Tally) -> list[Path]:
         else:
             tally.ignore(entry)
     return images
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """Return what two paths of one folder have in common."""
-    stat = folder.stat()
-    return stat.st_dev, stat.st_ino
 
 
 def _labelled(

@@ -1,7 +1,7 @@
 """Image files: what a header says, and how pixels become 8-bit RGB or class labels.
 
 A folder may mix modes, depths and sizes. An image that 8-bit RGB cannot hold is scaled by the depth
-that its file defines, or refused by name and mode. Whatever is left out is counted and told.
+that its file defines, or refused by name and mode. Each loss is counted and told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers.folder import BadData, Notes, refuse_limit, shown
 
@@ -37,6 +37,8 @@ DEEP = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 """Modes of gray that has 9 to 16 bits."""
 DEEP_FORMATS = frozenset({"PNG", "PPM"})
 """Formats whose mode I is gray of 16 bits: they hold nothing deeper."""
+WITH_ALPHA = frozenset({"LA", "PA", "RGBA"})
+"""Modes that have a channel for transparency."""
 SIGNED = 2
 """The TIFF sample format of signed integers."""
 
@@ -80,7 +82,7 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
         for text in _oddities(image):
             notes.add(text, path)
     deep = not label and is_deep(image)
-    turned = may_turn and orientation(image) in TURNS
+    turned = (may_turn and orientation(image) in TURNS) or _was_scrambled(image)
     if turned and not label:
         notes.add("an EXIF orientation, which is applied", path)
     return DECODING if turned or deep else b""
@@ -92,7 +94,7 @@ def _oddities(image: Image.Image) -> Iterator[str]:
         yield "gray of more than 8 bits: the upper 8 bits of its depth are used"
     elif _is_deep_color(image):
         yield "color of more than 8 bits: the upper 8 bits are used"
-    if image.has_transparency_data:
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
         yield "transparency, which is dropped: hidden colors show"
     if _has_frames(image):
         yield "several frames or pages: only the first is used"
@@ -117,6 +119,24 @@ def orientation(image: Image.Image) -> int:
     except DAMAGE:
         return 1
     return value if value in TURNS else 1
+
+
+def _was_scrambled(image: Image.Image) -> bool:
+    """Return if the first release mapped a TIFF with width and height exchanged.
+
+    Pillow maps one raw strip of a file that it opened by name, and then ignores a quarter turn.
+    """
+    quarter = _tag(image, ExifTags.Base.Orientation, 1) in QUARTER_TURNS
+    oblong = image.width != image.height
+    if not (quarter and oblong and isinstance(image, ImageFile.ImageFile)):
+        return False
+    one_strip = len(image.tile) == 1 and image.tile[0].codec_name == "raw"
+    return one_strip and image.mode in MAPPED and _raw(image)[0] == image.mode
+
+
+QUARTER_TURNS = (5, 6, 7, 8)
+MAPPED = frozenset({"L", "P", "RGBX", "RGBA", "CMYK"})
+"""Shallow modes that Pillow maps into memory."""
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -197,14 +217,17 @@ def opened(path: Path, *, label: bool = False) -> Image.Image:
 
     """
     try:
-        with Image.open(path) as image:
+        # Pillow would map a file that it opens by name, with a turned TIFF's sides exchanged.
+        with path.open("rb") as file, Image.open(file) as image:
             (check_label if label else check_image)(image, path)
             image.load()
             return image
     except DAMAGE as error:
         refuse_limit(error)
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else str(error)
         raise BadData(
-            f"{shown(path)} cannot be read as an image ({error}): mend or remove it"
+            f"{shown(path)} cannot be read as an image ({reason}): mend or remove it"
         ) from error
 
 

@@ -356,12 +356,12 @@ class Depth:
         if not self.images or levels >= FEW_LEVELS:
             return ()
         said = (
-            f"the deep gray images in {shown(root)} hold values of {self.low:,} to {self.high:,}, "
+            f"deep gray images hold values of {self.low:,} to {self.high:,}, "
             f"which are {levels} of 256 levels in 8 bits"
         )
         if levels == 1 and self.low < self.high:
             raise BadData(
-                f"{said}: scale their values to the whole depth, or save them with 8 bits"
+                f"in {shown(root)}, {said}: scale them to the whole depth, or save them with 8 bits"
             )
         return (said,)
 

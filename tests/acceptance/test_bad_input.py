@@ -40,6 +40,10 @@ REQUESTS = [
     ),
     (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "nowhere"], "no folder"),
     (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "empty"], "holds no pictures"),
+    (
+        ["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "deep"],
+        "one class with images, all, with all images in folders inside it (cat, dog)",
+    ),
     (["plan", "tiny.toml", "--show-partition", "x.jpg"], "none of .png, .svg, .pdf"),
     (["plan", "tiny.toml", "--show-partition", "nowhere/x.png"], "cannot be written"),
     (
@@ -68,6 +72,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "notes.txt").write_text("not a database at all")
     for part in ("train", "test"):
         (tmp_path / "empty" / part / "class").mkdir(parents=True)
+        for name in ("cat", "dog"):
+            (tmp_path / "deep" / part / "all" / name).mkdir(parents=True)
+            (tmp_path / "deep" / part / "all" / name / "x.png").touch()
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("CREATE TABLE songs (name TEXT)")
     connection.close()

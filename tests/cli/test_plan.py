@@ -1,4 +1,4 @@
-"""`fedsweep plan` of large grids: it counts before it builds, and builds in little memory."""
+"""`fedsweep plan`: large grids are counted before they are built; data are described."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fedsweep.cli import main
 from fedsweep.cli import plan as command
 from fedsweep.errors import PlanError
 from fedsweep.spec import Trials, TrialSpec, fork_round, most_forks, own_rounds, read_plan
-from tests.conftest import TINY
+from tests.acceptance.command import at_once
+from tests.conftest import TINY, make_picture_folder
 
 pytestmark = [
     # A command leaves its connections to the end of its process, which is not this one's.
@@ -201,3 +202,18 @@ def test_a_hundred_thousand_trials_need_at_most_200_mib(
         )
         assert says in done.stdout
         assert int(done.stdout.split("peak KiB: ")[1]) <= 200 * 1024
+
+
+def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
+    """The summary follows the number of trials, in a dry run too."""
+    root = make_picture_folder(tmp_path / "data", classes=3, each=20)
+    for i in range(15):
+        (root / "train" / "class0" / f"{i}.gif").write_bytes(b"x")
+    for part in ("train", "test"):
+        (root / part / "class1" / ".cache").mkdir()
+    (tmp_path / "tiny.toml").write_text(TINY)
+    plan = ("plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "data")
+    for more in (("--dry-run",), ()):
+        said = at_once(*plan, *more, cwd=tmp_path).stdout.splitlines()
+        assert said[0].startswith("tiny: ")
+        assert "  imagefolder: 3 classes, 60 + 15 images; ignored: 15 .gif, 2 hidden" in said
