@@ -1,0 +1,128 @@
+"""Real workers through failovers and connection poolers: every trial in one attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests import servers
+from tests.acceptance.command import at_once, eventually, fedsweep, query, start
+from tests.servers import Server
+
+pytestmark = pytest.mark.slow
+
+LONG = ["--set", "rounds=300", "--set", "snapshot_every=50"]
+OUTCOMES = "SELECT outcome, count(*) FROM attempts GROUP BY outcome"
+CHARGED = "SELECT sum(failures), sum(losses) FROM trials"
+WORK = ["work", "--device", "cpu", "--slots", "2", "--until-empty"]
+
+
+@pytest.fixture(scope="module")
+def primary() -> Iterator[Server]:
+    with servers.server() as made:
+        yield made
+
+
+def assert_all_in_one_attempt(url: str) -> None:
+    assert query(url, OUTCOMES) == [("finished", 6)]
+    assert query(url, CHARGED) == [(0, 0)]
+
+
+def trained(url: str, rounds: int) -> bool:
+    return bool(query(url, "SELECT count(*) FROM rounds")[0][0] >= rounds)
+
+
+@pytest.mark.timeout(600)
+def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
+    primary: Server, tiny: Path
+) -> None:
+    """Longer than a lease. Meanwhile a command that writes says so in one sentence."""
+    url = primary.create("demoted")
+    at_once("plan", str(tiny), "--db", url, *LONG)
+    worker = start(*WORK, "--lease", "3", FEDSWEEP_DB=url)
+    eventually(lambda: trained(url, 60))
+    primary.demote()
+    changes = (["plan", str(tiny), *LONG, "--set", "seed=9"], ["sweep", "pause", "tiny"])
+    for command in (*changes, ["db", "gc"], ["sweep", "budget", "tiny", "--none"]):
+        done = fedsweep(*command, "--db", url, code=2)
+        (sentence,) = done.stderr.splitlines()
+        assert "is a standby, which only reads: name the primary" in sentence
+    assert "tiny" in at_once("status", "--db", url).stdout
+    primary.promote()
+    said = worker.communicate(timeout=400)[0]
+    assert worker.returncode == 0, said
+    assert "6 trials finished, 0 failed" in said
+    assert_all_in_one_attempt(url)
+
+
+@pytest.mark.timeout(600)
+def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
+    """The primary dies; its streaming standby is promoted; the URL names both."""
+    with servers.server() as first, servers.standby(first) as second:
+        alone = first.create("followed")
+        url = (
+            f"postgresql://postgres@{first.address},{second.address}/followed"
+            "?target_session_attrs=read-write"
+        )
+        at_once("plan", str(tiny), "--db", url, *LONG)
+        worker = start(*WORK, FEDSWEEP_DB=url)
+        eventually(lambda: trained(alone, 60))
+        eventually(lambda: second.has_replayed(first))
+        first.stop()
+        second.promote()
+        said = worker.communicate(timeout=400)[0]
+        assert worker.returncode == 0, said
+        after = second.url("followed")
+        assert query(after, "SELECT count(*) FROM results WHERE state = 'finished'") == [(6,)]
+        assert query(after, CHARGED)[0][0] == 0
+        first.start()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("transaction", ()),
+        ("transaction", ("ignore_startup_parameters = options",)),
+        ("session", ()),
+        ("session", ("ignore_startup_parameters = options",)),
+    ],
+)
+def test_workers_train_through_pgbouncer(
+    mode: str, settings: tuple[str, ...], primary: Server, tiny: Path
+) -> None:
+    """In the user's search_path, which the pooler refuses or ignores at the start."""
+    name = f"pooled_{mode}_{len(settings)}"
+    direct = primary.create(name)
+    query_lab = f"{direct}?options=-csearch_path%3Dlab"
+    with servers.pgbouncer(primary, mode, *settings) as port:
+        with psycopg.connect(direct, autocommit=True) as admin:
+            admin.execute("CREATE SCHEMA lab")
+        url = f"postgresql://postgres@127.0.0.1:{port}/{name}?options=-csearch_path%3Dlab"
+        at_once("plan", str(tiny), "--db", url)
+        workers = [start(*WORK, FEDSWEEP_DB=url) for _ in range(2)]
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], said
+        assert "6" in at_once("sql", "SELECT count(*) FROM results", "--db", url).stdout
+        at_once("report", "--db", url)
+        at_once("db", "check", "--db", url)
+        at_once("sweep", "pause", "tiny", "--db", url)
+    assert_all_in_one_attempt(query_lab)
+
+
+def test_statement_pooling_is_refused_before_a_trial_is_claimed(
+    primary: Server, tiny: Path
+) -> None:
+    """By every command, in one sentence with the remedy."""
+    direct = primary.create("statements")
+    at_once("plan", str(tiny), "--db", direct)
+    with servers.pgbouncer(primary, "statement") as port:
+        url = f"postgresql://postgres@127.0.0.1:{port}/statements"
+        for command in (["work", "--device", "cpu"], ["status"], ["plan", str(tiny)]):
+            done = at_once(*command, "--db", url, code=2)
+            (sentence,) = done.stderr.splitlines()
+            assert "set its pool_mode to transaction" in sentence
+    assert query(direct, "SELECT count(*) FROM attempts") == [(0,)]

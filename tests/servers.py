@@ -1,0 +1,156 @@
+"""Postgres as people run it: a primary with a streaming standby, and pgbouncer before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.acceptance.command import eventually
+
+POSTGRES = "postgres"
+"""The user that servers run as when the tests run as root, and the servers' superuser."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(*command: str | Path) -> None:
+    """Run a server's program, which refuses to be root."""
+    other = ["runuser", "-u", POSTGRES, "--"] if os.geteuid() == 0 else []
+    subprocess.run([*other, *map(str, command)], check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+def programs() -> Path:
+    """Return the folder of Debian's server programs, the newest version's."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"))
+    if not found:
+        pytest.skip("there is no /usr/lib/postgresql: install Debian's package postgresql")
+    return found[-1].parent
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder that the servers' user owns."""
+    place = Path(tempfile.mkdtemp(prefix="fedsweep-servers-"))
+    if os.geteuid() == 0:
+        shutil.chown(place, POSTGRES)
+    place.chmod(0o755)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+class Server:
+    """One server of its own port, primary or standby."""
+
+    def __init__(self, data: Path) -> None:
+        self.data, self.port, self.programs = data, free_port(), programs()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def url(self, name: str = POSTGRES) -> str:
+        return f"postgresql://{POSTGRES}@{self.address}/{name}"
+
+    def make(self) -> None:
+        run(self.programs / "initdb", "-D", self.data, "-A", "trust", "-U", POSTGRES)
+
+    def follow(self, primary: Server) -> None:
+        backup = self.programs / "pg_basebackup"
+        run(backup, "-d", primary.url(), "-D", self.data, "-R", "-X", "stream", "-c", "fast")
+
+    def start(self) -> None:
+        settings = f"-p {self.port} -c fsync=off -c listen_addresses=127.0.0.1 -k {self.data}"
+        log = f"{self.data}.log"
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "-l", log, "-o", settings, "start")
+
+    def stop(self) -> None:
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "-m", "immediate", "stop")
+
+    def demote(self) -> None:
+        """Restart as a standby that follows nobody."""
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "-m", "fast", "stop")
+        run("touch", self.data / "standby.signal")
+        self.start()
+
+    def promote(self) -> None:
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "promote")
+
+    def create(self, name: str) -> str:
+        """Create a database; return its URL."""
+        with psycopg.connect(self.url(), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def has_replayed(self, primary: Server) -> bool:
+        """Whether all that the primary has committed is here."""
+        with psycopg.connect(primary.url()) as there, psycopg.connect(self.url()) as here:
+            written = there.execute("SELECT pg_current_wal_lsn()").fetchone()
+            assert written is not None
+            found = here.execute("SELECT pg_last_wal_replay_lsn() >= %s", written).fetchone()
+            return found == (True,)
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """A primary."""
+    with folder() as place:
+        made = Server(place / "primary")
+        made.make()
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
+def standby(primary: Server) -> Iterator[Server]:
+    """A hot standby that streams from a primary."""
+    with folder() as place:
+        made = Server(place / "standby")
+        made.follow(primary)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
+def pgbouncer(primary: Server, mode: str, *settings: str) -> Iterator[int]:
+    """A pgbouncer before a server; its port."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("there is no pgbouncer: install Debian's package pgbouncer")
+    with folder() as place:
+        port, file, process = free_port(), place / "pgbouncer.ini", place / "pid"
+        database = f"* = host=127.0.0.1 port={primary.port} user={POSTGRES}"
+        lines = ["[databases]", database, "[pgbouncer]", f"pool_mode = {mode}", "auth_type = any"]
+        lines += ["listen_addr = 127.0.0.1", f"listen_port = {port}", "unix_socket_dir ="]
+        lines += ["default_pool_size = 4", f"logfile = {place}/log", f"pidfile = {process}"]
+        file.write_text("\n".join([*lines, *settings, ""]))
+        run(program, "-d", file)
+        eventually(process.exists)
+        number = int(process.read_text())
+        try:
+            yield port
+        finally:
+            os.kill(number, signal.SIGTERM)
+            eventually(lambda: not psutil.pid_exists(number))
