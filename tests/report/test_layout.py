@@ -92,7 +92,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
-    """Legends, titles, labels, ticks and the names of winners, whatever their number and length."""
+    """Legends, titles, labels, ticks and winners, at any number and length."""
     found = drawn(CASES[case])
     assert len(found) >= 3
     for picture in found:
