@@ -247,7 +247,7 @@ def test_a_temporary_file_never_goes_through_a_planted_link(
     assert victim.read_bytes() == b"precious"
 
 
-def test_lines_printed_beside_data_on_stdout_go_to_stderr(
+def test_lines_printed_next_to_data_on_stdout_go_to_stderr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`--output /dev/stdout` gives only the data."""

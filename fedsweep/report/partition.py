@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from textwrap import fill
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.files import written
+from fedsweep.report import layout
 from fedsweep.report.summary import sort_key, value_text
 from fedsweep.spec import Holdings, SweepSpec, TrainConfig, Trials
 
@@ -30,6 +30,7 @@ MOST_BARS = 40
 """Clients that are told apart as bars; more become a heat map."""
 MOST_NAMES = 20
 """Classes that a legend names; more are told by a scale."""
+HEADING_FONT = 11.0
 FIELDS = ("dataset", "partition", "alpha", "min_samples", "shards_per_client", "clients")
 """What tells partitions apart, beside the seed."""
 
@@ -93,7 +94,8 @@ def picture(holdings: Sequence[Holdings]) -> Figure:
     colours = _colours(max(count.shape[1] for count in counts))
     columns = min(len(holdings), 3)
     rows = -(-len(holdings) // columns)
-    figure = Figure(figsize=_size(rows, columns, counts), layout="constrained")
+    size = _size(rows, columns, counts)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, held, count in zip(axes, holdings, counts, strict=False):
         unit = f"training {held.unit}"
@@ -101,12 +103,14 @@ def picture(holdings: Sequence[Holdings]) -> Figure:
             _heat_map(axis, count, unit)
         else:
             _bars(axis, count, colours, unit)
-        axis.set_title(fill(_title(held, holdings), 42), fontsize=10)
+        title = layout.wrapped(_title(held, holdings), size[0] / columns - 1.0)
+        axis.set_title(title, fontsize=layout.FONT, parse_math=False)
     for spare in axes[len(holdings) :]:
         spare.set_visible(False)
     if any(len(count) <= MOST_BARS for count in counts):
         _name_classes(figure, list(axes[: len(holdings)]), colours)
-    figure.suptitle(_heading(holdings), fontsize=11)
+    heading = layout.wrapped(_heading(holdings), size[0] - 0.4, HEADING_FONT)
+    figure.suptitle(heading, fontsize=HEADING_FONT, parse_math=False)
     return figure
 
 

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import colormaps
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from fedsweep.report import layout
 from fedsweep.report.contrasts import marks
 from fedsweep.report.summary import (
     Cell,
@@ -53,6 +53,12 @@ BLUES = ("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44")
 MOST = 24
 """Panels that a picture has: more cannot be read."""
 
+WINNER_INCHES, WINNER_FONT = 1.3, 9.0
+"""The width at which the name of a winner is wrapped, and its points."""
+
+Places = Mapping[tuple[Any, Any], tuple[Column, str]]
+"""The best column at each α and E, and its text."""
+
 Curves = Mapping[str, Mapping[int, float]]
 """A measure by round, for each trial that took it."""
 
@@ -76,7 +82,7 @@ def arms_by_round(
             panels[panel][summary.column(row)].append(row)
     if not panels:
         return None
-    figure, axes = _grid(len(panels))
+    figure, axes = layout.grid(min(len(panels), MOST))
     colours = _colours(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         arms = panels[panel]
@@ -85,9 +91,7 @@ def arms_by_round(
             curve = _curve(arms[column], curves)
             _draw_arm(axis, summary, column, curve, colours[column], scale, trunk=trunk)
         _say(axis, _title(summary.axes, panel), "round")
-    _label_left(axes, what)
-    _one_legend(figure, axes)
-    return figure
+    return _finish(figure, axes, what, len(panels))
 
 
 def alphas_by_round(
@@ -103,7 +107,7 @@ def alphas_by_round(
             panels[panel][row["alpha"]].append(row)
     if not panels:
         return None
-    figure, axes = _grid(len(panels))
+    figure, axes = layout.grid(min(len(panels), MOST))
     colours = _shades({alpha for lines in panels.values() for alpha in lines})
     in_order = sorted(panels, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
     for axis, (column, point) in zip(axes, in_order, strict=False):
@@ -113,9 +117,7 @@ def alphas_by_round(
             _draw_curve(axis, _curve(lines[alpha], curves), colours[alpha], name)
         said = filter(None, [column_text(summary, column), _title(fields, point)])
         _say(axis, ", ".join(said), "round")
-    _label_left(axes, what)
-    _one_legend(figure, axes)
-    return figure
+    return _finish(figure, axes, what, len(panels))
 
 
 def _shades(values: set[Any]) -> dict[Any, str]:
@@ -175,7 +177,7 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
                 levels[panel][column] = cell
     if not lines:
         return None
-    figure, axes = _grid(len(lines))
+    figure, axes = layout.grid(min(len(lines), MOST))
     for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
         for number, column in enumerate(sorted(lines[panel], key=sort_key)):
             points = sorted(lines[panel][column], key=lambda point: point[0])
@@ -189,9 +191,7 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
         totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
         if total := max((t for t in totals if t is not None), default=None):  # None: pooled
             axis.set_xlim(-0.03 * total, 1.03 * total)
-    _label_left(axes, "final test accuracy, %")
-    _one_legend(figure, axes)
-    return figure
+    return _finish(figure, axes, "final test accuracy, %", len(lines))
 
 
 def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], colour: str, name: str) -> None:
@@ -220,7 +220,7 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
     drawn = {p: c for p, c in panels.items() if any(len(points) > 1 for points in c.values())}
     if not drawn:
         return None
-    figure, axes = _grid(len(drawn))
+    figure, axes = layout.grid(min(len(drawn), MOST))
     colours = _colours(summary.columns)
     for axis, panel in zip(axes, sorted(drawn, key=sort_key), strict=False):
         for column in sorted(drawn[panel], key=summary.columns.index):
@@ -231,9 +231,8 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
         axis.set_xscale("log")
         axis.set_xticks(ticks, [field_text(field, x) for x in ticks])
         axis.minorticks_off()
-    _label_left(axes, "final test accuracy, %")
-    _one_legend(figure, axes)
-    return figure
+        layout.uncrowd(axis)
+    return _finish(figure, axes, "final test accuracy, %", len(drawn))
 
 
 def wins(summary: Summary) -> Figure | None:
@@ -244,7 +243,7 @@ def wins(summary: Summary) -> Figure | None:
     if not {"alpha", "local_steps"} <= set(summary.axes):
         return None
     across, down = summary.axes.index("alpha"), summary.axes.index("local_steps")
-    panels: dict[Key, dict[tuple[Any, Any], tuple[Column, str]]] = defaultdict(dict)
+    found: dict[Key, dict[tuple[Any, Any], tuple[Column, str]]] = defaultdict(dict)
     for key, cells in summary.cells.items():
         best = marks(cells, "test_accuracy").best
         if best is None or key[across] is None or key[down] is None:
@@ -252,23 +251,39 @@ def wins(summary: Summary) -> Figure | None:
         means = sorted((c.mean or 0 for c in cells.values() if c.whole), reverse=True)
         panel = tuple(v for i, v in enumerate(key) if i not in (across, down))
         text = f"{column_text(summary, best)}\n+{100 * (means[0] - means[1]):.1f}"
-        panels[panel][key[across], key[down]] = (best, text)
-    panels = {panel: places for panel, places in panels.items() if len(places) > 1}
+        found[panel][key[across], key[down]] = (best, text)
+    panels = {panel: _wrapped(places) for panel, places in found.items() if len(places) > 1}
     if not panels:
         return None
     rest = [name for i, name in enumerate(summary.axes) if i not in (across, down)]
-    figure, axes = _grid(len(panels), share=False)
+    size = _wins_size(list(panels.values()))
+    figure, axes = layout.grid(min(len(panels), MOST), share=False, size=size)
     colours = _colours(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         _draw_wins(axis, panels[panel], colours)
         _say(axis, _title(rest, panel), "α")
         _number_places(axis, panels[panel])
-    return figure
+    return _finish(figure, axes, "", len(panels))
 
 
-def _draw_wins(
-    axis: Axes, places: Mapping[tuple[Any, Any], tuple[Column, str]], colours: dict[Column, str]
-) -> None:
+def _wrapped(places: Places) -> Places:
+    return {
+        place: (column, layout.wrapped(name, WINNER_INCHES, WINNER_FONT) + f"\n{lead}")
+        for place, (column, text) in places.items()
+        for name, lead in [text.split("\n")]
+    }
+
+
+def _wins_size(panels: Sequence[Places]) -> tuple[float, float]:
+    """Return the inches of a panel in which every winner's name lies in its cell."""
+    texts = [text for places in panels for _, text in places.values()]
+    wide = max(layout.width(text, WINNER_FONT) for text in texts) + 2 * layout.PAD
+    high = max(text.count("\n") + 1 for text in texts) * 1.3 * WINNER_FONT / layout.POINTS
+    alphas, steps = (max(len({place[i] for place in p}) for p in panels) for i in (0, 1))
+    return max(layout.PANEL[0], alphas * wide), max(layout.PANEL[1], steps * (high + layout.PAD))
+
+
+def _draw_wins(axis: Axes, places: Places, colours: dict[Column, str]) -> None:
     alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
     for (alpha, step), (column, text) in places.items():
         x, y = alphas.index(alpha), steps.index(step)
@@ -277,7 +292,7 @@ def _draw_wins(
                 (x - 0.5, y - 0.5), 1, 1, facecolor=colours[column], alpha=0.35, edgecolor="white"
             )
         )
-        axis.text(x, y, text, ha="center", va="center", fontsize=9)
+        axis.text(x, y, text, ha="center", va="center", fontsize=WINNER_FONT, parse_math=False)
     axis.set_xlim(-0.5, len(alphas) - 0.5)
     axis.set_ylim(-0.5, len(steps) - 0.5)
     axis.grid(visible=False)
@@ -295,7 +310,7 @@ def searches(findings: Sequence[Finding], titles: Sequence[str]) -> Figure | Non
     drawn = [(f, title) for f, title in zip(findings, titles, strict=True) if f.answer.points]
     if not drawn:
         return None
-    figure, axes = _grid(len(drawn))
+    figure, axes = layout.grid(min(len(drawn), MOST))
     for axis, (f, title) in zip(axes, drawn, strict=False):
         found, history = f.answer, [probe for probe in f.history if probe.values]
         mean, std = ([100 * v for v in values] for values in (found.mean, found.std))
@@ -317,9 +332,7 @@ def searches(findings: Sequence[Finding], titles: Sequence[str]) -> Figure | Non
         _say(axis, f"{title} ({f.standing})", "T⋆, rounds")
     axes[0].set_ylim(bottom=_floor([f for f, _ in drawn]))  # of all: they share it
     metrics = {f.arm.spec.search.metric.replace("_", " ") for f, _ in drawn}
-    _label_left(axes, f"{' or '.join(sorted(metrics))}, %")
-    _one_legend(figure, axes)
-    return figure
+    return _finish(figure, axes, f"{' or '.join(sorted(metrics))}, %", len(drawn))
 
 
 def _floor(findings: Sequence[Finding]) -> float:
@@ -330,45 +343,23 @@ def _floor(findings: Sequence[Finding]) -> float:
     return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
 
 
-def _grid(panels: int, *, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """Axes for so many panels, MOST of them: of more the first are drawn, and it says so."""
-    wanted, panels = panels, min(panels, MOST)
-    columns = 2 if panels == 4 else min(panels, 3)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
-    flat = [axis for line in axes for axis in line]
-    for axis in flat:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    for spare in flat[panels:]:
-        spare.set_visible(False)
-    if wanted > panels:
-        figure.suptitle(
-            f"the first {panels} of {wanted} settings: --where shows others", fontsize=10
-        )
-    return figure, flat
-
-
 def _say(axis: Axes, title: str, below: str) -> None:
-    axis.set_title(fill(title, 46), fontsize=10)
+    axis.set_title(title, fontsize=layout.FONT)
     axis.set_xlabel(below)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
-def _label_left(axes: Sequence[Axes], text: str) -> None:
+def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Figure:
+    """Name the y axis and every line once, and lay the figure out; it says what is left out."""
     for axis in axes:
-        if axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # a grid's axis has one
-            axis.set_ylabel(text)
-
-
-def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+        if left and axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # a grid's axis has one
+            axis.set_ylabel(left)
     handles = {
         name: h for axis in axes for h, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False
-    )
+    more = f"the first {MOST} of {panels} settings: --where shows others" if panels > MOST else ""
+    layout.settle(figure, axes, handles, more)
+    return figure
 
 
 def _colours(columns: Sequence[Column]) -> dict[Column, str]:

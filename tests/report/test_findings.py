@@ -15,6 +15,7 @@ from fedsweep.report.findings import Finding, find, paired
 from fedsweep.search import Probe, Space
 from fedsweep.spec import TrialSpec, read_plan
 from fedsweep.store.arms import Arm, Proposal
+from tests.report.test_layout import check
 from tests.report.test_page import svg
 from tests.search.test_ask import PLAN
 
@@ -139,3 +140,13 @@ def test_a_search_is_drawn_with_its_belief_and_its_answer(arm: Arm) -> None:
     shown = svg(plots.searches([found(arm, {})], ["α = 0.3"]))
     assert shown.startswith("<svg")
     assert "best T" in shown
+
+
+@pytest.mark.parametrize("arms", [1, 12])
+def test_every_text_of_the_searches_lies_inside_their_figure(arm: Arm, arms: int) -> None:
+    """With a title of many fields in each panel."""
+    title = "momentum = global, participation = 0.25, normalizer = some_package:filter_response"
+    figure = plots.searches([found(arm, {})] * arms, [f"{title}, lr = {i}" for i in range(arms)])
+    assert figure is not None
+    assert len(figure.legends[0].get_texts()) == 4
+    check(figure)

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from sqlalchemy.engine import Engine, make_url
 
 from fedsweep.serve import server
+from fedsweep.serve.app import plotly_file
 from fedsweep.store.engine import transaction
 from fedsweep.store.location import sqlite_file
 from tests.acceptance.command import at_once, query, start
@@ -337,3 +338,46 @@ def test_nothing_is_wider_than_the_window(
         page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
         live(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+LEGEND = """() => {
+  const box = (element) => element.getBoundingClientRect();
+  const chart = box(document.querySelector("#arms .main-svg"));
+  const names = [...document.querySelectorAll("#arms .legendtext")].map(box);
+  return [names.length, names.every((name) => chart.left <= name.left && name.right <= chart.right
+    && chart.top <= name.top && name.bottom <= chart.bottom),
+    box(document.querySelector("#arms .legend .scrollbar")).width,
+    box(document.querySelector("#arms .nsewdrag")).height];
+}"""
+"""How many names a legend has, whether all lie in the chart, its scrollbar, the panel's height."""
+
+SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: { x: "round", y: "",
+  traces: names.map((name, i) => ({ name, n: 3, normalizer: "fixbn", x: [1, 2, 3],
+    y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
+
+
+@pytest.mark.parametrize(
+    ("arms", "name", "width"),
+    [
+        (2, "FIXBN", 400),
+        (40, "FIXBN", 1100),
+        (12, "SOME_PACKAGE:FILTER_RESPONSE_NORMALIZATION_WITH_A_SHIFT", 400),
+    ],
+)
+def test_every_name_of_a_legend_lies_in_its_chart(
+    browser: Browser, arms: int, name: str, width: int
+) -> None:
+    """Without a scrollbar, and the lines keep their room; so after the window is made narrow."""
+    script = (Path(server.__file__).parent / "static" / "curves.js").read_text()
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    page.set_content("<style>#arms { height: 27rem }</style><div id=arms></div>")
+    page.add_script_tag(path=plotly_file())
+    page.add_script_tag(content=script)
+    page.evaluate(SHOW, [f"{name} T⋆={i}" for i in range(arms)])
+    page.set_viewport_size({"width": width, "height": 800})
+    page.wait_for_function(f"document.querySelector('#arms .main-svg').clientWidth <= {width}")
+    page.wait_for_function(f"({LEGEND})()[1] && ({LEGEND})()[2] === 0")
+    names, inside, scrollbar, height = page.evaluate(LEGEND)
+    page.close()
+    assert (names, inside, scrollbar) == (arms, True, 0)
+    assert height > 300

@@ -17,9 +17,44 @@ function layout(x, y) {
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
     margin: { l: 48, r: 12, t: 30, b: 40 }, hovermode: "x unified", showlegend: true,
     hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line") },
-    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0 }, uirevision: "kept",
+    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, tracegroupgap: 0 }, uirevision: "kept",
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
   };
+}
+
+// Plotly hides what exceeds half of a chart behind a scrollbar. So names are wrapped to the width of
+// the chart, and the chart grows by the height of its legend.
+const pen = document.createElement("canvas").getContext("2d");
+const LINE = 16, ROW = 3, HANDLE = 45, SIDES = 48 + 12;
+
+function wrapped(name, width) {
+  const lines = [""];
+  for (const letter of name) {
+    const longer = lines.at(-1) + letter;
+    if (lines.at(-1) && pen.measureText(longer).width > width) {
+      const blank = lines.at(-1).lastIndexOf(" ") + 1;
+      const rest = blank ? lines.at(-1).slice(blank) : "";
+      if (blank) lines[lines.length - 1] = lines.at(-1).slice(0, blank - 1);
+      lines.push(rest + letter);
+    } else lines[lines.length - 1] = longer;
+  }
+  return lines;
+}
+
+function fitLegend(chart, traces, drawn) {
+  pen.font = `${drawn.font.size}px ${drawn.font.family}`;
+  chart.style.height = "";
+  const room = chart.clientWidth - SIDES - 10, plot = chart.clientHeight;
+  const named = traces.filter((trace) => trace.showlegend !== false);
+  const names = named.map((trace) => wrapped(trace.name, room - HANDLE));
+  named.forEach((trace, i) => { trace.name = names[i].join("<br>"); });
+  const widest = Math.max(1, ...names.flat().map((line) => pen.measureText(line).width));
+  const columns = Math.max(1, Math.floor(room / (widest * 1.05 + HANDLE)));
+  const lines = Math.max(1, ...names.map((name) => name.length));
+  const height = Math.ceil(named.length / columns) * (lines * LINE + ROW) + 10;
+  drawn.legend.maxheight = 2 * height + 100;
+  if (height > drawn.margin.t) chart.style.height = `${plot + height - drawn.margin.t}px`;
+  return drawn;
 }
 
 // A trial's rounds: rows of (round, test, validation accuracy, train, test, validation loss,
@@ -44,7 +79,8 @@ function drawRounds() {
       };
     });
     const chart = document.getElementById(id);
-    Plotly.react(chart, traces.filter((t) => t.x.length), layout("round", what), OPTIONS);
+    const shown = traces.filter((t) => t.x.length);
+    Plotly.react(chart, shown, fitLegend(chart, shown, layout("round", what)), OPTIONS);
     chart.dataset.points = rounds.length;
   }
 }
@@ -102,7 +138,7 @@ function drawArms() {
     ...(t.std.some((s) => s > 0) ? [band(t, paint(t))] : []),
     { name: `${t.name} (n = ${t.n})`, x: t.x, y: t.y, mode: t.x.length < 2 ? "markers" : "lines", line: { color: paint(t), width: 1.8 }, legendgroup: t.name },
   ]);
-  Plotly.react(chart, lines, layout(figure.x, figure.y), OPTIONS);
+  Plotly.react(chart, lines, fitLegend(chart, lines, layout(figure.x, figure.y)), OPTIONS);
   chart.dataset.traces = figure.traces.length;
 }
 
@@ -111,7 +147,10 @@ document.addEventListener("figure", ({ detail }) => {
   drawArms();
 });
 
-dark.addEventListener("change", () => {
+function redraw() {
   if (document.getElementById("accuracy")) drawRounds();
   drawArms();
-});
+}
+
+dark.addEventListener("change", redraw);
+addEventListener("resize", redraw);
