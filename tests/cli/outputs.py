@@ -1,0 +1,103 @@
+"""Runs commands on broken outputs, each in a fork, so that what they import is imported once.
+
+Reads a list of cases (JSON) from its standard input, and writes a list of their ends.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tempfile
+import traceback
+from typing import Any
+
+from fedsweep.cli import app, console, main
+from fedsweep.report import fit, latex, records, search_tables, searched, selection, tables
+from fedsweep.store import reader, reads, recipes, schema, soundness
+
+__all__ = [  # imported before the forks
+    "app",
+    "console",
+    "fit",
+    "latex",
+    "reader",
+    "reads",
+    "recipes",
+    "records",
+    "schema",
+    "search_tables",
+    "searched",
+    "selection",
+    "soundness",
+    "tables",
+]
+
+
+def run(arguments: list[str], broken: str) -> dict[str, Any]:
+    """Run a command in a fork: its exit code, standard output and standard error."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(err.fileno(), 2)
+            _break(broken, out.fileno())
+            os._exit(_code(arguments))
+        _, status = os.waitpid(child, 0)
+        encoding = broken if broken in ("latin-1", "ascii") else "utf-8"
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read())
+        return {
+            "code": os.waitstatus_to_exitcode(status),
+            "out": texts[0].decode(encoding, "replace"),
+            "bytes": texts[0].hex(),
+            "err": texts[1].decode(encoding, "replace"),
+        }
+
+
+def _break(broken: str, out: int) -> None:
+    """Let standard output be what Python makes of such a descriptor."""
+    encoding = "utf-8"
+    if broken == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    elif broken == "gone":
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, 1)
+    elif broken == "closed":
+        os.close(1)
+    else:
+        os.dup2(out, 1)
+        encoding = broken
+    sys.stdout = None if broken == "closed" else _stream(1, encoding, "strict")
+    sys.stderr = _stream(2, encoding, "backslashreplace")
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]  # as at a start
+
+
+def _stream(descriptor: int, encoding: str, errors: str) -> io.TextIOWrapper:
+    return open(descriptor, "w", encoding=encoding, errors=errors, closefd=False)  # kept
+
+
+def _code(arguments: list[str]) -> int:
+    """Return the exit code, as the interpreter would: 120 if the last flush fails."""
+    sys.argv = ["fedsweep", *arguments]
+    code: Any = 1
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:  # noqa: BLE001  # a traceback is what the tests look for
+        traceback.print_exc()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, UnicodeError):
+        return 120
+    return int(code)
+
+
+if __name__ == "__main__":
+    json.dump([run(*case) for case in json.load(sys.stdin)], sys.__stdout__)
