@@ -33,7 +33,7 @@ from fedsweep.errors import (
     StoreUnreachable,
 )
 from fedsweep.store.access import Access, require_writable
-from fedsweep.store.location import WRITE_A_URL, owner_of, resolved, shown, sqlite_file
+from fedsweep.store.location import WRITE_A_URL, of_text, owner_of, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
@@ -107,7 +107,7 @@ def parse_url(text: str) -> URL:
         )
     if "@" in (url.host or ""):
         raise RequestError("--db has an @ in its user or password: write it as %40")
-    return resolved(url) if url.drivername == "sqlite" else url
+    return of_text(text, url) if url.drivername == "sqlite" else url
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -134,19 +134,27 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
 
 
 def require_readable(engine: Engine) -> None:
-    """Refuse a database that cannot be read, in fedsweep's own words.
+    """Refuse a database that cannot be read, and close the engine's connections to it.
 
     Raises:
         StoreError: says why.
 
     """
+    try:
+        _look(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _look(engine: Engine) -> None:
     with _translated(engine.url), engine.connect() as connection:
         seen = connection.execute(sa.text(_FIRST_LOOK[engine.dialect.name])).scalar_one()
         if seen is None:
             path = connection.execute(sa.text("SHOW search_path")).scalar_one()
             raise StoreError(
-                f"{_shown(engine.url)} has no schema of its search_path ({path}): make one with "
-                "CREATE SCHEMA, or correct the search_path in --db, PGOPTIONS or of the user"
+                f"{_shown(engine.url)} has no schema of its search_path ({path}) that its user "
+                "may use: make one with CREATE SCHEMA, grant USAGE, or correct the search_path"
             )
 
 

@@ -96,6 +96,7 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         execution_options={"access": access},
     )
     event.listen(engine, "begin", begin_sqlite)
+    event.listen(engine, "engine_disposed", lambda _: access.close())
     store_any_text(engine)
     return engine
 
@@ -112,7 +113,13 @@ def _postgres_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         driver.commit()
 
     event.listen(engine, "connect", only_read)
+    event.listen(engine, "checkout", _begin_read_only)
     return engine
+
+
+def _begin_read_only(driver: Any, *_: object) -> None:
+    """SQLAlchemy makes a connection that `reading` gave back begin with READ WRITE."""
+    driver.read_only = True
 
 
 _ENGINES: dict[str, Callable[[URL, bool], Engine]] = {
