@@ -74,7 +74,7 @@ def _is_store(file: Path) -> bool:
         return False
     access = Access(file.resolve())
     try:
-        with closing(sqlite3.connect(access.address(), uri=True)) as connection:
+        with closing(sqlite3.connect(access.address("rw"), uri=True)) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except (sqlite3.Error, FedsweepError):
         return False

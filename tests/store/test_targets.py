@@ -73,6 +73,7 @@ def test_every_file_of_a_store_is_known(name: str, folder: Path) -> None:
                 refuse_own(engine, target, "--output")
     finally:
         engine.dispose()
+    assert not list(folder.glob("another.db-*"))
 
 
 @pytest.mark.parametrize("name", ["new.csv", "sub", "/dev/null", "sub/fedsweep.db-wal.csv"])
