@@ -78,6 +78,13 @@ class Access:
         self.without_locks = True
         return f"{in_place}&immutable=1"
 
+    def close(self) -> None:
+        """Delete the private copy, if there is one."""
+        with self._lock:
+            if self._copy is not None:
+                self._copy[1].cleanup()
+                self._copy = None
+
     def signature(self) -> Signature:
         """Return what changes whenever the database's files do."""
         return tuple(_signature(sidecar(self.file, end)) for end in COPIED)
@@ -100,7 +107,10 @@ class Access:
         with self._lock:
             before = self.signature()
             if self._copy is None or self._copy[0] != before:
-                self._copy = (before, self._copied(before))
+                copied = self._copied(before)
+                if self._copy is not None:
+                    self._copy[1].cleanup()
+                self._copy = (before, copied)
             return Path(self._copy[1].name) / self.file.name
 
     def _copied(self, before: Signature) -> TemporaryDirectory[str]:

@@ -34,7 +34,7 @@ from fedsweep.errors import (
 )
 from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, require_writable
-from fedsweep.store.location import WRITE_A_URL, owner_of, resolved, shown, sqlite_file
+from fedsweep.store.location import WRITE_A_URL, of_text, owner_of, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
@@ -118,7 +118,7 @@ def parse_url(text: str) -> URL:
         raise RequestError(
             f"fedsweep has no driver for {url.drivername}: use a sqlite: or postgresql: URL"
         )
-    return resolved(url)
+    return of_text(text, url)
 
 
 _POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
@@ -158,7 +158,7 @@ def opening(url: URL) -> Iterator[None]:
 
 
 def require_readable(engine: Engine) -> None:
-    """Refuse a database that cannot be read, in fedsweep's own words.
+    """Refuse a database that cannot be read, and close the engine's connections to it.
 
     Raises:
         StoreError: says why.
@@ -169,8 +169,8 @@ def require_readable(engine: Engine) -> None:
         if seen is None:
             path = connection.execute(sa.text("SHOW search_path")).scalar_one()
             raise StoreError(
-                f"{_shown(engine.url)} has no schema of its search_path ({path}): make one with "
-                "CREATE SCHEMA, or correct the search_path in --db, PGOPTIONS or of the user"
+                f"{_shown(engine.url)} has no schema of its search_path ({path}) that its user "
+                "may use: make one with CREATE SCHEMA, grant USAGE, or correct the search_path"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 from sqlalchemy.engine import URL
 
@@ -33,6 +33,26 @@ _links: dict[Path, dict[Path, None]] = {}
 """Symbolic links by which this process opened a database file, by that file."""
 
 
+def of_text(text: str, url: URL) -> URL:
+    """Return the URL of the SQLite file that a text names, resolved.
+
+    Percent signs are decoded here, because versions of SQLAlchemy differ in it.
+
+    Raises:
+        RequestError: The URL names no file, or cuts its name at a `?`.
+
+    """
+    address, mark, options = text.partition("?")
+    names = [name for name, _ in parse_qsl(options, keep_blank_values=True)]
+    unknown = [name for name in names if name not in URI_OPTIONS | DRIVER_OPTIONS]
+    if unknown or (mark and not names):
+        raise RequestError(
+            f"--db has a ? before {options!r}, which is not an option of SQLite: if it is part of "
+            "the file's name, write %3F for it"
+        )
+    return resolved(url.set(database=unquote(address.partition(":///")[2])))
+
+
 def resolved(url: URL) -> URL:
     """Return the URL of the same SQLite file without links, `..` or a relative path.
 
@@ -47,11 +67,6 @@ def resolved(url: URL) -> URL:
     if not name or ":memory:" in name or url.query.get("mode") == "memory":
         raise RequestError(
             "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
-        )
-    if unknown := sorted(set(url.query) - URI_OPTIONS - DRIVER_OPTIONS):
-        raise RequestError(
-            f"--db has a ? before {unknown[0]!r}, which is not an option of SQLite: if it is part "
-            "of the file's name, write sqlite:///file:NAME?uri=true with %3F for it in NAME"
         )
     path = _decoded(name) if is_uri else Path(name)
     spelled = Path(os.path.abspath(path.expanduser() if name.startswith("~") else path))  # noqa: PTH100  # keeps the link

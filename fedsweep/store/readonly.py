@@ -97,6 +97,7 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         execution_options={"access": access},
     )
     event.listen(engine, "begin", begin_sqlite)
+    event.listen(engine, "engine_disposed", lambda _: access.close())
     store_any_text(engine)
     return engine
 

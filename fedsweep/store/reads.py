@@ -85,17 +85,19 @@ def sweep_names(connection: Connection) -> list[str]:
 
 
 def require_sweep(connection: Connection, name: str) -> str:
-    """The name, if there is such a sweep.
+    """Return the name as it is stored, if there is such a sweep.
 
     Raises:
         NotFound: there is none; says which there are.
 
     """
-    names = sweep_names(connection)
-    if name not in names:
+    # A character that the database cannot hold is escaped in both.
+    known = connection.execute(sa.select(sweeps.c.name).where(sweeps.c.name == name)).scalar()
+    if known is None:
+        names = sweep_names(connection)
         there = f"there are {', '.join(names)}" if names else "nothing is planned yet"
         raise NotFound(f"there is no sweep {name!r}: {there}")
-    return name
+    return str(known)
 
 
 def require_free(connection: Connection, name: str) -> None:

@@ -72,11 +72,14 @@ def _is_store(file: Path) -> bool:
     """Return whether a file is a SQLite database with fedsweep's tables."""
     if not file.is_file():
         return False
+    access = Access(file.resolve())
     try:
-        with closing(sqlite3.connect(Access(file.resolve()).address(), uri=True)) as connection:
+        with closing(sqlite3.connect(access.address("rw"), uri=True)) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except (sqlite3.Error, FedsweepError):
         return False
+    finally:
+        access.close()
     return names >= SIGNATURE
 
 

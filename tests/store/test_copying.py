@@ -23,8 +23,8 @@ from fedsweep.errors import (
     Refused,
     RequestError,
     SchemaOld,
+    StoreEmpty,
     StoreError,
-    StoreForeign,
     StoreMissing,
 )
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
@@ -480,7 +480,7 @@ def test_an_old_or_foreign_or_missing_database_is_named_and_nothing_is_made(
             pass
         assert not target.exists()
 
-    refused(StoreForeign, empty, "That is not a fedsweep database: name another with FROM")
+    refused(StoreEmpty, empty, "FROM: The database is empty")
     with reading(made) as c:
         assert sa.inspect(c).get_table_names() == []
     with transaction(made) as c:

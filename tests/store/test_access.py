@@ -1,0 +1,265 @@
+"""Studies that this user may only read: in somebody else's folder, or in an archive."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from starlette.testclient import TestClient
+
+from fedsweep.errors import SchemaOld, StoreBusy, StoreEmpty, StoreError, StoreReadOnly
+from fedsweep.serve.look import Look
+from fedsweep.store.engine import reading, transaction
+from fedsweep.store.readonly import open_to_read
+from fedsweep.store.schema import open_store
+from tests import study
+from tests.acceptance.command import at_once
+from tests.serve.conftest import TOKEN, anybody
+from tests.unprivileged import read_only
+
+READING = [
+    ["status"],
+    ["report"],
+    ["report", "--format", "json"],
+    ["trial", "list"],
+    ["trial", "show", "TRIAL"],
+    ["trial", "logs", "TRIAL"],
+    ["sweep", "list"],
+    ["sql", "SELECT count(*) FROM results"],
+    ["db", "check"],
+    ["db", "gc", "--dry-run"],
+    ["export", "parquet", "--output", "OUT"],
+    ["export", "tensorboard", "--output", "OUT"],
+    ["plan", "PLAN", "--dry-run"],
+]
+WRITING = [
+    ["work", "--until-empty", "--device", "cpu"],
+    ["plan", "PLAN"],
+    ["sweep", "pause", "study"],
+    ["sweep", "cancel", "study"],
+    ["trial", "cancel", "TRIAL"],
+    ["trial", "retry", "TRIAL"],
+    ["db", "upgrade"],
+    ["db", "gc"],
+]
+
+
+@pytest.fixture
+def folder(sqlite_url: str, tmp_path: Path) -> Path:
+    """A folder that holds a finished study and nothing else."""
+    store = open_store(sqlite_url)
+    study.fill(store, tmp_path)
+    store.dispose()
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (tmp_path / "fedsweep.db").rename(folder / "fedsweep.db")
+    return folder
+
+
+@pytest.fixture
+def analyst(postgres_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of a study on Postgres, for a role that may only read it."""
+    store = open_store(postgres_url)
+    study.fill(store, tmp_path)
+    store.dispose()
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS study_analyst")
+        admin.execute("CREATE ROLE study_analyst LOGIN PASSWORD 'x'")
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO study_analyst")
+        url = make_url(postgres_url).set(username="study_analyst", password="x")
+        yield url.render_as_string(hide_password=False)
+        admin.execute("DROP OWNED BY study_analyst")
+        admin.execute("DROP ROLE study_analyst")
+
+
+def _run(command: list[str], url: str, own: Path, code: int = 0) -> str:
+    """What a command says of the database at a URL, with its output in a folder of ours."""
+    trial = _trial(url)
+    places = {"TRIAL": trial, "OUT": str(own / "out"), "PLAN": str(own / "study.toml")}
+    done = at_once(*(places.get(word, word) for word in command), "--db", url, cwd=own, code=code)
+    return done.stdout + done.stderr
+
+
+def _trial(url: str) -> str:
+    engine = open_to_read(url)
+    with reading(engine) as connection:
+        trial = connection.execute(sa.text("SELECT trial_id FROM results LIMIT 1")).scalar_one()
+    engine.dispose()
+    return str(trial)
+
+
+def _in_log(folder: Path, *, index: bool) -> Path:
+    """Rename the sweep in a log that was not yet applied, as after a kill; with its index or not.
+
+    Returns the log.
+    """
+    file = folder / "fedsweep.db"
+    with closing(sqlite3.connect(file)) as writer:
+        writer.execute("UPDATE sweeps SET name = 'renamed'")
+        writer.commit()
+        for end in ("", "-wal", "-shm"):
+            shutil.copy(f"{file}{end}", folder.parent / f"kept{end}")
+    for end in ("", "-wal", "-shm"):
+        if index or end != "-shm":
+            shutil.move(folder.parent / f"kept{end}", f"{file}{end}")
+    return Path(f"{file}-wal")
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_what_only_reads_reads_a_read_only_folder(
+    command: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """It says the same as in a folder of one's own, and makes no file there."""
+    url = f"sqlite:///{folder}/fedsweep.db"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with read_only(folder):
+        said = _run(command, url, tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert said == _run(command, url, tmp_path)
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_what_only_reads_needs_no_more_than_select(
+    command: list[str], analyst: str, tmp_path: Path
+) -> None:
+    """On Postgres, by a role of its own."""
+    assert "fedsweep:" not in _run(command, analyst, tmp_path)
+
+
+@pytest.mark.parametrize("command", WRITING, ids=" ".join)
+def test_what_writes_refuses_a_read_only_folder(
+    command: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """In one sentence with its remedy."""
+    with read_only(folder):
+        said = _run(command, f"sqlite:///{folder}/fedsweep.db", tmp_path, code=2)
+    assert said.startswith("fedsweep: theirs/fedsweep.db is read-only here: make its file")
+    assert said.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["fedsweep.db"]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_whole_log_is_read_too(index: bool, folder: Path) -> None:
+    """With its index it is read in place, without one in a private copy."""
+    _in_log(folder, index=index)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with read_only(folder):
+        engine = open_to_read(f"sqlite:///{folder}/fedsweep.db")
+        with reading(engine) as connection:
+            assert connection.execute(sa.text("SELECT name FROM sweeps")).scalar() == "renamed"
+        engine.dispose()
+        said = at_once("sql", "SELECT name FROM sweeps", "--db", str(engine.url)).stdout
+    assert "renamed" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("damage", ["cut in a frame", "cut in its header", "a bit", "its header"])
+def test_a_log_that_is_not_whole_is_refused(damage: str, index: bool, folder: Path) -> None:
+    """SQLite would leave out what was committed, without an error."""
+    wal = _in_log(folder, index=index)
+    content = bytearray(wal.read_bytes())
+    if damage.startswith("cut"):
+        del content[-1000 if damage == "cut in a frame" else 20 :]
+    else:
+        content[100 if damage == "a bit" else 9] ^= 1
+    wal.write_bytes(content)
+    with read_only(folder), pytest.raises(StoreError, match="fedsweep.db-wal is not whole: copy"):
+        open_to_read(f"sqlite:///{folder}/fedsweep.db")
+
+
+def test_frames_of_an_earlier_use_of_the_log_do_not_make_it_damaged(folder: Path) -> None:
+    """SQLite begins the log again from its start, with another salt."""
+    wal = folder / "fedsweep.db-wal"
+    with closing(sqlite3.connect(folder / "fedsweep.db")) as writer:
+        for i in range(50):
+            writer.execute(f"INSERT INTO sweeps (name, created_at) VALUES ('{i:0500}', 0)")
+        writer.commit()
+        writer.execute("PRAGMA wal_checkpoint(RESTART)")
+        writer.execute("UPDATE sweeps SET name = 'renamed' WHERE name LIKE '%49'")
+        writer.commit()
+        with read_only(folder):
+            engine = open_to_read(f"sqlite:///{folder}/fedsweep.db")
+            with reading(engine) as connection:
+                names = connection.execute(sa.text("SELECT name FROM sweeps")).scalars().all()
+            engine.dispose()
+        assert wal.stat().st_size > 50_000
+    assert "renamed" in names
+
+
+def test_a_change_while_it_is_read_without_locks_is_noticed(folder: Path) -> None:
+    """Nothing that may be half of it is believed."""
+    with read_only(folder):
+        engine = open_to_read(f"sqlite:///{folder}/fedsweep.db")
+        with (
+            pytest.raises(StoreBusy, match="was written to while it was read"),
+            reading(engine) as connection,
+        ):
+            _write_during(connection, folder)
+        engine.dispose()
+
+
+def _write_during(connection: sa.Connection, folder: Path) -> None:
+    connection.execute(sa.text("SELECT count(*) FROM trials"))
+    folder.chmod(0o755)
+    (folder / "fedsweep.db-wal").write_bytes(b"x")
+
+
+def test_the_page_reads_a_read_only_folder(folder: Path) -> None:
+    """Every page, and a question in SQL."""
+    with read_only(folder):
+        engine = open_to_read(f"sqlite:///{folder}/fedsweep.db", page=True)
+        client = _client(engine)
+        for path in ("/", "/trials", "/sweeps/study", "/healthz", "/metrics"):
+            assert client.get(path).status_code == 200, path
+        assert "12" in client.get("/sql?q=SELECT+count(*)+FROM+results").text
+        engine.dispose()
+    assert [path.name for path in folder.iterdir()] == ["fedsweep.db"]
+
+
+def _client(engine: sa.Engine) -> TestClient:
+    client = anybody(Look(engine, tick=0.0, rest=0.0))
+    client.headers["authorization"] = f"Bearer {TOKEN}"
+    return client
+
+
+def test_an_older_or_empty_read_only_database_says_what_to_do(folder: Path) -> None:
+    """A copy can be upgraded; an empty one has nothing to read."""
+    url = f"sqlite:///{folder}/fedsweep.db"
+    with closing(sqlite3.connect(folder / "fedsweep.db")) as writer:
+        writer.execute("UPDATE alembic_version SET version_num = '0005'")
+        writer.commit()
+    (folder / "empty.db").touch()
+    with read_only(folder):
+        with pytest.raises(SchemaOld, match="run `fedsweep db upgrade` on the copy"):
+            open_to_read(url)
+        with pytest.raises(StoreEmpty, match="fedsweep plan"):
+            open_to_read(f"sqlite:///{folder}/empty.db")
+    assert sorted(path.name for path in folder.iterdir()) == ["empty.db", "fedsweep.db"]
+
+
+def test_what_only_reads_cannot_write(store_url: str) -> None:
+    """By the database's own word, in a folder of one's own too."""
+    open_store(store_url).dispose()
+    engine = open_to_read(store_url)
+    with (
+        pytest.raises(StoreReadOnly, match="is read-only"),
+        transaction(engine) as connection,
+    ):
+        connection.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
+    engine.dispose()
+
+
+def test_a_reading_command_leaves_no_file_behind(folder: Path, tmp_path: Path) -> None:
+    """Neither a log nor its index, in a folder of one's own."""
+    for command in (["status"], ["sql", "SELECT 1"], ["report"]):
+        _run(command, f"sqlite:///{folder}/fedsweep.db", tmp_path)
+        assert [path.name for path in folder.iterdir()] == ["fedsweep.db"], command
