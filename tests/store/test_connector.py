@@ -207,7 +207,7 @@ def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     """After a read, too; through a pooler the next user of the connection may write."""
     if not direct:
         request.getfixturevalue("pooled")
-    store = open_to_read(postgres_url)
+    store = open_to_read(postgres_url, page=True)
     with e.reading(store) as c:
         assert c.execute(sa.text("SHOW statement_timeout")).scalar_one() == "20s"
     with pytest.raises(errors.StoreReadOnly), e.transaction(store) as c:
