@@ -11,7 +11,8 @@ import pytest
 
 from tests.acceptance.command import CURVES, RESULTS, at_once, eventually, fedsweep, query, start
 
-LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=200"]
+ROUNDS = 500
+LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
 """One trial of several seconds, with a snapshot a second."""
 
 
@@ -31,7 +32,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def long_trial(url: str) -> str:
-    return str(query(url, "SELECT trial_id FROM results WHERE rounds = 200")[0][0])
+    return str(query(url, f"SELECT trial_id FROM results WHERE rounds = {ROUNDS}")[0][0])
 
 
 def assert_equal_to_calm(calm: str, url: str) -> None:
@@ -75,10 +76,10 @@ def test_sigterm_saves_gives_back_and_exits_0_and_nothing_is_trained_twice(
     assert "1 given back" in said
     (row,) = query(sqlite_url, "SELECT state, final_round FROM results")
     assert row[0] == "queued"
-    assert 0 < row[1] < 200
+    assert 0 < row[1] < ROUNDS
     fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     assert_equal_to_calm(calm, sqlite_url)
-    assert query(sqlite_url, "SELECT rounds_trained, rounds_lost FROM ledger") == [(200, 0)]
+    assert query(sqlite_url, "SELECT rounds_trained, rounds_lost FROM ledger") == [(ROUNDS, 0)]
     outcomes = query(sqlite_url, "SELECT outcome FROM attempts ORDER BY fence")
     assert outcomes == [("released",), ("finished",)]
 
@@ -112,6 +113,7 @@ def test_a_killed_slot_is_started_again_and_its_trial_goes_on(
 
 def trainers(pid: int) -> list[psutil.Process]:
     """The slot processes of a worker (not multiprocessing's own helper)."""
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE, "the worker has ended already"
     return [
         child
         for child in psutil.Process(pid).children()
