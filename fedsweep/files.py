@@ -162,7 +162,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _keeps_its_inode(before: os.stat_result) -> bool:
-    """Whether a rename would lose something: a hard link, or an owner that we cannot give back."""
+    """Return if a rename would lose a hard link, or an owner that we cannot give back."""
     foreign = before.st_uid != os.geteuid() or before.st_gid not in (os.getegid(), *os.getgroups())
     return before.st_nlink > 1 or (foreign and os.geteuid() != 0)
 

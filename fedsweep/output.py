@@ -115,7 +115,7 @@ class _Writer:
         self.pending: deque[bytes] = deque()
         self.bytes = self.left_out = 0
         self.stuck = False
-        """Whether the reader has stopped: nobody waits for it until it has taken all."""
+        """True if the reader has stopped. Then no write waits for it until it has taken all."""
         self.changed = threading.Condition()
         threading.Thread(target=self._run, name="fedsweep-output", daemon=True).start()
 

@@ -293,7 +293,7 @@ class Trials(Sequence[TrialSpec]):
 
     def __init__(self, trials: Iterable[TrialSpec] = (), *, shared: bool = True) -> None:
         self.shared = shared
-        """Whether the trials share their trunks."""
+        """True if the trials share their trunks."""
         self._rows: list[_Row] = []
         self._places: dict[str, int] = {}
         self._pool: dict[Any, Any] = {}

@@ -164,7 +164,7 @@ class Broken:
 
     why: str
     blameless: bool
-    """Whether the store or the machine is at fault: the trial it held is given back."""
+    """True if the store or the machine is at fault. The trial that it held is then given back."""
 
 
 class Ask(Enum):

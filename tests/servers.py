@@ -99,7 +99,7 @@ class Server:
         return self.url(name)
 
     def has_replayed(self, primary: Server) -> bool:
-        """Whether all that the primary has committed is here."""
+        """Return if all that the primary has committed is here."""
         with psycopg.connect(primary.url()) as there, psycopg.connect(self.url()) as here:
             written = there.execute("SELECT pg_current_wal_lsn()").fetchone()
             assert written is not None

@@ -121,7 +121,7 @@ def test_a_home_folder_that_cannot_be_written_is_replaced_for_caches(
 def test_a_read_only_home_folder_with_data_keeps_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What was downloaded before is found again."""
+    """Data that were downloaded before are found again."""
     (tmp_path / "home" / ".cache" / "fedsweep").mkdir(parents=True)
     (tmp_path / "home" / ".local" / "share" / "fedsweep").mkdir(parents=True)
     (tmp_path / "home").rename(tmp_path / "full")

@@ -236,7 +236,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Content:
-    """What the files of a data set hold."""
+    """The content of the files of a data set."""
 
     fingerprint: str
     """A hash of the files' places and content, and of how affected images are decoded."""

@@ -27,7 +27,7 @@ TOLD_ABOVE = 1_000_000
 PICTURES = (".png", ".svg", ".pdf")
 
 TRIAL_BYTES = 1000
-"""What a queued trial takes in the database, about."""
+"""Bytes that a queued trial takes in the database, about."""
 ROW_BYTES = 150
 """What a stored round takes in the database, about."""
 CLIENT_BYTES = 40

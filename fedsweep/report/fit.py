@@ -32,11 +32,11 @@ class Column:
 
     name: str
     left: bool = False
-    """Whether its cells are aligned to the left, as texts are. Numbers are aligned to the right."""
+    """True if its cells are aligned to the left, as texts are. Numbers are aligned to the right."""
     least: Callable[[str], int] = cell_len
     """Returns the columns that a cell's line needs. By default the line is not folded."""
     elides: bool = False
-    """Whether a text is cut between two words, with an ellipsis, instead of folded."""
+    """True if a text is cut between two words, with an ellipsis, instead of folded."""
     leave_out: int = 0
     """The order in which a live view leaves columns out: 1 first, 0 never."""
 

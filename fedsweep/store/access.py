@@ -53,7 +53,7 @@ class Access:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.without_locks = False
-        """Whether SQLite reads the file as one that never changes."""
+        """True if SQLite reads the file as one that never changes."""
         self._lock = threading.Lock()
         self._copy: tuple[Signature, TemporaryDirectory[str]] | None = None
 

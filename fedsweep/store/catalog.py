@@ -1,4 +1,4 @@
-"""What lies in a database: fedsweep's own tables, or those of another application."""
+"""The tables of a database: fedsweep's own, or those of another application."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Contents:
 
     @property
     def ours(self) -> bool:
-        """Whether fedsweep made the tables."""
+        """Return if fedsweep made the tables."""
         return self.names >= SIGNATURE
 
     @property
     def empty(self) -> bool:
-        """Whether fedsweep may make its tables here."""
+        """Return if fedsweep may make its tables here."""
         return not self.names and not self.application
 
 

@@ -1,4 +1,4 @@
-"""Where a SQLite database is: one file, under every name that a URL gives it."""
+"""The place of a SQLite database: one file, under every name that a URL gives it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a place to write to is a fedsweep database, or one of the files next to it."""
+"""Tell if a place to write to is a fedsweep database, or one of the files next to it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _same_sqlite(there: Connection, here: Connection) -> bool:
 
 
 def _same_postgres(there: Connection, here: Connection) -> bool:
-    """Whatever the URLs say: an advisory lock is of one database, and keeps out others there."""
+    """Compare by an advisory lock, which belongs to one database and keeps out others there."""
     key = random.getrandbits(62)
     there.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     alone = here.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()

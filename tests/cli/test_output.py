@@ -393,7 +393,7 @@ def test_a_cut_text_ends_between_two_words() -> None:
 
 @pytest.mark.parametrize("width", [20, 45, 80])
 def test_names_and_values_fit(width: int) -> None:
-    """A value that does not fit beside its name has a line of its own."""
+    """A value that does not fit next to its name has a line of its own."""
     pairs = [("mean_of_the_clients_test_accuracies", "0.9138888888888889"), ("n", "3")]
     for part in pair_lines(pairs, width):
         lines = lines_of(part, width)

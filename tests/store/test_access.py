@@ -80,7 +80,7 @@ def analyst(postgres_url: str, tmp_path: Path) -> Iterator[str]:
 
 
 def _run(command: list[str], url: str, own: Path, code: int = 0) -> str:
-    """What a command says of the database at a URL, with its output in a folder of ours."""
+    """Return what a command says of the database at a URL, with its output in a folder of ours."""
     trial = _trial(url)
     places = {"TRIAL": trial, "OUT": str(own / "out"), "PLAN": str(own / "study.toml")}
     done = at_once(*(places.get(word, word) for word in command), "--db", url, cwd=own, code=code)

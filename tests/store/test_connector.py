@@ -109,7 +109,7 @@ SHOWN = ("statement_timeout", "lock_timeout", "search_path", "application_name")
 def test_a_user_s_settings_win_one_by_one(
     by: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the user gives is kept, and ours are added for the rest."""
+    """The settings of the user are kept, and ours are added for the rest."""
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute("CREATE SCHEMA lab")
     options = "-c statement_timeout=7s --search-path=lab"

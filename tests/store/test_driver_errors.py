@@ -1,4 +1,4 @@
-"""The drivers' errors in fedsweep's words, whatever language the server speaks."""
+"""The drivers' errors in fedsweep's words, in every language of the server."""
 
 from __future__ import annotations
 

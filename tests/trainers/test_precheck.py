@@ -1,4 +1,4 @@
-"""What a plan refuses before any trial exists, compared with what a trial would do."""
+"""The refusals of a plan before any trial exists, compared with those of a trial."""
 
 from __future__ import annotations
 
