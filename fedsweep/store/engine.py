@@ -214,9 +214,7 @@ def _postgres_begin(connection: Connection) -> None:
 
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    if (
-        driver.read_only is False
-    ):  # SQLAlchemy's reset: READ WRITE, also if the user set the reverse
+    if driver.read_only is False:  # SQLAlchemy resets a user's read-only default
         driver.read_only = None
     try:
         connector_of(connection.engine).begin(driver)
