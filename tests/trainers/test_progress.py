@@ -97,7 +97,7 @@ def test_decoding_counts_each_file(
     count = len(list_files("imagefolder", root).paths)
     source = sources.find("imagefolder", root, image_size=None, image_height=None)
     assert steps_of(counter, source.key) == count
-    assert steps_of(counter, source.fingerprint) == count
+    assert steps_of(counter, source.content) == count
     assert steps_of(counter, source.decode) > 0.9 * count  # threads may count two as one
     assert steps_of(counter, lambda: cache.fetch(source)) > 2.9 * count
 
