@@ -38,7 +38,7 @@ Say = Callable[..., str]
 def report(store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Runs the command on the fixed store."""
     fixed.fill(store, tmp_path)
-    monkeypatch.setattr(command, "open_store", lambda _: store)
+    monkeypatch.setattr(command, "read_store", lambda _: store)
     run = CliRunner()
 
     def say(*arguments: str) -> str:
