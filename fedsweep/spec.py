@@ -28,6 +28,7 @@ from trainers.config import (
     TINY_ALPHA,
     TrainConfig,
     canonical,
+    check_feasible,
     recipe,
     share,
 )
@@ -849,12 +850,16 @@ class _Reader:
                 "freeze_round": self.freeze_round(chosen["freeze_round"], chosen["rounds"]),
             }
         try:
-            return TrainConfig(**chosen)
+            config = TrainConfig(**chosen)
+            check_feasible(config)
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             message = where + first["msg"].removeprefix("Value error, ")
             self.refuse(message + self.override_in(message))
+        except ValueError as error:
+            self.refuse(f"{error}{self.override_in(str(error))}")
+        return config
 
     def override_in(self, message: str) -> str:
         """Name each `--set` whose key the message names, because the plan file has another value.

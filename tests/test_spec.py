@@ -184,6 +184,15 @@ WRONG = [
     ("lr = 0.05", f"lr = {'[' * 3000}", "not valid TOML"),
     ("rounds = 3", f"rounds = {'9' * 5000}", "not valid TOML"),
     ("batch_size = 8", "batch_size = 8.5", "valid integer"),
+    ("lr = 0.05", "lr = 1e39", "lr = 1e+39 is more than float32 weights can hold: lower lr"),
+    ("lr = 0.05", "lr = 1\nweight_decay = 1e39", "weight_decay = 1e+39 is more than float32"),
+    ("local_steps = 2", "local_steps = 100000001", "choose 100000000 or less"),
+    ("local_steps = 2", "local_epochs = 100000001", "choose 100000000 or less"),
+    (
+        'dataset = "digits"',
+        'dataset = "imagefolder"\nimage_size = 16385',
+        "image_size = 16385 is too much to train with: choose 16384 or less",
+    ),
 ]
 
 
