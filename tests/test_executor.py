@@ -333,7 +333,7 @@ def test_the_log_of_each_attempt_says_what_was_found(
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
     told: list[str] = []
-    executor.look_at_data(read_plan(tiny, changes), picture_folder, told.append)
+    executor.look_at_data(read_plan(tiny, changes), picture_folder, tell=told.append)
     assert told == expected
     planned(store, tiny, *changes)
     for _ in range(2):
