@@ -787,6 +787,7 @@ def look_at_data(
             try:
                 files = list_files(dataset, root)
                 content = files.content()
+                content.check()
             except (BadData, MachineLimit, ValueError) as error:
                 raise PlanError(str(error)) from error
             sweep = pinned(sweep, dataset, content.fingerprint)

@@ -28,6 +28,7 @@ from trainers.config import (
     TINY_ALPHA,
     TrainConfig,
     canonical,
+    check_feasible,
     recipe,
     share,
 )
@@ -272,9 +273,19 @@ def _positive(step: int | str) -> bool:
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
-    """Rounds, given as such or as a share of T, of any size."""
-    if isinstance(value, int):
-        return value
+    """Rounds, given as such or as a share of T.
+
+    Raises:
+        ValueError: it is neither, or more than a database holds.
+
+    """
+    counted = value if isinstance(value, int) else _percentage_of(value, rounds, name)
+    if counted > LARGEST:
+        raise ValueError(f"{name} = {counted:,} is more than {LARGEST:,}: lower it")
+    return counted
+
+
+def _percentage_of(value: str, rounds: int, name: str) -> int:
     try:
         percent = Decimal(value.strip().removesuffix("%"))
     except InvalidOperation:
@@ -792,6 +803,8 @@ class _Reader:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not whole or not 0 < value < float("inf"):
                 self.refuse(f"[budget] {key} = {json.dumps(value, default=str)} is no limit")
+            if value > LARGEST:
+                self.refuse(f"[budget] {key} = {value:,} is more than {LARGEST:,}: lower it")
         return Budget(table.get("rounds"), table.get("hours"))
 
     def axes(
@@ -849,12 +862,16 @@ class _Reader:
                 "freeze_round": self.freeze_round(chosen["freeze_round"], chosen["rounds"]),
             }
         try:
-            return TrainConfig(**chosen)
+            config = TrainConfig(**chosen)
+            check_feasible(config)
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             message = where + first["msg"].removeprefix("Value error, ")
             self.refuse(message + self.override_in(message))
+        except ValueError as error:
+            self.refuse(f"{error}{self.override_in(str(error))}")
+        return config
 
     def override_in(self, message: str) -> str:
         """Name each `--set` whose key the message names, because the plan file has another value.

@@ -184,6 +184,15 @@ WRONG = [
     ("lr = 0.05", f"lr = {'[' * 3000}", "not valid TOML"),
     ("rounds = 3", f"rounds = {'9' * 5000}", "not valid TOML"),
     ("batch_size = 8", "batch_size = 8.5", "valid integer"),
+    ("lr = 0.05", "lr = 1e39", "lr = 1e+39 is more than float32 weights can hold: lower lr"),
+    ("lr = 0.05", "lr = 1\nweight_decay = 1e39", "weight_decay = 1e+39 is more than float32"),
+    ("local_steps = 2", "local_steps = 100000001", "choose 100000000 or less"),
+    ("local_steps = 2", "local_epochs = 100000001", "choose 100000000 or less"),
+    (
+        'dataset = "digits"',
+        'dataset = "imagefolder"\nimage_size = 16385',
+        "image_size = 16385 is too much to train with: choose 16384 or less",
+    ),
 ]
 
 
@@ -294,6 +303,8 @@ def test_a_centralised_trial_is_one_for_all_partitions(tiny: Path) -> None:
         ("freeze_round = { low = 0, high = 5000, step = 1 }", "raise freeze_round.step"),
         ('freeze_round = { step = "0.000001%" }', "raise freeze_round.step"),
         ("confirm_seeds = 3", "seed = 9223372036854775807 leaves no room"),
+        (f"freeze_round = {{ step = {2**63} }}", "step = 9,223,372,036,854,775,808 is more than"),
+        (f"rounds_per_seed = {2**63}", "rounds_per_seed = 9,223,372,036,854,775,808 is more than"),
     ],
 )
 def test_a_search_that_cannot_run_is_refused(search: str, says: str, tiny: Path) -> None:
@@ -322,7 +333,11 @@ def test_a_sweep_s_budget_is_read_and_changes_no_trial(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "limit", ["rounds = 0", "rounds = 1.5", "hours = -1", "hours = inf", "hours = true", "days = 1"]
+    "limit",
+    [
+        *("rounds = 0", "rounds = 1.5", "hours = -1", "hours = inf", "hours = true", "days = 1"),
+        *(f"rounds = {2**63}", "hours = 1e300"),
+    ],
 )
 def test_a_budget_that_is_no_limit_is_refused(limit: str, tiny: Path) -> None:
     """One sentence, with the key."""

@@ -377,6 +377,38 @@ def recipe(config: TrainConfig) -> int:
     return TINY_ALPHA_RECIPE if tiny and config.partition == "dirichlet" else RECIPE
 
 
+LARGEST_FLOAT32 = float.fromhex("0x1.fffffep+127")
+
+MOST_OF: dict[str, int] = {
+    "image_size": 16_384,
+    "image_height": 16_384,
+    "local_steps": 10**8,
+    "local_epochs": 10**8,
+}
+"""The largest values that a plan may give: beyond them, no machine trains a single round."""
+
+
+def check_feasible(config: TrainConfig) -> None:
+    """Refuse values that are valid on their own and fail every trial on every machine.
+
+    A stored trial is not checked, so that an older database still opens.
+
+    Raises:
+        ValueError: a value is above the largest that can be trained with.
+
+    """
+    for name, most in MOST_OF.items():
+        value = getattr(config, name)
+        if value is not None and value > most:
+            raise ValueError(f"{name} = {value} is too much to train with: choose {most} or less")
+    for name in ("lr", "weight_decay"):
+        value = getattr(config, name)
+        if config.dtype != "float64" and value > LARGEST_FLOAT32:
+            raise ValueError(
+                f"{name} = {value:g} is more than {config.dtype} weights can hold: lower {name}"
+            )
+
+
 def share(part: float | Decimal, whole: int) -> int:
     """floor(part * whole + 1/2), with `part` read as the decimal that was written."""
     return math.floor(Decimal(str(part)) * whole + Decimal("0.5"))

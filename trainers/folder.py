@@ -214,6 +214,10 @@ class Files:
         return read_content(self.root, self.paths, self.labels)
 
 
+UNREADABLE = "no readable header, so that a trial on them fails"
+"""The note on files that are no images, or that break off in their first bytes."""
+
+
 @dataclass
 class Notes:
     """Counts of the images that something is told of."""
@@ -244,6 +248,18 @@ class Content:
     """The fingerprint that the first release took: that of places and content alone."""
     notes: tuple[str, ...] = ()
     """Sentences on how unusual images are decoded."""
+    unreadable: str | None = None
+    """A sentence on files that have no readable header."""
+
+    def check(self) -> None:
+        """Refuse content on which every trial fails.
+
+        Raises:
+            BadData: a file is no image.
+
+        """
+        if self.unreadable is not None:
+            raise BadData(self.unreadable)
 
 
 def read_content(
@@ -269,7 +285,12 @@ def read_content(
         entry = place + hashlib.sha256(content).digest()
         released.update(entry)
         total.update(entry + _decoding(path, content, notes, label=path in labels))
-    return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root))
+    unreadable = None
+    if count := notes.counts.get(UNREADABLE, 0):
+        more = f" (and {count - 1:,} more)" if count > 1 else ""
+        file = shown(notes.examples[UNREADABLE])
+        unreadable = f"{file}{more} cannot be read as an image: mend or remove it"
+    return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root), unreadable)
 
 
 def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
@@ -325,6 +346,11 @@ def image_folder(root: Path) -> Files:
     for part in PARTS:
         if not (root / part).is_dir():
             raise BadData(f"there is no folder {shown(root / part)}: {remedy}")
+    if (root / "train").resolve() == (root / "test").resolve():
+        raise BadData(
+            f"{shown(root)} has one folder for train and test, through a link: give the test set "
+            "images that training does not see"
+        )
     tally = _Tally()
     train, test = (_class_images(root / part, tally, remedy) for part in PARTS)
     # An empty folder is no class: the labels depend on the pictures alone, as the hash does.
@@ -586,7 +612,8 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
 def _images_below(folder: Path, tally: _Tally) -> list[Path]:
     """Return the images in a folder and in the folders inside it, in alphabetical order."""
     images: list[Path] = []
-    places = [(folder, [folder.resolve()], folder.is_symlink())]
+    linked = folder.is_symlink() or folder.parent.is_symlink()
+    places = [(folder, [folder.resolve()], linked)]
     while places:
         place, above, linked = places.pop()
         for entry in _entries(place, tally):

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from trainers.folder import BadData, Notes, refuse_limit, shown
+from trainers.folder import UNREADABLE, BadData, Notes, refuse_limit, shown
 
 DAMAGE = (
     OSError,
@@ -63,7 +63,7 @@ DECODING = b"\0decoded: 2"
 def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) -> bytes:
     """Read the header of an image or label image; return what enters the fingerprint with it.
 
-    A file without a readable header is only noted: its decoding fails by name.
+    A file without a readable header is only noted: a plan refuses it, and its decoding fails.
 
     Raises:
         BadData: no decoding of such an image is right.
@@ -72,7 +72,7 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
     try:
         image = Image.open(io.BytesIO(content))
     except DAMAGE:
-        notes.add("no readable header, so that a trial on them fails", path)
+        notes.add(UNREADABLE, path)
         return b""
     may_turn = image.format != "PNG" or any(mark in content for mark in LATE_EXIF)
     if label:

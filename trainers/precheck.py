@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from trainers.folder import Files
 
 MOST_NUMBERS = 200_000_000
-"""Random numbers that one plan may take for its Dirichlet partitions by class: about 25 seconds.
-The worker checks the partitions that are left."""
+"""Random numbers, about 25 seconds of them, after which a plan checks no further Dirichlet
+partition by class. The worker checks the partitions that are left."""
+
+MOST_FOR_ONE = 1_000_000_000
+"""Random numbers that one partition may take, about two minutes: only one that is refused does."""
 
 NUMBERS_PER_CLASS = 170
 """Making a generator takes as long as so many random numbers."""
@@ -120,7 +123,7 @@ class Precheck:
         assert config.alpha is not None
         assert config.min_samples is not None
         each = len(classes) * (NUMBERS_PER_CLASS + config.clients)
-        if self.numbers + REDRAWS * each > MOST_NUMBERS:
+        if self.numbers >= MOST_NUMBERS or REDRAWS * each > MOST_FOR_ONE:
             return None
         counts, draws = class_shares(
             classes, config.clients, config.alpha, config.min_samples, seed

@@ -12,6 +12,9 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+MOST_STORED = 2**63 - 1
+"""The largest whole number that a database holds."""
+
 Db = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedsweep.cli import status
-from fedsweep.cli.arguments import Db, open_store
+from fedsweep.cli.arguments import MOST_STORED, Db, open_store
 from fedsweep.cli.console import counted
 from fedsweep.errors import Refused, RequestError
 from fedsweep.states import Hold
@@ -98,7 +98,8 @@ def budget(
     name: Name,
     db: Db = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds to train in all.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=MOST_STORED, help="Rounds to train in all.", show_default=False),
     ] = None,
     hours: Annotated[
         float | None,

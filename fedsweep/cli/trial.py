@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedsweep.cli.arguments import Db, Sweep, open_store, read_store
+from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_store
 from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import NotFound, Refused, visible
 from fedsweep.report.phrases import ran_with, standing
@@ -114,7 +114,10 @@ def show(trial: Trial, db: Db = None) -> None:
 def logs(
     trial: Trial,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="Only this one, by its number.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, max=MOST_STORED, help="Only this one, by its number.", show_default=False
+        ),
     ] = None,
     db: Db = None,
 ) -> None:

@@ -217,3 +217,16 @@ def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
         said = at_once(*plan, *more, cwd=tmp_path).stdout.splitlines()
         assert said[0].startswith("tiny: ")
         assert "  imagefolder: 3 classes, 60 + 15 images; ignored: 15 .gif, 2 hidden" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
+def test_a_plan_refuses_a_file_that_is_no_image(content: bytes, tmp_path: Path) -> None:
+    """Every trial would fail on a file without a readable header, so nothing is written."""
+    root = make_picture_folder(tmp_path / "data", each=6)
+    for name in ("x.png", "y.jpg"):
+        (root / "test" / "class1" / name).write_bytes(content)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    plan = ("plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "data")
+    said = at_once(*plan, cwd=tmp_path, code=2).stderr
+    assert "test/class1/x.png (and 1 more) cannot be read as an image: mend" in said
+    assert not (tmp_path / "fedsweep.db").exists()

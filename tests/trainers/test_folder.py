@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,6 +196,12 @@ def two_normalizations(root: Path) -> str:
     return r"names that look the same, 'cafe\\u0301' and 'caf\\xe9'"
 
 
+def same_folder(root: Path) -> str:
+    shutil.rmtree(root / "test")
+    (root / "test").symlink_to("train")
+    return "has one folder for train and test, through a link"
+
+
 def other_case(root: Path) -> str:
     (root / "test" / "class0").rename(root / "test" / "Class0")
     return "'Class0' differs from the training class 'class0' only in .* capital letters"
@@ -202,7 +209,15 @@ def other_case(root: Path) -> str:
 
 @pytest.mark.parametrize(
     "change",
-    [one_level_too_deep, one_class, no_class, other_normalization, two_normalizations, other_case],
+    [
+        one_level_too_deep,
+        one_class,
+        no_class,
+        other_normalization,
+        two_normalizations,
+        other_case,
+        same_folder,
+    ],
 )
 def test_a_folder_that_gives_other_classes_than_meant_is_refused(
     change: Callable[[Path], str], tmp_path: Path

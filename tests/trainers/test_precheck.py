@@ -116,6 +116,14 @@ def test_each_seed_of_a_dirichlet_partition_by_class_is_drawn() -> None:
         Precheck().check(hard, SMALL, [*possible[True], *possible[False]])
 
 
+def test_an_impossible_partition_of_many_clients_is_refused() -> None:
+    """All draws of 4,000 clients and 200 classes would exceed what a plan may take in all."""
+    many = Stock(100_000, (500,) * 200)
+    wanted = small(partition="dirichlet-class", alpha=0.01, clients=4000)
+    with pytest.raises(ValueError, match="none of 20 draws .*: raise alpha"):
+        Precheck(numbers=MOST_NUMBERS - 1).check(wanted, many, [0])
+
+
 def test_a_plan_draws_each_partition_once_and_only_so_many() -> None:
     """Trials that differ in nothing that decides the partition cost no further draw."""
     checks = Precheck()
