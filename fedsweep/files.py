@@ -11,13 +11,16 @@ import errno
 import os
 import re
 import secrets
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
+from types import FrameType
 from typing import IO
 
 TEMPORARY = ".fedsweep-"
@@ -39,7 +42,7 @@ _LINKS = 40
 def written(path: Path, *, overwrite: bool = True, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a seekable file whose content goes to the path when the block ends without an error.
 
-    If the block raises, Ctrl-C included, the old file stays and no temporary file is left.
+    If the block raises, the old file stays and no temporary file is left. Ctrl-C and SIGTERM raise.
     Without `durable` the file is not synced to the disk.
 
     Raises:
@@ -66,22 +69,48 @@ def written(path: Path, *, overwrite: bool = True, durable: bool = True) -> Iter
             _write_in_place(target, file)
         return
     aside = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    with _signals_raise():
+        try:
+            file = created(aside, 0o666 if before is None else 0o600)
+        except OSError as error:
+            if before is None or error.errno not in _NO_FOLDER_RIGHTS:
+                raise
+            with _spooled() as file:
+                yield file
+                _write_in_place(target, file)
+            return
+        try:
+            with file:
+                yield file
+                _put(file, aside, target, before, overwrite=overwrite, durable=durable)
+        finally:
+            with suppress(FileNotFoundError):
+                aside.unlink()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that the temporary file is removed.
+
+    A handler that a command has set stays. Only the main thread can set one.
+    """
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, _exit)
     try:
-        file = created(aside, 0o666 if before is None else 0o600)
-    except OSError as error:
-        if before is None or error.errno not in _NO_FOLDER_RIGHTS:
-            raise
-        with _spooled() as file:
-            yield file
-            _write_in_place(target, file)
-        return
-    try:
-        with file:
-            yield file
-            _put(file, aside, target, before, overwrite=overwrite, durable=durable)
+        yield
     finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # as a shell counts a process that a signal has ended
 
 
 def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 import threading
@@ -259,3 +260,21 @@ def test_lines_printed_next_to_data_on_stdout_go_to_stderr(
     sys.stdout.flush()
     assert out == f"data\ndata\nwritten: {tmp_path}/file\n"
     assert err == "written: /dev/stdout\nwritten: /dev/fd/1\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_a_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGTERM and SIGHUP remove the temporary file, and have their old handlers afterwards."""
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended, written(target):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert ended.value.code == 128 + number
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("report.html", "old")]

@@ -162,7 +162,7 @@ def test_temporary_files_find_another_folder(
 def test_no_temporary_folder_at_all_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, sqlite_url: str, tiny: Path
 ) -> None:
-    """`work` ends with exit code 2 before it claims a trial."""
+    """`work` ends with exit code 2 before it claims a trial; so does a report as a workbook."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     no_temporary(monkeypatch)
     monkeypatch.setattr(machine, "_other_places", lambda: [Path("/proc/none")])
@@ -170,6 +170,9 @@ def test_no_temporary_folder_at_all_is_one_sentence(
     assert done.stderr.count("\n") == 1
     assert "name one in TMPDIR" in done.stderr
     assert_untouched(sqlite_url)
+    done = at_once("report", "--db", sqlite_url, "--format", "xlsx", "--output", "x", code=2)
+    assert done.stderr.count("\n") == 1
+    assert "name one in TMPDIR" in done.stderr
 
 
 @pytest.mark.parametrize(

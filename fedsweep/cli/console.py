@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,16 +25,27 @@ WATCH_SECONDS = 2.0
 
 
 WIDE = 160
-"""Columns of an output that is not a terminal."""
+"""Columns of an output that no terminal shows: a file, or a pipe in a script."""
 
 
 @cache
 def console() -> Console:
-    """Return the console of standard output, wide enough if it is not a terminal."""
+    """Return the console of standard output, as wide as the terminal that shows it."""
     if (named := os.environ.get("COLUMNS", "")).isdigit() and int(named):
         return plain_console(width=int(named))
     found = plain_console()
-    return found if found.is_terminal else plain_console(width=WIDE)
+    return found if found.is_terminal else plain_console(width=_behind_a_pipe())
+
+
+def _behind_a_pipe() -> int:
+    """Return the columns of the terminal on stderr or stdin if stdout is a pipe (`| less`)."""
+    with suppress(OSError, ValueError, AttributeError):  # AttributeError: stdout is closed
+        if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            for descriptor in (2, 0):
+                with suppress(OSError):
+                    if columns := os.get_terminal_size(descriptor).columns:
+                        return columns
+    return WIDE
 
 
 def plain_console(*, file: IO[str] | None = None, width: int | None = None) -> Console:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from fedsweep import machine
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, plain_console
 from fedsweep.errors import NotFound, RequestError
@@ -332,6 +333,7 @@ def _parquet(told: Sequence[_Told], file: IO[bytes]) -> None:
 def _workbook(told: Sequence[_Told], file: IO[bytes]) -> None:
     from fedsweep.report.records import write_workbook
 
+    machine.settle_temporary()  # openpyxl writes each sheet to a temporary file
     trials = {row["trial_id"]: dict(row) for one in told for row in one.rows}
     write_workbook(_records(told), list(trials.values()), file)
 

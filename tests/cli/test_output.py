@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -547,3 +548,34 @@ def test_a_watch_ends_when_its_reader_does(command: list[str], sqlite_url: str, 
         pass
     watch.stdout.close()
     assert watch.wait(60) == 141
+
+
+@pytest.mark.parametrize(
+    ("piped", "terminal", "width"),
+    [
+        (True, 2, 80),
+        (True, 0, 80),
+        (True, None, 160),
+        (False, 2, 160),
+    ],
+)
+def test_a_pipe_has_the_width_of_the_terminal_behind_it(
+    piped: bool, terminal: int | None, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`report | less` fits the terminal on stderr or stdin; a file has the wide layout."""
+
+    def size(descriptor: int) -> os.terminal_size:
+        if descriptor != terminal:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        return os.terminal_size((80, 24))
+
+    reader, writer = os.pipe()
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", size)
+    console.cache_clear()
+    with os.fdopen(reader), os.fdopen(writer, "w") as pipe, (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", pipe if piped else file)
+        try:
+            assert console().width == width
+        finally:
+            console.cache_clear()
