@@ -11,7 +11,7 @@ import pytest
 
 from tests.acceptance.command import CURVES, RESULTS, at_once, eventually, fedsweep, query, start
 
-ROUNDS = 500
+ROUNDS = 300
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
 """One trial of several seconds, with a snapshot a second."""
 
