@@ -115,8 +115,31 @@ def claim(
         found = claiming()
     if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
         found = claiming()
-    if (taken := found.taken) is None:
+    return None if found.taken is None else _claim_of(found.taken)
+
+
+def reclaim(
+    connection: Connection, worker: Worker, now: Moment, *, lease: float = LEASE_SECONDS
+) -> Claim | None:
+    """Return the claim that a worker already holds, with a renewed lease; None if it has none.
+
+    The answer of a claim can be lost after its commit. The worker then trains that trial.
+    """
+    row = connection.execute(
+        sa.select(*_OF_A_CLAIM)
+        .join(attempts, (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence))
+        .where(_RUNNING, attempts.c.worker == worker.name, attempts.c.outcome.is_(None))
+        .limit(1)
+        .with_for_update(of=trials)
+    ).first()
+    if row is None:
         return None
+    claim = _claim_of(row)
+    renew(connection, claim, now, lease=lease)
+    return claim
+
+
+def _claim_of(taken: Any) -> Claim:
     return Claim(
         trial=taken.id,
         trial_id=taken.trial_id,
@@ -178,6 +201,19 @@ def _claim_postgres(connection: Connection, take: Prepared, given: dict[str, Any
 _CLAIMING = {"sqlite": _claim_sqlite, "postgresql": _claim_postgres}
 
 
+_OF_A_CLAIM: tuple[sa.Column[Any], ...] = (
+    trials.c.id,
+    trials.c.trial_id,
+    trials.c.fence,
+    trials.c.config,
+    trials.c.numerics_id,
+    trials.c.data_fingerprint,
+    trials.c.final_round,
+    trials.c.trunk,
+    trials.c.fork_round,
+)
+"""The columns of a trial that a claim carries."""
+
 _SWEEP = sa.select(sweeps.c.id).where(sweeps.c.name == sa.bindparam("sweep", type_=sa.Text()))
 _OWN = trials.c.sweep == _SWEEP.scalar_subquery()
 _SHARED = (members.c.sweep == _SWEEP.scalar_subquery()) & (
@@ -224,17 +260,7 @@ def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
                 lease_until=now_on(dialect) + _LEASE,
                 clock=_CLOCK,
             )
-            .returning(
-                trials.c.id,
-                trials.c.trial_id,
-                trials.c.fence,
-                trials.c.config,
-                trials.c.numerics_id,
-                trials.c.data_fingerprint,
-                trials.c.final_round,
-                trials.c.trunk,
-                trials.c.fork_round,
-            )
+            .returning(*_OF_A_CLAIM)
         )
         return _NOTING[dialect](taken)
 

@@ -41,7 +41,6 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     StoreForeign,
-    hide_secrets,
 )
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
@@ -712,7 +711,11 @@ def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memo
                 device=device,
             )
             with blackbox.recording(box):
-                _SlotLoop(options, number, engine, worker, pipe, asked, box, memory).run()
+                loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
+                try:
+                    loop.run()
+                finally:
+                    loop.give_back()
     except (FedsweepError, SQLAlchemyError) as error:
         blameless = isinstance(error, (StoreError, StoreBusy, SQLAlchemyError, MachineError))
         pipe.send(Broken(_sentence(error), blameless))
@@ -722,8 +725,7 @@ def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memo
 def _sentence(error: FedsweepError | SQLAlchemyError) -> str:
     if isinstance(error, FedsweepError):
         return str(error)
-    said = hide_secrets(driver_errors.first_line(error))
-    return f"the database refused a statement of the worker ({said}): run `fedsweep db check`"
+    return driver_errors.refusal(error)
 
 
 class _SlotLoop:
@@ -748,6 +750,8 @@ class _SlotLoop:
         self.reached = time.monotonic()
         """When the store last answered."""
         self.parent = multiprocessing.parent_process()
+        self.in_doubt = False
+        """Whether a claim may have been committed without an answer."""
         self.look_due = 0.0
         """When to look again whether a search comes before what may be claimed."""
 
@@ -801,17 +805,31 @@ class _SlotLoop:
     def take(self) -> Claim | None:
         """Claim what may run."""
         scope = self.options.sweep
-        with self.through_outages(), transaction(self.engine) as connection:
-            now = read_clock(connection)
-            # Leases that ended during an outage are first renewed by those who hold them.
-            rescue = seconds_since_outage() > self.options.lease
-            return queue.claim(
-                *(connection, self.worker, now),
-                lease=self.options.lease,
-                sweep=scope,
-                rescuing=rescue,
-            )
+        lease = self.options.lease
+        with self.through_outages():
+            with transaction(self.engine) as connection:
+                now, claimed = read_clock(connection), None
+                if self.in_doubt:
+                    claimed = queue.reclaim(connection, self.worker, now, lease=lease)
+                self.in_doubt = True
+                if claimed is None:
+                    # Leases that ended during an outage are first renewed by those who hold them.
+                    rescue = seconds_since_outage() > lease
+                    claimed = queue.claim(
+                        *(connection, self.worker, now), lease=lease, sweep=scope, rescuing=rescue
+                    )
+            self.in_doubt = False
+            return claimed
         return None
+
+    def give_back(self) -> None:
+        """Release the trial of a claim whose answer was lost, before the process ends."""
+        if not self.in_doubt:
+            return
+        with suppress(FedsweepError, SQLAlchemyError), transaction(self.engine) as connection:
+            claim = queue.reclaim(connection, self.worker, read_clock(connection))
+            if claim is not None:
+                queue.release(connection, claim)
 
     def propose(self, *, first: bool = False) -> bool:
         """Let a search choose what to try next; whether it did."""

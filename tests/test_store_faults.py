@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from rich.console import Console
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
-from fedsweep import queue, worker
+from fedsweep import cli, queue, worker
 from fedsweep.cli import console
 from fedsweep.errors import LeaseLost, RequestError, StoreError, StoreUnreachable
 from fedsweep.executor import Place, execute
@@ -171,3 +173,65 @@ def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) ->
     text = screen.export_text()
     assert "the server is away (trying again)" in text
     assert "two" in text
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(planned: Engine) -> None:
+    """The worker trains the trial that it holds already; its lease is renewed, nothing charged."""
+    held = claim(planned)
+    other = queue.Worker("another", "cpu", "host", 1)
+    with e.transaction(planned) as c:
+        now = e.read_clock(c)
+        assert queue.reclaim(c, other, now) is None
+        c.execute(sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0))
+        assert queue.reclaim(c, WORKER, now) == held
+        queue.release(c, held)
+        assert queue.reclaim(c, WORKER, now) is None
+    assert charged(planned) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
+    planned: Engine, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """The commit succeeds, but its answer is lost: the slot claims that trial, or releases it."""
+    slot = object.__new__(worker._SlotLoop)
+    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
+    slot.in_doubt, slot.reached = False, e.time.monotonic()
+
+    @contextmanager
+    def unanswered(engine: Engine) -> Iterator[sa.Connection]:
+        with e.transaction(engine) as c:
+            yield c
+        raise StoreUnreachable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "transaction", unanswered)
+        assert slot.take() is None
+    running = sa.select(trials.c.id).where(trials.c.state == "running")
+    with e.reading(planned) as c:
+        (held,) = c.execute(running).scalars()
+    if goes_on:
+        taken = slot.take()
+        assert taken is not None
+        assert (taken.trial, slot.in_doubt) == (held, False)
+    slot.give_back()
+    with e.reading(planned) as c:
+        assert list(c.execute(running).scalars()) == ([held] if goes_on else [])
+    assert charged(planned) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("fault", FAULTS[:3])
+def test_a_command_ends_with_a_sentence_for_an_error_of_the_database(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and no traceback, for a SQLSTATE that has no meaning of its own."""
+
+    def refused(**_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("fedsweep.cli.app.app", refused)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"the database refused a statement ({fault})" in sentence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from fedsweep import machine, output
-from fedsweep.errors import FedsweepError, MachineError, ReaderGone
+from fedsweep.errors import FedsweepError, MachineError, ReaderGone, StoreError
 
 
 def main() -> None:
@@ -36,3 +36,19 @@ def _run() -> None:
         if (sentence := machine.fault(error)) is None:
             raise
         raise MachineError(sentence) from error
+    except Exception as error:
+        if (sentence := _refusal(error)) is None:
+            raise
+        raise StoreError(sentence) from error
+
+
+def _refusal(error: Exception) -> str | None:
+    """Return the sentence for an error of the database; None for any other error."""
+    if "sqlalchemy" not in sys.modules:  # not imported for that: it takes long
+        return None
+    from fedsweep.store import driver_errors
+
+    wrapped = driver_errors.wrapped(error)
+    if wrapped is None or isinstance(error, UnicodeEncodeError):
+        return None
+    return driver_errors.refusal(wrapped)

@@ -24,6 +24,7 @@ from fedsweep.errors import (
     StoreFull,
     StoreReadOnly,
     StoreUnreachable,
+    hide_secrets,
 )
 
 Meaning = tuple[type[FedsweepError], str]
@@ -177,6 +178,12 @@ def translate(shown: str, error: SQLAlchemyError | UnicodeEncodeError) -> Fedswe
         return None
     ours, message = meaning
     return ours(message.format(url=shown, said=first_line(error)))
+
+
+def refusal(error: SQLAlchemyError | UnicodeEncodeError) -> str:
+    """Return the sentence for an error that has no other meaning."""
+    said = hide_secrets(first_line(error))
+    return f"the database refused a statement ({said}): run `fedsweep db check`"
 
 
 def _meaning(error: SQLAlchemyError | UnicodeEncodeError) -> Meaning | None:
