@@ -250,6 +250,10 @@ def require_file(file: Path, *, create: bool = False) -> None:
     """
     if file.is_dir():
         raise StoreForeign(f"{shown(file)} is a folder: name a database file with --db")
+    if file.exists() and not file.is_file():
+        raise StoreForeign(
+            f"{shown(file)} is a device, a pipe or a socket: name a database file with --db"
+        )
     if (owner := owner_of(file)) is not None:
         raise RequestError(
             f"{shown(file)} belongs to the database {shown(owner)}: name another file with --db"
