@@ -48,6 +48,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert text.read_text() == "these are my notes"
     with pytest.raises(errors.StoreForeign, match="is a folder"):
         open_store(f"sqlite:///{tmp_path}", create=True)
+    with pytest.raises(errors.StoreForeign, match="is a device, a pipe or a socket"):
+        open_store("sqlite:////dev/null", create=True)
     with pytest.raises(errors.StoreError, match="no folder"):
         open_store(f"sqlite:///{tmp_path}/a/b/c.db", create=True)
     damaged = tmp_path / "damaged.db"
