@@ -66,13 +66,19 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
             page.on("pageerror", lambda error: wrong.append(str(error)))
             if not patient:
                 page.on("console", note)
-            page.goto(f"{address}/?token={token}")
+            enter(page, address, token)
             page.goto(f"{address}{path}")
             live(page)
             return page
 
         yield open_page
     assert wrong == []
+
+
+def enter(page: Page, address: str, token: str) -> None:
+    """Open the printed address, and wait until it has led to the page without its token."""
+    page.goto(f"{address}/?token={token}")
+    page.wait_for_url(f"{address}/")
 
 
 @contextmanager
@@ -212,7 +218,7 @@ def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_u
         browser.new_context(java_script_enabled=False) as context,
     ):
         page = context.new_page()
-        page.goto(f"{address}/?token={token}")
+        enter(page, address, token)
         page.goto(f"{address}/trials")
         page.get_by_label("state", exact=True).select_option("queued")
         page.get_by_role("button", name="Show").click()
