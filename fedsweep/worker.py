@@ -751,7 +751,7 @@ class _SlotLoop:
         """When the store last answered."""
         self.parent = multiprocessing.parent_process()
         self.in_doubt = False
-        """Whether a claim may have been committed without an answer."""
+        """True if a claim may have been committed without an answer."""
         self.look_due = 0.0
         """When to look again whether a search comes before what may be claimed."""
 
