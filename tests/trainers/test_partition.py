@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -124,6 +125,19 @@ RELEASED = {
 }
 """Hashes of released partitions, by kind, alpha and clients: see `released_hash`."""
 
+IN_THE_C_LIBRARY = {
+    ("dirichlet-class", 0.001, 4): "01d0bc0c8a27956e",
+    ("dirichlet-class", 0.01, 4): "ee7efa0e16843ac8",
+    ("dirichlet-class", 0.1, 4): "8f7c05f15b972d59",
+}
+"""Those of processors without AVX-512, where numpy takes exp and log from the C library. Their last
+bits decide which client gets a sample of which nobody has a share."""
+
+
+def exp_is_the_c_library_s() -> bool:
+    some = np.linspace(-50.0, 0.0, 10_001)
+    return bool(np.array_equal(np.exp(some), [math.exp(x) for x in some]))
+
 
 def released_hash(kind: str, alpha: float, clients: int) -> str:
     """Return a hash of the partitions of 1,395 and 2,000 samples under five seeds."""
@@ -144,7 +158,9 @@ def released_hash(kind: str, alpha: float, clients: int) -> str:
 @pytest.mark.parametrize(("kind", "alpha", "clients"), RELEASED)
 def test_released_partitions_never_change(kind: str, alpha: float, clients: int) -> None:
     """Every index of a released partition is the same in all later releases."""
-    assert released_hash(kind, alpha, clients) == RELEASED[kind, alpha, clients]
+    key = kind, alpha, clients
+    others = IN_THE_C_LIBRARY if exp_is_the_c_library_s() else {}
+    assert released_hash(*key) == {**RELEASED, **others}[key]
 
 
 def exact_dirichlet(
