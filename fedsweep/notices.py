@@ -63,7 +63,7 @@ class Standing:
     idle: float
     """Seconds since a round, or an end, was seen to be stored."""
     round_seconds: float | None = None
-    """Longest median seconds of a trial's rounds with, or without, an evaluation; None if unknown."""
+    """Longest median seconds of a trial's rounds with or without an evaluation, None if unknown."""
 
 
 @dataclass(frozen=True)
