@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 
 from sqlalchemy.engine import Engine
 
-from fedsweep.notices import SILENCE_SECONDS, Attempt, Event, Notice, Standing, decide
+from fedsweep.notices import (
+    SILENCE_SECONDS,
+    STALL_SECONDS,
+    Attempt,
+    Event,
+    Notice,
+    Standing,
+    decide,
+)
 from fedsweep.states import Hold, TrialState
 from fedsweep.store import notices
 from fedsweep.store.engine import reading, transaction
@@ -95,7 +103,11 @@ class Announcer:
         with reading(self._engine) as connection:
             ended = notices.latest_ends(connection, name)
             free = notices.anything_free(connection, name)
-        for notice in decide(_standing(seen, ended, free=free), time.time()):
+            # Below that, no stall is told, so that the length of a round does not matter.
+            idle = seen.looked - seen.moved >= STALL_SECONDS
+            longest = notices.longest_usual_round(connection, name) if idle else None
+        standing = _standing(seen, ended, free=free, round_seconds=longest)
+        for notice in decide(standing, time.time()):
             if seen.looked - seen.told.get(notice.event, -math.inf) < SILENCE_SECONDS:
                 continue
             seen.told[notice.event] = seen.looked
@@ -126,10 +138,10 @@ def _over(progress: Progress) -> bool:
     return progress.done == progress.trials and not progress.searching
 
 
-def _standing(seen: _Seen, ended: Sequence[Attempt], *, free: bool) -> Standing:
+def _standing(
+    seen: _Seen, ended: Sequence[Attempt], *, free: bool, round_seconds: float | None
+) -> Standing:
     progress = seen.progress
-    left = progress.rounds_total - progress.rounds_done
-    seconds = progress.seconds_left
     return Standing(
         sweep=progress.sweep,
         counts={state.value: getattr(progress, state.value) for state in TrialState},
@@ -137,5 +149,5 @@ def _standing(seen: _Seen, ended: Sequence[Attempt], *, free: bool) -> Standing:
         over=_over(progress) and progress.trials > 0 and progress.held != Hold.CANCEL,
         free=free and progress.held is None,
         idle=seen.looked - seen.moved,
-        round_seconds=seconds / left if seconds is not None and left > 0 else None,
+        round_seconds=round_seconds,
     )

@@ -19,7 +19,8 @@ SILENCE_SECONDS = 3600.0
 """After a burst was told, the next one is not, for so long."""
 STALL_SECONDS = 900.0
 STALL_ROUNDS = 3
-"""A sweep has stalled where nothing was stored for so many seconds and so many rounds' time."""
+"""A sweep has stalled if nothing was stored for so many seconds, and for so many times its longest
+usual round. Rounds with and without an evaluation have medians of their own."""
 
 
 class Event(StrEnum):
@@ -62,7 +63,7 @@ class Standing:
     idle: float
     """Seconds since a round, or an end, was seen to be stored."""
     round_seconds: float | None = None
-    """Mean seconds of a round, where it is known."""
+    """Longest median seconds of a trial's rounds with or without an evaluation, None if unknown."""
 
 
 @dataclass(frozen=True)

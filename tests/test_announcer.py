@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from sqlalchemy.engine import Engine
 from fedsweep import announcer, queue
 from fedsweep.announcer import Announcer
 from fedsweep.errors import LeaseLost
-from fedsweep.spec import Claim, read_plan
+from fedsweep.spec import Claim, Round, read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import reads, writes
+from fedsweep.store import notices, reads, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from tests import study
 
@@ -82,6 +83,15 @@ def fail(store: Engine, *claims: Claim) -> None:
         with transaction(store) as connection:
             now = read_clock(connection)
             queue.fail(connection, claimed, now, FailureKind.BAD_DATA, "s3cret")
+
+
+def store_rounds(store: Engine, claimed: Claim, seconds: Sequence[float]) -> None:
+    """Store rounds of these lengths, every fourth of them with an evaluation."""
+    with transaction(store) as connection:
+        for number, length in enumerate(seconds, start=1):
+            accuracy = 0.5 if number % 4 == 0 else None
+            measured = Round(number, "explore", 1.0, accuracy, accuracy, None, None, 0, 0, length)
+            writes.add_rounds(connection, claimed, [measured])
 
 
 def test_the_end_is_told_once_by_whoever_looks_first(planned: Engine) -> None:
@@ -156,6 +166,46 @@ def test_a_stall_is_told_once_until_something_moves(planned: Engine) -> None:
     finish(planned, claim(planned))
     steps = [[watch.look(100.0) for watch in watches] for _ in range(10)]
     assert steps == [[[], []]] * 9 + [[["stalled"], []]]
+
+
+def test_a_long_evaluation_is_no_stall(planned: Engine) -> None:
+    """Three times the usual round with an evaluation, however quick the many others are.
+
+    Another trial's rounds are the measure before the running trial has evaluated.
+    """
+    watch = Watch(planned)
+    store_rounds(planned, claim(planned), (10.0, 10.0, 10.0, 400.0) * 3)
+    store_rounds(planned, claim(planned), (10.0, 10.0, 10.0))
+    watch.look()
+    steps = [watch.look(100.0) for _ in range(13)]
+    assert steps == [[]] * 11 + [["stalled"], []]
+
+
+def test_the_usual_round_is_a_median_of_each_kind(planned: Engine) -> None:
+    """One slow round of many is not usual; the trial whose usual round is longest counts."""
+    with reading(planned) as connection:
+        assert notices.longest_usual_round(connection, "study") is None
+    claims = [claim(planned) for _ in range(3)]
+    store_rounds(planned, claims[0], (1.0, 1.0, 900.0, 8.0, 1.0, 1.0, 1.0, 700.0) * 2)
+    store_rounds(planned, claims[1], (2.0, 3.0, 4.0))
+    with reading(planned) as connection:
+        assert notices.longest_usual_round(connection, "study") == (8.0 + 700.0) / 2
+    store_rounds(planned, claims[2], (500.0,))
+    with reading(planned) as connection:
+        assert notices.longest_usual_round(connection, "study") == 500.0
+        assert notices.longest_usual_round(connection, "another") is None
+
+
+def test_the_usual_round_is_that_of_the_latest_rounds(planned: Engine) -> None:
+    """Older rounds, and rounds of older trials, are not read."""
+    early, late = claim(planned), claim(planned)
+    store_rounds(planned, early, (600.0,))
+    store_rounds(planned, late, (80.0,) * 40 + (5.0,) * 3 * notices.LATEST_ROUNDS)
+    with reading(planned) as connection:
+        assert notices.longest_usual_round(connection, "study") == 600.0
+    with pytest.MonkeyPatch.context() as patch, reading(planned) as connection:
+        patch.setattr(notices, "LATEST_TRIALS", 1)
+        assert notices.longest_usual_round(connection, "study") == 5.0
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -6,6 +6,7 @@ It is a function of the labels, the configuration's fields and the seed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,6 +132,7 @@ def dirichlet_class(
         for c in range(int(labels.max()) + 1)
     ]
     counts, _ = class_shares([len(s) for s in stock], clients, alpha, min_samples, seed)
+    assert counts is not None  # any number of classes may be drawn
     cuts = np.cumsum(counts, axis=0)
     starts = cuts - counts
     hands = zip(starts, cuts, strict=True)
@@ -141,19 +143,30 @@ def dirichlet_class(
 
 
 def class_shares(
-    sizes: Sequence[int], clients: int, alpha: float, min_samples: int, seed: int
-) -> tuple[NDArray[np.int64], int]:
-    """Return each client's samples of each class [M, classes], and the number of draws taken.
+    sizes: Sequence[int],
+    clients: int,
+    alpha: float,
+    min_samples: int,
+    seed: int,
+    most_classes: float = math.inf,
+) -> tuple[NDArray[np.int64] | None, int]:
+    """Return each client's samples of each class [M, classes], and the number of classes drawn.
+
+    The samples are None if no draw was good and another one would take more than `most_classes`.
 
     Raises:
         ValueError: no draw gave every client `min_samples`.
 
     """
+    drawn = 0
     for attempt in range(REDRAWS):
         progress.step()
-        counts = _class_shares(sizes, clients, alpha, seed, attempt)
-        if counts.sum(1).min() >= min_samples:
-            return counts, attempt + 1
+        if drawn + len(sizes) > most_classes:
+            return None, drawn
+        counts = _class_shares(sizes, clients, alpha, seed, attempt, min_samples)
+        drawn += counts.shape[1]
+        if counts.shape[1] == len(sizes) and counts.sum(1).min() >= min_samples:
+            return counts, drawn
     raise ValueError(
         f"none of {REDRAWS} draws of a Dirichlet partition by class gave each of {clients} clients "
         f"{min_samples} samples at alpha = {alpha}, seed = {seed}: raise alpha, or lower clients "
@@ -162,19 +175,32 @@ def class_shares(
 
 
 def _class_shares(
-    sizes: Sequence[int], clients: int, alpha: float, seed: int, attempt: int
+    sizes: Sequence[int], clients: int, alpha: float, seed: int, attempt: int, min_samples: int = 0
 ) -> NDArray[np.int64]:
-    """How many samples of each class go to each client, [M, classes]."""
-    counts = np.zeros((clients, len(sizes)), dtype=np.int64)
-    fair = sum(sizes) / clients
+    """How many samples of each class go to each client, [M, classes].
+
+    The later classes are left out if all of their samples cannot give each client its minimum.
+    """
+    counts: list[NDArray[np.int64]] = []
+    held = np.zeros(clients, dtype=np.int64)
+    left = sum(sizes)
+    fair = left / clients
     for c, size in enumerate(sizes):
+        if not size:  # every client may be full already
+            counts.append(np.zeros(clients, dtype=np.int64))
+            continue
         logs = _log_gammas(keyed(seed, "partition", "share", attempt, c), alpha, clients)
-        logs[counts.sum(1) >= fair] = -np.inf
+        logs[held >= fair] = -np.inf
         cuts = np.floor(np.cumsum(_softmax(logs)) * size).astype(np.int64)
         # The shares sum to 1 but for rounding: the last client that may take any takes the rest.
         cuts[np.flatnonzero(np.isfinite(logs))[-1] :] = size
-        counts[:, c] = np.diff(cuts, prepend=0)
-    return counts
+        cuts[1:] -= cuts[:-1].copy()
+        counts.append(cuts)
+        held += cuts
+        left -= size
+        if left < min_samples * clients and np.maximum(min_samples - held, 0).sum() > left:
+            break
+    return np.array(counts, dtype=np.int64).reshape(-1, clients).T
 
 
 def _log_gammas(draw: np.random.RandomState, alpha: float, count: int) -> NDArray[np.float64]:

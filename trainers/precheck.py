@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from trainers.folder import Files
 
 MOST_NUMBERS = 200_000_000
-"""Random numbers, about 25 seconds of them, after which a plan checks no further Dirichlet
+"""Random numbers, about 20 seconds of them, after which a plan checks no further Dirichlet
 partition by class. The worker checks the partitions that are left."""
 
-MOST_FOR_ONE = 1_000_000_000
-"""Random numbers that one partition may take, about two minutes: only one that is refused does."""
+MOST_FOR_ONE = 350_000_000
+"""Random numbers, about 40 seconds of them, after which one partition is left to the worker. That
+is enough for all draws of 200 classes and 1,000 clients."""
 
-NUMBERS_PER_CLASS = 170
-"""Making a generator takes as long as so many random numbers."""
+NUMBERS_PER_CLASS = 650
+"""Making a generator and the arrays of a class takes as long as so many random numbers."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +118,19 @@ class Precheck:
         self, config: TrainConfig, classes: tuple[int, ...], seed: int
     ) -> int | None:
         """Return the samples of the largest client of a Dirichlet partition by class."""
-        from trainers.partition import REDRAWS, class_shares
+        from trainers.partition import class_shares
 
         assert config.clients is not None
         assert config.alpha is not None
         assert config.min_samples is not None
-        each = len(classes) * (NUMBERS_PER_CLASS + config.clients)
-        if self.numbers >= MOST_NUMBERS or REDRAWS * each > MOST_FOR_ONE:
+        if self.numbers >= MOST_NUMBERS:
             return None
-        counts, draws = class_shares(
-            classes, config.clients, config.alpha, config.min_samples, seed
+        each = NUMBERS_PER_CLASS + config.clients
+        counts, drawn = class_shares(
+            *(classes, config.clients, config.alpha, config.min_samples, seed), MOST_FOR_ONE / each
         )
-        self.numbers += draws * each
-        return int(counts.sum(1).max())
+        self.numbers += drawn * each
+        return None if counts is None else int(counts.sum(1).max())
 
 
 FIELDS = (

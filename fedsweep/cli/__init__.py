@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from fedsweep import machine, output
-from fedsweep.errors import FedsweepError, MachineError, ReaderGone, StoreError
+from fedsweep.errors import FedsweepError, MachineError, ReaderGone, RequestError, StoreError
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     except ReaderGone as error:
         raise SystemExit(error.exit_code) from None
     except FedsweepError as error:
-        print(f"fedsweep: {error}", file=sys.stderr)
+        print(f"fedsweep: {_as_given(error)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
 
 
@@ -40,6 +40,13 @@ def _run() -> None:
         if (sentence := _refusal(error)) is None:
             raise
         raise StoreError(sentence) from error
+
+
+def _as_given(error: FedsweepError) -> str:
+    """Return an error's sentence; one about the database names the setting that gave its URL."""
+    from fedsweep.cli.arguments import as_given
+
+    return as_given(str(error)) if isinstance(error, RequestError) else str(error)
 
 
 def _refusal(error: Exception) -> str | None:

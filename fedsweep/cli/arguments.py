@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,9 +75,23 @@ def read_store(db: str | None) -> Engine:
 
 def url(db: str | None) -> str:
     """The URL of --db, else of $FEDSWEEP_DB, else fedsweep.db in this folder."""
-    from fedsweep.store.engine import default_url
+    global _url_is_from  # noqa: PLW0603  # one process runs one command
+    given, of_variable = tidy(db or ""), setting("FEDSWEEP_DB")
+    _url_is_from = OPTION if given or not of_variable else "$FEDSWEEP_DB"
+    return given or of_variable or "sqlite:///fedsweep.db"
 
-    return tidy(db or "") or tidy(default_url())
+
+OPTION = "--db"
+_url_is_from = OPTION
+"""The setting that the database's URL was last read from."""
+
+
+def as_given(message: str) -> str:
+    """Return a message about the database that names the setting its URL was given by.
+
+    The layers below do not know of the variable, and say `--db` in each message.
+    """
+    return re.sub(rf"(?<![\w-]){OPTION}(?![\w-])", lambda _match: _url_is_from, message)
 
 
 def tidy(value: str) -> str:

@@ -86,6 +86,7 @@ def _frames(look: Callable[[], RenderableType]) -> Iterator[RenderableType]:
     from rich.console import Group
     from rich.text import Text
 
+    from fedsweep.cli.arguments import as_given
     from fedsweep.store.engine import OUTAGE, OUTAGE_SECONDS
 
     shown, reached = look(), time.monotonic()
@@ -97,6 +98,6 @@ def _frames(look: Callable[[], RenderableType]) -> Iterator[RenderableType]:
         except OUTAGE as error:
             if time.monotonic() - reached > OUTAGE_SECONDS:
                 raise
-            yield Group(shown, Text(f"{error} (trying again)", style="red"))
+            yield Group(shown, Text(f"{as_given(str(error))} (trying again)", style="red"))
         else:
             yield shown

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, Sweep, data_folder, setting, url
+from fedsweep.cli.arguments import Data, Db, Sweep, as_given, data_folder, setting, url
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import visible
 
@@ -111,7 +111,7 @@ def work(
     done += [f"{tally.lost} lost"] if tally.lost else []
     print(("stopped: " if tally.stopped else "") + ", ".join(done))
     if tally.broken:
-        print(f"fedsweep: {tally.broken}", file=sys.stderr)
+        print(f"fedsweep: {as_given(tally.broken)}", file=sys.stderr)
         raise typer.Exit(1)
     if failed := tally.failed_in_scope:
         print(f"{counted(failed, 'trial')} in scope failed: fedsweep trial list --state failed")

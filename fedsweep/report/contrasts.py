@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from fedsweep.errors import RequestError
@@ -65,6 +66,15 @@ def marks(cells: Mapping[Column, Cell], measure: str) -> Marks:
     best = max(values, key=lambda column: sum(values[column].values()) / len(values[column]))
     others = {column: found for column, found in values.items() if column != best}
     return Marks(best, frozenset(not_worse(values[best], others)))
+
+
+def outdone_by_partial(cells: Mapping[Column, Cell], measure: str) -> bool:
+    """Return whether a cell that lacks a trial has a better mean than the marked best one."""
+    best = marks(cells, measure).best
+    if best is None:
+        return False
+    means = {c: fmean(v.values()) for c, cell in cells.items() if (v := _upward(cell, measure))}
+    return any(means[c] > means[best] for c in means if not cells[c].whole)
 
 
 def _upward(cell: Cell, measure: str) -> dict[Unit, float]:

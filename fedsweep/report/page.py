@@ -53,6 +53,7 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top:
 .dim { color: var(--dim); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; color: var(--dim); }
+caption span { position: sticky; left: 0; display: inline-block; max-width: min(100%, calc(100vw - 2rem)); }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--line); } tbody tr:hover { background: var(--soft); }
 figure { margin: 0; padding: 1rem; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
@@ -76,7 +77,7 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% endmacro %}
 {% macro plain(caption, headings, lines) %}
 <div class="scroll"><table>
-<caption>{{ caption }}</caption>
+<caption><span>{{ caption }}</span></caption>
 <thead><tr>{% for name in headings %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for line in lines %}
@@ -86,7 +87,7 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% endmacro %}
 {% macro table(s, measure, view) %}
 <div class="scroll"><table>
-<caption>{{ heading(tables.title(measure, view)) }}</caption>
+<caption><span>{{ heading(tables.title(measure, view)) }}</span></caption>
 <thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for key, entries in tables.rows(s, measure, view) %}

@@ -74,7 +74,10 @@ def _final(
 ) -> Iterator[Picture]:
     query = queries.of_table(summary, "test_accuracy", conditions)
     if figure := plots.wins(summary):
-        caption = "The best mean of each setting, and its lead over the next, in points."
+        caption = (
+            "The best mean of each setting, and its lead over the next, in points. An arm that "
+            "lacks a trial takes no part."
+        )
         yield Picture("wins", "Who wins where", caption, query, figure)
     for field, name in (("alpha", "α"), ("local_steps", "E")):
         if figure := plots.accuracy_by_field(summary, field):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedsweep.errors import visible
 from fedsweep.report import queries
-from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks
+from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks, outdone_by_partial
 from fedsweep.report.fit import Column as FitColumn
 from fedsweep.report.fit import Grid
 from fedsweep.report.selection import Condition
@@ -50,6 +50,7 @@ MARKED = (
     "{}: the best of its row; {}: not worse than it (paired t-test over seeds, one-sided, "
     "Holm, 5 %)"
 )
+PARTIAL = "an arm that lacks a trial is never marked as the best: its mean may flatter it"
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def footnotes(summary: Summary, view: View | None = None) -> list[str]:
         notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
     if any(entry.mark for _, entries in rows(summary, view.first, view) for entry in entries):
         notes.append(MARKED.format(*(("*", "~") if view.plain else ("bold", "underlined"))))
+    if any(outdone_by_partial(cells, view.first) for cells in summary.cells.values()):
+        notes.append(PARTIAL)
     return [*notes, query_note(summary, view.first, view)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import re
@@ -116,7 +115,8 @@ def parse_url(text: str) -> URL:
         raise RequestError(WRITE_A_URL) from error
     if url.drivername != "sqlite":
         raise RequestError(
-            f"fedsweep has no driver for {url.drivername}: use a sqlite: or postgresql: URL"
+            f"fedsweep has no driver for {url.drivername}: name a sqlite: or postgresql: URL "
+            "in --db"
         )
     return of_text(text, url)
 
@@ -266,7 +266,8 @@ def require_file(file: Path, *, create: bool = False) -> None:
             )
         if not file.parent.is_dir():
             raise StoreError(
-                f"there is no folder {shown(file.parent)} for the database: make it first"
+                f"there is no folder {shown(file.parent)} for the database: make it first, "
+                "or correct --db"
             )
     if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
         raise StoreError(
@@ -567,8 +568,3 @@ def _file_system(file: Path) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, mounted
     return kind
-
-
-def default_url() -> str:
-    """Where the store is when the command line does not say."""
-    return os.environ.get("FEDSWEEP_DB", "").strip() or "sqlite:///fedsweep.db"

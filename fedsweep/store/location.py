@@ -67,7 +67,8 @@ def resolved(url: URL) -> URL:
     is_uri = name.startswith("file:") or bool(URI_OPTIONS & set(url.query))
     if not name or ":memory:" in name or url.query.get("mode") == "memory":
         raise RequestError(
-            "a database in memory cannot be shared by workers: name a file, sqlite:///fedsweep.db"
+            "a database in memory cannot be shared by workers: name a file in --db, as in "
+            "sqlite:///fedsweep.db"
         )
     path = _decoded(name) if is_uri else Path(name)
     spelled = Path(os.path.abspath(path.expanduser() if name.startswith("~") else path))  # noqa: PTH100  # keeps the link

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +13,14 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.notices import SILENCE_SECONDS, Attempt, Event, Notice
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store.tables import attempts, logs, members, sweeps, trials
+from fedsweep.store.tables import attempts, logs, members, rounds, sweeps, trials
 
 LATEST = 200
 """Ends that are looked at."""
+LATEST_TRIALS = 50
+"""Trials whose rounds are measured: the latest that ran, so that those which run are among them."""
+LATEST_ROUNDS = 20
+"""Rounds with, and rounds without, an evaluation that are measured of each trial."""
 NUMBER = 10**9
 """Lines of a log from this number on are notices: the number tells event and sweep, so that a
 second one is refused by the table's key."""
@@ -55,6 +61,41 @@ def anything_free(connection: Connection, sweep: str) -> bool:
         .limit(1)
     )
     return connection.execute(some).first() is not None
+
+
+def longest_usual_round(connection: Connection, sweep: str) -> float | None:
+    """Return the longest median of a trial's round seconds; None before the first round.
+
+    Rounds with and without an evaluation have medians of their own. An inherited round counts: it
+    took as long in the trial that trained it.
+    """
+    by_trial = (
+        sa.select(attempts.c.trial)
+        .join(members, members.c.trial == attempts.c.trial)
+        .where(members.c.sweep == _key(sweep))
+        .group_by(attempts.c.trial)
+        .order_by(sa.func.max(attempts.c.id).desc())
+        .limit(LATEST_TRIALS)
+        .scalar_subquery()
+    )
+    evaluated = rounds.c.test_accuracy.is_not(None)
+    newest_first = sa.func.row_number().over(
+        partition_by=(rounds.c.trial, evaluated), order_by=rounds.c.round.desc()
+    )
+    numbered = (
+        sa.select(
+            rounds.c.trial,
+            evaluated.label("evaluated"),
+            rounds.c.seconds,
+            newest_first.label("number"),
+        )
+        .where(rounds.c.trial.in_(by_trial))
+        .subquery()
+    )
+    seconds: defaultdict[tuple[int, bool], list[float]] = defaultdict(list)
+    for row in connection.execute(sa.select(numbered).where(numbered.c.number <= LATEST_ROUNDS)):
+        seconds[row.trial, bool(row.evaluated)].append(row.seconds)
+    return max(map(statistics.median, seconds.values()), default=None)
 
 
 def tell(connection: Connection, notice: Notice, ended: Sequence[Attempt]) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
+from rich.console import Group
 
-from fedsweep.cli.arguments import data_folder, setting, url
+from fedsweep.cli import console
+from fedsweep.cli.arguments import as_given, data_folder, setting, url
 from fedsweep.cli.sql import _text_of
+from fedsweep.errors import StoreUnreachable
 from tests.acceptance.command import at_once
 
 
@@ -34,3 +38,71 @@ def test_a_number_that_a_database_cannot_hold_is_refused(
     said = at_once(*command, option, str(2**63), cwd=tmp_path, code=2).stderr
     assert f"'{option}'" in said
     assert "Traceback" not in said
+
+
+WRONG_URLS = {
+    "nonsense": "{} is not a database URL",
+    "sqlite:///a.db?b": "{} has a ? before 'b'",
+    "sqlite:///a\nb.db": "{} has a line end or a control character in it",
+    "sqlite://host/a.db": "{} is not a database URL",
+    "sqlite:///:memory:": "name a file in {}, as in",
+    "sqlite:///loop.db": "correct the links or {}",
+    "sqlite:///folder": "name a database file with {}",
+    "sqlite:///missing.db": "or name another with {}",
+    "sqlite:///notes.txt": "or name another with {}",
+    "mysql://host/name": "name a sqlite: or postgresql: URL in {}",
+    "postgresql://user:p@ss@host/name": "{} has an @ in its user or password",
+    "postgresql://host:word/name": "{} is not a database URL",
+    "postgresql://host/name?nothing=1": "{} cannot be opened: libpq has no parameter nothing",
+    "postgresql://user@127.0.0.1:1/name": "check the host, port and name in {}",
+}
+"""Part of the message about each of these URLs, without the name of the setting."""
+
+
+@pytest.mark.parametrize("command", ["status", "work"])
+@pytest.mark.parametrize("wrong", WRONG_URLS)
+def test_a_message_about_the_url_names_the_setting_that_gave_it(
+    wrong: str, command: str, tmp_path: Path
+) -> None:
+    """The option, or the variable of the environment, whichever the user has to correct."""
+    (tmp_path / "loop.db").symlink_to("loop.db")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("not a database at all")
+    text = WRONG_URLS[wrong]
+    by_option = at_once(command, "--db", wrong, cwd=tmp_path, code=2, FEDSWEEP_DB="x").stderr
+    by_variable = at_once(command, cwd=tmp_path, code=2, FEDSWEEP_DB=wrong).stderr
+    assert text.format("--db") in by_option
+    assert text.format("$FEDSWEEP_DB") in by_variable
+    assert by_variable == by_option.replace("--db", "$FEDSWEEP_DB")
+
+
+def test_a_message_about_the_default_database_names_the_option(tmp_path: Path) -> None:
+    """Nobody has set the variable."""
+    said = at_once("status", cwd=tmp_path, code=2, FEDSWEEP_DB=" ").stderr
+    assert "there is no database fedsweep.db" in said
+    assert "or name another with --db" in said
+
+
+def test_other_options_are_no_setting_of_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that only contains the option's letters stays."""
+    monkeypatch.setenv("FEDSWEEP_DB", "sqlite:///x.db")
+    url(None)
+    assert as_given("correct --db, --db2 or x--db") == "correct $FEDSWEEP_DB, --db2 or x--db"
+
+
+def test_a_watch_names_the_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason of an outage, below the last look."""
+    monkeypatch.setenv("FEDSWEEP_DB", "postgresql://host/name")
+    monkeypatch.setattr(console, "WATCH_SECONDS", 0.0)
+    looks = iter(["a look"])
+
+    def look() -> str:
+        for text in looks:
+            return text
+        raise StoreUnreachable
+
+    url(None)
+    frames = console._frames(look)
+    assert next(frames) == "a look"
+    reason = cast("Group", next(frames)).renderables[-1]
+    assert "user and password in $FEDSWEEP_DB. (trying again)" in str(reason)

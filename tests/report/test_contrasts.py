@@ -21,6 +21,16 @@ ROWS = [
 ]
 
 
+def test_a_better_mean_of_a_cell_that_lacks_a_trial_is_explained() -> None:
+    """It is not marked as the best of its row, and a note says why."""
+    for mean, explained in ((0.95, True), (0.50, False)):
+        lacking = [trial("bn", 0, mean), trial("bn", 1, mean), failed("bn", 2)]
+        summary = summarize("s", [*lacking, *ROWS[3:]])
+        ((_, entries),) = tables.rows(summary)
+        assert [entry.mark for entry in entries] == ["", "best", ""]
+        assert (tables.PARTIAL in tables.footnotes(summary)) is explained
+
+
 def test_the_best_is_bold_and_what_is_not_worse_underlined() -> None:
     """On the terminal, in Markdown; nothing in a column that is worse."""
     summary = summarize("s", ROWS)

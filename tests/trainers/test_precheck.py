@@ -10,10 +10,17 @@ import pytest
 
 from tests.conftest import make_camvid, make_picture_folder
 from tests.trainers.test_config import config
-from trainers import data, partition
+from trainers import data, partition, precheck
 from trainers.config import CLASS_SAMPLES
 from trainers.folder import list_files
-from trainers.precheck import MOST_NUMBERS, Precheck, Stock, on_disk, released
+from trainers.precheck import (
+    MOST_NUMBERS,
+    NUMBERS_PER_CLASS,
+    Precheck,
+    Stock,
+    on_disk,
+    released,
+)
 
 SMALL = Stock(120, (30, 50, 40))
 LABELS = np.repeat(np.arange(3), SMALL.classes)
@@ -117,11 +124,64 @@ def test_each_seed_of_a_dirichlet_partition_by_class_is_drawn() -> None:
 
 
 def test_an_impossible_partition_of_many_clients_is_refused() -> None:
-    """All draws of 4,000 clients and 200 classes would exceed what a plan may take in all."""
+    """It is one of many of the plan, which has drawn almost all that it may."""
     many = Stock(100_000, (500,) * 200)
     wanted = small(partition="dirichlet-class", alpha=0.01, clients=4000)
     with pytest.raises(ValueError, match="none of 20 draws .*: raise alpha"):
         Precheck(numbers=MOST_NUMBERS - 1).check(wanted, many, [0])
+
+
+def test_a_draw_ends_when_too_few_samples_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other classes are not drawn: all of their samples could not fill each client's minimum.
+
+    All 120 samples are needed, so that the first class that gives a client more is the last.
+    """
+    drawn: list[int] = []
+    draw = partition._class_shares
+
+    def watched(*arguments: Any) -> Any:
+        counts = draw(*arguments)
+        drawn.append(counts.shape[1])
+        return counts
+
+    monkeypatch.setattr(partition, "_class_shares", watched)
+    with pytest.raises(ValueError, match="none of 20 draws"):
+        partition.class_shares([20] * 6, 5, 0.1, 24, 0)
+    assert len(drawn) == 20
+    assert max(drawn) < 6
+
+
+def test_a_draw_that_ends_early_could_not_have_been_good() -> None:
+    """A complete draw is refused as well, and a draw that is good stays what it is."""
+    for seed in range(40):
+        whole = partition._class_shares([20] * 6, 6, 1.0, seed, 0)
+        early = partition._class_shares([20] * 6, 6, 1.0, seed, 0, 10)
+        assert (whole[:, : early.shape[1]] == early).all()
+        assert early.shape == whole.shape or whole.sum(1).min() < 10
+
+
+def test_an_empty_class_gives_nobody_a_sample() -> None:
+    """Every client may have its fraction of the samples before the last class."""
+    counts, drawn = partition.class_shares([0, 30, 0], 1, 0.1, 1, 0)
+    assert counts is not None
+    assert counts.tolist() == [[0, 30, 0]]
+    assert drawn == 3
+
+
+def test_one_partition_takes_only_so_many_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan leaves it to the worker; one whose first draw is good is checked all the same."""
+    monkeypatch.setattr(precheck, "MOST_FOR_ONE", 10 * 3 * (NUMBERS_PER_CLASS + 60))
+    hopeless = small(
+        partition="dirichlet-class", alpha=0.01, clients=60, min_samples=1, validation=1e-9
+    )
+    checks = Precheck()
+    checks.check(hopeless, SMALL, [0])
+    assert 0 < checks.numbers <= precheck.MOST_FOR_ONE
+    with pytest.raises(ValueError, match="none of 20 draws"):
+        partition.partition(LABELS, hopeless)
+    easy = hopeless.model_copy(update={"alpha": 100.0, "clients": 6, "min_samples": 1})
+    with pytest.raises(ValueError, match="holds back no sample"):
+        Precheck().check(easy, SMALL, [0])
 
 
 def test_a_plan_draws_each_partition_once_and_only_so_many() -> None:
