@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
@@ -100,9 +101,14 @@ def sqlite_file(url: URL) -> Path | None:
     """Return the file of a SQLite URL, None for a server."""
     if url.get_backend_name() != "sqlite" or url.database is None:
         return None
-    if url.database.startswith("file:"):
-        return _decoded(url.database.partition("?")[0])
-    return Path(url.database)
+    return _file(url.database)
+
+
+@lru_cache(maxsize=64)  # each transaction asks: a parsed path keeps its text and its hash
+def _file(database: str) -> Path:
+    if database.startswith("file:"):
+        return _decoded(database.partition("?")[0])
+    return Path(database)
 
 
 def links_to(file: Path) -> tuple[Path, ...]:
@@ -110,6 +116,7 @@ def links_to(file: Path) -> tuple[Path, ...]:
     return tuple(_links.get(file, ()))
 
 
+@lru_cache(maxsize=256)
 def sidecar(file: Path, end: str) -> Path:
     """Return the file next to a database file whose name has this end."""
     return file.with_name(file.name + end)
