@@ -71,6 +71,10 @@ class _Asked:
     measure: str | None
     baseline: str | None
     interval: bool
+    keeps_rows: bool = True
+    """True if trials are drawn or written, not only their summary."""
+    every_column: bool = True
+    """True if trials are written with all that is known of them."""
 
 
 def report(
@@ -142,7 +146,12 @@ def report(
 
     if format in _TO_FILE and output is None:
         raise RequestError(f"--format {format} needs a file: name it with --output")
-    asked = _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL)
+    drawn = figures is not None or format is Format.HTML
+    asked = replace(
+        _asked(where, group_by, metric, baseline, tune, interval=spread is Spread.INTERVAL),
+        keeps_rows=drawn or format is Format.XLSX,
+        every_column=format is Format.XLSX,
+    )
     engine = read_store(db)
     for target, option in ((output, "--output"), (figures, "--figures")):
         if target is not None:
@@ -153,7 +162,6 @@ def report(
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
         told = _each(connection, names, asked)
         names = [one.summary.sweep for one in told]
-        drawn = figures is not None or format is Format.HTML
         shown = [_pictures(connection, one, asked) if drawn else [] for one in told]
         plans = [reads.plan_texts(connection, name)[-1] for name in names]
     with stdout_kept_for(output):
@@ -230,11 +238,11 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     from fedsweep.report import searched
     from fedsweep.report.contrasts import find_column
     from fedsweep.report.selection import nothing, select, tune
-    from fedsweep.report.summary import summarize
+    from fedsweep.report.summary import COLUMNS, summarize
     from fedsweep.report.tables import View
     from fedsweep.store import reads
 
-    every = reads.results(connection, name)
+    every = reads.results(connection, name, None if asked.every_column else COLUMNS)
     rows = select(every, asked.conditions)
     if every and not rows:
         raise NotFound(nothing(name, every, asked.conditions))
@@ -253,7 +261,8 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
         baseline=find_column(summary, asked.baseline) if asked.baseline else None,
         conditions=asked.conditions,
     )
-    return _Told(summary, view, rows, searched.findings(connection, name, every))
+    findings = searched.findings(connection, name, every)
+    return _Told(summary, view, rows if asked.keeps_rows else (), findings)
 
 
 def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Picture]:

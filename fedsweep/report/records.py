@@ -81,7 +81,10 @@ def _contrast(name: str, contrast: Contrast | None) -> dict[str, Any]:
 
 def as_json(found: Sequence[dict[str, Any]]) -> str:
     """One list of records."""
-    return json.dumps(list(found), indent=2) + "\n"
+    out = io.StringIO()
+    for part in json.JSONEncoder(indent=2).iterencode(list(found)):  # `dumps` would keep all parts
+        out.write(part)
+    return out.getvalue() + "\n"
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:

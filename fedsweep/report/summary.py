@@ -45,6 +45,9 @@ MEASURES = ("test_accuracy", "validation_accuracy", "best_test_accuracy", "test_
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
+COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *MEASURES)
+"""The columns of `results` that a summary, its figures and conditions look at."""
+
 BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
 
 
@@ -318,6 +321,7 @@ def _values(rows: Sequence[Row], name: str) -> set[Any]:
 def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> Cell:
     finished = [row for row in rows if row["state"] == "finished"]
     failures = Counter(row["failure"] or "error" for row in rows if is_failed(row))
+    units = [tuple(row[n] for n in ("seed", *pooled)) for row in finished]
     return Cell(
         fields={
             name: rows[0][name]
@@ -327,12 +331,12 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
         },
         cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),
-        values={name: _taken(finished, name, pooled) for name in MEASURES},
+        values={name: _taken(finished, name, units) for name in MEASURES},
         failures=failures,
         unfinished=len(rows) - len(finished) - sum(failures.values()),
     )
 
 
-def _taken(rows: Sequence[Row], name: str, pooled: Sequence[str]) -> dict[Unit, float]:
-    units = ((tuple(row[n] for n in ("seed", *pooled)), row.get(name)) for row in rows)
-    return {unit: value for unit, value in units if value is not None}
+def _taken(rows: Sequence[Row], name: str, units: Sequence[Unit]) -> dict[Unit, float]:
+    values = ((unit, row.get(name)) for unit, row in zip(units, rows, strict=True))
+    return {unit: value for unit, value in values if value is not None}

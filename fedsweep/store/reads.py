@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -14,9 +14,10 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
-from fedsweep.spec import ClientScore
+from fedsweep.spec import ClientScore, config_columns
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import as_sql, is_ahead, read_clock
+from fedsweep.store.packed import CurvePacker, PackedRow, pack
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     arms,
@@ -37,9 +38,11 @@ from fedsweep.store.tables import (
 from fedsweep.store.writes import Weights
 
 Row = dict[str, Any]
-Curves = dict[str, dict[int, float]]
+Curves = Mapping[str, Mapping[int, float]]
 """A measure by trial and round."""
 
+BATCH = 5_000
+"""Rows of a long answer that are fetched at once."""
 LATEST = 1_000
 """Attempts that tell how long things take around the rounds."""
 MOST_OVERHEAD = 10.0
@@ -271,13 +274,25 @@ def plan_texts(connection: Connection, sweep: str) -> list[str]:
     )
 
 
-def results(connection: Connection, sweep: str) -> list[Row]:
-    """The view `results` of a sweep's members, in the order of planning."""
+def results(
+    connection: Connection, sweep: str, columns: Sequence[str] | None = None
+) -> list[PackedRow]:
+    """The view `results` of a sweep's members, in the order of planning.
+
+    `columns` names those that are read; by default, all are.
+    """
+    chosen = ", ".join(f"r.{name}" for name in columns) if columns else "r.*"
     query = sa.text(
-        "SELECT r.* FROM results r JOIN members m ON m.trial_id = r.trial_id "
+        f"SELECT {chosen} FROM results r JOIN members m ON m.trial_id = r.trial_id "
         "JOIN trials t ON t.trial_id = r.trial_id WHERE m.sweep = :sweep ORDER BY t.id"
     )
-    return [dict(row) for row in connection.execute(query, {"sweep": sweep}).mappings()]
+    options = {"yield_per": BATCH}
+    with connection.execute(query, {"sweep": sweep}, execution_options=options) as rows:
+        return pack(list(rows.keys()), rows, _SHARED)
+
+
+_SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} - {"seed"})
+"""Columns of `results` whose values many trials share."""
 
 
 CURVES = (
@@ -301,14 +316,16 @@ def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
     counted = sa.select(*(sa.func.count(rounds.c[name]) for name in CURVES)).select_from(of_sweep)
     taken = connection.execute(counted.where(mine)).one()
     found: dict[str, Curves] = {}
+    packer = CurvePacker()
     for name in (name for name, count in zip(CURVES, taken, strict=True) if count):
         value = rounds.c[name]
         query = sa.select(trials.c.trial_id, rounds.c.round, value).select_from(of_sweep)
         query = query.where(mine, value.is_not(None)).order_by(rounds.c.trial, rounds.c.round)
-        found[name] = {
-            trial: {round: value for _, round, value in rows}
-            for trial, rows in groupby(connection.execute(query), key=itemgetter(0))
-        }
+        with connection.execute(query, execution_options={"yield_per": BATCH}) as points:
+            found[name] = {
+                trial: packer.pack((round, value) for _, round, value in of_it)
+                for trial, of_it in groupby(points, key=itemgetter(0))
+            }
     return found
 
 

@@ -204,6 +204,24 @@ def test_a_hundred_thousand_trials_need_at_most_200_mib(
         assert int(done.stdout.split("peak KiB: ")[1]) <= 200 * 1024
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_a_report_of_a_hundred_thousand_trials_needs_at_most_200_mib(
+    format: str, store_url: str, tmp_path: Path
+) -> None:
+    """The peak of the whole process is that low for a report of cells with many seeds."""
+    path = grid(tmp_path, 2500, 10, 4)
+    plan = [sys.executable, "-m", "fedsweep", "plan", str(path), "--db", store_url]
+    subprocess.run(plan, check=True, capture_output=True)
+    output = tmp_path / f"report.{format}"
+    report = ["report", "--db", store_url, "--format", format, "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *report], check=True, capture_output=True, text=True
+    )
+    assert output.stat().st_size > 0
+    assert int(done.stdout.split("peak KiB: ")[1]) <= 200 * 1024
+
+
 def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
     """The summary follows the number of trials, in a dry run too."""
     root = make_picture_folder(tmp_path / "data", classes=3, each=20)
