@@ -220,6 +220,19 @@ def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     store.dispose()
 
 
+@pytest.mark.parametrize("attributes", ["read-write", "primary", "any"])
+def test_reading_commands_accept_the_server_that_the_user_asks_for(
+    attributes: str, postgres_url: str
+) -> None:
+    """A read-only session is no reason for libpq to pass over a primary; it cannot write."""
+    url = sa.make_url(postgres_url).update_query_dict({"target_session_attrs": attributes})
+    store = open_to_read(url.render_as_string(hide_password=False))
+    assert reader.ask(store, "SELECT 1").rows == [(1,)]
+    with pytest.raises(errors.StoreReadOnly), e.transaction(store) as c:
+        c.execute(sa.text("DELETE FROM sweeps"))
+    store.dispose()
+
+
 def test_a_pooler_that_appears_later_is_met_without_prepared_statements(
     postgres_url: str,
 ) -> None:
