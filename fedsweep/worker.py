@@ -262,7 +262,7 @@ class _Watch:
     def __init__(self, options: Options, show: Show) -> None:
         self.options = options
         self.show = show
-        self.engine = schema.open_store(options.url)
+        self.engine = schema.open_to_write(options.url)
         self.context = multiprocessing.get_context("spawn")
         self.stop = False
         self.budget = options.max_trials
