@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -49,6 +50,18 @@ MAX_ATTEMPTS = 3
 """Failures after which a trial stays failed."""
 MAX_LOSSES = 3
 """Workers lost in a row, without a new round, after which a trial fails as `lost`."""
+MAX_DOUBTS = 10
+"""The same for attempts that are not counted as losses (`UNCHARGED`): outages cost a trial nothing,
+but one that kills its whole machine, again and again, ends."""
+
+LEASE_ENDED = "its lease ended"
+UNWATCHED = "its lease ended while the database may have been out of reach"
+CAME_BACK = "its lease ended, and its worker came back later"
+RESTARTED = "its lease was set on the clock of an earlier start of the machine"
+AHEAD = "its lease was set by a clock that is ahead of this one"
+UNCHARGED = (UNWATCHED, CAME_BACK, RESTARTED, AHEAD)
+"""Ends of attempts that are no sign against the trial: its worker or the database may have been
+away."""
 RESCUE_BATCH = 100
 CHANNEL = "fedsweep_work"
 """On Postgres: notified when there may be something to claim."""
@@ -88,12 +101,14 @@ def claim(
     lease: float = LEASE_SECONDS,
     sweep: str | None = None,
     rescuing: bool = True,
+    served: float = math.inf,
 ) -> Claim | None:
     """Take the first trial that may run, by priority and then by age; None where there is none.
 
     What other workers lost, and what has backed off for long enough, is queued again, and taken
     where nothing else waits; so is what waits for a trunk that nobody trains. Without `rescuing`,
-    trials stay with workers whose leases have ended: after an outage these renew them.
+    trials stay with workers whose leases have ended: after an outage these renew them. `served`
+    is for how many seconds the database has answered the caller without a break (see `rescue`).
     """
     given = {
         "now": now.seconds,
@@ -109,7 +124,7 @@ def claim(
     take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
     claiming = partial(_claim_free, connection, take, given)
     found = claiming()
-    if rescuing and found.due and rescue(connection, now) and found.taken is None:
+    if rescuing and found.due and rescue(connection, now, served) and found.taken is None:
         found = claiming()
     if found.taken is None and _end_waits_ahead(connection, now):
         found = claiming()
@@ -119,16 +134,16 @@ def claim(
 
 
 def reclaim(
-    connection: Connection, worker: Worker, now: Moment, *, lease: float = LEASE_SECONDS
+    connection: Connection, worker: str, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Claim | None:
-    """Return the claim that a worker already holds, with a renewed lease; None if it has none.
+    """Return the claim that a worker's name already holds, with a renewed lease; None for none.
 
     The answer of a claim can be lost after its commit. The worker then trains that trial.
     """
     row = connection.execute(
         sa.select(*_OF_A_CLAIM)
         .join(attempts, (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence))
-        .where(_RUNNING, attempts.c.worker == worker.name, attempts.c.outcome.is_(None))
+        .where(_RUNNING, attempts.c.worker == worker, attempts.c.outcome.is_(None))
         .limit(1)
         .with_for_update(of=trials)
     ).first()
@@ -559,16 +574,19 @@ def release(connection: Connection, claim: Claim) -> None:
     wake(connection)
 
 
-def rescue(connection: Connection, now: Moment) -> int:
+def rescue(connection: Connection, now: Moment, served: float = math.inf) -> int:
     """Queue again every running trial whose lease has ended, and what has backed off for long
     enough; returns how many there were.
 
     An attempt that stored a new round costs nothing. A trial that loses its worker MAX_LOSSES
     times in a row without one fails as `lost`: it probably kills its workers.
+
+    A lease that ended longer ago than the database has answered the caller (`served`, in seconds)
+    is no loss: perhaps the database was away, and its worker lives.
     """
     due = _DUE(connection, now=now.seconds, clock=now.clock).one()
     waited = _end_waits(connection, now) if due.backed_off else 0
-    return waited + (_rescue_expired(connection, now) if due.expired else 0)
+    return waited + (_rescue_expired(connection, now, served) if due.expired else 0)
 
 
 def _end_waits(connection: Connection, now: Moment) -> int:
@@ -591,23 +609,26 @@ def _end_some_waits(connection: Connection, over: sa.ColumnElement[bool]) -> int
     return count
 
 
-def _rescue_expired(connection: Connection, now: Moment) -> int:
+def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
     until, at = trials.c.lease_until, as_sql(now)
-    ahead = is_ahead(until, at)
+    ahead, same = is_ahead(until, at), trials.c.clock == now.clock
     expired = connection.execute(
         sa.select(
             *(trials.c.id, trials.c.trial_id, trials.c.fence, trials.c.losses, trials.c.trunk),
-            (ahead & (trials.c.clock == now.clock)).label("ahead"),
+            (ahead & same).label("ahead"),
+            same.label("same"),
+            (at - until).label("ago"),
         )
-        .where(_RUNNING, (until < at) | ahead | (trials.c.clock != now.clock))
+        .where(_RUNNING, (until < at) | ahead | ~same)
         .order_by(trials.c.lease_until)
         .limit(RESCUE_BATCH)
         .with_for_update(skip_locked=True)
     ).all()
     for row in expired:
-        why = "its lease ended"
+        why = LEASE_ENDED if row.ago <= served else UNWATCHED
+        if row.ahead or not row.same:
+            why = AHEAD if row.ahead else RESTARTED
         if row.ahead:
-            why = "its lease was set by a clock that is ahead of this one"
             log.warning("trial %s is taken over: %s", row.trial_id, why)
         _expire(connection, row.id, row.fence, row.losses, why)
         _pass_on(connection, row.trunk)
@@ -656,15 +677,19 @@ def lose(connection: Connection, claim: Claim, why: str) -> None:
 
 
 def _expire(connection: Connection, trial: int, fence: int, losses: int, why: str) -> None:
+    ended = sa.update(attempts).where(attempts.c.trial == trial, attempts.c.fence == fence)
     new_rounds = connection.execute(
-        sa.update(attempts)
-        .where(attempts.c.trial == trial, attempts.c.fence == fence)
-        .values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why)
-        .returning(attempts.c.rounds_new)
+        ended.values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why).returning(
+            attempts.c.rounds_new
+        )
     ).scalar_one()
-    losses = 0 if new_rounds > 0 else losses + 1
-    lost = losses >= MAX_LOSSES
-    error = f"lost its worker {losses} times in a row without a new round; the last time: {why}"
+    losses = 0 if new_rounds > 0 else losses + (why not in UNCHARGED)
+    charged = losses >= MAX_LOSSES
+    times = losses if charged else _doubts(connection, trial)
+    lost = charged or times >= MAX_DOUBTS
+    error = f"{_FOR_GOOD} {times} times in a row without a new round; the last time: {why}"
+    if lost and not charged:  # from here on, `_doubts` counts anew
+        connection.execute(ended.values(error=error))
     connection.execute(
         sa.update(trials)
         .where(trials.c.id == trial)
@@ -678,6 +703,49 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
         )
     )
     wake(connection)
+
+
+_FOR_GOOD = "lost its worker"
+
+
+def _doubts(connection: Connection, trial: int) -> int:
+    """Count a trial's attempts that ended in doubt, since it last got on or was given up."""
+    c = attempts.c
+    settled = (Outcome.FINISHED.value, Outcome.FAILED.value, Outcome.CANCELLED.value)
+    over = (c.rounds_new > 0) | c.outcome.in_(settled) | c.error.startswith(_FOR_GOOD)
+    last = sa.select(sa.func.coalesce(sa.func.max(c.fence), 0)).where(c.trial == trial, over)
+    since = (c.trial == trial) & (c.fence > last.scalar_subquery())
+    counted = sa.select(sa.func.count()).where(since, c.error.in_(UNCHARGED))
+    return int(connection.execute(counted).scalar_one())
+
+
+def come_back(connection: Connection, claim: Claim) -> bool:
+    """Take back the loss of an attempt whose lease ended while its worker lived.
+
+    The worker was frozen, or cut off from the database, which is no sign against the trial. Returns
+    whether there was a loss. A trial that failed for it is queued again.
+    """
+    of_mine = _attempt_of(claim) & (attempts.c.error == LEASE_ENDED) & (attempts.c.rounds_new == 0)
+    expired = sa.update(attempts).where(of_mine, attempts.c.outcome == Outcome.EXPIRED.value)
+    if not connection.execute(expired.values(error=CAME_BACK)).rowcount:
+        return False
+    got_on = sa.exists().where(
+        attempts.c.trial == claim.trial, attempts.c.fence > claim.fence, attempts.c.rounds_new > 0
+    )
+    mine = sa.update(trials).where(trials.c.id == claim.trial, ~got_on)
+    fewer = mine.where(trials.c.losses > 0).values(losses=trials.c.losses - 1)
+    if not connection.execute(fewer).rowcount:
+        return False
+    given_up = (
+        (trials.c.state == TrialState.FAILED.value)
+        & (trials.c.failure == FailureKind.LOST.value)
+        & (trials.c.losses == MAX_LOSSES - 1)
+    )
+    again = mine.where(given_up).values(state=TrialState.QUEUED.value, failure=None, error=None)
+    if connection.execute(again).rowcount:
+        settle(connection, trials.c.id == claim.trial)
+        wake(connection)
+    return True
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:

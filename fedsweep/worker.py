@@ -54,6 +54,7 @@ from fedsweep.store.engine import (
     let_go,
     read_clock,
     reading,
+    seconds_served,
     seconds_since_outage,
     through_an_outage,
     transaction,
@@ -114,6 +115,8 @@ class Slot:
 
     number: int
     device: str
+    name: str = ""
+    """Under which its process claims; a new one for each process."""
     process: SpawnProcess | None = None
     pipe: Any = None
     claim: Claim | None = None
@@ -348,10 +351,11 @@ class _Watch:
 
     def start(self, slot: Slot) -> None:
         mine, theirs = self.context.Pipe()
+        slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
         slot.process = self.context.Process(
             target=_slot,
             args=(
-                *(replace(self.options, notify=()), slot.number, slot.device, theirs),
+                *(replace(self.options, notify=()), slot.number, slot.device, slot.name, theirs),
                 *(slot.box, self.memory),
             ),
             name=f"fedsweep-slot-{slot.number}",
@@ -464,6 +468,8 @@ class _Watch:
         code = slot.process.exitcode
         if slot.granted:
             self.answer(slot, Ask.BACK)
+        if code == 0:  # it has given back what it held
+            slot.name = ""
         if code is not None and code < 0:  # Python had no time to say why
             for word in blackbox.last_words(slot.box):
                 print(word, file=sys.stderr)
@@ -481,12 +487,21 @@ class _Watch:
         self.start(slot)
 
     def drop(self, slot: Slot, *, why: str = "", release: bool = False) -> None:
-        """Give up the claim of a slot whose process is gone."""
-        if slot.claim is None:
-            return
+        """Give up the claim of a slot whose process is gone.
+
+        A claim that it had no time to tell is given back: its training had not begun.
+        """
+        name, slot.name = slot.name, ""
         claim, slot.claim, slot.last, slot.unwanted = slot.claim, None, None, None
+        if claim is None and not name:
+            return
         try:
             with transaction(self.engine) as connection:
+                if claim is None:
+                    claim = queue.reclaim(connection, name, read_clock(connection))
+                    release = True
+                if claim is None:
+                    return
                 if release:
                     queue.release(connection, claim)
                 else:
@@ -522,6 +537,9 @@ class _Watch:
                     held = queue.renew(connection, slot.claim, moment, lease=self.options.lease)
             except LeaseLost:
                 # The trainer finds out itself, at its next write.
+                if slot.unwanted is None:
+                    with suppress(*OUTAGE), transaction(self.engine) as connection:
+                        queue.come_back(connection, slot.claim)
                 slot.unwanted = slot.unwanted or now
                 slot.renewed = now
             except OUTAGE:
@@ -696,7 +714,9 @@ UNREADABLE = (psutil.Error, OSError, ValueError)
 """Errors of psutil for a process that has ended, or where /proc is missing or hides it."""
 
 
-def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memory: Path) -> None:
+def _slot(
+    options: Options, number: int, device: str, name: str, pipe: Any, box: Path, memory: Path
+) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -706,10 +726,7 @@ def _slot(options: Options, number: int, device: str, pipe: Any, box: Path, memo
     try:
         with _machine_faults():
             engine = through_an_outage(lambda: schema.open_store(options.url))
-            worker = queue.Worker(
-                name=f"{platform.node()}-{os.getppid()}-{number}-{uuid.uuid4().hex[:6]}",
-                device=device,
-            )
+            worker = queue.Worker(name=name, device=device)
             with blackbox.recording(box):
                 loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
                 try:
@@ -810,13 +827,16 @@ class _SlotLoop:
             with transaction(self.engine) as connection:
                 now, claimed = read_clock(connection), None
                 if self.in_doubt:
-                    claimed = queue.reclaim(connection, self.worker, now, lease=lease)
+                    claimed = queue.reclaim(connection, self.worker.name, now, lease=lease)
                 self.in_doubt = True
                 if claimed is None:
                     # Leases that ended during an outage are first renewed by those who hold them.
-                    rescue = seconds_since_outage() > lease
                     claimed = queue.claim(
-                        *(connection, self.worker, now), lease=lease, sweep=scope, rescuing=rescue
+                        *(connection, self.worker, now),
+                        lease=lease,
+                        sweep=scope,
+                        rescuing=seconds_since_outage() > lease,
+                        served=seconds_served(),
                     )
             self.in_doubt = False
             return claimed
@@ -827,7 +847,7 @@ class _SlotLoop:
         if not self.in_doubt:
             return
         with suppress(FedsweepError, SQLAlchemyError), transaction(self.engine) as connection:
-            claim = queue.reclaim(connection, self.worker, read_clock(connection))
+            claim = queue.reclaim(connection, self.worker.name, read_clock(connection))
             if claim is not None:
                 queue.release(connection, claim)
 

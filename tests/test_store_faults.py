@@ -17,7 +17,14 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import cli, queue, worker
 from fedsweep.cli import console
-from fedsweep.errors import LeaseLost, RequestError, StoreError, StoreUnreachable
+from fedsweep.errors import (
+    LeaseLost,
+    RequestError,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
 from fedsweep.executor import Place, execute
 from fedsweep.spec import Claim, read_plan
 from fedsweep.states import Outcome
@@ -178,15 +185,88 @@ def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_claim_whose_answer_was_lost_is_found_again(planned: Engine) -> None:
     """The worker trains the trial that it holds already; its lease is renewed, nothing charged."""
     held = claim(planned)
-    other = queue.Worker("another", "cpu", "host", 1)
     with e.transaction(planned) as c:
         now = e.read_clock(c)
-        assert queue.reclaim(c, other, now) is None
+        assert queue.reclaim(c, "another", now) is None
         c.execute(sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0))
-        assert queue.reclaim(c, WORKER, now) == held
+        assert queue.reclaim(c, WORKER.name, now) == held
         queue.release(c, held)
-        assert queue.reclaim(c, WORKER, now) is None
+        assert queue.reclaim(c, WORKER.name, now) is None
     assert charged(planned) == (0, 0, 0)
+
+
+def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
+    planned: Engine, store_url: str
+) -> None:
+    """Its watch finds the claim by the slot's name; the trial is not charged."""
+    held = claim(planned)
+    watch = worker._Watch(worker.Options(store_url), lambda _: None)
+    (slot,) = watch.slots
+    slot.name = "another"
+    watch.drop(slot, why="its trainer died (SIGKILL)")
+    with e.reading(planned) as c:
+        running = sa.select(trials.c.id).where(trials.c.state == "running")
+        assert c.execute(running).scalars().all() == [held.trial]
+    slot.name = WORKER.name
+    watch.drop(slot, why="its trainer died (SIGKILL)")
+    watch.engine.dispose()
+    watch.boxes.cleanup()
+    assert (watch.tally.released, watch.tally.lost) == (1, 0)
+    assert charged(planned) == (0, 0, 0)
+    assert claim(planned).trial == held.trial
+
+
+def taken_over(store: Engine, held: Claim) -> None:
+    """A lease ends while its worker is frozen; another worker, who was there, takes the trial."""
+    over = sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0)
+    with e.transaction(store) as c:
+        c.execute(over)
+        assert queue.rescue(c, e.read_clock(c)) == 1
+    assert charged(store) == (0, 1, 0)
+
+
+def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
+    planned: Engine, store_url: str
+) -> None:
+    """The watch says so at its next beat, or the slot at its next write."""
+    held = claim(planned)
+    taken_over(planned, held)
+    assert execute(planned, held, Place(), lambda: True, lambda _: None) is None
+    assert charged(planned) == (0, 0, 0)
+    again = claim(planned)
+    assert again.trial == held.trial
+    taken_over(planned, again)
+    watch = worker._Watch(worker.Options(store_url, lease=0.0), lambda _: None)
+    (slot,) = watch.slots
+    slot.claim = again
+    slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
+    watch.heartbeat()
+    watch.engine.dispose()
+    watch.boxes.cleanup()
+    assert slot.unwanted is not None
+    assert charged(planned) == (0, 0, 0)
+
+
+def test_who_was_cut_off_from_the_store_is_no_witness(
+    planned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of outage ends a process's time of service; its next write begins a new one."""
+    moment = [100.0]
+    monkeypatch.setattr(e.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(e, "_served_since", None)
+    for fault in (StoreUnreachable, StoreBusy, StoreFull):
+        with e.reading(planned):
+            assert e.seconds_served() == 0.0
+        with e.transaction(planned):
+            pass
+        moment[0] += 7.0
+        assert e.seconds_served() == 7.0
+        with e.transaction(planned):
+            pass
+        assert e.seconds_served() == 7.0
+        with pytest.raises(fault), e.transaction(planned):
+            raise fault("away")
+        assert e.seconds_served() == 0.0
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

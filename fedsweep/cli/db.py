@@ -90,7 +90,7 @@ def merge(
         copying.both(source, target, names=("FROM", "INTO")) as (there, into),
         transaction(into) as connection,
     ):
-        while queue.rescue(connection, read_clock(connection)):
+        while queue.rescue(connection, read_clock(connection), served=0.0):
             pass
         merged = copying.merge(there, connection)
         for name in merged.sweeps:

@@ -331,6 +331,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         connection.begin(),
     ):
         yield connection
+    global _served_since  # noqa: PLW0603  # as in _note_outage
+    _served_since = _served_since or time.monotonic()
 
 
 OUTAGE = (StoreBusy, StoreFull, StoreUnreachable)
@@ -394,9 +396,20 @@ def translated(engine: Engine) -> Iterator[None]:
         yield
     except Exception as error:
         wrapped = driver_errors.wrapped(error, engine)
+        ours = error if wrapped is None else _domain_error(engine, wrapped)
+        _note_outage(ours)
         if wrapped is None:
             raise
-        raise _domain_error(engine, wrapped) or wrapped from error
+        raise ours or wrapped from error
+
+
+def _note_outage(error: Exception | None) -> None:
+    """Remember when this process last failed to reach its store: a process has one."""
+    global _served_since, _latest_outage  # noqa: PLW0603
+    if isinstance(error, OUTAGE):
+        _served_since = None
+    if isinstance(error, StoreUnreachable):
+        _latest_outage = time.monotonic()
 
 
 ARGUMENT = "fedsweep_argument"
@@ -424,9 +437,6 @@ def _in_our_words(
         connector_of(engine).pooled = True  # the next connection has no prepared statements
     if code in driver_errors.POOLED | driver_errors.RECOVERY:
         engine.dispose()  # after a failover another host may be the primary
-    if isinstance(ours, StoreUnreachable):
-        global _latest_outage  # noqa: PLW0603  # one process has one view of its store
-        _latest_outage = time.monotonic()
     return ours
 
 
@@ -454,11 +464,18 @@ _ROLE = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_o
 
 
 _latest_outage = float("-inf")
+_served_since: float | None = None
+"""When the first write after the latest outage, of any kind, was committed; None for none."""
 
 
 def seconds_since_outage() -> float:
     """Return the seconds since this process last failed to reach a store."""
     return time.monotonic() - _latest_outage
+
+
+def seconds_served() -> float:
+    """Return for how many seconds the store has taken this process's writes without a break."""
+    return 0.0 if _served_since is None else time.monotonic() - _served_since
 
 
 def connector_of(engine: Engine) -> Connector:

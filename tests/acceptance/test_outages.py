@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from fedsweep import queue
 from tests import servers
 from tests.acceptance.command import at_once, eventually, fedsweep, query, start
 from tests.servers import Server
@@ -35,6 +39,10 @@ def trained(url: str, rounds: int) -> bool:
     return bool(query(url, "SELECT count(*) FROM rounds")[0][0] >= rounds)
 
 
+def happened(url: str, rows: str) -> bool:
+    return bool(query(url, f"SELECT count(*) {rows}")[0][0])
+
+
 @pytest.mark.timeout(600)
 def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
     primary: Server, tiny: Path
@@ -57,6 +65,31 @@ def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
     assert worker.returncode == 0, said
     assert "6 trials finished, 0 failed" in said
     assert_all_in_one_attempt(url)
+
+
+ENDLESS = ["--set", "local_steps=1000000", "--set", "seed=0", "--set", "normalizer=bn"]
+"""A trial that stores no round while one waits."""
+
+
+@pytest.mark.timeout(300)
+def test_a_trial_outlives_outages_that_its_workers_do_not(primary: Server, tiny: Path) -> None:
+    """As often as a trial may lose its worker, the worker and the server go away, and come back."""
+    url = primary.create("outlived")
+    at_once("plan", str(tiny), "--db", url, *ENDLESS)
+    for number in range(1, queue.MAX_LOSSES + 2):
+        worker = start("work", "--device", "cpu", "--lease", "3", FEDSWEEP_DB=url)
+        try:
+            eventually(partial(happened, url, f"FROM attempts WHERE fence = {number}"))
+            primary.stop()
+        finally:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.communicate()
+        primary.start()
+        late = "FROM trials WHERE lease_until < extract(epoch FROM now())"
+        eventually(partial(happened, url, late))
+    taken = "SELECT outcome, error, count(*) FROM attempts GROUP BY outcome, error ORDER BY outcome"
+    assert query(url, taken) == [("expired", queue.UNWATCHED, queue.MAX_LOSSES), (None, None, 1)]
+    assert query(url, CHARGED) == [(0, 0)]
 
 
 @pytest.mark.timeout(600)

@@ -43,6 +43,10 @@ class Attempt:
     outcome: str | None = None
     trained: int = 0
     new: int = 0
+    doubt: bool = False
+    """It ended, and that is no sign against its trial."""
+    last: bool = False
+    """Its doubt was the one too many."""
 
 
 @dataclass
@@ -73,12 +77,25 @@ class Trial:
             self.attempts[-1].outcome = outcome
         self.state, self.lease_until, self.clock = state, None, None
 
-    def expire(self) -> None:
-        """Lose the worker."""
-        self.losses = 0 if self.attempts[-1].new else self.losses + 1
+    def expire(self, *, doubt: bool = False) -> None:
+        """Lose the worker, or (in doubt) a machine that was started again."""
+        mine = self.attempts[-1]
+        mine.doubt = doubt
+        self.losses = 0 if mine.new else self.losses + (not doubt)
         lost = self.losses >= queue.MAX_LOSSES
+        if not lost and self.doubts() >= queue.MAX_DOUBTS:
+            lost = mine.last = True
         self.failure = "lost" if lost else None
         self.leave("failed" if lost else "queued", "expired")
+
+    def doubts(self) -> int:
+        count = 0
+        for attempt in reversed(self.attempts):
+            settled = attempt.outcome in ("finished", "failed", "cancelled")
+            if attempt.new or attempt.last or settled:
+                break
+            count += attempt.doubt
+        return count
 
 
 @dataclass
@@ -139,7 +156,7 @@ class Model:
         for trial in self.trials.values():
             other = trial.clock != self.clock
             if trial.state == "running" and (other or trial.lease_until < self.now):
-                trial.expire()
+                trial.expire(doubt=other)
             elif trial.not_before is not None and (other or trial.not_before <= self.now):
                 trial.not_before = trial.clock = None
             else:

@@ -261,6 +261,112 @@ def test_a_trial_that_loses_three_workers_in_a_row_is_lost(c: Connection) -> Non
     assert "3 times in a row" in row["error"]
 
 
+def alone(c: Connection) -> None:
+    """Leave one trial to claim."""
+    c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
+
+
+def losses(c: Connection) -> int:
+    return c.execute(sa.select(trials.c.losses).where(trials.c.id == 1)).scalar_one()
+
+
+def last_error(c: Connection) -> str | None:
+    latest = sa.select(attempts.c.error).order_by(attempts.c.id.desc()).limit(1)
+    return c.execute(latest).scalar_one()
+
+
+@pytest.mark.parametrize(
+    ("served", "lost", "why"), [(36.0, 1, queue.LEASE_ENDED), (34.0, 0, queue.UNWATCHED)]
+)
+def test_a_lease_that_ended_in_an_outage_is_no_loss(
+    served: float, lost: int, why: str, c: Connection
+) -> None:
+    """A claim takes the trial over all the same; only who reached the database then can tell."""
+    alone(c)
+    claim = claimed(c)
+    again = queue.claim(c, BOB, at(LEASE + 35), served=served)
+    assert again is not None
+    assert (again.trial, again.fence, losses(c)) == (claim.trial, 2, lost)
+    assert c.execute(sa.select(attempts.c.error).where(attempts.c.fence == 1)).scalar_one() == why
+
+
+def outlive(c: Connection, number: int) -> Claim:
+    """An attempt of which nobody can tell how it ended."""
+    claim = claimed(c, ALICE, number * 100)
+    queue.rescue(c, at(number * 100 + 50), served=0.0)
+    return claim
+
+
+def test_outages_never_fail_a_trial_but_an_endless_row_of_doubts_does(c: Connection) -> None:
+    """A trial that kills its whole machine each time is not claimed for ever."""
+    alone(c)
+    claim = outlive(c, 0)
+    for number in range(1, queue.MAX_DOUBTS - 1):
+        outlive(c, number)
+    assert (state(c, claim), losses(c)) == ("queued", 0)
+    train(c, claimed(c, ALICE, 2000), 1, 1)
+    queue.rescue(c, at(2100), served=0.0)
+    for number in range(queue.MAX_DOUBTS - 1):
+        outlive(c, 30 + number)
+    assert state(c, claim) == "queued"
+    outlive(c, 90)
+    row = reads.trial_result(c, claim.trial_id)
+    assert (row["state"], row["failure"]) == ("failed", "lost")
+    assert row["error"] == last_error(c)
+    assert row["error"].startswith("lost its worker 10 times in a row without a new round")
+    queue.retry(c, [claim.trial])
+    outlive(c, 91)
+    assert state(c, claim) == "queued"
+
+
+def test_another_boot_is_no_loss(c: Connection) -> None:
+    """Whoever looks was not there."""
+    alone(c)
+    claimed(c)
+    assert queue.rescue(c, Moment(5.0, "boot-2")) == 1
+    assert (losses(c), last_error(c)) == (0, queue.RESTARTED)
+
+
+def test_a_worker_that_comes_back_takes_its_loss_back(c: Connection) -> None:
+    """Once. The trial that had failed for it is queued again."""
+    alone(c)
+    queue.lose(c, claimed(c), "killed")
+    queue.lose(c, claimed(c), "killed")
+    frozen = claimed(c)
+    queue.rescue(c, at(50))
+    assert state(c, frozen) == "failed"
+    assert queue.come_back(c, frozen)
+    assert (state(c, frozen), losses(c), last_error(c)) == ("queued", 2, queue.CAME_BACK)
+    row = reads.trial_result(c, frozen.trial_id)
+    assert (row["failure"], row["error"]) == (None, None)
+    assert not queue.come_back(c, frozen)
+    assert losses(c) == 2
+
+
+def test_a_worker_that_comes_back_late_changes_nothing(c: Connection) -> None:
+    """After a round, a retry or a cancellation, or to a trial that it has released or lost."""
+    alone(c)
+    killed = claimed(c)
+    queue.lose(c, killed, "killed")
+    assert not queue.come_back(c, killed)
+    frozen = claimed(c)
+    queue.rescue(c, at(50))
+    assert losses(c) == 2
+    getting_on = claimed(c, BOB, 60)
+    train(c, getting_on, 1, 1)
+    assert not queue.come_back(c, getting_on)
+    queue.lose(c, getting_on, "killed")
+    queue.lose(c, claimed(c, BOB, 60), "killed")
+    assert not queue.come_back(c, frozen)
+    assert losses(c) == 1
+    held = claimed(c, BOB, 60)
+    queue.rescue(c, at(200))
+    queue.cancel(c, [held.trial])
+    queue.retry(c, [held.trial])
+    assert not queue.come_back(c, held)
+    assert (state(c, held), losses(c)) == ("queued", 0)
+
+
 def test_a_new_round_forgives_the_lost_workers_before_it(c: Connection) -> None:
     """A long trial on preempted machines gets on, however often it is interrupted."""
     c.execute(sa.update(trials).where(trials.c.id != 1).values(state="cancelled"))
