@@ -34,7 +34,7 @@ Meaning = tuple[type[FedsweepError], str]
 
 _AWAY: Meaning = (
     StoreUnreachable,
-    "{url} cannot be reached ({said}): check the host, port and name in --db",
+    "{url} cannot be reached ({said}): check the host, port, user and name in --db",
 )
 _DOWN: Meaning = (
     StoreUnreachable,
