@@ -26,6 +26,7 @@ from fedsweep.errors import (
     StoreFull,
     StoreHeld,
     StoreReadOnly,
+    StoreStandby,
     StoreUnreachable,
     hide_secrets,
 )
@@ -114,8 +115,14 @@ _STATEMENT_MODE: Meaning = (
     ),
 )
 
+_NO_PRIMARY: Meaning = (
+    StoreStandby,
+    "{url} has no server that accepts writes ({said}): try again when one of them is the primary",
+)
+
 BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
     (("statement pooling mode",), _STATEMENT_MODE),
+    (("session is read-only", "server is in hot standby mode"), _NO_PRIMARY),
     (
         ("because other objects depend on it",),
         (

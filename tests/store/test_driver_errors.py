@@ -63,6 +63,10 @@ def test_a_worker_waits_out_an_outage(code: str) -> None:
     [
         (exc.OperationalError("", {}, psycopg.OperationalError(GERMAN)), errors.StoreUnreachable),
         (exc.InterfaceError("", {}, psycopg.InterfaceError(GERMAN)), errors.StoreUnreachable),
+        (
+            exc.OperationalError("", {}, psycopg.OperationalError("session is read-only")),
+            errors.StoreStandby,
+        ),
         (exc.PendingRollbackError(GERMAN), errors.StoreUnreachable),
         (exc.ResourceClosedError(GERMAN), errors.StoreUnreachable),
         (exc.TimeoutError(GERMAN), errors.StoreBusy),
