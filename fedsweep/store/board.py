@@ -132,7 +132,7 @@ def backing_off(connection: Connection, limit: int) -> list[Row]:
 
 
 def waiting(connection: Connection, limit: int) -> list[Row]:
-    """What waits for trunks: `n` trials for each, and the `carrier` that trains it, or None."""
+    """Trials that wait, by trunk: `n` of them, and the `carrier` that trains it, or None."""
     carrier = trials.alias("carrier")
     trains = sa.select(sa.func.min(carrier.c.trial_id)).where(
         sa.text("carrier.trunk IS NOT NULL AND carrier.state = 'running'"),
@@ -140,6 +140,7 @@ def waiting(connection: Connection, limit: int) -> list[Row]:
     )
     query = (
         sa.select(
+            trials.c.trunk,
             sa.func.count().label("n"),
             sa.func.min(trials.c.trial_id).label("one"),
             trains.correlate(trials).scalar_subquery().label("carrier"),

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 from sqlalchemy.engine import Engine, make_url
 
+from fedsweep.logbook import Line
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
+from fedsweep.store import writes
 from fedsweep.store.engine import transaction
 from fedsweep.store.location import sqlite_file
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
+from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
 from tests.serve.conftest import HOSTILE, TOKEN, claimed, finished
 from tests.serve.test_command import served
 
-PATIENCE = 60_000.0
-"""Milliseconds to wait for what another process brings about."""
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it"),
-    pytest.mark.quick_on("sqlite"),
-]
+pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
 
 PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 """plotly.js brings a style for its maps, which the page neither has nor lets in."""
@@ -37,18 +32,14 @@ PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens a page of a store in a fresh browser, through the printed address; nothing on it may
-    go wrong.
+    go wrong. A page whose `streams` are taken is not live before they are continued.
     """
     wrong: list[str] = []
 
@@ -58,7 +49,9 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     with ExitStack() as stack:
 
-        def open_page(url: str, path: str = "/", *, patient: bool = False) -> Page:
+        def open_page(
+            url: str, path: str = "/", *, patient: bool = False, streams: list[Route] | None = None
+        ) -> Page:
             address, token, _ = stack.enter_context(served(url, "--token", TOKEN))
             context = stack.enter_context(browser.new_context())
             context.set_default_timeout(PATIENCE)
@@ -67,18 +60,17 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
             if not patient:
                 page.on("console", note)
             enter(page, address, token)
-            page.goto(f"{address}{path}")
-            live(page)
+            if streams is None:
+                page.goto(f"{address}{path}")
+                live(page)
+            else:
+                page.route(f"{address}/events?*", lambda route: streams.append(route))  # noqa: PLW0108  # playwright marks a function, which a built-in one does not allow
+                with page.expect_request(f"{address}/events?*"):
+                    page.goto(f"{address}{path}")
             return page
 
         yield open_page
     assert wrong == []
-
-
-def enter(page: Page, address: str, token: str) -> None:
-    """Open the printed address, and wait until it has led to the page without its token."""
-    page.goto(f"{address}/?token={token}")
-    page.wait_for_url(f"{address}/")
 
 
 @contextmanager
@@ -94,24 +86,21 @@ def working(url: str) -> Iterator[None]:
         worker.communicate()
 
 
-def live(page: Page) -> None:
-    expect(page.locator("#link")).to_have_text("live")
-
-
 def test_the_address_lets_in_and_forgets_its_token(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
     """What is then shown and sent on has none; another browser is asked for it."""
     page = opened(store_url)
     assert TOKEN not in page.url
-    assert page.title() == "1 running · fedsweep"
+    expect(page).to_have_title("1 running · fedsweep")
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     assert page.evaluate("document.cookie") == ""
-    stranger = page.context.browser.new_page()  # type: ignore[union-attr]  # it has one
-    answer = stranger.goto(page.url)
-    assert answer is not None
-    assert answer.status == 401
-    expect(stranger.get_by_role("heading", level=1)).to_have_text("This page needs its token")
+    with page.context.browser.new_context() as context:  # type: ignore[union-attr]  # it has one
+        stranger = context.new_page()
+        answer = stranger.goto(page.url)
+        assert answer is not None
+        assert answer.status == 401
+        expect(stranger.get_by_role("heading", level=1)).to_have_text("This page needs its token")
 
 
 def test_a_page_elsewhere_leads_in(
@@ -126,7 +115,7 @@ def test_a_page_elsewhere_leads_in(
     with server._shown(f"{inside}?token={TOKEN}"):
         page.goto(shown[0])
         expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-    assert page.url == inside
+        expect(page).to_have_url(inside)
 
 
 def test_it_follows_a_worker_to_the_end(
@@ -153,17 +142,19 @@ def test_curves_grow_as_rounds_arrive(
     at_once("plan", str(tiny), "--db", store_url, *long)
     ((trial,),) = query(store_url, "SELECT trial_id FROM results")
     page = opened(store_url, f"/trials/{trial}")
-    seen: list[int] = []
-    page.expose_function("drawn", lambda points: seen.append(int(points)))
     page.evaluate(
-        """new MutationObserver(() => drawn(document.getElementById("accuracy").dataset.points))
-        .observe(document.getElementById("accuracy"), {attributeFilter: ["data-points"]})"""
+        """() => { const chart = document.getElementById("accuracy");
+        window.seen = [];
+        new MutationObserver(() => seen.push(Number(chart.dataset.points)))
+          .observe(chart, { attributeFilter: ["data-points"] }); }"""
     )
     with working(store_url):
         expect(page.locator("#accuracy[data-points='60']")).to_be_visible()
+    page.wait_for_function("seen.at(-1) === 60")
+    seen = page.evaluate("seen")
     assert seen == sorted(seen)
     expect(page.locator("#rounds tr")).to_have_count(60)
-    assert page.locator("#accuracy .scatterlayer path.js-line").count() == 1
+    expect(page.locator("#accuracy .scatterlayer path.js-line")).to_have_count(1)
     page.locator("#numbers summary").click()
     expect(page.locator("#rounds tr").first).to_be_visible()
 
@@ -174,18 +165,116 @@ def test_what_one_does_survives_an_update(
     """The focus, what is typed, what is unfolded, where one has scrolled."""
     page = opened(store_url, "/failures")
     page.set_viewport_size({"width": 800, "height": 120})
-    page.locator("details summary").last.focus()
+    summary = page.locator("details summary").last
+    summary.focus()
     page.keyboard.press("Enter")
-    page.mouse.wheel(0, 40)
-    page.wait_for_function("window.scrollY > 0")
-    top = page.evaluate("window.scrollY")
-    page.evaluate("window.focused = document.activeElement")
-    with transaction(worked) as connection:
-        connection.execute(sa.text("UPDATE attempts SET error = 'another' WHERE failure = 'error'"))
+    expect(page.locator("details[open]")).to_have_count(1)
+    page.evaluate("scrollTo(0, 40)")  # at once: a wheel's scrolling takes its time
+    assert page.evaluate("scrollY") == 40
+    change_error(worked)
     expect(page.get_by_text("another")).to_be_attached()
-    assert page.evaluate("window.focused === document.activeElement")
-    assert page.locator("details[open]").count() == 1
-    assert page.evaluate("window.scrollY") == top
+    expect(summary).to_be_focused()
+    expect(page.locator("details[open]")).to_have_count(1)
+    assert page.evaluate("scrollY") == 40
+
+
+def change_error(store: Engine) -> None:
+    """Change a text that the page of failures shows."""
+    with transaction(store) as connection:
+        connection.execute(sa.text("UPDATE attempts SET error = 'another' WHERE failure = 'error'"))
+
+
+def test_what_one_does_before_the_page_is_live_survives_its_first_update(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """The focus, what is typed, what is unfolded, what is selected."""
+    streams: list[Route] = []
+    page = opened(store_url, "/failures", streams=streams)
+    page.get_by_label("Trial", exact=True).fill("ab")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('#kinds caption'))")
+    selected = page.evaluate("String(getSelection())")
+    summary = page.locator("details summary").last
+    summary.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("details[open]")).to_have_count(1)
+    change_error(worked)
+    streams[0].continue_()
+    expect(page.get_by_text("another")).to_be_attached()
+    expect(summary).to_be_focused()
+    expect(page.locator("details[open]")).to_have_count(1)
+    expect(page.get_by_label("Trial", exact=True)).to_have_value("ab")
+    assert selected
+    assert page.evaluate("String(getSelection())") == selected
+
+
+def test_a_row_keeps_the_focus_and_the_selection_when_one_above_it_leaves(
+    opened: Callable[..., Page], tiny: Path, store: Engine, store_url: str
+) -> None:
+    """The next trial leaves the top of the queue when it is claimed."""
+    at_once("plan", str(tiny), "--db", store_url)
+    page = opened(store_url, "/queue")
+    rows = page.locator("#next tbody tr")
+    count = rows.count()
+    assert count > 1
+    link = rows.last.get_by_role("link").first
+    link.focus()
+    page.evaluate(
+        "getSelection().selectAllChildren(document.querySelector('#next tr:last-child td'))"
+    )
+    selected = page.evaluate("String(getSelection())")
+    claimed(store, 0)
+    expect(rows).to_have_count(count - 1)
+    expect(link).to_be_focused()
+    assert selected
+    assert page.evaluate("String(getSelection())") == selected
+
+
+def test_a_line_of_the_log_keeps_the_selection_when_others_come(
+    opened: Callable[..., Page], worked: Engine, store_url: str
+) -> None:
+    """The page shows the last 40: the first one leaves, and the second one is selected."""
+    claim = claimed(worked, 0)
+    with transaction(worked) as connection:
+        lines = [Line(n, float(n), "info", f"line {n} of it") for n in range(1, 41)]
+        writes.add_logs(connection, claim, lines)
+    page = opened(store_url, f"/trials/{claim.trial_id}")
+    page.evaluate(
+        """() => { const pre = document.querySelector("#log pre");
+        const texts = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT);
+        let text = texts.nextNode();
+        while (!text.data.includes("line 2 of")) text = texts.nextNode();
+        const start = text.data.indexOf("line 2 of");
+        getSelection().setBaseAndExtent(text, start, text, start + 9); }"""
+    )
+    with transaction(worked) as connection:
+        writes.add_logs(connection, claim, [Line(41, 41.0, "info", "line 41 of it")])
+    expect(page.get_by_text("line 41 of it")).to_be_attached()
+    expect(page.get_by_text("line 1 of it")).not_to_be_attached()
+    assert page.evaluate("String(getSelection())") == "line 2 of"
+
+
+TWINS = """() => [...document.querySelectorAll("[data-live], [data-live] *")].flatMap((parent) => {
+  const nodes = [...parent.childNodes], names = keys(nodes);
+  return names.filter((name, i) => nodes[i].nodeType === 1 && names.indexOf(name) !== i
+    && !nodes[i].matches("td, th")
+    && (nodes[i].matches("a, details, [tabindex]")
+      || nodes[i].querySelector("a, details, [tabindex]")));
+})"""
+"""Nodes that a person can use, and that an update could mistake for the one before it."""
+
+
+def test_an_update_mistakes_nothing_for_its_neighbor(
+    opened: Callable[..., Page], hostile: Engine, store_url: str
+) -> None:
+    """All that can have the focus has a key of its own among its siblings."""
+    finished(hostile)
+    page = opened(store_url)
+    trial = query(store_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0][0]
+    for path in ("/", "/queue", "/failures", "/trials", "/sweeps/tiny", f"/trials/{trial}"):
+        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        live(page)
+        assert page.locator("[data-live]").count() > 0
+        assert page.evaluate(TWINS) == [], path
 
 
 def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
@@ -195,12 +284,12 @@ def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
     page = opened(store_url, "/trials")
     page.get_by_label("normalizer").select_option("fixbn")
     expect(page.locator("#count")).to_have_text("2 trials")
-    assert page.url.endswith("/trials?normalizer=fixbn")
+    expect(page).to_have_url(re.compile(r"/trials\?normalizer=fixbn$"))
     live(page)  # before its script runs, a form sends its empty fields too
     page.get_by_label("id begins with").fill("zz")
     page.keyboard.press("Enter")
     expect(page.get_by_text("None fits")).to_be_visible()
-    assert page.url.endswith("/trials?id=zz&normalizer=fixbn")
+    expect(page).to_have_url(re.compile(r"/trials\?id=zz&normalizer=fixbn$"))
     page.go_back()
     page.go_back()
     expect(page.locator("#count")).to_have_text("6 trials")
@@ -236,7 +325,7 @@ def test_everything_can_be_done_by_keyboard(
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name=name, exact=True)).to_be_focused()
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    assert page.evaluate(outline) == "solid"
+    page.wait_for_function(f"{outline} === 'solid'")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/trials$"))
     live(page)
@@ -245,7 +334,9 @@ def test_everything_can_be_done_by_keyboard(
     page.keyboard.press("/")
     expect(page.get_by_label("id begins with")).to_have_value("/")
     page.goto(page.url.replace("/trials", "/sql"))
+    live(page)
     page.keyboard.press("/")
+    expect(page.locator("#q")).to_be_focused()
     page.keyboard.type("SELECT count(*) AS trials FROM results")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#answer td")).to_have_text("6")
@@ -297,6 +388,32 @@ def test_a_file_that_is_moved_away_and_back(
     assert page.evaluate("window.kept")
 
 
+def test_a_page_that_comes_back_waits_while_one_types(
+    opened: Callable[..., Page], tiny: Path, sqlite_url: str
+) -> None:
+    """A page that is opened while the database is away is loaded when the field is left empty."""
+    at_once("plan", str(tiny), "--db", sqlite_url)
+    page = opened(sqlite_url, patient=True)
+    file = sqlite_file(make_url(sqlite_url))
+    assert file is not None
+    away = file.rename(file.with_name("away.db"))
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Away")
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    field = page.get_by_label("Trial", exact=True)
+    field.fill("ab")
+    page.evaluate("window.kept = true")
+    away.rename(file)
+    expect(page.get_by_role("status")).to_have_text("nothing runs yet")
+    assert page.evaluate("window.kept")
+    expect(field).to_have_value("ab")
+    expect(field).to_be_focused()
+    field.fill("")
+    field.blur()
+    expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
+
+
 def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny: Path) -> None:
     """A page that is opened meanwhile shows itself too, when the database is back."""
     server = Postgres()
@@ -326,7 +443,7 @@ def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, t
     with browser.new_context() as context:
         page = context.new_page()
         with served(sqlite_url, "--token", TOKEN) as (address, token, _):
-            page.goto(f"{address}/?token={token}")
+            enter(page, address, token)
             live(page)
         expect(page.locator("#away")).to_contain_text("fedsweep serve does not answer")
         expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
@@ -343,7 +460,9 @@ def test_nothing_is_wider_than_the_window(
     for path in ("/", "/queue", "/failures", "/trials", "/sql", "/sweeps/tiny", f"/trials/{trial}"):
         page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
         live(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        if page.locator(".chart").count():
+            page.locator(".chart .main-svg").first.wait_for()
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
 
 
 LEGEND = """() => {
@@ -382,8 +501,8 @@ def test_every_name_of_a_legend_lies_in_its_chart(
     page.evaluate(SHOW, [f"{name} T⋆={i}" for i in range(arms)])
     page.set_viewport_size({"width": width, "height": 800})
     page.wait_for_function(f"document.querySelector('#arms .main-svg').clientWidth <= {width}")
-    page.wait_for_function(f"({LEGEND})()[1] && ({LEGEND})()[2] === 0")
-    names, inside, scrollbar, height = page.evaluate(LEGEND)
+    page.wait_for_function(
+        f"""() => {{ const [names, inside, scrollbar, height] = ({LEGEND})();
+        return names === {arms} && inside && scrollbar === 0 && height > 300; }}"""
+    )
     page.close()
-    assert (names, inside, scrollbar) == (arms, True, 0)
-    assert height > 300

@@ -23,7 +23,9 @@ function layout(x, y) {
 }
 
 // Plotly hides what exceeds half of a chart behind a scrollbar. So names are wrapped to the width of
-// the chart, and the chart grows by the height of its legend.
+// the chart, and the chart grows by the height of its legend. The height that it has grown by is
+// kept: a page that is lower for a moment scrolls up.
+const grown = new WeakMap();
 const pen = document.createElement("canvas").getContext("2d");
 const LINE = 16, ROW = 3, HANDLE = 45, SIDES = 48 + 12;
 
@@ -43,8 +45,8 @@ function wrapped(name, width) {
 
 function fitLegend(chart, traces, drawn) {
   pen.font = `${drawn.font.size}px ${drawn.font.family}`;
-  chart.style.height = "";
-  const room = chart.clientWidth - SIDES - 10, plot = chart.clientHeight;
+  const room = chart.clientWidth - SIDES - 10;
+  const plot = chart.clientHeight - (grown.get(chart) ?? 0);
   const named = traces.filter((trace) => trace.showlegend !== false);
   const names = named.map((trace) => wrapped(trace.name, room - HANDLE));
   named.forEach((trace, i) => { trace.name = names[i].join("<br>"); });
@@ -53,7 +55,8 @@ function fitLegend(chart, traces, drawn) {
   const lines = Math.max(1, ...names.map((name) => name.length));
   const height = Math.ceil(named.length / columns) * (lines * LINE + ROW) + 10;
   drawn.legend.maxheight = 2 * height + 100;
-  if (height > drawn.margin.t) chart.style.height = `${plot + height - drawn.margin.t}px`;
+  grown.set(chart, Math.max(0, height - drawn.margin.t));
+  chart.style.height = grown.get(chart) ? `${plot + grown.get(chart)}px` : "";
   return drawn;
 }
 
@@ -88,27 +91,25 @@ function drawRounds() {
 const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2));
 const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
 
-function addRow(body, row) {
-  const line = body.insertRow();
-  const head = document.createElement("th");
-  head.scope = "row";
-  line.append(head);
-  head.textContent = row[0];
-  const texts = [percent(row[1]), percent(row[2]), ...row.slice(3, 7).map(number)];
-  for (const text of texts) line.insertCell().textContent = text;
-  for (const cell of line.cells) cell.className = "n";
-  line.insertCell().textContent = row[7] + (row[8] ? " (shared)" : "");
+function fillRow(line, row) {
+  const phase = row[7] + (row[8] ? " (shared)" : "");
+  const texts = [row[0], percent(row[1]), percent(row[2]), ...row.slice(3, 7).map(number), phase];
+  for (const [i, text] of texts.entries()) {
+    const cell = line.cells[i] ?? line.appendChild(document.createElement(i ? "td" : "th"));
+    if (!i) cell.scope = "row";
+    cell.className = i < texts.length - 1 ? "n" : "";
+    if (cell.textContent !== String(text)) cell.textContent = text;
+  }
 }
 
+// Rows that are there stay, and with them what is selected.
 document.addEventListener("rounds", ({ detail: { anew, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
-  if (anew) {
-    rounds = [];
-    body.replaceChildren();
-  }
-  rounds.push(...more);
-  for (const row of more) addRow(body, row);
+  rounds = anew ? more : [...rounds, ...more];
+  const first = rounds.length - more.length;
+  for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row);
+  while (body.rows.length > rounds.length) body.deleteRow(-1);
   drawRounds();
 });
 

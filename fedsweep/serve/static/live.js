@@ -12,8 +12,14 @@ function say(state, text) {
   if (banner.textContent !== text) banner.textContent = text;
 }
 
-const key = (node) =>
-  node.nodeType === 1 ? `${node.tagName}#${node.id}#${node.dataset?.key ?? ""}` : node.nodeType;
+// A text has the name of the element before it, so that it stays with that element.
+function keys(nodes) {
+  let last = "";
+  return nodes.map((node) => {
+    if (node.nodeType !== 1) return `${node.nodeType} after ${last}`;
+    return (last = `${node.tagName}#${node.id}#${node.dataset?.key ?? ""}`);
+  });
+}
 
 function sameAttributes(old, made) {
   for (const { name } of [...old.attributes]) {
@@ -24,31 +30,74 @@ function sameAttributes(old, made) {
   }
 }
 
-// Makes the old children what the new ones are; a node that has a twin stays itself.
+// Changes only the characters that differ: a selection around them stays.
+function rewrite(node, text) {
+  const old = node.data, most = Math.min(old.length, text.length);
+  let head = 0, tail = 0;
+  while (head < most && old[head] === text[head]) head++;
+  while (tail < most - head && old.at(-1 - tail) === text.at(-1 - tail)) tail++;
+  node.replaceData(head, old.length - head - tail, text.slice(head, text.length - tail));
+}
+
+let pressed = null;
+document.addEventListener("pointerdown", (event) => { pressed = event.target; }, true);
+
+// Returns the nodes that have the focus, an end of the selection, or the last press of the mouse.
+function nodesInUse() {
+  const { anchorNode, focusNode } = getSelection();
+  return [document.activeElement, anchorNode, focusNode, pressed].filter(Boolean);
+}
+
+// Returns the nodes that stay in place: the most that are in order, above all those in use. A node
+// that is moved loses its focus, its selection and its click.
+function unmoved(nodes, children) {
+  const places = new Map(children.map((node, i) => [node, i]));
+  const follows = (i, j) => places.get(nodes[i]) > places.get(nodes[j]);
+  if (nodes.every((_, i) => !i || follows(i, i - 1))) return new Set(nodes);
+  const used = nodesInUse(), best = [], before = [];
+  let end = 0;
+  for (const [i, node] of nodes.entries()) {
+    let most = 0;
+    before[i] = -1;
+    for (let j = 0; j < i; j++) {
+      if (best[j] > most && follows(i, j)) [most, before[i]] = [best[j], j];
+    }
+    best[i] = most + (used.some((other) => node.contains(other)) ? nodes.length : 1);
+    if (best[i] > best[end]) end = i;
+  }
+  const stay = new Set();
+  for (let i = end; i >= 0; i = before[i]) stay.add(nodes[i]);
+  return stay;
+}
+
+function insert(parent, node, next) {
+  if (node.parentNode === parent && parent.moveBefore) parent.moveBefore(node, next);
+  else parent.insertBefore(node, next);
+}
+
+// Makes the old children what the new ones are. A node that has a twin stays itself.
 function morph(old, made) {
-  const kept = new Map();
-  for (const node of old.childNodes) {
-    const name = key(node);
-    if (!kept.has(name)) kept.set(name, []);
-    kept.get(name).push(node);
+  const children = [...old.childNodes], wanted = [...made.childNodes];
+  const free = new Map(), names = keys(children);
+  for (const [i, node] of children.entries()) {
+    if (!free.has(names[i])) free.set(names[i], []);
+    free.get(names[i]).push(node);
   }
-  let place = old.firstChild;
-  for (const wanted of [...made.childNodes]) {
-    const twin = kept.get(key(wanted))?.shift();
-    if (!twin) {
-      old.insertBefore(wanted, place);
-      continue;
-    }
-    if (twin !== place) old.insertBefore(twin, place);
-    else place = place.nextSibling;
-    if (twin.nodeType !== 1) {
-      if (twin.nodeValue !== wanted.nodeValue) twin.nodeValue = wanted.nodeValue;
-    } else if (!twin.isEqualNode(wanted)) {
-      sameAttributes(twin, wanted);
-      morph(twin, wanted);
+  const twins = keys(wanted).map((name) => free.get(name)?.shift());
+  const stay = unmoved(twins.filter(Boolean), children);
+  for (const node of [...free.values()].flat()) node.remove();
+  let next = null;
+  for (const [i, node] of [...wanted.entries()].reverse()) {
+    const twin = twins[i] ?? node;
+    if (!stay.has(twin)) insert(old, twin, next);
+    next = twin;
+    if (twin === node || twin.isEqualNode(node)) continue;
+    if (twin.nodeType !== 1) rewrite(twin, node.data);
+    else {
+      sameAttributes(twin, node);
+      morph(twin, node);
     }
   }
-  for (const nodes of kept.values()) for (const node of nodes) node.remove();
 }
 
 function replace(id, html) {
@@ -63,6 +112,13 @@ function onPage({ parts = {}, title, said }) {
   for (const [id, html] of Object.entries(parts)) replace(id, html);
   if (title) document.title = title;
   if (said) document.getElementById("said").textContent = said;
+}
+
+// Loads the page that could not be shown, when nobody types: a page that is loaded forgets it.
+function comeBack() {
+  const field = document.getElementById("find");
+  if (!field.value && document.activeElement !== field) location.reload();
+  else field.addEventListener("blur", comeBack, { once: true });
 }
 
 const GONE = "The database does not answer: what you see is from before. It comes back by itself.";
@@ -80,7 +136,7 @@ function listen() {
   let away = "";
   source.addEventListener("open", () => say(away ? "away" : "live", away));
   on("page", (page) => {
-    if ("gone" in document.body.dataset) location.reload();
+    if ("gone" in document.body.dataset) comeBack();
     say("live", (away = ""));
     onPage(page);
   });

@@ -1,0 +1,38 @@
+"""Headless Chromium, as the tests of the page use it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+PATIENCE = 60_000.0
+"""Milliseconds to wait for what another process brings about."""
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start a browser in which all expectations wait for PATIENCE."""
+    expect.set_options(timeout=PATIENCE)
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+def enter(page: Page, address: str, token: str) -> None:
+    """Open the printed address, and wait until it has led to the page without its token."""
+    page.goto(f"{address}/?token={token}")
+    page.wait_for_url(f"{address}/")
+
+
+def live(page: Page) -> None:
+    """Wait until the page's script has run and its stream is open."""
+    expect(page.locator("#link")).to_have_text("live")
