@@ -61,6 +61,8 @@ POSTGRES_SETTINGS = {
     "lock_timeout": "60s",
     # A stopped worker must not keep a row, once its lease is over, from whoever takes it over.
     "idle_in_transaction_session_timeout": "30s",
+    # A database can be set to write fewer digits: then a float that is read has lost its last bits.
+    "extra_float_digits": "3",
 }
 """Of each connection to a server. A migration or a copy lifts the first one."""
 

@@ -302,3 +302,19 @@ def test_statement_pooling_is_refused_in_one_sentence(
     with pytest.raises(errors.StoreError, match="set its pool_mode to transaction") as caught:
         e.make_engine(postgres_url)
     assert not isinstance(caught.value, e.OUTAGE)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_float_keeps_its_bits_if_a_database_writes_few_digits(
+    direct: bool, postgres_url: str, request: pytest.FixtureRequest
+) -> None:
+    if not direct:
+        request.getfixturevalue("pooled")
+    name = sa.make_url(postgres_url).database
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET extra_float_digits = -15")
+    store = e.make_engine(postgres_url)
+    with e.reading(store) as c:
+        number = sa.text("SELECT CAST('0.30000000000000004' AS double precision)")
+        assert c.execute(number).scalar_one() == 0.1 + 0.2
+    store.dispose()
