@@ -15,6 +15,7 @@ FedsweepError
 │       ├── StoreUnreachable
 │       │   └── StoreStandby
 │       ├── StoreReadOnly
+│       │   └── StoreHeld        also StoreUnreachable
 │       ├── StoreFull
 │       ├── StoreForeign
 │       ├── SchemaOld
@@ -96,6 +97,10 @@ class StoreStandby(StoreUnreachable):
 
 class StoreReadOnly(StoreError):
     """The database is read-only: make its file and folder writable, or name another with --db."""
+
+
+class StoreHeld(StoreReadOnly, StoreUnreachable):
+    """The database server accepts no writes at the moment, which a running worker waits out."""
 
 
 class StoreFull(StoreError):

@@ -265,7 +265,7 @@ class _Watch:
     def __init__(self, options: Options, show: Show) -> None:
         self.options = options
         self.show = show
-        self.engine = schema.open_store(options.url)
+        self.engine = schema.open_to_write(options.url)
         self.context = multiprocessing.get_context("spawn")
         self.stop = False
         self.budget = options.max_trials
@@ -765,7 +765,7 @@ class _SlotLoop:
         self.spent = False
         """Whether --max-trials is used up."""
         self.reached = time.monotonic()
-        """When the store last answered."""
+        """When the store last took a write: a standby answers, but only to reads."""
         self.parent = multiprocessing.parent_process()
         self.in_doubt = False
         """True if a claim may have been committed without an answer."""
@@ -839,6 +839,7 @@ class _SlotLoop:
                         served=seconds_served(),
                     )
             self.in_doubt = False
+            self.reached = time.monotonic()
             return claimed
         return None
 
@@ -880,7 +881,6 @@ class _SlotLoop:
         """Let a store that does not answer pass for one without trials, for a while."""
         try:
             yield
-            self.reached = time.monotonic()
         except OUTAGE:
             if time.monotonic() - self.reached > OUTAGE_SECONDS:
                 raise

@@ -23,6 +23,7 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     StoreFull,
+    StoreStandby,
     StoreUnreachable,
 )
 from fedsweep.executor import Place, execute
@@ -160,6 +161,28 @@ def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.Monk
     loop.reached -= 1001.0
     with pytest.raises(StoreUnreachable), loop.through_outages():
         raise StoreUnreachable
+
+
+def test_a_server_that_only_reads_is_not_waited_for_without_end(
+    planned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker reads between its claims; that it can read is no end of the outage."""
+    slot = object.__new__(worker._SlotLoop)
+    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
+    slot.in_doubt, slot.reached = False, worker.time.monotonic() - worker.OUTAGE_SECONDS - 1
+
+    def refused(_engine: Engine) -> Any:
+        raise StoreStandby
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "transaction", refused)
+        assert not slot.empty()
+        with pytest.raises(StoreStandby):
+            slot.take()
+    assert slot.take() is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "transaction", refused)
+        assert slot.take() is None
 
 
 def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:

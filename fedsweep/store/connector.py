@@ -122,8 +122,7 @@ class Connector:
     def _options(self) -> str:
         """Return the startup options: of two values of a setting, the server takes the later."""
         ours = [f"-c {name}={value}" for name, value in self._ours.items()]
-        last = ["-c default_transaction_read_only=on"] if self.read_only else []
-        return " ".join([*ours, *filter(None, [self._users_options]), *last])
+        return " ".join([*ours, *filter(None, [self._users_options])])
 
     def _connect(self, options: str) -> psycopg.Connection[Any]:
         # All texts are read and written as UTF-8; the server converts them to its own encoding.
@@ -131,12 +130,18 @@ class Connector:
         return psycopg.connect(**{**self._parameters, **self._more, **ours})
 
     def _look_at(self, driver: psycopg.Connection[Any]) -> None:
-        """Look for a pooler on the first connection: it names no server process as its own."""
-        if not self._known and not self.pooled:
+        """Look for a pooler on the first connection: it names no server process as its own.
+
+        An engine that only reads looks on each connection, before it makes the session read-only.
+        That is no startup option: with one, target_session_attrs=read-write accepts no server.
+        """
+        if not self.pooled and (self.read_only or not self._known):
             driver.autocommit = True
             found = driver.execute("SELECT pg_backend_pid()").fetchone()
-            driver.autocommit = False
             self.pooled = found != (driver.info.backend_pid,)
+            if self.read_only and not self.pooled:
+                driver.execute(f"SET {_FOR_LATER} = on")
+            driver.autocommit = False
         self._known = True
         if self.pooled:
             driver.prepare_threshold = None

@@ -27,7 +27,7 @@ from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store.engine import ARGUMENT, reading, transaction
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
@@ -92,10 +92,12 @@ def both(
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
     """What other commands say of their --db is said of this argument."""
     try:
-        return open_one(url)
+        opened = open_one(url)
     except RequestError as error:
         said = str(error).replace("--db", name)
         raise type(error)(said if name in said else f"{name}: {said}") from error
+    opened.update_execution_options(**{ARGUMENT: name})
+    return opened
 
 
 @dataclass(frozen=True)

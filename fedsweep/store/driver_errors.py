@@ -8,6 +8,8 @@ from __future__ import annotations
 import sqlite3
 import sys
 
+from sqlalchemy import event
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import (
     DBAPIError,
     PendingRollbackError,
@@ -22,7 +24,9 @@ from fedsweep.errors import (
     StoreError,
     StoreForeign,
     StoreFull,
+    StoreHeld,
     StoreReadOnly,
+    StoreStandby,
     StoreUnreachable,
     hide_secrets,
 )
@@ -31,7 +35,7 @@ Meaning = tuple[type[FedsweepError], str]
 
 _AWAY: Meaning = (
     StoreUnreachable,
-    "{url} cannot be reached ({said}): check the host, port and name in --db",
+    "{url} cannot be reached ({said}): check the host, port, user and name in --db",
 )
 _DOWN: Meaning = (
     StoreUnreachable,
@@ -59,7 +63,7 @@ _POOLED: Meaning = (
     "a connection pooler before {url} mixes up prepared statements ({said}): try again",
 )
 _READ_ONLY: Meaning = (
-    StoreReadOnly,
+    StoreHeld,
     (
         "{url} is read-only ({said}): turn default_transaction_read_only off, "
         "or name another with --db"
@@ -111,8 +115,14 @@ _STATEMENT_MODE: Meaning = (
     ),
 )
 
+_NO_PRIMARY: Meaning = (
+    StoreStandby,
+    "{url} has no server that accepts writes ({said}): try again when one of them is the primary",
+)
+
 BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
     (("statement pooling mode",), _STATEMENT_MODE),
+    (("session is read-only", "server is in hot standby mode"), _NO_PRIMARY),
     (
         ("because other objects depend on it",),
         (
@@ -161,8 +171,37 @@ def sqlstate(error: BaseException | None) -> str | None:
     return getattr(original, "sqlstate", None)
 
 
-def wrapped(error: Exception) -> SQLAlchemyError | UnicodeEncodeError | None:
-    """Return an error of the database or its driver as SQLAlchemy's; None for any other error."""
+def name_engine(engine: Engine) -> None:
+    """Let every error of this engine's connections say that it is this engine's."""
+
+    def name(context: ExceptionContext) -> None:
+        came_from(context.original_exception, engine)
+
+    event.listen(engine, "handle_error", name)
+
+
+def came_from(error: BaseException, engine: Engine) -> None:
+    """Note the engine of a driver's error: one statement's error may pass several stores."""
+    setattr(error, _ENGINE, engine)
+
+
+def _engine_of(error: BaseException) -> Engine | None:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, _ENGINE, None)
+
+
+_ENGINE = "fedsweep_engine"
+
+
+def wrapped(
+    error: Exception, engine: Engine | None = None
+) -> SQLAlchemyError | UnicodeEncodeError | None:
+    """Return an error of a database or its driver as SQLAlchemy's; None for any other error.
+
+    With an engine, errors of other engines are others: a copy works on two stores.
+    """
+    if engine is not None and _engine_of(error) not in (None, engine):
+        return None
     if isinstance(error, (SQLAlchemyError, UnicodeEncodeError)):
         return error
     psycopg = sys.modules.get("psycopg")  # not imported for SQLite: that takes long

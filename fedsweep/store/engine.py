@@ -60,6 +60,8 @@ POSTGRES_SETTINGS = {
     "lock_timeout": "60s",
     # A stopped worker must not keep a row, once its lease is over, from whoever takes it over.
     "idle_in_transaction_session_timeout": "30s",
+    # A database can be set to write fewer digits: then a float that is read has lost its last bits.
+    "extra_float_digits": "3",
 }
 """Of each connection to a server. A migration or a copy lifts the first one."""
 
@@ -202,6 +204,7 @@ def postgres_engine(
     )
     event.listen(engine, "begin", _postgres_begin)
     store_any_text(engine)
+    driver_errors.name_engine(engine)
     return engine
 
 
@@ -221,6 +224,7 @@ def _postgres_begin(connection: Connection) -> None:
     except psycopg.Error as error:  # as if SQLAlchemy had met it
         if driver.closed:
             connection.invalidate(error)
+        driver_errors.came_from(error, connection.engine)
         raise OperationalError("BEGIN", {}, error) from error
 
 
@@ -238,6 +242,7 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", begin_sqlite)
     store_any_text(engine)
+    driver_errors.name_engine(engine)
     return engine
 
 
@@ -308,6 +313,7 @@ def begin_sqlite(connection: Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
         driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
     except sqlite3.Error as error:  # as if SQLAlchemy had met it
+        driver_errors.came_from(error, connection.engine)
         raise OperationalError("BEGIN", {}, error) from error
 
 
@@ -392,7 +398,7 @@ def translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        wrapped = driver_errors.wrapped(error)
+        wrapped = driver_errors.wrapped(error, engine)
         ours = error if wrapped is None else _domain_error(engine, wrapped)
         _note_outage(ours)
         if wrapped is None:
@@ -409,7 +415,21 @@ def _note_outage(error: Exception | None) -> None:
         _latest_outage = time.monotonic()
 
 
+ARGUMENT = "fedsweep_argument"
+"""The execution option with the name of the argument that gave the URL, if it is not --db."""
+
+
 def _domain_error(
+    engine: Engine, error: SQLAlchemyError | UnicodeEncodeError
+) -> FedsweepError | None:
+    ours = _in_our_words(engine, error)
+    name = engine.get_execution_options().get(ARGUMENT)
+    if ours is None or name is None:
+        return ours
+    return type(ours)(str(ours).replace("--db", name))
+
+
+def _in_our_words(
     engine: Engine, error: SQLAlchemyError | UnicodeEncodeError
 ) -> FedsweepError | None:
     code = driver_errors.sqlstate(error)

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from fedsweep.store import driver_errors
 from fedsweep.store.texts import escaped
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ def _executed(connection: Connection, text: str, execute: Callable[[Any], T]) ->
         dead = dialect.is_disconnect(error, driver, cursor)
         if dead:
             connection.invalidate(error)
+        driver_errors.came_from(error, connection.engine)
         raise DBAPIError.instance(
             *(text, None, error, dialect.loaded_dbapi.Error),
             connection_invalidated=dead,

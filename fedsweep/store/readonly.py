@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool, QueuePool
 
 from fedsweep.errors import SchemaOld, StoreEmpty
+from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, writable
 from fedsweep.store.engine import (
     BUSY_SECONDS,
@@ -99,6 +100,7 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
     event.listen(engine, "begin", begin_sqlite)
     event.listen(engine, "engine_disposed", lambda _: access.close())
     store_any_text(engine)
+    driver_errors.name_engine(engine)
     return engine
 
 

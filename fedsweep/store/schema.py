@@ -21,6 +21,7 @@ from fedsweep.store.engine import (
     reading,
     transaction,
 )
+from fedsweep.store.tables import trials
 from fedsweep.store.views import create_views, drop_views
 
 if TYPE_CHECKING:
@@ -53,6 +54,27 @@ def open_store(url: str, *, create: bool = False) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def open_to_write(url: str) -> Engine:
+    """Return an engine for a store that its user may change now.
+
+    Raises:
+        StoreError: It cannot be used, is read-only or a standby, or the user has no right to it.
+
+    """
+    engine = open_store(url)
+    try:
+        with transaction(engine) as connection:
+            connection.execute(_MAY_WRITE)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+_MAY_WRITE = sa.select(trials.c.id).where(sa.false()).with_for_update()
+"""Locks no row. A server refuses it to those who cannot write; SQLite's transaction does."""
 
 
 def check(connection: Connection) -> None:

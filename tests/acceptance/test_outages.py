@@ -54,7 +54,8 @@ def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
     eventually(lambda: trained(url, 60))
     primary.demote()
     changes = (["plan", str(tiny), *LONG, "--set", "seed=9"], ["sweep", "pause", "tiny"])
-    for command in (*changes, ["db", "gc"], ["sweep", "budget", "tiny", "--none"]):
+    others = (["db", "gc"], ["sweep", "budget", "tiny", "--none"], WORK)
+    for command in (*changes, *others):
         done = fedsweep(*command, "--db", url, code=2)
         (sentence,) = done.stderr.splitlines()
         assert "is a standby, which only reads: name the primary" in sentence

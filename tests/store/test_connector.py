@@ -220,6 +220,19 @@ def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     store.dispose()
 
 
+@pytest.mark.parametrize("attributes", ["read-write", "primary", "any"])
+def test_reading_commands_accept_the_server_that_the_user_asks_for(
+    attributes: str, postgres_url: str
+) -> None:
+    """A read-only session is no reason for libpq to pass over a primary; it cannot write."""
+    url = sa.make_url(postgres_url).update_query_dict({"target_session_attrs": attributes})
+    store = open_to_read(url.render_as_string(hide_password=False))
+    assert reader.ask(store, "SELECT 1").rows == [(1,)]
+    with pytest.raises(errors.StoreReadOnly), e.transaction(store) as c:
+        c.execute(sa.text("DELETE FROM sweeps"))
+    store.dispose()
+
+
 def test_a_pooler_that_appears_later_is_met_without_prepared_statements(
     postgres_url: str,
 ) -> None:
@@ -289,3 +302,19 @@ def test_statement_pooling_is_refused_in_one_sentence(
     with pytest.raises(errors.StoreError, match="set its pool_mode to transaction") as caught:
         e.make_engine(postgres_url)
     assert not isinstance(caught.value, e.OUTAGE)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_float_keeps_its_bits_if_a_database_writes_few_digits(
+    direct: bool, postgres_url: str, request: pytest.FixtureRequest
+) -> None:
+    if not direct:
+        request.getfixturevalue("pooled")
+    name = sa.make_url(postgres_url).database
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET extra_float_digits = -15")
+    store = e.make_engine(postgres_url)
+    with e.reading(store) as c:
+        number = sa.text("SELECT CAST('0.30000000000000004' AS double precision)")
+        assert c.execute(number).scalar_one() == 0.1 + 0.2
+    store.dispose()

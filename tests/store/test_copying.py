@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
@@ -1008,3 +1011,36 @@ def test_a_merge_brings_searches_along_once(two: tuple[Engine, Engine], tiny: Pa
         assert len(tried) == 1
         assert arms.proposals_of(c, mine.key) == said
         assert arms.trunks_of(c, mine.key) == [theirs.spec.trial(2, 0).trunk]
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_an_error_names_the_store_that_it_came_from(
+    two: tuple[Engine, Engine], refused: int
+) -> None:
+    """A failure of either store says its URL and its argument, not those of the other one."""
+    name = ("FROM", "INTO")[refused]
+    urls = [engine.url.render_as_string(hide_password=False) for engine in two]
+    with copying.both(*urls, names=("FROM", "INTO")) as stores:
+        broken = stores[refused]
+        error: Exception = sqlite3.OperationalError("attempt to write a readonly database")
+        if broken.dialect.name == "postgresql":
+            error = psycopg.errors.ReadOnlySqlTransaction("a read-only transaction")
+
+        def fail(*_: object) -> None:
+            raise error
+
+        event.listen(broken, "before_cursor_execute", fail)
+
+        def fails() -> None:
+            with reading(stores[0]) as there, transaction(stores[1]) as here:
+                (there, here)[refused].execute(sa.select(trials.c.id))
+
+        with pytest.raises(StoreError) as caught:
+            fails()
+        with pytest.raises(StoreError) as inside, transaction(stores[1]) as here:
+            copying.merge(stores[0], here)
+    for said in (str(caught.value), str(inside.value)):
+        assert Path(broken.url.database or "").name in said
+        assert Path(stores[1 - refused].url.database or "").name not in said
+        assert name in said
+        assert "--db" not in said

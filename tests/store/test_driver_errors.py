@@ -37,7 +37,8 @@ def of_server(code: str, text: str = GERMAN) -> exc.DBAPIError:
         *((code, errors.StoreBusy) for code in ("53000", "53200", "53300", "53400", "57014")),
         *((code, errors.StoreBusy) for code in ("40001", "40P01", "55P03", "55006", "25P04")),
         *((code, errors.StoreFull) for code in ("53100", "58030", "58P01")),
-        *((code, errors.StoreReadOnly) for code in ("25006", "42501")),
+        ("25006", errors.StoreHeld),
+        ("42501", errors.StoreReadOnly),
         *((code, errors.StoreError) for code in ("XX001", "XX002")),
         *((code, None) for code in ("22001", "23505", "42601", "42P01", "P0001", "54000")),
     ],
@@ -49,7 +50,9 @@ def test_a_sqlstate_decides_in_any_language(code: str, kind: type[Exception] | N
     assert ours is None or "\n" not in str(ours)
 
 
-@pytest.mark.parametrize("code", ["08006", "25P03", "40001", "53100", "53300", "57P03", "XX000"])
+@pytest.mark.parametrize(
+    "code", ["08006", "25006", "25P03", "40001", "53100", "53300", "57P03", "XX000"]
+)
 def test_a_worker_waits_out_an_outage(code: str) -> None:
     """These errors pass with time, or when somebody makes room."""
     assert isinstance(driver_errors.translate(SHOWN, of_server(code)), e.OUTAGE)
@@ -60,6 +63,10 @@ def test_a_worker_waits_out_an_outage(code: str) -> None:
     [
         (exc.OperationalError("", {}, psycopg.OperationalError(GERMAN)), errors.StoreUnreachable),
         (exc.InterfaceError("", {}, psycopg.InterfaceError(GERMAN)), errors.StoreUnreachable),
+        (
+            exc.OperationalError("", {}, psycopg.OperationalError("session is read-only")),
+            errors.StoreStandby,
+        ),
         (exc.PendingRollbackError(GERMAN), errors.StoreUnreachable),
         (exc.ResourceClosedError(GERMAN), errors.StoreUnreachable),
         (exc.TimeoutError(GERMAN), errors.StoreBusy),
@@ -95,7 +102,7 @@ def test_a_driver_s_own_error_is_translated_at_the_edge(
 def test_a_standby_is_told_from_a_role_that_may_only_read(
     code: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A standby is an outage. A role's own setting is not, and its remedy differs."""
+    """Both refuse each command; their remedies differ."""
     store = e.make_engine(postgres_url)
     for role, recovers, reads in (("standby", True, "off"), ("role", False, "on")):
         monkeypatch.setattr(e, "_ROLE", f"SELECT {recovers}, '{reads}'")
@@ -103,7 +110,7 @@ def test_a_standby_is_told_from_a_role_that_may_only_read(
             raise of_server(code)
         standby = isinstance(caught.value, errors.StoreStandby)
         assert standby == (role == "standby")
-        assert isinstance(caught.value, e.OUTAGE) == standby
+        assert isinstance(caught.value, errors.StoreHeld) == (not standby and code == "25006")
         assert ("name the primary" in str(caught.value)) == standby
     store.dispose()
 
