@@ -1,7 +1,4 @@
-"""Rows of many trials in little memory: trials of one cell share the values of their configuration.
-
-A dictionary for each trial takes four kilobytes, a packed row of the same trial some hundred bytes.
-"""
+"""Rows of many trials in little memory: trials of one cell share the values of their configuration."""
 
 from __future__ import annotations
 
