@@ -1,4 +1,4 @@
-"""Rows of many trials in little memory: trials of one cell share the values of their configuration."""
+"""Rows of many trials in little memory: trials of a cell share the values of its configuration."""
 
 from __future__ import annotations
 
