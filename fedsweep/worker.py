@@ -31,7 +31,7 @@ import psutil
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, machine, output, queue, shared
+from fedsweep import blackbox, children, machine, output, queue, shared
 from fedsweep.announcer import Announcer
 from fedsweep.errors import (
     FedsweepError,
@@ -120,8 +120,6 @@ class Slot:
     process: SpawnProcess | None = None
     pipe: Any = None
     claim: Claim | None = None
-    vouched: Claim | None = None
-    """The last claim that it lost while it lived."""
     last: Round | None = None
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=20))
     """Seconds of the latest rounds."""
@@ -367,7 +365,8 @@ class _Watch:
         group = (signal.SIGINT, signal.SIGHUP)
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in group}
         try:
-            slot.process.start()
+            with children.safe_path():
+                slot.process.start()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -446,23 +445,10 @@ class _Watch:
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
             self.tally.count(said.outcome)
-            if said.outcome is None:
-                self.vouch(slot, said.claim)
             self.ended.append(said)
             self.refresh(now=True)
         elif isinstance(said, Broken):
             self.tally.broken, slot.blameless = said.why, said.blameless
-
-    def vouch(self, slot: Slot, claim: Claim) -> None:
-        """Say once that the worker of a lost trial lives."""
-        if slot.vouched == claim:
-            return
-        slot.vouched = claim
-        with (
-            suppress(StoreError, StoreBusy, SQLAlchemyError),
-            transaction(self.engine) as connection,
-        ):
-            queue.come_back(connection, claim)
 
     def answer(self, slot: Slot, asked: Ask) -> None:
         """Grant a slot one of --max-trials, or take it back unused."""
@@ -552,7 +538,9 @@ class _Watch:
                     held = queue.renew(connection, slot.claim, moment, lease=self.options.lease)
             except LeaseLost:
                 # The trainer finds out itself, at its next write.
-                self.vouch(slot, slot.claim)
+                if slot.unwanted is None:
+                    with suppress(*OUTAGE), transaction(self.engine) as connection:
+                        queue.come_back(connection, slot.claim)
                 slot.unwanted = slot.unwanted or now
                 slot.renewed = now
             except OUTAGE:
@@ -731,10 +719,11 @@ def _slot(
     options: Options, number: int, device: str, name: str, pipe: Any, box: Path, memory: Path
 ) -> None:
     """A slot's process: claim, train, claim the next."""
+    children.forget_safe_path()
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    output.prepare()
+    output.prepare(returns=True)
     output.in_background()
     try:
         with _machine_faults():
