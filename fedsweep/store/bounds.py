@@ -17,6 +17,9 @@ Found = tuple[list[str], Sequence[Sequence[Any]]]
 MOST_COLUMNS = 300
 """Of an answer that has a bound on its size."""
 
+MOST_BYTES = 256 * 2**20
+"""Of an answer on a person's own terminal, or in a file."""
+
 TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
 TOO_MUCH = "the statement takes too much memory: narrow it"
 

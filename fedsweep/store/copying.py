@@ -27,7 +27,7 @@ from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import ARGUMENT, reading, transaction
+from fedsweep.store.engine import ARGUMENT, reading, transaction, unbound
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
@@ -295,8 +295,9 @@ def _begin(there: Connection, here: Connection) -> None:
     _PLAN_ALONE[here.dialect.name](here)
 
 
-def _unhurried_sqlite(_connection: Connection) -> None:
-    """It sets no limits."""
+def _unhurried_sqlite(connection: Connection) -> None:
+    """Each statement may take as long as it needs."""
+    unbound(connection)
 
 
 def _unhurried_postgres(connection: Connection) -> None:

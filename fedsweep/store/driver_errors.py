@@ -144,6 +144,7 @@ BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
         ("database is locked",),
         (StoreBusy, "{url} stayed locked by another process for too long: try again"),
     ),
+    (("interrupted",), (StoreBusy, "{url} took too long to answer: try again")),
     (
         ("unable to open database file",),
         (StoreError, "{url} cannot be opened: check that its folder exists and is writable"),

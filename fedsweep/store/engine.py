@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from fedsweep.errors import (
@@ -38,6 +39,8 @@ from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
 if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from fedsweep.store.connector import Connector
 
 T = TypeVar("T")
@@ -55,6 +58,12 @@ namespace, or a server's before it was set back."""
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
 
+STATEMENT_SECONDS = 600
+"""How long a statement may take. A migration, a check and a copy lift that."""
+
+STEPS = 1_000_000
+"""Steps of SQLite between two looks at the clock: some ten milliseconds."""
+
 POSTGRES_SETTINGS = {
     "statement_timeout": "10min",
     "lock_timeout": "60s",
@@ -63,7 +72,7 @@ POSTGRES_SETTINGS = {
     # A database can be set to write fewer digits: then a float that is read has lost its last bits.
     "extra_float_digits": "3",
 }
-"""Of each connection to a server. A migration or a copy lifts the first one."""
+"""Of each connection to a server. The first is STATEMENT_SECONDS."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -240,6 +249,7 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
         require_writable(file)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _sqlite_connect)
+    bound_statements(engine, STATEMENT_SECONDS)
     event.listen(engine, "begin", begin_sqlite)
     store_any_text(engine)
     driver_errors.name_engine(engine)
@@ -295,6 +305,41 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
             if "locked" not in str(error) and "readonly" not in str(error):
                 raise
     cursor.close()
+
+
+def bound_statements(engine: Engine, seconds: float) -> None:
+    """Interrupt each statement on SQLite that takes longer, as a server's statement_timeout does.
+
+    A file of somebody else may have a view or a trigger that never ends.
+    """
+
+    def watch(driver: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        driver.set_progress_handler(lambda: time.monotonic() > record.info.get(_UNTIL, inf), STEPS)
+
+    def begin(connection: Connection, *_: object) -> None:
+        connection.info[_UNTIL] = time.monotonic() + seconds
+
+    def end(context: ExceptionContext) -> None:
+        interrupted = getattr(context.original_exception, "sqlite_errorname", "") == _INTERRUPTED
+        if not interrupted or context.connection is None:
+            return
+        if time.monotonic() < context.connection.info.get(_UNTIL, 0.0):
+            raise KeyboardInterrupt  # Ctrl-C reached the look at the clock, which cannot raise it
+
+    event.listen(engine, "connect", watch)
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "handle_error", end)
+
+
+_UNTIL = "fedsweep_until"
+_INTERRUPTED = "SQLITE_INTERRUPT"
+
+
+def unbound(connection: Connection) -> None:
+    """Let the statements of a connection take as long as they need."""
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.set_progress_handler(None, 0)
 
 
 def _may_change(cursor: sqlite3.Cursor) -> bool:

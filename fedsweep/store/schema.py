@@ -20,6 +20,7 @@ from fedsweep.store.engine import (
     read_clock,
     reading,
     transaction,
+    unbound,
 )
 from fedsweep.store.tables import trials
 from fedsweep.store.views import create_views, drop_views
@@ -157,6 +158,7 @@ def is_empty(connection: Connection) -> bool:
 
 def _wait_sqlite(connection: Connection) -> None:
     """The transaction is immediate: it holds the only write lock already."""
+    unbound(connection)
 
 
 def _wait_postgres(connection: Connection) -> None:

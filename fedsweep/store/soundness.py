@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from fedsweep.store.engine import reading
+from fedsweep.store.engine import reading, unbound
 
 RULES = {
     "finished, but not every round is there once": """
@@ -49,6 +49,7 @@ def faults(engine: Engine) -> list[str]:
 
 
 def _check_sqlite(connection: Connection) -> list[str]:
+    unbound(connection)
     said = list(connection.execute(sa.text("PRAGMA integrity_check")).scalars())
     keys = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
     damaged = [f"SQLite: {line}" for line in said if line != "ok"]
