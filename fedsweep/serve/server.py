@@ -22,6 +22,7 @@ from fedsweep.errors import RequestError
 from fedsweep.serve import connections
 from fedsweep.serve.app import application
 from fedsweep.serve.look import Look
+from fedsweep.store import deadline
 
 GRACE = 2
 """Seconds for which open pages are waited for at the end."""
@@ -103,6 +104,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let streams end with their next tick, each whole."""
         self.look.ended = True
+        deadline.stop_all()
         super().handle_exit(sig, frame)
 
 
