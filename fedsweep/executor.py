@@ -619,12 +619,26 @@ def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
         raise PackageMissing(f"trial {trial_id} cannot run here: {missing}", missing.lack)
 
 
-def lacking(need: Mapping[str, Any], root: Path | None) -> MachineLacks | None:
-    """Return what this machine lacks of the packages and data that trials need; None for nothing.
+def lacking(
+    needs: Iterable[Mapping[str, Any]], root: Path | None, device: str
+) -> list[MachineLacks]:
+    """Return what this machine lacks of the packages, memory and data that trials need, each once.
 
-    `need` has the fields `queue.NEEDS`. The content of files is left to the first trial.
+    A need has the fields `queue.NEEDS`. The content of files is left to the first trial.
     """
-    return _missing_package(need) or _missing_data(need, root)
+    looks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
+    for need in needs:
+        looks[("model", need["model"]),] = partial(_missing_for_model, need, device)
+        looks[("normalizer", need["normalizer"]),] = partial(_missing_package, need)
+        looks[data_of(need)] = partial(_missing_data, need, root)
+    return [missing for look in looks.values() if (missing := look()) is not None]
+
+
+def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | None:
+    model = need["model"]
+    if (said := _missing_module(model)) is not None:
+        return PackageMissing(said, (("model", model),))
+    return too_small(model, device)
 
 
 def _missing_package(need: Mapping[str, Any]) -> PackageMissing | None:

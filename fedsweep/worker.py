@@ -151,6 +151,8 @@ class Slot:
     deaths: list[Lack | None] = field(default_factory=list)
     """The kinds of the trials under which its processes died since it stored a round; None for no
     trial."""
+    stalled: tuple[Lack, str] | None = None
+    """The kind of the trial for which its process was killed, and why, until it is buried."""
     closed: bool = False
     broken: str | None = None
     """Why its process ends for good."""
@@ -548,9 +550,11 @@ class _Watch:
         if code == 0 or self.stop:
             slot.closed = True
             return
-        slot.deaths.append(None if claim is None else kind_of(claim))
+        kind, died = slot.stalled or (None if claim is None else kind_of(claim), died)
+        slot.stalled = None
+        slot.deaths.append(kind)
         if slot.broken or worn_out(slot.deaths, proven=slot.device in self.proven):
-            when = "before a trial's first round" if slot.deaths[-1] else "before a claim"
+            when = "before a trial's first round" if kind else "before a claim"
             why = slot.broken or f"slot {slot.number} keeps dying {when} ({died})"
             self.tally.broken = self.tally.broken or why
             slot.closed = True
@@ -661,6 +665,7 @@ class _Watch:
         claim, slot.claim = slot.claim, None
         silent, idle = slot.silent, slot.idle
         assert claim is not None
+        slot.stalled = kind_of(claim), f"the trainer made no step for {silent:.0f} s"
         if slot.process is not None and slot.process.pid is not None and not _is_stopped(slot):
             blackbox.ask(slot.process.pid, slot.box)
         self.kill(slot)
@@ -670,9 +675,12 @@ class _Watch:
                 now = self.store_last_words(connection, slot, claim)
                 said = f"the trainer made no step for {silent:.0f} s"
                 said += f" and used no processor time for {idle:.0f} s" if idle > 1 else ""
-                kind = FailureKind.STALLED
-                queue.fail(connection, claim, now, kind, said, max_attempts=most)
-            self.tally.count(Outcome.FAILED)
+                if charged := slot.device in self.proven or slot.last is not None:
+                    kind = FailureKind.STALLED
+                    queue.fail(connection, claim, now, kind, said, max_attempts=most)
+                else:
+                    queue.lose(connection, claim, said, charged=False)
+            self.tally.count(Outcome.FAILED if charged else None)
         except (LeaseLost, *OUTAGE):
             pass
 
@@ -915,18 +923,14 @@ class _SlotLoop:
 
     def look_for_needs(self) -> None:
         """Find out what this machine lacks of all that open trials in scope need."""
-        from fedsweep.executor import lacking, too_small
+        from fedsweep.executor import lacking
 
         needs: list[dict[str, str | None]] = []
         with self.through_outages(), reading(self.engine) as connection:
             needs = queue.needs(connection, self.options.sweep)
         let_go(self.engine)
-        looks = {
-            model: too_small(model, self.worker.device) for model in {n["model"] for n in needs}
-        }
-        for need in needs:
-            if missing := lacking(need, self.options.data) or looks[need["model"]]:
-                self.pass_over(missing)
+        for missing in lacking(needs, self.options.data, self.worker.device):
+            self.pass_over(missing)
 
     def pass_over(self, missing: MachineLacks, claim: Claim | None = None) -> None:
         """Claim no trial that needs what this machine lacks, and say so.
