@@ -399,6 +399,7 @@ class _Watch:
 
     def start(self, slot: Slot) -> None:
         mine, theirs = self.context.Pipe()
+        blackbox.trim(slot.box)
         slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
         slot.process = self.context.Process(
             target=_slot,
@@ -539,12 +540,12 @@ class _Watch:
         if code == 0:  # it has given back what it held
             slot.name = ""
         words = [] if slot.broken else blackbox.last_words(slot.box)
-        if code != 0 and (code is None or code < 0 or claim is None):
-            for word in words:  # a traceback under a trial is in its log
+        if code is not None and code < 0:  # Python had no time to say why
+            for word in words:
                 print(visible(word), file=sys.stderr)
-        gist = blackbox.gist(words)
-        died = f"{blackbox.death(code)}{': ' * bool(gist)}{gist}"
-        why = slot.broken or f"its trainer died ({blackbox.death(code)}){': ' * bool(gist)}{gist}"
+        gist = f": {told}" if (told := blackbox.gist(words)) else ""
+        died = f"{blackbox.death(code)}{gist}"
+        why = slot.broken or f"its trainer died ({blackbox.death(code)}){gist}"
         if self.drop(slot, why=why, release=slot.blameless):
             self.stored(slot)
         if code == 0 or self.stop:
@@ -911,6 +912,7 @@ class _SlotLoop:
                 seconds, why = time.monotonic() - began, str(missing)
                 self.say(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
                 self.pass_over(missing, claim)
+                self.unspend()
                 continue
             self.reached = time.monotonic()  # the attempt's end is stored
             seconds = time.monotonic() - began
@@ -919,7 +921,14 @@ class _SlotLoop:
                 continue
             error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
             self.say(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
+            if end.outcome is Outcome.RELEASED and end.failure is not None:
+                self.unspend()
             self.judge(claim, end.failure, error)
+
+    def unspend(self) -> None:
+        """Do not count a trial that was given back as one of --max-trials."""
+        if self.options.max_trials is not None:
+            self.say(Ask.BACK)
 
     def look_for_needs(self) -> None:
         """Find out what this machine lacks of all that open trials in scope need."""
