@@ -5,7 +5,9 @@ FedsweepError
 │   ├── PlanError             the plan file
 │   ├── DeviceError           the device asked for
 │   ├── MachineError          a setting of this machine
-│   ├── PackageMissing        a package that a trial needs is not installed here
+│   ├── MachineLacks          something that a trial needs is not here
+│   │   ├── PackageMissing
+│   │   └── DataMissing
 │   ├── NotFound              a sweep or trial that is not there
 │   ├── Refused               a change that the state of a trial forbids
 │   ├── SqlRefused            a statement that does more than read, or reads too long
@@ -59,8 +61,23 @@ class MachineError(RequestError):
     """A setting of this machine does not allow that."""
 
 
-class PackageMissing(RequestError):
+class MachineLacks(RequestError):
+    """The machine lacks something that the trial needs: another one may train it."""
+
+    def __init__(
+        self, message: str | None = None, lack: tuple[tuple[str, str | None], ...] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.lack = lack
+        """The fields of the configurations that need it; None if only this trial does."""
+
+
+class PackageMissing(MachineLacks):
     """A package that the trial needs is not installed here."""
+
+
+class DataMissing(MachineLacks):
+    """The data that the trial needs are not here."""
 
 
 class NotFound(RequestError):

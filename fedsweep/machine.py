@@ -165,7 +165,19 @@ _PROCESSES = (
     "no process or thread can be started: raise the limit (ulimit -u, or the container's), "
     "or use fewer --slots"
 )
-_LIMITS = {errno.EMFILE: _FILES, errno.ENFILE: _FILES, errno.EAGAIN: _PROCESSES}
+_MEMORY = "the machine has no memory left: free some, or use fewer --slots"
+_DISK = "a disk of this machine is full: make room, also in TMPDIR and in the user's cache folder"
+_BROKEN = "a disk of this machine fails, or cannot be reached: look at its file systems"
+_LIMITS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: _PROCESSES,
+    errno.ENOMEM: _MEMORY,
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+}
 _MESSAGES = {
     "Too many open files": _FILES,
     "can't start new thread": _PROCESSES,

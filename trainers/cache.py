@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from trainers.dataset import Dataset, assemble
-from trainers.folder import BadData, shown
+from trainers.folder import BadData, Missing, shown
 from trainers.progress import progress
 from trainers.sources import Source
 from trainers.text import BYTE_ORDER_MARK
@@ -106,7 +106,7 @@ def _compare(source: Source, found: str, released: str, planned: str | None) -> 
             f"some images in {shown(source.root)} are decoded otherwise than when the trial was "
             "planned (deep gray is scaled, EXIF orientations are applied): plan the sweep again"
         )
-    raise BadData(
+    raise Missing(
         f"the pictures in {shown(source.root)} (fingerprint {found}) are not those that the trial "
         f"was planned for ({planned}): point --data at the right folder"
     )

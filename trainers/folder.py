@@ -59,6 +59,10 @@ class BadData(Exception):
     """The data are missing, damaged, or not what the trial was planned for."""
 
 
+class Missing(BadData):
+    """The data are not here, or others lie in their place. Another machine may have them."""
+
+
 class MachineLimit(Exception):
     """A setting of this machine stops the work; the data and the trial may be sound."""
 
@@ -66,9 +70,15 @@ class MachineLimit(Exception):
 LIMITS = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors of a file that say nothing about the file: too many others are open."""
 
+BROKEN = frozenset({errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV})
+"""Errors of a file that say nothing about the file: the disk, the network or the memory fails."""
+
 
 def refuse_limit(error: Exception) -> None:
     """Raise an error again if it says nothing about the file that was read."""
+    if isinstance(error, OSError) and error.errno in BROKEN:
+        place = f"{shown(error.filename)}: " if error.filename else ""
+        raise MachineLimit(f"{place}{error.strerror}: look at the disk and the memory") from error
     if isinstance(error, OSError) and error.errno in LIMITS:
         raise MachineLimit(
             f"{error.strerror}: raise the limit (ulimit -n), or use fewer --slots"
@@ -278,7 +288,7 @@ def read_content(
             content = path.read_bytes()
         except OSError as error:
             refuse_limit(error)
-            raise BadData(
+            raise Missing(
                 f"{shown(path)} cannot be read ({error.strerror}): mend or remove it"
             ) from error
         place = os.fsencode(path.relative_to(root).as_posix()) + b"\0"
@@ -331,13 +341,13 @@ def list_files(dataset: str, root: Path | None) -> Files:
     if root is None and dataset == "tiny-imagenet":
         root = user_cache_path("fedsweep")
     if root is None:
-        raise BadData(f"{dataset} needs a place: {REMEDIES[dataset]}")
+        raise Missing(f"{dataset} needs a place: {REMEDIES[dataset]}")
     try:
         return READERS[dataset](root)
     except OSError as error:
         refuse_limit(error)
         place = shown(error.filename or root)
-        raise BadData(f"{place} cannot be read ({error.strerror})") from error
+        raise Missing(f"{place} cannot be read ({error.strerror})") from error
 
 
 def image_folder(root: Path) -> Files:
@@ -345,7 +355,7 @@ def image_folder(root: Path) -> Files:
     remedy = REMEDIES["imagefolder"]
     for part in PARTS:
         if not (root / part).is_dir():
-            raise BadData(f"there is no folder {shown(root / part)}: {remedy}")
+            raise Missing(f"there is no folder {shown(root / part)}: {remedy}")
     if (root / "train").resolve() == (root / "test").resolve():
         raise BadData(
             f"{shown(root)} has one folder for train and test, through a link: give the test set "
@@ -537,7 +547,7 @@ def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:
     for place in (root, root / name):
         if all((place / part).exists() for part in parts):
             return place
-    raise BadData(f"neither {shown(root)} nor {name} in it holds {', '.join(parts)}: {remedy}")
+    raise Missing(f"neither {shown(root)} nor {name} in it holds {', '.join(parts)}: {remedy}")
 
 
 def _lines(file: Path) -> list[str]:

@@ -36,6 +36,7 @@ from trainers.folder import (
     Content,
     Files,
     MachineLimit,
+    Missing,
     list_files,
     read_content,
     shown,
@@ -179,7 +180,7 @@ def cifar(dataset: str, place: Path) -> Dataset:
         with _patience(), FileLock(place / f".{dataset}.lock"):
             return _read_cifar(dataset, place, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
-        raise BadData(
+        raise Missing(
             f"{name} is not in {place} and could not be downloaded ({error}): put its folder "
             f"{folder} there, or {POINT} where it is"
         ) from error
@@ -256,7 +257,7 @@ def download_tiny_imagenet(place: Path) -> None:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
     except (OSError, RuntimeError, HTTPException, BadZipFile) as error:
-        raise BadData(
+        raise Missing(
             f"Tiny-ImageNet is not in {place} and could not be downloaded ({error}): "
             f"{REMEDIES['tiny-imagenet']}"
         ) from error

@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, as_given, data_folder, setting, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import visible
+from fedsweep.errors import DeviceError, MachineError, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,9 +88,14 @@ def work(
     hooks = tuple(notify or (setting("FEDSWEEP_NOTIFY") or "").split())
     for hook in hooks:
         webhook.checked(hook)
-    devices = executor.devices(device)
+    store = url(db)
+    try:
+        devices = executor.devices(device)
+    except (DeviceError, MachineError) as error:
+        worker.note_stop(store, device, str(error))
+        raise
     options = worker.Options(
-        url=url(db),
+        url=store,
         devices=tuple(devices),
         slots=slots or len(devices),
         threads=threads,

@@ -45,6 +45,7 @@ from fedsweep.store.tables import (
     proposed,
     rounds,
     snapshots,
+    stops,
     sweeps,
     trials,
     weights,
@@ -64,7 +65,7 @@ COPIED = "copied"
 MERGED = "finished in a database that was merged, as another attempt had here"
 """The error of an attempt that finished a trial that was finished already."""
 
-TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files)]
+TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
 """What a copy has, in an order in which nothing refers to what is not there yet."""
 
 Values = tuple[Any, ...]

@@ -16,7 +16,7 @@ from fedsweep import queue
 from fedsweep.serve.app import SCREENS
 from fedsweep.spec import read_plan
 from fedsweep.states import Hold
-from fedsweep.store import arms, writes
+from fedsweep.store import arms, stops, writes
 from fedsweep.store.engine import transaction
 from tests.acceptance.command import query
 from tests.conftest import REPOSITORY
@@ -53,6 +53,22 @@ def test_the_overview_says_who_trains_what(client: TestClient, worked: Engine) -
     said = text(get(client, "/"))
     assert "host-1-0-abc host cpu training lease 1" in said
     assert " 2/3 gn α=0.5 E=2 momentum=reset seed=1" in said
+
+
+def test_the_overview_says_which_machine_cannot_train_and_why(
+    client: TestClient, worked: Engine
+) -> None:
+    """A worker that stopped, and one that goes on with other trials; text of theirs is no HTML."""
+    assert "Machines that cannot train" not in get(client, "/")
+    about = {"pid": 1, "reason": HOSTILE}
+    with transaction(worked) as connection:
+        stops.note(connection, host="node7", device="cuda:0", lack=None, **about)
+        stops.note(connection, host="node8", device="cpu", lack=(("model", "cnn"),), **about)
+    page = get(client, "/")
+    assert "node7 cuda:0 stopped" in text(page)
+    assert "node8 cpu passes over trials" in text(page)
+    assert "&lt;script&gt;" in page
+    assert HOSTILE not in page
 
 
 def test_a_held_sweep_says_why(client: TestClient, worked: Engine) -> None:
