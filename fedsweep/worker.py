@@ -31,7 +31,7 @@ import psutil
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, machine, output, queue, shared
+from fedsweep import blackbox, interrupt, machine, output, queue, shared
 from fedsweep.announcer import Announcer
 from fedsweep.errors import (
     FedsweepError,
@@ -361,14 +361,9 @@ class _Watch:
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
-        # it can say what it does with it, and it inherits what is ignored here.
-        group = (signal.SIGINT, signal.SIGHUP)
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in group}
-        try:
+        # it can say what it does with it.
+        with interrupt.ignored_by_children(signal.SIGINT, signal.SIGHUP):
             slot.process.start()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 
@@ -721,6 +716,7 @@ def _slot(
     asked = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    interrupt.unblock(signal.SIGINT, signal.SIGHUP)
     output.prepare()
     output.in_background()
     try:
