@@ -19,8 +19,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
     from types import FrameType, TracebackType
 
 EXIT_CODE = 128 + 2
@@ -64,33 +63,28 @@ def run(command: Callable[[], None]) -> None:
         raise SystemExit(EXIT_CODE) from None
 
 
-def ignored_by_children(*numbers: int) -> AbstractContextManager[None]:
-    """Let processes that are started in the context ignore signals from their first instant.
+def block(*numbers: int) -> set[int]:
+    """Hold signals back in this thread and in the processes that it starts.
 
-    This process gets the signals of that time at its end. The children call `unblock` when they
-    have decided what to do with the signals.
+    A child begins with the signals blocked, so it can decide what to do before it gets them.
+    Returns what was blocked before, for `restore`.
     """
-    from contextlib import contextmanager
     from multiprocessing import resource_tracker
 
-    @contextmanager
-    def ignored() -> Iterator[None]:
-        resource_tracker.ensure_running()  # otherwise the first child's start unblocks SIGINT
-        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, numbers)
-        # A child inherits what is ignored. A signal that is blocked is kept although it is ignored.
-        handlers = {number: _signal.signal(number, _signal.SIG_IGN) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                _signal.signal(number, handler)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
-
-    return ignored()
+    resource_tracker.ensure_running()  # when it starts, it unblocks SIGINT
+    before: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, numbers)
+    return before
 
 
-def unblock(*numbers: int) -> None:
-    """Get signals that the parent has blocked."""
+def restore(before: set[int]) -> None:
+    """Get the signals that came in the meantime."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def ignore(*numbers: int) -> None:
+    """Ignore signals from now on, also those that the parent has blocked."""
+    for number in numbers:
+        _signal.signal(number, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, numbers)
 
 

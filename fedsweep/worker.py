@@ -362,8 +362,11 @@ class _Watch:
         )
         # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
         # it can say what it does with it.
-        with interrupt.ignored_by_children(signal.SIGINT, signal.SIGHUP):
+        before = interrupt.block(signal.SIGINT, signal.SIGHUP)
+        try:
             slot.process.start()
+        finally:
+            interrupt.restore(before)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 
@@ -714,9 +717,8 @@ def _slot(
 ) -> None:
     """A slot's process: claim, train, claim the next."""
     asked = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt.ignore(signal.SIGINT, signal.SIGHUP)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    interrupt.unblock(signal.SIGINT, signal.SIGHUP)
     output.prepare()
     output.in_background()
     try:

@@ -191,3 +191,34 @@ def test_the_console_script_is_the_program() -> None:
     """Its first import is the one that makes Ctrl-C quiet."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"fedsweep": "fedsweep.__main__:main"}
+
+
+def test_ctrl_c_while_a_process_starts_is_neither_lost_nor_met_too_early() -> None:
+    """A terminal sends it to parent and child: one gets it later, the other when it ignores it."""
+    child = (
+        "import signal, sys\n"
+        "from fedsweep import interrupt\n"
+        "sys.stdin.readline()\n"
+        "interrupt.ignore(signal.SIGINT, signal.SIGHUP)\n"
+        "print('goes on')\n"
+    )
+    parent = (
+        "import os, signal, subprocess, sys\n"
+        "from fedsweep import interrupt\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: heard.append(1))\n"
+        "before = interrupt.block(signal.SIGINT, signal.SIGHUP)\n"
+        f"command = [sys.executable, '-c', {child!r}]\n"
+        "process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "os.killpg(0, signal.SIGINT)\n"
+        "assert not heard\n"
+        "interrupt.restore(before)\n"
+        "assert heard == [1]\n"
+        "assert process.communicate(b'\\n') == (b'goes on\\n', None)\n"
+        "assert process.returncode == 0\n"
+    )
+    command = [sys.executable, "-c", parent]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, start_new_session=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
