@@ -125,6 +125,6 @@ def _on_unraisable(problem: sys.UnraisableHookArgs) -> None:
         return
     import threading
 
-    timer = threading.Timer(RETRY_SECONDS, _signal.raise_signal, [_signal.SIGINT])
+    timer = threading.Timer(RETRY_SECONDS, os.kill, [os.getpid(), _signal.SIGINT])
     timer.daemon = True
     timer.start()

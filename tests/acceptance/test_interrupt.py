@@ -107,7 +107,7 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
         "    def __del__(self): os.kill(os.getpid(), 2); time.sleep(0)\n"
         "def command():\n"
         "    Late()\n"
-        "    time.sleep(600)\n"
+        "    time.sleep(200)\n"
         "interrupt.run(command)\n"
     )
     done = subprocess.run(
