@@ -124,14 +124,14 @@ def listen(host: str, port: int) -> socket.socket:
         RequestError: the host is empty, or the address is not ours or taken.
 
     """
-    host = host.strip()
+    host = host.strip().strip("[]")
     if not host:
         raise RequestError(
             "--host is empty, which would be every address of this machine: write 127.0.0.1, or "
             "0.0.0.0 if other machines are to reach it"
         )
     try:
-        family, place = _resolved(host.strip("[]"), port)
+        family, place = _resolved(host, port)
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -168,7 +168,7 @@ def test_an_empty_host_is_refused(sqlite_url: str, host: str) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("host", ["*", "no.such.host.invalid", "a" * 70, "..", "256.1.1.1"])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70, "..", "256.1.1.1"])
 def test_a_host_that_is_none_is_a_sentence(host: str) -> None:
     """With the remedy, and no traceback."""
     with pytest.raises(RequestError, match="nothing can listen on .* choose another"):
