@@ -1,4 +1,6 @@
-"""`python -m fedsweep`."""
+"""The program: `fedsweep`, and `python -m fedsweep`."""
+
+from __future__ import annotations
 
 import os
 import sys
@@ -26,6 +28,17 @@ def leave_working_folder() -> None:
 if __name__ == "__main__":
     leave_working_folder()
 
-    from fedsweep.cli import main
+from fedsweep import interrupt  # noqa: E402  # not from the working folder
 
+interrupt.watch()  # before all other imports, which take most of a command's first seconds
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it quietly."""
+    from fedsweep import cli
+
+    interrupt.run(cli.main)
+
+
+if __name__ == "__main__":
     main()

@@ -31,7 +31,13 @@ FedsweepError
 
 from __future__ import annotations
 
-import re
+from fedsweep.redaction import clipped
+from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import legible as legible  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import visible as visible  # noqa: PLC0414  # others take it from here
+
+LONGEST = 10_000
+"""Characters of a message. It is one sentence, but may repeat what a server or a request said."""
 
 
 class FedsweepError(Exception):
@@ -40,7 +46,8 @@ class FedsweepError(Exception):
     exit_code = 1
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(visible(hide_secrets(message or type(self).__doc__ or "")))
+        text = visible(hide_secrets(message or type(self).__doc__ or ""))
+        super().__init__(clipped(text, LONGEST))
 
 
 class RequestError(FedsweepError):
@@ -160,33 +167,3 @@ class TrialFailed(FedsweepError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def legible(text: str) -> str:
-    """The text without what a database or a terminal would stumble over: control characters, and
-    what is not Unicode.
-    """
-    return _CONTROL.sub("\ufffd", text.encode(errors="replace").decode())
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
-_PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
-_PASSWORD_KEY = re.compile(
-    r"""(?ix) (\w*(?:password|passwd|token|secret)) \s?=\s?
-    (?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s&'"]+ )"""
-)
-
-
-def hide_secrets(text: str) -> str:
-    """The text with every password and token of a URL replaced by ***."""
-    return _PASSWORD_KEY.sub(r"\1=***", _PASSWORD_IN_URL.sub(r"\g<head>:***@", text))
-
-
-def visible(text: str) -> str:
-    """Text without what a terminal would obey, which others may have put there."""
-    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls but tab and line feed, separators of lines, what turns the direction of writing, and
-halves of characters."""

@@ -43,6 +43,7 @@ from fedsweep.errors import (
 )
 from fedsweep.logbook import Line, Logbook
 from fedsweep.provenance import provenance
+from fedsweep.redaction import clipped
 from fedsweep.spec import (
     Claim,
     ClientScore,
@@ -82,6 +83,11 @@ EVERY_TRIAL = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
 
 COPIES = 3
 """Numbers for each parameter of a model, at least: the parameter, its gradient and its momentum."""
+
+ERROR_LENGTH = 4_000
+"""Characters of an attempt's error that are stored: one line of a page and of a terminal."""
+TRACE_LENGTH = 100_000
+"""Characters of an attempt's traceback that are stored."""
 
 IDLE_SECONDS = 0.5
 """A trainer that has not needed the store for so long will not need it soon: it lets go of it."""
@@ -563,8 +569,8 @@ class _Attempt:
 
     def fail(self, kind: FailureKind, error: str, trace: str | None) -> End:
         """Store the rounds up to the failure, and say it."""
-        error = hide_secrets(legible(error))
-        trace = trace and hide_secrets(legible(trace))
+        error = clipped(hide_secrets(legible(error)), ERROR_LENGTH)
+        trace = trace and clipped(hide_secrets(legible(trace)), TRACE_LENGTH)
         self.book.note("error", f"{kind}: {error}")
 
         def end(connection: Connection) -> float | None:
@@ -869,7 +875,7 @@ def _broken_device(error: Exception) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    text = hide_secrets(legible(" ".join(str(error).split())))
+    text = clipped(hide_secrets(legible(" ".join(str(error).split()))), ERROR_LENGTH)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -31,7 +31,7 @@ import psutil
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, children, machine, output, queue, shared
+from fedsweep import blackbox, children, interrupt, machine, output, queue, shared
 from fedsweep.announcer import Announcer
 from fedsweep.errors import (
     DataMissing,
@@ -411,15 +411,13 @@ class _Watch:
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
-        # it can say what it does with it, and it inherits what is ignored here.
-        group = (signal.SIGINT, signal.SIGHUP)
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in group}
+        # it can say what it does with it.
+        before = interrupt.block(signal.SIGINT, signal.SIGHUP)
         try:
             with children.safe_path():
                 slot.process.start()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            interrupt.restore(before)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 
@@ -824,7 +822,7 @@ def _slot(
     """A slot's process: claim, train, claim the next."""
     children.forget_safe_path()
     asked = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt.ignore(signal.SIGINT, signal.SIGHUP)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     output.prepare(returns=True)
     output.in_background()

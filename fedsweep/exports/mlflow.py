@@ -114,7 +114,8 @@ def _translated(output: str) -> Iterator[None]:
         said = " ".join(str(error).split())
         for secret in (output, *_secrets(output)):
             said = said.replace(secret, "…")
-        said = hide_secrets(said if len(said) <= 200 else said[:199] + "…")
+        said = hide_secrets(said)  # before it is cut: half a secret looks like none
+        said = said if len(said) <= 200 else said[:199] + "…"
         raise RequestError(f"--output {shown(output)} cannot be used: {said}") from error
 
 

@@ -47,10 +47,14 @@ def names(statement: str, parameter: str) -> bool:
 
 
 LEXEME = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | :: | :(?P<name>[A-Za-z_]\w*)""",
-    re.DOTALL | re.VERBOSE,
+    r"""'(?:[^']|'')*+(?:'|\Z) | "(?:[^"]|"")*+(?:"|\Z) | --[^\n]*+
+    | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z) | :: | :(?P<name>[A-Za-z_]\w*+)""",
+    re.VERBOSE,
 )
-"""A parameter, and what may look like one: strings, quoted names, comments, casts."""
+"""A parameter, and what may look like one: strings, quoted names, comments, casts.
+
+What is not closed reaches to the end, so that no text is searched twice.
+"""
 
 
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")

@@ -76,20 +76,24 @@ POSTGRES_SETTINGS = {
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "fuse.sshfs",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "ceph",
-        "afs",
+        "nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "afpfs", "ncpfs", "coda",
+        "davfs", "webdav", "9p", "virtiofs", "vboxsf", "prl_fs", "vmhgfs", "ceph", "lustre",
+        "lustre_lite", "gpfs", "mmfs", "beegfs", "glusterfs", "pvfs2", "orangefs", "panfs",
+        "wekafs", "gfs2", "ocfs2", "fhgfs", "acfs",
     }
-)
-"""Their locks are not to be trusted with a database file."""
+)  # fmt: skip
+"""Their locks are not to be trusted with a database file: other machines may share the files."""
+
+LOCAL_FUSE = frozenset(
+    {
+        "fuse-overlayfs", "overlayfs", "unionfs", "unionfs-fuse", "mergerfs", "bindfs", "ntfs",
+        "ntfs-3g", "lowntfs-3g", "exfat", "ext2", "ext2fs", "fuse-ext2", "fuse2fs", "apfs",
+        "zfs", "btrfs", "squashfuse", "squashfuse_ll", "erofsfuse", "dwarfs", "encfs",
+        "gocryptfs", "cryfs", "securefs", "cryptomator", "veracrypt", "dislocker", "lxcfs",
+    }
+)  # fmt: skip
+"""Programs behind FUSE that keep their files on a disk of this machine. All others (sshfs, s3fs,
+rclone, gcsfuse, glusterfs, ceph …) are taken for a network, unknown ones too."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +288,7 @@ def require_file(file: Path, *, create: bool = False) -> None:
                 f"there is no folder {shown(file.parent)} for the database: make it first, "
                 "or correct --db"
             )
-    if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
+    if _is_network(kind := _file_system(file)):
         raise StoreError(
             f"{shown(file)} lies on a network file system ({kind}), where SQLite's locks fail: "
             "use a local disk, or Postgres for many machines"
@@ -618,18 +622,30 @@ def boot_id() -> str:
         return platform.node()
 
 
+def _is_network(kind: str) -> bool:
+    """Return if a file system's type is one whose files other machines may share."""
+    name, dot, program = kind.partition(".")
+    if name == "fuse":
+        return not dot or program not in LOCAL_FUSE
+    return kind in NETWORK_FILE_SYSTEMS
+
+
 def _file_system(file: Path) -> str:
     """The type of the file system that a file lies on, "" where the system does not say."""
     place = file.resolve()
     best, kind = "", ""
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     for line in mounts:
         _, point, mounted, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
+        point = _ESCAPE.sub(lambda code: chr(int(code[1], 8)), point)
         inside = place.is_relative_to(point)
         if inside and len(point) >= len(best):
             best, kind = point, mounted
     return kind
+
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+"""A blank, a tab, a line end or a backslash in a list of mounts."""
