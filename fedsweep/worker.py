@@ -41,11 +41,15 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     StoreForeign,
+    StoreMissing,
+    StoreReplaced,
+    visible,
 )
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import arms, driver_errors, reads, schema, writes
+from fedsweep.store import arms, driver_errors, identity, reads, schema, trust, writes
+from fedsweep.store.artifacts import folder_of
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -59,6 +63,7 @@ from fedsweep.store.engine import (
     through_an_outage,
     transaction,
 )
+from fedsweep.store.identity import Identity
 from fedsweep.webhook import DRAIN_SECONDS
 
 LONGEST_REST = 30.0
@@ -105,6 +110,10 @@ class Options:
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
     """Seconds that a stopping slot gets to finish its round."""
+    artifacts: tuple[str, ...] = ()
+    """Places for files that the user has approved for this worker."""
+    identity: Identity | None = None
+    """The store that the watching process has opened: its slots open no other one."""
     notify: tuple[str, ...] = field(default=(), repr=False)
     """Webhooks that are told of ends, failures and stalls: secrets."""
 
@@ -167,6 +176,8 @@ class Broken:
     why: str
     blameless: bool
     """True if the store or the machine is at fault. The trial that it held is then given back."""
+    replaced: bool = False
+    """True if the store is no longer the one that was opened: nothing else can be said."""
 
 
 class Ask(Enum):
@@ -266,6 +277,7 @@ class _Watch:
         self.options = options
         self.show = show
         self.engine = schema.open_to_write(options.url)
+        self.options = replace(options, identity=identity.of(self.engine))
         self.context = multiprocessing.get_context("spawn")
         self.stop = False
         self.budget = options.max_trials
@@ -303,6 +315,7 @@ class _Watch:
         if self.options.sweep is not None:
             with reading(self.engine) as connection:
                 reads.require_sweep(connection, self.options.sweep)
+        self.warn_of_places()
         if self.announcer is not None:
             self.refresh()  # before anything can have ended
         with self.signals():
@@ -325,6 +338,16 @@ class _Watch:
         if self.announcer is not None:
             self.announcer.close(0.0 if self.hurry else DRAIN_SECONDS)
         return self.tally
+
+    def warn_of_places(self) -> None:
+        """Say where files of open trials lie that this worker neither writes nor reads."""
+        trust.allow(self.options.artifacts)
+        with reading(self.engine) as connection:
+            homes = reads.homes(connection, self.options.sweep)
+        for home, names in homes.items():
+            if (refusal := folder_of(self.engine.url, home).refusal) is not None:
+                said = f"no snapshots of sweep {', '.join(names)} here, which costs rounds"
+                print(visible(f"fedsweep: {said}: {refusal}"), file=sys.stderr)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -447,6 +470,8 @@ class _Watch:
             self.ended.append(said)
             self.refresh(now=True)
         elif isinstance(said, Broken):
+            if said.replaced:
+                raise StoreReplaced(said.why)
             self.tally.broken, slot.blameless = said.why, said.blameless
 
     def answer(self, slot: Slot, asked: Ask) -> None:
@@ -654,7 +679,9 @@ class _Watch:
 
     def check_schema(self) -> None:
         """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""
+        identity.require_file(self.engine)
         with reading(self.engine) as connection:
+            identity.require_store(connection)
             try:
                 schema.check(connection)
             except (SchemaNew, StoreForeign) as error:
@@ -725,7 +752,9 @@ def _slot(
     output.in_background()
     try:
         with _machine_faults():
+            trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
+            identity.require(engine, options.identity)
             worker = queue.Worker(name=name, device=device)
             with blackbox.recording(box):
                 loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
@@ -735,7 +764,8 @@ def _slot(
                     loop.give_back()
     except (FedsweepError, SQLAlchemyError) as error:
         blameless = isinstance(error, (StoreError, StoreBusy, SQLAlchemyError, MachineError))
-        pipe.send(Broken(_sentence(error), blameless))
+        replaced = isinstance(error, (StoreReplaced, StoreMissing))
+        pipe.send(Broken(_sentence(error), blameless, replaced))
         raise SystemExit(1) from error
 
 
