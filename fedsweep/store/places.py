@@ -2,7 +2,7 @@
 
 A place in a database may have been written by anybody. Only a spelling that `parse` gives is used,
 and only protocols of this list ever reach fsspec: others run templates, chain further protocols,
-or contact whatever they name.
+or contact any host.
 """
 
 from __future__ import annotations
