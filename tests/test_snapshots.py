@@ -274,7 +274,7 @@ def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
 
     def twice(engine: Engine, work: Callable[[Any], Any]) -> Any:
         done = patiently(engine, work)
-        return patiently(engine, work) if work.__name__ == "end" else done
+        return patiently(engine, work) if getattr(work, "__name__", "") == "end" else done
 
     monkeypatch.setattr(executor, "patiently", twice)
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")

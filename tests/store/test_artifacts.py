@@ -158,7 +158,7 @@ def test_storage_that_hangs_is_left_alone_for_a_while(
     folder = approved("memory://hangs")
     kept, answers, asked = wrote(folder), threading.Event(), []
 
-    def hanging(*_: object) -> bytes:
+    def hanging(*_: object, **__: object) -> bytes:
         asked.append(1)
         answers.wait()
         return b"content"
@@ -421,9 +421,8 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None
         folder.remove(NAME)
 
 
-def test_by_http_files_are_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_http_files_are_only_read() -> None:
     """As someone publishes a study."""
-    pytest.importorskip("aiohttp")
     folder = approved("https://host/study")
     for work in (folder.remove, lambda name: folder.write(name, b"no")):
         with pytest.raises(OSError, match="Read-only"):
