@@ -20,6 +20,7 @@ FedsweepError
 │       │   └── StoreHeld        also StoreUnreachable
 │       ├── StoreFull
 │       ├── StoreForeign
+│       ├── StoreReplaced
 │       ├── SchemaOld
 │       └── SchemaNew
 ├── StoreBusy                 exit 1: another process held the database too long
@@ -133,6 +134,10 @@ class StoreFull(StoreError):
 
 class StoreForeign(StoreError):
     """That is not a fedsweep database: name another with --db."""
+
+
+class StoreReplaced(StoreError):
+    """The database was deleted or replaced while it was in use: start again."""
 
 
 class SchemaOld(StoreError):

@@ -161,7 +161,7 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
         if not attempt.leave(error):
             raise
         return attempt.fail(FailureKind.BAD_DATA, f"{error} (as on another machine)", None)
-    except (LeaseLost, StoreError, StoreBusy, PackageMissing, SQLAlchemyError):
+    except (LeaseLost, StoreError, StoreBusy, MachineError, PackageMissing, SQLAlchemyError):
         raise  # no fault of the trial
     except TrialFailed as failure:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
@@ -284,6 +284,7 @@ class _Attempt:
 
         home, origins, dropped = patiently(self.engine, begin)
         self.folder = artifacts.folder_of(self.engine.url, home)
+        self.require_place(config)
         self.discard(dropped)
         if self.is_twin():
             return self.finish(None)
@@ -313,6 +314,20 @@ class _Attempt:
         except fedavg.Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
         raise FedsweepError("the trainer stopped before the last round")
+
+    def require_place(self, config: TrainConfig) -> None:
+        """Give the trial back if its weights are to be kept at a place that is not used here.
+
+        Raises:
+            MachineError: it says which place, and what to do. Without weights, no snapshot is
+                written or read, which costs rounds.
+
+        """
+        if (refusal := self.files.refusal) is None or not config.keep_weights:
+            return
+        why = f"its final weights cannot be kept: {refusal}"
+        self.give_back(why)
+        raise MachineError(f"trial {self.claim.trial_id} cannot run here: {why}")
 
     def train(
         self, config: TrainConfig, dataset: Dataset, state: fedavg.State | None
@@ -370,7 +385,8 @@ class _Attempt:
         content = files.read(snapshot)
         progress.step()
         if content is None:
-            self.begin_again(f"missing, damaged or out of reach in {files}")
+            why = f"missing, damaged or out of reach in {files}"
+            self.begin_again(why if files.refusal is None else f"not read: {files.refusal}")
             return None
         try:
             return fedavg.State(snapshot.round, load(content))
@@ -467,6 +483,9 @@ class _Attempt:
         """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
         from safetensors.torch import save
 
+        if self.files.refusal is not None:
+            self.go_without(self.files.refusal)
+            return None
         content = save(state.tensors)
         progress.step()  # an artifacts folder may take minutes for one file
         one, other = writes.snapshot_names(self.claim)
@@ -477,14 +496,18 @@ class _Attempt:
         try:
             total = self.files.write(name, content)
         except OSError as error:
-            if not self.warned:
-                said = "no snapshot of trial %s, which goes on without: %s"
-                log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
-            self.warned = True
+            self.go_without(error)
             return None
         finally:
             progress.step()
         return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
+
+    def go_without(self, error: OSError) -> None:
+        """Say once why there is no snapshot."""
+        if not self.warned:
+            said = "no snapshot of trial %s, which goes on without: %s"
+            log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
+        self.warned = True
 
     def end_files(self, connection: Connection) -> None:
         """Take the names off the index that were never written to; the attempt ends."""

@@ -136,16 +136,20 @@ def created(path: Path, mode: int = 0o666) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, mode), "w+b")
 
 
-def sync_and_replace(file: IO[bytes], aside: Path, target: Path) -> None:
+def sync_and_replace(file: IO[bytes], aside: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give a complete temporary file its final name, also after a power loss.
 
     Raises:
+        FileExistsError: a file has that name, and `overwrite` is off.
         OSError: the file cannot be synced or renamed.
 
     """
     file.flush()
     os.fsync(file.fileno())
-    aside.replace(target)
+    if overwrite:
+        aside.replace(target)
+    else:
+        _link(aside, target)
     _sync_folder(target.parent)
 
 

@@ -30,6 +30,7 @@ from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
 from fedsweep.store.engine import AHEAD_SECONDS, Moment, as_sql, is_ahead, now_on
+from fedsweep.store.identity import store_name
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.stops import Lack
 from fedsweep.store.tables import (
@@ -141,7 +142,7 @@ def claim(
         found = claiming()
     if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
         found = claiming()
-    return None if found.taken is None else _claim_of(found.taken)
+    return None if found.taken is None else _claim_of(connection, found.taken)
 
 
 def reclaim(
@@ -160,12 +161,12 @@ def reclaim(
     ).first()
     if row is None:
         return None
-    claim = _claim_of(row)
+    claim = _claim_of(connection, row)
     renew(connection, claim, now, lease=lease)
     return claim
 
 
-def _claim_of(taken: Any) -> Claim:
+def _claim_of(connection: Connection, taken: Any) -> Claim:
     return Claim(
         trial=taken.id,
         trial_id=taken.trial_id,
@@ -176,6 +177,7 @@ def _claim_of(taken: Any) -> Claim:
         final_round=taken.final_round or 0,
         trunk=taken.trunk,
         fork_round=taken.fork_round or 0,
+        store=store_name(connection),
     )
 
 

@@ -44,12 +44,15 @@ from fedsweep.errors import (
     StoreBusy,
     StoreError,
     StoreForeign,
+    StoreMissing,
+    StoreReplaced,
     visible,
 )
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import arms, driver_errors, reads, schema, stops, writes
+from fedsweep.store import arms, driver_errors, identity, reads, schema, stops, trust, writes
+from fedsweep.store.artifacts import folder_of
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -63,6 +66,7 @@ from fedsweep.store.engine import (
     through_an_outage,
     transaction,
 )
+from fedsweep.store.identity import Identity
 from fedsweep.store.stops import Lack
 from fedsweep.webhook import DRAIN_SECONDS
 
@@ -115,6 +119,10 @@ class Options:
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
     """Seconds that a stopping slot gets to finish its round."""
+    artifacts: tuple[str, ...] = ()
+    """Places for files that the user has approved for this worker."""
+    identity: Identity | None = None
+    """The store that the watching process has opened: its slots open no other one."""
     notify: tuple[str, ...] = field(default=(), repr=False)
     """Webhooks that are told of ends, failures and stalls: secrets."""
 
@@ -183,6 +191,8 @@ class Broken:
     why: str
     blameless: bool
     """True if the store or the machine is at fault. The trial that it held is then given back."""
+    replaced: bool = False
+    """True if the store is no longer the one that was opened: nothing else can be said."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +320,7 @@ class _Watch:
         self.options = options
         self.show = show
         self.engine = schema.open_to_write(options.url)
+        self.options = replace(options, identity=identity.of(self.engine))
         self.context = multiprocessing.get_context("spawn")
         self.stop = False
         self.budget = options.max_trials
@@ -351,6 +362,7 @@ class _Watch:
         if self.options.sweep is not None:
             with reading(self.engine) as connection:
                 reads.require_sweep(connection, self.options.sweep)
+        self.warn_of_places()
         if self.announcer is not None:
             self.refresh()  # before anything can have ended
         with self.signals():
@@ -373,6 +385,16 @@ class _Watch:
         if self.announcer is not None:
             self.announcer.close(0.0 if self.hurry else DRAIN_SECONDS)
         return self.tally
+
+    def warn_of_places(self) -> None:
+        """Say where files of open trials lie that this worker neither writes nor reads."""
+        trust.allow(self.options.artifacts)
+        with reading(self.engine) as connection:
+            homes = reads.homes(connection, self.options.sweep)
+        for home, names in homes.items():
+            if (refusal := folder_of(self.engine.url, home).refusal) is not None:
+                said = f"no snapshots of sweep {', '.join(names)} here, which costs rounds"
+                print(visible(f"fedsweep: {said}: {refusal}"), file=sys.stderr)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -500,6 +522,8 @@ class _Watch:
         elif isinstance(said, Lacking):
             self.tell_lack(slot, said)
         elif isinstance(said, Broken):
+            if said.replaced:
+                raise StoreReplaced(said.why)
             self.tally.broken = slot.broken = said.why
             slot.blameless = said.blameless
 
@@ -738,7 +762,9 @@ class _Watch:
 
     def check_schema(self) -> None:
         """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""
+        identity.require_file(self.engine)
         with reading(self.engine) as connection:
+            identity.require_store(connection)
             try:
                 schema.check(connection)
             except (SchemaNew, StoreForeign) as error:
@@ -828,7 +854,9 @@ def _slot(
     output.in_background()
     try:
         with _machine_faults(), blackbox.recording(box):
+            trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
+            identity.require(engine, options.identity)
             worker = queue.Worker(name=name, device=device)
             loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
             loop.failed, loop.proven = list(failed), proven
@@ -840,7 +868,8 @@ def _slot(
         blameless = isinstance(
             error, (StoreError, StoreBusy, SQLAlchemyError, MachineError, MachineLacks, DeviceError)
         )
-        pipe.send(Broken(_sentence(error), blameless))
+        replaced = isinstance(error, (StoreReplaced, StoreMissing))
+        pipe.send(Broken(_sentence(error), blameless, replaced))
         raise SystemExit(1) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, 
     assert outcome is Outcome.RELEASED
     assert len(seen) == 1
     place = folder(store, first)
-    assert [file.name for file in place.iterdir()] == [f"{first.trial_id}-1-a.safetensors"]
+    assert [file.name for file in place.iterdir()] == [writes.snapshot_names(first)[0]]
 
     second = claim(store)
     assert (second.trial, second.final_round) == (first.trial, 1)
@@ -612,7 +613,8 @@ def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: P
     with reading(store) as c:
         kept = reads.kept_weights(c, claimed.trial)
     assert kept is not None
-    assert kept.name == f"{claimed.trial_id}-1-weights.safetensors"
+    assert kept.name == writes.weights_name(claimed)
+    assert re.fullmatch(rf"{claimed.trial_id}-1-[0-9a-f]{{16}}-weights.safetensors", kept.name)
     content = (folder(store, claimed) / kept.name).read_bytes()
     *_, last = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
     found, expected = load(content), last.weights()
@@ -637,7 +639,7 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
 ) -> None:
     """Finished would be for good, without what was asked for. Its rounds are stored."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
@@ -658,7 +660,7 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
     with reading(store) as c:
         kept = reads.kept_weights(c, second.trial)
     assert kept is not None
-    assert kept.name == f"{second.trial_id}-2-weights.safetensors"
+    assert kept.name == writes.weights_name(second)
 
 
 def test_road_scenes_are_trained_with_the_cities_own_clients(

@@ -182,7 +182,8 @@ def _content(engine: Engine, prefix: str) -> tuple[str, bytes]:
     folder = artifacts.folder_of(engine.url, home)
     content = folder.read(kept)
     if content is None:
-        host = next(a["host"] for a in attempts if a["outcome"] == Outcome.FINISHED)
+        hosts = [a["host"] for a in attempts if a["outcome"] == Outcome.FINISHED]
+        host = hosts[0] if hosts else "another machine"
         raise RequestError(
             f"the weights of trial {trial_id} are {_fault(folder, kept)} in {folder}/{kept.name}: "
             f"they were written on {host}; export them there, or restore that file from a backup"

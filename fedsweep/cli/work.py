@@ -63,6 +63,16 @@ def work(
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
     ] = 20.0,
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--artifacts",
+            metavar="URL",
+            help="Approve a folder or URL that the database names for its files; repeatable. "
+            "Else $FEDSWEEP_ARTIFACTS, and what you approved before (fedsweep db trust).",
+            show_default=False,
+        ),
+    ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,6 +117,7 @@ def work(
         data=data_folder(data),
         lease=lease,
         grace=grace,
+        artifacts=_approved(artifacts),
         notify=hooks,
     )
     with _screen() as show:
@@ -122,6 +133,20 @@ def work(
         print(f"{counted(failed, 'trial')} in scope failed: fedsweep trial list --state failed")
         if strict:
             raise typer.Exit(1)
+
+
+def _approved(artifacts: list[str] | None) -> tuple[str, ...]:
+    """The places of --artifacts, and that of the variable, as the database spells them."""
+    from fedsweep.errors import RequestError
+    from fedsweep.store import places, trust
+
+    named = [places.parse(place) for place in artifacts or ()]
+    if text := setting(trust.VARIABLE):
+        try:
+            named.append(places.parse(text))
+        except RequestError as error:
+            raise RequestError(str(error).replace("--artifacts", trust.VARIABLE)) from error
+    return tuple(named)
 
 
 @contextmanager

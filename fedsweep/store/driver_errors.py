@@ -172,6 +172,11 @@ def sqlstate(error: BaseException | None) -> str | None:
     return getattr(original, "sqlstate", None)
 
 
+def lacks_table(error: DBAPIError) -> bool:
+    """Return whether a statement failed because its table is not there."""
+    return sqlstate(error) == "42P01" or "no such table" in str(error.orig)
+
+
 def name_engine(engine: Engine) -> None:
     """Let every error of this engine's connections say that it is this engine's."""
 

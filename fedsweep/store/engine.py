@@ -32,7 +32,7 @@ from fedsweep.errors import (
     StoreStandby,
     StoreUnreachable,
 )
-from fedsweep.store import driver_errors
+from fedsweep.store import driver_errors, identity
 from fedsweep.store.access import Access, require_writable
 from fedsweep.store.location import WRITE_A_URL, of_text, owner_of, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
@@ -372,17 +372,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
     Raises:
         StoreBusy: SQLite stayed locked for BUSY_SECONDS.
+        StoreReplaced: the database is no longer the one that was opened.
         StoreError: the database is read-only or out of reach.
 
     """
     file = sqlite_file(engine.url)
+    identity.require_file(engine)
     with (
         translated(engine),
         engine.connect().execution_options(writes=True) as connection,
         nullcontext() if file is None else turn(file),
         connection.begin(),
     ):
+        identity.require_store(connection)
         yield connection
+    identity.require_file(engine)
     global _served_since  # noqa: PLW0603  # as in _note_outage
     _served_since = _served_since or time.monotonic()
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
-from fedsweep.store import catalog
+from fedsweep.store import catalog, identity
 from fedsweep.store.engine import (
     as_sql,
     is_ahead,
@@ -49,8 +49,11 @@ def open_store(url: str, *, create: bool = False) -> Engine:
             empty = is_empty(connection)
             if not empty:
                 check(connection)
+                identity.remember(connection)
         if empty:
             migrate(engine)
+            with reading(engine) as connection:
+                identity.remember(connection)
     except BaseException:
         engine.dispose()
         raise
