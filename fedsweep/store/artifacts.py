@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
 from fedsweep.errors import RequestError, hide_secrets
-from fedsweep.files import created, sync_and_replace
+from fedsweep.files import created, make_folder, sync_and_replace
 from fedsweep.store.location import ARTIFACTS, links_to, sidecar, sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
@@ -124,15 +125,18 @@ class _Here:
     emptied.
     """
 
-    def __init__(self, place: Path, *earlier: Path) -> None:
+    def __init__(self, place: Path, *earlier: Path, like: Path | None = None) -> None:
         self.place = place
         self.places = [place, *earlier]
+        self.like = like
+        """The file or folder whose users may use this folder too."""
+        self._left: dict[Path, dict[str, list[Path]]] = {}
 
     def __str__(self) -> str:
         return str(self.place)
 
     def write(self, name: str, content: bytes) -> None:
-        self.place.mkdir(parents=True, exist_ok=True)
+        make_folder(self.place, like=self.like)
         _put(self.place / name, content, aside=self.place / _aside(name))
 
     def read(self, name: str) -> bytes:
@@ -144,15 +148,28 @@ class _Here:
         return None
 
     def remove(self, name: str) -> int | None:
-        """With what a kill left of it, which has a name for that reason."""
+        """With what a kill left of it, which has its name for that reason."""
         for place in self.places:
-            (place / _aside(name)).unlink(missing_ok=True)
+            for aside in (place / f".{name}", *self._leftovers(place).pop(name, ())):
+                with suppress(OSError):  # in a shared folder it may be another user's
+                    aside.unlink()
         with suppress(FileNotFoundError):
             file = self._find(name)
             size = file.stat().st_size
             file.unlink()
             return size
         return None
+
+    def _leftovers(self, place: Path) -> dict[str, list[Path]]:
+        """Return the temporary files of a folder, listed once, by the name that they were for."""
+        if place not in self._left:
+            left: dict[str, list[Path]] = {}
+            with suppress(OSError), os.scandir(place) as entries:
+                for entry in entries:
+                    if match := _ASIDE.fullmatch(entry.name):
+                        left.setdefault(match["name"], []).append(place / entry.name)
+            self._left[place] = left
+        return self._left[place]
 
     def _find(self, name: str) -> Path:
         for place in self.places:
@@ -221,9 +238,11 @@ def folder_of(url: URL, home: Home) -> Folder:
     if home.artifacts is not None and "://" in home.artifacts:
         return _there(f"{home.artifacts}/{home.store}")
     if home.artifacts is not None:
-        return Folder(_Here(Path(home.artifacts) / home.store), shared=file is not None)
+        named = Path(home.artifacts)
+        return Folder(_Here(named / home.store, like=file or named), shared=file is not None)
     if file is not None:
-        return Folder(_Here(_beside(file), *map(_beside, links_to(file))), shared=True)
+        earlier = map(_beside, links_to(file))
+        return Folder(_Here(_beside(file), *earlier, like=file), shared=True)
     place = user_data_path("fedsweep") / "artifacts" / home.store
     return Folder(_Here(place, _earlier(url)), shared=False)
 
@@ -299,23 +318,23 @@ def _require(protocol: str) -> None:
 
 
 def _put(target: Path, content: bytes, *, aside: Path) -> None:
-    """Write a file in one step, so that nobody meets half of it, not even after a power loss.
-
-    The temporary name is fixed because `remove` deletes such a file too. A symbolic link of that
-    name is not followed.
-    """
-    aside.unlink(missing_ok=True)
+    """Write a file in one step, so that nobody meets half of it, not even after a power loss."""
     try:
         with created(aside) as file:
             file.write(content)
             sync_and_replace(file, aside, target)
     except OSError:
-        aside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            aside.unlink()
         raise
 
 
 def _aside(name: str) -> str:
-    return f".{name}"
+    """Return a name that nobody can know before, and that `remove` finds after a kill."""
+    return f".{name}.{secrets.token_hex(8)}"
+
+
+_ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}", re.DOTALL)
 
 
 def _plain(name: str) -> str:
