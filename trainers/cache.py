@@ -18,7 +18,6 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -81,12 +80,12 @@ def _trusted_folder() -> Path | None:
 
 def _distrust(folder: Path, *, inside: bool = False) -> str | None:
     """Return why what lies in a folder is not trusted; None if it is, or if there is no folder."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        try:
-            return private.writer_of(folder, inside=inside)
-        except OSError as error:
-            return f"{folder} cannot be looked at ({error.strerror or error})"
-    return None
+    try:
+        return private.writer_of(folder, inside=inside)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{folder} cannot be looked at ({error.strerror or error})"
 
 
 @lru_cache

@@ -32,6 +32,9 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 MOST_SCANS = 500
 """Scans of a progressive JPEG, at most: each decodes the whole image again. A camera writes ten."""
 
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises on images of very many pixels; the latter if warnings are errors."""
+
 BYTES_PER_PIXEL = 16
 """Bytes that decoding may take for each pixel: the image, and its copies of other modes."""
 
@@ -77,7 +80,7 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
         return _inspect(path, content, notes, label=label)
     except BadData:
         raise
-    except Image.DecompressionBombError as error:
+    except BOMB as error:
         raise BadData(_too_large(path)) from error
     except Exception as error:  # noqa: BLE001  # a decoder may raise anything
         refuse_limit(error)
@@ -319,7 +322,7 @@ def decoding(path: Path, *, label: bool = False) -> Iterator[Image.Image]:
                 yield image
     except (BadData, MachineLimit):
         raise
-    except Image.DecompressionBombError as error:
+    except BOMB as error:
         raise BadData(_too_large(path)) from error
     except Exception as error:
         refuse_limit(error)

@@ -261,7 +261,10 @@ def _of_driver(error: DBAPIError) -> Meaning | None:
     return _AWAY if known is None and lost else known
 
 
-_MAY_LACK_FILES = ("unable to open database file", "disk I/O error", "Too many open files")
+_MAY_LACK_FILES = (
+    *("unable to open database file", "disk I/O error"),
+    *("Too many open files", "connection is bad"),
+)
 """Parts of the messages of drivers that could not open a file or a socket."""
 
 
