@@ -41,7 +41,8 @@ def recording(path: Path) -> Iterator[None]:
         return
     sys.stderr.flush()
     output.reopen_stderr(os.dup(2))
-    kept = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+    kept = os.open(path, flags, 0o600)
     os.dup2(kept, 2)
     os.close(kept)
     faulthandler.enable(2, all_threads=False)

@@ -1006,7 +1006,7 @@ def look_at_data(
     """
     from trainers import precheck
     from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, list_files
+    from trainers.folder import BadData, MachineLimit, check_decoded, list_files
 
     unseen = False
     stocks: dict[str, precheck.Stock] = {}
@@ -1023,6 +1023,10 @@ def look_at_data(
         elif dataset in ON_DISK:
             try:
                 files = list_files(dataset, root)
+                for config in configs:
+                    if config.dataset == dataset == "imagefolder" and config.image_size:
+                        sides = (config.image_size, config.image_size)
+                        check_decoded(files.root, len(files.train) + len(files.test), *sides, 3)
                 content = files.content()
                 content.check()
             except (BadData, MachineLimit, ValueError) as error:

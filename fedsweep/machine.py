@@ -140,6 +140,18 @@ def allow_files(slots: int) -> None:
         )
 
 
+def no_file_left() -> str | None:
+    """Return a sentence if this process can open no further file now, None if it can.
+
+    SQLite does not say why it cannot open a file.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return _LIMITS.get(error.errno or 0)
+    return None
+
+
 def fault(error: BaseException) -> str | None:
     """Return a sentence if a setting of this machine caused an error, None otherwise."""
     chain: BaseException | None = error

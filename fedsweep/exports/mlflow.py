@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import Trial, read, sweeps_of
+from fedsweep.files import make_folder
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
@@ -76,7 +77,7 @@ def tracking_uri(output: str) -> str:
         return output
     folder = Path(output).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise RequestError(
             f"{folder} cannot be made ({error.strerror}): name another with --output"

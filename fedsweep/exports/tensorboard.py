@@ -17,7 +17,7 @@ from fedsweep.errors import RequestError
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import MEASURES, Measured, Trial, read, sweeps_of
 from fedsweep.filenames import safe_name
-from fedsweep.files import written
+from fedsweep.files import make_folder, written
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
@@ -69,7 +69,7 @@ def _write(trial: Trial, file: Path) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         # A sync of each of thousands of files takes longer than another export.
         with written(file, durable=False) as opened:
             writer = RecordWriter(opened)

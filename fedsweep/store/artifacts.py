@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
-from fedsweep.files import created, sync_and_replace
+from fedsweep.files import created, make_folder, sync_and_replace
 from fedsweep.store import trust
 from fedsweep.store.identity import is_store_name
 from fedsweep.store.location import ARTIFACTS, links_to, sidecar, sqlite_file
@@ -185,15 +186,18 @@ class _Here:
     emptied.
     """
 
-    def __init__(self, place: Path, *earlier: Path) -> None:
+    def __init__(self, place: Path, *earlier: Path, like: Path | None = None) -> None:
         self.place = place
         self.places = [place, *earlier]
+        self.like = like
+        """The file or folder whose users may use this folder too."""
+        self._left: dict[Path, dict[str, list[Path]]] = {}
 
     def __str__(self) -> str:
         return str(self.place)
 
     def write(self, name: str, content: bytes, *, overwrite: bool) -> None:
-        self.place.mkdir(parents=True, exist_ok=True)
+        make_folder(self.place, like=self.like)
         _put(self.place / name, content, aside=self.place / _aside(name), overwrite=overwrite)
 
     def read(self, name: str, size: int) -> bytes:
@@ -213,13 +217,26 @@ class _Here:
     def remove(self, name: str) -> int | None:
         """Delete a file, and what a kill left of it, which has a name for that reason."""
         for place in self.places:
-            (place / _aside(name)).unlink(missing_ok=True)
+            for aside in (place / f".{name}", *self._leftovers(place).pop(name, ())):
+                with suppress(OSError):  # in a shared folder it may be another user's
+                    aside.unlink()
         with suppress(FileNotFoundError):
             file = self._find(name)
             size = file.lstat().st_size
             file.unlink()
             return size
         return None
+
+    def _leftovers(self, place: Path) -> dict[str, list[Path]]:
+        """Return the temporary files of a folder, listed once, by the name that they were for."""
+        if place not in self._left:
+            left: dict[str, list[Path]] = {}
+            with suppress(OSError), os.scandir(place) as entries:
+                for entry in entries:
+                    if match := _ASIDE.fullmatch(entry.name):
+                        left.setdefault(match["name"], []).append(place / entry.name)
+            self._left[place] = left
+        return self._left[place]
 
     def _find(self, name: str) -> Path:
         for place in self.places:
@@ -299,7 +316,7 @@ def folder_of(url: URL, home: Home) -> Folder:
         why = Outside(f"{home.store!r} is not a name that fedsweep gives to a database")
         return Folder(_Closed("the folder of its files", why), "", shared=shared)
     if home.artifacts is not None:
-        return _chosen(home.store, home.artifacts, shared=shared)
+        return _chosen(home.store, home.artifacts, file)
     if file is None:
         place = user_data_path("fedsweep") / "artifacts" / home.store
         return Folder(_Here(place, _earlier(url)), home.store, shared=False)
@@ -309,14 +326,15 @@ def folder_of(url: URL, home: Home) -> Folder:
         target = os.path.realpath(places[0])
         why = Unapproved(f"it is a link to {target}, {_ASK}")
         return Folder(_Closed(places[0], why), home.store, shared=True)
-    return Folder(_Here(*usable), home.store, shared=True)
+    return Folder(_Here(*usable, like=file), home.store, shared=True)
 
 
 _ASK = f"which you have not approved here: run `fedsweep db trust`, or set {trust.VARIABLE}"
 
 
-def _chosen(store: str, place: object, *, shared: bool) -> Folder:
+def _chosen(store: str, place: object, file: Path | None) -> Folder:
     """Return the store's folder at the place that its database names."""
+    shared = file is not None
     if not isinstance(place, str) or not is_sound(place):
         why = Outside(f"{str(place)[:200]!r} is not a place that fedsweep keeps files at")
         return Folder(_Closed(f"{str(place)[:200]}/{store}", why), store, shared=shared)
@@ -325,7 +343,8 @@ def _chosen(store: str, place: object, *, shared: bool) -> Folder:
         return Folder(_Closed(f"{place}/{store}", why), store, shared=shared)
     if "://" in place:
         return _there(f"{place}/{store}", store)
-    return Folder(_Here(Path(place) / store), store, shared=shared)
+    named = Path(place)
+    return Folder(_Here(named / store, like=file or named), store, shared=shared)
 
 
 @dataclass(frozen=True)
@@ -386,10 +405,11 @@ def _earlier(url: URL) -> Path:
 def _put(target: Path, content: bytes, *, aside: Path, overwrite: bool) -> None:
     """Write a file in one step, so that nobody meets half of it, not even after a power loss.
 
-    The temporary name is fixed because `remove` deletes such a file too. A symbolic link of that
-    name is not followed.
+    Raises:
+        FileExistsError: there is such a file, which is not to be overwritten.
+        OSError: it cannot be written.
+
     """
-    aside.unlink(missing_ok=True)
     try:
         with created(aside) as file:
             file.write(content)
@@ -401,7 +421,11 @@ def _put(target: Path, content: bytes, *, aside: Path, overwrite: bool) -> None:
 
 
 def _aside(name: str) -> str:
-    return f".{name}"
+    """Return a name that nobody can know before, and that `remove` finds after a kill."""
+    return f".{name}.{secrets.token_hex(8)}"
+
+
+_ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}", re.DOTALL)
 
 
 def _sum(content: bytes) -> str:

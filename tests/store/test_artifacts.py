@@ -127,6 +127,93 @@ def test_half_a_file_is_deleted_under_the_whole_one_s_name(tmp_path: Path) -> No
     assert list(place.iterdir()) == []
 
 
+def test_a_write_that_was_killed_leaves_nothing_after_its_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temporary file has another name each time, which begins with the file's own."""
+    names: list[str] = []
+
+    def killed(_file: object, aside: Path, _target: Path) -> None:
+        names.append(aside.name)
+        raise SystemExit  # no OSError: nothing is cleaned up
+
+    home = Home("id", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "sync_and_replace", killed)
+        for _ in range(2):
+            with pytest.raises(SystemExit):
+                folder_of(SQLITE, home).write(NAME, b"half")
+    assert len(set(names)) == 2
+    assert all(name.startswith(f".{NAME}.") for name in names)
+    assert {path.name for path in (tmp_path / "id").iterdir()} == set(names)
+    (tmp_path / "id" / f".other-{NAME}.0123456789abcdef").write_bytes(b"of another file")
+    folder = folder_of(SQLITE, home)
+    wrote(folder)
+    assert folder.remove(NAME) == 7
+    left = [path.name for path in (tmp_path / "id").iterdir()]
+    assert left == [f".other-{NAME}.0123456789abcdef"]
+
+
+def test_a_link_with_a_temporary_name_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of a shared folder cannot let a worker overwrite a file of its own."""
+    precious, place = tmp_path / "precious", tmp_path / "id"
+    precious.write_bytes(b"keep")
+    place.mkdir()
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # it is guessed
+    for name in (f".{NAME}", f".{NAME}.{'0' * 16}"):
+        (place / name).symlink_to(precious)
+    folder = folder_of(SQLITE, Home("id", str(tmp_path)))
+    with pytest.raises(FileExistsError):
+        folder.write(NAME, b"other")
+    assert precious.read_bytes() == b"keep"
+    monkeypatch.undo()
+    assert folder.read(wrote(folder)) == b"content"
+    assert precious.read_bytes() == b"keep"
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [(0o600, 0o700), (0o640, 0o750), (0o644, 0o755), (0o660, 0o770), (0o664, 0o775)],
+)
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_folder_next_to_a_database_is_shared_as_the_database_is(
+    mode: int, expected: int, mask: int, tmp_path: Path
+) -> None:
+    """A lab that shares a database file shares its snapshots, and nobody else sees them."""
+    file = tmp_path / "fedsweep.db"
+    file.touch()
+    file.chmod(mode)
+    url = make_url(f"sqlite:///{file}")
+    before = os.umask(mask)
+    try:
+        for artifacts_url in (None, str(tmp_path / "new" / "files")):
+            folder = folder_of(url, Home("id", artifacts_url))
+            wrote(folder)
+            assert Path(str(folder)).stat().st_mode & 0o777 == expected
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o700), (0o777, 0o770), (0o755, 0o750)])
+def test_a_server_s_folder_is_shared_with_the_group_of_a_named_folder(
+    mode: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default it is the user's own. All others have no rights in it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    named = tmp_path / "named"
+    if mode is not None:
+        named.mkdir()
+        named.chmod(mode)
+    folder = folder_of(POSTGRES, Home("id", None if mode is None else str(named)))
+    wrote(folder)
+    assert Path(str(folder)).stat().st_mode & 0o777 == expected
+    if mode is None:
+        for place in (tmp_path / "data", tmp_path / "data" / "fedsweep"):
+            assert place.stat().st_mode & 0o777 == 0o700
+
+
 def test_folders_are_made_where_names_alone_do_not_make_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
