@@ -948,8 +948,10 @@ class _SlotLoop:
 
         Data that no machine seems to have are no reason: their trials fail, for a person to look.
         """
-        assert missing.lack is not None or claim is not None
-        lack = missing.lack if missing.lack is not None else kind_of(claim)
+        lack = missing.lack
+        if lack is None:
+            assert claim is not None
+            lack = kind_of(claim)
         if isinstance(missing, DataMissing):
             nowhere = False
             with self.through_outages(), reading(self.engine) as connection:
