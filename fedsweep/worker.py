@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -25,6 +25,7 @@ from multiprocessing import connection as pipes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -859,7 +860,7 @@ def _slot(
             identity.require(engine, options.identity)
             worker = queue.Worker(name=name, device=device)
             loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
-            loop.failed, loop.proven = list(failed), proven
+            loop.failed, loop.proven = failed, proven
             try:
                 loop.run()
             finally:
@@ -880,6 +881,13 @@ def _sentence(error: FedsweepError | SQLAlchemyError) -> str:
 
 
 class _SlotLoop:
+    failed: tuple[Lack, ...] = ()
+    """The kinds of trials that failed here before their first round, since one was stored."""
+    proven: bool = False
+    """Whether a round was stored on this device in this run."""
+    lacks: Mapping[Lack, str] = MappingProxyType({})
+    """What this machine lacks, and why its trials are passed over."""
+
     def __init__(
         self,
         options: Options,
@@ -905,12 +913,6 @@ class _SlotLoop:
         """True if a claim may have been committed without an answer."""
         self.look_due = 0.0
         """When to look again whether a search comes before what may be claimed."""
-        self.failed: list[Lack] = []
-        """The kinds of trials that failed here before their first round, since one was stored."""
-        self.proven = False
-        """Whether a round was stored on this device in this run."""
-        self.lacks: dict[Lack, str] = {}
-        """What this machine lacks, and why its trials are passed over."""
 
     def run(self) -> None:
         from fedsweep.executor import Place, count_steps_in, execute, try_machine
@@ -975,8 +977,10 @@ class _SlotLoop:
 
         Data that no machine seems to have are no reason: their trials fail, for a person to look.
         """
-        assert missing.lack is not None or claim is not None
-        lack = missing.lack if missing.lack is not None else kind_of(claim)
+        lack = missing.lack
+        if lack is None:
+            assert claim is not None
+            lack = kind_of(claim)
         if isinstance(missing, DataMissing):
             nowhere = False
             with self.through_outages(), reading(self.engine) as connection:
@@ -984,7 +988,7 @@ class _SlotLoop:
             if nowhere:
                 return
         if lack not in self.lacks:
-            self.lacks[lack] = str(missing)
+            self.lacks = {**self.lacks, lack: str(missing)}
             self.say(Lacking(str(missing), lack))
 
     def judge(self, claim: Claim, failure: FailureKind | None, error: str | None) -> None:
@@ -996,9 +1000,9 @@ class _SlotLoop:
         """
         if self.last is not None:
             self.proven = True
-            self.failed.clear()
+            self.failed = ()
         elif failure in (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY):
-            self.failed.append(kind_of(claim))
+            self.failed = (*self.failed, kind_of(claim))
             if worn_out(self.failed, proven=self.proven):
                 raise MachineError(
                     f"{len(self.failed)} attempts in a row failed on {self.worker.device} before "

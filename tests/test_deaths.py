@@ -189,15 +189,14 @@ def slot(planned: Engine) -> Any:
     slot: Any = object.__new__(worker._SlotLoop)
     slot.engine, slot.options = planned, worker.Options("")
     slot.worker = queue.Worker("w", "cpu", "host", 1)
-    slot.in_doubt, slot.failed, slot.lacks, slot.proven = False, [], {}, False
-    slot.last, slot.number, slot.told = None, 0, []
+    slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []
     slot.say = slot.told.append
     return slot
 
 
 def test_a_slot_prefers_other_kinds_of_trials_after_a_failure(slot: Any, planned: Engine) -> None:
     """If there are no others it claims the same kind again."""
-    slot.failed = [BN]
+    slot.failed = (BN,)
     other = slot.take()
     assert kind_of(other) == GN
     with transaction(planned) as c:
@@ -212,13 +211,13 @@ def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engin
     held = claim(planned)
     for kind in (None, FailureKind.DIVERGED, FailureKind.BAD_DATA):
         slot.judge(held, kind, "x")
-    assert (slot.failed, slot.proven) == ([], False)
+    assert (slot.failed, slot.proven) == ((), False)
     slot.judge(held, FailureKind.ERROR, "x")
     slot.judge(held, FailureKind.OUT_OF_MEMORY, "x")
-    assert slot.failed == [BN, BN]
+    assert slot.failed == (BN, BN)
     slot.last = ROUND
     slot.judge(held, FailureKind.ERROR, "x")
-    assert (slot.failed, slot.proven) == ([], True)
+    assert (slot.failed, slot.proven) == ((), True)
     slot.last, slot.proven = None, False
     for _ in range(2):
         slot.judge(held, FailureKind.ERROR, "x")
@@ -252,7 +251,7 @@ def test_data_that_seem_to_be_nowhere_are_not_passed_over(slot: Any, planned: En
         about = {"pid": 1, "device": "cpu", "reason": "no digits", "lack": DATA}
         stops.note(c, host="another", **about)
     slot.pass_over(DataMissing("no digits", DATA))
-    assert slot.lacks == {}
+    assert not slot.lacks
 
 
 @pytest.mark.parametrize(

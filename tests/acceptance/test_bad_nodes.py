@@ -139,7 +139,8 @@ def test_a_machine_without_a_data_set_trains_what_needs_none(
 ) -> None:
     """It leaves the images to others, says so, and stops when nothing else is left."""
     images_planned(sqlite_url, tiny)
-    at_once("plan", str(tiny), "--db", sqlite_url, "--set", "name=digits", "--set", "rounds=1")
+    tiny.write_text(TINY.replace('"tiny"', '"digits"'))
+    at_once("plan", str(tiny), "--db", sqlite_url, "--set", "rounds=1")
     done = work(sqlite_url, "--device", "cpu")
     assert "passing over trials" in done.stderr
     counts = "SELECT dataset, state, count(*), max(attempts) FROM results GROUP BY 1, 2"
