@@ -170,7 +170,8 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (  # password: x9, --password x9: a word that is none of a sentence
         re.compile(
-            rf"""(?ix) ( {_NAME}[ \t]{{0,3}}:[ \t]{{0,3}} | (?<![\w-])--[a-z-]{{0,30}}{_NAME}[ \t]{{1,3}} )
+            rf"""(?ix)
+            ( {_NAME}[ \t]{{0,3}}:[ \t]{{0,3}} | (?<![\w-])--[a-z-]{{0,30}}{_NAME}[ \t]{{1,3}} )
             (?!\*\*\*) (?=[^\s"']{{0,60}}[\d!#$%^&*+@\\=]) [^\s"',;]{{4,}}+"""
         ),
         r"\1***",
