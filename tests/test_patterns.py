@@ -36,7 +36,7 @@ LETTERS = [
 ]
 REPEATS = {_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT}
 
-STEPS = (500, 2_000, 8_000, 32_000)
+STEPS = (500, 2_000, 8_000)
 MEGABYTE = (250_000, 1_000_000)
 CLOCK = 0.001
 """Seconds of a processor below which a time says nothing."""
@@ -112,12 +112,11 @@ def attacks_on(parts: Any, before: str = "", *, first: bool) -> Iterator[Attack]
     for place, (operation, value) in enumerate(parts):
         start = before + sample(list(parts)[:place], first=first)
         through = start + one(operation, value, first=first)
-        for end in ("", "\x00"):
-            if through:
-                yield "", through, end
-            if operation in REPEATS and (body := sample(value[2], first=first)):
-                yield start, body, end
-                yield "", start + body * 2, end
+        if through:
+            yield "", through, ""
+        if operation in REPEATS and (body := sample(value[2], first=first)):
+            yield start, body, "\x00"
+            yield "", start + body * 2, "\x00"
         for body in inner(operation, value):
             yield from attacks_on(body, start, first=first)
 
@@ -172,16 +171,15 @@ def searches(pattern: re.Pattern[str]) -> list[Search]:
 def test_a_pattern_that_is_not_linear_is_found(slow: str) -> None:
     """The attacks that are made from a pattern are the worst ones for it."""
     pattern = re.compile(slow)
-    times = [
-        linear_seconds(search, attack, STEPS)
+    assert any(
+        linear_seconds(search, attack, STEPS) is None
         for attack in attacks(pattern)
         for search in searches(pattern)
-    ]
-    assert None in times
+    )
 
 
 def test_every_pattern_is_linear() -> None:
-    """All attacks at 32,000 characters, and the two slowest at a million."""
+    """All attacks at 8,000 characters, and the slowest at a million."""
     known = patterns()
     assert len(known) > 30
     for place, pattern in known.items():
@@ -191,7 +189,7 @@ def test_every_pattern_is_linear() -> None:
                 took = linear_seconds(search, attack, STEPS)
                 assert took is not None, (place, pattern.pattern, attack)
                 times[attack] = took
-            for attack in sorted(times, key=lambda attack: times[attack])[-2:]:
+            for attack in sorted(times, key=lambda attack: times[attack])[-1:]:
                 took = linear_seconds(search, attack, MEGABYTE)
                 assert took is not None, (place, pattern.pattern, attack)
 

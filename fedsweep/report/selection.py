@@ -25,7 +25,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_FIELD_AND_SIGN = re.compile(r"(\w++)\s*+(!=|<=|>=|=|<|>)")
+_FIELD_AND_SIGN = re.compile(r"(?<!\w)(\w++)\s*+(!=|<=|>=|=|<|>)")
 
 
 @dataclass(frozen=True)

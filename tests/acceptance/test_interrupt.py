@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fedsweep.interrupt import EXIT_CODE, LINE
-from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually
+from tests.acceptance.command import at_once, environment, eventually
 from tests.conftest import REPOSITORY
 
 PROGRAM = """
@@ -66,20 +66,18 @@ def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode in (0, EXIT_CODE)
 
 
-@pytest.mark.parametrize("command", ["help", "status", "sql", "plan", "report"])
+@pytest.mark.parametrize("command", ["help", "plan", "report"])
 def test_ctrl_c_at_any_call_is_quiet(tiny: Path, sqlite_url: str, command: str) -> None:
     """Exit 130 and one line at most, from the first import to the last line of output."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = {
         "help": ("--help",),
-        "status": ("status", "--db", sqlite_url),
-        "sql": ("sql", "SELECT 1", "--db", sqlite_url),
         "plan": ("plan", str(tiny), "--db", sqlite_url),
         "report": ("report", "--db", sqlite_url),
     }[command]
     total = calls(*arguments)
     generator = random.Random(command)
-    places = [1, 100, *(generator.randrange(total) for _ in range(10)), total - 20]
+    places = [1, 100, *(generator.randrange(total) for _ in range(4)), total - 20]
     codes = []
     for place in places:
         done = interrupted(*arguments, at=place)
@@ -88,13 +86,13 @@ def test_ctrl_c_at_any_call_is_quiet(tiny: Path, sqlite_url: str, command: str) 
     assert codes.count(EXIT_CODE) > len(codes) // 2
 
 
-@pytest.mark.parametrize("place", [0.3, 0.7, 0.99])
-def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str, place: float) -> None:
+def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str) -> None:
     """A person presses it again, while the first one is obeyed."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = ("status", "--db", sqlite_url)
-    done = interrupted(*arguments, at=int(place * calls(*arguments)), times=300)
-    assert_quiet(done)
+    total = calls(*arguments)
+    for place in (0.3, 0.7, 0.99):
+        assert_quiet(interrupted(*arguments, at=int(place * total), times=300))
 
 
 def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
@@ -134,17 +132,8 @@ def test_an_error_that_a_library_made_of_ctrl_c_is_quiet(error: str) -> None:
     assert (done.returncode, done.stderr) == (EXIT_CODE, "")
 
 
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(sqlite_url: str) -> None:
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
     """As in the background of a script."""
-    done = subprocess.run(
-        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *FEDSWEEP, "status", "--db", sqlite_url],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
     program = (
         "import signal; from fedsweep import interrupt; interrupt.watch(); "
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
@@ -162,14 +151,14 @@ def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: st
     program = "from fedsweep.__main__ import main; print('begun', flush=True); main()"
     arguments = ("work", "--db", sqlite_url, "--device", "cpu", "--slots", "2")
     command = [sys.executable, "-c", program, *arguments]
-    for step in range(8):
+    for step in range(5):
         with subprocess.Popen(
             command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         ) as worker:  # fmt: skip
             assert worker.stdout is not None
             assert worker.stdout.readline() == "begun\n"
-            time.sleep(0.4 * step)  # any instant will do
+            time.sleep(0.7 * step)  # any instant will do
             os.killpg(worker.pid, signal.SIGINT)
             said, _ = worker.communicate(timeout=300)
         assert "Traceback" not in said
