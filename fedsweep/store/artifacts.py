@@ -313,7 +313,7 @@ def folder_of(url: URL, home: Home) -> Folder:
     file = sqlite_file(url)
     shared = file is not None
     if not is_store_name(home.store):
-        why = Outside(f"{home.store!r} is not a name that fedsweep gives to a database")
+        why: OSError = Outside(f"{home.store!r} is not a name that fedsweep gives to a database")
         return Folder(_Closed("the folder of its files", why), "", shared=shared)
     if home.artifacts is not None:
         return _chosen(home.store, home.artifacts, file)
@@ -336,7 +336,7 @@ def _chosen(store: str, place: object, file: Path | None) -> Folder:
     """Return the store's folder at the place that its database names."""
     shared = file is not None
     if not isinstance(place, str) or not is_sound(place):
-        why = Outside(f"{str(place)[:200]!r} is not a place that fedsweep keeps files at")
+        why: OSError = Outside(f"{str(place)[:200]!r} is not a place that fedsweep keeps files at")
         return Folder(_Closed(f"{str(place)[:200]}/{store}", why), store, shared=shared)
     if not trust.is_approved(store, place):
         why = Unapproved(f"the database names {place}, {_ASK}")

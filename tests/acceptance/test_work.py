@@ -225,11 +225,12 @@ def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny:
     at_once("plan", str(tiny), "--db", url, *LONG)
     worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
     eventually(lambda: query(url, "SELECT 1 FROM rounds"))
-    for file in tiny.parent.glob("fedsweep.db*"):
-        if file.is_file():
-            file.unlink()
     if replaced:
-        at_once("plan", str(tiny), "--db", url)
+        at_once("plan", str(tiny), "--db", f"sqlite:///{tiny.parent}/other.db")
+        (tiny.parent / "other.db").replace(tiny.parent / "fedsweep.db")
+    ends = ("-wal", "-shm") if replaced else ("", "-wal", "-shm", "-turn")
+    for end in ends:
+        (tiny.parent / f"fedsweep.db{end}").unlink(missing_ok=True)
     said = worker.communicate(timeout=120)[0]
     assert worker.returncode == 2, said
     assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in said
