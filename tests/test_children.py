@@ -20,7 +20,13 @@ from tests.conftest import TINY
 TOKEN = "a-token-of-the-tests"
 THIRD = ("torch", "numpy", "sqlalchemy", "trainers", "typer", "optuna", "matplotlib", "psycopg")
 PLANTED = sorted({*sys.stdlib_module_names, *THIRD} - {"sitecustomize", "usercustomize"})
-SCRIPT = "import re\nimport sys\nfrom fedsweep.cli import main\nsys.exit(main())\n"
+SCRIPT = """\
+import re
+import sys
+from fedsweep.cli import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 """What an installer writes for the command `fedsweep`."""
 
 

@@ -142,7 +142,7 @@ def listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no such address"
         raise RequestError(
             f"nothing can listen on {host}, port {port} ({why}): choose another --port or --host"
