@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,8 +138,6 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
         try:
             return _to_its_end(attempt, stop, watch)
         except LeaseLost:
-            with suppress(StoreError, StoreBusy, SQLAlchemyError):
-                patiently(engine, partial(queue.come_back, claim=claim))
             return None
         except SQLAlchemyError as error:  # the store's fault costs the worker, never the trial
             raise StoreError(_STORE_REFUSED.format(driver_errors.first_line(error))) from error

@@ -58,10 +58,9 @@ but one that kills its whole machine, again and again, ends."""
 
 LEASE_ENDED = "its lease ended"
 UNWATCHED = "its lease ended while the database may have been out of reach"
-CAME_BACK = "its lease ended, and its worker came back later"
 RESTARTED = "its lease was set on the clock of an earlier start of the machine"
 AHEAD = "its lease was set by a clock that is ahead of this one"
-UNCHARGED = (UNWATCHED, CAME_BACK, RESTARTED, AHEAD)
+UNCHARGED = (UNWATCHED, RESTARTED, AHEAD)
 """Ends of attempts that are no sign against the trial: its worker or the database may have been
 away."""
 RESCUE_BATCH = 100
@@ -760,20 +759,29 @@ def _doubts(connection: Connection, trial: int) -> int:
 
 
 def come_back(connection: Connection, claim: Claim) -> bool:
-    """Take back the loss of an attempt whose lease ended while its worker lived.
+    """Take back the loss of an attempt whose lease ended while its worker lived; to be called once.
 
     The worker was frozen, or cut off from the database, which is no sign against the trial. Returns
-    whether there was a loss. A trial that failed for it is queued again.
+    whether there was a loss. A trial that failed for it is queued again. After MAX_DOUBTS expired
+    attempts without a new round, losses stay: the trial may be what freezes its machines.
     """
-    of_mine = _attempt_of(claim) & (attempts.c.error == LEASE_ENDED) & (attempts.c.rounds_new == 0)
-    expired = sa.update(attempts).where(of_mine, attempts.c.outcome == Outcome.EXPIRED.value)
-    if not connection.execute(expired.values(error=CAME_BACK)).rowcount:
-        return False
-    got_on = sa.exists().where(
-        attempts.c.trial == claim.trial, attempts.c.fence > claim.fence, attempts.c.rounds_new > 0
+    c = attempts.c
+    mine = (
+        sa.select(c.id)
+        .where(_attempt_of(claim), c.outcome == Outcome.EXPIRED.value, c.error == LEASE_ENDED)
+        .where(c.rounds_new == 0)
     )
-    mine = sa.update(trials).where(trials.c.id == claim.trial, ~got_on)
-    fewer = mine.where(trials.c.losses > 0).values(losses=trials.c.losses - 1)
+    if connection.execute(mine).first() is None:
+        return False
+    since = (c.trial == claim.trial) & (c.fence > _last_gain(claim.trial))
+    vain = sa.select(sa.func.count()).where(since, c.outcome == Outcome.EXPIRED.value)
+    got_on = _last_gain(claim.trial) > claim.fence
+    fewer = (
+        sa.update(trials)
+        .where(trials.c.id == claim.trial, trials.c.losses > 0, ~got_on)
+        .where(vain.scalar_subquery() < MAX_DOUBTS)
+        .values(losses=trials.c.losses - 1)
+    )
     if not connection.execute(fewer).rowcount:
         return False
     given_up = (
@@ -781,11 +789,19 @@ def come_back(connection: Connection, claim: Claim) -> bool:
         & (trials.c.failure == FailureKind.LOST.value)
         & (trials.c.losses == MAX_LOSSES - 1)
     )
-    again = mine.where(given_up).values(state=TrialState.QUEUED.value, failure=None, error=None)
+    again = sa.update(trials).where(trials.c.id == claim.trial, given_up)
+    again = again.values(state=TrialState.QUEUED.value, failure=None, error=None)
     if connection.execute(again).rowcount:
         settle(connection, trials.c.id == claim.trial)
         wake(connection)
     return True
+
+
+def _last_gain(trial: int) -> sa.ScalarSelect[int]:
+    """The fence of the last attempt that stored a new round, 0 for none."""
+    latest = sa.func.coalesce(sa.func.max(attempts.c.fence), sa.literal_column("0"))
+    gained = sa.select(latest).where(attempts.c.trial == trial, attempts.c.rounds_new > 0)
+    return gained.scalar_subquery()
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:

@@ -139,6 +139,8 @@ class Slot:
     process: SpawnProcess | None = None
     pipe: Any = None
     claim: Claim | None = None
+    vouched: Claim | None = None
+    """The last claim that it lost while it lived."""
     last: Round | None = None
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=20))
     """Seconds of the latest rounds."""
@@ -518,6 +520,8 @@ class _Watch:
             if said.last is not None and said.outcome is not None:
                 self.stored(slot)
             self.tally.count(said.outcome)
+            if said.outcome is None:
+                self.vouch(slot, said.claim)
             self.ended.append(said)
             self.refresh(now=True)
         elif isinstance(said, Lacking):
@@ -541,6 +545,17 @@ class _Watch:
         print(f"fedsweep: passing over trials: {visible(said.why)}", file=sys.stderr)
         with suppress(FedsweepError, SQLAlchemyError):
             _note_stop(self.engine, slot.device, said.why, said.lack)
+
+    def vouch(self, slot: Slot, claim: Claim) -> None:
+        """Say once that the worker of a lost trial lives."""
+        if slot.vouched == claim:
+            return
+        slot.vouched = claim
+        with (
+            suppress(StoreError, StoreBusy, SQLAlchemyError),
+            transaction(self.engine) as connection,
+        ):
+            queue.come_back(connection, claim)
 
     def answer(self, slot: Slot, asked: Ask) -> None:
         """Grant a slot one of --max-trials, or take it back unused."""
@@ -642,9 +657,7 @@ class _Watch:
                     held = queue.renew(connection, slot.claim, moment, lease=self.options.lease)
             except LeaseLost:
                 # The trainer finds out itself, at its next write.
-                if slot.unwanted is None:
-                    with suppress(*OUTAGE), transaction(self.engine) as connection:
-                        queue.come_back(connection, slot.claim)
+                self.vouch(slot, slot.claim)
                 slot.unwanted = slot.unwanted or now
                 slot.renewed = now
             except OUTAGE:

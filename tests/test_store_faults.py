@@ -251,23 +251,28 @@ def taken_over(store: Engine, held: Claim) -> None:
 def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     planned: Engine, store_url: str
 ) -> None:
-    """The watch says so at its next beat, or the slot at its next write."""
+    """Its watch notices at the next beat, or hears it from the slot, and says so once."""
+    watch = worker._Watch(worker.Options(store_url, lease=0.0), lambda _: None)
+    (slot,) = watch.slots
+    slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
     held = claim(planned)
     taken_over(planned, held)
-    assert execute(planned, held, Place(), lambda: True, lambda _: None) is None
+    slot.claim = held
+    watch.heartbeat()
+    assert slot.unwanted is not None
     assert charged(planned) == (0, 0, 0)
     again = claim(planned)
     assert again.trial == held.trial
     taken_over(planned, again)
-    watch = worker._Watch(worker.Options(store_url, lease=0.0), lambda _: None)
-    (slot,) = watch.slots
-    slot.claim = again
-    slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
-    watch.heartbeat()
+    assert execute(planned, again, Place(), lambda: True, lambda _: None) is None
+    watch.note(slot, worker.Ended(0, again, None, None, 0.0))
+    assert charged(planned) == (0, 0, 0)
+    with e.transaction(planned) as c:
+        c.execute(sa.update(trials).where(trials.c.id == held.trial).values(losses=2))
+    watch.note(slot, worker.Ended(0, again, None, None, 0.0))
+    assert charged(planned) == (0, 2, 0)
     watch.engine.dispose()
     watch.boxes.cleanup()
-    assert slot.unwanted is not None
-    assert charged(planned) == (0, 0, 0)
 
 
 def test_who_was_cut_off_from_the_store_is_no_witness(

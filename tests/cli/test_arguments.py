@@ -54,7 +54,7 @@ WRONG_URLS = {
     "postgresql://user:p@ss@host/name": "{} has an @ in its user or password",
     "postgresql://host:word/name": "{} is not a database URL",
     "postgresql://host/name?nothing=1": "{} cannot be opened: libpq has no parameter nothing",
-    "postgresql://user@127.0.0.1:1/name": "check the host, port and name in {}",
+    "postgresql://user@127.0.0.1:1/name": "check the host, port, user and name in {}",
 }
 """Part of the message about each of these URLs, without the name of the setting."""
 

@@ -328,7 +328,7 @@ def test_another_boot_is_no_loss(c: Connection) -> None:
 
 
 def test_a_worker_that_comes_back_takes_its_loss_back(c: Connection) -> None:
-    """Once. The trial that had failed for it is queued again."""
+    """The trial that had failed for it is queued again."""
     alone(c)
     queue.lose(c, claimed(c), "killed")
     queue.lose(c, claimed(c), "killed")
@@ -336,11 +336,21 @@ def test_a_worker_that_comes_back_takes_its_loss_back(c: Connection) -> None:
     queue.rescue(c, at(50))
     assert state(c, frozen) == "failed"
     assert queue.come_back(c, frozen)
-    assert (state(c, frozen), losses(c), last_error(c)) == ("queued", 2, queue.CAME_BACK)
+    assert (state(c, frozen), losses(c), last_error(c)) == ("queued", 2, queue.LEASE_ENDED)
     row = reads.trial_result(c, frozen.trial_id)
     assert (row["failure"], row["error"]) == (None, None)
-    assert not queue.come_back(c, frozen)
-    assert losses(c) == 2
+
+
+def test_a_trial_that_freezes_its_machines_is_not_claimed_for_ever(c: Connection) -> None:
+    """Each of its workers comes back late."""
+    alone(c)
+    taken_back = []
+    for number in range(queue.MAX_DOUBTS + 2):
+        frozen = claimed(c, ALICE, number * 100)
+        queue.rescue(c, at(number * 100 + 50))
+        taken_back.append(queue.come_back(c, frozen))
+    assert taken_back == [True] * (queue.MAX_DOUBTS - 1) + [False] * 3
+    assert (state(c, frozen), losses(c)) == ("failed", queue.MAX_LOSSES)
 
 
 def test_a_worker_that_comes_back_late_changes_nothing(c: Connection) -> None:
