@@ -1,8 +1,8 @@
 """SQLite's writers wait for their turn in the kernel.
 
 SQLite itself has a writer ask again and again, which starves the unlucky and takes the time of
-whoever writes. The turn is a courtesy: SQLite's own lock is what excludes. If the lock of the turn
-does not come in time, because a process that holds it is stopped, the writer goes on without it.
+the one that writes. The turn is a courtesy: SQLite's own lock is what excludes. If the lock of the
+turn does not come in time, because a process that holds it is stopped, the writer goes on without.
 
 Everybody who can open a file can hold a lock on it. The turn file is therefore open only to users
 who can write the database. A turn file that others can open is replaced.

@@ -209,7 +209,7 @@ def test_a_user_who_can_only_read_holds_up_no_writer(before: int | None, public:
 def test_the_turn_file_is_open_to_those_who_can_write_the_database(
     mode: int, expected: int, file: Path, store: Engine
 ) -> None:
-    """A lab that shares a database shares its turns, whatever the umask of each user is."""
+    """A lab that shares a database shares its turns, with any umask."""
     file.chmod(mode)
     lock = Path(f"{file}-turn")
     lock.unlink(missing_ok=True)
