@@ -675,7 +675,7 @@ def _missing_normalizer(name: str) -> str | None:
     except ValueError:  # the same on every machine: its trials say it
         return None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
-        said = f"normaliser {name} cannot be imported ({_one_line(error)})"
+        said = f"normalizer {name} cannot be imported ({_one_line(error)})"
         return f"{said}: mend the installation of its package"
     return None
 
