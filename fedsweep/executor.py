@@ -207,7 +207,7 @@ class _Attempt:
         self.numerics_id = ""
 
     def require_packages(self) -> None:
-        """Give the trial back if this machine lacks what its model or normaliser needs.
+        """Give the trial back if this machine lacks what its model or normalizer needs.
 
         Raises:
             PackageMissing: says which, and how to get it.
@@ -667,7 +667,7 @@ def _missing_normalizer(name: str) -> str | None:
     if name in NORMALIZERS:
         return None
     if name not in normalizer_names():
-        return f"normaliser {name} is offered by no package: install its own"
+        return f"normalizer {name} is offered by no package: install its own"
     from trainers.normalizers import find
 
     try:
