@@ -211,7 +211,7 @@ class _Attempt:
         self.numerics_id = ""
 
     def require_packages(self) -> None:
-        """Give the trial back if this machine lacks what its model or normaliser needs.
+        """Give the trial back if this machine lacks what its model or normalizer needs.
 
         Raises:
             PackageMissing: says which, and how to get it.
@@ -694,7 +694,7 @@ def _missing_normalizer(name: str) -> str | None:
     if name in NORMALIZERS:
         return None
     if name not in normalizer_names():
-        return f"normaliser {name} is offered by no package: install its own"
+        return f"normalizer {name} is offered by no package: install its own"
     from trainers.normalizers import find
 
     try:
@@ -702,7 +702,7 @@ def _missing_normalizer(name: str) -> str | None:
     except ValueError:  # the same on every machine: its trials say it
         return None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
-        said = f"normaliser {name} cannot be imported ({_one_line(error)})"
+        said = f"normalizer {name} cannot be imported ({_one_line(error)})"
         return f"{said}: mend the installation of its package"
     return None
 

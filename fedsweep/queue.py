@@ -726,7 +726,7 @@ def _expire(
     times = losses if too_often else _doubts(connection, trial)
     lost = too_often or times >= MAX_DOUBTS
     error = f"{_FOR_GOOD} {times} times in a row without a new round; the last time: {why}"
-    if lost and not too_often:  # from here on, `_doubts` counts anew
+    if lost and not too_often:  # `_doubts` begins to count from here
         connection.execute(ended.values(error=error))
     connection.execute(
         sa.update(trials)

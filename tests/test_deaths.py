@@ -172,7 +172,7 @@ def test_a_claim_alone_forgives_nothing(watch: Any, planned: Engine) -> None:
 def test_a_lack_is_told_and_stored_once(
     watch: Any, planned: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each process of a slot finds it anew."""
+    """Each process of a slot finds it again."""
     for _ in range(2):
         watch.note(watch.slots[0], worker.Lacking("no folder\x1b[2J", DATA))
     said = capsys.readouterr().err

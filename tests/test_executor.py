@@ -414,7 +414,7 @@ def test_a_failure_after_a_round_is_charged_by_any_machine(
 def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of an attempt too, whatever the machine has trained before."""
+    """In the middle of an attempt too, on a machine that has trained before."""
 
     def broken(*_: object) -> None:
         raise ImportError("libgomp.so.1: cannot open shared object file")
