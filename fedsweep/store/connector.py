@@ -203,7 +203,7 @@ def settings_of(options: str) -> dict[str, str]:
         RequestError: an option is of another form, which only a server's own start can take.
 
     """
-    words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\]++)++", options)]
     found: dict[str, str] = {}
     while words:
         word = words.pop(0)
