@@ -396,7 +396,7 @@ def _share_approvals(there: Connection, here: Connection) -> None:
             raise RequestError(f"weights of FROM cannot be read: {refusal} (--db FROM)")
         if refusal is None and home.artifacts is not None and own and is_store_name(own):
             with contextlib.suppress(OSError):
-                trust.approve(own, home.artifacts)
+                trust.approve(str(own), home.artifacts)
 
 
 @dataclass(frozen=True)
