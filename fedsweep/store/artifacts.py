@@ -410,14 +410,16 @@ def _put(target: Path, content: bytes, *, aside: Path, overwrite: bool) -> None:
         OSError: it cannot be written.
 
     """
-    try:
-        with created(aside) as file:
+    with created(aside) as file:
+        try:
             file.write(content)
             if not overwrite and os.path.lexists(target):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             sync_and_replace(file, aside, target, overwrite=overwrite)
-    finally:
-        aside.unlink(missing_ok=True)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+    aside.unlink(missing_ok=True)  # it may have been linked rather than renamed
 
 
 def _aside(name: str) -> str:

@@ -133,24 +133,24 @@ def test_a_write_that_was_killed_leaves_nothing_after_its_removal(
     """The temporary file has another name each time, which begins with the file's own."""
     names: list[str] = []
 
-    def killed(_file: object, aside: Path, _target: Path) -> None:
+    def killed(_file: object, aside: Path, _target: Path, **_: object) -> None:
         names.append(aside.name)
         raise SystemExit  # no OSError: nothing is cleaned up
 
-    home = Home("id", str(tmp_path))
+    place = tmp_path / STORE
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "sync_and_replace", killed)
         for _ in range(2):
             with pytest.raises(SystemExit):
-                folder_of(SQLITE, home).write(NAME, b"half")
+                approved(str(tmp_path)).write(NAME, b"half")
     assert len(set(names)) == 2
     assert all(name.startswith(f".{NAME}.") for name in names)
-    assert {path.name for path in (tmp_path / "id").iterdir()} == set(names)
-    (tmp_path / "id" / f".other-{NAME}.0123456789abcdef").write_bytes(b"of another file")
-    folder = folder_of(SQLITE, home)
+    assert {path.name for path in place.iterdir()} == set(names)
+    (place / f".other-{NAME}.0123456789abcdef").write_bytes(b"of another file")
+    folder = approved(str(tmp_path))
     wrote(folder)
     assert folder.remove(NAME) == 7
-    left = [path.name for path in (tmp_path / "id").iterdir()]
+    left = [path.name for path in place.iterdir()]
     assert left == [f".other-{NAME}.0123456789abcdef"]
 
 
@@ -158,13 +158,13 @@ def test_a_link_with_a_temporary_name_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another user of a shared folder cannot let a worker overwrite a file of its own."""
-    precious, place = tmp_path / "precious", tmp_path / "id"
+    precious, place = tmp_path / "precious", tmp_path / STORE
     precious.write_bytes(b"keep")
     place.mkdir()
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # it is guessed
     for name in (f".{NAME}", f".{NAME}.{'0' * 16}"):
         (place / name).symlink_to(precious)
-    folder = folder_of(SQLITE, Home("id", str(tmp_path)))
+    folder = approved(str(tmp_path))
     with pytest.raises(FileExistsError):
         folder.write(NAME, b"other")
     assert precious.read_bytes() == b"keep"
@@ -189,7 +189,9 @@ def test_a_folder_next_to_a_database_is_shared_as_the_database_is(
     before = os.umask(mask)
     try:
         for artifacts_url in (None, str(tmp_path / "new" / "files")):
-            folder = folder_of(url, Home("id", artifacts_url))
+            if artifacts_url is not None:
+                trust.approve(STORE, artifacts_url)
+            folder = folder_of(url, Home(STORE, artifacts_url))
             wrote(folder)
             assert Path(str(folder)).stat().st_mode & 0o777 == expected
     finally:
@@ -206,7 +208,8 @@ def test_a_server_s_folder_is_shared_with_the_group_of_a_named_folder(
     if mode is not None:
         named.mkdir()
         named.chmod(mode)
-    folder = folder_of(POSTGRES, Home("id", None if mode is None else str(named)))
+    trust.approve(STORE, str(named))
+    folder = folder_of(POSTGRES, Home(STORE, None if mode is None else str(named)))
     wrote(folder)
     assert Path(str(folder)).stat().st_mode & 0o777 == expected
     if mode is None:
