@@ -178,6 +178,7 @@ def test_a_pattern_that_is_not_linear_is_found(slow: str) -> None:
     )
 
 
+@pytest.mark.slow  # it takes processor time, which a busy machine disturbs
 def test_every_pattern_is_linear() -> None:
     """All attacks at 8,000 characters, and the slowest at a million."""
     known = patterns()
@@ -222,6 +223,7 @@ def refused(work: Search) -> Search:
     return attempt
 
 
+@pytest.mark.slow  # as above
 @pytest.mark.parametrize(
     "work",
     [

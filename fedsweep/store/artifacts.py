@@ -233,8 +233,9 @@ class _Here:
             left: dict[str, list[Path]] = {}
             with suppress(OSError), os.scandir(place) as entries:
                 for entry in entries:
-                    if match := _ASIDE.fullmatch(entry.name):
-                        left.setdefault(match["name"], []).append(place / entry.name)
+                    name, dot, mark = entry.name[1:].rpartition(".")
+                    if entry.name[0] == "." and dot and _MARK.fullmatch(mark):
+                        left.setdefault(name, []).append(place / entry.name)
             self._left[place] = left
         return self._left[place]
 
@@ -427,7 +428,7 @@ def _aside(name: str) -> str:
     return f".{name}.{secrets.token_hex(8)}"
 
 
-_ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}", re.DOTALL)
+_MARK = re.compile("[0-9a-f]{16}")
 
 
 def _sum(content: bytes) -> str:

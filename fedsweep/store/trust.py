@@ -17,7 +17,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from fedsweep.errors import RequestError
-from fedsweep.files import write_whole
+from fedsweep.files import make_folder, write_whole
 from fedsweep.store.places import spelled
 
 VARIABLE = "FEDSWEEP_ARTIFACTS"
@@ -40,7 +40,7 @@ def approve(store: str, place: str) -> None:
 
     """
     file = _file(store, place)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_whole(file, place.encode(errors="surrogateescape"))
 
 
