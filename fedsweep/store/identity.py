@@ -103,7 +103,7 @@ def require_store(connection: Connection) -> None:
     if known is None:
         return
     try:
-        found = _NAME(connection).one()[0]
+        found = _NAME.with_begin(connection).one()[0]
     except DBAPIError as error:
         if not driver_errors.lacks_table(error):
             raise
