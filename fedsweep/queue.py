@@ -687,7 +687,7 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
     times = losses if charged else _doubts(connection, trial)
     lost = charged or times >= MAX_DOUBTS
     error = f"{_FOR_GOOD} {times} times in a row without a new round; the last time: {why}"
-    if lost and not charged:  # from here on, `_doubts` counts anew
+    if lost and not charged:  # `_doubts` counts from here on
         connection.execute(ended.values(error=error))
     connection.execute(
         sa.update(trials)

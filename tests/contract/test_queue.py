@@ -320,7 +320,7 @@ def test_outages_never_fail_a_trial_but_an_endless_row_of_doubts_does(c: Connect
 
 
 def test_another_boot_is_no_loss(c: Connection) -> None:
-    """Whoever looks was not there."""
+    """The worker that takes the trial over cannot tell how the attempt ended."""
     alone(c)
     claimed(c)
     assert queue.rescue(c, Moment(5.0, "boot-2")) == 1
