@@ -13,6 +13,7 @@ from tests.acceptance.command import at_once, eventually, fedsweep, query, start
 
 ONE = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "keep_weights=true"]
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=200"]
+ENDLESS = [*LONG, "--set", "rounds=1000000"]
 
 
 def stored(here: Path, text: str) -> list[tuple[object, ...]]:
@@ -67,7 +68,7 @@ def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
 def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None:
     """Its snapshot while the trial may go on is needed; when it is cancelled it is not."""
     here = tiny.parent
-    at_once("plan", "tiny.toml", *LONG, cwd=here)
+    at_once("plan", "tiny.toml", *ENDLESS, cwd=here)
     worker = start("work", "--db", f"sqlite:///{here}/fedsweep.db", "--device", "cpu")
     eventually(lambda: stored(here, "SELECT 1 FROM snapshots"))
     os.killpg(worker.pid, signal.SIGKILL)
