@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,8 @@ LINES = 50
 """Last words that are read: of lines."""
 BYTES = 64 * 1024
 """The same, of bytes; a longer file is emptied between rounds."""
+GIST = 300
+"""Characters of the one line that tells why a process died."""
 ASK = signal.SIGUSR1
 """Asks a process where in Python it is."""
 ANSWER_SECONDS = 1.0
@@ -39,7 +41,8 @@ def recording(path: Path) -> Iterator[None]:
         return
     sys.stderr.flush()
     output.reopen_stderr(os.dup(2))
-    kept = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+    kept = os.open(path, flags, 0o600)
     os.dup2(kept, 2)
     os.close(kept)
     faulthandler.enable(2, all_threads=False)
@@ -70,6 +73,29 @@ def ask(pid: int, path: Path) -> None:
         while path.stat().st_size == before and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)  # to the end of its sentence
+
+
+def gist(words: Sequence[str]) -> str:
+    """Return the line of a process's last words that tells most; nothing if there are none.
+
+    A crash is followed by where in Python it was: then the line before that tells why.
+    """
+    marks = [n for n, line in enumerate(words) if line.startswith("Fatal Python error:")]
+    lines = [*words[: marks[-1] + 1]] if marks else list(words)
+    if marks and len(lines) > 1:
+        lines.pop()
+    told = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return told if len(told) <= GIST else f"{told[:GIST]} …"
+
+
+def death(code: int | None) -> str:
+    """Return how a process ended, by its exit code: a signal's name, or `exit 1`."""
+    if code is not None and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:  # a real-time signal has no name
+            return f"signal {-code}"
+    return f"exit {code}"
 
 
 def last_words(path: Path) -> list[str]:

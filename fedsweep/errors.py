@@ -5,7 +5,9 @@ FedsweepError
 │   ├── PlanError             the plan file
 │   ├── DeviceError           the device asked for
 │   ├── MachineError          a setting of this machine
-│   ├── PackageMissing        a package that a trial needs is not installed here
+│   ├── MachineLacks          something that a trial needs is not here
+│   │   ├── PackageMissing
+│   │   └── DataMissing
 │   ├── NotFound              a sweep or trial that is not there
 │   ├── Refused               a change that the state of a trial forbids
 │   ├── SqlRefused            a statement that does more than read, or reads too long
@@ -18,6 +20,7 @@ FedsweepError
 │       │   └── StoreHeld        also StoreUnreachable
 │       ├── StoreFull
 │       ├── StoreForeign
+│       ├── StoreReplaced
 │       ├── SchemaOld
 │       └── SchemaNew
 ├── StoreBusy                 exit 1: another process held the database too long
@@ -29,7 +32,13 @@ FedsweepError
 
 from __future__ import annotations
 
-import re
+from fedsweep.redaction import clipped
+from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import legible as legible  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import visible as visible  # noqa: PLC0414  # others take it from here
+
+LONGEST = 10_000
+"""Characters of a message. It is one sentence, but may repeat what a server or a request said."""
 
 
 class FedsweepError(Exception):
@@ -38,7 +47,8 @@ class FedsweepError(Exception):
     exit_code = 1
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(visible(hide_secrets(message or type(self).__doc__ or "")))
+        text = visible(hide_secrets(message or type(self).__doc__ or ""))
+        super().__init__(clipped(text, LONGEST))
 
 
 class RequestError(FedsweepError):
@@ -59,8 +69,23 @@ class MachineError(RequestError):
     """A setting of this machine does not allow that."""
 
 
-class PackageMissing(RequestError):
+class MachineLacks(RequestError):
+    """The machine lacks something that the trial needs: another one may train it."""
+
+    def __init__(
+        self, message: str | None = None, lack: tuple[tuple[str, str | None], ...] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.lack = lack
+        """The fields of the configurations that need it; None if only this trial does."""
+
+
+class PackageMissing(MachineLacks):
     """A package that the trial needs is not installed here."""
+
+
+class DataMissing(MachineLacks):
+    """The data that the trial needs are not here."""
 
 
 class NotFound(RequestError):
@@ -111,6 +136,10 @@ class StoreForeign(StoreError):
     """That is not a fedsweep database: name another with --db."""
 
 
+class StoreReplaced(StoreError):
+    """The database was deleted or replaced while it was in use: start again."""
+
+
 class SchemaOld(StoreError):
     """The database has an older schema: back it up, then run `fedsweep db upgrade`."""
 
@@ -143,33 +172,3 @@ class TrialFailed(FedsweepError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def legible(text: str) -> str:
-    """The text without what a database or a terminal would stumble over: control characters, and
-    what is not Unicode.
-    """
-    return _CONTROL.sub("\ufffd", text.encode(errors="replace").decode())
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
-_PASSWORD_IN_URL = re.compile(r"(?P<head>\w[\w+.-]*://[^\s/:@]*):\S*@")
-_PASSWORD_KEY = re.compile(
-    r"""(?ix) (\w*(?:password|passwd|token|secret)) \s?=\s?
-    (?: '(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^\s&'"]+ )"""
-)
-
-
-def hide_secrets(text: str) -> str:
-    """The text with every password and token of a URL replaced by ***."""
-    return _PASSWORD_KEY.sub(r"\1=***", _PASSWORD_IN_URL.sub(r"\g<head>:***@", text))
-
-
-def visible(text: str) -> str:
-    """Text without what a terminal would obey, which others may have put there."""
-    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls but tab and line feed, separators of lines, what turns the direction of writing, and
-halves of characters."""

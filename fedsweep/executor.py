@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import platform
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import machine, queue
+from fedsweep import blackbox, machine, queue
 from fedsweep.errors import (
+    DataMissing,
     DeviceError,
     FedsweepError,
     LeaseLost,
     MachineError,
+    MachineLacks,
     PackageMissing,
     PlanError,
     StoreBusy,
@@ -37,6 +43,7 @@ from fedsweep.errors import (
 )
 from fedsweep.logbook import Line, Logbook
 from fedsweep.provenance import provenance
+from fedsweep.redaction import clipped
 from fedsweep.spec import (
     Claim,
     ClientScore,
@@ -50,7 +57,7 @@ from fedsweep.spec import (
     pinned,
 )
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import artifacts, driver_errors, garbage, reads, trunks, writes
+from fedsweep.store import artifacts, driver_errors, garbage, reads, stops, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 from trainers.progress import Counter, progress
 
@@ -65,7 +72,22 @@ SNAPSHOT_SECONDS = 1.0
 where a round takes longer, else once a second. A kill loses no more than that, or the rounds since
 the last snapshot where the trial says how often to take one."""
 
-SEGMENTATION_MODULES = ("segmentation_models_pytorch", "torchmetrics")
+MODULES = {
+    "resnet18": ("torchvision",),
+    "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
+}
+"""The modules that a model needs beyond torch."""
+
+EVERY_TRIAL = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
+"""The modules that every trial needs."""
+
+COPIES = 3
+"""Numbers for each parameter of a model, at least: the parameter, its gradient and its momentum."""
+
+ERROR_LENGTH = 4_000
+"""Characters of an attempt's error that are stored: one line of a page and of a terminal."""
+TRACE_LENGTH = 100_000
+"""Characters of an attempt's traceback that are stored."""
 
 IDLE_SECONDS = 0.5
 """A trainer that has not needed the store for so long will not need it soon: it lets go of it."""
@@ -80,6 +102,9 @@ class Place:
     data: Path | None = None
     lease: float = queue.LEASE_SECONDS
     max_attempts: int = queue.MAX_ATTEMPTS
+    proven: bool = True
+    """True if a trial was trained here before. Otherwise an attempt that fails before its first
+    round is not charged to its trial: the machine may be at fault."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +155,18 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
     try:
         attempt.require_packages()
         return End(attempt.run(stop, watch))
-    except (LeaseLost, StoreError, StoreBusy, PackageMissing, SQLAlchemyError):
+    except DataMissing as error:
+        if not attempt.leave(error):
+            raise
+        return attempt.fail(FailureKind.BAD_DATA, f"{error} (as on another machine)", None)
+    except (LeaseLost, StoreError, StoreBusy, MachineError, PackageMissing, SQLAlchemyError):
         raise  # no fault of the trial
     except TrialFailed as failure:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
+    except ImportError as error:
+        missing = _not_imported(attempt.claim.config, error)
+        attempt.give_back(str(missing))
+        raise missing from error
     except Exception as error:  # a trainer's bug must cost its trial, not the worker
         said = _one_line(error)
         if limit := _limit(error):
@@ -144,7 +177,11 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
         if _broken_device(error):
             attempt.lose(said)
             raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
-        return attempt.fail(_kind_of(error), said, traceback.format_exc())
+        kind = _kind_of(error)
+        if attempt.place.proven or attempt.measured:
+            return attempt.fail(kind, said, traceback.format_exc())
+        attempt.give_back(f"{kind}: {said}", traceback.format_exc())
+        return End(Outcome.RELEASED, kind, said)
 
 
 class _Attempt:
@@ -167,12 +204,14 @@ class _Attempt:
         self.names = set(writes.file_names(claim))
         """The files that it may write, as the index has them."""
         self.over = False
+        self.measured = False
+        """Whether the trainer gave a round."""
         self.warned = False
         self.pending: list[Round] = []
         self.numerics_id = ""
 
     def require_packages(self) -> None:
-        """Give the trial back where this machine lacks what its model or normaliser needs.
+        """Give the trial back if this machine lacks what its model or normalizer needs.
 
         Raises:
             PackageMissing: says which, and how to get it.
@@ -184,15 +223,32 @@ class _Attempt:
             self.give_back(str(error))
             raise
 
-    def give_back(self, why: str) -> None:
+    def give_back(self, why: str, trace: str | None = None) -> None:
         """Release the trial at no cost, because this machine cannot run it."""
+        why, trace = hide_secrets(legible(why)), trace and hide_secrets(legible(trace))
         self.book.note("error", why)
 
         def give_back(connection: Connection) -> None:
             self.renew(connection)
-            queue.release(connection, self.claim)
+            queue.release(connection, self.claim, why, trace)
 
         patiently(self.engine, give_back)
+
+    def leave(self, missing: DataMissing) -> bool:
+        """Leave the trial to a machine that has its data; returns whether none seems to have them.
+
+        Then the claim stays.
+        """
+        lack, host = missing.lack, platform.node()
+
+        def look(connection: Connection) -> bool:
+            self.renew(connection)
+            return lack is not None and stops.nowhere(connection, lack, host)
+
+        if patiently(self.engine, look):
+            return True
+        self.give_back(str(missing))
+        return False
 
     def run(self, stop: Stop, watch: Watch) -> Outcome:
         from trainers import fedavg, memory
@@ -226,6 +282,7 @@ class _Attempt:
 
         home, origins, dropped = patiently(self.engine, begin)
         self.folder = artifacts.folder_of(self.engine.url, home)
+        self.require_place(config)
         self.discard(dropped)
         if self.is_twin():
             return self.finish(None)
@@ -236,6 +293,7 @@ class _Attempt:
         try:
             for measured in self.train(config, dataset, state):
                 row = _row(measured)
+                self.measured = True
                 self.pending.append(row)
                 watch(row)
                 if row.round == config.rounds:
@@ -254,6 +312,20 @@ class _Attempt:
         except fedavg.Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
         raise FedsweepError("the trainer stopped before the last round")
+
+    def require_place(self, config: TrainConfig) -> None:
+        """Give the trial back if its weights are to be kept at a place that is not used here.
+
+        Raises:
+            MachineError: it says which place, and what to do. Without weights, no snapshot is
+                written or read, which costs rounds.
+
+        """
+        if (refusal := self.files.refusal) is None or not config.keep_weights:
+            return
+        why = f"its final weights cannot be kept: {refusal}"
+        self.give_back(why)
+        raise MachineError(f"trial {self.claim.trial_id} cannot run here: {why}")
 
     def train(
         self, config: TrainConfig, dataset: Dataset, state: fedavg.State | None
@@ -311,7 +383,8 @@ class _Attempt:
         content = files.read(snapshot)
         progress.step()
         if content is None:
-            self.begin_again(f"missing, damaged or out of reach in {files}")
+            why = f"missing, damaged or out of reach in {files}"
+            self.begin_again(why if files.refusal is None else f"not read: {files.refusal}")
             return None
         try:
             return fedavg.State(snapshot.round, load(content))
@@ -408,6 +481,9 @@ class _Attempt:
         """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
         from safetensors.torch import save
 
+        if self.files.refusal is not None:
+            self.go_without(self.files.refusal)
+            return None
         content = save(state.tensors)
         progress.step()  # an artifacts folder may take minutes for one file
         one, other = writes.snapshot_names(self.claim)
@@ -418,14 +494,18 @@ class _Attempt:
         try:
             total = self.files.write(name, content)
         except OSError as error:
-            if not self.warned:
-                said = "no snapshot of trial %s, which goes on without: %s"
-                log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
-            self.warned = True
+            self.go_without(error)
             return None
         finally:
             progress.step()
         return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
+
+    def go_without(self, error: OSError) -> None:
+        """Say once why there is no snapshot."""
+        if not self.warned:
+            said = "no snapshot of trial %s, which goes on without: %s"
+            log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
+        self.warned = True
 
     def end_files(self, connection: Connection) -> None:
         """Take the names off the index that were never written to; the attempt ends."""
@@ -510,8 +590,8 @@ class _Attempt:
 
     def fail(self, kind: FailureKind, error: str, trace: str | None) -> End:
         """Store the rounds up to the failure, and say it."""
-        error = hide_secrets(legible(error))
-        trace = trace and hide_secrets(legible(trace))
+        error = clipped(hide_secrets(legible(error)), ERROR_LENGTH)
+        trace = trace and clipped(hide_secrets(legible(trace)), TRACE_LENGTH)
         self.book.note("error", f"{kind}: {error}")
 
         def end(connection: Connection) -> float | None:
@@ -526,10 +606,11 @@ class _Attempt:
     def lose(self, why: str) -> None:
         """Leave the trial to another device."""
         self.book.note("error", why)
+        charged = self.place.proven or self.measured
 
         def end(connection: Connection) -> None:
             self.renew(connection)
-            queue.lose(connection, self.claim, why)
+            queue.lose(connection, self.claim, why, charged=charged)
 
         patiently(self.engine, end)
 
@@ -561,15 +642,113 @@ def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
         PackageMissing: says which it lacks, and how to get it.
 
     """
-    from trainers.config import normalizer_names
+    if (missing := _missing_package(config)) is not None:
+        raise PackageMissing(f"trial {trial_id} cannot run here: {missing}", missing.lack)
 
-    lacks = ""
-    if config["model"] == "deeplabv3plus" and not all(map(find_spec, SEGMENTATION_MODULES)):
-        lacks = f"{config['model']} needs packages: pip install 'fedsweep[segmentation]'"
-    if config["normalizer"] not in normalizer_names():
-        lacks = f"normaliser {config['normalizer']} is offered by no package: install its own"
-    if lacks:
-        raise PackageMissing(f"trial {trial_id} cannot run here: {lacks}")
+
+def lacking(
+    needs: Iterable[Mapping[str, Any]], root: Path | None, device: str
+) -> list[MachineLacks]:
+    """Return what this machine lacks of the packages, memory and data that trials need, each once.
+
+    A need has the fields `queue.NEEDS`. The content of files is left to the first trial.
+    """
+    looks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
+    for need in needs:
+        looks[("model", need["model"]),] = partial(_missing_for_model, need, device)
+        looks[("normalizer", need["normalizer"]),] = partial(_missing_package, need)
+        looks[data_of(need)] = partial(_missing_data, need, root)
+    return [missing for look in looks.values() if (missing := look()) is not None]
+
+
+def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | None:
+    model = need["model"]
+    if (said := _missing_module(model)) is not None:
+        return PackageMissing(said, (("model", model),))
+    return too_small(model, device)
+
+
+def _missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
+    for field, look in (("model", _missing_module), ("normalizer", _missing_normalizer)):
+        if (said := look(need[field])) is not None:
+            return PackageMissing(said, ((field, need[field]),))
+    return None
+
+
+def _missing_module(model: str) -> str | None:
+    """Return a sentence if a module that a model needs cannot be imported here."""
+    modules = MODULES.get(model, ())
+    if not all(map(find_spec, modules)):
+        package = "'fedsweep[segmentation]'" if model == "deeplabv3plus" else modules[0]
+        return f"{model} needs packages: pip install {package}"
+    for module in modules:
+        if (said := _import_error(module)) is not None:
+            return f"{model} needs {module}, {said}"
+    return None
+
+
+def _missing_normalizer(name: str) -> str | None:
+    """Return a sentence if a normalizer of another package cannot be imported here."""
+    from trainers.config import NORMALIZERS, normalizer_names
+
+    if name in NORMALIZERS:
+        return None
+    if name not in normalizer_names():
+        return f"normalizer {name} is offered by no package: install its own"
+    from trainers.normalizers import find
+
+    try:
+        find(name)
+    except ValueError:  # the same on every machine: its trials say it
+        return None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
+        said = f"normalizer {name} cannot be imported ({_one_line(error)})"
+        return f"{said}: mend the installation of its package"
+    return None
+
+
+def _import_error(module: str) -> str | None:
+    """Import a module; returns the end of a sentence if that fails."""
+    try:
+        import_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a broken installation has many faces
+        return f"which cannot be imported here ({_one_line(error)}): mend its installation"
+    return None
+
+
+def _not_imported(config: Mapping[str, Any], error: ImportError) -> PackageMissing:
+    """Return what a trial lacks that met a failed import."""
+    from trainers.config import NORMALIZERS
+
+    said = f"a package cannot be imported here ({_one_line(error)}): mend its installation"
+    fields = ("model", "dataset") if config["normalizer"] in NORMALIZERS else ("normalizer",)
+    return PackageMissing(said, tuple((name, config[name]) for name in fields))
+
+
+def _missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | None:
+    from trainers.config import DOWNLOADED, ON_DISK
+    from trainers.folder import BadData, MachineLimit, Missing, list_files, shown
+
+    dataset, lack = need["dataset"], data_of(need)
+    if dataset not in ON_DISK:
+        if dataset == "digits" or root is None or root.is_dir():
+            return None
+        return DataMissing(f"{dataset}: there is no folder {shown(root)}: change --data", lack)
+    if root is None and dataset in DOWNLOADED:
+        return None
+    try:
+        list_files(dataset, root)
+    except MachineLimit as error:
+        raise MachineError(str(error)) from error
+    except BadData as error:
+        if isinstance(error, Missing) or need["fingerprint"] is not None:
+            return DataMissing(str(error), lack)
+    return None
+
+
+def data_of(need: Mapping[str, Any]) -> stops.Lack:
+    """Return the fields that name a trial's data."""
+    return ("dataset", need["dataset"]), ("fingerprint", need.get("fingerprint"))
 
 
 def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
@@ -614,6 +793,8 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
         yield from map(_row, fedavg.run(config, dataset, device=place.device))
     except fedavg.Diverged as error:
         raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+    except DataMissing as error:
+        raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
     except FedsweepError:
         raise
     except Exception as error:
@@ -623,20 +804,28 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
 
 
 def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> Dataset:
-    """A trial's data, if they can be split as it wants, and are those that it was begun on."""
-    from trainers.folder import BadData
+    """A trial's data, if they can be split as it wants, and are those that it was begun on.
+
+    Raises:
+        DataMissing: they are not here.
+        TrialFailed: no machine can train on them.
+
+    """
+    from trainers.folder import BadData, Missing
     from trainers.partition import partition
 
     try:
         dataset = _load_for(config, root)
         partition(dataset.train.labels.numpy(), config, dataset.members)
+    except Missing as error:
+        raise DataMissing(str(error), data_of(config.model_dump())) from error
     except (BadData, ValueError) as error:
         raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
     if before and before != dataset.fingerprint:
-        raise TrialFailed(
-            FailureKind.BAD_DATA,
+        raise DataMissing(
             f"the data here (fingerprint {dataset.fingerprint}) are not those of the stored "
             f"rounds ({before}): point --data at the same data on every machine",
+            data_of(config.model_dump()),
         )
     return dataset
 
@@ -706,26 +895,48 @@ def _broken_device(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and not full and any(m in str(error) for m in marks)
 
 
-def _one_line(error: Exception) -> str:
-    text = hide_secrets(legible(" ".join(str(error).split())))
+def _one_line(error: BaseException) -> str:
+    text = clipped(hide_secrets(legible(" ".join(str(error).split()))), ERROR_LENGTH)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def try_device(device: str) -> None:
-    """Touch a GPU before any trial is claimed for it.
+def try_machine(device: str, threads: int = 1) -> None:
+    """Import what every trial needs, and train one made-up step, before any trial is claimed.
 
     Raises:
-        DeviceError: it is broken, or its memory is full: no fault of a trial.
+        MachineError: something cannot be imported, or a setting of the machine forbids it.
+        DeviceError: the device is broken, computes wrong numbers, or its memory is full.
 
     """
-    if not device.startswith("cuda"):
-        return
-    import torch
+    for module in EVERY_TRIAL:
+        if said := _import_error(module):
+            raise MachineError(f"a trial needs {module}, {said}")
+    from trainers import numerics, rehearsal
 
     try:
-        torch.ones(1 << 24, device=device).sum().item()
-    except (RuntimeError, torch.OutOfMemoryError) as error:
+        numerics.settle(threads)
+        rehearsal.rehearse(device)
+    except Exception as error:
+        if limit := _limit(error):
+            raise MachineError(limit) from error
         raise DeviceError(f"{device} is out of service: {_one_line(error)}") from error
+
+
+def too_small(model: str, device: str) -> MachineLacks | None:
+    """Return a refusal if the device has too little free memory for a model; None if it is enough.
+
+    Enough for the model alone: how much a trial takes shows in its first round.
+    """
+    from trainers import rehearsal
+    from trainers.config import STATE_ELEMENTS
+
+    elements = COPIES * STATE_ELEMENTS[model]
+    try:
+        rehearsal.reserve(elements, device)
+    except RuntimeError as error:
+        said = f"{device} has too little free memory for {model} ({_one_line(error)})"
+        return MachineLacks(f"{said}: free some, or use another device", (("model", model),))
+    return None
 
 
 def devices(asked: str) -> list[str]:
@@ -733,24 +944,48 @@ def devices(asked: str) -> list[str]:
 
     Raises:
         DeviceError: there is no such device here.
+        MachineError: torch cannot be imported, so that nobody can tell.
 
     """
     if asked == "cpu":
         return ["cpu"]
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = [f"cuda:{i}" for i in range(count)]
+    if asked not in ("auto", "cuda") and not asked.startswith("cuda:"):
+        raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
+    there = [f"cuda:{i}" for i in range(_count_gpus())]
     if asked == "auto":
         return there or ["cpu"]
     if asked == "cuda" and there:
         return there
     if asked in there:
         return [asked]
-    if asked == "cuda" or asked.startswith("cuda:"):
-        found = f"only {', '.join(there)}" if there else "no CUDA device"
-        raise DeviceError(f"--device {asked}: there is {found} here; choose --device auto or cpu")
-    raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
+    found = f"only {', '.join(there)}" if there else "no CUDA device"
+    raise DeviceError(f"--device {asked}: there is {found} here; choose --device auto or cpu")
+
+
+COUNT_GPUS = """
+import torch
+print("GPUs:", torch.cuda.device_count() if torch.cuda.is_available() else 0)
+"""
+
+
+def _count_gpus() -> int:
+    """Count this machine's GPUs in a process of its own: a broken torch may take it down."""
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    command = [sys.executable, "-P", "-c", COUNT_GPUS]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False
+    )  # our own program
+    for line in done.stdout.splitlines():
+        if line.startswith("GPUs: ") and done.returncode == 0:
+            return int(line.removeprefix("GPUs: "))
+    said = blackbox.gist(done.stderr.splitlines())
+    end = blackbox.death(done.returncode)
+    raise MachineError(
+        f"a trial needs torch, which cannot be imported here ({said or end}): mend its installation"
+    )
 
 
 def look_at_data(
@@ -769,7 +1004,7 @@ def look_at_data(
     """
     from trainers import precheck
     from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, list_files
+    from trainers.folder import BadData, MachineLimit, check_decoded, list_files
 
     unseen = False
     stocks: dict[str, precheck.Stock] = {}
@@ -786,6 +1021,10 @@ def look_at_data(
         elif dataset in ON_DISK:
             try:
                 files = list_files(dataset, root)
+                for config in configs:
+                    if config.dataset == dataset == "imagefolder" and config.image_size:
+                        sides = (config.image_size, config.image_size)
+                        check_decoded(files.root, len(files.train) + len(files.test), *sides, 3)
                 content = files.content()
                 content.check()
             except (BadData, MachineLimit, ValueError) as error:

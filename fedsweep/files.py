@@ -136,16 +136,62 @@ def created(path: Path, mode: int = 0o666) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, mode), "w+b")
 
 
-def sync_and_replace(file: IO[bytes], aside: Path, target: Path) -> None:
+def make_folder(folder: Path, *, like: Path | None = None) -> None:
+    """Make a folder, and the missing ones above it, which only this user can open.
+
+    With `like`, the users of that file's or folder's group can use them as they can use that; with
+    a file, also all others. A folder that exists keeps its mode.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+
+    """
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent, like=like)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return
+    if like is not None:
+        with suppress(OSError):  # there is no such file, or the file system has no modes
+            _share(folder, like.stat())
+
+
+def _share(folder: Path, like: os.stat_result) -> None:
+    """Give a new folder the group of another file, and what that lets others do."""
+    bits = like.st_mode & (0o066 if stat.S_ISREG(like.st_mode) else 0o060)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # this user is not a member of that group
+            os.fchown(opened, -1, like.st_gid)
+        made = os.fstat(opened)
+        if made.st_gid != like.st_gid:
+            bits &= 0o007
+        # Each class that can read or write the file can enter the folder.
+        enter = sum(1 << shift for shift in (0, 3) if bits >> shift & 0o6)
+        os.fchmod(opened, made.st_mode & stat.S_ISGID | 0o700 | bits | enter)
+    finally:
+        os.close(opened)
+
+
+def sync_and_replace(file: IO[bytes], aside: Path, target: Path, *, overwrite: bool = True) -> None:
     """Give a complete temporary file its final name, also after a power loss.
 
     Raises:
+        FileExistsError: a file has that name, and `overwrite` is off.
         OSError: the file cannot be synced or renamed.
 
     """
     file.flush()
     os.fsync(file.fileno())
-    aside.replace(target)
+    if overwrite:
+        aside.replace(target)
+    else:
+        _link(aside, target)
     _sync_folder(target.parent)
 
 

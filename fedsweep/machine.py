@@ -140,6 +140,18 @@ def allow_files(slots: int) -> None:
         )
 
 
+def no_file_left() -> str | None:
+    """Return a sentence if this process can open no further file now, None if it can.
+
+    SQLite does not say why it cannot open a file.
+    """
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return _LIMITS.get(error.errno or 0)
+    return None
+
+
 def fault(error: BaseException) -> str | None:
     """Return a sentence if a setting of this machine caused an error, None otherwise."""
     chain: BaseException | None = error
@@ -165,7 +177,19 @@ _PROCESSES = (
     "no process or thread can be started: raise the limit (ulimit -u, or the container's), "
     "or use fewer --slots"
 )
-_LIMITS = {errno.EMFILE: _FILES, errno.ENFILE: _FILES, errno.EAGAIN: _PROCESSES}
+_MEMORY = "the machine has no memory left: free some, or use fewer --slots"
+_DISK = "a disk of this machine is full: make room, also in TMPDIR and in the user's cache folder"
+_BROKEN = "a disk of this machine fails, or cannot be reached: look at its file systems"
+_LIMITS = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: _PROCESSES,
+    errno.ENOMEM: _MEMORY,
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+}
 _MESSAGES = {
     "Too many open files": _FILES,
     "can't start new thread": _PROCESSES,

@@ -1,7 +1,8 @@
 """Standard output and standard error that never end the work.
 
 A failed write raises nothing. `check` says at the end of a command that its output is incomplete.
-A character that the encoding lacks is replaced by an ASCII stand-in.
+A character that the encoding lacks is replaced by an ASCII stand-in. A character that a terminal
+would obey is replaced in all that is printed: names, errors and plans come from others.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import select
 import sys
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
-from fedsweep.errors import OutputLost, ReaderGone
+from fedsweep.errors import OutputLost, ReaderGone, visible
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -104,6 +107,66 @@ class Stream(io.RawIOBase):
             self._writer.drain()
 
 
+class _Text(io.TextIOWrapper):
+    """A text stream that a terminal obeys in nothing."""
+
+    returns = False
+    """True if a carriage return is written: the progress bars of plug-ins have them."""
+
+    def write(self, text: str, /) -> int:
+        """Write a text without what a terminal would obey."""
+        if not self.returns or "\r" not in text:
+            return super().write(visible(text))
+        return super().write("\r".join(map(visible, text.split("\r"))))
+
+
+class _Replaced:
+    """The same for a stream that a caller has put in the place of ours."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return int(self.stream.write(visible(text)))
+
+
+class _Unfiltered:
+    """A text stream of ours for those who put terminal codes around texts that are visible."""
+
+    def __init__(self, stream: _Text) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return io.TextIOWrapper.write(self.stream, text)
+
+
+def unfiltered(stream: Any) -> IO[str]:
+    """Return the stream under a filter of ours; any other stream as it is."""
+    if isinstance(stream, _Replaced):
+        stream = stream.stream
+    return cast("IO[str]", _Unfiltered(stream) if isinstance(stream, _Text) else stream)
+
+
+@contextmanager
+def visible_only() -> Iterator[None]:
+    """Filter the streams that a caller has replaced, while a command runs."""
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, (_Text, _Replaced)):
+            setattr(sys, name, _Replaced(stream))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 class _Writer:
     """Writes a stream in a thread of its own.
 
@@ -164,8 +227,10 @@ _streams: dict[str, Stream] = {}
 """The streams of this process, by their names in `sys`."""
 
 
-def prepare() -> None:
+def prepare(*, returns: bool = False) -> None:
     """Let `sys.stdout` and `sys.stderr` be streams that raise nothing.
+
+    With `returns` they take carriage returns.
 
     A stream that a caller has replaced stays as it is. A closed descriptor is opened on the null
     device: otherwise the next file, the database for one, would take its number.
@@ -181,7 +246,7 @@ def prepare() -> None:
             continue
         if old is None:  # it was closed when Python began, and its number may be another file's
             descriptor = os.open(os.devnull, os.O_WRONLY)  # noqa: PLW2901  # the null device instead
-        _open(name, descriptor, old)
+        _open(name, descriptor, old, returns=returns)
     atexit.register(_finish)
 
 
@@ -190,22 +255,23 @@ def reopen_stderr(descriptor: int) -> None:
     old = _streams.get("stderr")
     if old is not None:
         old.drain()
-    _open("stderr", descriptor, sys.stderr)
+    _open("stderr", descriptor, sys.stderr, returns=getattr(sys.stderr, "returns", False))
     if old is not None and old.is_in_background:
         _streams["stderr"].in_background()
 
 
-def _open(name: str, descriptor: int, old: TextIO | None) -> None:
+def _open(name: str, descriptor: int, old: TextIO | None, *, returns: bool) -> None:
     stream = _streams[name] = Stream(descriptor)
     unbuffered = bool(getattr(old, "write_through", False))
-    stream.text = io.TextIOWrapper(
+    text = stream.text = _Text(
         cast("BinaryIO", stream) if unbuffered else io.BufferedWriter(stream),
         encoding=old.encoding if old is not None else "utf-8",
         errors=ERRORS,
         line_buffering=name == "stderr" or stream.isatty(),
         write_through=unbuffered,
     )
-    setattr(sys, name, stream.text)
+    text.returns = returns
+    setattr(sys, name, text)
 
 
 def in_background() -> None:
@@ -249,10 +315,15 @@ def _finish() -> None:
 
 
 def write_utf8(text: str) -> None:
-    """Write a text for programs to standard output: in UTF-8, as in a file, in every locale."""
+    """Write a text for programs to standard output: in UTF-8, as in a file, in every locale.
+
+    A terminal gets it without what it would obey.
+    """
+    if sys.stdout.isatty():
+        text = visible(text)
     buffer = getattr(sys.stdout, "buffer", None)
     if buffer is None:  # a caller has replaced it by a text of its own
-        sys.stdout.write(text)
+        unfiltered(sys.stdout).write(text)
         return
     sys.stdout.flush()
     buffer.write(text.encode("utf-8", "backslashreplace"))

@@ -17,9 +17,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,7 +30,9 @@ from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
 from fedsweep.store.engine import AHEAD_SECONDS, Moment, as_sql, is_ahead, now_on
+from fedsweep.store.identity import store_name
 from fedsweep.store.prepared import Prepared
+from fedsweep.store.stops import Lack
 from fedsweep.store.tables import (
     BACKING_OFF,
     CLAIMABLE,
@@ -82,6 +84,14 @@ def _key(claim: Claim) -> dict[str, int]:
     return {"of_trial": claim.trial, "of_fence": claim.fence}
 
 
+def others(lacks: Collection[Lack]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of the trials that need none of what a machine lacks."""
+    return [
+        sa.not_(sa.and_(*(trials.c[name].is_not_distinct_from(value) for name, value in lack)))
+        for lack in sorted(lacks, key=repr)
+    ]
+
+
 @dataclass(frozen=True)
 class Worker:
     """Who claims: one slot of one `fedsweep work`."""
@@ -101,6 +111,7 @@ def claim(
     sweep: str | None = None,
     rescuing: bool = True,
     served: float = math.inf,
+    passed_over: frozenset[Lack] = frozenset(),
 ) -> Claim | None:
     """Take the first trial that may run, by priority and then by age; None where there is none.
 
@@ -108,6 +119,7 @@ def claim(
     where nothing else waits; so is what waits for a trunk that nobody trains. Without `rescuing`,
     trials stay with workers whose leases have ended: after an outage these renew them. `served`
     is for how many seconds the database has answered the caller without a break (see `rescue`).
+    Trials that need what is `passed_over` are left to other machines.
     """
     given = {
         "now": now.seconds,
@@ -120,7 +132,7 @@ def claim(
         "device": worker.device,
         "started_at": time.time(),
     }
-    take = _TAKE if sweep is None else _take_in_scope(connection, sweep)
+    take = _statements(passed_over)[None if sweep is None else _any_shared(connection, sweep)]
     claiming = partial(_claim_free, connection, take, given)
     found = claiming()
     if rescuing and found.due and rescue(connection, now, served) and found.taken is None:
@@ -129,7 +141,7 @@ def claim(
         found = claiming()
     if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
         found = claiming()
-    return None if found.taken is None else _claim_of(found.taken)
+    return None if found.taken is None else _claim_of(connection, found.taken)
 
 
 def reclaim(
@@ -148,12 +160,12 @@ def reclaim(
     ).first()
     if row is None:
         return None
-    claim = _claim_of(row)
+    claim = _claim_of(connection, row)
     renew(connection, claim, now, lease=lease)
     return claim
 
 
-def _claim_of(taken: Any) -> Claim:
+def _claim_of(connection: Connection, taken: Any) -> Claim:
     return Claim(
         trial=taken.id,
         trial_id=taken.trial_id,
@@ -164,6 +176,7 @@ def _claim_of(taken: Any) -> Claim:
         final_round=taken.final_round or 0,
         trunk=taken.trunk,
         fork_round=taken.fork_round or 0,
+        store=store_name(connection),
     )
 
 
@@ -185,10 +198,9 @@ def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -
         connection.execute(sa.delete(attempts).where(mine))
 
 
-def _take_in_scope(connection: Connection, sweep: str) -> Prepared:
+def _any_shared(connection: Connection, sweep: str) -> bool:
     """A sweep that has trials of its own alone has an index of them."""
-    shared = _ANY_SHARED(connection, sweep=sweep).first() is not None
-    return _TAKE_SHARED if shared else _TAKE_OWN
+    return _ANY_SHARED(connection, sweep=sweep).first() is not None
 
 
 @dataclass(frozen=True)
@@ -318,21 +330,36 @@ _UNDO = Prepared(
     )
 )
 _NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
-_TAKE = Prepared(_taking(_first(sa.true())))
-# A range of one, in an order that only its own index has: so that no planner goes through the
-# trials of all sweeps, in the hope that one of this sweep comes soon.
-_FIRST_OWN = _first(
-    trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()),
-    *(trials.c.sweep, trials.c.priority.desc(), trials.c.id),
-)
-# An order that no index has, for the same reason: the sweep's shared trials are gone through.
+
+
+@lru_cache(maxsize=16)
+def _statements(passed_over: frozenset[Lack]) -> dict[bool | None, Prepared]:
+    """Return the statements of a claim: by any sweep (None), by one with shared trials or without.
+
+    They are those of any other claim if nothing is passed over.
+    """
+    wanted = others(passed_over)
+    # A range of one, in an order that only its own index has: so that no planner goes through the
+    # trials of all sweeps, in the hope that one of this sweep comes soon.
+    own = _first(
+        sa.and_(
+            trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()), *wanted
+        ),
+        *(trials.c.sweep, trials.c.priority.desc(), trials.c.id),
+    )
+    # An order that no index has, for the same reason: the sweep's shared trials are gone through.
+    shared = _first(
+        sa.and_(_AMONG_SHARED, *wanted),
+        *((trials.c.priority + _ZERO).desc(), trials.c.id + _ZERO),
+    )
+    return {
+        None: Prepared(_taking(_first(sa.and_(sa.true(), *wanted)))),
+        False: Prepared(_taking(own)),
+        True: Prepared(_taking(_first_of_both(own, shared))),
+    }
+
+
 _ZERO: sa.ColumnElement[int] = sa.literal_column("0")
-_FIRST_SHARED = _first(
-    _AMONG_SHARED,
-    *((trials.c.priority + _ZERO).desc(), trials.c.id + _ZERO),
-)
-_TAKE_OWN = Prepared(_taking(_FIRST_OWN))
-_TAKE_SHARED = Prepared(_taking(_first_of_both(_FIRST_OWN, _FIRST_SHARED)))
 
 
 @dataclass(frozen=True)
@@ -559,8 +586,13 @@ def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
     )
 
 
-def release(connection: Connection, claim: Claim) -> None:
-    """Give the trial back, at no cost: the worker was asked to stop, or the trial to wait."""
+def release(
+    connection: Connection, claim: Claim, why: str | None = None, traceback: str | None = None
+) -> None:
+    """Give the trial back, at no cost: the worker was asked to stop, or the trial to wait.
+
+    `why` tells what else ended the attempt: a fault of the machine or of the store.
+    """
     given = connection.execute(
         sa.update(trials)
         .where(_mine(claim))
@@ -568,7 +600,7 @@ def release(connection: Connection, claim: Claim) -> None:
     )
     if given.rowcount != 1:
         raise _lost(connection, claim)
-    _END(connection, **_ended(claim, Outcome.RELEASED))
+    _END(connection, **_ended(claim, Outcome.RELEASED, None, why, traceback))
     _pass_on(connection, claim.trunk)
     wake(connection)
 
@@ -659,8 +691,11 @@ def _due(dialect: str) -> Any:
 _DUE = Prepared(_due)
 
 
-def lose(connection: Connection, claim: Claim, why: str) -> None:
+def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True) -> bool:
     """The trainer died under its worker's eyes: what a rescue does, without the wait.
+
+    Returns whether the attempt had stored a round. If it is not `charged`, its machine may be at
+    fault: the trial is queued again, and its losses stay as they are.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -671,23 +706,27 @@ def lose(connection: Connection, claim: Claim, why: str) -> None:
     ).one_or_none()
     if row is None:
         raise _lost(connection, claim)
-    _expire(connection, claim.trial, claim.fence, row.losses, why)
+    stored = _expire(connection, claim.trial, claim.fence, row.losses, why, charged=charged)
     _pass_on(connection, claim.trunk)
+    return stored
 
 
-def _expire(connection: Connection, trial: int, fence: int, losses: int, why: str) -> None:
+def _expire(
+    connection: Connection, trial: int, fence: int, losses: int, why: str, *, charged: bool = True
+) -> bool:
+    """End an attempt that lost its worker; returns whether it had stored a round."""
     ended = sa.update(attempts).where(attempts.c.trial == trial, attempts.c.fence == fence)
-    new_rounds = connection.execute(
+    row = connection.execute(
         ended.values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why).returning(
-            attempts.c.rounds_new
+            attempts.c.rounds_new, attempts.c.rounds_trained
         )
-    ).scalar_one()
-    losses = 0 if new_rounds > 0 else losses + (why not in UNCHARGED)
-    charged = losses >= MAX_LOSSES
-    times = losses if charged else _doubts(connection, trial)
-    lost = charged or times >= MAX_DOUBTS
+    ).one()
+    losses = 0 if row.rounds_new > 0 else losses + (charged and why not in UNCHARGED)
+    too_often = losses >= MAX_LOSSES
+    times = losses if too_often else _doubts(connection, trial)
+    lost = too_often or times >= MAX_DOUBTS
     error = f"{_FOR_GOOD} {times} times in a row without a new round; the last time: {why}"
-    if lost and not charged:  # `_doubts` counts from here on
+    if lost and not too_often:  # `_doubts` begins to count from here
         connection.execute(ended.values(error=error))
     connection.execute(
         sa.update(trials)
@@ -702,6 +741,7 @@ def _expire(connection: Connection, trial: int, fence: int, losses: int, why: st
         )
     )
     wake(connection)
+    return bool(row.rounds_trained)
 
 
 _FOR_GOOD = "lost its worker"
@@ -786,7 +826,7 @@ def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -
         connection.execute(
             sa.update(attempts)
             .where(attempts.c.trial.in_(cancelled), attempts.c.outcome.is_(None))
-            .values(outcome=Outcome.CANCELLED.value, ended_at=time.time())
+            .values(outcome=Outcome.CANCELLED.value, ended_at=time.time(), error=why)
         )
         count += len(cancelled)
     return count
@@ -981,6 +1021,42 @@ def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseEl
 
 _OUTSTANDING = Prepared(_outstanding(sa.true()))
 _OUTSTANDING_IN = Prepared(_outstanding(_OWN, _AMONG_SHARED))
+
+
+def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, str | None]]:
+    """Return what the open trials in scope need of a machine, each combination once."""
+    columns = [trials.c[name] for name in NEEDS]
+    query = sa.select(*columns).where(_OPEN, _in_scope(sweep)).distinct()
+    return [dict(row) for row in connection.execute(query.limit(MOST_NEEDS)).mappings()]
+
+
+NEEDS = ("dataset", "fingerprint", "model", "normalizer")
+"""The fields of a configuration that decide what a machine must have."""
+MOST_NEEDS = 1000
+"""Combinations that a worker looks at before its first claim; it meets others at their claim."""
+
+
+def may_come(connection: Connection, sweep: str | None, passed_over: Collection[Lack]) -> bool:
+    """Return whether an open trial in scope, or one still to be proposed, is not passed over.
+
+    What is drained, or beyond its sweep's budget, does not come.
+    """
+    wanted = _RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
+    query = sa.select(trials.c.id).where(_OPEN, wanted, _in_scope(sweep), *others(passed_over))
+    if connection.execute(query.limit(1)).first() is not None:
+        return True
+    return any(
+        not any(all(config.get(name) == value for name, value in lack) for lack in passed_over)
+        for config in arms.open_configs(connection, sweep)
+    )
+
+
+def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
+    """Return the condition of a sweep's trials, its shared ones too; true for no sweep."""
+    if sweep is None:
+        return sa.true()
+    mine = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
+    return trials.c.id.in_(mine.where(sweeps.c.name == sweep))
 
 
 def wake(connection: Connection) -> None:

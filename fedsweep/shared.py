@@ -11,6 +11,8 @@ import mmap
 from pathlib import Path
 from typing import ClassVar
 
+from fedsweep.files import created
+
 
 class Shared(ctypes.Structure):
     """The fields, each written by one side."""
@@ -36,7 +38,8 @@ def create(file: Path, slots: int) -> list[Shared]:
         OSError: there is no room, no permission, or no shared mapping on this file system.
 
     """
-    file.write_bytes(bytes(slots * ctypes.sizeof(Shared)))  # a hole may find no room later
+    with created(file, 0o600) as opened:
+        opened.write(bytes(slots * ctypes.sizeof(Shared)))  # a hole may find no room later
     mapped = _map(file)
     return [Shared.from_buffer(mapped, i * ctypes.sizeof(Shared)) for i in range(slots)]
 

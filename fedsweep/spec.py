@@ -496,6 +496,8 @@ class Claim:
     """What it shares with siblings; None where nothing."""
     fork_round: int = 0
     """The last round that it may share."""
+    store: str = ""
+    """The database's own name, a part of the names of the attempt's files."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -25,27 +25,35 @@ from multiprocessing import connection as pipes
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, machine, output, queue, shared
+from fedsweep import blackbox, children, interrupt, machine, output, queue, shared
 from fedsweep.announcer import Announcer
 from fedsweep.errors import (
+    DataMissing,
+    DeviceError,
     FedsweepError,
     LeaseLost,
     MachineError,
+    MachineLacks,
     SchemaNew,
     StoreBusy,
     StoreError,
     StoreForeign,
+    StoreMissing,
+    StoreReplaced,
+    visible,
 )
 from fedsweep.shared import Shared
 from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import arms, driver_errors, reads, schema, writes
+from fedsweep.store import arms, driver_errors, identity, reads, schema, stops, trust, writes
+from fedsweep.store.artifacts import folder_of
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
@@ -59,6 +67,8 @@ from fedsweep.store.engine import (
     through_an_outage,
     transaction,
 )
+from fedsweep.store.identity import Identity
+from fedsweep.store.stops import Lack
 from fedsweep.webhook import DRAIN_SECONDS
 
 LONGEST_REST = 30.0
@@ -85,7 +95,12 @@ QUICK_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 """How often a slot that finds trials looks whether a search of more priority wants some first."""
 PATIENCE = 3
-"""Deaths of a slot's process in a row, without a claim, after which it is not started again."""
+"""Attempts in a row that end before their first round, after which a slot claims nothing more. So
+do deaths of its process without a claim. They count until a round is stored. On a device that has
+trained, trials of the same kind count once: they may be the reason."""
+KIND = ("dataset", "model", "normalizer")
+"""The fields that trials of one kind share. After an attempt that ended before its first round, a
+slot prefers trials of other kinds until it has stored a round."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,10 @@ class Options:
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
     """Seconds that a stopping slot gets to finish its round."""
+    artifacts: tuple[str, ...] = ()
+    """Places for files that the user has approved for this worker."""
+    identity: Identity | None = None
+    """The store that the watching process has opened: its slots open no other one."""
     notify: tuple[str, ...] = field(default=(), repr=False)
     """Webhooks that are told of ends, failures and stalls: secrets."""
 
@@ -140,8 +159,14 @@ class Slot:
     renewed: float = 0.0
     granted: bool = False
     """Whether it may claim one of --max-trials."""
-    deaths: int = 0
+    deaths: list[Lack | None] = field(default_factory=list)
+    """The kinds of the trials under which its processes died since it stored a round; None for no
+    trial."""
+    stalled: tuple[Lack, str] | None = None
+    """The kind of the trial for which its process was killed, and why, until it is buried."""
     closed: bool = False
+    broken: str | None = None
+    """Why its process ends for good."""
     blameless: bool = False
     """The store or the machine failed it: its trial is given back, and nothing is charged."""
     unwanted: float | None = None
@@ -169,6 +194,16 @@ class Broken:
     why: str
     blameless: bool
     """True if the store or the machine is at fault. The trial that it held is then given back."""
+    replaced: bool = False
+    """True if the store is no longer the one that was opened: nothing else can be said."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Trials that a slot passes over, because its machine lacks what they need."""
+
+    why: str
+    lack: Lack
 
 
 class Ask(Enum):
@@ -239,15 +274,35 @@ def work(options: Options, show: Show) -> Tally:
         FedsweepError: the store cannot be used, or no slot can be started.
 
     """
-    machine.settle_temporary()
-    machine.allow_files(options.slots)
-    with _machine_faults():
-        watch = _Watch(options, show)
-        with watch.boxes:
-            try:
-                return watch.run()
-            except SQLAlchemyError as error:
-                raise StoreError(_sentence(error)) from error
+    try:
+        machine.settle_temporary()
+        machine.allow_files(options.slots)
+        with _machine_faults():
+            watch = _Watch(options, show)
+            with watch.boxes:
+                try:
+                    return watch.run()
+                except SQLAlchemyError as error:
+                    raise StoreError(_sentence(error)) from error
+    except MachineError as error:
+        note_stop(options.url, ", ".join(options.devices), str(error))
+        raise
+
+
+def note_stop(url: str, device: str, why: str) -> None:
+    """Store why a worker that has not begun will not claim; a store that fails is left alone."""
+    with suppress(FedsweepError, SQLAlchemyError, OSError, RuntimeError):
+        engine = schema.open_to_write(url)
+        try:
+            _note_stop(engine, device, why)
+        finally:
+            engine.dispose()
+
+
+def _note_stop(engine: Engine, device: str, why: str, lack: Lack | None = None) -> None:
+    with transaction(engine) as connection:
+        host, pid = platform.node(), os.getpid()
+        stops.note(connection, host=host, pid=pid, device=device, reason=why, lack=lack)
 
 
 @contextmanager
@@ -268,6 +323,7 @@ class _Watch:
         self.options = options
         self.show = show
         self.engine = schema.open_to_write(options.url)
+        self.options = replace(options, identity=identity.of(self.engine))
         self.context = multiprocessing.get_context("spawn")
         self.stop = False
         self.budget = options.max_trials
@@ -298,6 +354,10 @@ class _Watch:
         self.hurry = False
         self.progress: list[reads.Progress] = []
         self.progress_due = self.progress_cost = 0.0
+        self.proven: set[str] = set()
+        """The devices on which a round was stored in this run."""
+        self.lacks: set[tuple[str, Lack]] = set()
+        """What was told to be lacking, by device."""
         self.ended: list[Ended] = []
         """Attempts' ends that are not shown yet: the standing is read less often than they come."""
 
@@ -305,6 +365,7 @@ class _Watch:
         if self.options.sweep is not None:
             with reading(self.engine) as connection:
                 reads.require_sweep(connection, self.options.sweep)
+        self.warn_of_places()
         if self.announcer is not None:
             self.refresh()  # before anything can have ended
         with self.signals():
@@ -327,6 +388,16 @@ class _Watch:
         if self.announcer is not None:
             self.announcer.close(0.0 if self.hurry else DRAIN_SECONDS)
         return self.tally
+
+    def warn_of_places(self) -> None:
+        """Say where files of open trials lie that this worker neither writes nor reads."""
+        trust.allow(self.options.artifacts)
+        with reading(self.engine) as connection:
+            homes = reads.homes(connection, self.options.sweep)
+        for home, names in homes.items():
+            if (refusal := folder_of(self.engine.url, home).refusal) is not None:
+                said = f"no snapshots of sweep {', '.join(names)} here, which costs rounds"
+                print(visible(f"fedsweep: {said}: {refusal}"), file=sys.stderr)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -353,24 +424,25 @@ class _Watch:
 
     def start(self, slot: Slot) -> None:
         mine, theirs = self.context.Pipe()
+        blackbox.trim(slot.box)
         slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
         slot.process = self.context.Process(
             target=_slot,
             args=(
                 *(replace(self.options, notify=()), slot.number, slot.device, slot.name, theirs),
                 *(slot.box, self.memory),
+                *(tuple(filter(None, slot.deaths)), slot.device in self.proven),
             ),
             name=f"fedsweep-slot-{slot.number}",
         )
         # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
-        # it can say what it does with it, and it inherits what is ignored here.
-        group = (signal.SIGINT, signal.SIGHUP)
-        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in group}
-        try:
-            slot.process.start()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        # it can say what it does with it.
+        with children.safe_path():  # `block` may start a process, too
+            before = interrupt.block(signal.SIGINT, signal.SIGHUP)
+            try:
+                slot.process.start()
+            finally:
+                interrupt.restore(before)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 
@@ -389,7 +461,7 @@ class _Watch:
                 for slot in open_slots:
                     self.kill(slot)
                     self.hear_last_words(slot)
-                    self.drop(slot, release=True)
+                    self.drop(slot, why=UNFINISHED, release=True)
                     slot.closed = True
         self.look()
         self.heartbeat()
@@ -432,7 +504,7 @@ class _Watch:
         if isinstance(said, Ask):
             self.answer(slot, said)
         elif isinstance(said, Claim):
-            slot.claim, slot.last, slot.deaths, slot.granted = said, None, 0, False
+            slot.claim, slot.last, slot.granted = said, None, False
             slot.unwanted, slot.shared.give_back = None, 0
             slot.recent.clear()
             slot.round_seconds.clear()
@@ -445,13 +517,34 @@ class _Watch:
             blackbox.trim(slot.box, most=blackbox.BYTES)
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
+            if said.last is not None and said.outcome is not None:
+                self.stored(slot)
             self.tally.count(said.outcome)
             if said.outcome is None:
                 self.vouch(slot, said.claim)
             self.ended.append(said)
             self.refresh(now=True)
+        elif isinstance(said, Lacking):
+            self.tell_lack(slot, said)
         elif isinstance(said, Broken):
-            self.tally.broken, slot.blameless = said.why, said.blameless
+            if said.replaced:
+                raise StoreReplaced(said.why)
+            self.tally.broken = slot.broken = said.why
+            slot.blameless = said.blameless
+
+    def stored(self, slot: Slot) -> None:
+        """A slot has stored a round: its device can train."""
+        self.proven.add(slot.device)
+        slot.deaths.clear()
+
+    def tell_lack(self, slot: Slot, said: Lacking) -> None:
+        """Say once for each device which trials are passed over, and why."""
+        if (slot.device, said.lack) in self.lacks:
+            return
+        self.lacks.add((slot.device, said.lack))
+        print(f"fedsweep: passing over trials: {visible(said.why)}", file=sys.stderr)
+        with suppress(FedsweepError, SQLAlchemyError):
+            _note_stop(self.engine, slot.device, said.why, said.lack)
 
     def vouch(self, slot: Slot, claim: Claim) -> None:
         """Say once that the worker of a lost trial lives."""
@@ -480,51 +573,63 @@ class _Watch:
         assert slot.process is not None
         slot.process.join()
         slot.pipe.close()
-        code = slot.process.exitcode
+        code, claim = slot.process.exitcode, slot.claim
         if slot.granted:
             self.answer(slot, Ask.BACK)
         if code == 0:  # it has given back what it held
             slot.name = ""
+        words = [] if slot.broken else blackbox.last_words(slot.box)
         if code is not None and code < 0:  # Python had no time to say why
-            for word in blackbox.last_words(slot.box):
-                print(word, file=sys.stderr)
-        self.drop(slot, why=f"its trainer died ({_death(code)})", release=slot.blameless)
+            for word in words:
+                print(visible(word), file=sys.stderr)
+        gist = f": {told}" if (told := blackbox.gist(words)) else ""
+        died = f"{blackbox.death(code)}{gist}"
+        why = slot.broken or f"its trainer died ({blackbox.death(code)}){gist}"
+        if self.drop(slot, why=why, release=slot.blameless):
+            self.stored(slot)
         if code == 0 or self.stop:
             slot.closed = True
             return
-        slot.deaths += 1
-        if slot.deaths >= PATIENCE or self.tally.broken:
-            self.tally.broken = (
-                self.tally.broken or f"slot {slot.number} keeps dying ({_death(code)})"
-            )
+        kind, died = slot.stalled or (None if claim is None else kind_of(claim), died)
+        slot.stalled = None
+        slot.deaths.append(kind)
+        if slot.broken or worn_out(slot.deaths, proven=slot.device in self.proven):
+            when = "before a trial's first round" if kind else "before a claim"
+            why = slot.broken or f"slot {slot.number} keeps dying {when} ({died})"
+            self.tally.broken = self.tally.broken or why
             slot.closed = True
+            with suppress(FedsweepError, SQLAlchemyError):
+                _note_stop(self.engine, slot.device, why)
             return
         self.start(slot)
 
-    def drop(self, slot: Slot, *, why: str = "", release: bool = False) -> None:
-        """Give up the claim of a slot whose process is gone.
+    def drop(self, slot: Slot, *, why: str = "", release: bool = False) -> bool:
+        """Give up the claim of a slot whose process is gone; returns whether it stored a round.
 
         A claim that it had no time to tell is given back: its training had not begun.
         """
         name, slot.name = slot.name, ""
         claim, slot.claim, slot.last, slot.unwanted = slot.claim, None, None, None
+        stored = False
         if claim is None and not name:
-            return
+            return stored
         try:
             with transaction(self.engine) as connection:
                 if claim is None:
                     claim = queue.reclaim(connection, name, read_clock(connection))
                     release = True
                 if claim is None:
-                    return
+                    return stored
                 if release:
-                    queue.release(connection, claim)
+                    queue.release(connection, claim, why or None)
                 else:
                     self.store_last_words(connection, slot, claim)
-                    queue.lose(connection, claim, why)
+                    proven = slot.device in self.proven
+                    stored = queue.lose(connection, claim, why, charged=proven)
             self.tally.count(Outcome.RELEASED if release else None)
         except (LeaseLost, StoreError, StoreBusy, SQLAlchemyError):
             pass  # then its lease ends by itself
+        return stored
 
     def look(self) -> None:
         """End the trainers that have stalled."""
@@ -575,8 +680,8 @@ class _Watch:
             if time.monotonic() - slot.unwanted > self.options.grace:
                 self.kill(slot)
                 self.hear_last_words(slot)
-                self.drop(slot, release=True)
-                slot.deaths = 0  # no fault of its own
+                self.drop(slot, why=UNFINISHED, release=True)
+                slot.deaths.clear()  # no fault of its own
                 slot.unwanted = None
 
     def stalled(self, slot: Slot, passed: float) -> bool:
@@ -598,6 +703,7 @@ class _Watch:
         claim, slot.claim = slot.claim, None
         silent, idle = slot.silent, slot.idle
         assert claim is not None
+        slot.stalled = kind_of(claim), f"the trainer made no step for {silent:.0f} s"
         if slot.process is not None and slot.process.pid is not None and not _is_stopped(slot):
             blackbox.ask(slot.process.pid, slot.box)
         self.kill(slot)
@@ -607,9 +713,12 @@ class _Watch:
                 now = self.store_last_words(connection, slot, claim)
                 said = f"the trainer made no step for {silent:.0f} s"
                 said += f" and used no processor time for {idle:.0f} s" if idle > 1 else ""
-                kind = FailureKind.STALLED
-                queue.fail(connection, claim, now, kind, said, max_attempts=most)
-            self.tally.count(Outcome.FAILED)
+                if charged := slot.device in self.proven or slot.last is not None:
+                    kind = FailureKind.STALLED
+                    queue.fail(connection, claim, now, kind, said, max_attempts=most)
+                else:
+                    queue.lose(connection, claim, said, charged=False)
+            self.tally.count(Outcome.FAILED if charged else None)
         except (LeaseLost, *OUTAGE):
             pass
 
@@ -632,7 +741,7 @@ class _Watch:
             self.kill(slot)
         for slot in self.slots:
             self.hear_last_words(slot)
-            self.drop(slot, release=True)
+            self.drop(slot, why=UNFINISHED, release=True)
 
     def refresh(self, *, now: bool = False) -> None:
         """Read the sweep's standing, every second at most, and less often where that takes long."""
@@ -667,7 +776,9 @@ class _Watch:
 
     def check_schema(self) -> None:
         """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""
+        identity.require_file(self.engine)
         with reading(self.engine) as connection:
+            identity.require_store(connection)
             try:
                 schema.check(connection)
             except (SchemaNew, StoreForeign) as error:
@@ -695,10 +806,20 @@ class _Watch:
         return View(self.slots, self.progress, self.tally, ended)
 
 
-def _death(code: int | None) -> str:
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return f"exit {code}"
+UNFINISHED = "its worker stopped before the round was over"
+"""Why a killed slot's trial is given back."""
+
+
+def kind_of(claim: Claim) -> Lack:
+    """Return the kind of a trial: see `KIND`."""
+    return tuple((name, claim.config.get(name)) for name in KIND)
+
+
+def worn_out(failed: Sequence[Lack | None], *, proven: bool) -> bool:
+    """Return whether a slot has failed too often since a round was stored: see `PATIENCE`."""
+    if not proven:
+        return len(failed) >= PATIENCE
+    return len({kind for kind in failed if kind}) + failed.count(None) >= PATIENCE
 
 
 def _is_stopped(slot: Slot) -> bool:
@@ -728,27 +849,41 @@ UNREADABLE = (psutil.Error, OSError, ValueError)
 
 
 def _slot(
-    options: Options, number: int, device: str, name: str, pipe: Any, box: Path, memory: Path
+    options: Options,
+    number: int,
+    device: str,
+    name: str,
+    pipe: Any,
+    box: Path,
+    memory: Path,
+    failed: tuple[Lack, ...],
+    proven: bool,
 ) -> None:
     """A slot's process: claim, train, claim the next."""
+    children.forget_safe_path()
     asked = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt.ignore(signal.SIGINT, signal.SIGHUP)
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    output.prepare()
+    output.prepare(returns=True)
     output.in_background()
     try:
-        with _machine_faults():
+        with _machine_faults(), blackbox.recording(box):
+            trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
+            identity.require(engine, options.identity)
             worker = queue.Worker(name=name, device=device)
-            with blackbox.recording(box):
-                loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
-                try:
-                    loop.run()
-                finally:
-                    loop.give_back()
+            loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
+            loop.failed, loop.proven = failed, proven
+            try:
+                loop.run()
+            finally:
+                loop.give_back()
     except (FedsweepError, SQLAlchemyError) as error:
-        blameless = isinstance(error, (StoreError, StoreBusy, SQLAlchemyError, MachineError))
-        pipe.send(Broken(_sentence(error), blameless))
+        blameless = isinstance(
+            error, (StoreError, StoreBusy, SQLAlchemyError, MachineError, MachineLacks, DeviceError)
+        )
+        replaced = isinstance(error, (StoreReplaced, StoreMissing))
+        pipe.send(Broken(_sentence(error), blameless, replaced))
         raise SystemExit(1) from error
 
 
@@ -759,6 +894,13 @@ def _sentence(error: FedsweepError | SQLAlchemyError) -> str:
 
 
 class _SlotLoop:
+    failed: tuple[Lack, ...] = ()
+    """The kinds of trials that failed here before their first round, since one was stored."""
+    proven: bool = False
+    """Whether a round was stored on this device in this run."""
+    lacks: Mapping[Lack, str] = MappingProxyType({})
+    """What this machine lacks, and why its trials are passed over."""
+
     def __init__(
         self,
         options: Options,
@@ -786,14 +928,15 @@ class _SlotLoop:
         """When to look again whether a search comes before what may be claimed."""
 
     def run(self) -> None:
-        from fedsweep.executor import Place, count_steps_in, execute, try_device
+        from fedsweep.executor import Place, count_steps_in, execute, try_machine
 
         count_steps_in(self.shared)
         options = self.options
-        place = Place(
+        at = Place(
             self.worker.device, options.threads, options.data, options.lease, options.max_attempts
         )
-        try_device(self.worker.device)
+        try_machine(self.worker.device, options.threads)
+        self.look_for_needs()
         while not self.stopping():
             claim = self.claim()
             if claim is None:
@@ -806,8 +949,15 @@ class _SlotLoop:
             began = time.monotonic()
             self.last: Round | None = None
             self.say(claim)
-            wanted = partial(self.stopping, claim)
-            end = execute(self.engine, claim, place, wanted, self.watch)
+            wanted, place = partial(self.stopping, claim), replace(at, proven=self.proven)
+            try:
+                end = execute(self.engine, claim, place, wanted, self.watch)
+            except MachineLacks as missing:
+                seconds, why = time.monotonic() - began, str(missing)
+                self.say(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
+                self.pass_over(missing, claim)
+                self.unspend()
+                continue
             self.reached = time.monotonic()  # the attempt's end is stored
             seconds = time.monotonic() - began
             if end is None:
@@ -815,6 +965,62 @@ class _SlotLoop:
                 continue
             error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
             self.say(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
+            if end.outcome is Outcome.RELEASED and end.failure is not None:
+                self.unspend()
+            self.judge(claim, end.failure, error)
+
+    def unspend(self) -> None:
+        """Do not count a trial that was given back as one of --max-trials."""
+        if self.options.max_trials is not None:
+            self.say(Ask.BACK)
+
+    def look_for_needs(self) -> None:
+        """Find out what this machine lacks of all that open trials in scope need."""
+        from fedsweep.executor import lacking
+
+        needs: list[dict[str, str | None]] = []
+        with self.through_outages(), reading(self.engine) as connection:
+            needs = queue.needs(connection, self.options.sweep)
+        let_go(self.engine)
+        for missing in lacking(needs, self.options.data, self.worker.device):
+            self.pass_over(missing)
+
+    def pass_over(self, missing: MachineLacks, claim: Claim | None = None) -> None:
+        """Claim no trial that needs what this machine lacks, and say so.
+
+        Data that no machine seems to have are no reason: their trials fail, for a person to look.
+        """
+        lack = missing.lack
+        if lack is None:
+            assert claim is not None
+            lack = kind_of(claim)
+        if isinstance(missing, DataMissing):
+            nowhere = False
+            with self.through_outages(), reading(self.engine) as connection:
+                nowhere = stops.nowhere(connection, lack, self.worker.host)
+            if nowhere:
+                return
+        if lack not in self.lacks:
+            self.lacks = {**self.lacks, lack: str(missing)}
+            self.say(Lacking(str(missing), lack))
+
+    def judge(self, claim: Claim, failure: FailureKind | None, error: str | None) -> None:
+        """Take an attempt's end as a sign for or against this machine.
+
+        Raises:
+            MachineError: too many attempts in a row failed before their first round.
+
+        """
+        if self.last is not None:
+            self.proven = True
+            self.failed = ()
+        elif failure in (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY):
+            self.failed = (*self.failed, kind_of(claim))
+            if worn_out(self.failed, proven=self.proven):
+                raise MachineError(
+                    f"{len(self.failed)} attempts in a row failed on {self.worker.device} before "
+                    f"their first round, the last with {error}: mend the machine or the plan"
+                )
 
     def claim(self) -> Claim | None:
         """Claim, within --max-trials, which all slots share: the watch grants each."""
@@ -830,10 +1036,38 @@ class _SlotLoop:
             claimed = self.take()
         if claimed is None and limited:
             self.say(Ask.BACK)
+        if claimed is None and self.lacks:
+            self.require_work()
         return claimed
 
+    def require_work(self) -> None:
+        """Stop if this machine can train nothing that is open in scope.
+
+        A worker that has trained, and is not to stop when all is done, waits for other trials.
+
+        Raises:
+            MachineLacks: says what it lacks.
+
+        """
+        if self.proven and not self.options.until_empty:
+            return
+        scope, hopeless = self.options.sweep, False
+        with self.through_outages(), reading(self.engine) as connection:
+            hopeless = queue.outstanding(connection, scope) and not queue.may_come(
+                connection, scope, self.lacks
+            )
+        if hopeless:
+            why = "; ".join(self.lacks.values())
+            raise MachineLacks(f"nothing that is left in scope can be trained here: {why}")
+
     def take(self) -> Claim | None:
-        """Claim what may run."""
+        """Claim what may run: of another kind than what failed here, if there is such."""
+        lacks = frozenset(self.lacks)
+        claimed = self.take_but(lacks | set(self.failed)) if self.failed else None
+        return claimed or self.take_but(lacks)
+
+    def take_but(self, passed_over: frozenset[Lack]) -> Claim | None:
+        """Claim what may run and needs none of this."""
         scope = self.options.sweep
         lease = self.options.lease
         with self.through_outages():
@@ -850,6 +1084,7 @@ class _SlotLoop:
                         sweep=scope,
                         rescuing=seconds_since_outage() > lease,
                         served=seconds_served(),
+                        passed_over=passed_over,
                     )
             self.in_doubt = False
             self.reached = time.monotonic()
@@ -863,7 +1098,7 @@ class _SlotLoop:
         with suppress(FedsweepError, SQLAlchemyError), transaction(self.engine) as connection:
             claim = queue.reclaim(connection, self.worker.name, read_clock(connection))
             if claim is not None:
-                queue.release(connection, claim)
+                queue.release(connection, claim, "the answer of its claim was lost")
 
     def propose(self, *, first: bool = False) -> bool:
         """Let a search choose what to try next; whether it did."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -42,6 +43,10 @@ seed = [0, 1]
 """A sweep of six trials, a second or so in all."""
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it runs in the background ignore Ctrl-C. Tests send it to their processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
 
@@ -61,12 +66,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded and downloaded data go to a temporary folder, in the programs that tests start too.
 
-    What pip has downloaded stays in use.
+    So do this user's own files: approvals, and snapshots of stores on Postgres. What pip has
+    downloaded stays in use.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("PIP_CACHE_DIR", str(home / "pip"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ.pop("FEDSWEEP_CACHE", None)
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    for name in ("FEDSWEEP_CACHE", "FEDSWEEP_ARTIFACTS"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let fsspec's file system in memory stand for a bucket; it is empty before and after."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from fedsweep.store import places
+
+    monkeypatch.setattr(places, "BUCKETS", places.BUCKETS | {"memory"})
+    MemoryFileSystem.store.clear()
+    yield
+    MemoryFileSystem.store.clear()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from PIL import Image
 from sqlalchemy.engine import Engine
 
 from fedsweep import executor, queue
-from fedsweep.errors import DeviceError, PlanError
+from fedsweep.errors import DataMissing, DeviceError, PackageMissing, PlanError
 from fedsweep.executor import Place, execute
 from fedsweep.spec import Claim, ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import artifacts, reads, writes
+from fedsweep.store import artifacts, reads, stops, writes
 from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
@@ -112,7 +113,7 @@ def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, 
     assert outcome is Outcome.RELEASED
     assert len(seen) == 1
     place = folder(store, first)
-    assert [file.name for file in place.iterdir()] == [f"{first.trial_id}-1-a.safetensors"]
+    assert [file.name for file in place.iterdir()] == [writes.snapshot_names(first)[0]]
 
     second = claim(store)
     assert (second.trial, second.final_round) == (first.trial, 1)
@@ -292,21 +293,67 @@ def test_rounds_that_do_not_come_out_again_fail_the_attempt(store: Engine, tiny:
     assert stored(store, second)[0][2] == 1.25
 
 
-def test_missing_pictures_fail_the_trial_as_bad_data(
+def attempts_of(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
+    names = ("outcome", "failure", "error")
+    with reading(store) as c:
+        return [tuple(a[n] for n in names) for a in reads.trial_attempts(c, claimed.trial)]
+
+
+def charges(store: Engine, claimed: Claim) -> tuple[Any, ...]:
+    columns = (trials.c.state, trials.c.failures, trials.c.losses)
+    with reading(store) as c:
+        return tuple(c.execute(sa.select(*columns).where(trials.c.id == claimed.trial)).one())
+
+
+def test_images_that_one_machine_lacks_are_left_to_others(
     store: Engine, tiny: Path, picture_folder: Path
 ) -> None:
-    """And so do others than planned; neither is tried again."""
+    """The attempt keeps the reason, and costs the trial nothing."""
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     claimed = claim(store)
-    outcome, _ = run(store, claimed, Place(data=picture_folder / "nowhere"))
-    assert outcome is Outcome.FAILED
+    with pytest.raises(DataMissing, match="there is no folder") as missing:
+        run(store, claimed, Place(data=picture_folder / "nowhere"))
+    assert missing.value.lack == (("dataset", "imagefolder"), ("fingerprint", None))
+    assert charges(store, claimed) == ("queued", 0, 0)
+    assert attempts_of(store, claimed) == [("released", None, str(missing.value))]
+    assert "--data" in str(missing.value)
+
+
+@pytest.mark.parametrize("evidence", ["none", "a plan saw them", "an attempt loaded them"])
+def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
+    evidence: str,
+    store: Engine,
+    tiny: Path,
+    picture_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only then a person must look: data that were seen once are somewhere."""
+    sweep = read_plan(tiny, ["dataset=imagefolder", "normalizer=bn", "seed=0"])
+    if evidence == "a plan saw them":
+        sweep, _ = executor.look_at_data(sweep, picture_folder)
+    with transaction(store) as c:
+        writes.add_sweep(c, sweep.alone())
+    if evidence == "an attempt loaded them":
+        run(store, claim(store), Place(data=picture_folder), stop_after=1)
+    nowhere = Place(data=picture_folder / "nowhere")
+    for host in ("one", "one", "two"):
+        monkeypatch.setattr(executor.platform, "node", lambda host=host: host)
+        claimed = claim(store)
+        try:
+            run(store, claimed, nowhere)
+        except DataMissing as missing:
+            about = {"host": host, "pid": 1, "device": "cpu", "lack": missing.lack}
+            with transaction(store) as c:
+                stops.note(c, reason=str(missing), **about)
     row = result(store, claimed)
-    assert (row["state"], row["failure"]) == ("failed", "bad_data")
-    assert "there is no folder" in row["error"]
-    assert "--data" in row["error"]
+    if evidence == "none":
+        assert (row["state"], row["failure"]) == ("failed", "bad_data")
+        assert "there is no folder" in row["error"]
+    else:
+        assert charges(store, claimed) == ("queued", 0, 0)
 
 
-def test_other_pictures_than_those_of_the_stored_rounds_are_bad_data(
+def test_other_pictures_than_those_of_the_stored_rounds_are_left_to_others(
     store: Engine, tiny: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
     """A trial that was not pinned when it was planned is pinned by its first rounds."""
@@ -314,10 +361,108 @@ def test_other_pictures_than_those_of_the_stored_rounds_are_bad_data(
     run(store, claim(store), Place(data=picture_folder), stop_after=1)
     other = make_picture_folder(tmp_path / "other", each=28)
     claimed = claim(store)
-    run(store, claimed, Place(data=other))
-    row = result(store, claimed)
-    assert row["failure"] == "bad_data"
-    assert "are not those of the stored rounds" in row["error"]
+    with pytest.raises(DataMissing, match="are not those of the stored rounds"):
+        run(store, claimed, Place(data=other))
+    assert charges(store, claimed) == ("queued", 0, 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a bug")])
+def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
+    error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt keeps its error and traceback; the trial is charged on a proven machine."""
+
+    def broken(*_: object) -> float:
+        raise error
+
+    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    planned(store, tiny)
+    claimed = claim(store)
+    end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)
+    assert end is not None
+    assert end.outcome is Outcome.RELEASED
+    assert charges(store, claimed) == ("queued", 0, 0)
+    with reading(store) as c:
+        (attempt,) = reads.trial_attempts(c, claimed.trial)
+    assert type(error).__name__ in attempt["error"]
+    assert "Traceback" in attempt["traceback"]
+    claimed = claim(store)
+    assert run(store, claimed)[0] is Outcome.FAILED
+    assert charges(store, claimed) == ("queued", 1, 0)
+
+
+def test_a_failure_after_a_round_is_charged_by_any_machine(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has just proved that it can train."""
+    train = fedavg._Federation.train
+
+    def broken(self: Any, number: int, visit: Any) -> float:
+        if number == 2:
+            raise ZeroDivisionError("a bug")
+        return train(self, number, visit)
+
+    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    planned(store, tiny)
+    claimed = claim(store)
+    end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)
+    assert end is not None
+    assert end.outcome is Outcome.FAILED
+    assert charges(store, claimed) == ("queued", 1, 0)
+
+
+def test_a_package_that_cannot_be_imported_gives_the_trial_back(
+    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an attempt too, on a machine that has trained before."""
+
+    def broken(*_: object) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(executor, "_load_for", broken)
+    planned(store, tiny)
+    claimed = claim(store)
+    with pytest.raises(PackageMissing, match="libgomp") as missing:
+        run(store, claimed)
+    assert missing.value.lack == (("model", "cnn"), ("dataset", "digits"))
+    assert charges(store, claimed) == ("queued", 0, 0)
+    assert "libgomp" in attempts_of(store, claimed)[0][2]
+
+
+def test_a_machine_proves_that_it_can_train() -> None:
+    """On a device that is there, by a step whose numbers are known."""
+    executor.try_machine("cpu")
+    with pytest.raises(DeviceError, match="out of service"):
+        executor.try_machine("cuda:99")
+
+
+def test_a_device_that_computes_wrong_numbers_is_out_of_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise all its trials would diverge, for good."""
+    import torch
+
+    convolve = torch.nn.functional.conv2d
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a: convolve(*a) * 1.001)
+    with pytest.raises(DeviceError, match="a convolution of ones came out wrong"):
+        executor.try_machine("cpu")
+
+
+def test_a_model_that_does_not_fit_into_free_memory_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The refusal names the model and the device."""
+    from trainers import rehearsal
+
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    assert executor.too_small("resnet20", "cpu") is None
+    monkeypatch.setattr(rehearsal, "reserve", full)
+    missing = executor.too_small("resnet20", "cpu")
+    assert missing is not None
+    assert missing.lack == (("model", "resnet20"),)
+    assert "cpu has too little free memory for resnet20" in str(missing)
 
 
 def test_the_log_of_each_attempt_says_what_was_found(
@@ -468,7 +613,8 @@ def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: P
     with reading(store) as c:
         kept = reads.kept_weights(c, claimed.trial)
     assert kept is not None
-    assert kept.name == f"{claimed.trial_id}-1-weights.safetensors"
+    assert kept.name == writes.weights_name(claimed)
+    assert re.fullmatch(rf"{claimed.trial_id}-1-[0-9a-f]{{16}}-weights.safetensors", kept.name)
     content = (folder(store, claimed) / kept.name).read_bytes()
     *_, last = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
     found, expected = load(content), last.weights()
@@ -493,7 +639,7 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
 ) -> None:
     """Finished would be for good, without what was asked for. Its rounds are stored."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
@@ -514,7 +660,7 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
     with reading(store) as c:
         kept = reads.kept_weights(c, second.trial)
     assert kept is not None
-    assert kept.name == f"{second.trial_id}-2-weights.safetensors"
+    assert kept.name == writes.weights_name(second)
 
 
 def test_road_scenes_are_trained_with_the_cities_own_clients(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from safetensors.torch import load, save
 from sqlalchemy.engine import Engine
 
 from fedsweep import executor, queue
+from fedsweep.errors import MachineError
 from fedsweep.executor import Place, execute
 from fedsweep.spec import Claim, Round
 from fedsweep.states import Hold, Outcome
-from fedsweep.store import artifacts, reads, writes
+from fedsweep.store import artifacts, reads, trust, writes
 from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.identity import store_name
 from fedsweep.store.tables import files, snapshots
 from tests.test_executor import (
     WORKER,
@@ -171,7 +173,7 @@ def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
 
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(artifacts._Here, "read", failing)
     second = claim(store)
     with caplog.at_level(logging.WARNING):
         assert run(store, second)[0] is Outcome.FINISHED
@@ -272,7 +274,7 @@ def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
 
     def twice(engine: Engine, work: Callable[[Any], Any]) -> Any:
         done = patiently(engine, work)
-        return patiently(engine, work) if work.__name__ == "end" else done
+        return patiently(engine, work) if getattr(work, "__name__", "") == "end" else done
 
     monkeypatch.setattr(executor, "patiently", twice)
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
@@ -391,16 +393,16 @@ def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
 
 
 @pytest.fixture
-def bucket() -> Iterator[str]:
+def bucket(memory_bucket: None) -> str:
     """A URL that fsspec alone reaches."""
-    yield "memory://bucket/study"
-    MemoryFileSystem.store.clear()
+    return "memory://bucket/study"
 
 
 def planned_at(store: Engine, tiny: Path, place: str, *changes: str) -> None:
     planned(store, tiny, "normalizer=bn", "seed=0", *changes)
     with transaction(store) as c:
         writes.put_files(c, "tiny", artifacts.parse(place))
+        trust.approve(store_name(c), place)
 
 
 def in_bucket() -> list[str]:
@@ -440,6 +442,47 @@ def test_a_damaged_file_far_away_costs_its_rounds(store: Engine, tiny: Path, buc
     outcome, seen = run(store, third)
     assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [1, 2, 3])
     assert stored(store, third) == direct(third)
+
+
+def test_snapshots_at_a_place_that_was_not_approved_cost_rounds(
+    store: Engine,
+    tiny: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is written there, read there or deleted there. It is said once for a trial."""
+    at_once(monkeypatch)
+    planned_at(store, tiny, bucket)
+    run(store, claim(store), stop_after=2)
+    before = in_bucket()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tiny.parent / "another user"))
+    second = claim(store)
+    with caplog.at_level(logging.WARNING):
+        outcome, seen = run(store, second)
+    assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [1, 2, 3])
+    assert stored(store, second) == direct(second)
+    assert in_bucket() == before
+    assert caplog.text.count("which you have not approved here: run `fedsweep db trust`") == 2
+
+
+def test_weights_for_a_place_that_was_not_approved_cost_no_trial(
+    store: Engine, tiny: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is given back uncharged: another worker can keep them. This one stops."""
+    planned_at(store, tiny, bucket, "keep_weights=true")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tiny.parent / "another user"))
+        first = claim(store)
+        with pytest.raises(MachineError, match=f"cannot be kept: the database names {bucket}"):
+            run(store, first)
+        with reading(store) as c:
+            (attempt,) = reads.trial_attempts(c, first.trial)
+    assert (attempt["outcome"], attempt["rounds_trained"]) == ("released", 0)
+    second = claim(store)
+    assert second.trial == first.trial
+    assert run(store, second)[0] is Outcome.FINISHED
+    assert [name.rpartition("/")[2] for name in in_bucket()] == [writes.weights_name(second)]
 
 
 def unreachable(*_: object, **__: object) -> None:

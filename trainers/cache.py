@@ -4,10 +4,14 @@ A data set lies in `<name>-<key>`, an .npy file an array and the rest in facts.j
 the files it was decoded from (`sources.Source.key`), so that other files get another folder. What
 is trusted is the size and time of those files; what was kept is not: its hash is taken anew each
 time it is opened, and whatever does not fit is decoded again.
+
+The hash lies next to the arrays, so that it proves nothing against another user. An entry is used
+only if it and the cache folder belong to this user or root, and nobody else may write them.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -15,6 +19,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +28,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from trainers import private, regular
 from trainers.dataset import Dataset, assemble
-from trainers.folder import BadData, shown
+from trainers.folder import BadData, Missing, shown
 from trainers.progress import progress
 from trainers.sources import Source
 from trainers.text import BYTE_ORDER_MARK
@@ -51,7 +57,45 @@ class Kept:
 def cache_folder() -> Path:
     """$FEDSWEEP_CACHE, else a folder in the user's cache."""
     named = os.environ.get("FEDSWEEP_CACHE", "").strip().removeprefix(BYTE_ORDER_MARK)
-    return Path(named).expanduser() if named else user_cache_path("fedsweep") / "decoded"
+    return Path(named).expanduser() if named else _own_folder()
+
+
+def _own_folder() -> Path:
+    return user_cache_path("fedsweep") / "decoded"
+
+
+def _trusted_folder() -> Path | None:
+    """Return the cache folder, or this user's own if other users may write that; None for none.
+
+    The first of them to be refused is told once.
+    """
+    for folder in dict.fromkeys((cache_folder(), _own_folder())):
+        if folder == _own_folder():
+            private.close(folder)  # an earlier version left its mode to the umask
+        if (said := _distrust(folder)) is None:
+            return folder
+        _tell_once(said, folder)
+    return None
+
+
+def _distrust(folder: Path, *, inside: bool = False) -> str | None:
+    """Return why what lies in a folder is not trusted; None if it is, or if there is no folder."""
+    try:
+        return private.writer_of(folder, inside=inside)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{folder} cannot be looked at ({error.strerror or error})"
+
+
+@lru_cache
+def _tell_once(said: str, folder: Path) -> None:
+    log.warning(
+        "%s, so what is kept there is not used, and the data are decoded again: let nobody else "
+        "write it (chmod -R go-w %s), or name a folder of your own in FEDSWEEP_CACHE",
+        shown(said),
+        shown(folder),
+    )
 
 
 def fetch(source: Source, planned: str | None = None) -> Dataset:
@@ -63,15 +107,20 @@ def fetch(source: Source, planned: str | None = None) -> Dataset:
         BadData: the files are damaged, or have another fingerprint than planned.
 
     """
-    folder = cache_folder() / f"{source.dataset}-{VERSION}-{source.key()}"
-    kept = read(folder) or _make(folder, source, planned)
+    if (place := _trusted_folder()) is None:
+        kept = _decode(source, planned)
+    else:
+        folder = place / f"{source.dataset}-{VERSION}-{source.key()}"
+        kept = read(folder) or _make(folder, source, planned)
     _compare(source, kept.source, kept.released, planned)
     return kept.data
 
 
 def _make(folder: Path, source: Source, planned: str | None) -> Kept:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(folder.parent)
+        if (said := _distrust(folder.parent)) is not None:
+            raise PermissionError(errno.EPERM, said)
         with progress.waiting():
             lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=LOCK_SECONDS)
             turn = lock.acquire()
@@ -106,7 +155,7 @@ def _compare(source: Source, found: str, released: str, planned: str | None) -> 
             f"some images in {shown(source.root)} are decoded otherwise than when the trial was "
             "planned (deep gray is scaled, EXIF orientations are applied): plan the sweep again"
         )
-    raise BadData(
+    raise Missing(
         f"the pictures in {shown(source.root)} (fingerprint {found}) are not those that the trial "
         f"was planned for ({planned}): point --data at the right folder"
     )
@@ -123,12 +172,18 @@ def _warn(folder: Path, error: Exception) -> None:
 
 def read(folder: Path) -> Kept | None:
     """What a folder holds; None where that is nothing, or not what was written."""
+    if (said := _distrust(folder, inside=True)) is not None:
+        _tell_once(said, folder)
+        return None
     try:
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        facts = json.loads(regular.read(folder / "facts.json"))
         if facts.pop("check") != _check(facts):
             return None
         # Copy on write: shared pages, and yet writable, as torch wants its tensors.
-        arrays = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
+        arrays = {
+            file.stem: np.load(file, mmap_mode="c", allow_pickle=False)
+            for file in folder.glob("*.npy")
+        }
         data = assemble(
             (arrays["train_images"], arrays["train_labels"]),
             (arrays["test_images"], arrays["test_labels"]),
@@ -155,20 +210,22 @@ def write(folder: Path, kept: Kept) -> None:
         OSError: there is no room or no permission; then nothing is left behind.
 
     """
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-    try:
-        aside.mkdir(parents=True)
+    with private.aside(folder) as aside:
         for name, array in _arrays(kept.data).items():
             np.save(aside / f"{name}.npy", array)
+            _close_file(aside / f"{name}.npy")
             progress.step()
         facts = _facts(kept)
         text = json.dumps({**facts, "check": _check(facts)}, indent=1)
         (aside / "facts.json").write_text(text, encoding="utf-8")
+        _close_file(aside / "facts.json")
         shutil.rmtree(folder, ignore_errors=True)  # damaged
         aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _close_file(file: Path) -> None:
+    """Let nobody else open a file: a umask may let a group write it."""
+    file.chmod(0o600)
 
 
 def _arrays(data: Dataset) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainers import cache, sources
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset
+from trainers.folder import BadData, Missing
 from trainers.keys import keyed
 
 
@@ -34,7 +35,12 @@ def load(
         BadData: it is missing, damaged, or differs from the planned fingerprint.
 
     """
-    source = sources.find(dataset, root, image_size=image_size, image_height=image_height)
+    try:
+        source = sources.find(dataset, root, image_size=image_size, image_height=image_height)
+    except BadData as error:
+        if fingerprint is None or isinstance(error, Missing):
+            raise
+        raise Missing(str(error)) from error  # a plan has seen sound files: others lie here
     kept = cache.fetch(source, fingerprint)
     return replace(kept, found=(*source.found, *kept.found))
 

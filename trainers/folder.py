@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
 import unicodedata
 import warnings
 from collections import Counter
@@ -21,7 +22,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from trainers import regular
 from trainers.progress import progress
+from trainers.regular import shown_bytes
 from trainers.text import NotUtf8, decode
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
@@ -55,8 +58,19 @@ REMEDIES = {
 """Where a user gets each data set on disk."""
 
 
+MOST_PIXELS = 2**26
+"""Pixels of one image, at most (8,192 x 8,192). Decoding takes up to 16 bytes for each."""
+
+MOST_DATA_BYTES = 2**40
+"""Bytes of all files of a data set, and of its decoded arrays, at most (1.1 TB)."""
+
+
 class BadData(Exception):
     """The data are missing, damaged, or not what the trial was planned for."""
+
+
+class Missing(BadData):
+    """The data are not here, or others lie in their place. Another machine may have them."""
 
 
 class MachineLimit(Exception):
@@ -66,9 +80,15 @@ class MachineLimit(Exception):
 LIMITS = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors of a file that say nothing about the file: too many others are open."""
 
+BROKEN = frozenset({errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV})
+"""Errors of a file that say nothing about the file: the disk, the network or the memory fails."""
+
 
 def refuse_limit(error: Exception) -> None:
     """Raise an error again if it says nothing about the file that was read."""
+    if isinstance(error, OSError) and error.errno in BROKEN:
+        place = f"{shown(error.filename)}: " if error.filename else ""
+        raise MachineLimit(f"{place}{error.strerror}: look at the disk and the memory") from error
     if isinstance(error, OSError) and error.errno in LIMITS:
         raise MachineLimit(
             f"{error.strerror}: raise the limit (ulimit -n), or use fewer --slots"
@@ -271,14 +291,16 @@ def read_content(
         BadData: a file cannot be read, or no decoding of it is right.
 
     """
+    paths = tuple(paths)
+    _check_bytes(root, paths)
     total, released, notes = hashlib.sha256(), hashlib.sha256(), Notes()
     for path in paths:
         progress.step()
         try:
-            content = path.read_bytes()
+            content = regular.read(path)
         except OSError as error:
             refuse_limit(error)
-            raise BadData(
+            raise Missing(
                 f"{shown(path)} cannot be read ({error.strerror}): mend or remove it"
             ) from error
         place = os.fsencode(path.relative_to(root).as_posix()) + b"\0"
@@ -291,6 +313,69 @@ def read_content(
         file = shown(notes.examples[UNREADABLE])
         unreadable = f"{file}{more} cannot be read as an image: mend or remove it"
     return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root), unreadable)
+
+
+def _check_bytes(root: Path, paths: Iterable[Path]) -> None:
+    """Refuse files that are too large together, before any is read.
+
+    Raises:
+        BadData: says their size.
+
+    """
+    size = 0
+    for path in paths:
+        progress.step()
+        with suppress(OSError):  # the reading tells
+            size += path.stat().st_size
+    if size > MOST_DATA_BYTES:
+        raise BadData(
+            f"the files in {shown(root)} have {shown_bytes(size)}, and a data set may have "
+            f"{shown_bytes(MOST_DATA_BYTES)}: use fewer or smaller files"
+        )
+
+
+def check_decoded(root: Path, images: int, height: int, width: int, channels: int) -> int:
+    """Return the bytes that images take when they are decoded, one for each channel and pixel.
+
+    Raises:
+        BadData: they are too many.
+
+    """
+    size = images * height * width * channels
+    if size > MOST_DATA_BYTES:
+        raise BadData(
+            f"{_decoded(root, images, height, width, size)}, and a data set may have "
+            f"{shown_bytes(MOST_DATA_BYTES)}: {_SMALLER}"
+        )
+    return size
+
+
+def check_room(root: Path, images: int, height: int, width: int, channels: int) -> None:
+    """Refuse images that this machine cannot hold, before any is decoded.
+
+    Raises:
+        BadData: no machine is to hold them.
+        MachineLimit: they take more memory than this machine has.
+
+    """
+    from trainers import memory
+
+    size, most = check_decoded(root, images, height, width, channels), memory.limit()
+    if size > most:
+        raise MachineLimit(
+            f"{_decoded(root, images, height, width, size)}, and this machine has "
+            f"{shown_bytes(most)} of memory: {_SMALLER}, or use a machine with more memory"
+        )
+
+
+def _decoded(root: Path, images: int, height: int, width: int, size: int) -> str:
+    return (
+        f"the {counted(images, 'image')} in {shown(root)} take {shown_bytes(size)} when they are "
+        f"decoded to {width:,} x {height:,} pixels"
+    )
+
+
+_SMALLER = "lower image_size (or image_height), use fewer images"
 
 
 def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
@@ -309,9 +394,12 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
 def _is_plain(content: bytes, *, label: bool) -> bool:
     """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk.
 
-    A label image is plain only as gray or palette.
+    A label image is plain only as gray or palette. No image with too many pixels is plain.
     """
     if not content.startswith(PLAIN_PNG) or len(content) < len(PLAIN_PNG) + 10:
+        return False
+    width, height = struct.unpack(">II", content[16:24])
+    if width * height > MOST_PIXELS:
         return False
     depth, color = content[24], content[25]
     if depth != 8 or color not in ((0, 3) if label else (0, 2, 3)):
@@ -331,13 +419,13 @@ def list_files(dataset: str, root: Path | None) -> Files:
     if root is None and dataset == "tiny-imagenet":
         root = user_cache_path("fedsweep")
     if root is None:
-        raise BadData(f"{dataset} needs a place: {REMEDIES[dataset]}")
+        raise Missing(f"{dataset} needs a place: {REMEDIES[dataset]}")
     try:
         return READERS[dataset](root)
     except OSError as error:
         refuse_limit(error)
         place = shown(error.filename or root)
-        raise BadData(f"{place} cannot be read ({error.strerror})") from error
+        raise Missing(f"{place} cannot be read ({error.strerror}): mend or remove it") from error
 
 
 def image_folder(root: Path) -> Files:
@@ -345,7 +433,7 @@ def image_folder(root: Path) -> Files:
     remedy = REMEDIES["imagefolder"]
     for part in PARTS:
         if not (root / part).is_dir():
-            raise BadData(f"there is no folder {shown(root / part)}: {remedy}")
+            raise Missing(f"there is no folder {shown(root / part)}: {remedy}")
     if (root / "train").resolve() == (root / "test").resolve():
         raise BadData(
             f"{shown(root)} has one folder for train and test, through a link: give the test set "
@@ -537,14 +625,14 @@ def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:
     for place in (root, root / name):
         if all((place / part).exists() for part in parts):
             return place
-    raise BadData(f"neither {shown(root)} nor {name} in it holds {', '.join(parts)}: {remedy}")
+    raise Missing(f"neither {shown(root)} nor {name} in it holds {', '.join(parts)}: {remedy}")
 
 
 def _lines(file: Path) -> list[str]:
     try:
-        text = decode(file.read_bytes())
+        text = decode(regular.read(file, regular.MOST_LIST_BYTES))
     except NotUtf8 as error:
-        raise BadData(f"{file} cannot be read: {error}") from error
+        raise BadData(f"{shown(file)} cannot be read: {error}") from error
     return [line.strip() for line in text.splitlines()]
 
 

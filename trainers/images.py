@@ -7,29 +7,36 @@ that its file defines, or refused by name and mode. Each loss is counted and tol
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from trainers.folder import UNREADABLE, BadData, Notes, refuse_limit, shown
-
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+from trainers import regular
+from trainers.folder import (
+    MOST_PIXELS,
+    UNREADABLE,
+    BadData,
+    MachineLimit,
+    Notes,
+    refuse_limit,
+    shown,
 )
-"""Errors that Pillow raises on a file that is not an image, or only a part of one."""
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
+"""Formats that are decoded, and no other of Pillow's: the one of PostScript starts a program."""
+
+MOST_SCANS = 500
+"""Scans of a progressive JPEG, at most: each decodes the whole image again. A camera writes ten."""
+
+BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises on images of very many pixels; the latter if warnings are errors."""
+
+BYTES_PER_PIXEL = 16
+"""Bytes that decoding may take for each pixel: the image, and its copies of other modes."""
 
 SHALLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"})
 """Modes whose samples have at most 8 bits. Pillow keeps the upper 8 bits of deeper color."""
@@ -66,14 +73,24 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
     A file without a readable header is only noted: a plan refuses it, and its decoding fails.
 
     Raises:
-        BadData: no decoding of such an image is right.
+        BadData: no decoding of such an image is right, or it has too many pixels.
 
     """
     try:
-        image = Image.open(io.BytesIO(content))
-    except DAMAGE:
+        return _inspect(path, content, notes, label=label)
+    except BadData:
+        raise
+    except BOMB as error:
+        raise BadData(_too_large(path)) from error
+    except Exception as error:  # noqa: BLE001  # a decoder may raise anything
+        refuse_limit(error)
         notes.add(UNREADABLE, path)
         return b""
+
+
+def _inspect(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    check_size(image, path)
     may_turn = image.format != "PNG" or any(mark in content for mark in LATE_EXIF)
     if label:
         check_label(image, path)
@@ -106,7 +123,7 @@ def _has_frames(image: Image.Image) -> bool:
     """Return if an image has, or claims, more than one frame."""
     try:
         return bool(getattr(image, "is_animated", False))
-    except DAMAGE:  # a later frame is damaged
+    except Exception:  # noqa: BLE001  # a later frame is damaged
         return True
 
 
@@ -116,7 +133,7 @@ def orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DAMAGE:
+    except Exception:  # noqa: BLE001  # its tags are damaged
         return 1
     return value if value in TURNS else 1
 
@@ -209,6 +226,116 @@ STRETCHED = frozenset({"L;1", "L;2", "L;4"})
 """Raw modes of gray that Pillow stretches to 8 bits."""
 
 
+def check_size(image: Image.Image, path: Path) -> None:
+    """Refuse an image that takes much memory to decode. Its file may be small.
+
+    Raises:
+        BadData: it has too many pixels, also in one of its tiles, or too many scans.
+
+    """
+    sides = [image.size]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        sides.append((_tag(image, TILE_WIDTH, 1), _tag(image, TILE_LENGTH, 1)))
+    for width, height in sides:
+        if width * height > MOST_PIXELS:
+            raise BadData(
+                f"{shown(path)} has {width:,} x {height:,} pixels, and an image may have "
+                f"{MOST_PIXELS:,}: save it with fewer, or remove it"
+            )
+
+
+def _too_large(path: Path) -> str:
+    """Return the sentence on an image that Pillow itself refuses to open."""
+    return (
+        f"{shown(path)} has more than the {MOST_PIXELS:,} pixels that an image may have: save it "
+        "with fewer, or remove it"
+    )
+
+
+TILE_WIDTH, TILE_LENGTH = 322, 323
+"""The TIFF tags of the sides of a tile."""
+
+
+def check_scans(image: Image.Image, path: Path) -> None:
+    """Refuse a progressive JPEG that takes hours to decode.
+
+    Raises:
+        BadData: it has too many scans.
+
+    """
+    if not image.info.get("progressive"):
+        return
+    scans = regular.read(path).count(b"\xff\xda")
+    if scans > MOST_SCANS:
+        raise BadData(
+            f"{shown(path)} is a JPEG of {scans:,} scans, and an image may have {MOST_SCANS:,}: "
+            "save it again, or remove it"
+        )
+
+
+class _Room:
+    """The pixels that the threads of a process decode at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.changed = Condition()
+
+    @contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for an image, and keep it while the image is decoded."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.taken or self.taken + pixels <= self.most)
+            self.taken += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= pixels
+                self.changed.notify_all()
+
+
+_room = _Room(MOST_PIXELS)
+
+
+@contextmanager
+def decoding(path: Path, *, label: bool = False) -> Iterator[Image.Image]:
+    """Give the first frame of an image or label image, its pixels read; one at a time per thread.
+
+    Each error of the block is taken for one of the image.
+
+    Raises:
+        BadData: it is damaged, or no decoding of it is right.
+        MachineLimit: this machine lacks the memory or the files to decode it.
+
+    """
+    pixels = 0
+    try:
+        # Pillow would map a file that it opens by name, with a turned TIFF's sides exchanged.
+        with regular.opened(path) as file, Image.open(file, formats=FORMATS) as image:
+            check_size(image, path)
+            (check_label if label else check_image)(image, path)
+            check_scans(image, path)
+            pixels = image.width * image.height
+            with _room.of(pixels):
+                image.load()
+                yield image
+    except (BadData, MachineLimit):
+        raise
+    except BOMB as error:
+        raise BadData(_too_large(path)) from error
+    except Exception as error:
+        refuse_limit(error)
+        if isinstance(error, MemoryError) and not _holds(BYTES_PER_PIXEL * pixels):
+            raise MachineLimit(
+                f"there is not enough memory to decode {shown(path)}, an image of {pixels:,} "
+                "pixels: use fewer --slots, or a machine with more memory"
+            ) from error
+        raise BadData(
+            f"{shown(path)} cannot be read as an image ({_reason(error)}): mend or remove it"
+        ) from error
+
+
 def opened(path: Path, *, label: bool = False) -> Image.Image:
     """Return the first frame of an image or label image, its pixels read.
 
@@ -216,19 +343,25 @@ def opened(path: Path, *, label: bool = False) -> Image.Image:
         BadData: it is damaged, or no decoding of it is right.
 
     """
+    with decoding(path, label=label) as image:
+        return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _holds(size: int) -> bool:
+    """Return if this process can have so many bytes of memory."""
     try:
-        # Pillow would map a file that it opens by name, with a turned TIFF's sides exchanged.
-        with path.open("rb") as file, Image.open(file) as image:
-            (check_label if label else check_image)(image, path)
-            image.load()
-            return image
-    except DAMAGE as error:
-        refuse_limit(error)
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no known image format" if unknown else str(error)
-        raise BadData(
-            f"{shown(path)} cannot be read as an image ({reason}): mend or remove it"
-        ) from error
+        bytearray(size)
+    except MemoryError:
+        return False
+    return True
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:

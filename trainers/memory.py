@@ -22,6 +22,25 @@ def total(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def limit() -> int:
+    """Bytes that this process may take of the machine's memory: all of it, or what its container or
+    its own limit leaves.
+    """
+    most = [total("cpu")]
+    for file in CONTAINER:
+        with suppress(OSError, ValueError):  # "max" is no number
+            most.append(int(file.read_text(encoding="ascii")))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min(most if soft == resource.RLIM_INFINITY else [*most, soft])
+
+
+CONTAINER = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Files in which Linux keeps a container's limit of memory, in both versions of its groups."""
+
+
 def begin(device: str) -> None:
     """Forget what was taken at most until now, where that can be forgotten."""
     if device.startswith("cuda"):

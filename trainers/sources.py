@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import shutil
 import socket
+import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from functools import partial
 from http.client import HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from platformdirs import user_cache_path
 
+from trainers import pickles, private, regular
 from trainers.config import SEGMENTATION
 from trainers.dataset import VOID, Dataset, assemble
 from trainers.folder import (
@@ -36,11 +38,14 @@ from trainers.folder import (
     Content,
     Files,
     MachineLimit,
+    Missing,
+    check_room,
     list_files,
     read_content,
+    refuse_limit,
     shown,
 )
-from trainers.images import is_deep, is_inverted, opened, orientation, sample_bits, upright
+from trainers.images import decoding, is_deep, is_inverted, orientation, sample_bits, upright
 from trainers.progress import progress
 
 Pictures = NDArray[np.uint8]
@@ -179,21 +184,106 @@ def cifar(dataset: str, place: Path) -> Dataset:
         with _patience(), FileLock(place / f".{dataset}.lock"):
             return _read_cifar(dataset, place, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
-        raise BadData(
+        raise Missing(
             f"{name} is not in {place} and could not be downloaded ({error}): put its folder "
             f"{folder} there, or {POINT} where it is"
         ) from error
 
 
 def _read_cifar(dataset: str, place: Path, *, download: bool) -> Dataset:
+    """Read the batches whose sums are those of torchvision's list, without its unpickling.
+
+    Raises:
+        RuntimeError: one of them is not there, or damaged.
+
+    """
     from torchvision import datasets
 
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
-    parts = [reader(str(place), train=train, download=download) for train in (True, False)]
-    train, test = ((part.data, np.array(part.targets, dtype=np.int64)) for part in parts)
+    folder = place / reader.base_folder
+    if download and not _is_whole(folder, reader):
+        _download_cifar(folder, reader)
+    if not _is_whole(folder, reader):
+        raise RuntimeError(f"its files in {folder} are not those of the official archive")
+    train, test = (
+        _batches([folder / name for name, _ in names])
+        for names in (reader.train_list, reader.test_list)
+    )
     _, _, classes, statistics = CIFARS[dataset]
     mean, std = _of_bytes(statistics)
     return assemble(train, test, classes=classes, mean=mean, std=std)
+
+
+def _is_whole(folder: Path, reader: Any) -> bool:
+    """Return if a folder holds all files of torchvision's list, with their sums."""
+    from torchvision.datasets import cifar as lists
+
+    files = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
+    for name, md5 in files:
+        try:
+            with regular.opened(folder / name):  # torchvision would read a file of any size
+                pass
+        except OSError as error:
+            refuse_limit(error)
+            return False
+        if not lists.check_integrity(str(folder / name), md5):
+            return False
+    return True
+
+
+def _batches(files: Sequence[Path]) -> tuple[Pictures, NDArray[np.int64]]:
+    """Return the images [N, 32, 32, 3] and labels of pickled batches.
+
+    Raises:
+        BadData: a file is no such batch.
+
+    """
+    images, labels = [], []
+    for file in files:
+        try:
+            batch = pickles.load(regular.read(file))
+            images.append(batch["data"].reshape(-1, 3, 32, 32))
+            numbers = batch["labels"] if "labels" in batch else batch["fine_labels"]
+            labels.append(np.array(numbers, dtype=np.int64).reshape(len(images[-1])))
+        except OSError:
+            raise
+        except Exception as error:
+            raise BadData(
+                f"{shown(file)} cannot be read as a batch of CIFAR ({error}): put the official "
+                "file there"
+            ) from error
+        progress.step()
+    return np.concatenate(images).transpose(0, 2, 3, 1), np.concatenate(labels)
+
+
+def _download_cifar(folder: Path, reader: Any) -> None:
+    """Put the files of the official archive into a folder, which may have others.
+
+    An archive that a person has put next to the folder is used, if it is sound.
+
+    Raises:
+        OSError, RuntimeError: it cannot be had.
+
+    """
+    from torchvision.datasets.utils import download_url
+
+    with private.aside(folder) as aside:
+        content = b""
+        with suppress(OSError):
+            content = regular.read(folder.parent / reader.filename)
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != reader.tgz_md5:
+            download_url(reader.url, aside, reader.filename, reader.tgz_md5)
+            content = regular.read(aside / reader.filename)
+        private.make_folder(folder)
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for member in archive:
+                place = PurePosixPath(member.name)
+                if not (member.isreg() and place.parent == PurePosixPath(reader.base_folder)):
+                    continue
+                source = archive.extractfile(member)
+                if source is not None and member.size <= regular.MOST_BYTES:
+                    (aside / place.name).write_bytes(source.read())
+                    (aside / place.name).replace(folder / place.name)
 
 
 def _of_bytes(statistics: Statistics) -> Statistics:
@@ -210,7 +300,7 @@ def _require_writable(place: Path) -> None:
 
     """
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        private.make_folder(place)
         with TemporaryFile(dir=place):
             return
     except OSError as error:
@@ -218,6 +308,23 @@ def _require_writable(place: Path) -> None:
             f"nothing can be downloaded to {place} ({error.strerror or error}): name a folder that "
             f"can be written in XDG_CACHE_HOME, or {POINT} the data set"
         ) from error
+
+
+def _require_ours(folder: Path) -> None:
+    """Refuse a downloaded data set that other users may have changed: no sum tells.
+
+    Raises:
+        MachineLimit: they may write it, or own it.
+
+    """
+    for place in (folder.parent, folder):
+        private.close(place)
+    with suppress(OSError):
+        if said := private.writer_of(folder) or private.writer_of(folder.parent):
+            raise MachineLimit(
+                f"{shown(folder)} is not trusted ({shown(said)}): remove it and it is downloaded "
+                f"again, name a folder of your own in XDG_CACHE_HOME, or {POINT} the data set"
+            )
 
 
 @contextmanager
@@ -239,8 +346,9 @@ def download_tiny_imagenet(place: Path) -> None:
         BadData: it cannot be had.
 
     """
-    wanted, aside = place / TINY_IMAGENET, place / f".{TINY_IMAGENET}.new"
+    wanted = place / TINY_IMAGENET
     if wanted.is_dir():
+        _require_ours(wanted)
         return
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -249,14 +357,12 @@ def download_tiny_imagenet(place: Path) -> None:
         with _patience(), FileLock(place / f".{TINY_IMAGENET}.lock"):
             if wanted.is_dir():
                 return
-            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-            try:
+            with private.aside(wanted) as aside:
                 download_and_extract_archive(TINY_URL, aside, md5=TINY_MD5, remove_finished=True)
+                (aside / TINY_IMAGENET).chmod(0o700)
                 (aside / TINY_IMAGENET).replace(wanted)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
     except (OSError, RuntimeError, HTTPException, BadZipFile) as error:
-        raise BadData(
+        raise Missing(
             f"Tiny-ImageNet is not in {place} and could not be downloaded ({error}): "
             f"{REMEDIES['tiny-imagenet']}"
         ) from error
@@ -268,6 +374,7 @@ def image_folder(files: Files, size: int, statistics: Statistics | None = None) 
     Normalised by the training pictures' own channel statistics (ours) unless some are given.
     """
     depth = Depth()
+    check_room(files.root, len(files.train) + len(files.test), size, size, 3)
     train, test = (_pictures(part, size, depth) for part in (files.train, files.test))
     mean, std = statistics or channel_statistics(train[0])
     made = assemble(train, test, classes=len(files.classes), mean=mean, std=std)
@@ -290,9 +397,11 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
     are resized bilinearly, labels to the nearest.
     """
     ids = cityscapes_ids() if dataset == "cityscapes" else camvid_ids()
-    first, depth = opened(files.train[0][0]), Depth()
-    first = upright(first, orientation(first))
-    width = max(round(height * first.width / first.height / 16), 1) * 16
+    depth = Depth()
+    with decoding(files.train[0][0]) as first:
+        across, down = upright(first, orientation(first)).size
+    width = max(round(height * across / down / 16), 1) * 16
+    check_room(files.root, len(files.train) + len(files.test), height, width, 4)
     train, test = (_scenes(part, (width, height), ids, depth) for part in (files.train, files.test))
     if (test[1] == VOID).all():
         raise BadData(
@@ -335,12 +444,13 @@ class Depth:
 
     def reduce(self, image: Image.Image) -> Image.Image:
         """Return deep gray as 8-bit gray: the upper 8 bits of the depth that the file defines."""
-        values = np.asarray(image).astype(np.int64)
-        gray = np.clip(values >> (sample_bits(image) - 8), 0, 255).astype(np.uint8)
+        values = np.asarray(image).astype(np.int32)  # a copy of 16 bits or more for each pixel
+        low, high = int(values.min()), int(values.max())
+        values >>= sample_bits(image) - 8
+        gray = np.clip(values, 0, 255, out=values).astype(np.uint8)
         with self.lock:
             self.images += 1
-            self.low = min(self.low, int(values.min()))
-            self.high = max(self.high, int(values.max()))
+            self.low, self.high = min(self.low, low), max(self.high, high)
             darkest, brightest = self.bright
             self.bright = min(darkest, int(gray.min())), max(brightest, int(gray.max()))
         return Image.fromarray(255 - gray if is_inverted(image) else gray)
@@ -394,19 +504,21 @@ def _scenes(
 
     def read(i: int) -> None:
         path, label_path = entries[i]
-        image, label = opened(path), opened(label_path, label=True)
-        if label.size != image.size:
-            raise BadData(
-                f"{shown(label_path)} and its picture {shown(path)} differ in size: "
-                "mend one of them"
-            )
-        if orientation(label) != orientation(image):
-            raise BadData(
-                f"{shown(label_path)} and its picture {shown(path)} differ in EXIF orientation: "
-                "turn the pixels of both alike, and remove the tag"
-            )
-        images[i] = _to_rgb(image, path, size, depth)
-        labels[i] = _classes(label, label_path, size, ids)
+        with decoding(path) as image:
+            sides, turn = image.size, orientation(image)
+            images[i] = _to_rgb(image, path, size, depth)
+        with decoding(label_path, label=True) as label:
+            if label.size != sides:
+                raise BadData(
+                    f"{shown(label_path)} and its picture {shown(path)} differ in size: "
+                    "mend one of them"
+                )
+            if orientation(label) != turn:
+                raise BadData(
+                    f"{shown(label_path)} and its picture {shown(path)} differ in EXIF "
+                    "orientation: turn the pixels of both alike, and remove the tag"
+                )
+            labels[i] = _classes(label, label_path, size, ids)
 
     _each(read, len(entries))
     return images, labels
@@ -434,7 +546,8 @@ RUN = 16
 
 def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Pictures:
     """Return the first frame of an image file as RGB [H, W, 3]."""
-    return _to_rgb(opened(path), path, size, depth)
+    with decoding(path) as image:
+        return _to_rgb(image, path, size, depth)
 
 
 def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Pictures:

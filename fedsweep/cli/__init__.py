@@ -11,13 +11,14 @@ from fedsweep.errors import FedsweepError, MachineError, ReaderGone, RequestErro
 def main() -> None:
     """Run the command line; an error is one sentence on stderr, and an exit code."""
     output.prepare()
-    try:
-        _run()
-    except ReaderGone as error:
-        raise SystemExit(error.exit_code) from None
-    except FedsweepError as error:
-        print(f"fedsweep: {_as_given(error)}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+    with output.visible_only():
+        try:
+            _run()
+        except ReaderGone as error:
+            raise SystemExit(error.exit_code) from None
+        except FedsweepError as error:
+            print(f"fedsweep: {_as_given(error)}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
 
 
 def _run() -> None:

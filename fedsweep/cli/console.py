@@ -51,11 +51,12 @@ def _behind_a_pipe() -> int:
 def plain_console(*, file: IO[str] | None = None, width: int | None = None) -> Console:
     """Return a console that takes texts as they are: without markup, emoji codes and colors.
 
-    Names, errors and paths come from others, and may hold "[/old]" or ":smile:".
+    Names, errors and paths come from others, and may hold "[/old]", ":smile:" or a terminal's
+    codes, which are replaced.
     """
-    from rich.console import Console
+    from fedsweep.cli.visible_console import VisibleConsole
 
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    return VisibleConsole(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def keep_showing(look: Callable[[], RenderableType]) -> None:

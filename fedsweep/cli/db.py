@@ -29,7 +29,13 @@ def upgrade(db: Db = None) -> None:
 
 
 @app.command()
-def check(db: Db = None) -> None:
+def check(
+    db: Db = None,
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Also read all kept weights and snapshots, by their sums."),
+    ] = False,
+) -> None:
     """Say whether the database is sound, and its schema's revision.
 
     By the database's own check (on Postgres by its extension amcheck, if installed) and by what
@@ -39,11 +45,81 @@ def check(db: Db = None) -> None:
 
     engine = read_store(db)
     found = soundness.faults(engine)
-    for fault in found:
+    checked = soundness.check_files(engine) if files else None
+    for fault in [*found, *(checked.faults if checked else ())]:
         print(visible(fault))
-    if found:
+    for host, count in sorted(checked.elsewhere.items()) if checked else ():
+        print(f"{counted(count, 'file')} may lie on {visible(host)}: run it there too")
+    if found or (checked and checked.faults):
         raise typer.Exit(1)
-    print(f"sound, schema {schema.head()}")
+    also = f", {counted(checked.sound, 'file')} as written" if checked else ""
+    print(f"sound, schema {schema.head()}{also}")
+
+
+@app.command()
+def trust(
+    place: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PLACE]...", help="Folders or URLs; else all, one by one."),
+    ] = None,
+    db: Db = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve all without asking.")] = False,
+) -> None:
+    """Let this user's commands use the folders and URLs that the database names for its files.
+
+    A database may come from anybody. Where it lies next to its files, or they lie in your data
+    folder, nothing has to be approved; nor what you name in `plan --artifacts` yourself.
+    """
+    from fedsweep.errors import RequestError
+    from fedsweep.store import artifacts, reads, trust
+    from fedsweep.store.engine import reading
+    from fedsweep.store.places import spelled
+
+    engine = read_store(db)
+    with reading(engine) as connection:
+        found = reads.places(connection)
+    asked = artifacts.places_to_approve(engine.url, found)
+    named = {spelled(one) for one in place or ()}
+    if unknown := sorted(named - {one.place for one in asked}):
+        raise RequestError(
+            f"this database names no place {unknown[0]} for its files: run `fedsweep db trust` "
+            "without a place to see those that it names"
+        )
+    wanted = [one for one in asked if one.place in named or not named]
+    refusals = [artifacts.folder_of(engine.url, home).refusal for home in found]
+    for why in (one for one in refusals if isinstance(one, artifacts.Outside)):
+        print(visible(f"{why}: it is never used"))
+    if not any(refusals) and not wanted:
+        print("nothing to approve: the files lie next to the database, or in your data folder")
+    for one in wanted:
+        of_sweeps = f" (sweep {', '.join(one.sweeps)})" if one.sweeps else ""
+        shown = visible(f"{one.place}{of_sweeps}")
+        if trust.is_approved(one.store, one.place) and not named and not yes:
+            print(f"{shown}: approved before")
+            continue
+        if not (named or yes):
+            _ask(shown)
+        try:
+            trust.approve(one.store, one.place)
+        except OSError as error:
+            raise RequestError(
+                f"the approval cannot be stored ({error}): set {trust.VARIABLE}={one.place}"
+            ) from error
+        print(f"{shown}: approved")
+
+
+def _ask(shown: str) -> None:
+    import sys
+
+    from fedsweep.errors import RequestError
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise RequestError(
+            f"files are to be written to and deleted from {shown}: if that is right, name it "
+            "(fedsweep db trust PLACE), or say --yes"
+        )
+    if not typer.confirm(f"Read, write and delete this database's files in {shown}?", err=True):
+        raise RequestError("nothing is approved")
 
 
 Source = Annotated[
@@ -123,12 +199,13 @@ MOST_NAMED = 5
 @app.command()
 def gc(
     db: Db = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only name what would be deleted.")] = False,
 ) -> None:
     """Delete the files that no trial has needed for an hour.
 
     Snapshots that were replaced, of trials that will not go on, and what attempts left that were
-    killed; never anything that the database does not name. Workers may go on meanwhile.
+    killed; never anything that the database does not name, and only files that fedsweep named for
+    this database. Workers may go on meanwhile.
     """
     from fedsweep.store import garbage
 
@@ -136,10 +213,16 @@ def gc(
     found = garbage.collect(engine, dry_run=dry_run)
     would = "would be deleted (nothing is)" if dry_run else "deleted"
     print(f"{counted(found.files, 'file')} {would}, {size(found.bytes)}")
+    for name in found.named:
+        print(f"  {visible(name)}")
     for host, count in sorted(found.elsewhere.items()):
         print(f"  {counted(count, 'file')} may lie on {visible(host)}: run it there too")
-    for name in found.outside:
-        print(f"  {visible(name)} leads out of its folder, and is left alone")
+    for why, count in sorted(found.unapproved.items()):
+        print(f"  {counted(count, 'file')} left alone: {visible(why)}")
+    for name in found.outside[:MOST_NAMED]:
+        print(f"  {visible(name[:200])} is not a file of this database, and is left alone")
+    if (more := len(found.outside) - MOST_NAMED) > 0:
+        print(f"  and {counted(more, 'name')} more of that kind")
     for name, why in list(found.failed.items())[:MOST_NAMED]:
         print(f"  {visible(name)} could not be deleted: {visible(hide_secrets(why))}")
     if (more := len(found.failed) - MOST_NAMED) > 0:

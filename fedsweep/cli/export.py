@@ -138,12 +138,13 @@ def weights(
 
     For trials that were planned with keep_weights = true.
     """
+    from fedsweep.filenames import safe_name
     from fedsweep.files import stdout_kept_for, write_whole
     from fedsweep.store import targets
 
     engine = read_store(db)
     trial_id, content = _content(engine, trial)
-    target = output or Path(f"{trial_id}.safetensors")
+    target = output or Path(f"{safe_name(trial_id)}.safetensors")
     targets.refuse_own(engine, target, "--output")
     if target.is_dir():
         raise RequestError(f"{target} is a folder: name a file in it with --output")
@@ -181,7 +182,8 @@ def _content(engine: Engine, prefix: str) -> tuple[str, bytes]:
     folder = artifacts.folder_of(engine.url, home)
     content = folder.read(kept)
     if content is None:
-        host = next(a["host"] for a in attempts if a["outcome"] == Outcome.FINISHED)
+        hosts = [a["host"] for a in attempts if a["outcome"] == Outcome.FINISHED]
+        host = hosts[0] if hosts else "another machine"
         raise RequestError(
             f"the weights of trial {trial_id} are {_fault(folder, kept)} in {folder}/{kept.name}: "
             f"they were written on {host}; export them there, or restore that file from a backup"

@@ -61,8 +61,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Where the sweep's snapshots and weights are to lie: a folder, or a URL that "
-            "fsspec knows; else beside a SQLite file, or on each machine.",
+            help="Where the sweep's snapshots and weights are to lie: a folder, or the URL of a "
+            "bucket; else next to a SQLite file, or on each machine.",
             show_default=False,
         ),
     ] = None,
@@ -176,8 +176,10 @@ def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None)
     from fedsweep.spec import OUTSIDE_IDENTITY
     from fedsweep.store import arms, reads, writes
     from fedsweep.store.engine import transaction
+    from fedsweep.store.identity import store_name
 
-    with transaction(open_store(db, create=True)) as connection:
+    engine = open_store(db, create=True)
+    with transaction(engine) as connection:
         planned = writes.add_sweep(connection, sweep, priority)
         searched = arms.add_arms(connection, sweep, priority)
         if planned.cancelled:
@@ -185,6 +187,9 @@ def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None)
         queue.planned(connection, sweep.name, sweep.budget)
         if files_at is not None:
             writes.put_files(connection, sweep.name, files_at)
+        store = store_name(connection)
+    if files_at is not None:
+        _approve(store, files_at)
     print(f"{sweep.name}: {counted(planned.new, 'new trial')}, {planned.kept:,} kept")
     if sweep.arms:
         kept = len(sweep.arms) - searched
@@ -198,6 +203,20 @@ def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None)
         print(
             f"  {counted(planned.otherwise, 'kept trial')} began as planned before, and what they "
             f"measure and keep ({what}) stays: plan into another database to have it otherwise"
+        )
+
+
+def _approve(store: str, place: str) -> None:
+    """Note that this user has named the place: workers of this user may use it."""
+    from fedsweep.store import trust
+
+    try:
+        trust.approve(store, place)
+    except OSError as error:
+        print(
+            f"note: that you named {place} cannot be noted here ({error}): start workers with "
+            f"--artifacts, or set {trust.VARIABLE}",
+            file=sys.stderr,
         )
 
 

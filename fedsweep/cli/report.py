@@ -17,6 +17,7 @@ from fedsweep import machine
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, plain_console
 from fedsweep.errors import NotFound, RequestError
+from fedsweep.filenames import safe_name
 from fedsweep.files import stdout_kept_for, written
 from fedsweep.output import write_utf8
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from fedsweep.report.selection import Condition
     from fedsweep.report.summary import Row, Summary
     from fedsweep.report.tables import View
+
+
+LONGEST_STEM = 120
+"""Bytes of a sweep's name in the name of a figure's file."""
 
 
 class Format(StrEnum):
@@ -388,7 +393,7 @@ def _write_figures(
 
     stems: list[str] = []
     for name, pictures in zip(names, shown, strict=True):
-        stem = slug(name) or "sweep"
+        stem = safe_name(slug(name) or "sweep", LONGEST_STEM)
         stems.append(stem)
         again = stems.count(stem)  # exp_1 and exp-1 are files of two names
         for file in write(stem if again == 1 else f"{stem}-{again}", pictures, folder):

@@ -21,9 +21,10 @@ SHORTEST = 16
 
 def serve(
     db: Db = None,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str,
+        typer.Option(help="Where to listen; with 0.0.0.0 or ::, other machines can reach it."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
     token: Annotated[
         str | None,
@@ -62,8 +63,8 @@ def serve(
     run(open_to_read(url(db), page=True), options, _told, show=show)
 
 
-def _told(address: str) -> None:
-    print(f"{address}\nCtrl-C ends it", flush=True)
+def _told(address: str, reach: str | None) -> None:
+    print("\n".join(filter(None, [address, reach, "Ctrl-C ends it"])), flush=True)
 
 
 def require() -> None:

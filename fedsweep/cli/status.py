@@ -11,10 +11,12 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, duration, keep_showing, size, time_left
+from fedsweep.errors import visible
 from fedsweep.report.phrases import HELD
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
     from sqlalchemy.engine import Engine
 
     from fedsweep.report.fit import Grid
@@ -32,6 +34,7 @@ class Glance:
     running: list[Row]
     queue: dict[str, int]
     failures: dict[str, tuple[int, int]]
+    stops: list[Row]
 
 
 def status(
@@ -51,6 +54,8 @@ def status(
         return
     if not watch:
         console().print(_grid(_progress(engine, sweep)).fitted(console().width))
+        for line in _stopped(_stops(engine)):
+            console().print(line)
         return
     keep_showing(lambda: _glance(_look(engine, sweep)))
 
@@ -65,8 +70,16 @@ def _progress(engine: Engine, sweep: str | None) -> list[Progress]:
         return reads.progress(connection, sweep)
 
 
+def _stops(engine: Engine) -> list[Row]:
+    from fedsweep.store import stops
+    from fedsweep.store.engine import reading
+
+    with reading(engine) as connection:
+        return stops.recent(connection)
+
+
 def _look(engine: Engine, sweep: str | None) -> Glance:
-    from fedsweep.store import board
+    from fedsweep.store import board, stops
     from fedsweep.store.engine import reading
 
     progress = _progress(engine, sweep)
@@ -76,6 +89,7 @@ def _look(engine: Engine, sweep: str | None) -> Glance:
             board.running(connection),
             board.queue(connection),
             board.failure_counts(connection),
+            stops.recent(connection),
         )
 
 
@@ -119,7 +133,21 @@ def _glance(found: Glance) -> RenderableType:
         tried = sum(n for _, n in found.failures.values())
         said = f"failed: {', '.join(told) or 'no trial'}; {counted(tried, 'attempt')} failed"
         lines += [Text(), Text(said, style="red")]
-    return Group(*lines)
+    return Group(*lines, *_stopped(found.stops))
+
+
+def _stopped(found: list[Row]) -> list[Text]:
+    """Return a line for each worker that a machine stopped within the last day."""
+    from rich.text import Text
+
+    lines = [Text()] if found else []
+    for row in found:
+        what = "passes over trials" if row["lacks"] else "stopped"
+        ago = f"{duration(max(0.0, time.time() - row['at']))} ago"
+        times = f", {row['times']} times" if row["times"] > 1 else ""
+        told = visible(f"{row['host']} ({row['device']}) {what} {ago}{times}: {row['reason']}")
+        lines.append(Text(told, style="red"))
+    return lines
 
 
 def _waiting(queue: dict[str, int]) -> str:

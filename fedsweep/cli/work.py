@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, as_given, data_folder, setting, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import visible
+from fedsweep.errors import DeviceError, MachineError, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,6 +63,16 @@ def work(
     grace: Annotated[
         float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
     ] = 20.0,
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--artifacts",
+            metavar="URL",
+            help="Approve a folder or URL that the database names for its files; repeatable. "
+            "Else $FEDSWEEP_ARTIFACTS, and what you approved before (fedsweep db trust).",
+            show_default=False,
+        ),
+    ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,9 +98,14 @@ def work(
     hooks = tuple(notify or (setting("FEDSWEEP_NOTIFY") or "").split())
     for hook in hooks:
         webhook.checked(hook)
-    devices = executor.devices(device)
+    store = url(db)
+    try:
+        devices = executor.devices(device)
+    except (DeviceError, MachineError) as error:
+        worker.note_stop(store, device, str(error))
+        raise
     options = worker.Options(
-        url=url(db),
+        url=store,
         devices=tuple(devices),
         slots=slots or len(devices),
         threads=threads,
@@ -102,6 +117,7 @@ def work(
         data=data_folder(data),
         lease=lease,
         grace=grace,
+        artifacts=_approved(artifacts),
         notify=hooks,
     )
     with _screen() as show:
@@ -117,6 +133,20 @@ def work(
         print(f"{counted(failed, 'trial')} in scope failed: fedsweep trial list --state failed")
         if strict:
             raise typer.Exit(1)
+
+
+def _approved(artifacts: list[str] | None) -> tuple[str, ...]:
+    """The places of --artifacts, and that of the variable, as the database spells them."""
+    from fedsweep.errors import RequestError
+    from fedsweep.store import places, trust
+
+    named = [places.parse(place) for place in artifacts or ()]
+    if text := setting(trust.VARIABLE):
+        try:
+            named.append(places.parse(text))
+        except RequestError as error:
+            raise RequestError(str(error).replace("--artifacts", trust.VARIABLE)) from error
+    return tuple(named)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from fedsweep.errors import RequestError
-from fedsweep.files import TEMPORARY, written
+from fedsweep.files import TEMPORARY, make_folder, written
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def opened_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO
 
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with ExitStack() as stack:
             yield {name: stack.enter_context(written(folder / name)) for name in names}
     except OSError as error:

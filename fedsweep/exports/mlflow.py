@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import Trial, read, sweeps_of
+from fedsweep.files import make_folder
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
@@ -76,7 +77,7 @@ def tracking_uri(output: str) -> str:
         return output
     folder = Path(output).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise RequestError(
             f"{folder} cannot be made ({error.strerror}): name another with --output"
@@ -114,7 +115,8 @@ def _translated(output: str) -> Iterator[None]:
         said = " ".join(str(error).split())
         for secret in (output, *_secrets(output)):
             said = said.replace(secret, "…")
-        said = hide_secrets(said if len(said) <= 200 else said[:199] + "…")
+        said = hide_secrets(said)  # before it is cut: half a secret looks like none
+        said = said if len(said) <= 200 else said[:199] + "…"
         raise RequestError(f"--output {shown(output)} cannot be used: {said}") from error
 
 

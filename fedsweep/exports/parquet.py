@@ -15,7 +15,7 @@ from fedsweep.exports import Progress, require
 from fedsweep.exports.columns import columns_of, kinds, rows_of
 from fedsweep.exports.folder import opened_together, refuse_foreign
 from fedsweep.store import reads
-from fedsweep.store.engine import reading
+from fedsweep.store.engine import reading, unbound
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.views import NAMES
 
@@ -114,6 +114,7 @@ def _batches_sqlite(
     """The driver's rows, turned to columns."""
     import pyarrow as pa
 
+    unbound(connection)  # it fetches as fast as the file takes it
     driver: Any = connection.connection.driver_connection
     cursor = driver.execute(rows_of(view, scoped=sweep is not None), {"sweep": sweep})
     try:

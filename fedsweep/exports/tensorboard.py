@@ -16,7 +16,8 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import RequestError
 from fedsweep.exports import Progress, require
 from fedsweep.exports.trials import MEASURES, Measured, Trial, read, sweeps_of
-from fedsweep.files import written
+from fedsweep.filenames import safe_name
+from fedsweep.files import make_folder, written
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
@@ -59,8 +60,8 @@ def export(engine: Engine, folder: Path, sweep: str | None, progress: Progress) 
 
 def _place(folder: Path, sweep: str, trial: Trial) -> Path:
     """A trial's file. Its name carries when the trial began, as TensorBoard expects."""
-    safe = sweep.replace(".", "_") if sweep.startswith(".") else sweep
-    return folder / safe / trial.name / f"events.out.tfevents.{int(trial.began)}.fedsweep"
+    place = folder / safe_name(sweep) / safe_name(trial.name)
+    return place / f"events.out.tfevents.{int(trial.began)}.fedsweep"
 
 
 def _write(trial: Trial, file: Path) -> None:
@@ -68,7 +69,7 @@ def _write(trial: Trial, file: Path) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         # A sync of each of thousands of files takes longer than another export.
         with written(file, durable=False) as opened:
             writer = RecordWriter(opened)

@@ -118,7 +118,8 @@ def _table(
     tag: str,
 ) -> list[str]:
     size = r"\footnotesize" if len(headings) > _WIDE else r"\small"
-    out = [f"% {note}" for note in notes if note.startswith("query: ")]
+    queries = [note for note in notes if note.startswith("query: ")]
+    out = [f"% {line}" for query in queries for line in query.splitlines()]  # all of it a comment
     said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
     tables: list[str] = []
     for start in range(0, max(len(lines), 1), _LONG):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 
 from fedsweep.errors import RequestError
-from fedsweep.files import write_whole
+from fedsweep.files import make_folder, write_whole
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
 from fedsweep.report.selection import Condition
@@ -138,7 +138,7 @@ def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
     """
     files = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for picture in found:
             for kind in KINDS:
                 file = folder / f"{stem}-{picture.name}.{kind}"

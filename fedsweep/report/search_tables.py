@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fedsweep.report.findings import Finding, Gain, names
 from fedsweep.report.fit import Column, Grid
-from fedsweep.report.tables import WIDE, markdown_line
+from fedsweep.report.tables import WIDE, markdown_heading, markdown_line
 
 METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
 
@@ -82,6 +82,7 @@ def markdown(findings: Sequence[Finding]) -> str:
     """The same as a GitHub table."""
     headings, lines = rows(findings)
 
-    said = [f"### {findings[0].arm.sweep_name}: the best freeze round", "", markdown_line(headings)]
+    heading = markdown_heading(f"{findings[0].arm.sweep_name}: the best freeze round")
+    said = [heading, "", markdown_line(headings)]
     said += [markdown_line(["---:"] * len(headings)), *map(markdown_line, lines), ""]
     return "\n".join([*said, *(f"- {note}" for note in notes(findings))]) + "\n"

@@ -25,7 +25,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_CONDITION = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*")
+_FIELD_AND_SIGN = re.compile(r"(?<!\w)(\w++)\s*+(!=|<=|>=|=|<|>)")
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ def condition(text: str) -> Condition:
         RequestError: it is none, names no field, or compares it with what it cannot be.
 
     """
-    found = _CONDITION.fullmatch(text)
-    if found is None:
+    text = text.strip()
+    found = _FIELD_AND_SIGN.match(text)
+    said = text[found.end() :].strip() if found else ""
+    if found is None or not said:
         raise RequestError(
             f"--where {text!r} is no condition: write field=value, as alpha=0.1,0.5 or "
             "local_steps>=20"
         )
-    name, sign, said = found.groups()
+    name, sign = found.groups()
     field = known_field(name, "--where")
     values = tuple(_value(field, word.strip()) for word in said.split(","))
     if sign in _ORDERS and (len(values) > 1 or isinstance(values[0], (str, bool, type(None)))):

@@ -364,7 +364,7 @@ def _number_and_notes(text: str) -> int:
 def markdown(summary: Summary, view: View | None = None) -> str:
     """GitHub tables under a heading, with the footnotes as a list."""
     view = view or View()
-    names, lines = headings(summary), [f"### {summary.sweep}"]
+    names, lines = headings(summary), [markdown_heading(summary.sweep)]
     for measure in view.measures(summary):
         what = title(measure, view)
         lines += ["", f"{what[0].upper()}{what[1:]}.", "", markdown_line(names)]
@@ -390,10 +390,19 @@ def _in_markdown(entry: Entry) -> str:
 
 
 def _code(note: str) -> str:
-    what, colon, query = note.partition("query: ")
+    what, colon, query = _one_line(note).partition("query: ")
     return f"{what}{colon}`{query}`" if colon and not what else note
 
 
 def markdown_line(cells: Sequence[str]) -> str:
     """A line of a GitHub table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def markdown_heading(text: str) -> str:
+    """A heading of one line, without tags, whatever a sweep of somebody else is called."""
+    return f"### {_one_line(text).replace('<', '&lt;')}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())

@@ -42,10 +42,8 @@ def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
             optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     except Exception as error:  # Optuna lets its drivers' errors through
-        said = " ".join(str(error).split())[:200]
-        raise RequestError(
-            f"--storage {hide_secrets(storage)} cannot be used: {hide_secrets(said)}"
-        ) from error
+        said = hide_secrets(" ".join(str(error).split()))[:200]
+        raise RequestError(f"--storage {hide_secrets(storage)} cannot be used: {said}") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls the name of a metric experimental
         study.set_metric_names([arm.spec.search.metric])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlencode
 
+import anyio
+import anyio.to_thread
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -37,6 +40,12 @@ SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple
 
 PING = 15
 """Seconds between signs of life, where nothing changes."""
+
+HEALTH_SECONDS = 5.0
+"""How long a question for the health of the store may take."""
+
+_ASKING = threading.BoundedSemaphore(8)
+"""Such questions at once: each keeps a thread until the database answers."""
 
 GONE = "The database does not answer. This page comes back by itself when it does."
 
@@ -81,7 +90,7 @@ def _page(name: str) -> Callable[[Request], Response]:
         asked = _asked(name, {**request.query_params, **request.path_params})
         made, title, said = shown(request.app.state.look, name, asked)
         live = {"screen": name} | asked if name != "sql" else {"screen": name}
-        text = screen.page(made, title, said, f"/events?{urlencode(live)}")
+        text = screen.page(made, title, said, f"events?{urlencode(live)}", _place(request))
         return HTMLResponse(text, made.status)
 
     return show
@@ -106,13 +115,29 @@ def _metrics(request: Request) -> Response:
     return Response(text, media_type=metrics.MEDIA_TYPE)
 
 
-def _health(request: Request) -> Response:
-    """Whether the store answers, and nothing else: it needs no token."""
+async def _health(request: Request) -> Response:
+    """Whether the store answers, and nothing else: it needs no token.
+
+    It has threads of its own and waits for a bounded time, so that neither slow statements nor a
+    database that hangs keep it from answering.
+    """
+    look: Look = request.app.state.look
     try:
-        request.app.state.look.read(board.running)
-    except AWAY:
+        with anyio.fail_after(HEALTH_SECONDS):
+            limiter = anyio.CapacityLimiter(1)
+            await anyio.to_thread.run_sync(_ask, look, abandon_on_cancel=True, limiter=limiter)
+    except (*AWAY, TimeoutError):
         return PlainTextResponse("the database does not answer\n", 503)
     return PlainTextResponse("ok\n")
+
+
+def _ask(look: Look) -> None:
+    if not _ASKING.acquire(blocking=False):  # those before have no answer yet
+        raise TimeoutError
+    try:
+        look.read(board.running)
+    finally:
+        _ASKING.release()
 
 
 @cache
@@ -148,5 +173,13 @@ def _said(request: Request, what: str, status: int) -> Response:
         return PlainTextResponse(f"{what}\n", status)
     parts = [screen.part("wrong", "wrong.html", live=False, what=what)]
     made = Screen("", "Not there" if status < 500 else "Away", parts, status=status)
-    events = "" if status < 500 else "/events?screen=overview"
-    return HTMLResponse(screen.page(made, "fedsweep", "", events), status)
+    events = "" if status < 500 else "events?screen=overview"
+    return HTMLResponse(screen.page(made, "fedsweep", "", events, _place(request)), status)
+
+
+def _place(request: Request) -> screen.Place:
+    # More than one slash at the front would be another server's address.
+    path = "/" + request.scope["raw_path"].decode("latin-1").lstrip("/\\")
+    query = request.scope["query_string"].decode("latin-1")
+    root = request.scope.get("root_path", "")
+    return screen.Place(f"{root}/", f"{path}?{query}" if query else path)

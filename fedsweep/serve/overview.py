@@ -9,7 +9,7 @@ from fedsweep.serve import views
 from fedsweep.serve.look import OFTEN, Look
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import RULES, FailureKind
-from fedsweep.store import board, reads
+from fedsweep.store import board, reads, stops
 
 NEXT = 50
 """Trials of the queue that are shown."""
@@ -28,7 +28,7 @@ def overview(look: Look, _asked: Mapping[str, str]) -> Screen:
     sweeps = look.read(reads.progress, keep=OFTEN)
     parts = [
         part("sweeps", "sweeps.html", sweeps=sweeps, views=views),
-        part("workers", "workers.html", workers=seen),
+        part("workers", "workers.html", workers=seen, stops=look.read(stops.recent)),
     ]
     return Screen("overview", "Overview", parts)
 

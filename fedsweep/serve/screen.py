@@ -54,12 +54,22 @@ class Screen:
     status: int = 200
 
 
+@dataclass(frozen=True)
+class Place:
+    """The address of a page, as a browser has it."""
+
+    root: str
+    """The path that all links are relative to."""
+    here: str
+    """The page's own path and query."""
+
+
 NAVIGATION = {
-    "overview": ("/", "Overview"),
-    "queue": ("/queue", "Queue"),
-    "failures": ("/failures", "Failures"),
-    "trials": ("/trials", "Trials"),
-    "sql": ("/sql", "SQL"),
+    "overview": ("./", "Overview"),
+    "queue": ("queue", "Queue"),
+    "failures": ("failures", "Failures"),
+    "trials": ("trials", "Trials"),
+    "sql": ("sql", "SQL"),
 }
 
 
@@ -97,9 +107,10 @@ def part(id: str, template: str, *, live: bool = True, **values: Any) -> Part:
     return Part(id, Markup(environment().get_template(template).render(values)), live)  # noqa: S704  # the template has escaped all
 
 
-def page(screen: Screen, title: str, said: str, events: str) -> str:
+def page(screen: Screen, title: str, said: str, events: str, place: Place) -> str:
     """The whole page; `events` is the address of its stream."""
     values = {"screen": screen, "title": title, "said": said, "events": events}
+    values |= {"root": place.root, "here": place.here}
     return environment().get_template("page.html").render(values)
 
 

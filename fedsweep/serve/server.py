@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from html import escape
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from sqlalchemy.engine import Engine
@@ -22,6 +24,10 @@ from fedsweep.errors import RequestError
 from fedsweep.serve import connections
 from fedsweep.serve.app import application
 from fedsweep.serve.look import Look
+from fedsweep.store import deadline
+
+HEAD_BYTES = 64 * 1024
+"""Bytes of a request's first line and headers together."""
 
 GRACE = 2
 """Seconds for which open pages are waited for at the end."""
@@ -38,22 +44,28 @@ class Options:
     """Further names that browsers may call the server by."""
 
 
-def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show: bool) -> None:
-    """Serve until Ctrl-C or SIGTERM; `told` is given the address, with its token.
+def serve(
+    engine: Engine, options: Options, told: Callable[[str, str | None], None], *, show: bool
+) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    `told` is given the address, with its token, and a sentence if other machines can reach it.
 
     Raises:
         RequestError: the address is not ours or taken.
 
     """
     listening = listen(options.host, options.port)
-    port = listening.getsockname()[1]
+    bound, port = listening.getsockname()[:2]
     look = Look(engine)
-    app = application(look, options.token, port, (options.host, *options.hosts))
+    host = _in_address(options.host, bound)
+    app = application(look, options.token, port, (host, *options.hosts))
     connections.Connection.most = connections.room()
     # No access log: addresses could hold the token.
     config = uvicorn.Config(
         app,
         http=connections.Connection,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         access_log=False,
         log_level="warning",
         lifespan="off",
@@ -63,9 +75,9 @@ def serve(engine: Engine, options: Options, told: Callable[[str], None], *, show
     )
     AppStatus.enable_automatic_graceful_drain = False  # it cuts streams
     server = _Server(config, look)
-    address = f"http://{_in_address(options.host)}:{port}/?token={options.token}"
+    address = f"http://{host}:{port}/?token={options.token}"
     gc.freeze()  # what is imported by now stays: to look through it each time would hold pages up
-    told(address)
+    told(address, reach(bound))
     with listening, _shown(address) if show else nullcontext():
         server.run(sockets=[listening])
 
@@ -103,6 +115,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let streams end with their next tick, each whole."""
         self.look.ended = True
+        deadline.stop_all()
         super().handle_exit(sig, frame)
 
 
@@ -110,24 +123,55 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; on any free port, where it is 0.
 
     Raises:
-        RequestError: the address is not ours or taken.
+        RequestError: the host is empty, or the address is not ours or taken.
 
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    host = host.strip().strip("[]")
+    if not host:
+        raise RequestError(
+            "--host is empty, which would be every address of this machine: write 127.0.0.1, or "
+            "0.0.0.0 if other machines are to reach it"
+        )
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)
-    except (OSError, OverflowError) as error:
-        listening.close()
-        why = getattr(error, "strerror", None) or str(error)
+        family, place = _resolved(host, port)
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(place)
+            listening.listen(128)
+        except BaseException:
+            listening.close()
+            raise
+    except (OSError, OverflowError, TypeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no such address"
         raise RequestError(
             f"nothing can listen on {host}, port {port} ({why}): choose another --port or --host"
         ) from error
     return listening
 
 
-def _in_address(host: str) -> str:
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # every interface: this one too
-    return f"[{name}]" if ":" in name else name
+def _resolved(host: str, port: int) -> tuple[int, Any]:
+    """Return the address of a host to bind to, IPv4 before IPv6."""
+    known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    known.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return known[0][0], known[0][4]
+
+
+def reach(bound: str) -> str | None:
+    """Return a sentence on who can reach an address; None if only this machine can."""
+    address = ip_address(bound.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    every = f" ({bound} is every address of this one)" if address.is_unspecified else ""
+    return f"Other machines can reach this server{every}, and HTTP is not encrypted."
+
+
+def _in_address(host: str, bound: str) -> str:
+    """Return a host as a URL has it; an address of this machine for every address."""
+    address = ip_address(bound.partition("%")[0])
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    name = host.strip().strip("[]")
+    return f"[{name.replace('%', '%25')}]" if ":" in name else name

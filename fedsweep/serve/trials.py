@@ -132,7 +132,7 @@ def _linker(asked: Mapping[str, str]) -> Callable[..., str]:
         query = {
             name: value for name, value in {**asked, **changes}.items() if value not in ("", None)
         }
-        return f"/trials?{urlencode(query)}" if query else "/trials"
+        return f"trials?{urlencode(query)}" if query else "trials"
 
     return link
 

@@ -178,12 +178,22 @@ def open_in(connection: Connection, sweep: str | None = None) -> bool:
     """Whether trials are still to be proposed in scope; what is drained, or beyond its budget, is
     not waited for.
     """
-    wanted = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.PAUSE.value)
     query = sa.select(_ONE).select_from(arms.join(sweeps, sweeps.c.id == arms.c.sweep))
-    query = query.where(sa.text("arms.ended IS NULL"), wanted)
-    if sweep is not None:
-        query = query.where(sweeps.c.name == sweep)
+    query = query.where(*_waited_for(sweep))
     return connection.execute(query.limit(1)).first() is not None
+
+
+def open_configs(connection: Connection, sweep: str | None = None) -> list[dict[str, Any]]:
+    """Return the configurations of the arms for which `open_in` waits."""
+    query = sa.select(arms.c.config).select_from(arms.join(sweeps, sweeps.c.id == arms.c.sweep))
+    query = query.where(*_waited_for(sweep))
+    return [json.loads(config) for config in connection.execute(query).scalars()]
+
+
+def _waited_for(sweep: str | None) -> list[sa.ColumnElement[bool]]:
+    wanted = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.PAUSE.value)
+    scope = [] if sweep is None else [sweeps.c.name == sweep]
+    return [OPEN, wanted, *scope]
 
 
 def of_sweep(connection: Connection, sweep: str) -> list[Arm]:

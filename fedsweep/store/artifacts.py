@@ -1,18 +1,26 @@
-"""Snapshots and weights: files in a folder of this machine, or in one that fsspec reaches.
+"""Snapshots and weights: files in a folder of this machine, or in a bucket that fsspec reaches.
 
-The index row is the commit: a file is what its row says, by its sum, or it is none. On this
-machine it is moreover written aside, synced and renamed.
+The index row is the commit: a file is valid only if its content has the row's sum. On this machine
+it is written to a temporary file, synced and renamed.
+
+The index and the place may have been written by anybody. A file is touched only if its name has the
+one form that an attempt of this store gives, in the folder that belongs to the store alone, at a
+place that this user has approved (see `store.trust`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import secrets
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Thread
@@ -21,11 +29,15 @@ from typing import Any, TypeVar
 from platformdirs import user_data_path
 from sqlalchemy.engine import URL
 
-from fedsweep.errors import RequestError, hide_secrets
-from fedsweep.files import created, sync_and_replace
+from fedsweep.files import created, make_folder, sync_and_replace
+from fedsweep.store import trust
+from fedsweep.store.identity import is_store_name
 from fedsweep.store.location import ARTIFACTS, links_to, sidecar, sqlite_file
+from fedsweep.store.places import READ_ALONE, is_sound, opened, parse
 from fedsweep.store.reads import Home
 from fedsweep.store.writes import Snapshot, Weights
+
+__all__ = ["Folder", "Outside", "Unapproved", "folder_of", "parse"]
 
 T = TypeVar("T")
 
@@ -37,14 +49,19 @@ for storage that does not answer costs a tenth of the time at most."""
 
 
 class Outside(OSError):
-    """The name leads out of its folder."""
+    """The name is not one that this store gives, or leads out of its folder."""
+
+
+class Unapproved(OSError):
+    """The place is not one that this user has approved for the store."""
 
 
 class Folder:
-    """Where files of a store lie. Whatever goes wrong there is an OSError."""
+    """The folder of a store's files. Every failure is an OSError."""
 
-    def __init__(self, files: _Here | _There, *, shared: bool) -> None:
+    def __init__(self, files: _Here | _There | _Closed, store: str, *, shared: bool) -> None:
         self._files = files
+        self._store = store
         self.shared = shared
         """Whether every machine sees the same files there."""
         self._rests_until = 0.0
@@ -58,20 +75,28 @@ class Folder:
         """The folders of this machine that it stands for, none if it lies elsewhere."""
         return self._files.places if isinstance(self._files, _Here) else []
 
-    def write(self, name: str, content: bytes) -> str:
+    @property
+    def refusal(self) -> OSError | None:
+        """Why nothing is read or written there; None if it can be used."""
+        return self._files.why if isinstance(self._files, _Closed) else None
+
+    def write(self, name: str, content: bytes, *, overwrite: bool = True) -> str:
         """Put a file in its place, and return its sum.
 
         Raises:
+            FileExistsError: there is one of that name, and `overwrite` is off.
             OSError: it cannot be written, or not now.
 
         """
-        self._do(lambda: self._files.write(_plain(name), content))
+        name = self._own(name)
+        self._do(lambda: self._files.write(name, content, overwrite=overwrite))
         return _sum(content)
 
     def read(self, kept: Snapshot | Weights) -> bytes | None:
         """A file's content; None where it is missing, out of reach or not what was written."""
         with suppress(OSError):
-            content = self._do(lambda: self._files.read(_plain(kept.name)))
+            name = self._own(kept.name)
+            content = self._do(lambda: self._files.read(name, kept.bytes))
             return content if _sum(content) == kept.sha256 else None
         return None
 
@@ -79,19 +104,33 @@ class Folder:
         """A file's bytes, None where there is none.
 
         Raises:
-            OSError: it is no file of this folder, or out of reach.
+            OSError: it is no file of this store, or out of reach.
 
         """
-        return self._do(lambda: self._files.size(_plain(name)))
+        name = self._own(name)
+        return self._do(lambda: self._files.size(name))
 
     def remove(self, name: str) -> int | None:
         """Delete a file; returns its bytes, None where there was none.
 
         Raises:
-            OSError: it is no file of this folder, or cannot be deleted.
+            OSError: it is no file of this store, or cannot be deleted.
 
         """
-        return self._do(lambda: self._files.remove(_plain(name)))
+        name = self._own(name)
+        return self._do(lambda: self._files.remove(name))
+
+    def _own(self, name: object) -> str:
+        """Return the name, if it is one that an attempt of this store gives.
+
+        Raises:
+            Outside: it is not.
+
+        """
+        found = _NAME.fullmatch(name) if isinstance(name, str) else None
+        if found is None or found["store"] not in (None, self._store):
+            raise Outside(f"{name!r} is not a file of this store")
+        return found[0]
 
     def _do(self, work: Callable[[], T]) -> T:
         began = time.monotonic()
@@ -119,49 +158,98 @@ def _settle(done: Future[T], work: Callable[[], T]) -> None:
         done.set_exception(error)
 
 
+class _Closed:
+    """A place at which nothing is read or written."""
+
+    def __init__(self, place: object, why: OSError) -> None:
+        self.place = place
+        self.why = why
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def write(self, name: str, content: bytes, *, overwrite: bool) -> None:  # noqa: ARG002
+        raise self.why
+
+    def read(self, name: str, size: int) -> bytes:  # noqa: ARG002
+        raise self.why
+
+    def size(self, name: str) -> int | None:  # noqa: ARG002
+        raise self.why
+
+    def remove(self, name: str) -> int | None:  # noqa: ARG002
+        raise self.why
+
+
 class _Here:
     """A folder of this machine. It may stand for earlier ones too, which is only read, and
     emptied.
     """
 
-    def __init__(self, place: Path, *earlier: Path) -> None:
+    def __init__(self, place: Path, *earlier: Path, like: Path | None = None) -> None:
         self.place = place
         self.places = [place, *earlier]
+        self.like = like
+        """The file or folder whose users may use this folder too."""
+        self._left: dict[Path, dict[str, list[Path]]] = {}
 
     def __str__(self) -> str:
         return str(self.place)
 
-    def write(self, name: str, content: bytes) -> None:
-        self.place.mkdir(parents=True, exist_ok=True)
-        _put(self.place / name, content, aside=self.place / _aside(name))
+    def write(self, name: str, content: bytes, *, overwrite: bool) -> None:
+        make_folder(self.place, like=self.like)
+        _put(self.place / name, content, aside=self.place / _aside(name), overwrite=overwrite)
 
-    def read(self, name: str) -> bytes:
-        return self._find(name).read_bytes()
+    def read(self, name: str, size: int) -> bytes:
+        """Return a file's content; one of another size is not read at all."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(self._find(name), flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+                raise OSError(errno.EIO, "not the file that was written", name)
+            return file.read(size + 1)
 
     def size(self, name: str) -> int | None:
         with suppress(FileNotFoundError):
-            return self._find(name).stat().st_size
+            return self._find(name).lstat().st_size
         return None
 
     def remove(self, name: str) -> int | None:
-        """With what a kill left of it, which has a name for that reason."""
+        """Delete a file, and what a kill left of it, which has a name for that reason."""
         for place in self.places:
-            (place / _aside(name)).unlink(missing_ok=True)
+            for aside in (place / f".{name}", *self._leftovers(place).pop(name, ())):
+                with suppress(OSError):  # in a shared folder it may be another user's
+                    aside.unlink()
         with suppress(FileNotFoundError):
             file = self._find(name)
-            size = file.stat().st_size
+            size = file.lstat().st_size
             file.unlink()
             return size
         return None
 
+    def _leftovers(self, place: Path) -> dict[str, list[Path]]:
+        """Return the temporary files of a folder, listed once, by the name that they were for."""
+        if place not in self._left:
+            left: dict[str, list[Path]] = {}
+            with suppress(OSError), os.scandir(place) as entries:
+                for entry in entries:
+                    name, dot, mark = entry.name[1:].rpartition(".")
+                    if entry.name[0] == "." and dot and _MARK.fullmatch(mark):
+                        left.setdefault(name, []).append(place / entry.name)
+            self._left[place] = left
+        return self._left[place]
+
     def _find(self, name: str) -> Path:
         for place in self.places:
             file = place / name
-            if file.resolve().parent != place.resolve():
-                raise Outside(f"{file} leads out of its folder")
-            if file.is_dir():
-                raise IsADirectoryError(f"{file} is a folder")
-            if file.exists():
+            with suppress(FileNotFoundError):
+                mode = file.lstat().st_mode
+                if stat.S_ISLNK(mode):
+                    raise Outside(f"{file} leads out of its folder")
+                if stat.S_ISDIR(mode):
+                    raise IsADirectoryError(f"{file} is a folder")
+                if not stat.S_ISREG(mode):
+                    raise Outside(f"{file} is no regular file")
                 return file
         raise FileNotFoundError(self.place / name)
 
@@ -177,12 +265,12 @@ class _There:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
+        return opened(self.url)
 
-        files, root = url_to_fs(self.url)
-        return files, root
-
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, *, overwrite: bool) -> None:
+        self._require_writable()
+        if not overwrite and self.size(name) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), f"{self.url}/{name}")
         files, root = self._opened
         try:
             files.pipe_file(f"{root}/{name}", content)
@@ -190,9 +278,10 @@ class _There:
             files.makedirs(root, exist_ok=True)
             files.pipe_file(f"{root}/{name}", content)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, size: int) -> bytes:
+        """Return a file's content; of a longer one, one byte too many."""
         files, root = self._opened
-        return bytes(files.cat_file(f"{root}/{name}"))
+        return bytes(files.cat_file(f"{root}/{name}", start=0, end=size + 1))
 
     def size(self, name: str) -> int | None:
         files, root = self._opened
@@ -205,10 +294,15 @@ class _There:
         return int(found["size"] or 0)
 
     def remove(self, name: str) -> int | None:
+        self._require_writable()
         files, root = self._opened
         if (size := self.size(name)) is not None:
             files.rm_file(f"{root}/{name}")
         return size
+
+    def _require_writable(self) -> None:
+        if self.url.partition("://")[0] in READ_ALONE:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self.url)
 
 
 def folder_of(url: URL, home: Home) -> Folder:
@@ -218,20 +312,84 @@ def folder_of(url: URL, home: Home) -> Folder:
     there a snapshot that was left on another one costs rounds, never a trial.
     """
     file = sqlite_file(url)
-    if home.artifacts is not None and "://" in home.artifacts:
-        return _there(f"{home.artifacts}/{home.store}")
+    shared = file is not None
+    if not is_store_name(home.store):
+        why: OSError = Outside(f"{home.store!r} is not a name that fedsweep gives to a database")
+        return Folder(_Closed("the folder of its files", why), "", shared=shared)
     if home.artifacts is not None:
-        return Folder(_Here(Path(home.artifacts) / home.store), shared=file is not None)
-    if file is not None:
-        return Folder(_Here(_beside(file), *map(_beside, links_to(file))), shared=True)
-    place = user_data_path("fedsweep") / "artifacts" / home.store
-    return Folder(_Here(place, _earlier(url)), shared=False)
+        return _chosen(home.store, home.artifacts, file)
+    if file is None:
+        place = user_data_path("fedsweep") / "artifacts" / home.store
+        return Folder(_Here(place, _earlier(url)), home.store, shared=False)
+    places = [_beside(file), *map(_beside, links_to(file))]
+    usable = [place for place in places if _is_own(home.store, place)]
+    if places[0] not in usable:
+        target = os.path.realpath(places[0])
+        why = Unapproved(f"it is a link to {target}, {_ASK}")
+        return Folder(_Closed(places[0], why), home.store, shared=True)
+    return Folder(_Here(*usable, like=file), home.store, shared=True)
+
+
+_ASK = f"which you have not approved here: run `fedsweep db trust`, or set {trust.VARIABLE}"
+
+
+def _chosen(store: str, place: object, file: Path | None) -> Folder:
+    """Return the store's folder at the place that its database names."""
+    shared = file is not None
+    if not isinstance(place, str) or not is_sound(place):
+        why: OSError = Outside(f"{str(place)[:200]!r} is not a place that fedsweep keeps files at")
+        return Folder(_Closed(f"{str(place)[:200]}/{store}", why), store, shared=shared)
+    if not trust.is_approved(store, place):
+        why = Unapproved(f"the database names {place}, {_ASK}")
+        return Folder(_Closed(f"{place}/{store}", why), store, shared=shared)
+    if "://" in place:
+        return _there(f"{place}/{store}", store)
+    named = Path(place)
+    return Folder(_Here(named / store, like=file or named), store, shared=shared)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place for files that its user may approve."""
+
+    store: str
+    place: str
+    sweeps: tuple[str, ...]
+    """The sweeps whose files lie there; none for a folder next to the database."""
+
+
+def places_to_approve(url: URL, homes: Mapping[Home, Sequence[str]]) -> list[Place]:
+    """Return the places that a database names, and links next to it, that can be approved."""
+    found = []
+    for home, names in homes.items():
+        if not is_store_name(home.store):
+            continue
+        if home.artifacts is not None and is_sound(home.artifacts):
+            found.append(Place(home.store, home.artifacts, tuple(names)))
+    file, stores = sqlite_file(url), {home.store for home in homes if is_store_name(home.store)}
+    if file is not None and _beside(file).is_symlink():
+        found += [Place(store, os.path.realpath(_beside(file)), ()) for store in sorted(stores)]
+    return found
+
+
+def _is_own(store: str, place: Path) -> bool:
+    """Return whether the folder next to a database is one; a link needs an approval."""
+    return not place.is_symlink() or trust.is_approved(store, os.path.realpath(place))
 
 
 @lru_cache
-def _there(url: str) -> Folder:
+def _there(url: str, store: str) -> Folder:
     """One for all trials of a process: where it does not answer, it does so to all of them."""
-    return Folder(_There(url), shared=True)
+    return Folder(_There(url), store, shared=True)
+
+
+_NAME = re.compile(
+    r"[0-9a-f]{1,64}-[0-9]{1,19}(?:-(?P<store>[0-9a-f]{16}))?"
+    r"-(?:a|b|weights[0-9]{0,3}|[0-9]{1,19})\.safetensors"
+)
+"""The form of a file's name: its trial, the fence, the store, and what it holds (see `writes`).
+
+In names that earlier versions gave, the store is missing."""
 
 
 def _beside(file: Path) -> Path:
@@ -245,89 +403,32 @@ def _earlier(url: URL) -> Path:
     return user_data_path("fedsweep") / "artifacts" / name
 
 
-_KEY_IN_QUERY = re.compile(r"(?i)[?&][^=&]*(?:token|secret|pass|pwd|key|sig|credential)[^=&]*=")
-NOT_WRITTEN = frozenset({"http", "https", "data"})
-"""Protocols that fsspec reads alone."""
-
-
-def parse(text: str) -> str:
-    """--artifacts as it is stored: an absolute path of a folder, or a URL that fsspec knows.
-
-    Raises:
-        RequestError: it holds a secret, or nothing here can write there.
-
-    """
-    if hide_secrets(text) != text or _KEY_IN_QUERY.search(text):
-        raise RequestError(
-            "--artifacts has a password or a key in it, which everyone who reads the database "
-            "would see: leave it out, and set it in the environment of the workers"
-        )
-    protocol, is_url, rest = text.partition("://")
-    if not rest.strip("/") if is_url else not text.strip():
-        raise RequestError(f"--artifacts {text!r} names no folder: write /folder or s3://bucket")
-    if not text.isprintable() or "::" in protocol:
-        raise RequestError(f"--artifacts {text!r} is neither a folder nor one URL")
-    if is_url and protocol not in ("file", "local"):
-        _require(protocol)
-        return text.rstrip("/")
-    if is_url and not rest.startswith("/"):
-        raise RequestError(f"--artifacts {text} has a host: write {protocol}:///folder")
-    place = Path(os.path.abspath(Path(rest if is_url else text).expanduser()))  # noqa: PTH100  # without its ".."
-    if place.exists() and not place.is_dir():
-        raise RequestError(f"--artifacts {place} is a file: name a folder")
-    return str(place)
-
-
-def _require(protocol: str) -> None:
-    """Refuse what cannot be reached from here."""
-    from fsspec import get_filesystem_class
-
-    if protocol in NOT_WRITTEN:
-        raise RequestError(
-            f"--artifacts {protocol}:// can only be read: name a folder, or a bucket (s3://bucket)"
-        )
-    try:
-        get_filesystem_class(protocol)
-    except ValueError as error:
-        raise RequestError(
-            f"fsspec knows no {protocol}://: name a folder, or a bucket (s3://bucket)"
-        ) from error
-    except ImportError as error:
-        raise RequestError(
-            f"--artifacts {protocol}:// needs a package, here and on the workers: {error}"
-        ) from error
-
-
-def _put(target: Path, content: bytes, *, aside: Path) -> None:
+def _put(target: Path, content: bytes, *, aside: Path, overwrite: bool) -> None:
     """Write a file in one step, so that nobody meets half of it, not even after a power loss.
 
-    The temporary name is fixed because `remove` deletes such a file too. A symbolic link of that
-    name is not followed.
+    Raises:
+        FileExistsError: there is such a file, which is not to be overwritten.
+        OSError: it cannot be written.
+
     """
-    aside.unlink(missing_ok=True)
-    try:
-        with created(aside) as file:
+    with created(aside) as file:
+        try:
             file.write(content)
-            sync_and_replace(file, aside, target)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+            if not overwrite and os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+            sync_and_replace(file, aside, target, overwrite=overwrite)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+    aside.unlink(missing_ok=True)  # it may have been linked rather than renamed
 
 
 def _aside(name: str) -> str:
-    return f".{name}"
+    """Return a name that nobody can know before, and that `remove` finds after a kill."""
+    return f".{name}.{secrets.token_hex(8)}"
 
 
-def _plain(name: str) -> str:
-    """The name, if it is one.
-
-    Raises:
-        Outside: it is a path, or none at all.
-
-    """
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-        raise Outside(f"{name!r} is not the name of a file")
-    return name
+_MARK = re.compile("[0-9a-f]{16}")
 
 
 def _sum(content: bytes) -> str:

@@ -17,6 +17,9 @@ Found = tuple[list[str], Sequence[Sequence[Any]]]
 MOST_COLUMNS = 300
 """Of an answer that has a bound on its size."""
 
+MOST_BYTES = 256 * 2**20
+"""Of an answer on a person's own terminal, or in a file."""
+
 TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
 TOO_MUCH = "the statement takes too much memory: narrow it"
 
@@ -44,10 +47,14 @@ def names(statement: str, parameter: str) -> bool:
 
 
 LEXEME = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | :: | :(?P<name>[A-Za-z_]\w*)""",
-    re.DOTALL | re.VERBOSE,
+    r"""'(?:[^']|'')*+(?:'|\Z) | "(?:[^"]|"")*+(?:"|\Z) | --[^\n]*+
+    | /\*(?:[^*]|\*(?!/))*+(?:\*/|\Z) | :: | :(?P<name>[A-Za-z_]\w*+)""",
+    re.VERBOSE,
 )
-"""A parameter, and what may look like one: strings, quoted names, comments, casts."""
+"""A parameter, and what may look like one: strings, quoted names, comments, casts.
+
+What is not closed reaches to the end, so that no text is searched twice.
+"""
 
 
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")

@@ -8,9 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import StoreError, StoreForeign
+from fedsweep.store.tables import metadata
 
 SIGNATURE = frozenset({"sweeps", "trials", "sweep_members", "attempts", "rounds"})
 """Tables that every revision of the schema has. Other applications have an alembic_version too."""
+
+_TABLES = SIGNATURE | {"alembic_version"} | frozenset(metadata.tables)
 
 NAMED = 3
 """Names of another application's tables that a refusal lists."""
@@ -24,11 +27,14 @@ class Contents:
     """Tables, views, sequences and types, without those that belong to an extension."""
     application: int = 0
     """The application_id in the header of a SQLite file."""
+    impostors: frozenset[str] = frozenset()
+    """Names of our tables under which something else lies: a view may run anything, a foreign table
+    asks another server."""
 
     @property
     def ours(self) -> bool:
         """Return if fedsweep made the tables."""
-        return self.names >= SIGNATURE
+        return self.names >= SIGNATURE and not self.impostors
 
     @property
     def empty(self) -> bool:
@@ -44,14 +50,28 @@ def contents(connection: Connection) -> Contents:
 def _of_sqlite(connection: Connection) -> Contents:
     names = connection.execute(
         sa.text("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-    )
+    ).scalars()
+    others = connection.execute(
+        sa.text("SELECT name FROM sqlite_master WHERE type = 'view' OR sql LIKE 'CREATE VIRTUAL%'")
+    ).scalars()
     application = connection.execute(sa.text("PRAGMA application_id")).scalar_one()
-    own = {name for name in names.scalars() if not name.startswith("sqlite_")}
-    return Contents(frozenset(own), application)
+    own = {name for name in names if not name.startswith("sqlite_")}
+    return Contents(frozenset(own), application, _TABLES & set(others))
 
 
 def _of_postgres(connection: Connection) -> Contents:
-    return Contents(frozenset(connection.execute(sa.text(_IN_SCHEMA)).scalars()))
+    others = connection.execute(sa.text(_NO_TABLES)).scalars()
+    return Contents(
+        frozenset(connection.execute(sa.text(_IN_SCHEMA)).scalars()),
+        impostors=_TABLES & set(others),
+    )
+
+
+_NO_TABLES = """
+SELECT relname FROM pg_class
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+  AND relkind IN ('v', 'm', 'f')
+"""
 
 
 _IN_SCHEMA = """
@@ -93,6 +113,11 @@ def require_empty(connection: Connection) -> None:
 
 def foreign(connection: Connection, found: Contents) -> str:
     """Return the refusal of a database that is not fedsweep's, with its remedy."""
+    if found.impostors:
+        return (
+            f"the database is not a fedsweep database: {min(found.impostors)} in it is not a "
+            f"table; {_REMEDY[connection.dialect.name]}"
+        )
     names = sorted(found.names)
     more = ", …" if len(names) > NAMED else ""
     held = f"holds {', '.join(names[:NAMED])}{more}" if names else "belongs"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 import psycopg
@@ -87,20 +88,26 @@ class Connector:
         given = effective(self._parameters)
         self._users_options = given.get("options", "")
         self._ours = dict(settings)
+        patience = given.get("connect_timeout") or _DEFAULTS["connect_timeout"]
+        self._patience = int(patience) if patience.isdecimal() and int(patience) else inf
         self._more = {name: value for name, value in _DEFAULTS.items() if not given.get(name)}
 
     def __call__(self) -> psycopg.Connection[Any]:
         """Open a connection. A pooler that refuses startup options gets none."""
+        return self.connected()
+
+    def connected(self, seconds: float | None = None) -> psycopg.Connection[Any]:
+        """Open a connection, and wait for each host no longer than that, if it is given."""
         if not self.pooled:
             try:
-                driver = self._connect(self._options())
+                driver = self._connect(self._options(), seconds)
             except psycopg.OperationalError as error:
                 if not _REFUSED.search(str(error)):
                     raise
                 self.pooled = True
         if self.pooled:
             settings_of(self._users_options)  # refused here, before anything is begun
-            driver = self._connect("")
+            driver = self._connect("", seconds)
         try:
             self._look_at(driver)
         except BaseException:
@@ -108,12 +115,15 @@ class Connector:
             raise
         return driver
 
-    def begin(self, driver: psycopg.Connection[Any]) -> None:
-        """Make the settings of a transaction that has just begun, if a pooler is in between."""
+    def begin(self, driver: psycopg.Connection[Any], *, writes: bool = False) -> None:
+        """Make the settings of a transaction that has just begun, if a pooler is in between.
+
+        One that `writes` makes itself read-only later.
+        """
         if not self.pooled:
             return
         local = self._ours | settings_of(self._users_options)
-        local |= {_FOR_LATER: "on"} if self.read_only else {}
+        local |= {_FOR_LATER: "on"} if self.read_only and not writes else {}
         if _FOR_LATER in local:
             local["transaction_read_only"] = local[_FOR_LATER]
         calls = [sql.SQL("set_config({}, {}, true)").format(*pair) for pair in local.items()]
@@ -124,9 +134,11 @@ class Connector:
         ours = [f"-c {name}={value}" for name, value in self._ours.items()]
         return " ".join([*ours, *filter(None, [self._users_options])])
 
-    def _connect(self, options: str) -> psycopg.Connection[Any]:
+    def _connect(self, options: str, seconds: float | None) -> psycopg.Connection[Any]:
         # All texts are read and written as UTF-8; the server converts them to its own encoding.
         ours = {"options": options, "client_encoding": "utf8"}
+        if seconds is not None:
+            ours["connect_timeout"] = str(max(1, round(min(seconds, self._patience))))
         return psycopg.connect(**{**self._parameters, **self._more, **ours})
 
     def _look_at(self, driver: psycopg.Connection[Any]) -> None:
@@ -191,7 +203,7 @@ def settings_of(options: str) -> dict[str, str]:
         RequestError: an option is of another form, which only a server's own start can take.
 
     """
-    words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\])+", options)]
+    words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\]++)++", options)]
     found: dict[str, str] = {}
     while words:
         word = words.pop(0)

@@ -8,6 +8,7 @@ index of its files stay behind: they cost rounds, never a trial. Weights come wi
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import heapq
 import itertools
@@ -25,9 +26,10 @@ from sqlalchemy.exc import DBAPIError
 from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
 from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import artifacts, reads, schema
+from fedsweep.store import artifacts, reads, schema, trust, writes
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import ARGUMENT, reading, transaction
+from fedsweep.store.engine import ARGUMENT, reading, transaction, unbound
+from fedsweep.store.identity import is_store_name
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
 from fedsweep.store.tables import (
@@ -45,6 +47,7 @@ from fedsweep.store.tables import (
     proposed,
     rounds,
     snapshots,
+    stops,
     sweeps,
     trials,
     weights,
@@ -64,7 +67,7 @@ COPIED = "copied"
 MERGED = "finished in a database that was merged, as another attempt had here"
 """The error of an attempt that finished a trial that was finished already."""
 
-TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files)]
+TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
 """What a copy has, in an order in which nothing refers to what is not there yet."""
 
 Values = tuple[Any, ...]
@@ -133,6 +136,7 @@ def copy(source: Engine, target: Engine) -> Copied:
     with reading(source) as there, transaction(target) as here:
         _begin(there, here)
         _require_empty(here)
+        _share_approvals(there, here)
         now = time.time()
 
         def carried(table: sa.Table) -> Parts:
@@ -295,8 +299,9 @@ def _begin(there: Connection, here: Connection) -> None:
     _PLAN_ALONE[here.dialect.name](here)
 
 
-def _unhurried_sqlite(_connection: Connection) -> None:
-    """It sets no limits."""
+def _unhurried_sqlite(connection: Connection) -> None:
+    """Each statement may take as long as it needs."""
+    unbound(connection)
 
 
 def _unhurried_postgres(connection: Connection) -> None:
@@ -348,13 +353,50 @@ def _weights(
             lost.append(f"{source}/{row['name']}")
             continue
         try:
-            target.write(row["name"], content)
+            came["name"] = _bring(here, came, target, content)
         except OSError as error:
             raise StoreError(
                 f"{target} cannot be written ({error}): make room there, or make it writable"
             ) from error
         brought.append(tuple(came.values()))
     return brought
+
+
+def _bring(here: Connection, came: Row, target: artifacts.Folder, content: bytes) -> str:
+    """Write weights to a file of their own; returns its name. No file is ever overwritten.
+
+    Raises:
+        OSError: it cannot be written.
+
+    """
+    query = sa.select(trials.c.trial_id, trials.c.fence).where(trials.c.id == came["trial"])
+    trial_id, fence = here.execute(query).one()
+    for name in writes.brought_names(reads.home(here, came["trial"]).store, trial_id, fence):
+        with contextlib.suppress(FileExistsError):
+            target.write(name, content, overwrite=False)
+            return name
+        if target.read(Weights(name, came["bytes"], came["sha256"])) is not None:
+            return name  # an earlier try was rolled back
+    raise FileExistsError(errno.EEXIST, "every name is taken", str(target))
+
+
+def _share_approvals(there: Connection, here: Connection) -> None:
+    """Approve for the database to write what this user has approved for FROM: files stay there.
+
+    Raises:
+        RequestError: weights of FROM lie at a place that is not approved, and would be left out.
+
+    """
+    own = here.execute(sa.select(identity.c.id)).scalars().first()
+    kept = sa.exists().where(weights.c.trial == trials.c.id, trials.c.sweep == sweeps.c.id)
+    needed = set(there.execute(sa.select(sweeps.c.artifacts).where(kept)).scalars())
+    for home in reads.places(there):
+        refusal = artifacts.folder_of(there.engine.url, home).refusal
+        if isinstance(refusal, artifacts.Unapproved) and home.artifacts in needed:
+            raise RequestError(f"weights of FROM cannot be read: {refusal} (--db FROM)")
+        if refusal is None and home.artifacts is not None and own and is_store_name(own):
+            with contextlib.suppress(OSError):
+                trust.approve(str(own), home.artifacts)
 
 
 @dataclass(frozen=True)
@@ -393,6 +435,7 @@ def merge(source: Engine, here: Connection) -> Merged:
     """
     with reading(source) as there:
         _begin(there, here)
+        _share_approvals(there, here)
         joined = _join_sweeps(there, here)
         merging = _Merging(there, here, joined, time.time())
         ids = list(there.execute(sa.select(trials.c.id).order_by(trials.c.id)).scalars())

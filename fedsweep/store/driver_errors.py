@@ -5,8 +5,10 @@ A server's messages are localized (lc_messages), its SQLSTATEs are not.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import sys
+from functools import cache
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
@@ -18,6 +20,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from fedsweep import machine
 from fedsweep.errors import (
     FedsweepError,
     StoreBusy,
@@ -30,6 +33,8 @@ from fedsweep.errors import (
     StoreUnreachable,
     hide_secrets,
 )
+
+log = logging.getLogger(__name__)
 
 Meaning = tuple[type[FedsweepError], str]
 
@@ -144,6 +149,7 @@ BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
         ("database is locked",),
         (StoreBusy, "{url} stayed locked by another process for too long: try again"),
     ),
+    (("interrupted",), (StoreBusy, "{url} took too long to answer: try again")),
     (
         ("unable to open database file",),
         (StoreError, "{url} cannot be opened: check that its folder exists and is writable"),
@@ -169,6 +175,11 @@ def sqlstate(error: BaseException | None) -> str | None:
     """Return the SQLSTATE of a driver's error, also inside SQLAlchemy's; None if it has none."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None)
+
+
+def lacks_table(error: DBAPIError) -> bool:
+    """Return whether a statement failed because its table is not there."""
+    return sqlstate(error) == "42P01" or "no such table" in str(error.orig)
 
 
 def name_engine(engine: Engine) -> None:
@@ -243,6 +254,9 @@ _BY_CLASS: list[tuple[type | tuple[type, ...], Meaning]] = [
 
 def _of_driver(error: DBAPIError) -> Meaning | None:
     text, code = str(error.orig), sqlstate(error)
+    if any(part in text for part in _MAY_LACK_FILES) and (lack := machine.no_file_left()):
+        _tell_once(lack)
+        return StoreBusy, f"{{url}} cannot be opened: {lack}"
     known = BY_CODE.get(code, BY_CODE.get(code[:2])) if code else None
     by_text = next((m for parts, m in BY_TEXT if any(p in text for p in parts)), None)
     if by_text is not None and (known is None or by_text is _STATEMENT_MODE):
@@ -251,6 +265,19 @@ def _of_driver(error: DBAPIError) -> Meaning | None:
     lost = code is None and bool(classes & {"OperationalError", "InterfaceError"})
     lost = error.connection_invalidated or (lost and not isinstance(error.orig, sqlite3.Error))
     return _AWAY if known is None and lost else known
+
+
+_MAY_LACK_FILES = (
+    *("unable to open database file", "disk I/O error"),
+    *("Too many open files", "connection is bad"),
+)
+"""Parts of the messages of drivers that could not open a file or a socket."""
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    """Warn that this process waits: a worker that lacks files for a while goes on by itself."""
+    log.warning("the database cannot be opened: %s (trying again)", sentence)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from fedsweep.errors import (
@@ -31,13 +32,15 @@ from fedsweep.errors import (
     StoreStandby,
     StoreUnreachable,
 )
-from fedsweep.store import driver_errors
+from fedsweep.store import driver_errors, identity
 from fedsweep.store.access import Access, require_writable
 from fedsweep.store.location import WRITE_A_URL, of_text, owner_of, shown, sqlite_file
 from fedsweep.store.texts import store_any_text
 from fedsweep.store.turns import turn
 
 if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from fedsweep.store.connector import Connector
 
 T = TypeVar("T")
@@ -55,6 +58,12 @@ namespace, or a server's before it was set back."""
 BUSY_SECONDS = 30.0
 """How long SQLite waits for another process's transaction."""
 
+STATEMENT_SECONDS = 600
+"""How long a statement may take. A migration, a check and a copy lift that."""
+
+STEPS = 1_000_000
+"""Steps of SQLite between two looks at the clock: some ten milliseconds."""
+
 POSTGRES_SETTINGS = {
     "statement_timeout": "10min",
     "lock_timeout": "60s",
@@ -63,24 +72,28 @@ POSTGRES_SETTINGS = {
     # A database can be set to write fewer digits: then a float that is read has lost its last bits.
     "extra_float_digits": "3",
 }
-"""Of each connection to a server. A migration or a copy lifts the first one."""
+"""Of each connection to a server. The first is STATEMENT_SECONDS."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "fuse.sshfs",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "ceph",
-        "afs",
+        "nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "afpfs", "ncpfs", "coda",
+        "davfs", "webdav", "9p", "virtiofs", "vboxsf", "prl_fs", "vmhgfs", "ceph", "lustre",
+        "lustre_lite", "gpfs", "mmfs", "beegfs", "glusterfs", "pvfs2", "orangefs", "panfs",
+        "wekafs", "gfs2", "ocfs2", "fhgfs", "acfs",
     }
-)
-"""Their locks are not to be trusted with a database file."""
+)  # fmt: skip
+"""Their locks are not to be trusted with a database file: other machines may share the files."""
+
+LOCAL_FUSE = frozenset(
+    {
+        "fuse-overlayfs", "overlayfs", "unionfs", "unionfs-fuse", "mergerfs", "bindfs", "ntfs",
+        "ntfs-3g", "lowntfs-3g", "exfat", "ext2", "ext2fs", "fuse-ext2", "fuse2fs", "apfs",
+        "zfs", "btrfs", "squashfuse", "squashfuse_ll", "erofsfuse", "dwarfs", "encfs",
+        "gocryptfs", "cryfs", "securefs", "cryptomator", "veracrypt", "dislocker", "lxcfs",
+    }
+)  # fmt: skip
+"""Programs behind FUSE that keep their files on a disk of this machine. All others (sshfs, s3fs,
+rclone, gcsfuse, glusterfs, ceph …) are taken for a network, unknown ones too."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +253,7 @@ def _sqlite_engine(url: URL, file: Path, *, create: bool) -> Engine:
         require_writable(file)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _sqlite_connect)
+    bound_statements(engine, STATEMENT_SECONDS)
     event.listen(engine, "begin", begin_sqlite)
     store_any_text(engine)
     driver_errors.name_engine(engine)
@@ -274,7 +288,7 @@ def require_file(file: Path, *, create: bool = False) -> None:
                 f"there is no folder {shown(file.parent)} for the database: make it first, "
                 "or correct --db"
             )
-    if (kind := _file_system(file)) in NETWORK_FILE_SYSTEMS:
+    if _is_network(kind := _file_system(file)):
         raise StoreError(
             f"{shown(file)} lies on a network file system ({kind}), where SQLite's locks fail: "
             "use a local disk, or Postgres for many machines"
@@ -295,6 +309,41 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
             if "locked" not in str(error) and "readonly" not in str(error):
                 raise
     cursor.close()
+
+
+def bound_statements(engine: Engine, seconds: float) -> None:
+    """Interrupt each statement on SQLite that takes longer, as a server's statement_timeout does.
+
+    A file of somebody else may have a view or a trigger that never ends.
+    """
+
+    def watch(driver: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+        driver.set_progress_handler(lambda: time.monotonic() > record.info.get(_UNTIL, inf), STEPS)
+
+    def begin(connection: Connection, *_: object) -> None:
+        connection.info[_UNTIL] = time.monotonic() + seconds
+
+    def end(context: ExceptionContext) -> None:
+        interrupted = getattr(context.original_exception, "sqlite_errorname", "") == _INTERRUPTED
+        if not interrupted or context.connection is None:
+            return
+        if time.monotonic() < context.connection.info.get(_UNTIL, 0.0):
+            raise KeyboardInterrupt  # Ctrl-C reached the look at the clock, which cannot raise it
+
+    event.listen(engine, "connect", watch)
+    event.listen(engine, "before_cursor_execute", begin)
+    event.listen(engine, "handle_error", end)
+
+
+_UNTIL = "fedsweep_until"
+_INTERRUPTED = "SQLITE_INTERRUPT"
+
+
+def unbound(connection: Connection) -> None:
+    """Let the statements of a connection take as long as they need."""
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.set_progress_handler(None, 0)
 
 
 def _may_change(cursor: sqlite3.Cursor) -> bool:
@@ -323,17 +372,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
     Raises:
         StoreBusy: SQLite stayed locked for BUSY_SECONDS.
+        StoreReplaced: the database is no longer the one that was opened.
         StoreError: the database is read-only or out of reach.
 
     """
     file = sqlite_file(engine.url)
+    identity.require_file(engine)
     with (
         translated(engine),
         engine.connect().execution_options(writes=True) as connection,
         nullcontext() if file is None else turn(file),
         connection.begin(),
     ):
+        identity.require_store(connection)
         yield connection
+    identity.require_file(engine)
     global _served_since  # noqa: PLW0603  # as in _note_outage
     _served_since = _served_since or time.monotonic()
 
@@ -573,18 +626,30 @@ def boot_id() -> str:
         return platform.node()
 
 
+def _is_network(kind: str) -> bool:
+    """Return if a file system's type is one whose files other machines may share."""
+    name, dot, program = kind.partition(".")
+    if name == "fuse":
+        return not dot or program not in LOCAL_FUSE
+    return kind in NETWORK_FILE_SYSTEMS
+
+
 def _file_system(file: Path) -> str:
     """The type of the file system that a file lies on, "" where the system does not say."""
     place = file.resolve()
     best, kind = "", ""
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     for line in mounts:
         _, point, mounted, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
+        point = _ESCAPE.sub(lambda code: chr(int(code[1], 8)), point)
         inside = place.is_relative_to(point)
         if inside and len(point) >= len(best):
             best, kind = point, mounted
     return kind
+
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+"""A blank, a tab, a line end or a backslash in a list of mounts."""

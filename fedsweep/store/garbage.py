@@ -1,7 +1,8 @@
 """The files that no trial needs any more.
 
-Only what the index names is deleted, and only inside its own folder; no folder is ever listed. A
-file goes before its index row: a collection that is cut short is made good by the next.
+Only what the index names is deleted, by a name that this store gives, and only inside its own
+folder (see `store.artifacts`); no folder is ever listed. A file goes before its index row: a
+collection that is cut short is made good by the next.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import StoreBusy, StoreError
 from fedsweep.store import reads, writes
-from fedsweep.store.artifacts import Folder, Outside, folder_of
+from fedsweep.store.artifacts import Folder, Outside, Unapproved, folder_of
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import snapshots, trials
 
@@ -38,7 +39,11 @@ class Collected:
     elsewhere: Counter[str] = field(default_factory=Counter)
     """Files that lie on other machines, by machine."""
     outside: list[str] = field(default_factory=list)
-    """Names that lead out of their folder: left alone."""
+    """Names that this store does not give, or that lead out of its folder: left alone."""
+    unapproved: Counter[str] = field(default_factory=Counter)
+    """Files at places that this user has not approved, by the reason: left alone."""
+    named: list[str] = field(default_factory=list, compare=False)
+    """The files that a dry run would delete, with their folders."""
     failed: dict[str, str] = field(default_factory=dict)
     """Why a file could not be deleted, by its name."""
 
@@ -93,7 +98,10 @@ def _take(collected: Collected, folder: Folder, file: reads.Spare, *, dry_run: b
     try:
         size = folder.size(file.name) if dry_run else folder.remove(file.name)
     except Outside:
-        collected.outside.append(file.name)
+        collected.outside.append(str(file.name))
+        return False
+    except Unapproved as error:
+        collected.unapproved[str(error)] += 1
         return False
     except OSError as error:
         collected.failed[file.name] = str(error)
@@ -101,6 +109,8 @@ def _take(collected: Collected, folder: Folder, file: reads.Spare, *, dry_run: b
     if size is not None:
         collected.files += 1
         collected.bytes += size
+        if dry_run:
+            collected.named.append(f"{folder}/{file.name}")
     elif not folder.shared and file.host != platform.node():
         collected.elsewhere[file.host] += 1
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,12 +71,22 @@ class Prepared:
 
     def __call__(self, connection: Connection, **values: Any) -> Answer:
         """Execute it."""
+        return self._execute(connection, values, pipelined=False)
+
+    def with_begin(self, connection: Connection, **values: Any) -> Answer:
+        """Execute it first in a transaction: a server gets it in one round trip with the BEGIN."""
+        return self._execute(connection, values, pipelined=connection.dialect.name == "postgresql")
+
+    def _execute(
+        self, connection: Connection, values: Mapping[str, Any], *, pipelined: bool
+    ) -> Answer:
         compiled = self._of(connection)
 
         def execute(cursor: Any) -> Answer:
             given = compiled.given(values)
             try:
-                cursor.execute(compiled.text, given)
+                with cursor.connection.pipeline() if pipelined else nullcontext():
+                    cursor.execute(compiled.text, given)
             except UnicodeEncodeError:  # on SQLite: see `store.texts`
                 cursor.execute(compiled.text, escaped(given))
             if cursor.description is None:

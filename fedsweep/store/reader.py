@@ -5,16 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store import reader_postgres, reader_sqlite
+from fedsweep.store import reader_postgres, reader_sqlite, views
 from fedsweep.store.access import Access
-from fedsweep.store.bounds import TOO_MUCH, Found, Parameters, refusal, size
+from fedsweep.store.bounds import MOST_BYTES, TOO_MUCH, Found, Parameters, refusal, size
+from fedsweep.store.deadline import Deadline, within
 from fedsweep.store.engine import access_of
 from fedsweep.store.location import sqlite_file
 
@@ -39,7 +42,9 @@ def ask(
 ) -> Answer:
     """Run one reading statement; of its rows `limit`, and about `room` bytes, are taken.
 
-    Parameters are bound by the driver: they are data, whatever they say.
+    The seconds are for all of it: to connect, to plan, to run and to fetch. Without `room` it is a
+    person's own terminal, whose answer has MOST_BYTES at most. Parameters are bound by the driver
+    or quoted: they are data, whatever they say.
 
     Raises:
         SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.
@@ -51,8 +56,13 @@ def ask(
     if not text.lower().startswith(_FIRST_WORDS):
         raise SqlRefused
     asking = _ASK[engine.dialect.name]
-    columns, rows = asking(engine, text, parameters or {}, limit + 1, seconds, room)
-    kept = rows[:limit] if room is None else rows[: min(limit, _fitting(rows, room))]
+    try:
+        columns, rows = asking(engine, text, parameters or {}, limit + 1, Deadline(seconds), room)
+    except TimeoutError as error:
+        raise refusal("interrupted", seconds) from error
+    except MemoryError as error:
+        raise SqlRefused(TOO_MUCH) from error
+    kept = rows[: min(limit, _fitting(rows, room or MOST_BYTES))]
     return Answer(columns, [tuple(map(_plain, row)) for row in kept], len(rows) > len(kept))
 
 
@@ -74,30 +84,38 @@ def _ask_sqlite(
     text: str,
     parameters: Parameters,
     limit: int,
-    seconds: float,
+    deadline: Deadline,
     room: int | None,
 ) -> Found:
     file = sqlite_file(engine.url)
     assert file is not None
     access = access_of(engine) or Access(file)
     question: dict[str, Any] = {
-        "address": access.address(),
+        "address": within(deadline, access.address, lambda: None),  # it may copy the file
         "text": text,
         "parameters": dict(parameters),
         "limit": limit,
-        "seconds": seconds,
+        "seconds": deadline.seconds,
+        "until": deadline.at,
         "room": room,
+        "views": views.statements("sqlite"),
     }
-    if room is None:  # a person's own terminal
-        return reader_sqlite.read(**question)
-    from fedsweep.store import sandbox
+    if room is not None:
+        from fedsweep.store import sandbox
 
-    try:
-        return sandbox.ask(question)
-    except TimeoutError as error:
-        raise refusal("interrupted", seconds) from error
-    except MemoryError as error:
-        raise SqlRefused(TOO_MUCH) from error
+        return sandbox.ask(question, deadline)
+    opened: list[sqlite3.Connection] = []  # a person's own terminal
+    return within(
+        deadline,
+        lambda: reader_sqlite.read(**question, opened=opened.append),
+        lambda: _interrupt(opened),
+    )
+
+
+def _interrupt(opened: Sequence[sqlite3.Connection]) -> None:
+    for connection in opened:
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            connection.interrupt()
 
 
 _ASK = {"sqlite": _ask_sqlite, "postgresql": reader_postgres.ask}

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store.bounds import MOST_COLUMNS, Found, refusal, taken
+from fedsweep.store.bounds import MOST_BYTES, MOST_COLUMNS, Found, refusal, taken
 
 LARGEST_VALUE = 16 * 2**20
 """Bytes of one value: keeps zeroblob() and its like from filling the memory."""
+
+
+HEAP = 2**30
+"""Bytes that SQLite may take in a process that does other things too."""
 
 
 def read(
@@ -21,27 +26,50 @@ def read(
     parameters: dict[str, str | None],
     limit: int,
     seconds: float,
+    until: float,
     room: int | None,
+    views: dict[str, str],
+    opened: Callable[[sqlite3.Connection], object] = lambda _: None,
 ) -> Found:
-    """Columns and rows of a statement on a SQLite file."""
-    connection = sqlite3.connect(address, uri=True, timeout=seconds)
-    deadline = time.monotonic() + seconds
+    """Columns and rows of a statement on a SQLite file, until a moment of the monotonic clock.
+
+    `views` are the statements that make our views: a file of somebody else may have others of the
+    same names. `opened` is given the connection, so that another thread can interrupt it.
+    """
+    left = max(0.0, until - time.monotonic())
+    connection = sqlite3.connect(address, uri=True, timeout=left, check_same_thread=False)
     try:
+        opened(connection)
+        if room is None:
+            connection.execute(f"PRAGMA hard_heap_limit = {HEAP}")
+        use_own_views(connection, views)
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(LARGEST_VALUE, room or LARGEST_VALUE))
         if room is not None:
             connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MOST_COLUMNS)
         connection.set_authorizer(_authorize)
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
         cursor = connection.execute(text, parameters)
         if cursor.description is None:
             raise SqlRefused
-        rows = cursor.fetchmany(limit) if room is None else taken(cursor, limit, room)
+        rows = taken(cursor, limit, room or MOST_BYTES)
         return [column[0] for column in cursor.description], rows
     except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:
         raise refusal(str(error), seconds) from error
     finally:
         connection.close()
+
+
+def use_own_views(connection: sqlite3.Connection, views: dict[str, str]) -> None:
+    """Let a connection read our views, also if the file has other ones under their names.
+
+    A temporary view comes before one of the file. None is made if the file has ours.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    stored = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+    for name, statement in views.items():
+        if name in stored and stored[name] != statement:
+            connection.execute(statement.replace("CREATE VIEW", "CREATE TEMP VIEW", 1))
 
 
 _READING = {

@@ -14,7 +14,9 @@ from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, writable
 from fedsweep.store.engine import (
     BUSY_SECONDS,
+    STATEMENT_SECONDS,
     begin_sqlite,
+    bound_statements,
     opening,
     parse_url,
     postgres_engine,
@@ -23,11 +25,13 @@ from fedsweep.store.engine import (
     require_readable,
 )
 from fedsweep.store.location import shown, sqlite_file
+from fedsweep.store.reader_sqlite import use_own_views
 from fedsweep.store.schema import check, is_empty
 from fedsweep.store.texts import store_any_text
+from fedsweep.store.views import statements
 
 LOOK_SECONDS = 20
-"""How long a look of a page at Postgres may take."""
+"""How long a statement of a page may take."""
 
 LOOK_BUSY_SECONDS = 2.0
 """How long a look of a page at SQLite waits for another process; the next look comes soon."""
@@ -85,6 +89,7 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         address = access.address(mode)
         driver = sqlite3.connect(address, uri=True, timeout=seconds, check_same_thread=False)
         driver.isolation_level = None
+        use_own_views(driver, statements("sqlite"))
         driver.execute("PRAGMA query_only = ON")
         return driver
 
@@ -97,6 +102,7 @@ def _sqlite_engine(url: URL, page: bool) -> Engine:  # as `_ENGINES` calls it
         poolclass=QueuePool if lasting else NullPool,
         execution_options={"access": access},
     )
+    bound_statements(engine, LOOK_SECONDS if page else STATEMENT_SECONDS)
     event.listen(engine, "begin", begin_sqlite)
     event.listen(engine, "engine_disposed", lambda _: access.close())
     store_any_text(engine)

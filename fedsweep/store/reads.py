@@ -531,6 +531,33 @@ _HOME = Prepared(
 )
 
 
+def homes(connection: Connection, sweep: str | None = None) -> dict[Home, list[str]]:
+    """Return where files of trials lie that are not done, with the names of the sweeps."""
+    some = sa.exists().where(
+        trials.c.sweep == sweeps.c.id,
+        trials.c.state.in_([TrialState.QUEUED.value, TrialState.RUNNING.value]),
+    )
+    query = sa.select(sweeps.c.name, identity.c.id, sweeps.c.artifacts)
+    query = query.join(identity, sa.true()).where(some).order_by(sweeps.c.id)
+    if sweep is not None:
+        query = query.where(sweeps.c.name == sweep)
+    found: dict[Home, list[str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(Home(row.id, row.artifacts), []).append(row.name)
+    return found
+
+
+def places(connection: Connection) -> dict[Home, list[str]]:
+    """Return every place that the database names for files, with the names of the sweeps."""
+    query = sa.select(sweeps.c.name, identity.c.id, sweeps.c.artifacts)
+    query = query.select_from(identity.outerjoin(sweeps, sa.true())).order_by(sweeps.c.id)
+    found: dict[Home, list[str]] = {}
+    for row in connection.execute(query):
+        names = found.setdefault(Home(row.id, row.artifacts), [])
+        names += [] if row.name is None else [row.name]
+    return found
+
+
 def unreferenced(connection: Connection, trial: int, names: Collection[str]) -> list[str]:
     """Those of a trial's files that neither a snapshot nor weights are in."""
     one = sa.select(snapshots.c.name).where(snapshots.c.trial == trial)

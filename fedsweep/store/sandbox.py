@@ -2,16 +2,24 @@
 
 SQLite asks for the deadline between its steps only: planning a statement, or one call of LIKE,
 instr or trim, may take hours and gigabytes. Run as a program: a question on stdin, an answer out.
+The program ends with the process that asks, however that ends.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
+from fedsweep import children
+from fedsweep.errors import SqlRefused
 from fedsweep.store.bounds import Found
+from fedsweep.store.deadline import Deadline, within
 
 MEMORY = 512 * 2**20
 """Bytes of address space."""
@@ -21,41 +29,56 @@ NO_ROOM = 3
 """The exit code of what took too much."""
 _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
 """What SQLite says where its temporary file may not grow: nothing else is written here."""
-GRACE = 2.0
-"""Seconds after the deadline until it is killed."""
 
 
-def ask(question: dict[str, Any]) -> Found:
+def ask(question: dict[str, Any], deadline: Deadline) -> Found:
     """Columns and rows; raises what `reader_sqlite.read` raises, TimeoutError, or MemoryError."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__],
-            input=pickle.dumps(question),
-            capture_output=True,
-            timeout=question["seconds"] + GRACE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError from error
-    if done.returncode != 0:
+    process = subprocess.Popen(
+        children.command(__name__),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+    )
+
+    def answered() -> bytes:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # its exit code says why
+            process.stdin.write(pickle.dumps(question))
+        said = process.stdout.read()
+        # Stdin stays open until the answer is here: its end is the end of the asker.
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+        return said
+
+    said = within(deadline, answered, process.kill)
+    if process.returncode in (-signal.SIGINT, -signal.SIGTERM):
+        raise SqlRefused("the statement was stopped: try again")
+    if process.returncode != 0:
         raise MemoryError
-    answer, wrong = pickle.loads(done.stdout)  # noqa: S301  # of our own program
+    answer, wrong = pickle.loads(said)  # noqa: S301  # of our own program
     if wrong is not None:
         raise wrong
     found: Found = answer
     return found
 
 
-def _main() -> None:
+def main() -> None:
+    """Answer the question on stdin."""
     import resource
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler waits for SQLite
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (SPILLED, SPILLED))
     from fedsweep.store import reader_sqlite
 
+    question = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own question
+    threading.Thread(target=_end_with_the_asker, daemon=True).start()
     answer: tuple[Any, Exception | None]
     try:
-        answer = reader_sqlite.read(**pickle.load(sys.stdin.buffer)), None  # noqa: S301  # our own question
+        answer = reader_sqlite.read(**question), None
     except MemoryError:
         sys.exit(NO_ROOM)
     except Exception as error:  # noqa: BLE001  # the asker raises it
@@ -63,7 +86,11 @@ def _main() -> None:
             sys.exit(NO_ROOM)
         answer = None, error
     sys.stdout.buffer.write(pickle.dumps(answer))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # the thread that reads stdin must not hold up the end
 
 
-if __name__ == "__main__":
-    _main()
+def _end_with_the_asker() -> None:
+    """End this process when stdin does: the asker has gone, or needs no answer any more."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(NO_ROOM)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
-from fedsweep.store import catalog
+from fedsweep.store import catalog, identity
 from fedsweep.store.engine import (
     as_sql,
     is_ahead,
@@ -20,6 +20,7 @@ from fedsweep.store.engine import (
     read_clock,
     reading,
     transaction,
+    unbound,
 )
 from fedsweep.store.tables import trials
 from fedsweep.store.views import create_views, drop_views
@@ -27,7 +28,7 @@ from fedsweep.store.views import create_views, drop_views
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISIONS = ("0006", "0005", "0004", "0003", "0002", "0001")
+REVISIONS = ("0007", "0006", "0005", "0004", "0003", "0002", "0001")
 """Every revision that this version knows, the newest first. Written down, so that Alembic, which
 takes a fifth of a second to import, is needed by a migration alone."""
 
@@ -48,8 +49,11 @@ def open_store(url: str, *, create: bool = False) -> Engine:
             empty = is_empty(connection)
             if not empty:
                 check(connection)
+                identity.remember(connection)
         if empty:
             migrate(engine)
+            with reading(engine) as connection:
+                identity.remember(connection)
     except BaseException:
         engine.dispose()
         raise
@@ -157,6 +161,7 @@ def is_empty(connection: Connection) -> bool:
 
 def _wait_sqlite(connection: Connection) -> None:
     """The transaction is immediate: it holds the only write lock already."""
+    unbound(connection)
 
 
 def _wait_postgres(connection: Connection) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from fedsweep.store.engine import reading
+from fedsweep.states import Outcome
+from fedsweep.store.artifacts import Folder, folder_of
+from fedsweep.store.engine import reading, unbound
+from fedsweep.store.reads import Home
+from fedsweep.store.tables import attempts, identity, snapshots, sweeps, trials, weights
+from fedsweep.store.writes import Weights
 
 RULES = {
     "finished, but not every round is there once": """
@@ -34,6 +44,12 @@ RULES = {
     "a gap in its rounds": """
         SELECT t.trial_id FROM trials t JOIN rounds r ON r.trial = t.id GROUP BY t.trial_id
         HAVING count(*) <> max(r.round) OR min(r.round) <> 1""",
+    "its weights are in a file of another trial": """
+        SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
+        WHERE substr(w.name, 1, length(t.trial_id) + 1) <> t.trial_id || '-'""",
+    "its weights are in the file of a snapshot": """
+        SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
+        JOIN snapshots s ON s.trial = t.id AND s.name = w.name""",
 }
 """What is wrong with a trial that a query finds."""
 
@@ -48,7 +64,85 @@ def faults(engine: Engine) -> list[str]:
     return found
 
 
+@dataclass
+class FilesChecked:
+    """What a look at every file that the database names has found."""
+
+    sound: int = 0
+    """Files that are as they were written."""
+    faults: list[str] = field(default_factory=list)
+    """A line for each file that is not."""
+    elsewhere: Counter[str] = field(default_factory=Counter)
+    """Files that lie on other machines, by machine."""
+
+
+def check_files(engine: Engine) -> FilesChecked:
+    """Read every file of weights and snapshots, and compare it with its sum."""
+    checked = FilesChecked()
+    for table, what in ((weights, "weights are"), (snapshots, "snapshot is")):
+        with reading(engine) as connection:
+            rows = connection.execute(_files_of(table)).all()
+        folders = {home: folder_of(engine.url, home) for home in {_home(row) for row in rows}}
+        for row in rows:
+            folder = folders[_home(row)]
+            if folder.read(Weights(row.name, row.bytes, row.sha256)) is not None:
+                checked.sound += 1
+                continue
+            fault = _fault(folder, row.name)
+            if fault == MISSING and not folder.shared and row.host != platform.node():
+                checked.elsewhere[str(row.host)] += 1
+            elif _is_named(engine, table, row):
+                place = f"{folder}/{row.name}"
+                checked.faults.append(f"trial {row.trial_id}: its {what} {fault} ({place})")
+    return checked
+
+
+MISSING = "missing"
+
+
+def _home(row: Any) -> Home:
+    return Home(row.id, row.artifacts)
+
+
+def _files_of(table: sa.Table) -> sa.Select[Any]:
+    """Select the files that a table names, with where they lie and who wrote them."""
+    finished = attempts.c.outcome == Outcome.FINISHED.value
+    host = (
+        sa.select(attempts.c.host)
+        .where(attempts.c.trial == table.c.trial)
+        .order_by(sa.case((finished, 0), else_=1), attempts.c.fence.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("host")
+    )
+    return (
+        sa.select(trials.c.trial_id, table.c.trial, table.c.name, table.c.bytes, table.c.sha256)
+        .add_columns(identity.c.id, sweeps.c.artifacts, host)
+        .select_from(table.join(trials, trials.c.id == table.c.trial))
+        .join(sweeps, sweeps.c.id == trials.c.sweep)
+        .join(identity, sa.true())
+        .order_by(table.c.trial, table.c.name)
+    )
+
+
+def _fault(folder: Folder, name: str) -> str:
+    """Return what is wrong with a file that could not be read."""
+    try:
+        return MISSING if folder.size(name) is None else "damaged"
+    except OSError as error:
+        return f"out of reach: {error.strerror or error}"
+
+
+def _is_named(engine: Engine, table: sa.Table, row: Any) -> bool:
+    """Return whether the database still names a file: a worker may have replaced a snapshot."""
+    same = (table.c.trial == row.trial) & (table.c.name == row.name)
+    with reading(engine) as connection:
+        found = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
+        return connection.execute(found).first() is not None
+
+
 def _check_sqlite(connection: Connection) -> list[str]:
+    unbound(connection)
     said = list(connection.execute(sa.text("PRAGMA integrity_check")).scalars())
     keys = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
     damaged = [f"SQLite: {line}" for line in said if line != "ok"]

@@ -327,6 +327,19 @@ lattices = Table(
 )
 """Where trials of a trunk may yet fork, for as long as an arm is searched."""
 
+stops = Table(
+    "stops",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lacks", Text),  # JSON: see `queue.Lack`; NULL if the worker stopped altogether
+)
+"""Why a worker stopped claiming, or passes over some trials. See `store.stops`."""
+
 identity = Table(
     "store",
     metadata,

@@ -7,6 +7,8 @@ for one.
 
 from __future__ import annotations
 
+from functools import cache
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -74,9 +76,15 @@ NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 def create_views(connection: Connection) -> None:
     """Make every view; to be called after the tables are as this version wants them."""
-    bodies = _bodies() | {"cells": _CELLS[connection.dialect.name]()}
-    for name in NAMES:
-        connection.execute(sa.text(f"CREATE VIEW {name} AS {bodies[name]}"))
+    for statement in statements(connection.dialect.name).values():
+        connection.execute(sa.text(statement))
+
+
+@cache
+def statements(dialect: str) -> dict[str, str]:
+    """Return the statement that makes each view, as SQLite keeps it."""
+    bodies = _bodies() | {"cells": _CELLS[dialect]()}
+    return {name: f"CREATE VIEW {name} AS {bodies[name]}".rstrip() for name in NAMES}
 
 
 def drop_views(connection: Connection) -> None:

@@ -38,7 +38,7 @@ def test_the_files_of_a_sweep_lie_where_its_plan_was_told(spelling: str, tiny: P
     ((store,),) = stored(here, "SELECT id FROM store")
     ((trial,),) = stored(here, "SELECT trial_id FROM results")
     (file,) = (here / "scratch" / str(store)).iterdir()
-    assert file.name == f"{trial}-1-weights.safetensors"
+    assert file.name == f"{trial}-1-{store}-weights.safetensors"
     assert not (here / "fedsweep.db.artifacts").exists()
     at_once("plan", "tiny.toml", *ONE, cwd=here)
     assert stored(here, "SELECT artifacts FROM sweeps") == [(str(here / "scratch"),)]
@@ -83,6 +83,9 @@ def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None
     later(here, 2)
     said = at_once("db", "gc", "--dry-run", cwd=here).stdout
     assert "would be deleted (nothing is)" in said
+    assert {line.strip() for line in said.splitlines()[1:]} == {
+        str(file) for file in files if not file.name.startswith(".")
+    }
     assert sorted(folder.iterdir()) == files
     (folder / "notes.txt").write_text("mine")
     shown = len([file for file in files if not file.name.startswith(".")])
@@ -91,6 +94,69 @@ def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
     assert stored(here, "SELECT count(*) FROM files") == [(0,)]
     assert "0 files deleted, 0 B" in at_once("db", "gc", cwd=here).stdout
+
+
+def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Path) -> None:
+    """Snapshots cost rounds until then, never a trial; one sentence says how to approve it."""
+    here, other = tiny.parent, str(tiny.parent / "another user")
+    at_once("plan", "tiny.toml", *ONE[:-2], "--artifacts", "scratch", cwd=here)
+    place = str(here / "scratch")
+    assert "nothing to approve" not in at_once("db", "trust", cwd=here).stdout
+    work = ("work", "--device", "cpu", "--until-empty", "--max-trials", "1")
+    said = fedsweep(*work, cwd=here, XDG_DATA_HOME=other)
+    assert "1 trial finished, 0 failed" in said.stdout
+    (line,) = (line for line in said.stderr.splitlines() if "approved" in line)
+    assert line == (
+        f"fedsweep: no snapshots of sweep tiny here, which costs rounds: the database names {place}"
+        ", which you have not approved here: run `fedsweep db trust`, or set FEDSWEEP_ARTIFACTS"
+    )
+    assert not (here / "scratch").exists()
+    refused = at_once("db", "trust", cwd=here, code=2, XDG_DATA_HOME=other).stderr
+    assert f"to be written to and deleted from {place} (sweep tiny)" in refused
+    unknown = at_once("db", "trust", "/elsewhere", cwd=here, code=2, XDG_DATA_HOME=other).stderr
+    assert "names no place /elsewhere" in unknown
+    said = at_once("db", "trust", place, cwd=here, XDG_DATA_HOME=other).stdout
+    assert said == f"{place} (sweep tiny): approved\n"
+    again = at_once("db", "trust", cwd=here, XDG_DATA_HOME=other).stdout
+    assert again == f"{place} (sweep tiny): approved before\n"
+
+
+@pytest.mark.parametrize("by", ["--artifacts", "FEDSWEEP_ARTIFACTS"])
+def test_a_worker_is_given_the_place_that_it_may_use(by: str, tiny: Path) -> None:
+    """On a machine without this user's home; a place of another kind is refused."""
+    here, other = tiny.parent, str(tiny.parent / "another user")
+    at_once("plan", "tiny.toml", *ONE, "--artifacts", "scratch", cwd=here)
+    work = ("work", "--device", "cpu", "--until-empty")
+    given = {"XDG_DATA_HOME": other}
+    if by == "--artifacts":
+        work += (by, "scratch")
+    else:
+        given[by] = str(here / "scratch")
+    said = fedsweep(*work, cwd=here, **given)
+    assert "1 trial finished, 0 failed" in said.stdout
+    assert "approved" not in said.stderr
+    assert len(list((here / "scratch").rglob("*-weights.safetensors"))) == 1
+    if by != "--artifacts":
+        refused = fedsweep("work", cwd=here, code=2, FEDSWEEP_ARTIFACTS="ftp://host/x").stderr
+        assert "fedsweep keeps no files by ftp://" in refused
+
+
+def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
+    """By its sum: a file that was changed, or is gone, is named."""
+    here = tiny.parent
+    at_once("plan", "tiny.toml", *ONE, cwd=here)
+    fedsweep("work", "--device", "cpu", "--until-empty", cwd=here)
+    assert ", 1 file as written" in at_once("db", "check", "--files", cwd=here).stdout
+    ((trial,),) = stored(here, "SELECT trial_id FROM results")
+    (file,) = (here / "fedsweep.db.artifacts").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert "sound" in at_once("db", "check", cwd=here).stdout
+    said = at_once("db", "check", "--files", cwd=here, code=1).stdout
+    assert said == f"trial {trial}: its weights are damaged ({file})\n"
+    file.unlink()
+    assert "its weights are missing" in at_once("db", "check", "--files", cwd=here, code=1).stdout
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
     at_once("plan", "tiny.toml", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
     at_once("plan", "tiny.toml", cwd=here)
     assert {p.name for p in here.glob("*.db")} == {"a.db", "b.db", "fedsweep.db"}
-    assert "sound, schema 0006" in at_once("db", "check", cwd=here).stdout
+    assert "sound, schema 0007" in at_once("db", "check", cwd=here).stdout
     assert "already there" in at_once("db", "upgrade", cwd=here).stdout
 
 

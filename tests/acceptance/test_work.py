@@ -216,3 +216,27 @@ def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> Non
         sqlite_url, "SELECT sweep, count(*) FROM results WHERE state = 'finished' GROUP BY 1"
     )
     assert counted == [("other", 3)]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny: Path) -> None:
+    """Exit 2 and one sentence; nothing is said to be finished, and no database is made."""
+    url = f"sqlite:///{tiny.parent}/fedsweep.db"
+    at_once("plan", str(tiny), "--db", url, *LONG)
+    worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
+    eventually(lambda: query(url, "SELECT 1 FROM rounds"))
+    if replaced:
+        at_once("plan", str(tiny), "--db", f"sqlite:///{tiny.parent}/other.db")
+        (tiny.parent / "other.db").replace(tiny.parent / "fedsweep.db")
+    ends = ("-wal", "-shm") if replaced else ("", "-wal", "-shm", "-turn")
+    for end in ends:
+        (tiny.parent / f"fedsweep.db{end}").unlink(missing_ok=True)
+    said = worker.communicate(timeout=120)[0]
+    assert worker.returncode == 2, said
+    assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in said
+    assert "finished" not in said
+    assert len(said.strip().splitlines()) == 1, said
+    if replaced:
+        assert query(url, "SELECT count(*), max(attempts) FROM results") == [(6, 0)]
+    else:
+        assert not (tiny.parent / "fedsweep.db").exists()

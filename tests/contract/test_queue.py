@@ -14,7 +14,7 @@ from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import board, reads, trunks, writes
+from fedsweep.store import board, reads, stops, trunks, writes
 from fedsweep.store.engine import LONGEST_LEASE, Moment, transaction
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 
@@ -660,3 +660,98 @@ def test_a_delay_on_this_clock_is_waited_for(c: Connection) -> None:
     c.execute(sa.update(trials).where(trials.c.id != claim.trial).values(held="pause"))
     assert queue.next_change(c, at(0)) == pytest.approx(delay)
     assert queue.claim(c, BOB, at(0), lease=LEASE) is None
+
+
+NORMALIZER = (("normalizer", "bn"),)
+DATA = (("dataset", "digits"), ("fingerprint", None))
+
+
+@pytest.mark.parametrize("sweep", [None, "tiny"])
+def test_a_claim_passes_over_what_its_machine_lacks(c: Connection, sweep: str | None) -> None:
+    """By one field, by several of which one has no value, and by several reasons at once."""
+    found = queue.claim(c, ALICE, at(0), sweep=sweep, passed_over=frozenset({NORMALIZER}))
+    assert found is not None
+    assert found.config["normalizer"] != "bn"
+    every = frozenset({DATA, NORMALIZER})
+    assert queue.claim(c, ALICE, at(0), sweep=sweep, passed_over=every) is None
+    other = frozenset({(("dataset", "digits"), ("fingerprint", "0123456789abcdef"))})
+    found = queue.claim(c, BOB, at(0), sweep=sweep, passed_over=other)
+    assert found is not None
+    assert found.config["normalizer"] == "bn"
+
+
+@pytest.mark.parametrize("sweep", [None, "tiny"])
+def test_a_worker_knows_what_is_needed_and_if_anything_may_come(
+    c: Connection, sweep: str | None
+) -> None:
+    """Trials that run elsewhere may come back; those that are done do not."""
+    needs = queue.needs(c, sweep)
+    assert {need["normalizer"] for need in needs} == {"bn", "gn", "fixbn"}
+    assert {(need["dataset"], need["model"], need["fingerprint"]) for need in needs} == {
+        ("digits", "cnn", None)
+    }
+    assert queue.may_come(c, sweep, [NORMALIZER])
+    assert not queue.may_come(c, sweep, [DATA])
+    assert queue.may_come(c, sweep, [])
+    c.execute(sa.update(trials).values(state="cancelled"))
+    assert queue.needs(c, sweep) == []
+    assert not queue.may_come(c, sweep, [])
+
+
+def test_a_death_on_a_machine_that_never_trained_is_not_charged(c: Connection) -> None:
+    """However often; its cause is kept, and a charged death counts as before."""
+    alone(c)
+    for number in range(queue.MAX_DOUBTS + 1):
+        stored = queue.lose(c, claimed(c, ALICE, number), "SIGABRT", charged=False)
+        assert not stored
+    assert (losses(c), last_error(c)) == (0, "SIGABRT")
+    queue.lose(c, claimed(c, ALICE, 50), "SIGABRT")
+    assert losses(c) == 1
+    getting_on = claimed(c, ALICE, 60)
+    train(c, getting_on, 1, 1)
+    assert queue.lose(c, getting_on, "SIGABRT", charged=False)
+    assert losses(c) == 0
+
+
+def test_a_trial_that_is_given_back_for_a_reason_keeps_it(c: Connection) -> None:
+    """With a traceback where there is one; one that was only asked for has none."""
+    queue.release(c, claimed(c), "no data here", "Traceback: none")
+    ended = sa.select(attempts.c.outcome, attempts.c.error, attempts.c.traceback)
+    assert tuple(c.execute(ended).one()) == ("released", "no data here", "Traceback: none")
+    again = claimed(c)
+    queue.release(c, again)
+    latest = ended.where(attempts.c.fence == again.fence, attempts.c.trial == again.trial)
+    assert tuple(c.execute(latest).one()) == ("released", None, None)
+
+
+def note(c: Connection, host: str, lack: stops.Lack | None, reason: str = "no folder") -> None:
+    stops.note(c, host=host, pid=1, device="cpu", reason=reason, lack=lack)
+
+
+def test_stops_are_shown_once_for_each_machine_and_reason(
+    c: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest first, for a day; the oldest rows are deleted, secrets are never stored."""
+    note(c, "one", None, "postgres://a:hush@b \x00 is away")
+    note(c, "two", DATA)
+    note(c, "one", None, "postgres://a:hush@b \x00 is away")
+    found = {row["host"]: (row["times"], row["lacks"]) for row in stops.recent(c)}
+    assert found == {"one": (2, 0), "two": (1, 1)}
+    assert "hush" not in str(stops.recent(c))
+    monkeypatch.setattr(stops, "KEPT", 2)
+    note(c, "three", None)
+    assert sorted(row["host"] for row in stops.recent(c)) == ["one", "three"]
+    monkeypatch.setattr(stops, "SHOWN_SECONDS", -1.0)
+    assert stops.recent(c) == []
+
+
+def test_data_are_nowhere_if_two_machines_lack_them_and_nobody_loaded_them(c: Connection) -> None:
+    """A fingerprint in the plan, or a trial that was trained on them, shows that they exist."""
+    note(c, "one", DATA)
+    assert not stops.nowhere(c, DATA, "one")
+    assert stops.nowhere(c, DATA, "two")
+    known = (("dataset", "digits"), ("fingerprint", "0123456789abcdef"))
+    note(c, "one", known)
+    assert not stops.nowhere(c, known, "two")
+    c.execute(sa.update(trials).where(trials.c.id == 1).values(data_fingerprint="seen"))
+    assert not stops.nowhere(c, DATA, "two")

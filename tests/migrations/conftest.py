@@ -45,6 +45,12 @@ two seeds each; of the second proposal, T* = 3, one seed was given back and is c
 lease is long over), one is not begun."""
 
 
+ROWS_OF_0006 = json.loads(Path(__file__).with_name("rows_of_0006.json").read_text())
+"""The rows that the sixth version's code stored of a sweep with kept weights, diagnostics and the
+accuracies of clients: BN and GN finished with two seeds each; of FIXBN, one trial failed, one lost
+its worker and is claimed again (its lease is long over), one is queued, and one is canceled."""
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def first_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database at revision 0001 with rows in it, on each database."""
@@ -73,6 +79,12 @@ def fourth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def fifth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0005."""
     return _filled(request, f"sqlite:///{tmp_path}/fifth.db", "0005", ROWS_OF_0005)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sixth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0006."""
+    return _filled(request, f"sqlite:///{tmp_path}/sixth.db", "0006", ROWS_OF_0006)
 
 
 def _filled(

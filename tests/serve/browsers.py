@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def chromium() -> Iterator[Browser]:
 def enter(page: Page, address: str, token: str) -> None:
     """Open the printed address, and wait until it has led to the page without its token."""
     page.goto(f"{address}/?token={token}")
-    page.wait_for_url(f"{address}/")
+    page.wait_for_url(re.compile(rf"{re.escape(address)}/[0-9a-f]{{32}}/$"))
 
 
 def live(page: Page) -> None:

@@ -61,16 +61,21 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
                 page.on("console", note)
             enter(page, address, token)
             if streams is None:
-                page.goto(f"{address}{path}")
+                page.goto(at(page, path))
                 live(page)
             else:
-                page.route(f"{address}/events?*", lambda route: streams.append(route))  # noqa: PLW0108  # playwright marks a function, which a built-in one does not allow
-                with page.expect_request(f"{address}/events?*"):
-                    page.goto(f"{address}{path}")
+                page.route(at(page, "/events?*"), lambda route: streams.append(route))  # noqa: PLW0108  # playwright marks a function, which a built-in one does not allow
+                with page.expect_request(at(page, "/events?*")):
+                    page.goto(at(page, path))
             return page
 
         yield open_page
     assert wrong == []
+
+
+def at(page: Page, path: str) -> str:
+    """A path of the server that a page is from, below what the browser was let into."""
+    return re.sub(r"(:\d+/\w+)/.*", lambda found: found[1] + path, page.url)
 
 
 @contextmanager
@@ -271,7 +276,7 @@ def test_an_update_mistakes_nothing_for_its_neighbor(
     page = opened(store_url)
     trial = query(store_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0][0]
     for path in ("/", "/queue", "/failures", "/trials", "/sweeps/tiny", f"/trials/{trial}"):
-        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        page.goto(at(page, path))
         live(page)
         assert page.locator("[data-live]").count() > 0
         assert page.evaluate(TWINS) == [], path
@@ -308,7 +313,7 @@ def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_u
     ):
         page = context.new_page()
         enter(page, address, token)
-        page.goto(f"{address}/trials")
+        page.goto(at(page, "/trials"))
         page.get_by_label("state", exact=True).select_option("queued")
         page.get_by_role("button", name="Show").click()
         expect(page.locator("#count")).to_have_text("2 trials")
@@ -355,11 +360,11 @@ def test_hostile_words_run_nothing(
     expect(page.get_by_role("heading", level=1)).to_have_text(f"Sweep {HOSTILE}")
     page.locator("#arms .main-svg").first.wait_for()
     for path in ("/failures", f"/trials/{trial}", "/sql?q=SELECT+name+FROM+sweeps"):
-        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        page.goto(at(page, path))
         live(page)
         assert page.title() != "broken"
         assert page.locator("main img, main script").count() == 0
-    page.goto(re.sub(r"(:\d+)/.*", r"\1/failures", page.url))
+    page.goto(at(page, "/failures"))
     live(page)
     with transaction(hostile) as connection:
         text = {"said": f"again {HOSTILE}"}
@@ -458,7 +463,7 @@ def test_nothing_is_wider_than_the_window(
     page.set_viewport_size({"width": width, "height": 800})
     trial = query(store_url, "SELECT trial_id FROM results WHERE state = 'finished'")[0][0]
     for path in ("/", "/queue", "/failures", "/trials", "/sql", "/sweeps/tiny", f"/trials/{trial}"):
-        page.goto(re.sub(r"(:\d+)/.*", rf"\1{path}", page.url))
+        page.goto(at(page, path))
         live(page)
         if page.locator(".chart").count():
             page.locator(".chart .main-svg").first.wait_for()

@@ -8,13 +8,17 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.cookiejar import CookieJar
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 
@@ -154,3 +158,123 @@ def test_a_browser_is_started_with_a_file_that_nobody_else_can_read(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert f'content="0; url=http://127.0.0.1:8000/?token={TOKEN}"' in file.read_text()
     assert not file.exists()
+
+
+@pytest.mark.parametrize("host", ["", " ", "[]"])
+def test_an_empty_host_is_refused(sqlite_url: str, host: str) -> None:
+    """It would be every address, which nobody means by nothing."""
+    done = fedsweep("serve", "--db", sqlite_url, "--port", "0", "--host", host, code=2)
+    assert done.stderr.startswith("fedsweep: --host is empty, which would be every address")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70, "..", "256.1.1.1"])
+def test_a_host_that_is_none_is_a_sentence(host: str) -> None:
+    """With the remedy, and no traceback."""
+    with pytest.raises(RequestError, match="nothing can listen on .* choose another"):
+        server.listen(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "in_address", "is_told"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("localhost", "localhost", False),
+        ("127.0.0.2", "127.0.0.2", False),
+        ("::1", "[::1]", False),
+        ("[::1]", "[::1]", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("0", "127.0.0.1", True),
+        ("0x0", "127.0.0.1", True),
+        ("::", "[::1]", True),
+        ("[0::0]", "[::1]", True),
+    ],
+)
+def test_an_address_that_others_reach_is_told(host: str, in_address: str, is_told: bool) -> None:
+    """However it is written: what counts is where the socket listens."""
+    with server.listen(host, 0) as listening:
+        bound = listening.getsockname()[0]
+    assert server._in_address(host, bound) == in_address
+    reach = server.reach(bound)
+    assert (reach is not None) == is_told
+    assert reach is None or "Other machines can reach this server" in reach
+
+
+def test_an_address_of_this_machine_is_told() -> None:
+    """Also one that is not every one of them."""
+    assert server.reach("192.168.7.5") == (
+        "Other machines can reach this server, and HTTP is not encrypted."
+    )
+    assert server.reach("fe80::1%eth0")
+    assert server.reach("::ffff:127.0.0.1") is None
+
+
+def test_a_server_on_every_address_says_so_at_the_start(sqlite_url: str) -> None:
+    """In the line after its address."""
+    with served(sqlite_url, "--host", "0.0.0.0") as (address, token, process):
+        assert address.startswith("http://127.0.0.1:")
+        assert process.stdout is not None
+        assert process.stdout.readline() == (
+            "Other machines can reach this server (0.0.0.0 is every address of this one), "
+            "and HTTP is not encrypted.\n"
+        )
+        assert get(address, Authorization=f"Bearer {token}")[0] == 200
+
+
+class Listener(BaseHTTPRequestHandler):
+    """A server of another user on another port of the same host."""
+
+    heard: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(self.headers["cookie"])
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_another_port_of_the_host_gets_no_session(sqlite_url: str) -> None:
+    """A browser sends a cookie to all ports: the one of a path that they do not know stays."""
+    jar = CookieJar()
+    browser = build_opener(HTTPCookieProcessor(jar))
+    with (
+        served(sqlite_url) as (address, token, _),
+        HTTPServer(("127.0.0.1", 0), Listener) as other,
+    ):
+        with browser.open(f"{address}/?token={token}") as answer:
+            inside = re.search(r'href="(/\w{32}/)"', answer.read().decode())
+        assert inside
+        with browser.open(address + inside[1]) as answer:
+            assert "<h1>Overview</h1>" in answer.read().decode()
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            for path in ("/", "/trials", "/static/style.css", "/?token=", "//"):
+                browser.open(f"http://127.0.0.1:{other.server_port}{path}").close()
+        finally:
+            other.shutdown()
+            thread.join()
+        assert Listener.heard == [None] * 5
+        (cookie,) = jar
+        assert token not in str(cookie.value)
+        assert get(address, Cookie=f"{cookie.name}={cookie.value}")[0] == 401
+
+
+LONG = "x" * 30_000
+SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
+def test_it_answers_while_others_ask_for_much(sqlite_url: str) -> None:
+    """Slow statements, long ones, long addresses and long errors: health is told meanwhile."""
+    with served(sqlite_url) as (address, token, _), ThreadPoolExecutor(8) as others:
+        bearer = {"Authorization": f"Bearer {token}"}
+        slow = [others.submit(get, f"{address}/sql?q={quote(SLOW)}", **bearer) for _ in range(2)]
+        for text in (LONG, "://a:" * 6_000, "password" * 3_700, "/*" * 9_000, "'" * 20_000):
+            for path in ("/sql?q=", "/trials?sweep=", "/events?screen=", "/", "/sweeps/"):
+                others.submit(get, f"{address}{path}{quote(text)}", **bearer)
+        for _ in range(5):
+            assert get(f"{address}/healthz") == (200, "ok\n")
+        assert not all(answer.done() for answer in slow)
+        assert {answer.result()[0] for answer in slow} == {400}

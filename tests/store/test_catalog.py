@@ -24,7 +24,7 @@ ON_BOTH = {
     "table of our name": ["CREATE TABLE trials (id integer)"],
     "view": ["CREATE VIEW results AS SELECT 1 AS one"],
     "alembic": [VERSIONED, "INSERT INTO alembic_version VALUES ('ab12')"],
-    "alembic of our revision": [VERSIONED, "INSERT INTO alembic_version VALUES ('0006')"],
+    "alembic of our revision": [VERSIONED, "INSERT INTO alembic_version VALUES ('0007')"],
     "alembic without a revision": [VERSIONED],
 }
 OTHERS = {

@@ -32,7 +32,16 @@ from fedsweep.errors import (
 )
 from fedsweep.spec import Claim, ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import arms, artifacts, copying, reads, schema, writes
+from fedsweep.store import (
+    arms,
+    artifacts,
+    copying,
+    reads,
+    schema,
+    soundness,
+    trust,
+    writes,
+)
 from fedsweep.store.engine import Moment, make_engine, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.soundness import faults
@@ -90,10 +99,13 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def content(engine: Engine, *without: sa.Table) -> dict[str, list[str]]:
-    """Every row of every table, its floats with all their digits."""
+    """Every row of every table, its floats with all their digits; without the store's own name."""
     with reading(engine) as c:
+        own = c.execute(sa.select(identity.c.id)).scalar_one()
         return {
-            table.name: sorted(repr(tuple(row)) for row in c.execute(sa.select(table)))
+            table.name: sorted(
+                repr(tuple(row)).replace(own, "") for row in c.execute(sa.select(table))
+            )
             for table in metadata.sorted_tables
             if table not in (identity, *without)
         }
@@ -169,7 +181,7 @@ def everything(engine: Engine, tiny: Path) -> None:
     second = attempt(engine, 2, full[:1], end="run")
     attempt(engine, 3, end="fail")
     attempt(engine, 4, some(1), end="diverge")
-    kept = writes.Weights("weights", 3, hashlib.sha256(b"abc").hexdigest())
+    kept = writes.Weights(writes.weights_name(first), 3, hashlib.sha256(b"abc").hexdigest())
     with transaction(engine) as c:
         queue.cancel(c, [5])
         queue.hold(c, [6], Hold.PAUSE)
@@ -180,7 +192,7 @@ def everything(engine: Engine, tiny: Path) -> None:
             c.execute(sa.insert(logs).values(**row, message=NOTES))
     place = folder(engine)
     place.mkdir(parents=True, exist_ok=True)
-    (place / "weights").write_bytes(b"abc")
+    (place / kept.name).write_bytes(b"abc")
 
 
 SEARCHED = """
@@ -414,19 +426,23 @@ def test_weights_come_with_their_files_and_those_without_are_named(
     plan(source, tiny)
     place, sha = folder(source), hashlib.sha256(b"abc").hexdigest()
     place.mkdir(parents=True)
-    for row, name in ((1, "sound"), (2, "missing"), (3, "damaged")):
+    names = []
+    for row in (1, 2, 3):
         claim = attempt(source, row, some(3), end="finish")
+        names.append(writes.weights_name(claim))
         with transaction(source) as c:
-            writes.add_weights(c, claim, writes.Weights(name, 3, sha))
-    (place / "sound").write_bytes(b"abc")
-    (place / "damaged").write_bytes(b"abd")
+            writes.add_weights(c, claim, writes.Weights(names[-1], 3, sha))
+    sound, missing, damaged = names
+    (place / sound).write_bytes(b"abc")
+    (place / damaged).write_bytes(b"abd")
     copied = copying.copy(source, target)
     there = folder(target)
     assert there != place
-    assert (there / "sound").read_bytes() == b"abc"
-    assert copied.lost == (str(place / "missing"), str(place / "damaged"))
+    new = brought(source, target, sound)
+    assert (there / new).read_bytes() == b"abc"
+    assert copied.lost == (str(place / missing), str(place / damaged))
     with reading(target) as c:
-        assert list(c.execute(sa.select(weights.c.name)).scalars()) == ["sound"]
+        assert list(c.execute(sa.select(weights.c.name)).scalars()) == [new]
     assert {t.name: t.rows for t in copied.tables}["weights"] == 1
 
 
@@ -952,16 +968,89 @@ def test_merged_weights_come_once_with_their_file(two: tuple[Engine, Engine], ti
         plan(engine, tiny)
     place, sha = folder(source), hashlib.sha256(b"abc").hexdigest()
     place.mkdir(parents=True)
+    names = []
     for row in (1, 2):
         claim = attempt(source, row, some(3), end="finish")
+        names.append(writes.weights_name(claim))
         with transaction(source) as c:
-            writes.add_weights(c, claim, writes.Weights(f"w{row}", 3, sha))
-    (place / "w1").write_bytes(b"abc")
-    assert merge(source, target).lost == (str(place / "w2"),)
-    (place / "w2").write_bytes(b"abc")
+            writes.add_weights(c, claim, writes.Weights(names[-1], 3, sha))
+    first, second = names
+    (place / first).write_bytes(b"abc")
+    assert merge(source, target).lost == (str(place / second),)
+    (place / second).write_bytes(b"abc")
     assert merge(source, target).lost == ()
     assert count(target, weights) == 2
-    assert (folder(target) / "w2").read_bytes() == b"abc"
+    assert (folder(target) / brought(source, target, second)).read_bytes() == b"abc"
+
+
+@between(argvalues=FILES)
+def test_a_merge_never_overwrites_a_file(two: tuple[Engine, Engine], tiny: Path) -> None:
+    """FROM's file has the name of INTO's; or a file of no row has the name to be given."""
+    source, target = two
+    for engine in two:
+        plan(engine, tiny)
+    mine, theirs = keep(target, 1, b"mine"), keep(source, 2, b"theirs")
+    old = mine.replace(f"-{mine.split('-')[2]}-", "-")
+    for engine, name in ((target, mine), (source, theirs)):
+        (folder(engine) / name).rename(folder(engine) / old)
+        with transaction(engine) as c:
+            c.execute(sa.update(weights).values(name=old))
+    merge(source, target)
+    assert (folder(target) / old).read_bytes() == b"mine"
+    assert (folder(target) / brought(source, target, theirs)).read_bytes() == b"theirs"
+    third = keep(source, 3, b"third")
+    taken = folder(target) / brought(source, target, third)
+    taken.write_bytes(b"of no row")
+    merge(source, target)
+    assert taken.read_bytes() == b"of no row"
+    assert taken.with_name(taken.name.replace("-weights.", "-weights2.")).read_bytes() == b"third"
+    checked = soundness.check_files(target)
+    assert (checked.sound, checked.faults) == (3, [])
+    assert faults(source) == [
+        f"trial {theirs.partition('-')[0]}: its weights are in a file of another trial"
+    ]
+
+
+@between(argvalues=FILES)
+def test_weights_at_a_place_that_was_not_approved_are_not_left_out_in_silence(
+    two: tuple[Engine, Engine], tiny: Path, tmp_path: Path
+) -> None:
+    """Nothing is merged or copied; what this user has approved for FROM holds for the copy."""
+    source, target = two
+    plan(source, tiny)
+    place = tmp_path / "scratch"
+    with transaction(source) as c:
+        writes.put_files(c, "tiny", str(place))
+        own = c.execute(sa.select(identity.c.id)).scalar_one()
+    trust.approve(own, str(place))
+    keep(source, 1, b"theirs")
+    shutil.rmtree(tmp_path / "data" / "fedsweep" / "approved")
+    for work in (copying.copy, merge):
+        with pytest.raises(RequestError, match="weights of FROM cannot be read: .*not approved"):
+            work(source, target)
+        assert count(target, trials) == count(target, sweeps) == 0
+    trust.approve(own, str(place))
+    assert copying.copy(source, target).lost == ()
+    assert soundness.check_files(target).sound == 1
+
+
+def keep(engine: Engine, row: int, content: bytes) -> str:
+    """Finish a trial, with weights; returns their file's name."""
+    claim = attempt(engine, row, some(3), end="finish")
+    name, place = writes.weights_name(claim), folder(engine)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / name).write_bytes(content)
+    with transaction(engine) as c:
+        kept = writes.Weights(name, len(content), hashlib.sha256(content).hexdigest())
+        writes.add_weights(c, claim, kept)
+    return name
+
+
+def brought(source: Engine, target: Engine, name: str) -> str:
+    """The name of FROM's file in the other database."""
+    with reading(source) as there, reading(target) as here:
+        one, other = (c.execute(sa.select(identity.c.id)).scalar_one() for c in (there, here))
+    return name.replace(one, other)
 
 
 @between(argvalues=OTHERS)

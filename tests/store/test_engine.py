@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -83,11 +84,43 @@ def test_a_uri_without_its_flag_names_no_other_file(
     assert {p for p in folder.iterdir() if not p.name.startswith("fedsweep.db-")} == before
 
 
-def test_a_network_file_system_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+REMOTE = [
+    *("nfs", "nfs4", "cifs", "smb3", "afs", "9p", "virtiofs", "ceph", "lustre", "gpfs", "beegfs"),
+    *("glusterfs", "fuse", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.ceph"),
+    *("fuse.glusterfs", "fuse.ceph-fuse", "fuse.juicefs", "fuse.unknown"),
+]
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_network_file_system_is_refused(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """SQLite's locks cannot be trusted there."""
-    monkeypatch.setattr(e, "_file_system", lambda _file: "nfs4")
-    with pytest.raises(errors.StoreError, match="network file system"):
+    monkeypatch.setattr(e, "_file_system", lambda _file: kind)
+    with pytest.raises(errors.StoreError, match=f"on a network file system .{kind}.*local disk"):
         open_store(sqlite_url)
+
+
+@pytest.mark.parametrize(
+    "kind", ["ext4", "overlay", "tmpfs", "fuseblk", "fuse.fuse-overlayfs", "fuse.mergerfs", ""]
+)
+def test_a_local_file_system_is_not(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also one that a program of this machine provides."""
+    monkeypatch.setattr(e, "_file_system", lambda _file: kind)
+    open_store(sqlite_url).dispose()
+
+
+def test_a_mount_point_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Blanks, tabs and line ends are written as octal numbers, other bytes as they are."""
+    place = tmp_path / "a b\tc\\d"
+    place.mkdir()
+    coded = str(place).replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011")
+    mounts = f"/dev/x / ext4 rw 0 0\nx /caf\udce9 fuse.x rw 0 0\nhost:/x {coded} nfs4 rw 0 0\n"
+    monkeypatch.setattr(e.Path, "read_text", lambda *_: mounts)
+    assert e._file_system(place / "fedsweep.db") == "nfs4"
+    assert e._file_system(tmp_path / "fedsweep.db") == "ext4"
 
 
 def test_the_file_system_of_a_file_is_that_of_its_mount(tmp_path: Path) -> None:
@@ -201,3 +234,18 @@ def test_time_namespaces_of_one_machine_share_a_clock() -> None:
     assert here is not None
     assert inside - here > 800_000
     assert abs(read - here) < 3600
+
+
+@pytest.mark.parametrize("offset", ["86400", "-60"])
+def test_a_process_of_another_time_namespace_reads_the_same_clock(offset: str) -> None:
+    """A container's boot clock may be days ahead: leases are compared without that."""
+    inside = ["unshare", "-T", "--boottime", offset, sys.executable, "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, ""], check=False).returncode:
+        pytest.skip("this user may not make a time namespace")
+    program = "from fedsweep.store import engine as e; print(e._clock_sqlite().seconds)"
+    before = e._clock_sqlite().seconds
+    done = subprocess.run([*inside, program], capture_output=True, text=True, check=True)
+    after = e._clock_sqlite().seconds
+    assert before is not None
+    assert after is not None
+    assert before < float(done.stdout) < after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +16,17 @@ from fedsweep import queue
 from fedsweep.errors import Refused
 from fedsweep.spec import Claim, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import garbage, reads, writes
+from fedsweep.store import garbage, reads, trust, writes
 from fedsweep.store.artifacts import Folder, folder_of
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.garbage import Collected, collect
-from fedsweep.store.tables import attempts, files, snapshots, trials
+from fedsweep.store.tables import attempts, files, identity, snapshots, trials
 
 HOST = queue.Worker("w", "cpu").host
 
 
 @pytest.fixture(autouse=True)
-def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_data_folder(memory_bucket: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
 
 
@@ -64,6 +65,19 @@ def left(store: Engine, claim: Claim) -> str:
     name = writes.snapshot_names(claim)[1]
     home(store, claim).write(name, b"half")
     return name
+
+
+def put_at(store: Engine, place: str, *, approved: bool = True) -> None:
+    """Put the sweep's files at a place."""
+    with transaction(store) as c:
+        writes.put_files(c, "tiny", place)
+    if approved:
+        trust.approve(store_of(store), place)
+
+
+def store_of(store: Engine) -> str:
+    with reading(store) as c:
+        return str(c.execute(sa.select(identity.c.id)).scalar_one())
 
 
 def age(store: Engine, seconds: float = 2 * garbage.GRACE_SECONDS) -> None:
@@ -174,30 +188,34 @@ def test_a_collection_that_is_cut_short_is_made_good_by_the_next(
 
 
 def test_what_the_index_does_not_name_is_never_touched(store: Engine) -> None:
-    """No folder is listed."""
+    """No folder is listed. A dry run names what it would delete."""
     claim = begun(store)
     half = left(store, claim)
     place = Path(str(home(store, claim)))
-    others = ["notes.txt", half.replace("-b.", "-c."), half.replace("-1-", "-2-")]
+    others = ["notes.txt", half.replace("-b.", "-c."), half.replace("-1-", "-2-", 1)]
     for name in others:
         (place / name).write_text("mine")
     with transaction(store) as c:
         queue.cancel(c, [claim.trial])
     age(store)
+    assert collect(store, dry_run=True).named == [str(place / half)]
     assert collect(store).files == 1
     assert there(store, claim) == sorted(others)
 
 
-@pytest.mark.parametrize("name", ["../precious", "{root}/precious", "link", ".."])
-def test_names_that_lead_out_of_the_folder_are_left_alone(
+@pytest.mark.parametrize(
+    "name", ["../precious", "{root}/precious", "link", "..", "precious", "model.safetensors"]
+)
+def test_names_that_the_store_does_not_give_are_left_alone(
     name: str, store: Engine, tmp_path: Path
 ) -> None:
-    """Whoever put them on the index; the others go."""
+    """The others go."""
     claim = begun(store)
     left(store, claim)
     place = Path(str(home(store, claim)))
     name = name.format(root=tmp_path)
     precious = [place.parent / "precious", tmp_path / "precious"]
+    precious += [place / "precious", place / "model.safetensors"]
     for file in precious:
         file.write_text("keep")
     (place / "link").symlink_to(precious[0])
@@ -206,7 +224,7 @@ def test_names_that_lead_out_of_the_folder_are_left_alone(
         queue.cancel(c, [claim.trial])
     age(store)
     assert collect(store) == Collected(files=1, bytes=4, outside=[name])
-    assert [file.read_text() for file in precious] == ["keep", "keep"]
+    assert [file.read_text() for file in precious] == ["keep"] * 4
     assert indexed(store) == [name]
 
 
@@ -245,8 +263,7 @@ def test_files_behind_a_url_are_collected_from_anywhere(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And from there alone."""
-    with transaction(store) as c:
-        writes.put_files(c, "tiny", "memory://bucket")
+    put_at(store, "memory://bucket")
     claim = begun(store, host="there")
     kept, _ = saved(store, claim), left(store, claim)
     folder = str(home(store, claim)).removeprefix("memory:/")
@@ -255,20 +272,44 @@ def test_files_behind_a_url_are_collected_from_anywhere(
     age(store)
     assert collect(store) == Collected(files=1, bytes=4)
     assert list(MemoryFileSystem.store) == [f"{folder}/{kept}"]
-    MemoryFileSystem.store.clear()
 
 
 def test_where_files_lie_cannot_change_while_there_are_any(store: Engine) -> None:
     """Refused with what is stored; the same again is no change."""
-    with transaction(store) as c:
-        writes.put_files(c, "tiny", "memory://one")
-        writes.put_files(c, "tiny", "memory://two")
+    put_at(store, "memory://one")
+    put_at(store, "memory://two")
     claim = begun(store)
     with pytest.raises(Refused, match="lie in memory://two"), transaction(store) as c:
         writes.put_files(c, "tiny", "memory://one")
     with transaction(store) as c:
         writes.put_files(c, "tiny", "memory://two")
     assert str(home(store, claim)).startswith("memory://two/")
+
+
+@pytest.mark.parametrize("place", ["{tmp}/project", "memory://bucket", "ftp://127.0.0.1/x", ".."])
+def test_nothing_is_deleted_at_a_place_that_a_database_names(
+    place: str, store: Engine, tmp_path: Path
+) -> None:
+    """Unless this user has approved it; a place of another form is never used."""
+    place = place.format(tmp=tmp_path)
+    put_at(store, place)
+    claim = begun(store)
+    name = writes.snapshot_names(claim)[0]
+    file = tmp_path / "project" / store_of(store) / name
+    file.parent.mkdir(parents=True)
+    file.write_text("keep")
+    MemoryFileSystem().pipe_file(f"/bucket/{store_of(store)}/{name}", b"keep")
+    with transaction(store) as c:
+        queue.cancel(c, [claim.trial])
+    shutil.rmtree(tmp_path / "share" / "fedsweep" / "approved")
+    age(store)
+    for dry_run in (True, False):
+        found = collect(store, dry_run=dry_run)
+        assert (found.files, found.named, found.failed) == (0, [], {})
+        assert sum(found.unapproved.values()) + len(found.outside) == 3
+    assert file.read_text() == "keep"
+    assert len(MemoryFileSystem.store) == 1
+    assert len(indexed(store)) == 3
 
 
 def begin_after(store: Engine, claim: Claim) -> reads.Home:

@@ -20,6 +20,8 @@ from fedsweep.store.writes import Snapshot
 from tests.acceptance.command import at_once
 from trainers.cache import cache_folder
 
+STORE = "0123456789abcdef"
+NAME, NEW = "abc-7-a.safetensors", f"abc-7-{STORE}-b.safetensors"
 SPELLINGS = [
     "sqlite:///{folder}/study.db",
     "sqlite:///study.db",
@@ -57,7 +59,7 @@ def test_every_spelling_names_one_file(spelling: str, folder: Path) -> None:
     before = {path.name for path in folder.iterdir()}
     store = open_store(spelling.format(folder=folder))
     assert sqlite_file(store.url) == folder / "study.db"
-    assert str(folder_of(store.url, Home("id", None))) == f"{folder}/study.db.artifacts"
+    assert str(folder_of(store.url, Home(STORE, None))) == f"{folder}/study.db.artifacts"
     with transaction(store):
         pass
     store.dispose()
@@ -134,17 +136,17 @@ def test_a_link_to_a_file_that_is_not_there_makes_that_file(folder: Path) -> Non
 
 def test_files_that_lie_next_to_a_link_are_found(folder: Path) -> None:
     """Earlier versions put snapshots and weights there; new ones go to the database's folder."""
-    earlier = folder_of(make_url(f"sqlite:///{folder}/link.db"), Home("id", None))
-    kept = Snapshot(1, "numerics", "name", 7, earlier.write("name", b"content"))
+    earlier = folder_of(make_url(f"sqlite:///{folder}/link.db"), Home(STORE, None))
+    kept = Snapshot(1, "numerics", NAME, 7, earlier.write(NAME, b"content"))
     store = open_store("sqlite:///link.db")
-    assert (folder / "link.db.artifacts" / "name").is_file()
-    found = folder_of(store.url, Home("id", None))
+    assert (folder / "link.db.artifacts" / NAME).is_file()
+    found = folder_of(store.url, Home(STORE, None))
     assert found.read(kept) == b"content"
-    found.write("new", b"new")
+    found.write(NEW, b"new")
     store.dispose()
-    assert (folder / "study.db.artifacts" / "new").is_file()
-    assert found.remove("name") == len(b"content")
-    assert not (folder / "link.db.artifacts" / "name").exists()
+    assert (folder / "study.db.artifacts" / NEW).is_file()
+    assert found.remove(NAME) == len(b"content")
+    assert not (folder / "link.db.artifacts" / NAME).exists()
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", " \r\n"])

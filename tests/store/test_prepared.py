@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fedsweep.errors import StoreUnreachable
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps
@@ -83,3 +86,31 @@ def test_an_unknown_column_is_the_drivers_error_and_does_no_harm(store: Engine) 
         Prepared(lambda _: sa.text("SELECT no_such_column"))(c)
     with transaction(store) as c:
         assert COUNT(c).one().n >= 0
+
+
+@pytest.fixture
+def unnamed(store: Engine) -> Iterator[Engine]:
+    """The same database, opened by an engine that looks at nothing when a transaction begins."""
+    engine = make_engine(store.url.render_as_string(hide_password=False))
+    yield engine
+    engine.dispose()
+
+
+def test_a_statement_with_its_begin_is_part_of_the_transaction(unnamed: Engine) -> None:
+    with suppress(ZeroDivisionError), transaction(unnamed) as c:
+        assert ADD.with_begin(c, name="first").rowcount == 1
+        assert FIND(c, name="first").one().created_at == 1.5
+        raise ZeroDivisionError
+    with reading(unnamed) as c:
+        assert FIND(c, name="first").first() is None
+    with transaction(unnamed) as c:
+        ADD.with_begin(c, name="first")
+    with reading(unnamed) as c:
+        assert FIND(c, name="first").one().name == "first"
+
+
+def test_an_error_with_its_begin_is_the_drivers_error(unnamed: Engine) -> None:
+    with pytest.raises(DBAPIError), transaction(unnamed) as c:
+        Prepared(lambda _: sa.text("SELECT no_such_column")).with_begin(c)
+    with transaction(unnamed) as c:
+        assert COUNT.with_begin(c).one().n >= 0

@@ -67,9 +67,14 @@ def plan(c: Connection, statement: Prepared, now: Moment) -> str:
     return "\n".join(row[0] for row in rows)
 
 
+SOME = frozenset({(("dataset", "camvid"), ("fingerprint", None)), (("normalizer", "mine"),)})
+"""What a worker on a machine without a data set passes over."""
+
 BY_INDEX = [
-    (queue._TAKE, "ix_trials_claimable"),
-    (queue._TAKE_OWN, "ix_trials_claimable_of"),
+    (queue._statements(frozenset())[None], "ix_trials_claimable"),
+    (queue._statements(frozenset())[False], "ix_trials_claimable_of"),
+    (queue._statements(SOME)[None], "ix_trials_claimable"),
+    (queue._statements(SOME)[False], "ix_trials_claimable_of"),
     (queue._DUE, "ix_trials_running"),
     (queue._DUE, "ix_trials_backing_off"),
     (queue._OUTSTANDING, "ix_trials_outstanding"),

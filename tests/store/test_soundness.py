@@ -90,7 +90,7 @@ def test_each_kind_of_damage_is_named(
 def test_the_command_says_sound_or_exits_1(worked: Engine) -> None:
     """A line for each fault."""
     url = worked.url.render_as_string(hide_password=False)
-    assert at_once("db", "check", "--db", url).stdout == "sound, schema 0006\n"
+    assert at_once("db", "check", "--db", url).stdout == "sound, schema 0007\n"
     with transaction(worked) as c:
         delete_round(c)
     assert "every round" in at_once("db", "check", "--db", url, code=1).stdout

@@ -17,7 +17,7 @@ import torch
 
 from tests.conftest import make_picture_folder
 from trainers import cache, data, sources
-from trainers.dataset import Dataset
+from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData, list_files
 
 
@@ -278,3 +278,131 @@ def test_digits_that_are_kept_need_no_scikit_learn(
     first = data.load("digits")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert same(data.load("digits"), first)
+
+
+# What other users may write
+
+
+def planted(entry: Path) -> None:
+    """Write an entry in which all labels are equal, as its own sums say it should be."""
+    kept = cache.read(entry)
+    assert kept is not None
+    split = replace(kept.data.train, labels=torch.zeros_like(kept.data.train.labels))
+    images = [part.images.numpy().copy() for part in (split, kept.data.test)]
+    labels = [part.labels.numpy().copy() for part in (split, kept.data.test)]
+    made = assemble(
+        (images[0], labels[0]),
+        (images[1], labels[1]),
+        classes=kept.data.classes,
+        mean=kept.data.mean,
+        std=kept.data.std,
+    )
+    cache.write(entry, replace(kept, data=made))
+
+
+def open_root(kept: Path, _: Path) -> None:
+    kept.chmod(0o777)
+
+
+def group_root(kept: Path, _: Path) -> None:
+    kept.chmod(0o770)
+
+
+def open_entry(_: Path, entry: Path) -> None:
+    entry.chmod(0o777)
+
+
+def open_file(_: Path, entry: Path) -> None:
+    (entry / "train_labels.npy").chmod(0o666)
+
+
+def linked_file(_: Path, entry: Path) -> None:
+    file = entry / "train_labels.npy"
+    file.rename(entry.parent / "elsewhere.npy")
+    file.symlink_to(entry.parent / "elsewhere.npy")
+
+
+def pipe(_: Path, entry: Path) -> None:
+    (entry / "facts.json").unlink()
+    os.mkfifo(entry / "facts.json")
+
+
+def foreign_root(kept: Path, _: Path) -> None:
+    os.chown(kept, 65534, 65534)
+
+
+def foreign_entry(_: Path, entry: Path) -> None:
+    os.chown(entry, 65534, 65534)
+
+
+def foreign_file(_: Path, entry: Path) -> None:
+    os.chown(entry / "facts.json", 65534, 65534)
+
+
+IN_THE_ROOT = (open_root, group_root, foreign_root)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *(*IN_THE_ROOT, open_entry, open_file, linked_file, pipe, foreign_entry, foreign_file),
+    ],
+)
+def test_what_other_users_may_write_is_not_used(
+    harm: Callable[[Path, Path], None],
+    kept: Path,
+    decoded: list[str],
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The data are decoded again, once, into a private place, with one warning."""
+    if harm in (foreign_root, foreign_entry, foreign_file) and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    first = data.load("imagefolder", picture_folder)
+    (entry,) = kept.glob("imagefolder-*")
+    planted(entry)
+    assert not same(data.load("imagefolder", picture_folder), first)
+    harm(kept, entry)
+    decoded.clear()
+    for _ in range(2):
+        assert same(data.load("imagefolder", picture_folder), first)
+    assert decoded == ["image_folder"]
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "is not used, and the data are decoded again: let nobody else write it" in warning
+    assert str(kept) in warning
+    own = tmp_path / "home" / "fedsweep" / "decoded"
+    assert own.is_dir() == (harm in IN_THE_ROOT)
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0])
+def test_a_cache_is_private_with_any_umask(mask: int, kept: Path, picture_folder: Path) -> None:
+    """Neither the folders that are made nor the files in them are open to others."""
+    before = os.umask(mask)
+    try:
+        data.load("imagefolder", picture_folder)
+    finally:
+        os.umask(before)
+    (entry,) = kept.glob("imagefolder-*")
+    for place in (kept, entry, *entry.iterdir()):
+        assert place.stat().st_mode & 0o777 == (0o700 if place.is_dir() else 0o600)
+
+
+def test_the_user_s_own_cache_of_an_earlier_version_stays_in_use(
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A umask let the group write its folder, which is closed without a warning."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FEDSWEEP_CACHE", raising=False)
+    own = tmp_path / "home" / "fedsweep" / "decoded"
+    own.mkdir(parents=True)
+    own.chmod(0o775)
+    data.load("imagefolder", picture_folder)
+    assert own.stat().st_mode & 0o777 == 0o755
+    assert len(list(own.glob("imagefolder-*"))) == 1
+    assert caplog.records == []

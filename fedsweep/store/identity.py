@@ -1,0 +1,133 @@
+"""Whether a database is still the one that was opened.
+
+Under a running command, a SQLite file can be deleted or replaced, and a server's database can be
+made again. What is written then is lost, or lands among the rows of another store.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from fedsweep.errors import StoreReplaced
+from fedsweep.store import driver_errors
+from fedsweep.store.location import shown, sqlite_file
+from fedsweep.store.prepared import Prepared
+from fedsweep.store.tables import identity
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one store from another."""
+
+    store: Any
+    """The name that the database gives itself; anything, if it is foreign."""
+    file: tuple[int, int] | None
+    """Device and inode of a SQLite file."""
+
+
+_OPTION = "fedsweep_identity"
+"""The execution option under which an engine carries the identity of the store that it opened."""
+
+
+def remember(connection: Connection) -> None:
+    """Note which store an engine has opened; from then on, its transactions require that one."""
+    engine = connection.engine
+    name = _NAME(connection).one()[0]
+    engine.update_execution_options(**{_OPTION: Identity(name, _inode(engine))})
+
+
+def of(engine: Engine) -> Identity | None:
+    """Return which store an engine has opened; None if it was not noted."""
+    found = engine.get_execution_options().get(_OPTION)
+    return found if isinstance(found, Identity) else None
+
+
+def store_name(connection: Connection) -> str:
+    """Return the store's own name; "" if the database has none that a file could bear."""
+    known = of(connection.engine)
+    name = known.store if known is not None else _NAME(connection).one()[0]
+    return name if is_store_name(name) else ""
+
+
+def is_store_name(text: object) -> bool:
+    """Return whether a text is a name that fedsweep gives to a database."""
+    return isinstance(text, str) and _FORM.fullmatch(text) is not None
+
+
+_FORM = re.compile(r"[0-9a-f]{16}")
+
+
+def require(engine: Engine, expected: Identity | None) -> None:
+    """Refuse a store that is not the expected one; None expects nothing.
+
+    Raises:
+        StoreReplaced: it is another one.
+
+    """
+    if expected is not None and of(engine) != expected:
+        raise StoreReplaced(_said(engine, "is another one than when the command began"))
+
+
+def require_file(engine: Engine) -> None:
+    """Refuse a SQLite file that is no longer the one that the engine has opened.
+
+    Raises:
+        StoreReplaced: it was deleted or replaced.
+
+    """
+    known = of(engine)
+    if known is None or known.file is None:
+        return
+    found = _inode(engine)
+    if found is None:
+        raise StoreReplaced(_said(engine, "was deleted while it was in use"))
+    if found != known.file:
+        raise StoreReplaced(_said(engine, "was replaced while it was in use"))
+
+
+def require_store(connection: Connection) -> None:
+    """Refuse a database that has become another store, within a transaction.
+
+    Raises:
+        StoreReplaced: it has.
+
+    """
+    known = of(connection.engine)
+    if known is None:
+        return
+    try:
+        found = _NAME.with_begin(connection).one()[0]
+    except DBAPIError as error:
+        if not driver_errors.lacks_table(error):
+            raise
+        raise StoreReplaced(_said(connection.engine, "was emptied while it was in use")) from error
+    if found != known.store:
+        raise StoreReplaced(_said(connection.engine, "was made again while it was in use"))
+
+
+_NAME = Prepared(lambda _: sa.select(sa.func.min(identity.c.id).label("name")))
+
+
+def _inode(engine: Engine) -> tuple[int, int] | None:
+    file = sqlite_file(engine.url)
+    if file is not None:
+        with suppress(OSError):
+            status = file.stat()
+            return status.st_dev, status.st_ino
+    return None
+
+
+def _said(engine: Engine, what: str) -> str:
+    file = sqlite_file(engine.url)
+    place = "the database on the server" if file is None else str(shown(file))
+    return (
+        f"{place} {what}: what has not been stored in time is lost; put the database back, or "
+        "start again on the one that is there now"
+    )

@@ -1,0 +1,56 @@
+"""One deadline over all that an answer needs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from fedsweep.errors import SqlRefused
+from fedsweep.store import reader
+from fedsweep.store.deadline import Deadline, within
+from fedsweep.store.engine import make_engine, postgres_engine
+
+
+def test_work_that_ends_gives_its_result_or_its_error() -> None:
+    assert within(Deadline(60), lambda: 1, lambda: None) == 1
+    with pytest.raises(ZeroDivisionError):
+        within(Deadline(60), lambda: 1 // 0, lambda: None)
+
+
+def test_work_that_does_not_end_is_stopped_and_left() -> None:
+    stop = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(Deadline(0), stop.wait, stop.set)
+    assert stop.is_set()
+
+
+def test_a_timeout_is_never_zero() -> None:
+    """To a server, that is none."""
+    with pytest.raises(TimeoutError):
+        Deadline(0.0005).milliseconds()
+    assert 59_000 < Deadline(60).milliseconds() <= 60_000
+
+
+def test_a_server_that_says_nothing_is_left_in_time() -> None:
+    """It takes the connection, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        engine = postgres_engine(sa.make_url(f"postgresql+psycopg://u@127.0.0.1:{port}/x"))
+        with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):
+            reader.ask(engine, "SELECT 1", seconds=0.2)
+        engine.dispose()
+
+
+@pytest.mark.parametrize("room", [None, 2**20])
+def test_one_call_that_never_looks_at_the_clock_is_left_in_time(
+    room: int | None, sqlite_url: str
+) -> None:
+    """A long text is looked for at each place of a longer one, in one step of SQLite."""
+    store = make_engine(sqlite_url)
+    statement = "SELECT instr(hex(zeroblob(200000)), hex(zeroblob(100000)) || '1') AS x"
+    with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):
+        reader.ask(store, statement, seconds=0.2, room=room)
+    store.dispose()

@@ -1,0 +1,128 @@
+"""A database of somebody else: what it calls by our names is not run."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from fedsweep.errors import StoreBusy, StoreForeign
+from fedsweep.spec import read_plan
+from fedsweep.store import engine as engine_module
+from fedsweep.store import reader, readonly, writes
+from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.readonly import open_to_read
+from fedsweep.store.schema import open_store
+from fedsweep.store.views import NAMES, statements
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i AS trial_id FROM n"
+
+
+def change(url: str, *texts: str) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        for text in texts:
+            connection.execute(text)
+        connection.commit()
+
+
+@pytest.mark.parametrize("room", [None, 2**20])
+@pytest.mark.parametrize("page", [True, False])
+def test_a_view_of_somebody_else_is_not_run(
+    page: bool, room: int | None, sqlite_url: str, tiny: Path
+) -> None:
+    """One that never ends, one that misleads: the pages, the commands and the box read ours."""
+    store = open_store(sqlite_url)
+    with transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+    store.dispose()
+    false = "SELECT 'false' AS sweep, 'x' AS trial_id"
+    change(
+        sqlite_url,
+        *(f"DROP VIEW {name}" for name in NAMES),
+        *(f"CREATE VIEW {name} AS {false if name == 'members' else ENDLESS}" for name in NAMES),
+    )
+    engine = open_to_read(sqlite_url, page=page)
+    with reading(engine) as connection:
+        for name in NAMES:
+            connection.execute(sa.text(f"SELECT * FROM {name}")).all()
+    assert reader.ask(engine, "SELECT DISTINCT sweep FROM members", room=room).rows == [("tiny",)]
+    assert reader.ask(engine, "SELECT count(*) FROM results", room=room).rows == [(6,)]
+    engine.dispose()
+
+
+def test_our_own_views_are_read_where_they_are(sqlite_url: str) -> None:
+    """SQLite keeps their text to the letter, so no connection makes others."""
+    engine = open_to_read(sqlite_url)
+    with reading(engine) as connection:
+        stored = connection.execute(
+            sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+        )
+        assert {row.name: row.sql for row in stored} == statements("sqlite")
+        made = sa.text("SELECT count(*) FROM sqlite_temp_master")
+        assert connection.execute(made).scalar_one() == 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", ["trials", "sweep_members", "alembic_version", "store"])
+@pytest.mark.parametrize("impostor", [f"VIEW {{}} AS {ENDLESS}", "VIRTUAL TABLE {} USING fts5(a)"])
+def test_a_table_of_ours_that_is_none_is_refused(
+    impostor: str, table: str, sqlite_url: str
+) -> None:
+    """In a sentence, before anything is read from it."""
+    change(
+        sqlite_url,
+        "PRAGMA foreign_keys = OFF",
+        *(f"DROP VIEW {name}" for name in NAMES),
+        f"DROP TABLE {table}",
+        "CREATE " + impostor.format(table),
+    )
+    for opened in (open_to_read, open_store):
+        with pytest.raises(StoreForeign, match=f"{table} in it is not a table; name another file"):
+            opened(sqlite_url)
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_table_of_ours_that_is_none_is_refused_on_a_server(kind: str, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("ALTER TABLE logs RENAME TO kept")
+        admin.execute(f"CREATE {kind} logs AS SELECT * FROM kept")
+    for opened in (open_to_read, open_store):
+        with pytest.raises(StoreForeign, match="logs in it is not a table"):
+            opened(postgres_url)
+
+
+@pytest.mark.parametrize("seconds", [0.1])
+def test_a_statement_that_never_ends_is_interrupted(
+    seconds: float, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a page: the database does not answer, and the next look comes soon."""
+    monkeypatch.setattr(readonly, "LOOK_SECONDS", seconds)
+    engine = open_to_read(sqlite_url, page=True)
+    with pytest.raises(StoreBusy, match="took too long to answer"), reading(engine) as connection:
+        connection.execute(sa.text(f"SELECT max(trial_id) FROM ({ENDLESS})"))
+    with reading(engine) as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
+    engine.dispose()
+
+
+def test_a_trigger_that_never_ends_is_interrupted(
+    sqlite_url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is written."""
+    monkeypatch.setattr(engine_module, "STATEMENT_SECONDS", 0.1)
+    store = make_engine(sqlite_url)
+    change(
+        sqlite_url,
+        "CREATE TRIGGER endless AFTER INSERT ON sweeps BEGIN "
+        "UPDATE trials SET id = id WHERE id IN "
+        "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n); END",
+    )
+    with pytest.raises(StoreBusy, match="took too long"), transaction(store) as connection:
+        writes.add_sweep(connection, read_plan(tiny))
+    with reading(store) as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 0
+    store.dispose()

@@ -1,0 +1,154 @@
+"""A store that is no longer the one that was opened: noticed at the next write."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep.errors import StoreReplaced
+from fedsweep.store.engine import patiently, transaction
+from fedsweep.store.identity import of, require, store_name
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import identity, sweeps
+
+ADDED = sa.insert(sweeps).values(name="s", created_at=0.0)
+
+
+def names(url: str) -> list[str]:
+    engine = open_store(url)
+    with transaction(engine) as c:
+        found = list(c.execute(sa.select(sweeps.c.name)).scalars())
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def opened(sqlite_url: str) -> Iterator[Engine]:
+    """A store that has been written to."""
+    engine = open_store(sqlite_url)
+    with transaction(engine) as c:
+        c.execute(ADDED)
+    yield engine
+    engine.dispose()
+
+
+def refused(engine: Engine, why: str) -> None:
+    """Two writes: no outage that is waited for, and nothing is written or made."""
+    for _ in range(2):
+        with pytest.raises(StoreReplaced, match=why) as error:
+            patiently(engine, lambda c: c.execute(sa.update(sweeps).values(name="no")))
+        assert error.value.exit_code == 2
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_was_deleted_is_not_written_to(opened: Engine, tmp_path: Path) -> None:
+    """`rm fedsweep.db*`; no empty file is made in its place."""
+    for file in tmp_path.glob("fedsweep.db*"):
+        file.unlink()
+    refused(opened, "fedsweep.db was deleted while it was in use")
+    assert list(tmp_path.glob("fedsweep.db*")) == []
+
+
+def test_a_file_that_was_deleted_during_a_write_is_noticed_after_it(
+    opened: Engine, tmp_path: Path
+) -> None:
+    """What was committed is in no file."""
+
+    def write() -> None:
+        with transaction(opened) as c:
+            c.execute(sa.update(sweeps).values(name="no"))
+            (tmp_path / "fedsweep.db").unlink()
+
+    with pytest.raises(StoreReplaced, match="was deleted"):
+        write()
+
+
+def test_a_file_that_was_replaced_is_not_written_to(
+    opened: Engine, sqlite_template: Path, tmp_path: Path
+) -> None:
+    """By another one with the same store's name, for one from a backup."""
+    for file in tmp_path.glob("fedsweep.db*"):
+        file.unlink()
+    shutil.copy(sqlite_template, tmp_path / "fedsweep.db")
+    refused(opened, "fedsweep.db was replaced while it was in use")
+    assert names(str(opened.url)) == []
+
+
+def test_a_file_that_was_filled_with_another_store_is_not_written_to(
+    opened: Engine, tmp_path: Path
+) -> None:
+    """The file is the same, the store is not."""
+    opened.dispose()
+    other = sqlite3.connect(tmp_path / "fedsweep.db")
+    with other:
+        other.execute("UPDATE store SET id = 'fedcba9876543210'")
+    other.close()
+    refused(opened, "fedsweep.db was made again while it was in use")
+    assert names(str(opened.url)) == ["s"]
+
+
+def test_a_file_that_was_moved_away_and_back_is_the_same(opened: Engine, tmp_path: Path) -> None:
+    """Nothing is lost."""
+    file = tmp_path / "fedsweep.db"
+    file.rename(tmp_path / "away")
+    refused(opened, "was deleted")
+    (tmp_path / "away").rename(file)
+    with transaction(opened) as c:
+        assert c.execute(sa.select(sweeps.c.name)).scalar_one() == "s"
+
+
+def test_a_server_s_database_that_was_made_again_is_not_written_to(
+    postgres_url: str, postgres_server: str
+) -> None:
+    """Dropped and created, by this version or empty; also under an open connection."""
+    engine = open_store(postgres_url)
+    with transaction(engine) as c:
+        c.execute(ADDED)
+    schema = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as admin:
+        for statement in schema:
+            admin.execute(statement)
+    refused(engine, "the database on the server was emptied while it was in use")
+    open_store(postgres_url).dispose()
+    refused(engine, "the database on the server was made again while it was in use")
+    assert names(postgres_url) == []
+    engine.dispose()
+    again = open_store(postgres_url)
+    name = str(again.url.database)
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {name}")
+    refused(again, "the database on the server was emptied while it was in use")
+    again.dispose()
+
+
+def test_a_store_knows_itself(store: Engine, store_url: str) -> None:
+    """Opened again it is the same; of another one it is told apart."""
+    again = open_store(store_url)
+    require(again, of(store))
+    with transaction(again) as c:
+        assert store_name(c) == c.execute(sa.select(identity.c.id)).scalar_one()
+        c.execute(sa.update(identity).values(id="fedcba9876543210"))
+    again.dispose()
+    other = open_store(store_url)
+    with pytest.raises(StoreReplaced, match="is another one than when the command began"):
+        require(other, of(store))
+    other.dispose()
+
+
+@pytest.mark.parametrize("name", ["..", "", "x" * 16])
+def test_a_name_that_no_file_could_bear_is_none(name: str, store: Engine, store_url: str) -> None:
+    """As a foreign database may have it."""
+    with transaction(store) as c:
+        c.execute(sa.update(identity).values(id=name))
+    foreign = open_store(store_url)
+    with transaction(foreign) as c:
+        assert store_name(c) == ""
+    foreign.dispose()

@@ -1,0 +1,275 @@
+"""What a watch and its slots make of attempts that end before their first round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import blackbox, queue, worker
+from fedsweep.errors import DataMissing, MachineError, MachineLacks, PackageMissing
+from fedsweep.spec import Claim, Round, read_plan
+from fedsweep.states import FailureKind, Outcome
+from fedsweep.store import stops, writes
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.tables import attempts, trials
+from fedsweep.worker import Ended, kind_of, worn_out
+
+BN = (("dataset", "digits"), ("model", "cnn"), ("normalizer", "bn"))
+GN, LN = (*BN[:2], ("normalizer", "gn")), (*BN[:2], ("normalizer", "ln"))
+DATA = (("dataset", "digits"), ("fingerprint", None))
+ROUND = Round(1, "explore", 1.0, 0.5, 0.5, None, None, 0, 0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("failed", "unproven", "proven"),
+    [
+        ([], False, False),
+        ([BN, BN], False, False),
+        ([BN, BN, BN], True, False),
+        ([BN, GN, BN, GN], True, False),
+        ([BN, GN, LN], True, True),
+        ([None, None, None], True, True),
+        ([None, BN, GN], True, True),
+    ],
+)
+def test_a_slot_stops_after_three_failures_in_a_row(
+    failed: list[Any], unproven: bool, proven: bool
+) -> None:
+    """On a device that has trained, one kind of trial may be at fault by itself."""
+    assert worn_out(failed, proven=False) is unproven
+    assert worn_out(failed, proven=True) is proven
+
+
+class Process:
+    """A slot's process that has ended."""
+
+    pid = os.getpid()
+    exitcode = -6
+
+    def join(self) -> None:
+        """It has ended."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+class Pipe:
+    """A pipe that has been closed at its other end."""
+
+    def close(self) -> None:
+        """Nobody listens."""
+
+    def poll(self) -> bool:
+        raise EOFError
+
+
+@pytest.fixture
+def planned(store: Engine, tiny: Path) -> Engine:
+    with transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny).alone())
+    return store
+
+
+@pytest.fixture
+def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A watch whose slots are started on paper only."""
+    watch = worker._Watch(worker.Options(store_url), lambda _view: None)
+
+    def start(slot: Any) -> None:
+        slot.process, slot.pipe, slot.name = Process(), Pipe(), "w"
+
+    monkeypatch.setattr(watch, "start", start)
+    watch.start(watch.slots[0])
+    with watch.boxes:
+        yield watch
+    watch.engine.dispose()
+
+
+def claim(store: Engine, but: frozenset[stops.Lack] = frozenset()) -> Claim:
+    with transaction(store) as c:
+        who = queue.Worker("w", "cpu", "host", 1)
+        claimed = queue.claim(c, who, read_clock(c), passed_over=but)
+    assert claimed is not None
+    return claimed
+
+
+def die(watch: Any, held: Claim | None, words: str = "") -> None:
+    slot = watch.slots[0]
+    if held is not None:
+        watch.note(slot, held)
+    slot.box.write_text(words)
+    watch.bury(slot)
+
+
+def losses(store: Engine, held: Claim) -> tuple[Any, ...]:
+    columns = (trials.c.state, trials.c.losses)
+    with reading(store) as c:
+        return tuple(c.execute(sa.select(*columns).where(trials.c.id == held.trial)).one())
+
+
+def test_deaths_count_until_a_round_is_stored_not_until_a_claim(
+    watch: Any, planned: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three in a row stop the slot, and charge no trial; the reason is stored and printed."""
+    slot = watch.slots[0]
+    for number in range(3):
+        assert not slot.closed, number
+        held = claim(planned)
+        die(watch, held, "terminate called\n  what():  std::bad_alloc\n")
+    assert slot.closed
+    assert losses(planned, held) == ("queued", 0)
+    reason = "slot 0 keeps dying before a trial's first round (SIGABRT: what():  std::bad_alloc)"
+    assert watch.tally.broken == reason
+    with reading(planned) as c:
+        assert [row["reason"] for row in stops.recent(c)] == [reason]
+        ends = c.execute(sa.select(attempts.c.outcome, attempts.c.error)).all()
+    assert [tuple(end) for end in ends] == [
+        ("expired", "its trainer died (SIGABRT): what():  std::bad_alloc")
+    ] * 3
+    assert "std::bad_alloc" in capfd.readouterr().err
+
+
+def test_a_stored_round_forgives_deaths_and_makes_the_next_one_the_trial_s(
+    watch: Any, planned: Engine
+) -> None:
+    """Stored by an attempt that ended well, or by one that died after it."""
+    slot = watch.slots[0]
+    first = claim(planned)
+    die(watch, first)
+    die(watch, None)
+    watch.note(slot, first)
+    watch.note(slot, Ended(0, first, Outcome.RELEASED, ROUND, 1.0))
+    assert slot.deaths == []
+    held = claim(planned)
+    die(watch, held)
+    assert losses(planned, held) == ("queued", 1)
+    assert slot.deaths == [kind_of(held)]
+    held = claim(planned)
+    with transaction(planned) as c:
+        assert writes.add_rounds(c, held, [ROUND]) is None
+    die(watch, held)
+    assert losses(planned, held) == ("queued", 0)
+    assert slot.deaths == [kind_of(held)]
+    assert not slot.closed
+
+
+def test_a_claim_alone_forgives_nothing(watch: Any, planned: Engine) -> None:
+    """Neither does an end without a round."""
+    slot = watch.slots[0]
+    die(watch, claim(planned))
+    held = claim(planned)
+    watch.note(slot, held)
+    watch.note(slot, Ended(0, held, Outcome.RELEASED, None, 1.0, "no data"))
+    assert len(slot.deaths) == 1
+
+
+def test_a_lack_is_told_and_stored_once(
+    watch: Any, planned: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each process of a slot finds it again."""
+    for _ in range(2):
+        watch.note(watch.slots[0], worker.Lacking("no folder\x1b[2J", DATA))
+    said = capsys.readouterr().err
+    assert said.count("passing over trials: no folder") == 1
+    assert "\x1b" not in said
+    with reading(planned) as c:
+        ((times, lacks),) = [(row["times"], row["lacks"]) for row in stops.recent(c)]
+    assert (times, lacks) == (1, 1)
+
+
+@pytest.fixture
+def slot(planned: Engine) -> Any:
+    """A slot's loop without its process."""
+    slot: Any = object.__new__(worker._SlotLoop)
+    slot.engine, slot.options = planned, worker.Options("")
+    slot.worker = queue.Worker("w", "cpu", "host", 1)
+    slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []
+    slot.say = slot.told.append
+    return slot
+
+
+def test_a_slot_prefers_other_kinds_of_trials_after_a_failure(slot: Any, planned: Engine) -> None:
+    """If there are no others it claims the same kind again."""
+    slot.failed = (BN,)
+    other = slot.take()
+    assert kind_of(other) == GN
+    with transaction(planned) as c:
+        queue.release(c, other)
+        c.execute(sa.update(trials).where(trials.c.normalizer != "bn").values(state="cancelled"))
+    again = slot.take()
+    assert kind_of(again) == BN
+
+
+def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engine) -> None:
+    """A round proves it; a result or bad data say nothing; three errors in a row condemn it."""
+    held = claim(planned)
+    for kind in (None, FailureKind.DIVERGED, FailureKind.BAD_DATA):
+        slot.judge(held, kind, "x")
+    assert (slot.failed, slot.proven) == ((), False)
+    slot.judge(held, FailureKind.ERROR, "x")
+    slot.judge(held, FailureKind.OUT_OF_MEMORY, "x")
+    assert slot.failed == (BN, BN)
+    slot.last = ROUND
+    slot.judge(held, FailureKind.ERROR, "x")
+    assert (slot.failed, slot.proven) == ((), True)
+    slot.last, slot.proven = None, False
+    for _ in range(2):
+        slot.judge(held, FailureKind.ERROR, "x")
+    with pytest.raises(MachineError, match="3 attempts in a row failed on cpu .* error: a bug"):
+        slot.judge(held, FailureKind.ERROR, "error: a bug")
+
+
+def test_a_slot_stops_only_if_nothing_that_is_left_can_be_trained(
+    slot: Any, planned: Engine
+) -> None:
+    """What others train may come back; what was never needed is no reason."""
+    slot.pass_over(PackageMissing("no gn", (("normalizer", "gn"),)))
+    slot.require_work()
+    slot.pass_over(DataMissing("no digits", DATA))
+    with pytest.raises(MachineLacks, match="no gn; no digits"):
+        slot.require_work()
+    assert [said.lack for said in slot.told] == [(("normalizer", "gn"),), DATA]
+    slot.proven = True
+    slot.require_work()  # it has trained, and waits for other sweeps
+    slot.options = worker.Options("", until_empty=True)
+    with pytest.raises(MachineLacks):
+        slot.require_work()
+    with transaction(planned) as c:
+        c.execute(sa.update(trials).values(state="cancelled"))
+    slot.require_work()  # all is done
+
+
+def test_data_that_seem_to_be_nowhere_are_not_passed_over(slot: Any, planned: Engine) -> None:
+    """Their trials are claimed and fail, so that a person looks."""
+    with transaction(planned) as c:
+        about = {"pid": 1, "device": "cpu", "reason": "no digits", "lack": DATA}
+        stops.note(c, host="another", **about)
+    slot.pass_over(DataMissing("no digits", DATA))
+    assert not slot.lacks
+
+
+@pytest.mark.parametrize(
+    ("words", "gist"),
+    [
+        ([], ""),
+        (["a warning", "ZeroDivisionError: x"], "ZeroDivisionError: x"),
+        (["terminate", "  what():  y", "Fatal Python error: Aborted", "", "File z"], "what():  y"),
+        (["Fatal Python error: Segmentation fault", "", "File z"], "Fatal Python error: Segmen"),
+        (["x" * 1000], "x" * blackbox.GIST + " …"),
+    ],
+)
+def test_the_gist_of_last_words_is_why_a_process_died(words: list[str], gist: str) -> None:
+    """The line before the stack of a crash, or the last one."""
+    assert blackbox.gist(words).startswith(gist)
+
+
+def test_a_death_is_named_by_its_signal_or_exit() -> None:
+    """A real-time signal has a number only."""
+    said = [blackbox.death(code) for code in (-9, -6, 1, None, -40)]
+    assert said == ["SIGKILL", "SIGABRT", "exit 1", "exit None", "signal 40"]

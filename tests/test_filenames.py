@@ -1,0 +1,50 @@
+"""File names from texts of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsweep.filenames import LONGEST, safe_name
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    ".ssh",
+    "-rf",
+    "a\0b",
+    "a\nb",
+    "\x1b]0;x\x07",
+    "\u202egnp.exe",
+    "x" * 5000,
+    "日" * 200,
+    "\udc80",
+    "a ",
+    "a.",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_hostile_text_becomes_one_name_in_one_folder(text: str, tmp_path: Path) -> None:
+    name = safe_name(text)
+    (tmp_path / name).write_text("")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert name[0] not in ".-"
+    assert name.isprintable()
+    assert len(name.encode()) <= LONGEST
+
+
+def test_hostile_texts_get_names_of_their_own() -> None:
+    assert len({safe_name(text) for text in HOSTILE}) == len(HOSTILE)
+
+
+@pytest.mark.parametrize("text", ["study", "cifar10 v1.2+x_y-z", "bn-alpha0.5-seed0-0123abcd", "ü"])
+def test_a_plain_name_stays_as_it_is(text: str) -> None:
+    """The files of an earlier export are found again."""
+    assert safe_name(text) == text
