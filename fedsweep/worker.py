@@ -437,12 +437,12 @@ class _Watch:
         )
         # A Ctrl-C or a hang-up reaches the whole terminal group: the child must not meet it before
         # it can say what it does with it.
-        before = interrupt.block(signal.SIGINT, signal.SIGHUP)
-        try:
-            with children.safe_path():
+        with children.safe_path():  # `block` may start a process, too
+            before = interrupt.block(signal.SIGINT, signal.SIGHUP)
+            try:
                 slot.process.start()
-        finally:
-            interrupt.restore(before)
+            finally:
+                interrupt.restore(before)
         theirs.close()
         slot.pipe, slot.busy = mine, 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -41,6 +42,10 @@ seed = [0, 1]
 """
 """A sweep of six trials, a second or so in all."""
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it runs in the background ignore Ctrl-C. Tests send it to their processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 

@@ -173,7 +173,7 @@ def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
 
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(artifacts._Here, "read", failing)
     second = claim(store)
     with caplog.at_level(logging.WARNING):
         assert run(store, second)[0] is Outcome.FINISHED

@@ -19,6 +19,7 @@ from fedsweep.store.artifacts import folder_of
 from fedsweep.store.catalog import SIGNATURE, contents
 from fedsweep.store.engine import make_engine, reading
 from fedsweep.store.location import SIDECARS, URI_OPTIONS, resolved, sidecar, sqlite_file
+from fedsweep.store.places import is_sound
 from fedsweep.store.reads import Home
 from fedsweep.store.tables import identity, sweeps
 
@@ -91,6 +92,8 @@ def _folders(engine: Engine) -> Iterator[Path]:
     for one in {None, *artifacts}:
         for place in folder_of(engine.url, Home(name, one)).places:
             yield place.resolve()
+        if one is not None and is_sound(one) and "://" not in one:  # approved here or not
+            yield (Path(one) / name).resolve()
 
 
 def _is_own_sqlite(engine: Engine, url: URL) -> bool:

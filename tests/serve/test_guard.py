@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from fedsweep.serve import app
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.guard import Guard
 from fedsweep.serve.look import Look
@@ -231,3 +233,18 @@ def test_every_answer_forbids_what_a_page_does_not_need(client: TestClient, path
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
+
+
+PAGE_FILES = sorted(
+    file
+    for folder in ("templates", "static")
+    for file in (Path(app.__file__).parent / folder).iterdir()
+    if file.suffix in (".html", ".js") and "plotly" not in file.name
+)
+
+
+@pytest.mark.parametrize("file", PAGE_FILES, ids=lambda file: file.name)
+def test_no_page_leads_past_its_secret_path(file: Path) -> None:
+    """A link that begins with "/" would leave the path below which the page and its cookie lie."""
+    absolute = r"""(?:\b(?:href|src|action)\s*=\s*|(?:fetch|EventSource|open)\(\s*)["'`]/"""
+    assert re.findall(absolute, file.read_text()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -21,10 +22,14 @@ reader.ask(make_engine(sys.argv[1]), endless, seconds=3600, room=2**20)
 """
 
 
-def started(url: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+Started = tuple[subprocess.Popen[str], psutil.Process]
+
+
+@pytest.fixture
+def started(sqlite_url: str) -> Iterator[Started]:
     """A process that asks what never ends, and the process that looks for the answer."""
     asker = subprocess.Popen(
-        [sys.executable, "-c", ASKER, url],
+        [sys.executable, "-c", ASKER, sqlite_url],
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
@@ -37,24 +42,27 @@ def started(url: str) -> tuple[subprocess.Popen[str], psutil.Process]:
                 return child
         return None
 
-    child: psutil.Process = eventually(at_work)
-    return asker, child
+    try:
+        yield asker, eventually(at_work)
+    finally:
+        asker.kill()
+        asker.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_process_of_a_statement_ends_with_the_one_that_asks(
-    number: signal.Signals, sqlite_url: str
+    number: signal.Signals, started: Started
 ) -> None:
     """Killed, stopped or by Ctrl-C: nobody is left at work for an answer that nobody reads."""
-    asker, child = started(sqlite_url)
+    asker, child = started
     asker.send_signal(number)
     asker.communicate(timeout=60)
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_ctrl_c_ends_the_process_of_a_statement(sqlite_url: str) -> None:
+def test_ctrl_c_ends_the_process_of_a_statement(started: Started) -> None:
     """A terminal sends it to all of its processes."""
-    asker, child = started(sqlite_url)
+    asker, child = started
     child.send_signal(signal.SIGINT)
     _, said = asker.communicate(timeout=60)
     assert "the statement was stopped: try again" in said
