@@ -29,7 +29,7 @@ from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, trials
 from tests.acceptance.command import at_once
-from tests.conftest import make_picture_folder
+from tests.image_folders import make_picture_folder
 from trainers import folder, images, sources
 from trainers.folder import BadData, MachineLimit
 

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from tests.acceptance.command import at_once, fedsweep, query
-from tests.conftest import TINY
+from tests.builders import TINY
 
 PLAN = TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "bn"\n'
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from tests.acceptance.command import at_once, fedsweep
-from tests.search.test_ask import PLAN
+from tests.search.searches import PLAN
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

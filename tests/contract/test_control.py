@@ -11,15 +11,24 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import LeaseLost, NotFound, Refused
-from fedsweep.spec import Budget, Claim, SweepSpec, TrainConfig, TrialSpec
+from fedsweep.spec import Budget, Claim, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import reads, writes
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
 from tests import postgres
-from tests.contract.test_queue import ALICE, BOB, LEASE, at, claimed, outcomes, state, train
-
-ROUNDS = 3
+from tests.contract.steps import (
+    ALICE,
+    BOB,
+    LEASE,
+    ROUNDS,
+    at,
+    claimed,
+    config,
+    outcomes,
+    state,
+    train,
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -46,22 +55,6 @@ def c(empty_store: Engine) -> Iterator[Connection]:
     ):
         yield connection
         t.rollback()
-
-
-def config(seed: int) -> TrainConfig:
-    """A trial of three rounds."""
-    return TrainConfig(
-        dataset="digits",
-        model="cnn",
-        normalizer="bn",
-        partition="iid",
-        clients=4,
-        rounds=ROUNDS,
-        local_steps=2,
-        batch_size=8,
-        lr=0.05,
-        seed=seed,
-    )
 
 
 def plan(

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import RequestError
 from fedsweep.exports import mlflow
 from fedsweep.store.engine import transaction
-from tests.exports.conftest import silent
+from tests.builders import silent
 
 
 @pytest.fixture(autouse=True)

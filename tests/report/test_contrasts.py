@@ -10,7 +10,7 @@ from fedsweep.errors import RequestError
 from fedsweep.report import tables
 from fedsweep.report.contrasts import against, find_column, gaps, marks
 from fedsweep.report.summary import summarize
-from tests.report.test_summary import failed, trial
+from tests.report.rows import failed, trial
 
 BN, GN, LN = ("bn", None), ("gn", None), ("ln", None)
 

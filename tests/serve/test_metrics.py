@@ -8,7 +8,7 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.serve.metrics import escape
-from tests.serve.conftest import HOSTILE
+from tests.serve.pages import HOSTILE
 
 LINE = re.compile(r'fedsweep_\w+(\{(\w+="([^"\\\n]|\\["\\n])*",?)*\})? [-+0-9.e]+')
 

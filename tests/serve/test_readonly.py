@@ -20,8 +20,7 @@ from fedsweep.store.engine import reading, transaction
 from fedsweep.store.location import sqlite_file
 from fedsweep.store.readonly import open_to_read
 from tests.acceptance.command import query
-from tests.serve.conftest import TOKEN, anybody
-from tests.serve.test_pages import paths
+from tests.serve.pages import TOKEN, anybody, paths
 
 
 def visit_all(client: TestClient, all_paths: list[str]) -> None:

@@ -22,7 +22,7 @@ from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
 from tests import study
 from tests.acceptance.command import at_once
-from tests.serve.conftest import TOKEN, anybody
+from tests.serve.pages import TOKEN, anybody
 from tests.unprivileged import read_only
 
 READING = [

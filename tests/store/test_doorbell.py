@@ -22,8 +22,8 @@ from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials
 from tests.acceptance.command import eventually
+from tests.builders import WORKER
 
-WORKER = queue.Worker("w", "cpu", "host", 1)
 LONG, DEADLINE = 3600.0, 60.0
 """Seconds: nobody waits as long as the first; whoever is not rung for within the second is not."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_picture_folder
+from tests.image_folders import make_picture_folder
 from trainers import cache, data, sources
 from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData, list_files

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tests.trainers.arms import NORMALIZERS, small
-from tests.trainers.test_config import ROAD, config
+from tests.trainers.arms import NORMALIZERS, ROAD, config, small
 from trainers import config as configuration
 from trainers import data, fedavg, models, normalizers
 from trainers.models import build
