@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from fedsweep.store.schema import open_store
-from tests import postgres
+from tests import postgres, tiers
 from tests.builders import REPOSITORY, TINY
 from tests.image_folders import (
     make_camvid,
@@ -33,7 +33,7 @@ DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out by its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that is quick on one database is slow on the other."""
+    """Mark the variants of a test on its slower database, and the tests left out of `make fast`."""
     for item in items:
         quick = item.get_closest_marker("quick_on")
         called = getattr(item, "callspec", None)
@@ -41,6 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on = {value for value in values if isinstance(value, str)} & DATABASES
         if quick and on - set(quick.args):
             item.add_marker("slow")
+        if isinstance(item, pytest.Function):
+            for mark in tiers.marks(item):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session", autouse=True)
