@@ -21,6 +21,8 @@ from fedsweep.store.tables import attempts, trials
 from fedsweep.worker import Ended, kind_of, worn_out
 from tests.builders import WORKER
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 BN = (("dataset", "digits"), ("model", "cnn"), ("normalizer", "bn"))
 GN, LN = (*BN[:2], ("normalizer", "gn")), (*BN[:2], ("normalizer", "ln"))
 DATA = (("dataset", "digits"), ("fingerprint", None))

@@ -25,9 +25,10 @@ from tests.execution import claim, direct, folder, planned, result, run, stored
 from tests.image_folders import make_camvid, make_picture_folder, make_tiny_imagenet
 from trainers import data, fedavg, numerics
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, tiny: Path) -> None:
     """Through the database and back, floats do not lose a bit."""
     planned(store, tiny)
@@ -47,6 +48,7 @@ def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, ti
     assert 10**7 < attempt["memory"] < json.loads(attempt["provenance"])["memory"]
 
 
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, tiny: Path) -> None:
     """No round is trained twice; its snapshot goes when nothing needs it."""
     planned(store, tiny)
@@ -199,6 +201,7 @@ def test_a_cancelled_trial_stops_at_its_next_write(store: Engine, tiny: Path) ->
     assert stored(store, claimed) == []
 
 
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_taken_over_trial_is_dropped_by_its_first_worker(store: Engine, tiny: Path) -> None:
     """Its rounds are not stored, its end changes nothing."""
     planned(store, tiny)

@@ -21,7 +21,7 @@ from fedsweep.store.engine import read_clock, reading, transaction
 from tests.builders import WORKER
 from tests.execution import claim, planned, run
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def log_of(store: Engine, claimed: Claim, last: int | None = None) -> list[tuple[str, str]]:

@@ -33,6 +33,8 @@ from tests.image_folders import make_picture_folder
 from trainers import folder, images, sources
 from trainers.folder import BadData, MachineLimit
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 FULL = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 NO_THREAD = RuntimeError("can't start new thread")
 NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

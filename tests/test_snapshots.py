@@ -26,7 +26,7 @@ from fedsweep.store.tables import files, snapshots
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, run, stored
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def snapshot_of(store: Engine, claimed: Claim) -> writes.Snapshot | None:

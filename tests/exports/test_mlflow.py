@@ -16,6 +16,8 @@ from fedsweep.exports import mlflow
 from fedsweep.store.engine import transaction
 from tests.builders import silent
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Any:

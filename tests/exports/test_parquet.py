@@ -23,6 +23,8 @@ from fedsweep.store.views import NAMES
 from tests import study
 from tests.builders import silent
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 
 def rows(store: Engine, view: str) -> list[dict[str, Any]]:
     with reading(store) as connection:

@@ -18,6 +18,8 @@ from fedsweep.exports.tensorboard import Written
 from tests.acceptance.command import environment
 from tests.builders import silent
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}

@@ -29,6 +29,8 @@ from fedsweep.store.engine import transaction
 from tests.report import fixed
 from tests.report.rows import trial
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 GOLDEN = Path(__file__).parent / "golden"
 
 Say = Callable[..., str]

@@ -20,7 +20,7 @@ from fedsweep.store.tables import trials
 from tests.search.replay import pruned
 from tests.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def curve(start: float, step: float, until: int = 20) -> dict[int, float]:

@@ -22,6 +22,8 @@ from tests.builders import REPOSITORY
 from tests.search.searches import PLAN as SEARCHED
 from tests.serve.pages import HOSTILE, paths, text
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 
 def get(client: TestClient, path: str, status: int = 200) -> str:
     answer = client.get(path)

@@ -26,6 +26,8 @@ from fedsweep.store.engine import transaction
 from fedsweep.store.tables import trials
 from tests.serve.pages import claimed, one_round
 
+pytestmark = pytest.mark.quick_on("sqlite")
+
 
 def stream(look: Look, screen: str, known: str = "", **asked: str) -> Stream:
     return Stream(look, lambda: shown(look, screen, asked), known)
