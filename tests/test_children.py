@@ -15,7 +15,7 @@ import pytest
 
 from fedsweep import children
 from tests.acceptance.command import FEDSWEEP, PATIENCE, at_once, environment, query
-from tests.conftest import TINY
+from tests.builders import TINY
 
 TOKEN = "a-token-of-the-tests"
 THIRD = ("torch", "numpy", "sqlalchemy", "trainers", "typer", "optuna", "matplotlib", "psycopg")

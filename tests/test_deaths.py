@@ -19,6 +19,9 @@ from fedsweep.store import stops, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import attempts, trials
 from fedsweep.worker import Ended, kind_of, worn_out
+from tests.builders import WORKER
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 BN = (("dataset", "digits"), ("model", "cnn"), ("normalizer", "bn"))
 GN, LN = (*BN[:2], ("normalizer", "gn")), (*BN[:2], ("normalizer", "ln"))
@@ -93,8 +96,7 @@ def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> I
 
 def claim(store: Engine, but: frozenset[stops.Lack] = frozenset()) -> Claim:
     with transaction(store) as c:
-        who = queue.Worker("w", "cpu", "host", 1)
-        claimed = queue.claim(c, who, read_clock(c), passed_over=but)
+        claimed = queue.claim(c, WORKER, read_clock(c), passed_over=but)
     assert claimed is not None
     return claimed
 
@@ -188,7 +190,7 @@ def slot(planned: Engine) -> Any:
     """A slot's loop without its process."""
     slot: Any = object.__new__(worker._SlotLoop)
     slot.engine, slot.options = planned, worker.Options("")
-    slot.worker = queue.Worker("w", "cpu", "host", 1)
+    slot.worker = WORKER
     slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []
     slot.say = slot.told.append
     return slot

@@ -18,74 +18,17 @@ from fedsweep.executor import Place, execute
 from fedsweep.spec import Claim, ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, stops, writes
-from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
-from tests.conftest import make_camvid, make_picture_folder, make_tiny_imagenet
+from tests.builders import WORKER
+from tests.execution import claim, direct, folder, planned, result, run, stored
+from tests.image_folders import make_camvid, make_picture_folder, make_tiny_imagenet
 from trainers import data, fedavg, numerics
 
-WORKER = queue.Worker("w", "cpu", "h", 1)
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
-@pytest.fixture(autouse=True)
-def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a server's files lie on this machine: weights stay there."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-
-
-def planned(store: Engine, plan: Path, *changes: str) -> None:
-    with transaction(store) as c:
-        writes.add_sweep(c, read_plan(plan, changes).alone())
-
-
-def claim(store: Engine) -> Claim:
-    with transaction(store) as c:
-        claimed = queue.claim(c, WORKER, read_clock(c))
-    assert claimed is not None
-    return claimed
-
-
-def run(
-    store: Engine, claimed: Claim, place: Place | None = None, stop_after: int | None = None
-) -> tuple[Outcome | None, list[Round]]:
-    seen: list[Round] = []
-
-    def stop() -> bool:
-        return stop_after is not None and len(seen) >= stop_after
-
-    end = execute(store, claimed, place or Place(), stop, seen.append)
-    return end and end.outcome, seen
-
-
-def result(store: Engine, claimed: Claim) -> dict[str, Any]:
-    with reading(store) as c:
-        return reads.trial_result(c, claimed.trial_id)
-
-
-def folder(store: Engine, claimed: Claim) -> Path:
-    """Where the trial's files lie, on this machine."""
-    with reading(store) as c:
-        return Path(str(artifacts.folder_of(store.url, reads.home(c, claimed.trial))))
-
-
-def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
-    columns = [rounds.c[name] for name in ("round", *MEASURED)]
-    query = sa.select(*columns).where(rounds.c.trial == claimed.trial).order_by(rounds.c.round)
-    with reading(store) as c:
-        return [tuple(row) for row in c.execute(query)]
-
-
-def direct(claimed: Claim) -> list[tuple[Any, ...]]:
-    """What the trainer gives without a store."""
-    numerics.settle(1)
-    found = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
-    return [tuple(_plain(getattr(r, n)) for n in ("round", *MEASURED)) for r in found]
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
-
-
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, tiny: Path) -> None:
     """Through the database and back, floats do not lose a bit."""
     planned(store, tiny)
@@ -105,6 +48,7 @@ def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, ti
     assert 10**7 < attempt["memory"] < json.loads(attempt["provenance"])["memory"]
 
 
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, tiny: Path) -> None:
     """No round is trained twice; its snapshot goes when nothing needs it."""
     planned(store, tiny)
@@ -257,6 +201,7 @@ def test_a_cancelled_trial_stops_at_its_next_write(store: Engine, tiny: Path) ->
     assert stored(store, claimed) == []
 
 
+@pytest.mark.quick_on("sqlite", "postgres")
 def test_a_taken_over_trial_is_dropped_by_its_first_worker(store: Engine, tiny: Path) -> None:
     """Its rounds are not stored, its end changes nothing."""
     planned(store, tiny)

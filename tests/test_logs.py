@@ -18,13 +18,10 @@ from fedsweep.spec import Claim, Round
 from fedsweep.states import RETRIED, RULES, FailureKind, Outcome
 from fedsweep.store import reads, writes
 from fedsweep.store.engine import read_clock, reading, transaction
-from tests.test_executor import (
-    WORKER,
-    claim,
-    own_data_folder,  # noqa: F401  # a fixture, for all tests here
-    planned,
-    run,
-)
+from tests.builders import WORKER
+from tests.execution import claim, planned, run
+
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def log_of(store: Engine, claimed: Claim, last: int | None = None) -> list[tuple[str, str]]:

@@ -29,9 +29,11 @@ from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, trials
 from tests.acceptance.command import at_once
-from tests.conftest import make_picture_folder
+from tests.image_folders import make_picture_folder
 from trainers import folder, images, sources
 from trainers.folder import BadData, MachineLimit
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 FULL = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 NO_THREAD = RuntimeError("can't start new thread")

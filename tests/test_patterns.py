@@ -20,7 +20,7 @@ import pytest
 from fedsweep import errors, redaction
 from fedsweep.report import selection
 from fedsweep.store import artifacts, bounds, connector
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub"}
 VALUES = {"key": "alpha"}

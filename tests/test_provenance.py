@@ -11,7 +11,7 @@ import pytest
 
 import fedsweep
 from fedsweep import provenance
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 
 def git(folder: Path, *arguments: str) -> str:

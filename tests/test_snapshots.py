@@ -23,16 +23,10 @@ from fedsweep.store import artifacts, reads, trust, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.identity import store_name
 from fedsweep.store.tables import files, snapshots
-from tests.test_executor import (
-    WORKER,
-    claim,
-    direct,
-    folder,
-    own_data_folder,  # noqa: F401  # a fixture, for all tests here
-    planned,
-    run,
-    stored,
-)
+from tests.builders import WORKER
+from tests.execution import claim, direct, folder, planned, run, stored
+
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def snapshot_of(store: Engine, claimed: Claim) -> writes.Snapshot | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedsweep.errors import PlanError
 from fedsweep.spec import Budget, SweepSpec, config_columns, pinned, read_plan
-from tests.conftest import TINY
+from tests.builders import TINY
 
 
 def test_blocks_are_crossed_and_joined(tiny: Path) -> None:

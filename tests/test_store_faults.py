@@ -32,8 +32,7 @@ from fedsweep.states import Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import writes
 from fedsweep.store.tables import attempts, trials
-
-WORKER = queue.Worker("w", "cpu", "host", 1)
+from tests.builders import WORKER
 
 FAULTS = [
     psycopg.errors.UndefinedTable("relation does not exist"),

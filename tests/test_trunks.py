@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,37 +18,16 @@ from fedsweep.store import reads, soundness, writes
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
-from fedsweep.store.tables import attempts, rounds, snapshots, trials
-from tests.acceptance.command import fedsweep
-from tests.test_executor import own_data_folder
+from fedsweep.store.tables import attempts, snapshots, trials
+from tests.acceptance.command import at_once, fedsweep
+from tests.builders import WORKER
+from tests.trunks import PLAN, PROTOCOL, Curves, T, measured, plan, trained, work
 
-pytestmark = pytest.mark.quick_on("sqlite")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
-__all__ = ["own_data_folder"]
 
-T = 10
-PROTOCOL = f"""
-name = "shared"
-[protocol]
-dataset = "digits"
-model = "cnn"
-clients = 4
-rounds = {T}
-local_steps = 2
-batch_size = 8
-lr = 0.05
-clip_norm = 1.0
-alpha = 0.5
-"""
-PLAN = f"""{PROTOCOL}
-[[grid]]
-normalizer = "fixbn"
-freeze_round = ["0%", "10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "100%"]
-"""
 BN = 'normalizer = "bn"\n'
 TWIN = f'[[grid]]\nnormalizer = "fixbn"\nfreeze_round = {T}\n'
-Curves = dict[str, list[tuple[Any, ...]]]
-WORKER = queue.Worker("w", "cpu", "host", 1)
 
 
 @pytest.fixture
@@ -57,55 +35,6 @@ def sweep(tmp_path: Path) -> SweepSpec:
     file = tmp_path / "shared.toml"
     file.write_text(PLAN)
     return read_plan(file)
-
-
-def plan(store: Engine, sweep: SweepSpec) -> None:
-    with transaction(store) as c:
-        writes.add_sweep(c, sweep)
-
-
-def work(store: Engine) -> int:
-    """One worker, until nothing is left; how many trials it ran."""
-    count = 0
-    while True:
-        with transaction(store) as c:
-            claim = queue.claim(c, WORKER, read_clock(c))
-        if claim is None:
-            return count
-        end = execute(store, claim, Place(), lambda: False, lambda _: None)
-        assert end is not None
-        assert end.outcome is Outcome.FINISHED, end
-        count += 1
-
-
-def measured(store: Engine) -> Curves:
-    """Every trial's rounds, but for the seconds they took and who trained them."""
-    names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
-    query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
-    found: Curves = {}
-    with reading(store) as c:
-        for row in c.execute(query.order_by(trials.c.trial_id, rounds.c.round)):
-            found.setdefault(row[0], []).append(tuple(row[1:]))
-    return found
-
-
-def trained(store: Engine) -> int:
-    with reading(store) as c:
-        return int(c.execute(sa.text("SELECT sum(rounds_trained) FROM attempts")).scalar_one())
-
-
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    """The same trials, where nothing is shared."""
-    folder = tmp_path_factory.mktemp("alone")
-    (folder / "shared.toml").write_text(PLAN)
-    store = open_store(f"sqlite:///{folder}/alone.db", create=True)
-    plan(store, read_plan(folder / "shared.toml").alone())
-    work(store)
-    assert trained(store) == 11 * T
-    found = measured(store)
-    store.dispose()
-    return found
 
 
 def test_all_freeze_rounds_cost_six_and_a_half_trials(
@@ -230,11 +159,11 @@ def test_trial_show_says_what_a_trial_waits_for_and_what_it_shared(
     _, held = claim(store), claim(store)
     assert held is not None
     assert held.trial_id == carrier
-    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
     assert f"waits for rounds that it shares with others: {carrier[:8]} trains them" in said
     run(store, held)
     work(store)
-    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
     assert "shares 4 rounds with a trial of another freeze round, which trained them" in said
     said = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
     assert "equal" in said

@@ -23,12 +23,9 @@ from fedsweep.store.engine import reading, transaction
 from fedsweep.store.reads import Record
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 from fedsweep.verification import Field, Otherwise, Step, Verdict, judge
-from tests.test_executor import (
-    claim,
-    own_data_folder,  # noqa: F401  # a fixture, for all tests here
-    planned,
-    run,
-)
+from tests.execution import claim, planned, run
+
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 DIVERGING = ("normalizer='gn'", "seed=0", "lr=100.0", "clip_norm=0.0", "rounds=5")
 """In round 3."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -109,3 +110,20 @@ CURVES = (
     "SELECT trial_id, round, phase, train_loss, test_loss, test_accuracy FROM curves "
     "ORDER BY trial_id, round"
 )
+
+
+def assert_equal_to_calm(calm: str, url: str) -> None:
+    """Trial by trial, round by round, bit for bit."""
+    wanted = {row[0] for row in query(url, RESULTS)}
+    assert query(url, RESULTS) == [row for row in query(calm, RESULTS) if row[0] in wanted]
+    assert query(url, CURVES) == [row for row in query(calm, CURVES) if row[0] in wanted]
+
+
+def trainers(pid: int) -> list[psutil.Process]:
+    """The slot processes of a worker (not multiprocessing's own helper)."""
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE, "the worker has ended already"
+    return [
+        child
+        for child in psutil.Process(pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]

@@ -12,7 +12,7 @@ import pytest
 
 from fedsweep.cli import main
 from tests.acceptance.command import fedsweep, query
-from tests.conftest import TINY
+from tests.builders import TINY
 
 pytestmark = [
     # A command leaves its connections to the end of its process, which is not this one's.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import at_once, environment, fedsweep, query
-from tests.acceptance.test_logs import FRAGILE, install
-from tests.conftest import TINY, make_picture_folder
+from tests.acceptance.packages import FRAGILE, install
+from tests.builders import TINY
+from tests.image_folders import make_picture_folder
 
 DEATHS = {
     "ImportError": 'raise ImportError("libtorch_cpu.so: no such file")',

@@ -211,7 +211,7 @@ def test_a_machine_without_the_packages_gives_the_trial_back(tmp_path: Path, tin
 @pytest.fixture(scope="module")
 def one_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a database of two trials that keep their weights, one of them finished."""
-    from tests.conftest import TINY
+    from tests.builders import TINY
 
     folder = tmp_path_factory.mktemp("kept")
     (folder / "tiny.toml").write_text(TINY)

@@ -13,8 +13,15 @@ import pytest
 
 from fedsweep.errors import StoreBusy
 from fedsweep.store import engine as e
-from tests.acceptance.command import at_once, eventually, fedsweep, query, start
-from tests.acceptance.test_work import assert_equal_to_calm, trainers
+from tests.acceptance.command import (
+    assert_equal_to_calm,
+    at_once,
+    eventually,
+    fedsweep,
+    query,
+    start,
+    trainers,
+)
 from tests.chaos.stores import Postgres
 
 ONE = ["--set", "seed=0", "--set", "normalizer=bn"]
@@ -30,7 +37,7 @@ OUTCOMES = "SELECT outcome FROM attempts ORDER BY trial, fence"
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The long trial, trained by one undisturbed worker on SQLite."""
-    from tests.conftest import TINY
+    from tests.builders import TINY
 
     folder = tmp_path_factory.mktemp("calm")
     (folder / "tiny.toml").write_text(TINY)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import at_once, fedsweep, query
-from tests.conftest import (
-    REPOSITORY,
+from tests.builders import REPOSITORY
+from tests.image_folders import (
     make_camvid,
     make_cityscapes,
     make_picture_folder,

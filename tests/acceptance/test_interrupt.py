@@ -18,7 +18,7 @@ import pytest
 
 from fedsweep.interrupt import EXIT_CODE, LINE
 from tests.acceptance.command import at_once, environment, eventually
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 PROGRAM = """
 import os, sys

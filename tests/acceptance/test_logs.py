@@ -5,36 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.acceptance.command import at_once, fedsweep, query
-from tests.conftest import TINY
-
-FRAGILE = """
-import logging, os, warnings
-from pathlib import Path
-from torch import nn
-from trainers.normalizers import Normalizer
-
-class Layer(nn.Identity):
-    def forward(self, x):
-        warnings.warn("this layer does nothing")
-        marker = Path(os.environ["FRAGILE_MARKER"])
-        if not marker.exists():
-            marker.touch()
-            os.write(2, b"out of paper\\n")
-            os.abort()
-        return x
-
-FRAGILE = Normalizer(lambda channels, config: Layer())
-"""
-"""A normaliser of another package: its first batch takes the whole process down."""
-
-
-def install(place: Path) -> None:
-    """As pip would."""
-    about = place / "fragile-1.5.dist-info"
-    about.mkdir(parents=True)
-    (place / "fragile.py").write_text(FRAGILE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.5\n")
-    (about / "entry_points.txt").write_text("[fedsweep.normalizers]\nfragile = fragile:FRAGILE\n")
+from tests.acceptance.packages import install
+from tests.builders import TINY
 
 
 def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(

@@ -13,7 +13,7 @@ from fedsweep.cli.app import app
 from fedsweep.store import reader
 from fedsweep.store.recipes import recipes
 from fedsweep.store.views import NAMES
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 TEXT = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:console|sh)\n(.*?)```", TEXT, flags=re.DOTALL)

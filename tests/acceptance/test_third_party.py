@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.acceptance.command import environment, fedsweep, query
-from tests.conftest import REPOSITORY, TINY
+from tests.builders import REPOSITORY, TINY
 
 
 def test_another_package_s_normaliser_is_planned_trained_and_reported(tmp_path: Path) -> None:

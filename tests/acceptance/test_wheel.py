@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import environment
-from tests.conftest import REPOSITORY, TINY
+from tests.builders import REPOSITORY, TINY
 
 HEAVY = ("torch", "triton", "nvidia", "cuda")
 """How the names of those packages begin that are gigabytes: they are linked, not installed."""

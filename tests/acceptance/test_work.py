@@ -9,7 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.command import CURVES, RESULTS, at_once, eventually, fedsweep, query, start
+from tests.acceptance.command import (
+    assert_equal_to_calm,
+    at_once,
+    eventually,
+    fedsweep,
+    query,
+    start,
+    trainers,
+)
 
 ROUNDS = 300
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
@@ -19,7 +27,7 @@ LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"
 @pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny sweep and the long trial, trained by one undisturbed worker on SQLite."""
-    from tests.conftest import TINY
+    from tests.builders import TINY
 
     folder = tmp_path_factory.mktemp("calm")
     (folder / "tiny.toml").write_text(TINY)
@@ -33,13 +41,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def long_trial(url: str) -> str:
     return str(query(url, f"SELECT trial_id FROM results WHERE rounds = {ROUNDS}")[0][0])
-
-
-def assert_equal_to_calm(calm: str, url: str) -> None:
-    """Trial by trial, round by round, bit for bit."""
-    wanted = {row[0] for row in query(url, RESULTS)}
-    assert query(url, RESULTS) == [row for row in query(calm, RESULTS) if row[0] in wanted]
-    assert query(url, CURVES) == [row for row in query(calm, CURVES) if row[0] in wanted]
 
 
 def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
@@ -109,16 +110,6 @@ def test_a_killed_slot_is_started_again_and_its_trial_goes_on(
     assert_equal_to_calm(calm, sqlite_url)
     outcomes = query(sqlite_url, "SELECT outcome, error FROM attempts ORDER BY fence")
     assert outcomes == [("expired", "its trainer died (SIGKILL)"), ("finished", None)]
-
-
-def trainers(pid: int) -> list[psutil.Process]:
-    """The slot processes of a worker (not multiprocessing's own helper)."""
-    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE, "the worker has ended already"
-    return [
-        child
-        for child in psutil.Process(pid).children()
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
 
 
 @pytest.mark.quick_on("postgres")

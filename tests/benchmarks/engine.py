@@ -21,7 +21,7 @@ from torch import nn
 
 from tests.benchmarks.cases import CLIENTS, built, configured, dataset, pictures
 from tests.benchmarks.figure import Figure, N, timed
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 from trainers import data, fedavg
 from trainers.dataset import Dataset
 from trainers.local import LocalTraining

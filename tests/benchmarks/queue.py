@@ -20,7 +20,7 @@ from tests.benchmarks import fill, peers
 from tests.benchmarks.claims import drain
 from tests.benchmarks.crowd import Limit, Work, crowd
 from tests.benchmarks.figure import Figure, ratios, timed
-from tests.conftest import TINY
+from tests.builders import TINY
 
 WORKERS = 8
 TURNS = 3

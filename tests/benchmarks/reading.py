@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from fedsweep.store.engine import reading
 from tests.benchmarks import fill, readers
 from tests.benchmarks.figure import Figure, N, timed
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 COUNT = 10_000
 """Trials of the peers: as many as ours."""

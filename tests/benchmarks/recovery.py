@@ -26,7 +26,7 @@ from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import attempts, snapshots, trials
 from tests.benchmarks import fill
 from tests.benchmarks.figure import Figure
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 KILLS = {5.0: 10, 15.0: 5}
 """How often a worker is killed, by its lease in seconds."""

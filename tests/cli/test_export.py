@@ -9,7 +9,7 @@ import pytest
 from fedsweep.store.schema import open_store
 from tests import study
 from tests.acceptance.command import at_once, fedsweep
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 
 
 @pytest.fixture

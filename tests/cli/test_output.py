@@ -35,7 +35,7 @@ from fedsweep.store.schema import open_store
 from fedsweep.worker import Ended, Options, Slot, Tally, View, _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
-from tests.conftest import TINY
+from tests.builders import TINY
 
 HOSTILE = "[/old] :smile: [bold]ü⋆日本"
 """A text of others: rich's markup, an emoji code, and characters that encodings lack."""

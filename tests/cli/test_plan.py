@@ -15,7 +15,8 @@ from fedsweep.cli import plan as command
 from fedsweep.errors import PlanError
 from fedsweep.spec import Trials, TrialSpec, fork_round, most_forks, own_rounds, read_plan
 from tests.acceptance.command import at_once
-from tests.conftest import TINY, make_picture_folder
+from tests.builders import TINY
+from tests.image_folders import make_picture_folder
 
 pytestmark = [
     # A command leaves its connections to the end of its process, which is not this one's.

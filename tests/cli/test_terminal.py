@@ -16,7 +16,7 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.tables import metadata
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, fedsweep, query
-from tests.conftest import TINY
+from tests.builders import TINY
 
 CODES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2066\r"
 """A title, a cleared screen, a color in one byte, text from right to left, a line anew."""

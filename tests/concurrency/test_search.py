@@ -24,11 +24,11 @@ from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
 from tests.acceptance.command import eventually
-from tests.concurrency.test_trunks import has_stored
-from tests.search.test_ask import PLAN, of, plan, the_arm
-from tests.test_executor import own_data_folder
+from tests.search.searches import PLAN, of, plan, the_arm
+from tests.trunks import has_stored
 
-__all__ = ["own_data_folder"]
+pytestmark = pytest.mark.usefixtures("own_data_folder")
+
 
 WORKERS, KILLS, LEASE = 5, 2, 15.0
 SPAWN = get_context("spawn")

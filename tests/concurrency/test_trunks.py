@@ -22,12 +22,12 @@ from fedsweep.spec import read_plan
 from fedsweep.store import soundness
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
-from fedsweep.store.tables import rounds, trials
+from fedsweep.store.tables import trials
 from tests.acceptance.command import eventually
-from tests.test_executor import own_data_folder
-from tests.test_trunks import PLAN, Curves, T, alone, measured, plan
+from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
 
-__all__ = ["alone", "own_data_folder"]
+pytestmark = pytest.mark.usefixtures("own_data_folder")
+
 
 WORKERS, KILLS, LEASE = 8, 3, 15.0
 SPAWN = get_context("spawn")
@@ -68,12 +68,6 @@ def in_some_order(store: Engine, rng: random.Random) -> None:
         for row in c.execute(sa.select(trials.c.id)).scalars().all():
             mine = sa.update(trials).where(trials.c.id == row)
             c.execute(mine.values(priority=rng.randrange(5)))
-
-
-def has_stored(store: Engine, more_than: int) -> bool:
-    own = sa.select(sa.func.count()).where(rounds.c.inherited == 0)
-    with reading(store) as c:
-        return bool(c.execute(own).scalar_one() > more_than)
 
 
 @pytest.mark.quick_on("postgres")

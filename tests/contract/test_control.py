@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
@@ -10,15 +11,24 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import LeaseLost, NotFound, Refused
-from fedsweep.spec import Budget, Claim, SweepSpec, TrainConfig, TrialSpec
+from fedsweep.spec import Budget, Claim, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import reads, writes
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
-from tests.conftest import _made as made
-from tests.contract.test_queue import ALICE, BOB, LEASE, at, claimed, outcomes, state, train
-
-ROUNDS = 3
+from tests import postgres
+from tests.contract.steps import (
+    ALICE,
+    BOB,
+    LEASE,
+    ROUNDS,
+    at,
+    claimed,
+    config,
+    outcomes,
+    state,
+    train,
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -26,13 +36,14 @@ def empty_store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """A store that stays empty, on each database."""
-    url = iter([f"sqlite:///{tmp_path_factory.mktemp('store')}/fedsweep.db"])
-    if request.param == "postgres":
-        url = made(request.getfixturevalue("postgres_server"), "template1")
-    engine = open_store(next(url), create=True)
-    yield engine
-    engine.dispose()
-    next(url, None)
+    with ExitStack() as databases:
+        url = f"sqlite:///{tmp_path_factory.mktemp('store')}/fedsweep.db"
+        if request.param == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            url = databases.enter_context(postgres.database(server, postgres.EMPTY))
+        engine = open_store(url, create=True)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture
@@ -44,22 +55,6 @@ def c(empty_store: Engine) -> Iterator[Connection]:
     ):
         yield connection
         t.rollback()
-
-
-def config(seed: int) -> TrainConfig:
-    """A trial of three rounds."""
-    return TrainConfig(
-        dataset="digits",
-        model="cnn",
-        normalizer="bn",
-        partition="iid",
-        clients=4,
-        rounds=ROUNDS,
-        local_steps=2,
-        batch_size=8,
-        lr=0.05,
-        seed=seed,
-    )
 
 
 def plan(

@@ -28,11 +28,10 @@ from fedsweep.store import reads, writes
 from fedsweep.store.engine import Moment, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, trials
-from tests.contract.test_control import ROUNDS, config
-from tests.contract.test_queue import ALICE, LEASE, measured
+from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
-STORIES = {"sqlite": 60, "postgres": 25}
-"""Of thirty steps each: about ten seconds, and three times that on a busy machine."""
+STORIES = {"sqlite": 30, "postgres": 12}
+"""Of thirty steps each: about five seconds. `make slow` has a thousand and three hundred."""
 SEEDS, SWEEPS = range(4), ("a", "b")
 OPEN = ("queued", "running")
 

@@ -17,14 +17,7 @@ from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import board, reads, stops, trunks, writes
 from fedsweep.store.engine import LONGEST_LEASE, Moment, transaction
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
-
-ALICE = queue.Worker("alice", "cpu", "host-a", 1)
-BOB = queue.Worker("bob", "cpu", "host-b", 2)
-LEASE = 15.0
-
-
-def at(seconds: float, clock: str = "boot-1") -> Moment:
-    return Moment(1000.0 + seconds, clock)
+from tests.contract.steps import ALICE, BOB, LEASE, at, claimed, measured, outcomes, state, train
 
 
 @pytest.fixture
@@ -33,25 +26,6 @@ def c(store: Engine, tiny: Path) -> Iterator[Connection]:
     with transaction(store) as connection:
         writes.add_sweep(connection, read_plan(tiny).alone())
         yield connection
-
-
-def claimed(c: Connection, worker: queue.Worker = ALICE, seconds: float = 0) -> Claim:
-    claim = queue.claim(c, worker, at(seconds), lease=LEASE)
-    assert claim is not None
-    return claim
-
-
-def state(c: Connection, claim: Claim) -> str:
-    return str(c.execute(sa.select(trials.c.state).where(trials.c.id == claim.trial)).scalar_one())
-
-
-def outcomes(c: Connection, claim: Claim) -> list[str | None]:
-    found = sa.select(attempts.c.outcome).where(attempts.c.trial == claim.trial)
-    return list(c.execute(found.order_by(attempts.c.fence)).scalars())
-
-
-def measured(number: int, accuracy: float | None = 0.5) -> Round:
-    return Round(number, "explore", 1.0 / number, 0.7, accuracy, None, None, 10, 20, 0.25)
 
 
 def diagnosed(number: int) -> Round:
@@ -67,10 +41,6 @@ def diagnosed(number: int) -> Round:
         statistics_mismatch_layers={"layer1.norm": 0.1, "layer2.norm": 1 / 7},
         clients=(ClientScore(0, 11, 0.5), ClientScore(3, 13, 1 / 3)),
     )
-
-
-def train(c: Connection, claim: Claim, first: int, last: int) -> None:
-    assert writes.add_rounds(c, claim, [measured(r) for r in range(first, last + 1)]) is None
 
 
 def test_trials_are_claimed_by_priority_then_age_each_once(c: Connection) -> None:

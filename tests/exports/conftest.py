@@ -15,7 +15,3 @@ def filled(store: Engine, tmp_path: Path) -> Engine:
     """A store with the study."""
     study.fill(store, tmp_path)
     return store
-
-
-def silent(_part: str, _done: int, _total: int | None) -> None:
-    """No progress is shown."""

@@ -14,7 +14,9 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import RequestError
 from fedsweep.exports import mlflow
 from fedsweep.store.engine import transaction
-from tests.exports.conftest import silent
+from tests.builders import silent
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,9 @@ from fedsweep.store.engine import reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.views import NAMES
 from tests import study
-from tests.exports.conftest import silent
+from tests.builders import silent
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 
 def rows(store: Engine, view: str) -> list[dict[str, Any]]:

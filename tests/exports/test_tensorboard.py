@@ -16,7 +16,9 @@ from fedsweep.errors import RequestError
 from fedsweep.exports import tensorboard
 from fedsweep.exports.tensorboard import Written
 from tests.acceptance.command import environment
-from tests.exports.conftest import silent
+from tests.builders import silent
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,30 +16,7 @@ from fedsweep.states import Outcome
 from fedsweep.store import reads, schema
 from fedsweep.store.engine import make_engine, read_clock, reading, transaction
 from tests.acceptance.command import fedsweep
-from tests.migrations.conftest import ROWS
-
-Tables = dict[str, list[dict[str, Any]]]
-
-
-def everything(url: str) -> Tables:
-    """Every row of every table, by the columns that the table has; in the order of their keys,
-    where there is one.
-    """
-    engine = make_engine(url)
-    with reading(engine) as connection:
-        there = sa.MetaData()
-        there.reflect(connection)
-        found = {
-            name: [
-                dict(row)
-                for row in connection.execute(
-                    sa.select(table).order_by(*table.primary_key.columns)
-                ).mappings()
-            ]
-            for name, table in there.tables.items()
-        }
-    engine.dispose()
-    return found
+from tests.migrations.versions import ROWS, everything
 
 
 @pytest.fixture

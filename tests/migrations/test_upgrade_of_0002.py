@@ -18,11 +18,9 @@ from fedsweep.store import schema, soundness, writes
 from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
 from fedsweep.store.tables import trials
 from tests.acceptance.command import fedsweep
-from tests.migrations.conftest import ROWS_OF_0002
-from tests.migrations.test_upgrade import everything
-from tests.test_executor import own_data_folder
+from tests.migrations.versions import ROWS_OF_0002, everything
 
-__all__ = ["own_data_folder"]  # a fixture: nothing is left in the user's own folder
+pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 @pytest.fixture

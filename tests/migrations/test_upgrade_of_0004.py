@@ -14,12 +14,11 @@ from fedsweep.spec import read_plan
 from fedsweep.store import arms, schema, soundness, writes
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.tables import plans, trials
-from tests.migrations.conftest import ROWS_OF_0004
-from tests.migrations.test_upgrade import everything
-from tests.search.test_ask import work
-from tests.test_executor import own_data_folder
+from tests.migrations.versions import ROWS_OF_0004, everything
+from tests.search.searches import work
 
-__all__ = ["own_data_folder"]  # a fixture: nothing is left in the user's own folder
+pytestmark = pytest.mark.usefixtures("own_data_folder")
+
 
 SEARCH = """
 [[grid]]

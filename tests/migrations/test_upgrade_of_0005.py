@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fedsweep.store import arms, schema, soundness
 from fedsweep.store.engine import make_engine, reading
 from fedsweep.store.reads import trial_attempts
-from tests.migrations.conftest import ROWS_OF_0005
-from tests.migrations.test_upgrade import everything
-from tests.search.test_ask import work
-from tests.test_executor import own_data_folder
+from tests.migrations.versions import ROWS_OF_0005, everything
+from tests.search.searches import work
 
-__all__ = ["own_data_folder"]  # a fixture: nothing is left in the user's own folder
+pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 def test_an_upgrade_keeps_every_value_of_every_row(fifth_store: str) -> None:

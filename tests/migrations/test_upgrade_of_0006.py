@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from fedsweep.states import Outcome
@@ -9,12 +10,10 @@ from fedsweep.store import reads, schema, soundness, stops
 from fedsweep.store.engine import make_engine, reading
 from fedsweep.store.tables import trials
 from fedsweep.store.tables import weights as kept_weights
-from tests.migrations.conftest import ROWS_OF_0006
-from tests.migrations.test_upgrade import everything
-from tests.search.test_ask import work
-from tests.test_executor import own_data_folder
+from tests.migrations.versions import ROWS_OF_0006, everything
+from tests.search.searches import work
 
-__all__ = ["own_data_folder"]  # a fixture: nothing is left in the user's own folder
+pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 def test_an_upgrade_keeps_every_value_of_every_row(sixth_store: str) -> None:

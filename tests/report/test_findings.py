@@ -15,9 +15,8 @@ from fedsweep.report.findings import Finding, find, paired
 from fedsweep.search import Probe, Space
 from fedsweep.spec import TrialSpec, read_plan
 from fedsweep.store.arms import Arm, Proposal
-from tests.report.test_layout import check
-from tests.report.test_page import svg
-from tests.search.test_ask import PLAN
+from tests.report.figures import check, svg
+from tests.search.searches import PLAN
 
 SPACE = Space(0, 10, 2, 10, (0, 1))
 

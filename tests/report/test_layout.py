@@ -5,20 +5,18 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from itertools import combinations, count, pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from fedsweep.report import layout, partition, plots
 from fedsweep.report.pictures import Picture, pictures
 from fedsweep.report.summary import Row, summarize
-from tests.report.test_partition import held
-from tests.report.test_summary import trial
+from tests.report.figures import check, held
+from tests.report.rows import trial
 
 LONG = "some_package:filter_response_normalization_with_a_learned_threshold"
 
@@ -60,25 +58,6 @@ def drawn(rows: list[Row]) -> list[Picture]:
     curves = taken(rows)
     measures = ("test_accuracy", "statistics_mismatch")
     return pictures(summarize("s", rows), rows, dict.fromkeys(measures, curves))
-
-
-def check(figure: Figure) -> None:
-    """Every text lies inside the figure; no panel, legend or heading covers another.
-
-    The box of a panel takes in its title, its labels, its ticks and what is written in it.
-    """
-    figure.draw_without_rendering()
-    parts = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
-    parts += [legend.get_window_extent() for legend in figure.legends]
-    parts += [text.get_window_extent() for text in figure.texts]
-    words = [text for legend in figure.legends for text in legend.get_texts()]
-    whole = figure.bbox
-    for box in (*parts, *(text.get_window_extent() for text in words)):
-        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
-        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
-    for one, other in combinations(parts, 2):
-        both = Bbox.intersection(one, other)
-        assert both is None or min(both.width, both.height) <= 1.0
 
 
 CASES = {

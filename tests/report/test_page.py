@@ -6,25 +6,18 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from fedsweep.report import page, plots
-from fedsweep.report.pictures import Picture, pictures
+from fedsweep.report.pictures import pictures
 from fedsweep.report.summary import Row, summarize
 from fedsweep.report.tables import View
 from fedsweep.store.reads import Curves
-from tests.report.test_summary import ROWS, trial
+from tests.report.figures import svg
+from tests.report.rows import ROWS, trial
 
 CURVES = {row["trial_id"]: {1: 0.2, 2: 0.5, 3: row["test_accuracy"] or 0.6} for row in ROWS}
 
 MEASURES = {"test_accuracy": CURVES}
 """The same, as the store tells it."""
-
-
-def svg(figure: Figure | None) -> str:
-    """As it stands in a page."""
-    assert figure is not None
-    return Picture("name", "Heading", "caption", "SELECT 1", figure).svg()
 
 
 def words(svg: str) -> str:

@@ -12,19 +12,8 @@ from matplotlib.figure import Figure
 
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.report import partition
-from fedsweep.spec import Holdings, SweepSpec, TrainConfig, TrialSpec
-
-
-def config(**more: Any) -> TrainConfig:
-    fields = {"dataset": "digits", "model": "cnn", "normalizer": "bn", "clients": 3, "rounds": 2}
-    fields |= {"local_steps": 1, "batch_size": 4, "lr": 0.1, "alpha": 0.1}
-    return TrainConfig(**{**fields, **more})
-
-
-def held(clients: int, classes: int, unit: str = "samples", **more: Any) -> Holdings:
-    """Client m holds m + k samples of class k."""
-    counts = tuple(tuple(m + k for k in range(classes)) for m in range(clients))
-    return Holdings(config(clients=clients, **more), counts, unit)
+from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec
+from tests.report.figures import config, held
 
 
 def sweep(*configs: TrainConfig) -> SweepSpec:

@@ -27,7 +27,9 @@ from fedsweep.spec import read_plan
 from fedsweep.store import reader, writes
 from fedsweep.store.engine import transaction
 from tests.report import fixed
-from tests.report.test_summary import trial
+from tests.report.rows import trial
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,7 +8,7 @@ from fedsweep.errors import RequestError
 from fedsweep.report import queries, tables
 from fedsweep.report.selection import condition, known_field, select, tune
 from fedsweep.report.summary import summarize
-from tests.report.test_summary import failed, trial
+from tests.report.rows import failed, trial
 
 
 @pytest.mark.parametrize(

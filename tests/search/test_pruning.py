@@ -18,10 +18,9 @@ from fedsweep.store import arms, soundness, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import trials
 from tests.search.replay import pruned
-from tests.search.test_ask import PLAN, claimed, grid_done, of, plan, points, the_arm
-from tests.test_executor import own_data_folder
+from tests.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm
 
-__all__ = ["own_data_folder"]
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
 def curve(start: float, step: float, until: int = 20) -> dict[int, float]:

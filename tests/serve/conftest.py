@@ -9,49 +9,14 @@ import pytest
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
-from fedsweep import queue
 from fedsweep.logbook import Line
-from fedsweep.serve.app import application
 from fedsweep.serve.look import Look
-from fedsweep.spec import Claim, Round, SweepSpec, read_plan
+from fedsweep.spec import SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store.engine import transaction
 from fedsweep.store.readonly import open_to_read
-
-TOKEN = "a-token-of-the-tests"
-PORT = 8000
-HOSTILE = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
-WORKER = queue.Worker("host-1-0-abc", "cpu", "host", 1)
-
-
-def one_round(number: int, accuracy: float | None = 0.5) -> Round:
-    return Round(number, "explore", 1.25, 0.75, accuracy, 0.5, 0.25, 1, 1, 0.125)
-
-
-def claimed(store: Engine, rounds: int) -> Claim:
-    """The next trial, with so many rounds stored."""
-    with transaction(store) as connection:
-        claim = queue.claim(connection, WORKER, read_clock(connection))
-        assert claim is not None
-        for number in range(1, rounds + 1):
-            done = [one_round(number, number / 4)]
-            assert writes.add_rounds(connection, claim, done, memory=1_234_000_000) is None
-    return claim
-
-
-def finished(store: Engine) -> Claim:
-    claim = claimed(store, 3)
-    with transaction(store) as connection:
-        queue.finish(connection, claim)
-    return claim
-
-
-def failed(store: Engine, kind: FailureKind, error: str, traceback: str | None = None) -> Claim:
-    claim = claimed(store, 0)
-    with transaction(store) as connection:
-        queue.fail(connection, claim, read_clock(connection), kind, error, traceback)
-    return claim
+from tests.serve.pages import HOSTILE, TOKEN, anybody, claimed, failed, finished
 
 
 @pytest.fixture
@@ -96,9 +61,3 @@ def client(look: Look) -> TestClient:
     client.headers["authorization"] = f"Bearer {TOKEN}"
     client.headers["accept"] = "text/html"
     return client
-
-
-def anybody(look: Look) -> TestClient:
-    """A browser without a token."""
-    app = application(look, TOKEN, PORT, ["sweep.example"])
-    return TestClient(app, base_url=f"http://127.0.0.1:{PORT}", follow_redirects=False)

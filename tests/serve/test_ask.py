@@ -13,7 +13,7 @@ from fedsweep.errors import SqlRefused
 from fedsweep.serve import ask
 from fedsweep.serve.look import Look
 from fedsweep.store.engine import reading
-from tests.serve.test_pages import text
+from tests.serve.pages import text
 
 BOTH = [
     "DELETE FROM trials",

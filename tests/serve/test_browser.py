@@ -21,8 +21,7 @@ from fedsweep.store.location import sqlite_file
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
-from tests.serve.conftest import HOSTILE, TOKEN, claimed, finished
-from tests.serve.test_command import served
+from tests.serve.pages import HOSTILE, TOKEN, claimed, finished, served
 
 pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
 

@@ -9,9 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -25,23 +23,8 @@ import pytest
 from fedsweep.cli import serve as command
 from fedsweep.errors import PackageMissing, RequestError
 from fedsweep.serve import server
-from tests.acceptance.command import environment, fedsweep, start
-from tests.serve.conftest import TOKEN
-
-
-@contextmanager
-def served(url: str, *more: str, **env: str) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """A server on a free port: its address, its token, its process."""
-    process = start("serve", "--db", url, "--port", "0", *more, **env)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(r"(http://\S+:\d+)/\?token=(\S+)\n", line)
-        assert found, line + process.stdout.read()
-        yield found[1], found[2], process
-    finally:
-        process.kill()
-        process.communicate()
+from tests.acceptance.command import environment, fedsweep
+from tests.serve.pages import TOKEN, served
 
 
 def get(address: str, **headers: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from fedsweep.serve import app
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.guard import Guard
 from fedsweep.serve.look import Look
-from tests.serve.conftest import PORT, TOKEN, anybody
+from tests.serve.pages import PORT, TOKEN, anybody
 
 PATHS = [
     path.replace("{sweep:path}", "s").replace("{trial}", "ab") for path, _, _ in SCREENS.values()

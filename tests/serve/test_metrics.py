@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.serve.metrics import escape
-from tests.serve.conftest import HOSTILE
+from tests.serve.pages import HOSTILE
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 LINE = re.compile(r'fedsweep_\w+(\{(\w+="([^"\\\n]|\\["\\n])*",?)*\})? [-+0-9.e]+')
 

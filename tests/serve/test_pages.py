@@ -13,20 +13,16 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep import queue
-from fedsweep.serve.app import SCREENS
 from fedsweep.spec import read_plan
 from fedsweep.states import Hold
 from fedsweep.store import arms, stops, writes
 from fedsweep.store.engine import transaction
 from tests.acceptance.command import query
-from tests.conftest import REPOSITORY
-from tests.search.test_ask import PLAN as SEARCHED
-from tests.serve.conftest import HOSTILE
+from tests.builders import REPOSITORY
+from tests.search.searches import PLAN as SEARCHED
+from tests.serve.pages import HOSTILE, paths, text
 
-
-def text(html: str) -> str:
-    """What a reader reads, on one line."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+pytestmark = pytest.mark.quick_on("sqlite")
 
 
 def get(client: TestClient, path: str, status: int = 200) -> str:
@@ -220,15 +216,6 @@ def test_an_empty_store_has_every_page(client: TestClient, store: Engine) -> Non
     assert "Nothing is planned yet" in get(client, "/")
     for path in ("/queue", "/failures", "/trials", "/sql", "/metrics"):
         get(client, path)
-
-
-def paths(url: str) -> list[str]:
-    trials = [f"/trials/{row[0]}" for row in query(url, "SELECT trial_id FROM results")]
-    asked = quote(f"SELECT '{HOSTILE.replace(chr(39), chr(34))}' AS \"<script>\"")
-    named = quote(HOSTILE, safe="")
-    return [*(p for p, _, _ in SCREENS.values() if "{" not in p), *trials, f"/sweeps/{named}",
-            f"/sql?q={asked}", f"/trials?sweep={named}", f"/trials?id={named}",
-            f"/trials?sort={named}", f"/trials/{named}", f"/sweeps/tiny?panel={named}"]  # fmt: skip
 
 
 def test_hostile_words_are_words(client: TestClient, hostile: Engine, store_url: str) -> None:

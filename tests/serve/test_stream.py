@@ -24,7 +24,9 @@ from fedsweep.spec import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import transaction
 from fedsweep.store.tables import trials
-from tests.serve.conftest import claimed, one_round
+from tests.serve.pages import claimed, one_round
+
+pytestmark = pytest.mark.quick_on("sqlite")
 
 
 def stream(look: Look, screen: str, known: str = "", **asked: str) -> Stream:

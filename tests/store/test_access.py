@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
 from tests import study
 from tests.acceptance.command import at_once
-from tests.serve.conftest import TOKEN, anybody
+from tests.serve.pages import TOKEN, anybody
 from tests.unprivileged import read_only
 
 READING = [
@@ -69,14 +70,14 @@ def analyst(postgres_url: str, tmp_path: Path) -> Iterator[str]:
     store = open_store(postgres_url)
     study.fill(store, tmp_path)
     store.dispose()
+    name = f"analyst_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute("DROP ROLE IF EXISTS study_analyst")
-        admin.execute("CREATE ROLE study_analyst LOGIN PASSWORD 'x'")
-        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO study_analyst")
-        url = make_url(postgres_url).set(username="study_analyst", password="x")
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+        admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+        url = make_url(postgres_url).set(username=name, password="x")
         yield url.render_as_string(hide_password=False)
-        admin.execute("DROP OWNED BY study_analyst")
-        admin.execute("DROP ROLE study_analyst")
+        admin.execute(f"DROP OWNED BY {name}")
+        admin.execute(f"DROP ROLE {name}")
 
 
 def _run(command: list[str], url: str, own: Path, code: int = 0) -> str:

@@ -16,7 +16,7 @@ from fedsweep.store import board, browse, reads, writes
 from fedsweep.store.browse import Wanted
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import attempts, trials
-from tests.serve.conftest import claimed, failed, finished
+from tests.serve.pages import claimed, failed, finished
 
 
 @pytest.fixture

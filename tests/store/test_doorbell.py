@@ -22,8 +22,8 @@ from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials
 from tests.acceptance.command import eventually
+from tests.builders import WORKER
 
-WORKER = queue.Worker("w", "cpu", "host", 1)
 LONG, DEADLINE = 3600.0, 60.0
 """Seconds: nobody waits as long as the first; whoever is not rung for within the second is not."""
 
@@ -240,24 +240,6 @@ def test_a_server_that_is_gone_is_polled_for(unreachable: Engine) -> None:
 def unreachable() -> Engine:
     """A server that nobody runs."""
     return sa.create_engine("postgresql+psycopg://u@127.0.0.1:1/n")
-
-
-def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine) -> None:
-    """Beyond that an idle worker polls; it listens as soon as there is room again."""
-    with store.connect() as c:
-        most = int(c.execute(sa.text("SHOW max_connections")).scalar_one())
-    others = sa.create_engine(store.url, poolclass=sa.pool.NullPool)
-    taken = [others.connect() for _ in range(most // 2)]
-    bell = Doorbell(store, queue.CHANNEL)
-    bell.wait(LONG, never)
-    assert bell.listening is None
-    for connection in taken:
-        connection.close()
-    deadline = time.monotonic() + DEADLINE
-    while bell.listening is None:
-        assert time.monotonic() < deadline
-        bell.wait(LONG, never)
-    bell.close()
 
 
 def test_on_sqlite_a_wait_is_a_short_sleep(sqlite_url: str) -> None:

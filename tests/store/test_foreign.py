@@ -40,6 +40,7 @@ from fedsweep.store.tables import (
     weights,
 )
 from tests.acceptance.command import at_once
+from tests.builders import WORKER
 
 TEXTS = [
     (table.name, column.name)
@@ -131,7 +132,7 @@ def filled(engine: Engine, plan: Path) -> None:
 
 def _begun(engine: Engine) -> Claim:
     with transaction(engine) as c:
-        claim = queue.claim(c, queue.Worker("w", "cpu", "host", 1), read_clock(c))
+        claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
         writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
         writes.add_logs(c, claim, [Line(1, 0.0, "info", "said")])
@@ -198,7 +199,7 @@ def put(engine: Engine, stage: Stage, texts: list[tuple[tuple[str, str], str]]) 
 def take_a_snapshot(engine: Engine, row: int) -> None:
     """Do what an attempt does with files: go on from a snapshot, write one, delete what is over."""
     with transaction(engine) as c:
-        found = queue.claim(c, queue.Worker("w", "cpu", "host", 1), read_clock(c))
+        found = queue.claim(c, WORKER, read_clock(c))
         last = c.execute(sa.select(trials.c.trial_id).where(trials.c.id == row)).scalar()
     claim = found or Claim(row, str(last), 1, {"rounds": 3}, "n", "d", 1)
     attempt = executor._Attempt(engine, claim, executor.Place(), Logbook())
@@ -320,7 +321,7 @@ def sqlite_base(
         c.execute(sa.update(identity).values(id=uuid.uuid4().hex[:16]))
     engine.dispose()
     engine = open_store(f"sqlite:///{folder / 'fedsweep.db'}")
-    from tests.conftest import TINY
+    from tests.builders import TINY
 
     (folder / "tiny.toml").write_text(TINY)
     filled(engine, folder / "tiny.toml")
@@ -364,7 +365,7 @@ def postgres_base(
     """The names of a store with everything in it, and of one to work in."""
     names = [f"foreign_{uuid.uuid4().hex[:12]}" for _ in range(2)]
     folder = tmp_path_factory.mktemp("foreign")
-    from tests.conftest import TINY
+    from tests.builders import TINY
 
     (folder / "tiny.toml").write_text(TINY)
     with psycopg.connect(postgres_server, autocommit=True) as admin:

@@ -24,19 +24,22 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import cli, queue
 from fedsweep.cli.console import console
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
+from fedsweep.serve.look import Look
 from fedsweep.spec import Claim, Round, read_plan
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import reads, writes
+from fedsweep.store.doorbell import Doorbell
+from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store, open_to_write
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
 from tests.acceptance.command import eventually
+from tests.builders import TINY, WORKER
 from tests.chaos.stores import Postgres
-from tests.conftest import TINY
+from tests.serve.pages import TOKEN, anybody, finished, paths
 
 PROCESSES, THREADS, EACH = 10, 30, 2
 """Three hundred workers, and two trials for each."""
-WORKER = queue.Worker("w", "cpu", "host", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -391,6 +394,26 @@ def test_three_hundred_workers_share_a_server_of_a_hundred_connections(
     assert outcomes == [Outcome.FINISHED]
 
 
+def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine) -> None:
+    """Beyond that an idle worker polls; it listens as soon as there is room again."""
+    with store.connect() as c:
+        most = int(c.execute(sa.text("SHOW max_connections")).scalar_one())
+    others = sa.create_engine(store.url, poolclass=sa.pool.NullPool)
+    taken = [others.connect() for _ in range(most // 2)]
+    bell = Doorbell(store, queue.CHANNEL)
+    bell.wait(3600.0, lambda: False)
+    assert bell.listening is None
+    for connection in taken:
+        connection.close()
+
+    def listens() -> bool:
+        bell.wait(3600.0, lambda: False)
+        return bell.listening is not None
+
+    eventually(listens)
+    bell.close()
+
+
 @pytest.fixture
 def analyst(store: Engine, server: Postgres, tiny: Path) -> Iterator[str]:
     """The URL of a role that may read; a sweep with a finished trial is there."""
@@ -499,3 +522,21 @@ def test_a_password_is_in_no_message(server: Postgres) -> None:
             e.make_engine(right.set(**wrong).render_as_string(hide_password=False))
         assert "hunter2" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_pages_need_no_transaction_number(store: Engine, server: Postgres, tiny: Path) -> None:
+    """A transaction that only reads gets none. The number counts the writers of all databases."""
+    with e.transaction(store) as c:
+        writes.add_sweep(c, read_plan(tiny))
+    finished(store)
+    look = open_to_read(server.url, page=True)
+    client = anybody(Look(look, tick=0.0, rest=0.0))
+    client.headers["authorization"] = f"Bearer {TOKEN}"
+    next_number = sa.text("SELECT pg_snapshot_xmax(pg_current_snapshot())")
+    addresses = [path for path in paths(server.url) if not path.startswith("/sql?")]
+    with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        before = c.execute(next_number).scalar_one()
+        for address in [*addresses, "/metrics", "/healthz"]:
+            assert client.get(address).status_code < 500, address
+        assert c.execute(next_number).scalar_one() == before
+    look.dispose()

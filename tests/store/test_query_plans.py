@@ -22,11 +22,11 @@ from fedsweep.store import trunks, writes
 from fedsweep.store.engine import Moment, read_clock, transaction
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
+from tests.builders import WORKER
 
 ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
 HOURS = 4 * 3600.0
 """A lease that outlasts the filling of a million rows."""
-WORKER = queue.Worker("w", "cpu", "host", 1)
 GIVEN = {
     "lease": 15.0, "worker": "w", "host": "host", "pid": 1, "device": "cpu", "started_at": 0.0,
     "sweep": "tiny", "of_trial": 1, "of_fence": 1, "of_trunk": "0", "of_round": 1,

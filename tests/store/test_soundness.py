@@ -18,8 +18,7 @@ from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.location import sqlite_file
 from fedsweep.store.tables import attempts, rounds, trials
 from tests.acceptance.command import at_once
-
-WORKER = queue.Worker("w", "cpu", "host", 1)
+from tests.builders import WORKER
 
 
 @pytest.fixture

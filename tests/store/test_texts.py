@@ -37,7 +37,7 @@ def latin1_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", "postgres", "latin1"])
+@pytest.fixture(params=["sqlite", "postgres", pytest.param("latin1", marks=pytest.mark.process)])
 def any_store(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """A store, on each database and in another encoding."""
     store = schema.open_store(request.getfixturevalue(f"{request.param}_url"))

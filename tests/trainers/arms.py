@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from tests.trainers.test_config import config
+from trainers import fedavg
 from trainers.config import TrainConfig
+from trainers.dataset import Dataset
 
 SMALL: dict[str, Any] = {
     "clients": 5,
@@ -35,3 +37,51 @@ NORMALIZERS: list[dict[str, Any]] = [
 def small(**changes: Any) -> TrainConfig:
     """A trial of a second or less; `weight_decay` and unequal sizes make order and weights show."""
     return config(**{**SMALL, **changes})
+
+
+BASE: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "cnn",
+    "normalizer": "bn",
+    "alpha": 0.1,
+    "clients": 10,
+    "rounds": 24,
+    "local_steps": 5,
+    "batch_size": 20,
+    "lr": 0.05,
+}
+
+
+ROAD: dict[str, Any] = {"dataset": "camvid", "model": "deeplabv3plus", "partition": "natural"}
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{**BASE, **changes})
+
+
+ARMS = [
+    {**arm, "momentum": momentum}
+    for arm, momentum in zip(NORMALIZERS, itertools.cycle(MOMENTA), strict=False)
+]
+
+
+def measured(round: fedavg.Round) -> tuple[object, ...]:
+    return (
+        round.round,
+        round.phase,
+        round.train_loss,
+        round.test_loss,
+        round.test_accuracy,
+        round.validation_loss,
+        round.validation_accuracy,
+    )
+
+
+def trace(
+    chosen: TrainConfig, digits: Dataset, state: fedavg.State | None = None, **how: Any
+) -> list[tuple[object, ...]]:
+    """Every round's measurements and the whole state, as comparable values."""
+    return [
+        (*measured(r), {name: t.numpy().tobytes() for name, t in r.state().tensors.items()})
+        for r in fedavg.run(chosen, digits, state, **how)
+    ]

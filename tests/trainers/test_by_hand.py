@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.builders import REPOSITORY
 from tests.trainers.arms import MOMENTA, NORMALIZERS, small
 from trainers import data, fedavg
 from trainers.dataset import Dataset

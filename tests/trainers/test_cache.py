@@ -6,7 +6,9 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_picture_folder
+from tests.image_folders import make_picture_folder
 from trainers import cache, data, sources
 from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData, list_files
@@ -186,7 +188,27 @@ print(data.load("imagefolder", pathlib.Path(sys.argv[1])).fingerprint)
 """A process that waits for the start, then says each decoding and the fingerprint it found."""
 
 
-def test_of_many_processes_that_ask_at_once_exactly_one_decodes(kept: Path, tmp_path: Path) -> None:
+def test_one_of_many_threads_that_load_at_the_same_time_decodes(
+    kept: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    """The lock on the file holds in one process too: one decoding, four equal data sets."""
+    root = make_picture_folder(tmp_path / "pictures", each=100)
+    barrier = threading.Barrier(4)
+
+    def load(_: int) -> Dataset:
+        barrier.wait()
+        return data.load("imagefolder", root)
+
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(load, range(4)))
+    assert len(decoded) == 1
+    assert len({one.fingerprint for one in loaded}) == 1
+
+
+@pytest.mark.slow
+def test_one_of_many_processes_that_load_at_the_same_time_decodes(
+    kept: Path, tmp_path: Path
+) -> None:
     """Four real processes, one decoding, four equal data sets."""
     root = make_picture_folder(tmp_path / "pictures", each=100)
     command = [sys.executable, "-c", ASKS, str(root)]

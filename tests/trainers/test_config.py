@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedsweep.spec import TrialSpec
+from tests.trainers.arms import BASE, ROAD, config
 from trainers.config import (
     NORMALIZERS,
     OUTSIDE_IDENTITY,
@@ -20,25 +21,6 @@ from trainers.config import (
     canonical,
     share,
 )
-
-BASE: dict[str, Any] = {
-    "dataset": "digits",
-    "model": "cnn",
-    "normalizer": "bn",
-    "alpha": 0.1,
-    "clients": 10,
-    "rounds": 24,
-    "local_steps": 5,
-    "batch_size": 20,
-    "lr": 0.05,
-}
-
-
-ROAD: dict[str, Any] = {"dataset": "camvid", "model": "deeplabv3plus", "partition": "natural"}
-
-
-def config(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{**BASE, **changes})
 
 
 def test_released_ids_never_change() -> None:

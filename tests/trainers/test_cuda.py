@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from tests.benchmarks.cases import pictures
-from tests.trainers.arms import NORMALIZERS, small
-from tests.trainers.test_fedavg import ARMS
-from tests.trainers.test_fedavg import measured as measured_of
+from tests.trainers.arms import ARMS, NORMALIZERS, small
+from tests.trainers.arms import measured as measured_of
 from trainers import data, fedavg, memory
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.test_config import config
+from tests.trainers.arms import config
 from trainers import data
 from trainers.dataset import VOID
 from trainers.keys import keyed

@@ -11,19 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainers.arms import MOMENTA, NORMALIZERS, small
+from tests.trainers.arms import ARMS, small, trace
 from trainers import data, fedavg, models
 from trainers.average import Average
-from trainers.config import TrainConfig
 from trainers.dataset import Dataset
 from trainers.normalizers import norm_layers
 from trainers.numerics import numerics, settle
 from trainers.partition import hold_back, partition
 
-ARMS = [
-    {**arm, "momentum": momentum}
-    for arm, momentum in zip(NORMALIZERS, itertools.cycle(MOMENTA), strict=False)
-]
 ARMS += [
     {"normalizer": "bn", "momentum": "global", "server_momentum": 0.9},
     {"normalizer": "fedbn", "momentum": "global"},
@@ -36,28 +31,6 @@ ARMS += [
 def digits() -> Dataset:
     settle(1)
     return data.load("digits")
-
-
-def measured(round: fedavg.Round) -> tuple[object, ...]:
-    return (
-        round.round,
-        round.phase,
-        round.train_loss,
-        round.test_loss,
-        round.test_accuracy,
-        round.validation_loss,
-        round.validation_accuracy,
-    )
-
-
-def trace(
-    chosen: TrainConfig, digits: Dataset, state: fedavg.State | None = None, **how: Any
-) -> list[tuple[object, ...]]:
-    """Every round's measurements and the whole state, as comparable values."""
-    return [
-        (*measured(r), {name: t.numpy().tobytes() for name, t in r.state().tensors.items()})
-        for r in fedavg.run(chosen, digits, state, **how)
-    ]
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=str)
@@ -131,8 +104,14 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
     assert trace(small(normalizer="fixbn", freeze_round=4), digits) == bn
 
 
-@pytest.mark.parametrize("freeze", ["statistics", "layer"])
-@pytest.mark.parametrize("model", ["cnn", "resnet20", "resnet18", "deeplabv3plus"])
+@pytest.mark.parametrize(
+    ("model", "freeze"),
+    [
+        *itertools.product(["cnn", "resnet20", "resnet18"], ["statistics", "layer"]),
+        ("deeplabv3plus", "statistics"),
+        pytest.param("deeplabv3plus", "layer", marks=pytest.mark.slow),
+    ],
+)
 def test_not_one_bit_of_the_statistics_moves_after_the_freeze(
     model: str, freeze: str, digits: Dataset, scenes: Dataset
 ) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_camvid, make_cityscapes, make_picture_folder, make_tiny_imagenet
+from tests.image_folders import (
+    make_camvid,
+    make_cityscapes,
+    make_picture_folder,
+    make_tiny_imagenet,
+)
 from trainers import data
 from trainers.folder import BadData, is_hidden, list_files, shown
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainers.arms import small
-from tests.trainers.test_fedavg import trace
+from tests.trainers.arms import small, trace
 from trainers import data, fedavg
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.conftest import make_camvid, make_modes_folder
+from tests.image_folders import make_camvid, make_modes_folder
 from trainers import cache, data, sources
 from trainers.folder import BadData, list_files
 from trainers.images import TURNS

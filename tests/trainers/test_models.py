@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from tests.trainers.test_config import config
+from tests.trainers.arms import config
 from trainers.models import build
 
 

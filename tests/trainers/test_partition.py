@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from tests.trainers.test_config import config
+from tests.trainers.arms import config
 from trainers import partition as p
 
 labels_strategy = st.lists(st.integers(0, 6), min_size=12, max_size=120).map(

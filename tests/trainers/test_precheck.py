@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import make_camvid, make_picture_folder
-from tests.trainers.test_config import config
+from tests.image_folders import make_camvid, make_picture_folder
+from tests.trainers.arms import config
 from trainers import data, partition, precheck
 from trainers.config import CLASS_SAMPLES
 from trainers.folder import list_files

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.conftest import make_picture_folder
+from tests.image_folders import make_picture_folder
 from tests.trainers.arms import small
 from trainers import cache, data, fedavg, partition, sources
 from trainers import progress as progress_file

@@ -19,7 +19,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 from torchvision.datasets import CIFAR100
 
-from tests.conftest import make_picture_folder, make_tiny_imagenet
+from tests.image_folders import make_picture_folder, make_tiny_imagenet
 from trainers import data, sources
 from trainers.dataset import VOID
 from trainers.folder import BadData, list_files

@@ -1,0 +1,94 @@
+"""A sweep that searches T* for one arm, and the steps of a worker on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from fedsweep import queue
+from fedsweep.executor import Place, execute
+from fedsweep.search.ask import tend
+from fedsweep.spec import Claim, SweepSpec, read_plan
+from fedsweep.states import Outcome
+from fedsweep.store import arms, writes
+from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.tables import proposals
+from tests.builders import WORKER
+from tests.trunks import T
+
+PLAN = f"""
+name = "searched"
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 4
+rounds = {T}
+local_steps = 2
+batch_size = 8
+lr = 0.05
+alpha = 0.3
+validation = 0.2
+[[grid]]
+normalizer = ["bn", "gn", "fixbn"]
+seed = [0, 1]
+[search]
+freeze_round = {{ low = 0, high = "100%", step = "20%" }}
+probes_per_arm = 5
+extra_seeds = 1
+"""
+
+
+def of(folder: Path, text: str) -> SweepSpec:
+    (folder / "searched.toml").write_text(text)
+    return read_plan(folder / "searched.toml")
+
+
+def plan(store: Engine, sweep: SweepSpec, priority: int = 0) -> None:
+    with transaction(store) as c:
+        writes.add_sweep(c, sweep, priority)
+        arms.add_arms(c, sweep, priority)
+        queue.planned(c, sweep.name, sweep.budget)
+
+
+def claimed(store: Engine, sweep: str | None = None) -> Claim | None:
+    with transaction(store) as c:
+        return queue.claim(c, WORKER, read_clock(c), sweep=sweep)
+
+
+def run(store: Engine, claim: Claim) -> None:
+    end = execute(store, claim, Place(), lambda: False, lambda _: None)
+    assert end is not None
+    assert end.outcome is Outcome.FINISHED, end
+
+
+def work(store: Engine) -> int:
+    """One worker, until nothing is left to claim or to propose; how many trials it ran."""
+    count = 0
+    while True:
+        claim = claimed(store)
+        if claim is None:
+            if not tend(store):
+                return count
+            continue
+        run(store, claim)
+        count += 1
+
+
+def grid_done(store: Engine) -> None:
+    """Train all that the plan names, and propose nothing."""
+    while (claim := claimed(store)) is not None:
+        run(store, claim)
+
+
+def the_arm(store: Engine) -> arms.Arm:
+    with reading(store) as c:
+        (found,) = arms.of_sweep(c, "searched")
+    return found
+
+
+def points(store: Engine) -> list[int | None]:
+    with reading(store) as c:
+        query = sa.select(proposals.c.freeze_round).order_by(proposals.c.number)
+        return list(c.execute(query).scalars())

@@ -1,0 +1,96 @@
+"""Trials in a given state, and clients that read their pages."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+from sqlalchemy.engine import Engine
+from starlette.testclient import TestClient
+
+from fedsweep import queue
+from fedsweep.serve.app import SCREENS, application
+from fedsweep.serve.look import Look
+from fedsweep.spec import Claim, Round
+from fedsweep.states import FailureKind
+from fedsweep.store import writes
+from fedsweep.store.engine import read_clock, transaction
+from tests.acceptance.command import query, start
+
+TOKEN = "a-token-of-the-tests"
+
+
+PORT = 8000
+
+
+HOSTILE = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
+
+
+WORKER = queue.Worker("host-1-0-abc", "cpu", "host", 1)
+
+
+def one_round(number: int, accuracy: float | None = 0.5) -> Round:
+    return Round(number, "explore", 1.25, 0.75, accuracy, 0.5, 0.25, 1, 1, 0.125)
+
+
+def claimed(store: Engine, rounds: int) -> Claim:
+    """The next trial, with so many rounds stored."""
+    with transaction(store) as connection:
+        claim = queue.claim(connection, WORKER, read_clock(connection))
+        assert claim is not None
+        for number in range(1, rounds + 1):
+            done = [one_round(number, number / 4)]
+            assert writes.add_rounds(connection, claim, done, memory=1_234_000_000) is None
+    return claim
+
+
+def finished(store: Engine) -> Claim:
+    claim = claimed(store, 3)
+    with transaction(store) as connection:
+        queue.finish(connection, claim)
+    return claim
+
+
+def failed(store: Engine, kind: FailureKind, error: str, traceback: str | None = None) -> Claim:
+    claim = claimed(store, 0)
+    with transaction(store) as connection:
+        queue.fail(connection, claim, read_clock(connection), kind, error, traceback)
+    return claim
+
+
+def anybody(look: Look) -> TestClient:
+    """A browser without a token."""
+    app = application(look, TOKEN, PORT, ["sweep.example"])
+    return TestClient(app, base_url=f"http://127.0.0.1:{PORT}", follow_redirects=False)
+
+
+def text(html: str) -> str:
+    """What a reader reads, on one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+
+def paths(url: str) -> list[str]:
+    trials = [f"/trials/{row[0]}" for row in query(url, "SELECT trial_id FROM results")]
+    asked = quote(f"SELECT '{HOSTILE.replace(chr(39), chr(34))}' AS \"<script>\"")
+    named = quote(HOSTILE, safe="")
+    return [*(p for p, _, _ in SCREENS.values() if "{" not in p), *trials, f"/sweeps/{named}",
+            f"/sql?q={asked}", f"/trials?sweep={named}", f"/trials?id={named}",
+            f"/trials?sort={named}", f"/trials/{named}", f"/sweeps/tiny?panel={named}"]  # fmt: skip
+
+
+@contextmanager
+def served(url: str, *more: str, **env: str) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+    """A server on a free port: its address, its token, its process."""
+    process = start("serve", "--db", url, "--port", "0", *more, **env)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"(http://\S+:\d+)/\?token=(\S+)\n", line)
+        assert found, line + process.stdout.read()
+        yield found[1], found[2], process
+    finally:
+        process.kill()
+        process.communicate()
