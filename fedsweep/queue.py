@@ -29,7 +29,10 @@ from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
-from fedsweep.store.engine import AHEAD_SECONDS, Moment, as_sql, is_ahead, now_on
+from fedsweep.store.clock import Moment
+from fedsweep.store.dialects import DIALECTS, dialect_of
+from fedsweep.store.dialects.base import Dialect
+from fedsweep.store.engine import AHEAD_SECONDS, as_sql, is_ahead
 from fedsweep.store.identity import store_name
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.stops import Lack
@@ -271,10 +274,10 @@ def _first_of_both(*firsts: sa.Select[tuple[int, int]]) -> sa.Select[tuple[int]]
     return best.limit(sa.literal_column("1"))
 
 
-def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
+def _taking(first: sa.Select[Any]) -> Callable[[Dialect], sa.ClauseElement]:
     """The statement of a claim, by dialect."""
 
-    def build(dialect: str) -> sa.ClauseElement:
+    def build(dialect: Dialect) -> sa.ClauseElement:
         taken = (
             sa.update(trials)
             .where(
@@ -283,12 +286,12 @@ def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
             .values(
                 state=sa.literal_column(f"'{TrialState.RUNNING.value}'"),
                 fence=trials.c.fence + sa.literal_column("1"),
-                lease_until=now_on(dialect) + _LEASE,
+                lease_until=dialect.now + _LEASE,
                 clock=_CLOCK,
             )
             .returning(*_OF_A_CLAIM)
         )
-        return _NOTING[dialect](taken)
+        return _NOTING[dialect.name](taken)
 
     return build
 
@@ -307,7 +310,7 @@ def _noting_postgres(taken: Any) -> sa.ClauseElement:
     noted = sa.insert(attempts).from_select(
         ["trial", "fence", *_ATTEMPT], sa.select(row.c.id, row.c.fence, *casts)
     )
-    due = _due("postgresql").subquery("due")
+    due = _due(DIALECTS["postgresql"]).subquery("due")
     joined = due.outerjoin(row, sa.true())
     return sa.select(due, row).select_from(joined).add_cte(noted.cte("noted"))
 
@@ -393,7 +396,7 @@ _RENEW = Prepared(
     lambda dialect: (
         sa.update(trials)
         .where(_MINE)
-        .values(lease_until=now_on(dialect) + _LEASE, clock=_CLOCK)
+        .values(lease_until=dialect.now + _LEASE, clock=_CLOCK)
         .returning(trials.c.final_round, trials.c.held)
     )
 )
@@ -666,9 +669,9 @@ def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
     return len(expired)
 
 
-def _due(dialect: str) -> Any:
+def _due(dialect: Dialect) -> Any:
     """Whether anything is to be queued again: three looks into small indexes."""
-    now = now_on(dialect)
+    now = dialect.now
     some: sa.ColumnElement[int] = sa.literal_column("1")
     expired = sa.exists(some).where(
         _RUNNING,
@@ -1000,7 +1003,7 @@ def outstanding(connection: Connection, sweep: str | None = None) -> bool:
     return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
 
 
-def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
+def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[Dialect], sa.ClauseElement]:
     some: sa.ColumnElement[int] = sa.literal_column("1")
     paused: sa.ColumnElement[str] = sa.literal_column(f"'{Hold.PAUSE.value}'")
     waits = (
@@ -1061,18 +1064,7 @@ def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
 
 def wake(connection: Connection) -> None:
     """Tell idle workers, when this transaction commits, that there may be something to claim."""
-    _WAKE[connection.dialect.name](connection)
-
-
-def _wake_sqlite(_connection: Connection) -> None:
-    """They look often: the file is on their machine."""
-
-
-def _wake_postgres(connection: Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
-
-
-_WAKE = {"sqlite": _wake_sqlite, "postgresql": _wake_postgres}
+    dialect_of(connection).notify(connection, CHANNEL)
 
 
 def next_change(connection: Connection, now: Moment) -> float | None:
