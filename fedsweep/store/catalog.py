@@ -44,8 +44,8 @@ class Contents:
 
 def contents(connection: Connection) -> Contents:
     """Return what lies in a database."""
-    found = dialect_of(connection).listing(connection)
-    return Contents(found.names, found.application, _TABLES & found.not_tables)
+    listing = dialect_of(connection).listing(connection)
+    return Contents(listing.names, listing.application, _TABLES & listing.not_tables)
 
 
 def require_empty(connection: Connection) -> None:

@@ -6,6 +6,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,6 +54,9 @@ class _Compiled:
             return tuple([values[name] for name in self.order])
         everything = {**self.fixed, **values}
         return tuple([everything[name] for name in self.order])
+
+
+NO_PARTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Prepared:
@@ -117,6 +121,19 @@ class Prepared:
         compiled = self._of(connection)
         return compiled.text, compiled.given(values)
 
+    @classmethod
+    def named(cls, name: str, parts: Mapping[str, str] = NO_PARTS, **fixed: Any) -> Prepared:
+        """Return the statement of a query of the SQL files.
+
+        `parts` are put into its text, and `fixed` are values of its parameters.
+        """
+
+        def build(dialect: Dialect) -> sa.ClauseElement:
+            (text,) = dialect.statements(name, parts)
+            return sa.text(text).bindparams(**fixed)
+
+        return cls(build)
+
     def _of(self, connection: Connection) -> _Compiled:
         dialect = connection.dialect
         if (known := self._compiled.get(dialect.name)) is not None:
@@ -127,4 +144,34 @@ class Prepared:
         fixed = {k: v for k, v in compiled.params.items() if v is not None}
         made = _Compiled(str(compiled), order, fixed)
         self._compiled[dialect.name] = made
+        return made
+
+
+def _of_text(text: str, fixed: Mapping[str, Any]) -> Prepared:
+    return Prepared(lambda _: sa.text(text).bindparams(**fixed))
+
+
+class Steps:
+    """A query of the SQL files that some databases execute as several statements."""
+
+    def __init__(self, name: str, parts: Mapping[str, str] = NO_PARTS) -> None:
+        """`parts` are put into its text."""
+        self._name, self._parts = name, parts
+        self._steps: dict[str, list[Prepared]] = {}
+
+    def __call__(self, connection: Connection, **values: Any) -> Answer:
+        """Execute statements until one meets no row; returns the answer of the last one."""
+        for step in self.steps(connection):
+            answer = step(connection, **values)
+            if not answer.rowcount:
+                break
+        return answer
+
+    def steps(self, connection: Connection) -> list[Prepared]:
+        """Return the statements on this database."""
+        dialect = dialect_of(connection)
+        if (known := self._steps.get(dialect.name)) is not None:
+            return known
+        made = [_of_text(text, {}) for text in dialect.statements(self._name, self._parts)]
+        self._steps[dialect.name] = made
         return made

@@ -34,7 +34,7 @@ from fedsweep.states import TrialState
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Dialect, Lock
 from fedsweep.store.difference import Differs, as_stored, differences
-from fedsweep.store.prepared import Prepared
+from fedsweep.store.prepared import Prepared, Steps
 from fedsweep.store.tables import (
     SHARING,
     arms,
@@ -294,13 +294,8 @@ def add_rounds(
         "s_lost": sum(r.seconds for r in again),
         "at_most": memory,
     }
-    for statement in _GET_ON[connection.dialect.name] if fresh else [_COUNT]:
-        statement(connection, **counts)
+    (_GET_ON if fresh else _COUNT)(connection, **counts)
     return None
-
-
-def _added(name: str, more: str) -> sa.ColumnElement[Any]:
-    return attempts.c[name] + sa.bindparam(more, type_=attempts.c[name].type)
 
 
 _ADD_ROUND = Prepared(
@@ -310,44 +305,8 @@ _ADD_ROUND = Prepared(
 )
 
 
-def _get_on() -> sa.Update:
-    seconds = sa.func.coalesce(trials.c.seconds, sa.literal_column("0"))
-    return (
-        sa.update(trials)
-        .where(trials.c.id == sa.bindparam("of_trial"))
-        .values(
-            losses=sa.literal_column("0"),
-            final_round=sa.bindparam("last", type_=sa.BigInteger()),
-            seconds=seconds + sa.bindparam("more_seconds", type_=sa.Double()),
-        )
-    )
-
-
-def _count() -> sa.Update:
-    return (
-        sa.update(attempts)
-        .where(
-            attempts.c.trial == sa.bindparam("of_trial"),
-            attempts.c.fence == sa.bindparam("of_fence"),
-        )
-        .values(
-            rounds_trained=_added("rounds_trained", "n_trained"),
-            rounds_new=_added("rounds_new", "n_new"),
-            rounds_lost=_added("rounds_lost", "n_lost"),
-            seconds_trained=_added("seconds_trained", "s_trained"),
-            seconds_lost=_added("seconds_lost", "s_lost"),
-            memory=sa.func.coalesce(
-                sa.bindparam("at_most", type_=sa.BigInteger()), attempts.c.memory
-            ),
-        )
-    )
-
-
-_COUNT = Prepared(lambda _: _count())
-_GET_ON = {
-    "sqlite": [Prepared(lambda _: _get_on()), _COUNT],
-    "postgresql": [Prepared(lambda _: _get_on().add_cte(_count().cte("counted")))],  # one journey
-}
+_GET_ON = Steps("get_on")
+_COUNT = Prepared.named("count_rounds")
 
 
 def _stored(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -19,6 +21,8 @@ from fedsweep.store.deadline import Deadline
 if TYPE_CHECKING:
     import psycopg
 
+    from fedsweep.store.prepared import Prepared
+
 T = TypeVar("T")
 
 STATEMENT_SECONDS = 600
@@ -27,19 +31,19 @@ STATEMENT_SECONDS = 600
 LOOK_SECONDS = 20
 """Seconds that a statement of a page may take."""
 
+_PART = re.compile(r"\{(\w+)\}")
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+
 
 class Lock(IntEnum):
     """Locks that one transaction of a database holds at a time, until its end.
 
-    The numbers never change: workers of other versions use them too.
+    The numbers spell the names in ASCII. They never change: workers of other versions use them too.
     """
 
-    SCHEMA = 0x6665647377656570
-    """ "fedsweep" in ASCII: who makes or upgrades the tables."""
-    PLAN = 0x706C616E
-    """ "plan" in ASCII: who plans or holds trials."""
-    NOTICE = 0x6E6F74696365
-    """ "notice" in ASCII: who decides if a notice is sent."""
+    SCHEMA = 0x6665647377656570  # "fedsweep": to make or upgrade the tables
+    PLAN = 0x706C616E  # "plan": to plan trials, or hold them
+    NOTICE = 0x6E6F74696365  # "notice": to decide if a notice is sent
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,29 @@ class Dialect(ABC):
     """Execution options of a transaction that reads one state of the whole database."""
     first_in_one_trip: ClassVar[bool]
     """True if the driver can send a BEGIN and the first statement in one round trip."""
-    now: ClassVar[sa.ColumnElement[float]]
-    """The parameter `now` of a prepared statement, in seconds on the database's clock."""
     deviation: ClassVar[Deviation]
+    sql: ClassVar[str]
+    """The name of the file, next to this one, that has the statements of every trial as text."""
+
+    def statements(self, name: str, parts: Mapping[str, str]) -> list[str]:
+        """Return the statements of a query of the SQL file, in the order of their execution.
+
+        A `{word}` of the text stands for one of the `parts`, or for another query of the file.
+        """
+        words = {**self._queries, **parts}
+
+        def fill(text: str) -> str:
+            return _PART.sub(lambda part: fill(words[part[1]]), text)
+
+        return [fill(text) for text in self._queries[name].split(";")]
+
+    @cached_property
+    def _queries(self) -> dict[str, str]:
+        """The queries of the SQL file by name, without comments and the last semicolon."""
+        text = Path(__file__).with_name(self.sql).read_text("utf-8")
+        _, *named = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+        queries = [_COMMENT.sub("", query).strip().removesuffix(";") for query in named[1::2]]
+        return dict(zip(named[::2], queries, strict=True))
 
     # A URL and an engine.
 
@@ -181,6 +205,20 @@ class Dialect(ABC):
     @abstractmethod
     def same_database(self, there: Connection, here: Connection) -> bool:
         """Return whether two stores of this dialect are one: a file, or a schema of a server."""
+
+    @abstractmethod
+    def claim(
+        self,
+        connection: Connection,
+        claim: Prepared,
+        note_claim: Prepared,
+        due: Prepared,
+        values: Mapping[str, Any],
+    ) -> tuple[Any, bool]:
+        """Execute the statements of a claim, by their names in the SQL file.
+
+        Returns the row of the claimed trial, None for none, and whether anything is due.
+        """
 
     # Rows.
 

@@ -24,6 +24,8 @@ from fedsweep.store.driver import executed
 if TYPE_CHECKING:
     import psycopg
 
+    from fedsweep.store.prepared import Prepared
+
 T = TypeVar("T")
 
 BLOCK = 8 * 2**20
@@ -50,11 +52,7 @@ class Postgres(Dialect):
         "postgresql_readonly": True,
     }
     first_in_one_trip = True
-    now = sa.func.coalesce(
-        sa.cast(sa.bindparam("now", type_=sa.Double()), sa.Double()),
-        SERVER_TIME,
-    )
-    """The server's time if the parameter is None."""
+    sql = "postgres.sql"
 
     def parse(self, text: str) -> URL:
         """Return libpq's reading of a URL."""
@@ -140,6 +138,18 @@ class Postgres(Dialect):
         except (SQLAlchemyError, psycopg.Error):
             return None
         return driver
+
+    def claim(
+        self,
+        connection: Connection,
+        claim: Prepared,
+        note_claim: Prepared,  # noqa: ARG002  # `claim` does it
+        due: Prepared,  # noqa: ARG002  # `claim` does it
+        values: Mapping[str, Any],
+    ) -> tuple[Any, bool]:
+        """Execute one statement, in one round trip."""
+        row = claim(connection, **values).one()
+        return (None if row.id is None else row), row.expired or row.backed_off
 
     def same_database(self, there: Connection, here: Connection) -> bool:
         """Compare by an advisory lock, which belongs to one database and keeps out others there."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -21,6 +21,9 @@ from fedsweep.store.deadline import within
 from fedsweep.store.dialects import sqlite_engine
 from fedsweep.store.dialects.base import Deviation, Dialect, Listing, Question
 from fedsweep.store.location import URI_OPTIONS, WRITE_A_URL, file_named, of_text, resolved
+
+if TYPE_CHECKING:
+    from fedsweep.store.prepared import Prepared
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Sqlite(Dialect):
     collation = "BINARY"
     read_options: ClassVar[Mapping[str, Any]] = {}  # each transaction reads one state
     first_in_one_trip = False
-    now = sa.bindparam("now", type_=sa.Double())
+    sql = "sqlite.sql"
 
     def parse(self, text: str) -> URL:
         """Resolve the file: every link and relative path to it gives the same URL."""
@@ -102,6 +105,20 @@ class Sqlite(Dialect):
     def listen(self, engine: Engine, channel: str) -> None:  # noqa: ARG002  # SQLite has no such thing
         """Return None: a wait is a short sleep."""
         return
+
+    def claim(
+        self,
+        connection: Connection,
+        claim: Prepared,
+        note_claim: Prepared,
+        due: Prepared,
+        values: Mapping[str, Any],
+    ) -> tuple[Any, bool]:
+        """Execute one after the other."""
+        taken = claim(connection, **values).first()
+        if taken is not None:
+            note_claim(connection, of_trial=taken.id, of_fence=taken.fence, **values)
+        return taken, any(due(connection, now=values["now"], clock=values["clock"]).one())
 
     def same_database(self, there: Connection, here: Connection) -> bool:
         """Compare the files."""
