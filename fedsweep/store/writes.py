@@ -294,7 +294,8 @@ def add_rounds(
         "s_lost": sum(r.seconds for r in again),
         "at_most": memory,
     }
-    (_GET_ON if fresh else _COUNT)(connection, **counts)
+    statement: Prepared | Steps = _GET_ON if fresh else _COUNT
+    statement(connection, **counts)
     return None
 
 
