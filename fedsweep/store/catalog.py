@@ -64,7 +64,7 @@ def require_empty(connection: Connection) -> None:
 
 def foreign(connection: Connection, found: Contents) -> str:
     """Return the refusal of a database that is not fedsweep's, with its remedy."""
-    remedy = dialect_of(connection).another
+    remedy = dialect_of(connection).foreign_remedy
     if found.impostors:
         return (
             f"the database is not a fedsweep database: {min(found.impostors)} in it is not a "

@@ -99,7 +99,7 @@ class Dialect(ABC):
     """SQLAlchemy's name of it."""
     schemes: ClassVar[frozenset[str]]
     """Words before the `://` of its URLs."""
-    another: ClassVar[str]
+    foreign_remedy: ClassVar[str]
     """The remedy for a database that belongs to another application."""
     collation: ClassVar[str]
     """The order of text that is Python's too."""

@@ -42,7 +42,7 @@ class Postgres(Dialect):
 
     name = "postgresql"
     schemes = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
-    another = (
+    foreign_remedy = (
         "make a database for fedsweep, or a schema (CREATE SCHEMA fedsweep) that --db names: "
         "?options=-csearch_path%3Dfedsweep"
     )

@@ -39,7 +39,7 @@ class Sqlite(Dialect):
 
     name = "sqlite"
     schemes = frozenset({"sqlite"})
-    another = "name another file with --db"
+    foreign_remedy = "name another file with --db"
     collation = "BINARY"
     read_options: ClassVar[Mapping[str, Any]] = {}  # each transaction reads one state
     first_in_one_trip = False
