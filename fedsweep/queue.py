@@ -29,9 +29,12 @@ from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
-from fedsweep.store.engine import AHEAD_SECONDS, Moment, as_sql, is_ahead, now_on
+from fedsweep.store.clock import Moment
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Dialect
+from fedsweep.store.engine import AHEAD_SECONDS, as_sql, is_ahead
 from fedsweep.store.identity import store_name
-from fedsweep.store.prepared import Prepared
+from fedsweep.store.prepared import Prepared, Steps
 from fedsweep.store.stops import Lack
 from fedsweep.store.tables import (
     BACKING_OFF,
@@ -39,7 +42,6 @@ from fedsweep.store.tables import (
     SHARING,
     attempts,
     members,
-    rounds,
     sweeps,
     trials,
 )
@@ -71,13 +73,6 @@ CHANNEL = "fedsweep_work"
 _QUEUED = trials.c.state == sa.literal_column(f"'{TrialState.QUEUED.value}'")
 _RUNNING = trials.c.state == sa.literal_column(f"'{TrialState.RUNNING.value}'")
 _OPEN = sa.text("state IN ('queued', 'running')")
-
-_CLOCK = sa.bindparam("clock", type_=sa.Text())
-_LEASE: sa.BindParameter[float] = sa.bindparam("lease", type_=sa.Double())
-_TRIAL = sa.bindparam("of_trial", type_=sa.BigInteger())
-_FENCE = sa.bindparam("of_fence", type_=sa.BigInteger())
-_MINE = (trials.c.id == _TRIAL) & (trials.c.fence == _FENCE) & _RUNNING
-_MY_ATTEMPT = (attempts.c.trial == _TRIAL) & (attempts.c.fence == _FENCE)
 
 
 def _key(claim: Claim) -> dict[str, int]:
@@ -134,14 +129,14 @@ def claim(
     }
     take = _statements(passed_over)[None if sweep is None else _any_shared(connection, sweep)]
     claiming = partial(_claim_free, connection, take, given)
-    found = claiming()
-    if rescuing and found.due and rescue(connection, now, served) and found.taken is None:
-        found = claiming()
-    if found.taken is None and _end_waits_ahead(connection, now):
-        found = claiming()
-    if found.taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
-        found = claiming()
-    return None if found.taken is None else _claim_of(connection, found.taken)
+    taken, due = claiming()
+    if rescuing and due and rescue(connection, now, served) and taken is None:
+        taken, _ = claiming()
+    if taken is None and _end_waits_ahead(connection, now):
+        taken, _ = claiming()
+    if taken is None and trunks.anybody_waits(connection) and trunks.free(connection, sweep):
+        taken, _ = claiming()
+    return None if taken is None else _claim_of(connection, taken)
 
 
 def reclaim(
@@ -180,19 +175,20 @@ def _claim_of(connection: Connection, taken: Any) -> Claim:
     )
 
 
-def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
+def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -> tuple[Any, bool]:
     """Claim the first trial that does not need what another one is training.
 
-    Who was to wait and does not (its trunk's carrier was paused, and goes on) waits from now on.
+    Returns its row, None for none, and whether something is due to be queued again. If another
+    trial trains the shared trunk in the meantime, a claimed trial goes back to waiting.
     """
+    dialect = dialect_of(connection)
     while True:
-        found = _CLAIMING[connection.dialect.name](connection, take, given)
-        taken = found.taken
+        taken, due = dialect.claim(connection, take, _NOTE, _DUE, given)
         if taken is None or taken.trunk is None:
-            return found
+            return taken, due
         trunks.lock(connection, taken.trunk)
         if not trunks.busy(connection, taken.id, taken.trunk):
-            return found
+            return taken, due
         _UNDO(connection, of_trial=taken.id)
         mine = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
         connection.execute(sa.delete(attempts).where(mine))
@@ -201,30 +197,6 @@ def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -
 def _any_shared(connection: Connection, sweep: str) -> bool:
     """A sweep that has trials of its own alone has an index of them."""
     return _ANY_SHARED(connection, sweep=sweep).first() is not None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A claim's row, and whether something is due to be queued again."""
-
-    taken: Any
-    due: bool
-
-
-def _claim_sqlite(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
-    taken = take(connection, **given).first()
-    if taken is not None:
-        _NOTE(connection, of_trial=taken.id, of_fence=taken.fence, **given)
-    return _Found(taken, any(_DUE(connection, now=given["now"], clock=given["clock"]).one()))
-
-
-def _claim_postgres(connection: Connection, take: Prepared, given: dict[str, Any]) -> _Found:
-    """In one journey."""
-    row = take(connection, **given).one()
-    return _Found(row if row.id is not None else None, row.expired or row.backed_off)
-
-
-_CLAIMING = {"sqlite": _claim_sqlite, "postgresql": _claim_postgres}
 
 
 _OF_A_CLAIM: tuple[sa.Column[Any], ...] = (
@@ -246,90 +218,16 @@ _SHARED = (members.c.sweep == _SWEEP.scalar_subquery()) & (
     members.c.shared == sa.literal_column("1")
 )
 _AMONG_SHARED = trials.c.id.in_(sa.select(members.c.trial).where(_SHARED))
-_ANY_SHARED = Prepared(lambda _: sa.select(members.c.trial).where(_SHARED).limit(1))
-
-
-def _first(
-    scope: sa.ColumnElement[bool], *first_by: sa.ColumnElement[Any]
-) -> sa.Select[tuple[int, int]]:
-    """The next trial of a scope, by priority and then by age, unless `first_by` comes before."""
-    order = first_by or (trials.c.priority.desc(), trials.c.id)
-    return (
-        sa.select(trials.c.id, trials.c.priority)
-        .where(sa.text(CLAIMABLE), scope)
-        .order_by(*order)
-        .limit(sa.literal_column("1"))
-        .with_for_update(skip_locked=True, of=trials)  # SQLite has one writer, and no such clause
-    )
-
-
-def _first_of_both(*firsts: sa.Select[tuple[int, int]]) -> sa.Select[tuple[int]]:
-    """Of several looks, each by its own index, the best."""
-    looks = [sa.select(look.cte(f"look{n}")) for n, look in enumerate(firsts)]
-    found = sa.union_all(*looks).subquery()
-    best = sa.select(found.c.id).order_by(found.c.priority.desc(), found.c.id)
-    return best.limit(sa.literal_column("1"))
-
-
-def _taking(first: sa.Select[Any]) -> Callable[[str], sa.ClauseElement]:
-    """The statement of a claim, by dialect."""
-
-    def build(dialect: str) -> sa.ClauseElement:
-        taken = (
-            sa.update(trials)
-            .where(
-                trials.c.id == first.with_only_columns(first.selected_columns[0]).scalar_subquery()
-            )
-            .values(
-                state=sa.literal_column(f"'{TrialState.RUNNING.value}'"),
-                fence=trials.c.fence + sa.literal_column("1"),
-                lease_until=now_on(dialect) + _LEASE,
-                clock=_CLOCK,
-            )
-            .returning(*_OF_A_CLAIM)
-        )
-        return _NOTING[dialect](taken)
-
-    return build
-
-
-_ATTEMPT: dict[str, sa.BindParameter[Any]] = {
-    name: sa.bindparam(name) for name in ("worker", "host", "device")
+_ANY_SHARED = Prepared.named("any_shared")
+_PARTS = {
+    "claimable": CLAIMABLE,
+    "backing_off": BACKING_OFF,
+    "ahead": str(AHEAD_SECONDS),
 }
-_ATTEMPT["pid"] = sa.bindparam("pid", type_=sa.Integer())
-_ATTEMPT["started_at"] = sa.bindparam("started_at", type_=sa.Double())
-
-
-def _noting_postgres(taken: Any) -> sa.ClauseElement:
-    """With its attempt, and with what is due."""
-    row = taken.cte("taken")
-    casts = [sa.cast(value, attempts.c[name].type) for name, value in _ATTEMPT.items()]
-    noted = sa.insert(attempts).from_select(
-        ["trial", "fence", *_ATTEMPT], sa.select(row.c.id, row.c.fence, *casts)
-    )
-    due = _due("postgresql").subquery("due")
-    joined = due.outerjoin(row, sa.true())
-    return sa.select(due, row).select_from(joined).add_cte(noted.cte("noted"))
-
-
-_NOTING: dict[str, Callable[[Any], sa.ClauseElement]] = {
-    "sqlite": lambda taken: taken,  # no INSERT within another statement: `_NOTE` follows
-    "postgresql": _noting_postgres,
-}
-_UNDO = Prepared(
-    lambda _: (
-        sa.update(trials)
-        .where(trials.c.id == _TRIAL)
-        .values(
-            state=sa.literal_column(f"'{TrialState.QUEUED.value}'"),
-            fence=trials.c.fence - sa.literal_column("1"),  # nobody has seen it
-            lease_until=sa.null(),
-            clock=sa.null(),
-            waits=sa.literal_column("1"),
-        )
-    )
-)
-_NOTE = Prepared(lambda _: sa.insert(attempts).values(trial=_TRIAL, fence=_FENCE, **_ATTEMPT))
+"""Conditions of the statements in the SQL files: the indexes have the same ones."""
+_DUE = Prepared.named("due", _PARTS)
+_NOTE = Prepared.named("note_claim")
+_UNDO = Prepared.named("undo_claim")
 
 
 @lru_cache(maxsize=16)
@@ -338,28 +236,32 @@ def _statements(passed_over: frozenset[Lack]) -> dict[bool | None, Prepared]:
 
     They are those of any other claim if nothing is passed over.
     """
-    wanted = others(passed_over)
-    # A range of one, in an order that only its own index has: so that no planner goes through the
-    # trials of all sweeps, in the hope that one of this sweep comes soon.
-    own = _first(
-        sa.and_(
-            trials.c.sweep.between(_SWEEP.scalar_subquery(), _SWEEP.scalar_subquery()), *wanted
-        ),
-        *(trials.c.sweep, trials.c.priority.desc(), trials.c.id),
-    )
-    # An order that no index has, for the same reason: the sweep's shared trials are gone through.
-    shared = _first(
-        sa.and_(_AMONG_SHARED, *wanted),
-        *((trials.c.priority + _ZERO).desc(), trials.c.id + _ZERO),
-    )
+    lacks = sorted(passed_over, key=repr)
+    values = {
+        f"lack_{n}_{name}": value
+        for n, lack in enumerate(lacks)
+        for name, value in lack
+        if value is not None
+    }
+    parts = _PARTS | {"wanted": "".join(_unlike(n, lack) for n, lack in enumerate(lacks))}
+
+    def claim_of(first: str) -> Prepared:
+        return Prepared.named("claim", parts | {"first": f"{{{first}}}"}, **values)
+
     return {
-        None: Prepared(_taking(_first(sa.and_(sa.true(), *wanted)))),
-        False: Prepared(_taking(own)),
-        True: Prepared(_taking(_first_of_both(own, shared))),
+        None: claim_of("first_of_all"),
+        False: claim_of("first_of_sweep"),
+        True: claim_of("first_of_sweep_or_shared"),
     }
 
 
-_ZERO: sa.ColumnElement[int] = sa.literal_column("0")
+def _unlike(number: int, lack: Lack) -> str:
+    """Return the text of the condition of the trials that do not need what is passed over."""
+    needs = [
+        f"{name} IS NULL" if value is None else f"coalesce({name} = :lack_{number}_{name}, false)"
+        for name, value in lack
+    ]
+    return f" AND NOT ({' AND '.join(needs)})"
 
 
 @dataclass(frozen=True)
@@ -389,14 +291,7 @@ def renew(
     return Held(row.final_round or 0, row.held in (Hold.PAUSE, Hold.BUDGET))
 
 
-_RENEW = Prepared(
-    lambda dialect: (
-        sa.update(trials)
-        .where(_MINE)
-        .values(lease_until=now_on(dialect) + _LEASE, clock=_CLOCK)
-        .returning(trials.c.final_round, trials.c.held)
-    )
-)
+_RENEW = Prepared.named("renew")
 
 
 def finish(connection: Connection, claim: Claim) -> None:
@@ -407,57 +302,12 @@ def finish(connection: Connection, claim: Claim) -> None:
         FedsweepError: a round is missing.
 
     """
-    ended = _ended(claim, Outcome.FINISHED)
-    for statement in _FINISH[connection.dialect.name]:
-        if statement(connection, **ended).rowcount != 1:
-            lost = _lost(connection, claim)
-            if lost.still_held:
-                raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
-            raise lost
+    if _FINISH(connection, **_ended(claim, Outcome.FINISHED)).rowcount != 1:
+        lost = _lost(connection, claim)
+        if lost.still_held:
+            raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
+        raise lost
     _pass_on(connection, claim.trunk)
-
-
-def _finishing() -> sa.Update:
-    of_trial = rounds.c.trial == trials.c.id
-    last = of_trial & (rounds.c.round == trials.c.rounds)
-
-    def final(name: str) -> sa.ScalarSelect[float]:
-        return sa.select(rounds.c[name]).where(last).correlate(trials).scalar_subquery()
-
-    def best(column: sa.Column[float]) -> sa.ScalarSelect[float]:
-        ranked = sa.select(column).where(of_trial, rounds.c.test_accuracy.is_not(None))
-        ranked = ranked.order_by(rounds.c.test_accuracy.desc(), rounds.c.round)
-        return ranked.limit(sa.literal_column("1")).correlate(trials).scalar_subquery()
-
-    def total(column: sa.Column[int]) -> sa.ScalarSelect[int]:
-        summed = sa.cast(sa.func.sum(column), sa.BigInteger)
-        return sa.select(summed).where(of_trial).correlate(trials).scalar_subquery()
-
-    explored = rounds.c.phase == sa.literal_column("'explore'")
-    found = sa.select(sa.func.coalesce(sa.func.max(rounds.c.round), sa.literal_column("0")))
-    found_itself = found.where(of_trial, explored).correlate(trials).scalar_subquery()
-    stored = sa.select(sa.func.count()).where(of_trial).correlate(trials).scalar_subquery()
-    return (
-        sa.update(trials)
-        .where(_MINE, stored == trials.c.rounds)
-        .values(
-            state=sa.literal_column(f"'{TrialState.FINISHED.value}'"),
-            lease_until=sa.null(),
-            clock=sa.null(),
-            failure=sa.null(),
-            error=sa.null(),
-            losses=sa.literal_column("0"),
-            wish=sa.null(),
-            held=sa.null(),
-            device=sa.select(attempts.c.device).where(_MY_ATTEMPT).scalar_subquery(),
-            **{name: final(name) for name in FINAL},
-            frozen_at=sa.case((trials.c.freeze_rule == sa.literal_column("'auto'"), found_itself)),
-            best_test_accuracy=best(rounds.c.test_accuracy),
-            best_round=best(rounds.c.round),
-            bytes_up=total(rounds.c.bytes_up),
-            bytes_down=total(rounds.c.bytes_down),
-        )
-    )
 
 
 FINAL = (
@@ -467,23 +317,8 @@ FINAL = (
 """What a trial takes from its last round."""
 
 
-def _ending() -> sa.Update:
-    names = ("ended_at", "outcome", "failure", "error", "traceback")
-    said: dict[str, Any] = {n: sa.bindparam(n, type_=attempts.c[n].type) for n in names}
-    return sa.update(attempts).where(_MY_ATTEMPT).values(said)
-
-
-def _finishing_and_ending() -> sa.Update:
-    """In one journey; what is not finished is not ended."""
-    finished = _finishing().returning(trials.c.id).cte("finished")
-    return _ending().where(attempts.c.trial == finished.c.id)
-
-
-_END = Prepared(lambda _: _ending())
-_FINISH = {
-    "sqlite": [Prepared(lambda _: _finishing()), _END],
-    "postgresql": [Prepared(lambda _: _finishing_and_ending())],
-}
+_END = Prepared.named("end_attempt")
+_FINISH = Steps("finish", {"final": ", ".join(FINAL)})
 
 
 def fail(
@@ -593,16 +428,14 @@ def release(
 
     `why` tells what else ended the attempt: a fault of the machine or of the store.
     """
-    given = connection.execute(
-        sa.update(trials)
-        .where(_mine(claim))
-        .values(state=TrialState.QUEUED.value, lease_until=None, clock=None)
-    )
-    if given.rowcount != 1:
+    if _RELEASE(connection, **_key(claim)).rowcount != 1:
         raise _lost(connection, claim)
     _END(connection, **_ended(claim, Outcome.RELEASED, None, why, traceback))
     _pass_on(connection, claim.trunk)
     wake(connection)
+
+
+_RELEASE = Prepared.named("release")
 
 
 def rescue(connection: Connection, now: Moment, served: float = math.inf) -> int:
@@ -664,31 +497,6 @@ def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
         _expire(connection, row.id, row.fence, row.losses, why)
         _pass_on(connection, row.trunk)
     return len(expired)
-
-
-def _due(dialect: str) -> Any:
-    """Whether anything is to be queued again: three looks into small indexes."""
-    now = now_on(dialect)
-    some: sa.ColumnElement[int] = sa.literal_column("1")
-    expired = sa.exists(some).where(
-        _RUNNING,
-        (trials.c.lease_until < now)
-        | is_ahead(trials.c.lease_until, now)
-        | (trials.c.clock != _CLOCK),
-    )
-
-    def backed_off(clock: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-        return sa.exists(some).where(sa.text(BACKING_OFF), clock)
-
-    c = trials.c
-    waited = backed_off((c.clock == _CLOCK) & (c.not_before <= now))
-    # Other clocks', in two ranges of the index.
-    for clock in (c.clock < _CLOCK, c.clock > _CLOCK):
-        waited |= backed_off(clock)
-    return sa.select(expired.label("expired"), waited.label("backed_off"))
-
-
-_DUE = Prepared(_due)
 
 
 def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True) -> bool:
@@ -1000,7 +808,7 @@ def outstanding(connection: Connection, sweep: str | None = None) -> bool:
     return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
 
 
-def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[str], sa.ClauseElement]:
+def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[Dialect], sa.ClauseElement]:
     some: sa.ColumnElement[int] = sa.literal_column("1")
     paused: sa.ColumnElement[str] = sa.literal_column(f"'{Hold.PAUSE.value}'")
     waits = (
@@ -1061,18 +869,7 @@ def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
 
 def wake(connection: Connection) -> None:
     """Tell idle workers, when this transaction commits, that there may be something to claim."""
-    _WAKE[connection.dialect.name](connection)
-
-
-def _wake_sqlite(_connection: Connection) -> None:
-    """They look often: the file is on their machine."""
-
-
-def _wake_postgres(connection: Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
-
-
-_WAKE = {"sqlite": _wake_sqlite, "postgresql": _wake_postgres}
+    dialect_of(connection).notify(connection, CHANNEL)
 
 
 def next_change(connection: Connection, now: Moment) -> float | None:

@@ -54,11 +54,11 @@ from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import arms, driver_errors, identity, reads, schema, stops, trust, writes
 from fedsweep.store.artifacts import folder_of
+from fedsweep.store.clock import Moment
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
     OUTAGE,
     OUTAGE_SECONDS,
-    Moment,
     let_go,
     read_clock,
     reading,

@@ -24,8 +24,8 @@ from fedsweep import executor, machine, queue, worker
 from fedsweep.errors import MachineError, PlanError
 from fedsweep.executor import Place, execute
 from fedsweep.spec import read_plan
+from fedsweep.store import clock, writes
 from fedsweep.store import engine as engine_file
-from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, trials
 from tests.acceptance.command import at_once
@@ -357,11 +357,11 @@ def test_without_proc_all_processes_of_a_boot_name_the_same_clock(
 
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr("psutil.boot_time", refuse)
-    engine_file.boot_id.cache_clear()
-    engine_file.boot_offset.cache_clear()
+    clock.boot_id.cache_clear()
+    clock.boot_offset.cache_clear()
     try:
-        assert engine_file.boot_id() == os.uname().nodename
-        assert engine_file.boot_offset() == 0.0
+        assert clock.boot_id() == os.uname().nodename
+        assert clock.boot_offset() == 0.0
     finally:
-        engine_file.boot_id.cache_clear()
-        engine_file.boot_offset.cache_clear()
+        clock.boot_id.cache_clear()
+        clock.boot_offset.cache_clear()

@@ -140,8 +140,8 @@ def _checked(artifacts: str | None) -> str | None:
 
 def _check_picture(path: Path, db: str | None) -> None:
     from fedsweep.errors import RequestError
+    from fedsweep.store.dialects import sqlite_file
     from fedsweep.store.engine import parse_url
-    from fedsweep.store.location import sqlite_file
     from fedsweep.store.targets import is_file_of
 
     if path.suffix.lower() not in PICTURES:
@@ -235,8 +235,8 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
     from fedsweep.spec import Trials, most_forks, own_rounds
     from fedsweep.store import reads
+    from fedsweep.store.dialects import sqlite_file
     from fedsweep.store.engine import parse_url, reading
-    from fedsweep.store.location import sqlite_file
 
     wanted = Trials.of(sweep.trials)
     there: set[str] = set()

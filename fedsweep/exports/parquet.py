@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.exports import Progress, require
 from fedsweep.exports.columns import columns_of, kinds, rows_of
 from fedsweep.exports.folder import opened_together, refuse_foreign
 from fedsweep.store import reads
-from fedsweep.store.engine import reading, unbound
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.engine import reading
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.views import NAMES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH = 50_000
-"""Rows that are in memory at once, and lie together in the file (a row group), from SQLite."""
-BLOCK = 8 * 2**20
-"""The same from Postgres, in bytes of text."""
 MARK = b"fedsweep.view"
 """The key under which a file says which view it is."""
 
@@ -89,7 +85,15 @@ def _write(
     from pyarrow import parquet
 
     schema, count = _schema(connection, view), 0
-    batches = _BATCHES[connection.dialect.name](connection, view, sweep, schema)
+    dialect, scoped = dialect_of(connection), sweep is not None
+    dialect.lift_time_limits(connection)  # it fetches as fast as the file takes it
+    batches = dialect.read_all(
+        connection,
+        rows_of(view, scoped=scoped),
+        {"sweep": sweep} if scoped else {},
+        from_rows=lambda rows: [_batch(rows, schema)],
+        from_csv=lambda block: _parsed(block, schema),
+    )
     # Closed before the connection is: an unfinished COPY would keep it.
     with closing(batches), parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in batches:
@@ -108,52 +112,17 @@ def _schema(connection: Connection, view: str) -> pa.Schema:
     return pa.schema(fields, metadata={MARK: view.encode()})
 
 
-def _batches_sqlite(
-    connection: Connection, view: str, sweep: str | None, schema: pa.Schema
-) -> Generator[pa.RecordBatch, None, None]:
-    """The driver's rows, turned to columns."""
+def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn rows to columns."""
     import pyarrow as pa
 
-    unbound(connection)  # it fetches as fast as the file takes it
-    driver: Any = connection.connection.driver_connection
-    cursor = driver.execute(rows_of(view, scoped=sweep is not None), {"sweep": sweep})
-    try:
-        while rows := cursor.fetchmany(BATCH):
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(c, type=f.type) for c, f in zip(columns, schema, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-    finally:
-        cursor.close()
-
-
-def _batches_postgres(
-    connection: Connection, view: str, sweep: str | None, schema: pa.Schema
-) -> Generator[pa.RecordBatch, None, None]:
-    """COPY's text, read by Arrow: no value becomes an object of Python's."""
-    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-    query = rows_of(view, scoped=sweep is not None).replace(":sweep", "%(sweep)s")
-    driver: Any = connection.connection.driver_connection
-    copy_out = f"COPY ({query}) TO STDOUT (FORMAT csv)"
-    with driver.cursor() as cursor, cursor.copy(copy_out, {"sweep": sweep}) as copy:
-        for block in _blocks(copy):
-            yield from _parsed(block, schema)
-
-
-def _blocks(rows: Iterable[Any]) -> Iterator[bytes]:
-    """Rows of text, as they come, joined to blocks."""
-    parts: list[Any] = []
-    size = 0
-    for row in rows:
-        parts.append(row)
-        size += len(row)
-        if size >= BLOCK:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Let Arrow read the text: no value becomes an object of Python's."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -170,6 +139,3 @@ def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
     )
     batches: list[pa.RecordBatch] = table.replace_schema_metadata(schema.metadata).to_batches()
     return batches
-
-
-_BATCHES = {"sqlite": _batches_sqlite, "postgresql": _batches_postgres}

@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sqlalchemy.engine import Engine
+
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly
 from fedsweep.store.location import shown, sidecar
 
@@ -22,6 +24,12 @@ COPIED = ("", "-wal", "-journal")
 
 Signature = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of change of each of a database's files."""
+
+
+def access_of(engine: Engine) -> Access | None:
+    """Return how the engine of a SQLite file that is only read reaches it, None for another."""
+    access = engine.get_execution_options().get("access")
+    return access if isinstance(access, Access) else None
 
 
 def require_writable(file: Path) -> None:

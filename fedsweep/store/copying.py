@@ -21,14 +21,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
 from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema, trust, writes
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Lock
 from fedsweep.store.difference import MEASURED
-from fedsweep.store.engine import ARGUMENT, reading, transaction, unbound
+from fedsweep.store.engine import ARGUMENT, reading, transaction
 from fedsweep.store.identity import is_store_name
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.reads import Row
@@ -52,8 +53,7 @@ from fedsweep.store.tables import (
     trials,
     weights,
 )
-from fedsweep.store.targets import same_database
-from fedsweep.store.writes import ONE_PLANNER_AT_A_TIME, Weights
+from fedsweep.store.writes import Weights
 
 BATCH = 5000
 """Rows in memory at once, and of one statement."""
@@ -150,7 +150,7 @@ def copy(source: Engine, target: Engine) -> Copied:
                     yield [tuple(row) for row in some]
 
         tables = tuple(_copy_table(here, table, carried(table)) for table in TABLES)
-        _ADVANCE[here.dialect.name](here)
+        dialect_of(here).advance_keys(here, TABLES)
     return Copied(tables, tuple(lost))
 
 
@@ -225,64 +225,7 @@ def _add(
 ) -> None:
     """Insert rows, as fast as the database takes them."""
     if rows:
-        _ADD[connection.dialect.name](connection, table, columns, rows)
-
-
-def _add_sqlite(
-    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
-) -> None:
-    statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
-    connection.exec_driver_sql(str(statement.compile(dialect=connection.dialect)), list(rows))
-
-
-def _add_postgres(
-    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
-) -> None:
-    import psycopg
-
-    quote = connection.dialect.identifier_preparer.quote
-    into = f"{quote(table.name)} ({', '.join(quote(name) for name in columns)})"
-    types = [_POSTGRES_TYPES[type(table.c[name].type)] for name in columns]
-    statement = f"COPY {into} FROM STDIN (FORMAT BINARY)"
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(statement) as taken:
-            taken.set_types(types)
-            for row in rows:
-                taken.write_row(row)
-    except psycopg.DataError as error:  # text with a NUL, numbers too large for their column
-        raise StoreError(
-            f"{table.name} holds a value that Postgres cannot ({str(error).splitlines()[0]}): "
-            "change it in FROM, or name a SQLite file"
-        ) from error
-    except psycopg.Error as error:
-        raise DBAPIError(statement, None, error) from error
-
-
-_POSTGRES_TYPES: dict[type[Any], str] = {
-    sa.BigInteger: "int8",
-    sa.Integer: "int4",
-    sa.Double: "float8",
-    sa.Text: "text",
-    sa.Boolean: "bool",
-}
-_ADD = {"sqlite": _add_sqlite, "postgresql": _add_postgres}
-
-
-def _advance_sqlite(_connection: Connection) -> None:
-    """A new key is the largest one and 1."""
-
-
-def _advance_postgres(connection: Connection) -> None:
-    """Keys were given: what makes them goes on behind the largest."""
-    for table in TABLES:
-        if (key := table.autoincrement_column) is not None:
-            sequence = sa.func.pg_get_serial_sequence(table.name, key.name)
-            after = sa.select(sa.func.coalesce(sa.func.max(key), 0) + 1).scalar_subquery()
-            connection.execute(sa.select(sa.func.setval(sequence, after, sa.false())))
-
-
-_ADVANCE = {"sqlite": _advance_sqlite, "postgresql": _advance_postgres}
+        dialect_of(connection).load(connection, table, columns, rows)
 
 
 def _begin(there: Connection, here: Connection) -> None:
@@ -293,35 +236,11 @@ def _begin(there: Connection, here: Connection) -> None:
 
     """
     for connection in (there, here):
-        _UNHURRIED[connection.dialect.name](connection)
-    if there.dialect.name == here.dialect.name and same_database(there, here):
+        dialect_of(connection).lift_time_limits(connection, idle=True)
+    dialect = dialect_of(here)
+    if dialect_of(there) is dialect and dialect.same_database(there, here):
         raise RequestError("FROM and the database to write are the same one: name two")
-    _PLAN_ALONE[here.dialect.name](here)
-
-
-def _unhurried_sqlite(connection: Connection) -> None:
-    """Each statement may take as long as it needs."""
-    unbound(connection)
-
-
-def _unhurried_postgres(connection: Connection) -> None:
-    """Either one may be idle while the other works."""
-    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(sa.text(f"SET LOCAL {limit} = 0"))
-
-
-_UNHURRIED = {"sqlite": _unhurried_sqlite, "postgresql": _unhurried_postgres}
-
-
-def _plan_alone_sqlite(_connection: Connection) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-
-
-def _plan_alone_postgres(connection: Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_PLANNER_AT_A_TIME)))
-
-
-_PLAN_ALONE = {"sqlite": _plan_alone_sqlite, "postgresql": _plan_alone_postgres}
+    dialect.lock(here, Lock.PLAN)
 
 
 def _require_empty(here: Connection) -> None:
@@ -613,7 +532,7 @@ def _side_by_side(
     query = query.where(trials.c.trial_id.in_(ids))
 
     def side(connection: Connection, number: int) -> Iterator[tuple[Values, int, Values]]:
-        by_id = sa.collate(trials.c.trial_id, _BYTEWISE[connection.dialect.name])
+        by_id = sa.collate(trials.c.trial_id, dialect_of(connection).collation)
         for some in _parts(connection, query.order_by(by_id, *within)):
             for row in some:
                 yield tuple(row[:head]), number, tuple(row[head:])
@@ -621,10 +540,6 @@ def _side_by_side(
     merged = heapq.merge(side(there, 0), side(here, 1), key=itemgetter(0, 1))
     for key, group in itertools.groupby(merged, key=itemgetter(0)):
         yield key, {number: values for _, number, values in group}
-
-
-_BYTEWISE = {"sqlite": "BINARY", "postgresql": "C"}
-"""The order of text that is Python's too."""
 
 
 def _standing(row: Row) -> tuple[bool, int, bool]:

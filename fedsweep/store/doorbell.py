@@ -14,12 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-import psycopg.sql
-import sqlalchemy as sa
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep.store.engine import connector_of
+from fedsweep.store.dialects import dialect_of
 
 POLL_SECONDS = (0.2, 1.0)
 """An idle worker looks again after a random wait between these, where nothing wakes it."""
@@ -39,9 +36,10 @@ class Doorbell:
 
     def wait(self, seconds: float, stopping: Callable[[], bool]) -> None:
         """Wait for a ring; for `seconds` and a little at most, for less where none can come."""
-        if self.listening is None and _LISTEN[self.engine.dialect.name](self):
-            return  # what happened before it listened made no sound
         if self.listening is None:
+            self.listening = dialect_of(self.engine).listen(self.engine, self.channel)
+            if self.listening is not None:
+                return  # what happened before it listened made no sound
             _sleep(random.uniform(*POLL_SECONDS), stopping)
             return
         until = time.monotonic() + max(seconds, 0.0) + random.uniform(0.0, JITTER_SECONDS)
@@ -58,39 +56,6 @@ class Doorbell:
             with suppress(psycopg.Error):
                 self.listening.close()
             self.listening = None
-
-
-def _listen_sqlite(_bell: Doorbell) -> bool:
-    return False
-
-
-def _listen_postgres(bell: Doorbell) -> bool:
-    """Listen, where that is possible: on a connection that no pool knows.
-
-    Through a connection pooler a notification reaches nobody: the worker polls.
-    """
-    try:
-        with bell.engine.connect() as connection:
-            if connector_of(bell.engine).pooled:
-                return False
-            if not connection.execute(_FEW_CONNECTIONS).scalar_one():
-                return False
-        raw = bell.engine.raw_connection()
-        driver = raw.driver_connection  # before it leaves the pool: then it is forgotten
-        raw.detach()
-        assert isinstance(driver, psycopg.Connection)
-        driver.autocommit = True
-        driver.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(bell.channel)))
-    except (SQLAlchemyError, psycopg.Error):
-        return False
-    bell.listening = driver
-    return True
-
-
-_LISTEN = {"sqlite": _listen_sqlite, "postgresql": _listen_postgres}
-_FEW_CONNECTIONS = sa.text(
-    "SELECT count(*) * 2 < current_setting('max_connections')::int FROM pg_stat_activity"
-)
 
 
 def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:

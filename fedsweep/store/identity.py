@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from fedsweep.errors import StoreReplaced
 from fedsweep.store import driver_errors
-from fedsweep.store.location import shown, sqlite_file
+from fedsweep.store.dialects import sqlite_file
+from fedsweep.store.location import shown
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import identity
 

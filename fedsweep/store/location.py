@@ -98,15 +98,9 @@ def _decoded(name: str) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(os.fsencode(rest))))
 
 
-def sqlite_file(url: URL) -> Path | None:
-    """Return the file of a SQLite URL, None for a server."""
-    if url.get_backend_name() != "sqlite" or url.database is None:
-        return None
-    return _file(url.database)
-
-
 @lru_cache(maxsize=64)  # each transaction asks: a parsed path keeps its text and its hash
-def _file(database: str) -> Path:
+def file_named(database: str) -> Path:
+    """Return the file of a SQLite URL, by what the URL names as its database."""
     if database.startswith("file:"):
         return _decoded(database.partition("?")[0])
     return Path(database)

@@ -13,6 +13,8 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.notices import SILENCE_SECONDS, Attempt, Event, Notice
 from fedsweep.states import FailureKind, Outcome
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Lock
 from fedsweep.store.tables import attempts, logs, members, rounds, sweeps, trials
 
 LATEST = 200
@@ -104,7 +106,7 @@ def tell(connection: Connection, notice: Notice, ended: Sequence[Attempt]) -> bo
     It is noted in the log of the sweep's last attempt, which may be read there. Of several workers
     that want to tell the same, one gets to.
     """
-    _ONE_AT_A_TIME[connection.dialect.name](connection)
+    dialect_of(connection).lock(connection, Lock.NOTICE)
     sweep = connection.execute(sa.select(_key(notice.sweep))).scalar_one()
     number = NUMBER + len(_ORDER) * sweep + _ORDER.index(notice.event)
     last, before = ended[-1], _BEFORE[notice.event](ended)
@@ -127,18 +129,6 @@ def _not_long_ago(ended: Sequence[Attempt]) -> Sequence[Attempt]:
 
 _BEFORE = {Event.FINISHED: _last, Event.FAILURES: _not_long_ago, Event.STALLED: _last}
 """The attempts in whose logs an earlier notice stands that makes this one a repetition."""
-
-
-def _wait_sqlite(_connection: Connection) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-
-
-def _wait_postgres(connection: Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_TELLER_AT_A_TIME)))
-
-
-ONE_TELLER_AT_A_TIME = 0x6E6F74696365
-_ONE_AT_A_TIME = {"sqlite": _wait_sqlite, "postgresql": _wait_postgres}
 
 
 def _key(sweep: str) -> sa.ScalarSelect[int]:

@@ -6,17 +6,17 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from fedsweep.store import driver_errors
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Dialect
+from fedsweep.store.driver import executed
 from fedsweep.store.texts import escaped
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class _Compiled:
         return tuple([everything[name] for name in self.order])
 
 
+NO_PARTS: Mapping[str, str] = MappingProxyType({})
+
+
 class Prepared:
     """A statement that is built and compiled once for each dialect, and goes past SQLAlchemy's
     own work on each execution, which takes ten times as long as SQLite's.
@@ -64,8 +67,8 @@ class Prepared:
     there is none, and raises what SQLAlchemy would.
     """
 
-    def __init__(self, build: Callable[[str], sa.ClauseElement]) -> None:
-        """`build` takes the name of a dialect."""
+    def __init__(self, build: Callable[[Dialect], sa.ClauseElement]) -> None:
+        """`build` makes the statement for a dialect."""
         self._build = build
         self._compiled: dict[str, _Compiled] = {}
 
@@ -75,7 +78,7 @@ class Prepared:
 
     def with_begin(self, connection: Connection, **values: Any) -> Answer:
         """Execute it first in a transaction: a server gets it in one round trip with the BEGIN."""
-        return self._execute(connection, values, pipelined=connection.dialect.name == "postgresql")
+        return self._execute(connection, values, pipelined=dialect_of(connection).first_in_one_trip)
 
     def _execute(
         self, connection: Connection, values: Mapping[str, Any], *, pipelined: bool
@@ -98,7 +101,7 @@ class Prepared:
             rows = [compiled.row(row) for row in cursor.fetchall()]
             return Answer(rows, cursor.rowcount)
 
-        return _executed(connection, compiled.text, execute)
+        return executed(connection, compiled.text, execute)
 
     def many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute it for each of these rows."""
@@ -111,18 +114,31 @@ class Prepared:
             except UnicodeEncodeError:
                 cursor.executemany(compiled.text, [escaped(one) for one in given])
 
-        _executed(connection, compiled.text, execute)
+        executed(connection, compiled.text, execute)
 
     def text(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, Any]:
         """Its SQL on this database, and what the driver would be given for these values."""
         compiled = self._of(connection)
         return compiled.text, compiled.given(values)
 
+    @classmethod
+    def named(cls, name: str, parts: Mapping[str, str] = NO_PARTS, **fixed: Any) -> Prepared:
+        """Return the statement of a query of the SQL files.
+
+        `parts` are put into its text, and `fixed` are values of its parameters.
+        """
+
+        def build(dialect: Dialect) -> sa.ClauseElement:
+            (text,) = dialect.statements(name, parts)
+            return sa.text(text).bindparams(**fixed)
+
+        return cls(build)
+
     def _of(self, connection: Connection) -> _Compiled:
         dialect = connection.dialect
         if (known := self._compiled.get(dialect.name)) is not None:
             return known
-        compiled = self._build(dialect.name).compile(dialect=dialect)
+        compiled = self._build(dialect_of(connection)).compile(dialect=dialect)
         assert isinstance(compiled, SQLCompiler)
         order = tuple(compiled.positiontup or ()) if compiled.positional else None
         fixed = {k: v for k, v in compiled.params.items() if v is not None}
@@ -131,28 +147,31 @@ class Prepared:
         return made
 
 
-def _executed(connection: Connection, text: str, execute: Callable[[Any], T]) -> T:
-    """Let the driver execute; its errors become SQLAlchemy's, and a dead connection is let go."""
-    if not connection.in_transaction():
-        connection.begin()
-    driver = connection.connection
-    cursor = driver.cursor()
-    dialect = connection.dialect
-    try:
-        return execute(cursor)
-    except dialect.loaded_dbapi.Error as error:
-        dead = dialect.is_disconnect(error, driver, cursor)
-        if dead:
-            connection.invalidate(error)
-        driver_errors.came_from(error, connection.engine)
-        raise DBAPIError.instance(
-            *(text, None, error, dialect.loaded_dbapi.Error),
-            connection_invalidated=dead,
-            dialect=dialect,
-        ) from error
-    except BaseException as error:
-        if not isinstance(error, Exception):  # stopped in the middle of who knows what
-            connection.invalidate(error)
-        raise
-    finally:
-        cursor.close()
+def _of_text(text: str, fixed: Mapping[str, Any]) -> Prepared:
+    return Prepared(lambda _: sa.text(text).bindparams(**fixed))
+
+
+class Steps:
+    """A query of the SQL files that some databases execute as several statements."""
+
+    def __init__(self, name: str, parts: Mapping[str, str] = NO_PARTS) -> None:
+        """`parts` are put into its text."""
+        self._name, self._parts = name, parts
+        self._steps: dict[str, list[Prepared]] = {}
+
+    def __call__(self, connection: Connection, **values: Any) -> Answer:
+        """Execute statements until one meets no row; returns the answer of the last one."""
+        for step in self.steps(connection):
+            answer = step(connection, **values)
+            if not answer.rowcount:
+                break
+        return answer
+
+    def steps(self, connection: Connection) -> list[Prepared]:
+        """Return the statements on this database."""
+        dialect = dialect_of(connection)
+        if (known := self._steps.get(dialect.name)) is not None:
+            return known
+        made = [_of_text(text, {}) for text in dialect.statements(self._name, self._parts)]
+        self._steps[dialect.name] = made
+        return made

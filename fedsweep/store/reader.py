@@ -5,21 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
-import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store import reader_postgres, reader_sqlite, views
-from fedsweep.store.access import Access
-from fedsweep.store.bounds import MOST_BYTES, TOO_MUCH, Found, Parameters, refusal, size
-from fedsweep.store.deadline import Deadline, within
-from fedsweep.store.engine import access_of
-from fedsweep.store.location import sqlite_file
+from fedsweep.store import views
+from fedsweep.store.bounds import MOST_BYTES, TOO_MUCH, Parameters, refusal, size
+from fedsweep.store.deadline import Deadline
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Question
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,11 @@ def ask(
         raise SqlRefused('there is no statement: try fedsweep sql "SELECT * FROM results"')
     if not text.lower().startswith(_FIRST_WORDS):
         raise SqlRefused
-    asking = _ASK[engine.dialect.name]
+    dialect = dialect_of(engine)
+    given = views.statements(dialect)
+    question = Question(text, parameters or {}, limit + 1, Deadline(seconds), room, given)
     try:
-        columns, rows = asking(engine, text, parameters or {}, limit + 1, Deadline(seconds), room)
+        columns, rows = dialect.ask(engine, question)
     except TimeoutError as error:
         raise refusal("interrupted", seconds) from error
     except MemoryError as error:
@@ -77,48 +76,6 @@ def _fitting(rows: Sequence[Sequence[Any]], room: int) -> int:
 
 
 _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
-
-
-def _ask_sqlite(
-    engine: Engine,
-    text: str,
-    parameters: Parameters,
-    limit: int,
-    deadline: Deadline,
-    room: int | None,
-) -> Found:
-    file = sqlite_file(engine.url)
-    assert file is not None
-    access = access_of(engine) or Access(file)
-    question: dict[str, Any] = {
-        "address": within(deadline, access.address, lambda: None),  # it may copy the file
-        "text": text,
-        "parameters": dict(parameters),
-        "limit": limit,
-        "seconds": deadline.seconds,
-        "until": deadline.at,
-        "room": room,
-        "views": views.statements("sqlite"),
-    }
-    if room is not None:
-        from fedsweep.store import sandbox
-
-        return sandbox.ask(question, deadline)
-    opened: list[sqlite3.Connection] = []  # a person's own terminal
-    return within(
-        deadline,
-        lambda: reader_sqlite.read(**question, opened=opened.append),
-        lambda: _interrupt(opened),
-    )
-
-
-def _interrupt(opened: Sequence[sqlite3.Connection]) -> None:
-    for connection in opened:
-        with suppress(sqlite3.ProgrammingError):  # it is closed
-            connection.interrupt()
-
-
-_ASK = {"sqlite": _ask_sqlite, "postgresql": reader_postgres.ask}
 
 
 def _plain(value: Any) -> Any:

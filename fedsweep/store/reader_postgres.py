@@ -34,7 +34,8 @@ from fedsweep.store.bounds import (
     taken,
 )
 from fedsweep.store.deadline import Deadline, within
-from fedsweep.store.engine import connector_of, translated
+from fedsweep.store.dialects.postgres_engine import connector_of
+from fedsweep.store.engine import translated
 
 LARGEST_PLAN = 4 * 2**20
 """Characters of a plan, which has the constants of its statement worked out."""

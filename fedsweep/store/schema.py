@@ -13,6 +13,8 @@ from sqlalchemy.engine import Connection, Engine
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
 from fedsweep.store import catalog, identity
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Lock
 from fedsweep.store.engine import (
     as_sql,
     is_ahead,
@@ -20,7 +22,6 @@ from fedsweep.store.engine import (
     read_clock,
     reading,
     transaction,
-    unbound,
 )
 from fedsweep.store.tables import trials
 from fedsweep.store.views import create_views, drop_views
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 REVISIONS = ("0007", "0006", "0005", "0004", "0003", "0002", "0001")
 """Every revision that this version knows, the newest first. Written down, so that Alembic, which
 takes a fifth of a second to import, is needed by a migration alone."""
-
-ONE_SCHEMA_AT_A_TIME = 0x6665647377656570
-"""Postgres advisory lock: "fedsweep" in ASCII."""
 
 
 def open_store(url: str, *, create: bool = False) -> Engine:
@@ -103,7 +101,9 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
 
     """
     with transaction(engine) as connection:
-        _ONE_AT_A_TIME[engine.dialect.name](connection)
+        dialect = dialect_of(engine)
+        dialect.lift_time_limits(connection)
+        dialect.lock(connection, Lock.SCHEMA)
         before = current(connection)
         if before is None:
             catalog.require_empty(connection)
@@ -157,19 +157,6 @@ def head() -> str:
 def is_empty(connection: Connection) -> bool:
     """Return whether nothing lies in the database: fedsweep may make its tables."""
     return catalog.contents(connection).empty
-
-
-def _wait_sqlite(connection: Connection) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-    unbound(connection)
-
-
-def _wait_postgres(connection: Connection) -> None:
-    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_SCHEMA_AT_A_TIME)))
-
-
-_ONE_AT_A_TIME = {"sqlite": _wait_sqlite, "postgresql": _wait_postgres}
 
 
 def _config() -> Config:

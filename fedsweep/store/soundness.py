@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import Engine
 
 from fedsweep.states import Outcome
 from fedsweep.store.artifacts import Folder, folder_of
-from fedsweep.store.engine import reading, unbound
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.engine import reading
 from fedsweep.store.reads import Home
 from fedsweep.store.tables import attempts, identity, snapshots, sweeps, trials, weights
 from fedsweep.store.writes import Weights
@@ -57,7 +57,7 @@ RULES = {
 def faults(engine: Engine) -> list[str]:
     """What is wrong with a store, a line each; none where it is sound."""
     with reading(engine) as connection:
-        found = _OWN_CHECK[engine.dialect.name](connection)
+        found = dialect_of(engine).own_check(connection)
         for wrong, query in RULES.items():
             ids = list(connection.execute(sa.text(query)).scalars())
             found += [f"trial {trial_id}: {wrong}" for trial_id in ids]
@@ -139,34 +139,3 @@ def _is_named(engine: Engine, table: sa.Table, row: Any) -> bool:
     with reading(engine) as connection:
         found = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
         return connection.execute(found).first() is not None
-
-
-def _check_sqlite(connection: Connection) -> list[str]:
-    unbound(connection)
-    said = list(connection.execute(sa.text("PRAGMA integrity_check")).scalars())
-    keys = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
-    damaged = [f"SQLite: {line}" for line in said if line != "ok"]
-    return damaged + [f"SQLite: a row of {row[0]} refers to none of {row[2]}" for row in keys]
-
-
-def _check_postgres(connection: Connection) -> list[str]:
-    """By the extension amcheck, where an administrator has installed it."""
-    there = sa.text("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'")
-    if connection.execute(there).first() is None:
-        return []
-    indexes = sa.text(
-        "SELECT c.oid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-        "JOIN pg_am a ON a.oid = c.relam JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE a.amname = 'btree' AND n.nspname = current_schema()"
-    )
-    found = []
-    for oid, name in connection.execute(indexes).all():
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.text("SELECT bt_index_check(:oid, true)"), {"oid": oid})
-        except DBAPIError as error:
-            found.append(f"Postgres: index {name}: {error.orig}")
-    return found
-
-
-_OWN_CHECK = {"sqlite": _check_sqlite, "postgresql": _check_postgres}

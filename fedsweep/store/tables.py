@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from fedsweep.spec import config_columns
 from fedsweep.states import FailureKind, Outcome, TrialState
+from fedsweep.store.dialects.sqlite import Key
 
 metadata = MetaData(
     naming_convention={
@@ -38,8 +39,6 @@ metadata = MetaData(
     }
 )
 
-# SQLite makes a key automatically for INTEGER alone.
-Key = BigInteger().with_variant(Integer(), "sqlite")
 _COLUMN_TYPES = {bool: Boolean, int: BigInteger, float: Double, str: Text}
 
 

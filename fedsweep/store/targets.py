@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,15 +9,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from fedsweep.errors import FedsweepError, RequestError
 from fedsweep.store.access import Access
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.catalog import SIGNATURE, contents
+from fedsweep.store.dialects import dialect_of_url, sqlite_file
 from fedsweep.store.engine import make_engine, reading
-from fedsweep.store.location import SIDECARS, URI_OPTIONS, resolved, sidecar, sqlite_file
+from fedsweep.store.location import SIDECARS, sidecar
 from fedsweep.store.places import is_sound
 from fedsweep.store.reads import Home
 from fedsweep.store.tables import identity, sweeps
@@ -40,8 +40,12 @@ def _is_own(engine: Engine, target: str | Path) -> bool:
         url = make_url(str(target))
     except (ArgumentError, ValueError):
         return _is_own_path(engine, _as_path(target))
-    own = _IS_OWN.get(url.get_backend_name())
-    return own is not None and own(engine, url)
+    dialect = dialect_of_url(url)
+    own = None if dialect is None else dialect.same_place(url)
+    if own is None:
+        return False
+    file = sqlite_file(own)
+    return _is_own_server(own) if file is None else _is_own_path(engine, file)
 
 
 def _as_path(target: str | Path) -> Path:
@@ -96,22 +100,10 @@ def _folders(engine: Engine) -> Iterator[Path]:
             yield (Path(one) / name).resolve()
 
 
-def _is_own_sqlite(engine: Engine, url: URL) -> bool:
-    if not url.database or url.host:
-        return False
-    options = {name: value for name, value in url.query.items() if name in URI_OPTIONS}
-    try:
-        other = sqlite_file(resolved(url.set(drivername="sqlite", query=options)))
-    except RequestError:  # in memory, or nowhere
-        return False
-    return other is not None and _is_own_path(engine, other)
-
-
-def _is_own_postgres(_engine: Engine, url: URL) -> bool:
+def _is_own_server(url: URL) -> bool:
     """Return whether the schema that a URL leads to has fedsweep's tables."""
-    written = url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        other = make_engine(written)
+        other = make_engine(url.render_as_string(hide_password=False))
     except FedsweepError:  # the one who writes there says why it cannot be reached
         return False
     try:
@@ -119,30 +111,3 @@ def _is_own_postgres(_engine: Engine, url: URL) -> bool:
             return contents(connection).ours
     finally:
         other.dispose()
-
-
-_IS_OWN = {"sqlite": _is_own_sqlite, "postgresql": _is_own_postgres}
-
-
-def same_database(there: Connection, here: Connection) -> bool:
-    """Return whether two stores of the same dialect are one: a file, or a schema of a server."""
-    return _SAME[here.dialect.name](there, here)
-
-
-def _same_sqlite(there: Connection, here: Connection) -> bool:
-    one, other = sqlite_file(there.engine.url), sqlite_file(here.engine.url)
-    assert one is not None
-    assert other is not None
-    return one.samefile(other)
-
-
-def _same_postgres(there: Connection, here: Connection) -> bool:
-    """Compare by an advisory lock, which belongs to one database and keeps out others there."""
-    key = random.getrandbits(62)
-    there.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-    alone = here.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
-    schema = sa.select(sa.func.current_schema())
-    return not alone and there.execute(schema).scalar() == here.execute(schema).scalar()
-
-
-_SAME = {"sqlite": _same_sqlite, "postgresql": _same_postgres}

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.spec import Claim
 from fedsweep.states import TrialState
+from fedsweep.store.dialects import dialect_of
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.reads import Home, home, needed_by_siblings
 from fedsweep.store.tables import (
@@ -70,21 +71,7 @@ def _earlier(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.Col
 
 def lock(connection: Connection, trunk: str) -> None:
     """Let nobody else begin to train this trunk until the commit."""
-    _LOCK[connection.dialect.name](connection, trunk)
-
-
-def _lock_sqlite(_connection: Connection, _trunk: str) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-
-
-def _lock_postgres(connection: Connection, trunk: str) -> None:
-    _ADVISORY(connection, key=int(trunk[:15], 16))
-
-
-_ADVISORY = Prepared(
-    lambda _: sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("key", type_=sa.BigInteger())))
-)
-_LOCK = {"sqlite": _lock_sqlite, "postgresql": _lock_postgres}
+    dialect_of(connection).lock(connection, int(trunk[:15], 16))
 
 
 def busy(connection: Connection, trial: int, trunk: str) -> bool:

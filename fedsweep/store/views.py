@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.spec import config_columns
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Deviation, Dialect
 
 FIRST_FIELDS = [
     "dataset",
@@ -76,14 +78,14 @@ NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 def create_views(connection: Connection) -> None:
     """Make every view; to be called after the tables are as this version wants them."""
-    for statement in statements(connection.dialect.name).values():
+    for statement in statements(dialect_of(connection)).values():
         connection.execute(sa.text(statement))
 
 
 @cache
-def statements(dialect: str) -> dict[str, str]:
+def statements(dialect: Dialect) -> dict[str, str]:
     """Return the statement that makes each view, as SQLite keeps it."""
-    bodies = _bodies() | {"cells": _CELLS[dialect]()}
+    bodies = _bodies() | {"cells": _cells(dialect.deviation)}
     return {name: f"CREATE VIEW {name} AS {bodies[name]}".rstrip() for name in NAMES}
 
 
@@ -174,40 +176,6 @@ def _cells_select(std: str, joins: str) -> str:
         FROM g JOIN trials t ON t.id = g.one JOIN sweeps s ON s.id = g.sweep {joins}"""
 
 
-def _cells_sqlite() -> str:
-    """The sample standard deviation, with the root by Newton's steps x <- (x + v / x) / 2.
-
-    They start above the root of a variance v <= 1, and have met it to the last bit but one well
-    before step 40 for any v that accuracies can have. CROSS JOIN keeps SQLite from going through
-    all of a sweep's trials for each of its cells.
-    """
-    return f"""
-        WITH RECURSIVE g AS ({_GROUPS} {_FROM_MEMBERS}),
-        spread AS (
-            SELECT g.sweep, g.cell_id,
-                   sum((t.test_accuracy - g.mean) * (t.test_accuracy - g.mean)) / (g.n - 1) AS v
-            FROM g CROSS JOIN trials t ON t.cell_id = g.cell_id
-                   CROSS JOIN sweep_members m ON m.sweep = g.sweep AND m.trial = t.id
-            WHERE g.n > 1 AND t.state = 'finished' GROUP BY g.sweep, g.cell_id
-        ),
-        newton(sweep, cell_id, v, x, step) AS (
-            SELECT sweep, cell_id, v, (v + 1) / 2, 0 FROM spread
-            UNION ALL
-            SELECT sweep, cell_id, v, CASE WHEN v > 0 THEN (x + v / x) / 2 ELSE 0.0 END, step + 1
-            FROM newton WHERE step < 40
-        )
-        {
-        _cells_select(
-            "d.x",
-            '''LEFT JOIN newton d
-            ON d.sweep = g.sweep AND d.cell_id = g.cell_id AND d.step = 40''',
-        )
-    }"""
-
-
-def _cells_postgres() -> str:
-    deviation = "stddev_samp(t.test_accuracy) FILTER (WHERE t.state = 'finished') AS std"
-    return f"WITH g AS ({_GROUPS}, {deviation} {_FROM_MEMBERS}) {_cells_select('g.std', '')}"
-
-
-_CELLS = {"sqlite": _cells_sqlite, "postgresql": _cells_postgres}
+def _cells(std: Deviation) -> str:
+    groups = f"{_GROUPS}{std.aggregate} {_FROM_MEMBERS}"
+    return f"{std.start} g AS ({groups}){std.tables}{_cells_select(std.column, std.join)}"

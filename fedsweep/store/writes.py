@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import Refused
@@ -32,8 +31,10 @@ from fedsweep.spec import (
     more_measured,
 )
 from fedsweep.states import TrialState
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.dialects.base import Dialect, Lock
 from fedsweep.store.difference import Differs, as_stored, differences
-from fedsweep.store.prepared import Prepared
+from fedsweep.store.prepared import Prepared, Steps
 from fedsweep.store.tables import (
     SHARING,
     arms,
@@ -178,20 +179,7 @@ def take_turns(connection: Connection) -> None:
     """Who plans and who holds sweeps take turns: two that share trials in another order would wait
     for each other, and of two that hold what they share, neither would see what the other did.
     """
-    _TAKE_TURNS[connection.dialect.name](connection)
-
-
-def _take_turns_sqlite(_connection: Connection) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-
-
-def _take_turns_postgres(connection: Connection) -> None:
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_PLANNER_AT_A_TIME)))
-
-
-_TAKE_TURNS = {"sqlite": _take_turns_sqlite, "postgresql": _take_turns_postgres}
-ONE_PLANNER_AT_A_TIME = 0x706C616E
-"""Postgres advisory lock: "plan" in ASCII."""
+    dialect_of(connection).lock(connection, Lock.PLAN)
 
 
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
@@ -254,13 +242,10 @@ def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
 
 
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
 def _adding(table: sa.Table, *names: str) -> Prepared:
     """INSERT … ON CONFLICT DO NOTHING, of these columns."""
     values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
-    return Prepared(lambda dialect: _INSERT[dialect](table).values(values).on_conflict_do_nothing())
+    return Prepared(lambda dialect: dialect.insert(table).values(values).on_conflict_do_nothing())
 
 
 _PLANNED = (
@@ -309,13 +294,9 @@ def add_rounds(
         "s_lost": sum(r.seconds for r in again),
         "at_most": memory,
     }
-    for statement in _GET_ON[connection.dialect.name] if fresh else [_COUNT]:
-        statement(connection, **counts)
+    statement: Prepared | Steps = _GET_ON if fresh else _COUNT
+    statement(connection, **counts)
     return None
-
-
-def _added(name: str, more: str) -> sa.ColumnElement[Any]:
-    return attempts.c[name] + sa.bindparam(more, type_=attempts.c[name].type)
 
 
 _ADD_ROUND = Prepared(
@@ -325,44 +306,8 @@ _ADD_ROUND = Prepared(
 )
 
 
-def _get_on() -> sa.Update:
-    seconds = sa.func.coalesce(trials.c.seconds, sa.literal_column("0"))
-    return (
-        sa.update(trials)
-        .where(trials.c.id == sa.bindparam("of_trial"))
-        .values(
-            losses=sa.literal_column("0"),
-            final_round=sa.bindparam("last", type_=sa.BigInteger()),
-            seconds=seconds + sa.bindparam("more_seconds", type_=sa.Double()),
-        )
-    )
-
-
-def _count() -> sa.Update:
-    return (
-        sa.update(attempts)
-        .where(
-            attempts.c.trial == sa.bindparam("of_trial"),
-            attempts.c.fence == sa.bindparam("of_fence"),
-        )
-        .values(
-            rounds_trained=_added("rounds_trained", "n_trained"),
-            rounds_new=_added("rounds_new", "n_new"),
-            rounds_lost=_added("rounds_lost", "n_lost"),
-            seconds_trained=_added("seconds_trained", "s_trained"),
-            seconds_lost=_added("seconds_lost", "s_lost"),
-            memory=sa.func.coalesce(
-                sa.bindparam("at_most", type_=sa.BigInteger()), attempts.c.memory
-            ),
-        )
-    )
-
-
-_COUNT = Prepared(lambda _: _count())
-_GET_ON = {
-    "sqlite": [Prepared(lambda _: _get_on()), _COUNT],
-    "postgresql": [Prepared(lambda _: _get_on().add_cte(_count().cte("counted")))],  # one journey
-}
+_GET_ON = Steps("get_on")
+_COUNT = Prepared.named("count_rounds")
 
 
 def _stored(
@@ -481,8 +426,8 @@ def add_last_words(connection: Connection, claim: Claim, words: Sequence[str]) -
     add_logs(connection, claim, said)
 
 
-def _saying(dialect: str) -> sa.ClauseElement:
-    added = _INSERT[dialect](logs).values({c.name: sa.bindparam(c.name) for c in logs.c})
+def _saying(dialect: Dialect) -> sa.ClauseElement:
+    added = dialect.insert(logs).values({c.name: sa.bindparam(c.name) for c in logs.c})
     said = {name: added.excluded[name] for name in ("at", "level", "message")}
     rewritten: sa.ClauseElement = added.on_conflict_do_update(
         index_elements=["trial", "fence", "n"], set_=said
@@ -564,7 +509,8 @@ def put_files(connection: Connection, sweep: str, artifacts: str) -> None:
     key, before = connection.execute(found).one()
     if before == artifacts:
         return
-    _ALONE_WITH_FILES[connection.dialect.name](connection)
+    # An attempt indexes its files before it reads where to put them.
+    dialect_of(connection).lock_rows_of(connection, files)
     mine = sa.select(trials.c.id).where(trials.c.sweep == key)
     for table in (files, snapshots, weights):
         some = sa.select(table.c.name).where(table.c.trial.in_(mine)).limit(1)
@@ -575,18 +521,6 @@ def put_files(connection: Connection, sweep: str, artifacts: str) -> None:
                 "that one"
             )
     connection.execute(sa.update(sweeps).where(sweeps.c.id == key).values(artifacts=artifacts))
-
-
-def _alone_with_files_sqlite(_connection: Connection) -> None:
-    """The transaction is immediate: it holds the only write lock already."""
-
-
-def _alone_with_files_postgres(connection: Connection) -> None:
-    """An attempt indexes its files before it reads where to put them."""
-    connection.execute(sa.text("LOCK TABLE files IN SHARE MODE"))
-
-
-_ALONE_WITH_FILES = {"sqlite": _alone_with_files_sqlite, "postgresql": _alone_with_files_postgres}
 
 
 @dataclass(frozen=True)

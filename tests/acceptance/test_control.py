@@ -13,6 +13,7 @@ import pytest
 
 from fedsweep.errors import StoreBusy
 from fedsweep.store import engine as e
+from fedsweep.store.dialects import sqlite_engine
 from tests.acceptance.command import (
     assert_equal_to_calm,
     at_once,
@@ -183,7 +184,7 @@ def freeze(worker: Work, url: str) -> None:
         eventually(lambda: all(p.status() == psutil.STATUS_STOPPED for p in processes))  # noqa: B023
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(e, "BUSY_SECONDS", 0.5)
+                patch.setattr(sqlite_engine, "BUSY_SECONDS", 0.5)
                 with e.transaction(store):
                     break
         except StoreBusy:

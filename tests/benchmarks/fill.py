@@ -20,8 +20,8 @@ from fedsweep import queue
 from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
 from fedsweep.states import Hold
 from fedsweep.store import writes
+from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import read_clock, transaction
-from fedsweep.store.location import sqlite_file
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
 from tests.benchmarks.figure import timed

@@ -16,8 +16,8 @@ from fedsweep.logbook import Line
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
 from fedsweep.store import writes
+from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import transaction
-from fedsweep.store.location import sqlite_file
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live

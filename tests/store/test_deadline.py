@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from fedsweep.errors import SqlRefused
 from fedsweep.store import reader
 from fedsweep.store.deadline import Deadline, within
-from fedsweep.store.engine import make_engine, postgres_engine
+from fedsweep.store.dialects import postgres_engine
+from fedsweep.store.engine import make_engine
 
 
 def test_work_that_ends_gives_its_result_or_its_error() -> None:
@@ -38,7 +39,9 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
     """It takes the connection, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        engine = postgres_engine(sa.make_url(f"postgresql+psycopg://u@127.0.0.1:{port}/x"))
+        engine = postgres_engine.engine_of(
+            sa.make_url(f"postgresql+psycopg://u@127.0.0.1:{port}/x")
+        )
         with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):
             reader.ask(engine, "SELECT 1", seconds=0.2)
         engine.dispose()

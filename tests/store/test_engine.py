@@ -16,6 +16,8 @@ from sqlalchemy.engine import Engine
 from fedsweep import errors
 from fedsweep.store import driver_errors
 from fedsweep.store import engine as e
+from fedsweep.store.clock import boot_id, boot_moment
+from fedsweep.store.dialects import sqlite_engine
 from fedsweep.store.schema import open_store
 
 
@@ -96,7 +98,7 @@ def test_a_network_file_system_is_refused(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """SQLite's locks cannot be trusted there."""
-    monkeypatch.setattr(e, "_file_system", lambda _file: kind)
+    monkeypatch.setattr(sqlite_engine, "_file_system", lambda _file: kind)
     with pytest.raises(errors.StoreError, match=f"on a network file system .{kind}.*local disk"):
         open_store(sqlite_url)
 
@@ -108,7 +110,7 @@ def test_a_local_file_system_is_not(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Also one that a program of this machine provides."""
-    monkeypatch.setattr(e, "_file_system", lambda _file: kind)
+    monkeypatch.setattr(sqlite_engine, "_file_system", lambda _file: kind)
     open_store(sqlite_url).dispose()
 
 
@@ -118,15 +120,15 @@ def test_a_mount_point_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
     place.mkdir()
     coded = str(place).replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011")
     mounts = f"/dev/x / ext4 rw 0 0\nx /caf\udce9 fuse.x rw 0 0\nhost:/x {coded} nfs4 rw 0 0\n"
-    monkeypatch.setattr(e.Path, "read_text", lambda *_: mounts)
-    assert e._file_system(place / "fedsweep.db") == "nfs4"
-    assert e._file_system(tmp_path / "fedsweep.db") == "ext4"
+    monkeypatch.setattr(Path, "read_text", lambda *_: mounts)
+    assert sqlite_engine._file_system(place / "fedsweep.db") == "nfs4"
+    assert sqlite_engine._file_system(tmp_path / "fedsweep.db") == "ext4"
 
 
 def test_the_file_system_of_a_file_is_that_of_its_mount(tmp_path: Path) -> None:
     """The longest mount point that holds it."""
-    assert e._file_system(Path("/proc/self/status")) == "proc"
-    assert e._file_system(tmp_path) not in e.NETWORK_FILE_SYSTEMS
+    assert sqlite_engine._file_system(Path("/proc/self/status")) == "proc"
+    assert sqlite_engine._file_system(tmp_path) not in sqlite_engine.NETWORK_FILE_SYSTEMS
 
 
 def test_a_server_that_does_not_answer_is_unreachable() -> None:
@@ -188,7 +190,7 @@ def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
         first, second = (c.execute(sa.select(e.as_sql(now))).scalar_one() for now in read)
     assert first <= second
     assert read[0].clock == read[1].clock
-    assert len(e.boot_id()) > 8
+    assert len(boot_id()) > 8
 
 
 def test_work_is_done_again_when_its_connection_breaks(
@@ -221,7 +223,7 @@ def test_work_is_done_again_when_its_connection_breaks(
 def test_time_namespaces_of_one_machine_share_a_clock() -> None:
     """A container whose boot clock has an offset reads the same time as its host."""
     program = (
-        "import time; from fedsweep.store.engine import _clock_sqlite as read; "
+        "import time; from fedsweep.store.clock import boot_moment as read; "
         "print(read().seconds, time.clock_gettime(time.CLOCK_BOOTTIME))"
     )
     command = ["unshare", "--time", "--boottime", "864000", sys.executable, "-c", program]
@@ -230,7 +232,7 @@ def test_time_namespaces_of_one_machine_share_a_clock() -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no time namespace can be made here: {error}")
     read, inside = map(float, done.stdout.split())
-    here = e._clock_sqlite().seconds
+    here = boot_moment().seconds
     assert here is not None
     assert inside - here > 800_000
     assert abs(read - here) < 3600
@@ -242,10 +244,10 @@ def test_a_process_of_another_time_namespace_reads_the_same_clock(offset: str) -
     inside = ["unshare", "-T", "--boottime", offset, sys.executable, "-c"]
     if shutil.which("unshare") is None or subprocess.run([*inside, ""], check=False).returncode:
         pytest.skip("this user may not make a time namespace")
-    program = "from fedsweep.store import engine as e; print(e._clock_sqlite().seconds)"
-    before = e._clock_sqlite().seconds
+    program = "from fedsweep.store.clock import boot_moment; print(boot_moment().seconds)"
+    before = boot_moment().seconds
     done = subprocess.run([*inside, program], capture_output=True, text=True, check=True)
-    after = e._clock_sqlite().seconds
+    after = boot_moment().seconds
     assert before is not None
     assert after is not None
     assert before < float(done.stdout) < after

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from fedsweep.errors import StoreBusy, StoreForeign
 from fedsweep.spec import read_plan
-from fedsweep.store import engine as engine_module
-from fedsweep.store import reader, readonly, writes
+from fedsweep.store import reader, writes
+from fedsweep.store.dialects import DIALECTS, sqlite_engine
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
@@ -61,7 +61,7 @@ def test_our_own_views_are_read_where_they_are(sqlite_url: str) -> None:
         stored = connection.execute(
             sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
         )
-        assert {row.name: row.sql for row in stored} == statements("sqlite")
+        assert {row.name: row.sql for row in stored} == statements(DIALECTS["sqlite"])
         made = sa.text("SELECT count(*) FROM sqlite_temp_master")
         assert connection.execute(made).scalar_one() == 0
     engine.dispose()
@@ -100,7 +100,7 @@ def test_a_statement_that_never_ends_is_interrupted(
     seconds: float, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a page: the database does not answer, and the next look comes soon."""
-    monkeypatch.setattr(readonly, "LOOK_SECONDS", seconds)
+    monkeypatch.setattr(sqlite_engine, "LOOK_SECONDS", seconds)
     engine = open_to_read(sqlite_url, page=True)
     with pytest.raises(StoreBusy, match="took too long to answer"), reading(engine) as connection:
         connection.execute(sa.text(f"SELECT max(trial_id) FROM ({ENDLESS})"))
@@ -113,7 +113,7 @@ def test_a_trigger_that_never_ends_is_interrupted(
     sqlite_url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing is written."""
-    monkeypatch.setattr(engine_module, "STATEMENT_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite_engine, "STATEMENT_SECONDS", 0.1)
     store = make_engine(sqlite_url)
     change(
         sqlite_url,

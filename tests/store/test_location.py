@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from fedsweep.cli.arguments import data_folder, url
 from fedsweep.errors import RequestError
 from fedsweep.store.artifacts import folder_of
+from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import parse_url, transaction
-from fedsweep.store.location import sqlite_file
 from fedsweep.store.reads import Home
 from fedsweep.store.schema import open_store
 from fedsweep.store.writes import Snapshot

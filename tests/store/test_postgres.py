@@ -29,6 +29,7 @@ from fedsweep.spec import Claim, Round, read_plan
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import reads, writes
+from fedsweep.store.dialects.postgres_engine import POSTGRES_SETTINGS
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store, open_to_write
@@ -74,16 +75,16 @@ def test_each_connection_has_its_limits_of_time(store: Engine) -> None:
         with begin(store) as c:
             found = {
                 name: c.execute(sa.text(f"SHOW {name}")).scalar_one()
-                for name in (*e.POSTGRES_SETTINGS, "application_name")
+                for name in (*POSTGRES_SETTINGS, "application_name")
             }
         minutes = {"lock_timeout": "1min"}  # as the server writes it
-        assert found == {**e.POSTGRES_SETTINGS, **minutes, "application_name": "fedsweep"}
+        assert found == {**POSTGRES_SETTINGS, **minutes, "application_name": "fedsweep"}
         assert "0" not in found.values()
 
 
 def limited(server: Postgres, monkeypatch: pytest.MonkeyPatch, name: str, limit: str) -> Engine:
     """A store under a limit that a test can wait for."""
-    monkeypatch.setitem(e.POSTGRES_SETTINGS, name, limit)
+    monkeypatch.setitem(POSTGRES_SETTINGS, name, limit)
     url = sa.make_url(server.url).set(username="postgres", password="hunter2")
     return e.make_engine(url.render_as_string(hide_password=False))
 

@@ -91,7 +91,7 @@ BY_INDEX = [
 def test_what_every_trial_goes_through_reads_by_index(filled: Engine) -> None:
     """No scan of the trials. (Empty tables, of attempts and rounds, Postgres scans with right.)"""
     with transaction(filled) as c:
-        finish = queue._FINISH[filled.dialect.name][0]
+        finish = queue._FINISH.steps(c)[0]
         for statement, index in [*BY_INDEX, (finish, "rounds")]:
             found = plan(c, statement, read_clock(c))
             assert index in found.replace(f"{index}_", ""), (index, found)

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from fedsweep import queue
 from fedsweep.spec import Round, read_plan
 from fedsweep.store import soundness, writes
+from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import read_clock, transaction
-from fedsweep.store.location import sqlite_file
 from fedsweep.store.tables import attempts, rounds, trials
 from tests.acceptance.command import at_once
 from tests.builders import WORKER

@@ -15,7 +15,8 @@ from fedsweep import queue
 from fedsweep.logbook import Line
 from fedsweep.spec import SweepSpec, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import catalog, reads, schema, writes
+from fedsweep.store import reads, schema, writes
+from fedsweep.store.dialects.postgres import Postgres
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.texts import codec_of, storable
 
@@ -31,7 +32,7 @@ def latin1_url(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
         with monkeypatch.context() as earlier:
-            earlier.setitem(catalog._FIT, "postgresql", lambda _: None)
+            earlier.setattr(Postgres, "require_every_text", lambda *_: None)
             schema.open_store(url).dispose()
         yield url
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
