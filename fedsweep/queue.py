@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
+from fedsweep.measures import FROM_LAST_ROUND
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
@@ -310,15 +311,8 @@ def finish(connection: Connection, claim: Claim) -> None:
     _pass_on(connection, claim.trunk)
 
 
-FINAL = (
-    *("test_accuracy", "test_loss", "validation_accuracy", "test_miou"),
-    *("mean_client_accuracy", "worst_client_accuracy"),
-)
-"""What a trial takes from its last round."""
-
-
 _END = Prepared.named("end_attempt")
-_FINISH = Steps("finish", {"final": ", ".join(FINAL)})
+_FINISH = Steps("finish", {"final": ", ".join(FROM_LAST_ROUND)})
 
 
 def fail(

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, overload
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedsweep.errors import PlanError
+from fedsweep.fields import ARM_FIELDS, MEASURED
 from trainers.config import (
     LARGEST,
     OUTSIDE_IDENTITY,
@@ -32,6 +33,7 @@ from trainers.config import (
     recipe,
     share,
 )
+from trainers.measurements import ClientScore, Round
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 __all__ = [
@@ -55,9 +57,6 @@ ID_DIGITS = 20
 
 AUTO = "auto"
 """A freeze round that the trial finds itself: see `trainers.freeze`."""
-
-MEASURED = ("evaluate_every", "client_accuracy", "diagnostics")
-"""What is outside a trial's identity and shows in its rounds."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +257,8 @@ def _arm_identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _comparison(config: TrainConfig) -> str:
-    """Equal for configurations that differ by their normaliser, and by their seed, alone."""
-    own = ("seed", "normalizer", "freeze_round", "freeze", "gn_groups", "agc_clip")
+    """Equal for configurations that differ only in their normalizer, its settings and the seed."""
+    own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 
@@ -498,39 +497,6 @@ class Claim:
     """The last round that it may share."""
     store: str = ""
     """The database's own name, a part of the names of the attempt's files."""
-
-
-@dataclass(frozen=True)
-class ClientScore:
-    """One registered client's own test accuracy (0..1) after a round."""
-
-    client: int
-    samples: int
-    test_accuracy: float
-
-
-@dataclass(frozen=True)
-class Round:
-    """One row of measurements; see `trainers.fedavg.Round` for the units."""
-
-    round: int
-    phase: str
-    train_loss: float
-    test_loss: float | None
-    test_accuracy: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-    test_miou: float | None = None
-    mean_client_accuracy: float | None = None
-    worst_client_accuracy: float | None = None
-    statistics_mismatch: float | None = None
-    gradient_deviation: float | None = None
-    client_drift: float | None = None
-    statistics_mismatch_layers: Mapping[str, float] | None = None
-    clients: tuple[ClientScore, ...] = ()
 
 
 @dataclass(frozen=True)

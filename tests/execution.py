@@ -11,10 +11,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
+from fedsweep.measures import COMPARED
 from fedsweep.spec import Claim, Round, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, writes
-from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import rounds
 from tests.builders import WORKER
@@ -57,7 +57,7 @@ def folder(store: Engine, claimed: Claim) -> Path:
 
 
 def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
-    columns = [rounds.c[name] for name in ("round", *MEASURED)]
+    columns = [rounds.c[name] for name in ("round", *COMPARED)]
     query = sa.select(*columns).where(rounds.c.trial == claimed.trial).order_by(rounds.c.round)
     with reading(store) as c:
         return [tuple(row) for row in c.execute(query)]
@@ -67,7 +67,7 @@ def direct(claimed: Claim) -> list[tuple[Any, ...]]:
     """What the trainer gives without a store."""
     numerics.settle(1)
     found = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
-    return [tuple(_plain(getattr(r, n)) for n in ("round", *MEASURED)) for r in found]
+    return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in found]
 
 
 def _plain(value: Any) -> Any:

@@ -8,25 +8,18 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from fedsweep.appearance import central_twin
 from fedsweep.errors import RequestError
+from fedsweep.fields import FEDERATED
+from fedsweep.measures import MEASURES
 from fedsweep.report.comparison import Difference, difference, holm, not_worse
 from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
 
 Mark = Literal["best", "level", ""]
 
-LOWER_IS_BETTER = frozenset({"test_loss"})
-
-FEDERATED = frozenset(
-    {"alpha", "local_steps", "momentum", "local_epochs", "partition", "min_samples", "centralized"}
-    | {"shards_per_client", "clients", "participation", "server_momentum"}
-)
-"""Axes that mean nothing, or something else, where all samples are trained on at once."""
-
 CENTRAL = ("local_steps", "local_epochs", "clients", "momentum", "server_momentum")
-"""Those of them that tell centralised trials apart, too: their rounds take M*E steps, or epochs."""
-
-CENTRAL_TWIN = {"fixbn": "bn", "fedbn": "bn", "silobn": "bn"}
-"""What a normaliser is where there is one client only."""
+"""Those of FEDERATED that tell centralised trials apart, too: their rounds take M*E steps, or
+epochs."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ def outdone_by_partial(cells: Mapping[Column, Cell], measure: str) -> bool:
 
 def _upward(cell: Cell, measure: str) -> dict[Unit, float]:
     """A cell's values, the larger the better."""
-    sign = -1 if measure in LOWER_IS_BETTER else 1
+    sign = -1 if MEASURES[measure].lower_is_better else 1
     return {unit: sign * value for unit, value in cell.values[measure].items()}
 
 
@@ -141,7 +134,7 @@ def gaps(summary: Summary, measure: str) -> list[Contrast]:
         if key[place["centralized"]]:
             continue
         for column, cell in cells.items():
-            arm = (CENTRAL_TWIN.get(column[0], column[0]), *(column[i] for i in told))
+            arm = (central_twin(column[0]), *(column[i] for i in told))
             twins = central.get((*(key[i] for i in same), *arm), [])
             for i in own:  # the nearest: as many steps and clients, where there are several
                 twins = [twin for twin in twins if twin[0][i] == key[i]] or twins

@@ -10,42 +10,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fedsweep.appearance import normalizer_place
+from fedsweep.fields import ARM_FIELDS, DESCRIBED, ROW_FIELDS, UNSET, column_label, label
+from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report.comparison import mean_interval
-from fedsweep.spec import config_columns
+from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
 Column = tuple[Any, ...]
 """(normaliser, T*), and whatever else of ARM_FIELDS varies in the sweep."""
 
-ROW_FIELDS = ("alpha", "local_steps", "momentum")
-"""What tells the rows of a table apart, always; any other field that varies joins them."""
-
-ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
-"""What tells the columns of one normaliser apart: T*, always, and those of the rest that vary."""
-
-OUTSIDE = frozenset(
-    {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
-)
-"""Fields that do not change what is trained: trials of one cell may differ in them."""
-NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE
-CHOSEN = frozenset({"fingerprint", "local_epochs"})
-"""Fields whose absence tells trials apart. Any other is absent where the rest of the configuration
-makes it meaningless, and then the rest tells."""
-
-NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
-"""The order of the columns, as far as it is given."""
-
-MORE = ("test_miou", "mean_client_accuracy", "worst_client_accuracy")
-"""Final measures that some trials take beside their accuracy."""
-
-MEASURES = ("test_accuracy", "validation_accuracy", "best_test_accuracy", "test_loss", *MORE)
-"""All final measures, as columns of `results`. Of a loss the lower is the better."""
+NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
+"""Fields that never head a row. Trials of one cell may differ in those outside the identity."""
 
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
-COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *MEASURES)
+COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *COMPARABLE)
 """The columns of `results` that a summary, its figures and conditions look at."""
 
 BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
@@ -154,12 +136,12 @@ class Summary:
 
     def taken(self) -> list[str]:
         """The final measures that some trial took, beside its accuracy."""
-        return [name for name in self.measured() if name in MORE]
+        return [name for name in self.measured() if name in OPTIONAL]
 
     def measured(self) -> list[str]:
         """The final measures that some finished trial took."""
         cells = [cell for row in self.cells.values() for cell in row.values()]
-        return [name for name in MEASURES if any(cell.values[name] for cell in cells)]
+        return [name for name in COMPARABLE if any(cell.values[name] for cell in cells)]
 
     def column(self, row: Row) -> Column:
         """The column that a trial belongs to."""
@@ -224,9 +206,7 @@ def _failure(row: Row, fields: Sequence[str]) -> Failure:
 
 def _place(column: Column) -> tuple[Any, ...]:
     """Normalisers in their usual order, then by name; then by T* and the rest."""
-    name = column[0]
-    known = NORMALIZERS.index(name) if name in NORMALIZERS else len(NORMALIZERS)
-    return (known, name, *sort_key(column[1:]))
+    return (normalizer_place(column[0]), column[0], *sort_key(column[1:]))
 
 
 def column_text(summary: Summary, column: Column) -> str:
@@ -235,14 +215,9 @@ def column_text(summary: Summary, column: Column) -> str:
     for name, value in zip(summary.arm_fields, column[1:], strict=True):
         if value is None or (name, value) == ("freeze_rule", "given"):
             continue
-        if name in ("freeze_rule", "freeze"):
-            said.append(str(value))
-        else:
-            said.append(f"{_ARM_LABELS[name]}={value_text(value)}")
+        heading = column_label(name)
+        said.append(f"{heading}={value_text(value)}" if heading else str(value))
     return " ".join(said)
-
-
-_ARM_LABELS = {"freeze_round": "T⋆", "gn_groups": "groups", "agc_clip": "clip"}
 
 
 def _is_axis(name: str, values: set[Any]) -> bool:
@@ -251,13 +226,10 @@ def _is_axis(name: str, values: set[Any]) -> bool:
         return False
     if name == "local_epochs" and values - {None}:  # even one value: no E stands for it
         return True
-    return len(values if name in CHOSEN else values - {None}) > 1
+    return len(values if name in UNSET else values - {None}) > 1
 
 
-TOLD = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
-
-
-def describe(row: Row, axes: Sequence[str] = TOLD) -> str:
+def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
     """A trial in a few words: its normaliser, the fields that matter, its seed."""
     told = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
@@ -265,13 +237,6 @@ def describe(row: Row, axes: Sequence[str] = TOLD) -> str:
         if row.get(name) is not None and not (name in BOOLEANS and not row[name])
     ]
     return " ".join([row["normalizer"], *told, f"seed={row['seed']}"])
-
-
-def label(name: str) -> str:
-    """The field's symbol, where it has one."""
-    short = {"alpha": "α", "local_steps": "E", "freeze_round": "T⋆"}
-    short |= {"local_epochs": "epochs", "centralized": "central"}
-    return short.get(name, name)
 
 
 def value_text(value: Any) -> str:
@@ -331,7 +296,7 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
         },
         cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),
-        values={name: _taken(finished, name, units) for name in MEASURES},
+        values={name: _taken(finished, name, units) for name in COMPARABLE},
         failures=failures,
         unfinished=len(rows) - len(finished) - sum(failures.values()),
     )

@@ -10,9 +10,11 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from fedsweep.appearance import page_colors
+from fedsweep.fields import label
+from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_tables, searched, tables
 from fedsweep.report.summary import (
-    MORE,
     Cell,
     Column,
     Key,
@@ -20,7 +22,6 @@ from fedsweep.report.summary import (
     Summary,
     column_text,
     field_text,
-    label,
     sort_key,
     summarize,
 )
@@ -36,7 +37,7 @@ LARGEST = 24
 """Arms that one panel draws."""
 SOMETIMES = 5
 """Ticks for which curves and searches are good: they are the dearest to read."""
-MEASURES = ("test_accuracy", *MORE)
+SHOWN = ("test_accuracy", *OPTIONAL)
 
 
 def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
@@ -72,7 +73,7 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
 
 def _table(look: Look, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
     """The table of a sweep as it is now: many lines, where there are many cells."""
-    summary, states = filled(shape, look.read(browse.groups, name, MEASURES))
+    summary, states = filled(shape, look.read(browse.groups, name, SHOWN))
     return part("table", "sweep_table.html", s=summary, tables=tables), summary, states
 
 
@@ -141,7 +142,7 @@ def _filled(cell: Cell, groups: Sequence[Group]) -> Cell:
         values=cell.values,
         failures=failures,
         unfinished=sum(g.n for g in groups) - n - sum(failures.values()),
-        spreads={name: _spread(done, name) for name in MEASURES},
+        spreads={name: _spread(done, name) for name in SHOWN},
     )
 
 
@@ -185,7 +186,7 @@ def traces(
 
     Where BN is drawn, FIXBN forks off it.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     trunk = any(row["normalizer"] == "bn" and curves.get(row["cell_id"]) for row in rows)
     for row in rows:
         states = curves.get(row["cell_id"], {})
@@ -196,7 +197,8 @@ def traces(
             shared = [p for p in shared if p.round >= (row["freeze_round"] or 0)]
         if shared:
             found.append(_trace(summary, row, shared))
-    return found
+    colors = page_colors([trace["normalizer"] for trace in found])
+    return [trace | {"color": color} for trace, color in zip(found, colors, strict=True)]
 
 
 def _trace(summary: Summary, row: Row, points: Sequence[Mean]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fedsweep.errors import RequestError
+from fedsweep.fields import label
+from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
@@ -22,14 +24,9 @@ LINES = 40
 HEADINGS = {
     "state": "state",
     "normalizer": "normaliser",
-    "alpha": "α",
-    "local_steps": "E",
-    "freeze_round": "T⋆",
-    "momentum": "momentum",
-    "seed": "seed",
+    **{name: label(name) for name in ("alpha", "local_steps", "freeze_round", "momentum", "seed")},
     "final_round": "round",
-    "test_accuracy": "test, %",
-    "validation_accuracy": "validation, %",
+    **{name: f"{MEASURES[name].samples}, %" for name in ("test_accuracy", "validation_accuracy")},
     "seconds": "seconds",
     "priority": "priority",
 }
@@ -157,9 +154,10 @@ def trial(look: Look, asked: Mapping[str, str]) -> Screen:
             "facts",
             "trial_facts.html",
             trial=result,
+            finals=[MEASURES[name] for name in COMPARABLE if name not in OPTIONAL],
             lines=list(standing(trial_id, result, stands)),
         ),
-        part("curves", "trial_curves.html", live=False, rounds=numbers, measures=browse.MEASURES),
+        part("curves", "trial_curves.html", live=False, rounds=numbers, measures=SHOWN_BY_ROUND),
         part("attempts", "trial_attempts.html", attempts=attempts[::-1], ran_with=ran_with),
         part("log", "trial_log.html", log=log, last=last),
         part("config", "trial_config.html", live=False, config=config, trial=result),

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
+from fedsweep.fields import TIMED
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
+from fedsweep.measures import CURVES
 from fedsweep.spec import ClientScore, config_columns
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import as_sql, is_ahead, read_clock
@@ -212,9 +214,7 @@ def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
 
 def _cost_key() -> list[sa.Column[Any]]:
     """What the time of a round depends on, other than the machine."""
-    names = ["dataset", "model", "normalizer", "dtype", "centralized", "clients", "participation"]
-    names += ["local_steps", "local_epochs", "batch_size", "image_size", "image_height"]
-    return [trials.c[name] for name in [*names, "client_accuracy", "diagnostics"]]
+    return [trials.c[name] for name in TIMED]
 
 
 def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
@@ -293,13 +293,6 @@ def results(
 
 _SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} - {"seed"})
 """Columns of `results` whose values many trials share."""
-
-
-CURVES = (
-    *("test_accuracy", "test_miou", "worst_client_accuracy"),
-    *("statistics_mismatch", "gradient_deviation", "client_drift"),
-)
-"""The measures of a round that a report draws."""
 
 
 def curves(connection: Connection, sweep: str) -> dict[str, Curves]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedsweep.measures import COMPARABLE
 from fedsweep.report.summary import (
     FIELDS,
-    MEASURES,
 )
 
 
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
     """A row of `results`."""
-    row: dict[str, Any] = dict.fromkeys((*FIELDS, *MEASURES))
+    row: dict[str, Any] = dict.fromkeys((*FIELDS, *COMPARABLE))
     row |= {
         "alpha": 0.1,
         "local_steps": 5,

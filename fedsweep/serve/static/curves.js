@@ -5,11 +5,6 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const OPTIONS = { displayModeBar: false, responsive: true, showTips: false };
 
-// Okabe and Ito's, which the colour-blind can tell apart; lighter where the ground is dark.
-const LIGHT = { bn: "#D55E00", gn: "#007A5A", ln: "#B3588F", in: "#B07A00", wn: "#6A3D9A", none: "#6b6b6b", fedbn: "#8C2D04", silobn: "#C2157F", ws: "#7C7D00" };
-const DARK = { bn: "#FF8A3D", gn: "#2FC79A", ln: "#E2A3CB", in: "#F2BE4B", wn: "#B793E0", none: "#a8a8a8", fedbn: "#E07B4F", silobn: "#FF6DBB", ws: "#D0D150" };
-const BLUES = { light: ["#56A4DD", "#2E8BC9", "#0072B2", "#004C78", "#002A44"], dark: ["#D2ECFF", "#A5D6FA", "#7DBEF0", "#56A4E0", "#3A87C4"] };
-
 function layout(x, y) {
   const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true };
   return {
@@ -60,24 +55,20 @@ function fitLegend(chart, traces, drawn) {
   return drawn;
 }
 
-// A trial's rounds: rows of (round, test, validation accuracy, train, test, validation loss,
-// seconds, phase, inherited).
+// A trial's rounds: rows of (round, a number per measure, phase, inherited). The server describes
+// the measures.
 let rounds = [];
-const LINES = [
-  ["accuracy", 1, "test accuracy", "--running", "solid", 100],
-  ["accuracy", 2, "validation accuracy", "--finished", "dash", 100],
-  ["loss", 3, "training loss", "--dim", "solid", 1],
-  ["loss", 4, "test loss", "--running", "solid", 1],
-  ["loss", 5, "validation loss", "--finished", "dash", 1],
-];
+const measures = () => JSON.parse(document.getElementById("rounds").dataset.measures);
+const LINES = { train: ["--dim", "solid"], test: ["--running", "solid"], validation: ["--finished", "dash"] };
 
 function drawRounds() {
   for (const [id, what] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
-    const traces = LINES.filter((line) => line[0] === id).map(([, column, name, paint, dash, scale]) => {
-      const measured = rounds.filter((row) => row[column] !== null);
+    const traces = measures().flatMap(({ group, samples, label, scale }, i) => {
+      if (group !== id) return [];
+      const measured = rounds.filter((row) => row[i + 1] !== null), [paint, dash] = LINES[samples];
       return {
-        name, mode: measured.length < 2 ? "markers" : "lines",
-        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[column]),
+        name: label, mode: measured.length < 2 ? "markers" : "lines",
+        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[i + 1]),
         line: { color: colour(paint), dash, width: 1.8 }, marker: { color: colour(paint) },
       };
     });
@@ -91,9 +82,9 @@ function drawRounds() {
 const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2));
 const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
 
-function fillRow(line, row) {
-  const phase = row[7] + (row[8] ? " (shared)" : "");
-  const texts = [row[0], percent(row[1]), percent(row[2]), ...row.slice(3, 7).map(number), phase];
+function fillRow(line, row, measured) {
+  const phase = row.at(-2) + (row.at(-1) ? " (shared)" : "");
+  const texts = [row[0], ...measured.map(({ scale }, i) => (scale === 100 ? percent : number)(row[i + 1])), phase];
   for (const [i, text] of texts.entries()) {
     const cell = line.cells[i] ?? line.appendChild(document.createElement(i ? "td" : "th"));
     if (!i) cell.scope = "row";
@@ -107,8 +98,8 @@ document.addEventListener("rounds", ({ detail: { anew, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
   rounds = anew ? more : [...rounds, ...more];
-  const first = rounds.length - more.length;
-  for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row);
+  const first = rounds.length - more.length, described = measures();
+  for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row, described);
   while (body.rows.length > rounds.length) body.deleteRow(-1);
   drawRounds();
 });
@@ -128,13 +119,7 @@ function band(trace, paint) {
 function drawArms() {
   const chart = document.getElementById("arms");
   if (!chart || !figure) return;
-  const frozen = figure.traces.filter((t) => t.normalizer === "fixbn");
-  const blues = dark.matches ? BLUES.dark : BLUES.light, known = dark.matches ? DARK : LIGHT;
-  const paint = (t) => {
-    if (t.normalizer !== "fixbn") return known[t.normalizer] ?? known.none;
-    const depth = frozen.length > 1 ? frozen.indexOf(t) / (frozen.length - 1) : 0.5;
-    return blues[Math.round(depth * (blues.length - 1))];
-  };
+  const paint = (t) => t.color?.[dark.matches ? "dark" : "light"] ?? "#808080";
   const lines = figure.traces.flatMap((t) => [
     ...(t.std.some((s) => s > 0) ? [band(t, paint(t))] : []),
     { name: `${t.name} (n = ${t.n})`, x: t.x, y: t.y, mode: t.x.length < 2 ? "markers" : "lines", line: { color: paint(t), width: 1.8 }, legendgroup: t.name },
