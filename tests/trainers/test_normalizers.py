@@ -270,7 +270,7 @@ def models_and_arms() -> Iterator[Any]:
         yield pytest.param(model, arm, marks=marks, id=f"{model}-{arm}")
 
 
-@pytest.mark.parametrize(("model", "arm"), models_and_arms())
+@pytest.mark.parametrize(("model", "arm"), list(models_and_arms()))
 def test_every_model_takes_every_normaliser(model: str, arm: dict[str, str]) -> None:
     """As many layers under each; forward and backward, on one picture so small that maps shrink to
     1x1, with finite gradients for all that trains.
