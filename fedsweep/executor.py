@@ -46,7 +46,6 @@ from fedsweep.provenance import provenance
 from fedsweep.redaction import clipped
 from fedsweep.spec import (
     Claim,
-    ClientScore,
     Holdings,
     Round,
     SweepSpec,
@@ -859,9 +858,6 @@ def _row(measured: fedavg.Round) -> Round:
     if (layers := measured.statistics_mismatch_layers) is not None:
         sound = {layer: value for layer, value in layers.items() if math.isfinite(value)}
         values["statistics_mismatch_layers"] = sound
-    values["clients"] = tuple(
-        ClientScore(score.client, score.samples, score.test_accuracy) for score in measured.clients
-    )
     return Round(**values)
 
 

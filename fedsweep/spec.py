@@ -32,6 +32,7 @@ from trainers.config import (
     recipe,
     share,
 )
+from trainers.measurements import ClientScore, Round
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 __all__ = [
@@ -498,39 +499,6 @@ class Claim:
     """The last round that it may share."""
     store: str = ""
     """The database's own name, a part of the names of the attempt's files."""
-
-
-@dataclass(frozen=True)
-class ClientScore:
-    """One registered client's own test accuracy (0..1) after a round."""
-
-    client: int
-    samples: int
-    test_accuracy: float
-
-
-@dataclass(frozen=True)
-class Round:
-    """One row of measurements; see `trainers.fedavg.Round` for the units."""
-
-    round: int
-    phase: str
-    train_loss: float
-    test_loss: float | None
-    test_accuracy: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-    test_miou: float | None = None
-    mean_client_accuracy: float | None = None
-    worst_client_accuracy: float | None = None
-    statistics_mismatch: float | None = None
-    gradient_deviation: float | None = None
-    client_drift: float | None = None
-    statistics_mismatch_layers: Mapping[str, float] | None = None
-    clients: tuple[ClientScore, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainers import diagnostics, models
+from trainers import diagnostics, measurements, models
 from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.dataset import VOID, Dataset, Split
@@ -25,6 +25,7 @@ from trainers.evaluate import Score, client_accuracy, score
 from trainers.freeze import AutoFreeze, drift
 from trainers.keys import keyed
 from trainers.local import LocalTraining
+from trainers.measurements import ClientScore
 from trainers.momentum import Momentum, ServerMomentum
 from trainers.normalizers import find, norm_parameters, set_training
 from trainers.partition import count_classes, hold_back, partition
@@ -51,61 +52,10 @@ class State:
     tensors: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class ClientScore:
-    """The test accuracy of one client (0..1) on its own class mix; its training samples."""
-
-    client: int
-    samples: int
-    test_accuracy: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a round's evaluation measured; None without one, or where it was not asked for.
-
-    Losses are mean cross-entropies in nats, accuracies and IoU shares 0..1. `clients` are tested
-    each on its own class mix: all of them, or the cohort where clients have models of their own.
-    Their mean is not weighed.
-    """
-
-    test_loss: float | None = None
-    test_accuracy: float | None = None
-    test_miou: float | None = None
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    mean_client_accuracy: float | None = None
-    worst_client_accuracy: float | None = None
-    clients: tuple[ClientScore, ...] = ()
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A round's diagnostics; see `trainers.diagnostics`. None where they are off or undefined."""
-
-    statistics_mismatch: float | None = None
-    """Mean over layers; None without running statistics."""
-    statistics_mismatch_layers: dict[str, float] | None = None
-    gradient_deviation: float | None = None
-    """None where layers stay with the clients: then there is no common model to compare with."""
-    client_drift: float | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
-class Round(Evaluation, Diagnosis):
-    """The measurements of one round.
+class Round(measurements.Round):
+    """A round as the engine yields it: its measurements, and copies of what it has trained."""
 
-    `train_loss` is the clients' mean over their local steps, weighed by training samples;
-    `seconds` wall time; bytes the state that clients share, and its velocity where momentum is
-    global, to and from the cohort: the same in every round, what is frozen counted too.
-    """
-
-    round: int
-    phase: str
-    train_loss: float
-    bytes_up: int
-    bytes_down: int
-    seconds: float
     state: Callable[[], State]
     """Copies the complete state after this round; to be called before the next is pulled."""
     weights: Callable[[], dict[str, Tensor]]
@@ -136,22 +86,11 @@ def run(
         start = state.round
     for number in range(start + 1, config.rounds + 1):
         began = time.perf_counter()
-        train_loss, diagnosis = trial.train(number, visit)
-        trial.check_finite(number, train_loss)
-        due = number % config.evaluate_every == 0 or number == config.rounds
-        measured = trial.evaluate(number) if due else Evaluation()
-        yield Round(
-            **vars(measured),
-            **vars(diagnosis),
-            round=number,
-            phase="calibrate" if trial.frozen(number) else "explore",
-            train_loss=train_loss,
-            bytes_up=trial.bytes_a_round,
-            bytes_down=trial.bytes_a_round,
-            seconds=time.perf_counter() - began,
-            state=lambda number=number: trial.state(number),  # type: ignore[misc]  # a default binds it
-            weights=trial.weights,
-        )
+        measured = trial.train(number, visit)
+        trial.check_finite(measured)
+        if number % config.evaluate_every == 0 or number == config.rounds:
+            measured = trial.evaluate(measured)
+        yield replace(measured, seconds=time.perf_counter() - began)
 
 
 def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
@@ -236,8 +175,8 @@ class _Federation:
         sizes = [len(self.samples[m]) for m in members]
         return _Cohort(members, [n / sum(sizes) for n in sizes])
 
-    def train(self, round: int, visit: Visit) -> tuple[float, Diagnosis]:
-        """One round of the whole cohort; returns its mean training loss, and its diagnosis."""
+    def train(self, round: int, visit: Visit) -> Round:
+        """Train the whole cohort; return the round without an evaluation and its seconds."""
         trained, averaged = self.begin(round)
         before = self.server[self.vector.parameters_end :].clone() if self.auto else None
         drawn = self.drawn(round)
@@ -263,8 +202,17 @@ class _Federation:
         self.server_momentum.step(self.server, average.total, trained)
         if self.auto is not None and before is not None:
             self.watch(self.auto, round, before)
-        loss = drawn.mean(torch.stack([losses[i] for i in sorted(losses)]).tolist())
-        return loss, self.diagnose([models[i] for i in sorted(models)], drawn.weights, deviation)
+        measured = Round(
+            round=round,
+            phase="calibrate" if self.frozen(round) else "explore",
+            train_loss=drawn.mean(torch.stack([losses[i] for i in sorted(losses)]).tolist()),
+            bytes_up=self.bytes_a_round,
+            bytes_down=self.bytes_a_round,
+            gradient_deviation=deviation,
+            state=lambda: self.state(round),
+            weights=self.weights,
+        )
+        return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
 
     def frozen(self, round: int) -> bool:
         """Whether the statistics are constants in this round."""
@@ -309,10 +257,11 @@ class _Federation:
         if client in self.own:
             self.vector.values[self.shared :].copy_(self.own[client])
 
-    def check_finite(self, round: int, train_loss: float) -> None:
+    def check_finite(self, measured: Round) -> None:
         """Stop a trial whose numbers are none."""
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the training loss of round {round} is {train_loss}")
+        round = measured.round
+        if not math.isfinite(measured.train_loss):
+            raise Diverged(f"the training loss of round {round} is {measured.train_loss}")
         mine = [self.own[m] for m in self.drawn(round).members] if self.own else []
         if not all(map(is_finite, (self.server, *mine))):
             raise Diverged(f"a weight or statistic is not finite after round {round}")
@@ -335,25 +284,26 @@ class _Federation:
         return diagnostics.gradient_deviation(averaged, central)
 
     def diagnose(
-        self, models: Sequence[Tensor], weights: Sequence[float], deviation: float | None
-    ) -> Diagnosis:
-        """What the cohort's models after their local steps tell."""
+        self, measured: Round, models: Sequence[Tensor], weights: Sequence[float]
+    ) -> Round:
+        """Add the diagnostics of the cohort's models after their local steps, if they are on."""
         if not self.config.diagnostics:
-            return Diagnosis()
+            return measured
         named = [self.vector.named(model) for model in models]
         layers = diagnostics.statistics_mismatch(named, weights)
         parameters = [model[: self.vector.parameters_end] for model in models]
-        return Diagnosis(
+        return replace(
+            measured,
             statistics_mismatch=statistics.fmean(layers.values()) if layers else None,
             statistics_mismatch_layers=layers or None,
-            gradient_deviation=deviation,
             client_drift=diagnostics.client_drift(parameters, weights),
         )
 
-    def evaluate(self, round: int) -> Evaluation:
+    def evaluate(self, measured: Round) -> Round:
         """Test the server's model; or, where clients keep layers of their own, each of the round's
-        cohort on all the pictures, and weigh the results.
+        cohort on all the pictures, and weigh the results. Returns the round with the results.
         """
+        round = measured.round
         drawn = self.drawn(round) if self.keeps != "nothing" else None
         models: Sequence[int | None] = drawn.members if drawn else [None]
         mean = drawn.mean if drawn else math.fsum
@@ -369,7 +319,8 @@ class _Federation:
             tested = dict.fromkeys(range(len(self.samples)), tests[0])
         clients = self.client_scores(tested) if len(self.mixes) else ()
         each = [client.test_accuracy for client in clients]
-        return Evaluation(
+        return replace(
+            measured,
             test_loss=mean([s.loss for s in tests]),
             test_accuracy=mean([s.accuracy for s in tests]),
             test_miou=mean(overlaps) if overlaps else None,

@@ -115,8 +115,8 @@ def test_clients_with_layers_of_their_own_are_tested_one_by_one(
     )
     trial = fedavg._Federation(config, digits, torch.device("cpu"))
     for t in (1, 2):
-        trial.train(t, sorted)
-    got = trial.evaluate(2)
+        measured = trial.train(t, sorted)
+    got = trial.evaluate(measured)
     drawn = trial.drawn(2)
     assert len(set(drawn.weights)) > 1
     accuracies, losses, held = [], [], []

@@ -1,0 +1,53 @@
+"""The measurements of a round, as plain numbers. Imports no torch: a store reads them too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClientScore:
+    """The test accuracy (0..1) of one client on its own class mix, and its training samples."""
+
+    client: int
+    samples: int
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """The measurements of one round. None stands for a measurement that the round did not take.
+
+    Losses are mean cross-entropies in nats. Accuracies and IoU are fractions, 0..1. Each client is
+    tested on its own class mix, and the mean of their accuracies is not weighed. The diagnostics
+    are explained in `trainers.diagnostics`.
+    """
+
+    round: int
+    phase: str
+    """"explore" until the statistics are frozen, "calibrate" afterwards."""
+    train_loss: float
+    """The clients' mean over their local steps, weighed by training samples."""
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    bytes_up: int = 0
+    """Bytes that the cohort sends: the shared state, and its velocity if momentum is global. They
+    are the same in every round. What is frozen is counted too."""
+    bytes_down: int = 0
+    """Bytes that the cohort receives."""
+    seconds: float = 0.0
+    """Wall time."""
+    test_miou: float | None = None
+    mean_client_accuracy: float | None = None
+    worst_client_accuracy: float | None = None
+    statistics_mismatch: float | None = None
+    """Mean over layers. None without running statistics."""
+    gradient_deviation: float | None = None
+    """None if layers stay with the clients: then there is no common model to compare with."""
+    client_drift: float | None = None
+    statistics_mismatch_layers: Mapping[str, float] | None = None
+    clients: tuple[ClientScore, ...] = ()
+    """All clients, or the cohort if clients have models of their own."""
