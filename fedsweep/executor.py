@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, machine, queue
+from fedsweep import blackbox, machine, measures, queue
 from fedsweep.errors import (
     DataMissing,
     DeviceError,
@@ -852,16 +852,14 @@ def _load(
 
 def _row(measured: fedavg.Round) -> Round:
     """As it is stored. A diagnostic that is not finite says nothing, and is left out."""
-    values = {name: getattr(measured, name) for name in Round.__dataclass_fields__}
-    for name in ("statistics_mismatch", "gradient_deviation", "client_drift"):
-        values[name] = _finite(values[name])
-    if (layers := measured.statistics_mismatch_layers) is not None:
-        sound = {layer: value for layer, value in layers.items() if math.isfinite(value)}
-        values["statistics_mismatch_layers"] = sound
+    values = {field.name: getattr(measured, field.name) for field in fields(Round)}
+    values |= {name: _finite(values[name]) for name in measures.DIAGNOSTICS}
     return Round(**values)
 
 
-def _finite(value: float | None) -> float | None:
+def _finite(value: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    if isinstance(value, Mapping):
+        return {layer: number for layer, number in value.items() if math.isfinite(number)}
     return value if value is not None and math.isfinite(value) else None
 
 

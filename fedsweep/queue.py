@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
+from fedsweep.measures import FROM_LAST_ROUND
 from fedsweep.spec import Budget, Claim
 from fedsweep.states import RETRIED, TRANSITIONS, FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import arms, trunks
@@ -450,7 +451,7 @@ def _finishing() -> sa.Update:
             wish=sa.null(),
             held=sa.null(),
             device=sa.select(attempts.c.device).where(_MY_ATTEMPT).scalar_subquery(),
-            **{name: final(name) for name in FINAL},
+            **{name: final(name) for name in FROM_LAST_ROUND},
             frozen_at=sa.case((trials.c.freeze_rule == sa.literal_column("'auto'"), found_itself)),
             best_test_accuracy=best(rounds.c.test_accuracy),
             best_round=best(rounds.c.round),
@@ -458,13 +459,6 @@ def _finishing() -> sa.Update:
             bytes_down=total(rounds.c.bytes_down),
         )
     )
-
-
-FINAL = (
-    *("test_accuracy", "test_loss", "validation_accuracy", "test_miou"),
-    *("mean_client_accuracy", "worst_client_accuracy"),
-)
-"""What a trial takes from its last round."""
 
 
 def _ending() -> sa.Update:

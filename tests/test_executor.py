@@ -15,10 +15,10 @@ from sqlalchemy.engine import Engine
 from fedsweep import executor, queue
 from fedsweep.errors import DataMissing, DeviceError, PackageMissing, PlanError
 from fedsweep.executor import Place, execute
+from fedsweep.measures import COMPARED
 from fedsweep.spec import Claim, ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, stops, writes
-from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
 from tests.conftest import make_camvid, make_picture_folder, make_tiny_imagenet
@@ -69,7 +69,7 @@ def folder(store: Engine, claimed: Claim) -> Path:
 
 
 def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
-    columns = [rounds.c[name] for name in ("round", *MEASURED)]
+    columns = [rounds.c[name] for name in ("round", *COMPARED)]
     query = sa.select(*columns).where(rounds.c.trial == claimed.trial).order_by(rounds.c.round)
     with reading(store) as c:
         return [tuple(row) for row in c.execute(query)]
@@ -79,7 +79,7 @@ def direct(claimed: Claim) -> list[tuple[Any, ...]]:
     """What the trainer gives without a store."""
     numerics.settle(1)
     found = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
-    return [tuple(_plain(getattr(r, n)) for n in ("round", *MEASURED)) for r in found]
+    return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in found]
 
 
 def _plain(value: Any) -> Any:

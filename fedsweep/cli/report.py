@@ -198,8 +198,9 @@ def _asked(
 ) -> _Asked:
     from difflib import get_close_matches
 
+    from fedsweep.measures import COMPARABLE
     from fedsweep.report.selection import condition, known_field
-    from fedsweep.report.summary import ARM_FIELDS, MEASURES
+    from fedsweep.report.summary import ARM_FIELDS
 
     rows = group_by.split(",") if group_by else None
     for name in rows or ():
@@ -209,9 +210,9 @@ def _asked(
     tuned = [known_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
     if "seed" in tuned or "normalizer" in tuned:
         raise RequestError("--tune chooses hyperparameters, lr for one: not the seed or normalizer")
-    if metric is not None and metric not in MEASURES:
-        near = get_close_matches(metric, MEASURES, 1, 0.4)
-        more = f": did you mean {near[0]}?" if near else f": there are {', '.join(MEASURES)}"
+    if metric is not None and metric not in COMPARABLE:
+        near = get_close_matches(metric, COMPARABLE, 1, 0.4)
+        more = f": did you mean {near[0]}?" if near else f": there are {', '.join(COMPARABLE)}"
         raise RequestError(f"--metric: there is no final measure {metric!r}{more}")
     return _Asked(
         conditions=[condition(text) for text in where or ()],

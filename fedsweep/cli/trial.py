@@ -11,6 +11,7 @@ import typer
 from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_store
 from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import NotFound, Refused, visible
+from fedsweep.measures import FROM_ALL_ROUNDS, FROM_LAST_ROUND
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
 
@@ -86,12 +87,8 @@ def show(trial: Trial, db: Db = None) -> None:
         print(f"  {visible(line)}")
     print("\nconfiguration")
     _print_pairs(json.loads(result["config"]))
-    measured = ("final_round", "test_accuracy", "test_loss", "validation_accuracy", "test_miou")
-    clients = ("mean_client_accuracy", "worst_client_accuracy")
-    more = ("best_test_accuracy", "best_round", "bytes_up", "bytes_down", "seconds", "numerics_id")
-    found = {
-        name: result[name] for name in (*measured, *clients, *more) if result[name] is not None
-    }
+    shown = ("final_round", *FROM_LAST_ROUND, *FROM_ALL_ROUNDS, "numerics_id")
+    found = {name: result[name] for name in shown if result[name] is not None}
     if found:
         print("\nresult")
         _print_pairs(found)

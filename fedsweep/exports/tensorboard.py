@@ -15,13 +15,14 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import RequestError
 from fedsweep.exports import Progress, require
-from fedsweep.exports.trials import MEASURES, Measured, Trial, read, sweeps_of
+from fedsweep.exports.trials import Measured, Trial, read, sweeps_of
 from fedsweep.filenames import safe_name
 from fedsweep.files import make_folder, written
+from fedsweep.measures import BY_GROUP
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
-TAGS = {name: f"{group}/{name}" for group, names in MEASURES.items() for name in names}
+TAGS = {name: f"{group}/{name}" for group, names in BY_GROUP.items() for name in names}
 """A measure's tag: TensorBoard puts those with the same beginning side by side."""
 
 

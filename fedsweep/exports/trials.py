@@ -11,23 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from fedsweep.measures import BY_GROUP
 from fedsweep.store import reads
 from fedsweep.store.engine import reading
 from fedsweep.store.tables import attempts, members, sweeps, trials
 
 TOGETHER = 50
 """Trials that are in memory at once."""
-
-MEASURES = {
-    "accuracy": (
-        *("test_accuracy", "validation_accuracy"),
-        *("mean_client_accuracy", "worst_client_accuracy", "test_miou"),
-    ),
-    "loss": ("train_loss", "test_loss", "validation_loss"),
-    "clients": ("statistics_mismatch", "gradient_deviation", "client_drift"),
-    "time": ("seconds",),
-}
-"""The numbers of a round, columns of the view `curves`, by what belongs together."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,7 @@ class Measured:
     """Wall-clock seconds, counted from the trial's begin over the rounds that it trained itself: no
     round's own time is stored."""
     values: dict[str, float]
-    """Those of MEASURES that were taken."""
+    """The measures that were taken."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ def _times(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[float,
 
 
 def _measured(rows: Sequence[Any], began: float) -> list[Measured]:
-    names = [name for group in MEASURES.values() for name in group]
+    names = [name for group in BY_GROUP.values() for name in group]
     at, found = began, []
     for row in rows:
         at += 0.0 if row["inherited"] else row["seconds"]

@@ -9,12 +9,11 @@ from statistics import fmean
 from typing import Literal
 
 from fedsweep.errors import RequestError
+from fedsweep.measures import MEASURES
 from fedsweep.report.comparison import Difference, difference, holm, not_worse
 from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
 
 Mark = Literal["best", "level", ""]
-
-LOWER_IS_BETTER = frozenset({"test_loss"})
 
 FEDERATED = frozenset(
     {"alpha", "local_steps", "momentum", "local_epochs", "partition", "min_samples", "centralized"}
@@ -79,7 +78,7 @@ def outdone_by_partial(cells: Mapping[Column, Cell], measure: str) -> bool:
 
 def _upward(cell: Cell, measure: str) -> dict[Unit, float]:
     """A cell's values, the larger the better."""
-    sign = -1 if measure in LOWER_IS_BETTER else 1
+    sign = -1 if MEASURES[measure].lower_is_better else 1
     return {unit: sign * value for unit, value in cell.values[measure].items()}
 
 

@@ -103,13 +103,13 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 <p class="dim">{{ s.states.get("finished", 0) }} of {{ s.states.values() | sum }} trials finished
 · {{ when }} · fedsweep {{ version }}</p>
 {% for measure in view.measures(s) %}
-<h2>{{ heading(tables.NAMES[measure]) }}</h2>
+<h2>{{ heading(tables.measure_label(measure)) }}</h2>
 {{ table(s, measure, view) }}
 {{ notes(tables.footnotes(s, view) if loop.first else [tables.query_note(s, measure, view)]) }}
 {% endfor %}
 {% for what, contrasts in tables.contrast_tables(s, view) %}
 {% set headings, lines = tables.contrast_rows(s, view.first, contrasts) %}
-<h2>{{ heading(tables.NAMES[view.first]) }} {{ what }}</h2>
+<h2>{{ heading(tables.measure_label(view.first)) }} {{ what }}</h2>
 {{ plain(heading(tables.contrast_title(view.first, what)), headings, lines) }}
 {{ notes([tables.contrast_note(s, view)]) }}
 {% endfor %}

@@ -13,6 +13,7 @@ from matplotlib import rc_context
 
 from fedsweep.errors import RequestError
 from fedsweep.files import make_folder, write_whole
+from fedsweep.measures import CURVES, MEASURES
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
 from fedsweep.report.selection import Condition
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("pdf", "svg", "png")
-SHARES = {"test_miou": "test mIoU", "worst_client_accuracy": "worst client's test accuracy"}
-NUMBERS = {"gradient_deviation": "gradient deviation", "client_drift": "client drift"}
-"""What is drawn by round where some trial measured it, beside its accuracy, and its name."""
 
 _BAND = "Mean over seeds; the band is one sample standard deviation."
 _BARS = "Final test accuracy, mean over seeds ± one sample standard deviation."
@@ -112,16 +110,13 @@ def _by_round(
     yield from picture("test_accuracy", "accuracy", accuracy)
     # Nothing goes on between one: of centralised trials only the accuracy is drawn.
     federated = [row for row in rows if not row["centralized"]]
-    for measure, what in SHARES.items():
-        shown = plots.arms_by_round(summary, federated, taken.get(measure, {}), f"{what}, %")
-        yield from picture(measure, what, shown)
-    what = "statistics mismatch"
-    mismatch = taken.get("statistics_mismatch", {})
-    shown = plots.alphas_by_round(summary, federated, mismatch, what)
-    yield from picture("statistics_mismatch", what, shown)
-    for measure, what in NUMBERS.items():
-        shown = plots.arms_by_round(summary, federated, taken.get(measure, {}), what, 1.0)
-        yield from picture(measure, what, shown)
+    for measure in (MEASURES[name] for name in CURVES if name != "test_accuracy"):
+        curves, axis = taken.get(measure.name, {}), measure.heading
+        if measure.curve == "alpha":
+            shown = plots.alphas_by_round(summary, federated, curves, axis)
+        else:
+            shown = plots.arms_by_round(summary, federated, curves, axis, measure.scale)
+        yield from picture(measure.name, measure.label, shown)
 
 
 def slug(text: str) -> str:

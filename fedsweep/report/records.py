@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from fedsweep.errors import RequestError
+from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report import queries
 from fedsweep.report.contrasts import Contrast, against, gaps, marks
-from fedsweep.report.summary import FIELDS, MEASURES, MORE, Cell, Column, Key, Summary
+from fedsweep.report.summary import FIELDS, Cell, Column, Key, Summary
 from fedsweep.report.tables import View
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def records(summary: Summary, view: View | None = None) -> list[dict[str, Any]]:
 
 
 def _numbers(summary: Summary, cell: Cell, view: View) -> dict[str, Any]:
-    told = dict.fromkeys(["test_accuracy", *MORE, *([view.measure] if view.measure else [])])
-    spreads = {name: cell.measure(name) for name in MEASURES if name in told}
+    told = dict.fromkeys(["test_accuracy", *OPTIONAL, *([view.measure] if view.measure else [])])
+    spreads = {name: cell.measure(name) for name in COMPARABLE if name in told}
     return {
         "sweep": summary.sweep,
         **{name: cell.fields.get(name) for name in FIELDS if name != "seed"},

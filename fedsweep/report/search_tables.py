@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from fedsweep.measures import MEASURES
 from fedsweep.report.findings import Finding, Gain, names
 from fedsweep.report.fit import Column, Grid
 from fedsweep.report.tables import WIDE, markdown_heading, markdown_line
-
-METRICS = {"validation_accuracy": "validation", "test_accuracy": "test"}
 
 
 def rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     """The headings and lines of what searches found: an arm a line."""
     rivals = list(dict.fromkeys(gain.rival for f in findings for gain in f.gains))
-    metrics = dict.fromkeys(METRICS[f.arm.spec.search.metric] for f in findings)
+    metrics = dict.fromkeys(MEASURES[f.arm.spec.search.metric].samples for f in findings)
     headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
     headings += [f"gain over {rival}" for rival in rivals]
     headings += ["tried", "rounds, of a grid's", "standing"]

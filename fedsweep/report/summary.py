@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report.comparison import mean_interval
 from fedsweep.spec import config_columns
 
@@ -36,16 +37,10 @@ makes it meaningless, and then the rest tells."""
 NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
 """The order of the columns, as far as it is given."""
 
-MORE = ("test_miou", "mean_client_accuracy", "worst_client_accuracy")
-"""Final measures that some trials take beside their accuracy."""
-
-MEASURES = ("test_accuracy", "validation_accuracy", "best_test_accuracy", "test_loss", *MORE)
-"""All final measures, as columns of `results`. Of a loss the lower is the better."""
-
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
-COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *MEASURES)
+COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *COMPARABLE)
 """The columns of `results` that a summary, its figures and conditions look at."""
 
 BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
@@ -154,12 +149,12 @@ class Summary:
 
     def taken(self) -> list[str]:
         """The final measures that some trial took, beside its accuracy."""
-        return [name for name in self.measured() if name in MORE]
+        return [name for name in self.measured() if name in OPTIONAL]
 
     def measured(self) -> list[str]:
         """The final measures that some finished trial took."""
         cells = [cell for row in self.cells.values() for cell in row.values()]
-        return [name for name in MEASURES if any(cell.values[name] for cell in cells)]
+        return [name for name in COMPARABLE if any(cell.values[name] for cell in cells)]
 
     def column(self, row: Row) -> Column:
         """The column that a trial belongs to."""
@@ -331,7 +326,7 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
         },
         cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),
-        values={name: _taken(finished, name, units) for name in MEASURES},
+        values={name: _taken(finished, name, units) for name in COMPARABLE},
         failures=failures,
         unfinished=len(rows) - len(finished) - sum(failures.values()),
     )

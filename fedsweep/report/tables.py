@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fedsweep.errors import visible
+from fedsweep.measures import MEASURES
 from fedsweep.report import queries
 from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks, outdone_by_partial
 from fedsweep.report.fit import Column as FitColumn
@@ -29,19 +30,8 @@ from fedsweep.report.summary import (
 WIDE = 160
 """Columns of a table that is not printed on a terminal."""
 
-NAMES = {
-    "test_accuracy": "test accuracy",
-    "validation_accuracy": "validation accuracy",
-    "best_test_accuracy": "best test accuracy of any round (an oracle)",
-    "test_loss": "test loss",
-    "test_miou": "test mIoU",
-    "mean_client_accuracy": "mean of the clients' test accuracies",
-    "worst_client_accuracy": "worst client's test accuracy",
-}
 ERROR = 200
 """Characters of an error that a footnote has room for."""
-NATS = frozenset({"test_loss"})
-"""Measures that are no shares, and are not told in percent."""
 
 STYLES = {"best": "bold", "level": "underline", "": ""}
 SIGNS = {"best": " *", "level": " ~", "": ""}
@@ -84,16 +74,22 @@ class Entry:
     mark: Mark = ""
 
 
+def measure_label(measure: str) -> str:
+    """Return the measure in words."""
+    return MEASURES[measure].label
+
+
 def title(measure: str = "test_accuracy", view: View | None = None) -> str:
     """What a table's numbers are."""
-    unit = "nats" if measure in NATS else "%"
     spread = "95 % interval" if view is not None and view.interval else "sample std"
-    return f"{NAMES[measure]}, {unit}, mean ± {spread} over seeds".replace("± 95", "and 95")
+    text = f"{MEASURES[measure].heading}, mean ± {spread} over seeds"
+    return text.replace("± 95", "and 95")
 
 
 def number(measure: str, value: float) -> str:
     """97.25 of a share; 0.1234 of a loss."""
-    return f"{value:.4f}" if measure in NATS else f"{100 * value:.2f}"
+    shown = MEASURES[measure]
+    return f"{shown.scale * value:.{shown.decimals}f}"
 
 
 def spread_text(measure: str, spread: Spread, *, interval: bool = False) -> str:
@@ -225,16 +221,17 @@ def contrast_tables(summary: Summary, view: View) -> list[tuple[str, list[Contra
 
 def contrast_title(measure: str, what: str) -> str:
     """What a table of contrasts holds."""
-    unit = "nats" if measure in NATS else "points"
+    shown = MEASURES[measure]
+    unit = ", points" if shown.unit == "fraction" else shown.sign and f", {shown.sign}"
     return (
-        f"{NAMES[measure]} {what}, {unit}: mean of paired differences over seeds [95 % interval], "
+        f"{shown.label} {what}{unit}: mean of paired differences over seeds [95 % interval], "
         "p adjusted for all of them (t-test, Holm)"
     )
 
 
 def contrast_text(measure: str, contrast: Contrast) -> str:
     """+1.20 [+0.40, +2.00] p=0.03, in points."""
-    scale, places = (1, 4) if measure in NATS else (100, 2)
+    scale, places = MEASURES[measure].scale, MEASURES[measure].decimals
     apart = contrast.found
     said = f"{scale * apart.mean:+.{places}f}"
     if apart.low is None or apart.high is None or contrast.p is None:
@@ -320,7 +317,7 @@ def _fitted(wide: Grid, long: Grid, width: int) -> RenderableType:
 
 def _word(measure: str) -> str:
     """The measure's last word, to head a column: accuracy, loss, mIoU."""
-    return NAMES[measure].partition(" of ")[0].split()[-1]
+    return MEASURES[measure].short_label.split()[-1]
 
 
 def _grid(

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 import fedsweep
 from fedsweep.errors import hide_secrets
+from fedsweep.measures import Measure
 from fedsweep.report.phrases import counted, duration, size
 from fedsweep.report.summary import describe, field_text, label
 
@@ -88,6 +89,8 @@ def environment() -> Environment:
         "clock": clock,
         "percent": percent,
         "number": number,
+        "shown": shown,
+        "drawn": drawn,
         "size": size,
         "safe_text": hide_secrets,
         "what": describe,
@@ -139,6 +142,17 @@ def percent(share: float | None, digits: int = 2) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A measure in few digits."""
     return "–" if value is None else f"{value:.{digits}g}"
+
+
+def shown(value: float | None, measure: Measure) -> str:
+    """A measure in its own unit: a fraction in percent."""
+    return percent(value) if measure.unit == "fraction" else number(value)
+
+
+def drawn(measures: Sequence[Measure]) -> str:
+    """JSON from which the browser draws a trial's measures, in the order of the columns."""
+    names = ("group", "samples", "label", "scale")
+    return finite([{name: getattr(measure, name) for name in names} for measure in measures])
 
 
 def finite(value: Any) -> str:

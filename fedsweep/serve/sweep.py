@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_tables, searched, tables
 from fedsweep.report.summary import (
-    MORE,
     Cell,
     Column,
     Key,
@@ -36,7 +36,7 @@ LARGEST = 24
 """Arms that one panel draws."""
 SOMETIMES = 5
 """Ticks for which curves and searches are good: they are the dearest to read."""
-MEASURES = ("test_accuracy", *MORE)
+SHOWN = ("test_accuracy", *OPTIONAL)
 
 
 def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
@@ -72,7 +72,7 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
 
 def _table(look: Look, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
     """The table of a sweep as it is now: many lines, where there are many cells."""
-    summary, states = filled(shape, look.read(browse.groups, name, MEASURES))
+    summary, states = filled(shape, look.read(browse.groups, name, SHOWN))
     return part("table", "sweep_table.html", s=summary, tables=tables), summary, states
 
 
@@ -141,7 +141,7 @@ def _filled(cell: Cell, groups: Sequence[Group]) -> Cell:
         values=cell.values,
         failures=failures,
         unfinished=sum(g.n for g in groups) - n - sum(failures.values()),
-        spreads={name: _spread(done, name) for name in MEASURES},
+        spreads={name: _spread(done, name) for name in SHOWN},
     )
 
 

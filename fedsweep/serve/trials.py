@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fedsweep.errors import RequestError
+from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
@@ -28,8 +29,7 @@ HEADINGS = {
     "momentum": "momentum",
     "seed": "seed",
     "final_round": "round",
-    "test_accuracy": "test, %",
-    "validation_accuracy": "validation, %",
+    **{name: f"{MEASURES[name].samples}, %" for name in ("test_accuracy", "validation_accuracy")},
     "seconds": "seconds",
     "priority": "priority",
 }
@@ -157,9 +157,10 @@ def trial(look: Look, asked: Mapping[str, str]) -> Screen:
             "facts",
             "trial_facts.html",
             trial=result,
+            finals=[MEASURES[name] for name in COMPARABLE if name not in OPTIONAL],
             lines=list(standing(trial_id, result, stands)),
         ),
-        part("curves", "trial_curves.html", live=False, rounds=numbers, measures=browse.MEASURES),
+        part("curves", "trial_curves.html", live=False, rounds=numbers, measures=SHOWN_BY_ROUND),
         part("attempts", "trial_attempts.html", attempts=attempts[::-1], ran_with=ran_with),
         part("log", "trial_log.html", log=log, last=last),
         part("config", "trial_config.html", live=False, config=config, trial=result),

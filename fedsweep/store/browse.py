@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.spec import config_columns
 from fedsweep.states import TrialState
 from fedsweep.store.board import TOLD
@@ -28,12 +29,6 @@ SORTS = {
     **{name: trials.c[name] for name in ("validation_accuracy", "seconds", "priority")},
 }
 """What trials can be sorted by."""
-
-MEASURES = (
-    *("test_accuracy", "validation_accuracy", "train_loss", "test_loss", "validation_loss"),
-    "seconds",
-)
-"""What is told of a round."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,9 @@ def choices(connection: Connection) -> dict[str, list[Any]]:
 
 
 def rounds_after(connection: Connection, trial: int, after: int) -> list[tuple[Any, ...]]:
-    """A trial's rounds behind this one, in order: (round, *MEASURES, phase, inherited)."""
-    columns = [rounds.c[name] for name in ("round", *MEASURES, "phase", "inherited")]
+    """A trial's rounds after this one, in order: (round, *SHOWN_BY_ROUND, phase, inherited)."""
+    measured = [measure.name for measure in SHOWN_BY_ROUND]
+    columns = [rounds.c[name] for name in ("round", *measured, "phase", "inherited")]
     query = sa.select(*columns).where(rounds.c.trial == trial, rounds.c.round > after)
     return [tuple(row) for row in connection.execute(query.order_by(rounds.c.round))]
 

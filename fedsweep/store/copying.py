@@ -24,10 +24,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
+from fedsweep.measures import COMPARED
 from fedsweep.spec import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema, trust, writes
-from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import ARGUMENT, reading, transaction, unbound
 from fedsweep.store.identity import is_store_name
 from fedsweep.store.readonly import open_to_read
@@ -576,7 +576,7 @@ def _require_equal_rounds(
     only what both have measured is compared.
     """
     begun = {t["trial_id"]: (t, o) for t, o in both if t["final_round"] and o["final_round"]}
-    for table, measured in ((rounds, MEASURED), (client_rounds, ["samples", "test_accuracy"])):
+    for table, measured in ((rounds, COMPARED), (client_rounds, ["samples", "test_accuracy"])):
         for key, sides in _side_by_side(there, here, table, measured, list(begun)):
             theirs, ours = begun[key[0]]
             if key[1] > min(theirs["final_round"], ours["final_round"]):

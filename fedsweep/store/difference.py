@@ -8,13 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedsweep.measures import BY_LAYER, COMPARED, OF_ROUNDS
 from fedsweep.spec import ClientScore, Round
-
-MEASURED = ["phase", "train_loss", "test_loss", "test_accuracy", "validation_loss"]
-MEASURED += ["validation_accuracy", "bytes_up", "bytes_down", "test_miou"]
-MEASURED += ["mean_client_accuracy", "worst_client_accuracy", "statistics_mismatch"]
-MEASURED += ["gradient_deviation", "client_drift", "statistics_mismatch_layers"]
-"""What must be equal, bit for bit, when a round is trained again; its seconds need not."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +41,10 @@ def _numbers(value: float | str | None) -> dict[str, float] | None:
 
 def as_stored(measured: Round) -> dict[str, Any]:
     """A round's own columns, its layers as JSON."""
-    row = {name: getattr(measured, name) for name in ("round", "seconds", *MEASURED)}
-    layers = measured.statistics_mismatch_layers
-    as_text = None if layers is None else json.dumps(dict(layers))
-    return row | {"statistics_mismatch_layers": as_text}
+    names = ("round", "phase", *(measure.name for measure in OF_ROUNDS))
+    row = {name: getattr(measured, name) for name in names}
+    layers = {name: row[name] for name in BY_LAYER if row[name] is not None}
+    return row | {name: json.dumps(dict(numbers)) for name, numbers in layers.items()}
 
 
 def differences(
@@ -60,7 +55,7 @@ def differences(
     `stored` is the round's row, by column; `clients` what is stored of its clients.
     """
     row = as_stored(again)
-    for column in MEASURED:
+    for column in COMPARED:
         if stored[column] != row[column]:
             yield Differs(again.round, column, stored[column], row[column])
     measured = {score.client: score for score in again.clients}

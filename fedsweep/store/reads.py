@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
+from fedsweep.measures import CURVES
 from fedsweep.spec import ClientScore, config_columns
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import as_sql, is_ahead, read_clock
@@ -293,13 +294,6 @@ def results(
 
 _SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} - {"seed"})
 """Columns of `results` whose values many trials share."""
-
-
-CURVES = (
-    *("test_accuracy", "test_miou", "worst_client_accuracy"),
-    *("statistics_mismatch", "gradient_deviation", "client_drift"),
-)
-"""The measures of a round that a report draws."""
 
 
 def curves(connection: Connection, sweep: str) -> dict[str, Curves]:

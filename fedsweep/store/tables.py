@@ -25,6 +25,7 @@ from sqlalchemy import (
     text,
 )
 
+from fedsweep.measures import OF_ROUNDS, OF_TRIALS, Measure, Unit
 from fedsweep.spec import config_columns
 from fedsweep.states import FailureKind, Outcome, TrialState
 
@@ -41,6 +42,22 @@ metadata = MetaData(
 # SQLite makes a key automatically for INTEGER alone.
 Key = BigInteger().with_variant(Integer(), "sqlite")
 _COLUMN_TYPES = {bool: Boolean, int: BigInteger, float: Double, str: Text}
+
+
+_UNIT_TYPES: dict[Unit, Any] = {
+    "fraction": Double,
+    "nats": Double,
+    "number": Double,
+    "seconds": Double,
+    "bytes": BigInteger,
+    "round": BigInteger,
+    "numbers by layer": Text,  # JSON
+}
+
+
+def _measured(measure: Measure) -> Column[Any]:
+    """Return the column of a round's measure."""
+    return Column(measure.name, _UNIT_TYPES[measure.unit], nullable=not measure.required)
 
 
 def _one_of(column: str, values: type[TrialState | FailureKind | Outcome]) -> str:
@@ -93,17 +110,7 @@ trials = Table(
     Column("data_fingerprint", Text),  # of the data they were computed on
     Column("device", Text),
     Column("final_round", BigInteger),
-    Column("test_accuracy", Double),
-    Column("test_loss", Double),
-    Column("validation_accuracy", Double),
-    Column("best_test_accuracy", Double),
-    Column("best_round", BigInteger),
-    Column("bytes_up", BigInteger),
-    Column("bytes_down", BigInteger),
-    Column("seconds", Double),
-    Column("test_miou", Double),
-    Column("mean_client_accuracy", Double),
-    Column("worst_client_accuracy", Double),
+    *(Column(measure.name, _UNIT_TYPES[measure.unit]) for measure in OF_TRIALS),
     Column("wish", Text),  # to hold this trial alone
     Column("held", Text),  # from its wish and its sweeps'; see `queue.settle`
     Column("trunk", Text),  # what it shares with siblings, NULL where nothing: see `store.trunks`
@@ -188,22 +195,9 @@ rounds = Table(
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
     Column("round", BigInteger, primary_key=True),
     Column("phase", Text, nullable=False),
-    Column("train_loss", Double, nullable=False),
-    Column("test_loss", Double),
-    Column("test_accuracy", Double),
-    Column("validation_loss", Double),
-    Column("validation_accuracy", Double),
-    Column("bytes_up", BigInteger, nullable=False),
-    Column("bytes_down", BigInteger, nullable=False),
-    Column("seconds", Double, nullable=False),
+    *(_measured(measure) for measure in OF_ROUNDS if measure.since == 1),
     Column("inherited", Integer, nullable=False, server_default="0"),
-    Column("test_miou", Double),
-    Column("mean_client_accuracy", Double),
-    Column("worst_client_accuracy", Double),
-    Column("statistics_mismatch", Double),
-    Column("gradient_deviation", Double),
-    Column("client_drift", Double),
-    Column("statistics_mismatch_layers", Text),  # JSON, by layer
+    *(_measured(measure) for measure in OF_ROUNDS if measure.since > 1),
     CheckConstraint("phase IN ('explore', 'calibrate')", name="phase"),
     sqlite_with_rowid=False,
 )

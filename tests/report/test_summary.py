@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fedsweep.measures import COMPARABLE
 from fedsweep.report import tables
 from fedsweep.report.records import as_csv, as_json, records
 from fedsweep.report.summary import (
     FIELDS,
-    MEASURES,
     column_text,
     describe,
     mean_curve,
@@ -24,7 +24,7 @@ from fedsweep.report.summary import (
 
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
     """A row of `results`."""
-    row: dict[str, Any] = dict.fromkeys((*FIELDS, *MEASURES))
+    row: dict[str, Any] = dict.fromkeys((*FIELDS, *COMPARABLE))
     row |= {
         "alpha": 0.1,
         "local_steps": 5,

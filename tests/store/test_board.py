@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.report.summary import MORE
+from fedsweep.measures import OPTIONAL
 from fedsweep.spec import read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import board, browse, reads, writes
@@ -154,7 +154,7 @@ def test_groups_count_and_average_a_sweep_s_trials(planned: Engine) -> None:
     finished(planned)
     finished(planned)
     with reading(planned) as connection:
-        groups = browse.groups(connection, "tiny", ("test_accuracy", *MORE))
+        groups = browse.groups(connection, "tiny", ("test_accuracy", *OPTIONAL))
         cells = browse.cells(connection, "tiny")
         finals = browse.finals(connection, "tiny")
     (done,) = [group for group in groups if group.state == "finished"]

@@ -60,24 +60,20 @@ function fitLegend(chart, traces, drawn) {
   return drawn;
 }
 
-// A trial's rounds: rows of (round, test, validation accuracy, train, test, validation loss,
-// seconds, phase, inherited).
+// A trial's rounds: rows of (round, a number per measure, phase, inherited). The server describes
+// the measures.
 let rounds = [];
-const LINES = [
-  ["accuracy", 1, "test accuracy", "--running", "solid", 100],
-  ["accuracy", 2, "validation accuracy", "--finished", "dash", 100],
-  ["loss", 3, "training loss", "--dim", "solid", 1],
-  ["loss", 4, "test loss", "--running", "solid", 1],
-  ["loss", 5, "validation loss", "--finished", "dash", 1],
-];
+const measures = () => JSON.parse(document.getElementById("rounds").dataset.measures);
+const LINES = { train: ["--dim", "solid"], test: ["--running", "solid"], validation: ["--finished", "dash"] };
 
 function drawRounds() {
   for (const [id, what] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
-    const traces = LINES.filter((line) => line[0] === id).map(([, column, name, paint, dash, scale]) => {
-      const measured = rounds.filter((row) => row[column] !== null);
+    const traces = measures().flatMap(({ group, samples, label, scale }, i) => {
+      if (group !== id) return [];
+      const measured = rounds.filter((row) => row[i + 1] !== null), [paint, dash] = LINES[samples];
       return {
-        name, mode: measured.length < 2 ? "markers" : "lines",
-        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[column]),
+        name: label, mode: measured.length < 2 ? "markers" : "lines",
+        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[i + 1]),
         line: { color: colour(paint), dash, width: 1.8 }, marker: { color: colour(paint) },
       };
     });
@@ -91,9 +87,9 @@ function drawRounds() {
 const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2));
 const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
 
-function fillRow(line, row) {
-  const phase = row[7] + (row[8] ? " (shared)" : "");
-  const texts = [row[0], percent(row[1]), percent(row[2]), ...row.slice(3, 7).map(number), phase];
+function fillRow(line, row, measured) {
+  const phase = row.at(-2) + (row.at(-1) ? " (shared)" : "");
+  const texts = [row[0], ...measured.map(({ scale }, i) => (scale === 100 ? percent : number)(row[i + 1])), phase];
   for (const [i, text] of texts.entries()) {
     const cell = line.cells[i] ?? line.appendChild(document.createElement(i ? "td" : "th"));
     if (!i) cell.scope = "row";
@@ -107,8 +103,8 @@ document.addEventListener("rounds", ({ detail: { anew, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
   rounds = anew ? more : [...rounds, ...more];
-  const first = rounds.length - more.length;
-  for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row);
+  const first = rounds.length - more.length, described = measures();
+  for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row, described);
   while (body.rows.length > rounds.length) body.deleteRow(-1);
   drawRounds();
 });
