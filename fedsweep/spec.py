@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, overload
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedsweep.errors import PlanError
+from fedsweep.fields import ARM_FIELDS, MEASURED
 from trainers.config import (
     LARGEST,
     OUTSIDE_IDENTITY,
@@ -56,9 +57,6 @@ ID_DIGITS = 20
 
 AUTO = "auto"
 """A freeze round that the trial finds itself: see `trainers.freeze`."""
-
-MEASURED = ("evaluate_every", "client_accuracy", "diagnostics")
-"""What is outside a trial's identity and shows in its rounds."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,8 @@ def _arm_identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _comparison(config: TrainConfig) -> str:
-    """Equal for configurations that differ by their normaliser, and by their seed, alone."""
-    own = ("seed", "normalizer", "freeze_round", "freeze", "gn_groups", "agc_clip")
+    """Equal for configurations that differ only in their normalizer, its settings and the seed."""
+    own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 

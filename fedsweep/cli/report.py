@@ -198,9 +198,9 @@ def _asked(
 ) -> _Asked:
     from difflib import get_close_matches
 
+    from fedsweep.fields import ARM_FIELDS
     from fedsweep.measures import COMPARABLE
     from fedsweep.report.selection import condition, known_field
-    from fedsweep.report.summary import ARM_FIELDS
 
     rows = group_by.split(",") if group_by else None
     for name in rows or ():

@@ -9,20 +9,16 @@ from statistics import fmean
 from typing import Literal
 
 from fedsweep.errors import RequestError
+from fedsweep.fields import FEDERATED
 from fedsweep.measures import MEASURES
 from fedsweep.report.comparison import Difference, difference, holm, not_worse
 from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
 
 Mark = Literal["best", "level", ""]
 
-FEDERATED = frozenset(
-    {"alpha", "local_steps", "momentum", "local_epochs", "partition", "min_samples", "centralized"}
-    | {"shards_per_client", "clients", "participation", "server_momentum"}
-)
-"""Axes that mean nothing, or something else, where all samples are trained on at once."""
-
 CENTRAL = ("local_steps", "local_epochs", "clients", "momentum", "server_momentum")
-"""Those of them that tell centralised trials apart, too: their rounds take M*E steps, or epochs."""
+"""Those of FEDERATED that tell centralised trials apart, too: their rounds take M*E steps, or
+epochs."""
 
 CENTRAL_TWIN = {"fixbn": "bn", "fedbn": "bn", "silobn": "bn"}
 """What a normaliser is where there is one client only."""

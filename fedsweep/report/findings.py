@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsweep.fields import ROW_FIELDS, label
 from fedsweep.report.comparison import difference
-from fedsweep.report.summary import Row, describe, label, value_text
+from fedsweep.report.summary import Row, describe, value_text
 from fedsweep.search import Answer, Probe, Space, answer
 from fedsweep.spec import TrialSpec
 from fedsweep.store.arms import Arm, Proposal
@@ -112,8 +113,7 @@ def names(findings: Sequence[Finding]) -> list[str]:
         if field not in ("seed", "freeze_round") and len({repr(c[field]) for c in configs}) > 1
     ]
     if not varying:
-        usual = ("alpha", "local_steps", "momentum")
-        return [describe_arm(config, usual) for config in configs]
+        return [describe_arm(config, ROW_FIELDS) for config in configs]
     return [describe_arm(config, varying) for config in configs]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedsweep.report.summary import Summary, column_text, label
+from fedsweep.fields import label
+from fedsweep.report.summary import Summary, column_text
 from fedsweep.report.tables import (
     Entry,
     View,

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from fedsweep.fields import label
 from fedsweep.report import layout
 from fedsweep.report.contrasts import marks
 from fedsweep.report.summary import (
@@ -26,7 +27,6 @@ from fedsweep.report.summary import (
     Summary,
     column_text,
     field_text,
-    label,
     mean_curve,
     sort_key,
 )

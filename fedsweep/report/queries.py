@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedsweep.report.selection import sql_value
-from fedsweep.report.summary import OUTSIDE
+from fedsweep.spec import OUTSIDE_IDENTITY
 
 if TYPE_CHECKING:
     from fedsweep.report.selection import Condition
@@ -44,7 +44,7 @@ def values(summary: Summary, measure: str, conditions: Sequence[Condition] = ())
 def of_table(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
     """The shortest query that gives a table's numbers."""
     # `cells` has no seed, and one value of what trials of a cell may differ in.
-    finer = {"seed", *OUTSIDE} & {*summary.axes, *(c.field for c in conditions)}
+    finer = {"seed", *OUTSIDE_IDENTITY} & {*summary.axes, *(c.field for c in conditions)}
     if measure == "test_accuracy" and not (summary.pooled or summary.tuned or finer):
         return cells(summary, conditions)
     return values(summary, measure, conditions)

@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
-from fedsweep.report.summary import BOOLEANS, FIELDS, OUTSIDE, Row, describe, field_text, sort_key
-from fedsweep.spec import config_columns
+from fedsweep.report.summary import BOOLEANS, FIELDS, Row, describe, field_text, sort_key
+from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 
 SELECTED_BY = "validation_accuracy"
 """What tuning looks at: never the test set."""
@@ -159,7 +159,7 @@ def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
     """
     arms: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Row]]]
     arms = defaultdict(lambda: defaultdict(list))
-    rest = [name for name in FIELDS if name not in (*fields, "seed", *OUTSIDE)]
+    rest = [name for name in FIELDS if name not in (*fields, "seed", *OUTSIDE_IDENTITY)]
     for row in rows:
         arm = tuple(row[name] for name in rest)
         arms[arm][tuple(row[name] for name in fields)].append(row)

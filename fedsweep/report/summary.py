@@ -10,29 +10,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fedsweep.fields import ARM_FIELDS, DESCRIBED, ROW_FIELDS, UNSET, column_label, label
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report.comparison import mean_interval
-from fedsweep.spec import config_columns
+from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
 Column = tuple[Any, ...]
 """(normaliser, T*), and whatever else of ARM_FIELDS varies in the sweep."""
 
-ROW_FIELDS = ("alpha", "local_steps", "momentum")
-"""What tells the rows of a table apart, always; any other field that varies joins them."""
-
-ARM_FIELDS = ("freeze_round", "freeze_rule", "freeze", "gn_groups", "agc_clip")
-"""What tells the columns of one normaliser apart: T*, always, and those of the rest that vary."""
-
-OUTSIDE = frozenset(
-    {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
-)
-"""Fields that do not change what is trained: trials of one cell may differ in them."""
-NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE
-CHOSEN = frozenset({"fingerprint", "local_epochs"})
-"""Fields whose absence tells trials apart. Any other is absent where the rest of the configuration
-makes it meaningless, and then the rest tells."""
+NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
+"""Fields that never head a row. Trials of one cell may differ in those outside the identity."""
 
 NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
 """The order of the columns, as far as it is given."""
@@ -230,14 +219,9 @@ def column_text(summary: Summary, column: Column) -> str:
     for name, value in zip(summary.arm_fields, column[1:], strict=True):
         if value is None or (name, value) == ("freeze_rule", "given"):
             continue
-        if name in ("freeze_rule", "freeze"):
-            said.append(str(value))
-        else:
-            said.append(f"{_ARM_LABELS[name]}={value_text(value)}")
+        heading = column_label(name)
+        said.append(f"{heading}={value_text(value)}" if heading else str(value))
     return " ".join(said)
-
-
-_ARM_LABELS = {"freeze_round": "T⋆", "gn_groups": "groups", "agc_clip": "clip"}
 
 
 def _is_axis(name: str, values: set[Any]) -> bool:
@@ -246,13 +230,10 @@ def _is_axis(name: str, values: set[Any]) -> bool:
         return False
     if name == "local_epochs" and values - {None}:  # even one value: no E stands for it
         return True
-    return len(values if name in CHOSEN else values - {None}) > 1
+    return len(values if name in UNSET else values - {None}) > 1
 
 
-TOLD = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
-
-
-def describe(row: Row, axes: Sequence[str] = TOLD) -> str:
+def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
     """A trial in a few words: its normaliser, the fields that matter, its seed."""
     told = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
@@ -260,13 +241,6 @@ def describe(row: Row, axes: Sequence[str] = TOLD) -> str:
         if row.get(name) is not None and not (name in BOOLEANS and not row[name])
     ]
     return " ".join([row["normalizer"], *told, f"seed={row['seed']}"])
-
-
-def label(name: str) -> str:
-    """The field's symbol, where it has one."""
-    short = {"alpha": "α", "local_steps": "E", "freeze_round": "T⋆"}
-    short |= {"local_epochs": "epochs", "centralized": "central"}
-    return short.get(name, name)
 
 
 def value_text(value: Any) -> str:

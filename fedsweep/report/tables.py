@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fedsweep.errors import visible
+from fedsweep.fields import label
 from fedsweep.measures import MEASURES
 from fedsweep.report import queries
 from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks, outdone_by_partial
@@ -24,7 +25,6 @@ from fedsweep.report.summary import (
     Summary,
     column_text,
     field_text,
-    label,
 )
 
 WIDE = 160

@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 import fedsweep
 from fedsweep.errors import hide_secrets
+from fedsweep.fields import label
 from fedsweep.measures import Measure
 from fedsweep.report.phrases import counted, duration, size
-from fedsweep.report.summary import describe, field_text, label
+from fedsweep.report.summary import describe, field_text
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from fedsweep.fields import label
 from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_tables, searched, tables
 from fedsweep.report.summary import (
@@ -20,7 +21,6 @@ from fedsweep.report.summary import (
     Summary,
     column_text,
     field_text,
-    label,
     sort_key,
     summarize,
 )

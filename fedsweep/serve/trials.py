@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fedsweep.errors import RequestError
+from fedsweep.fields import label
 from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
 from fedsweep.report.phrases import ran_with, standing
 from fedsweep.serve.look import SELDOM, Look
@@ -23,11 +24,7 @@ LINES = 40
 HEADINGS = {
     "state": "state",
     "normalizer": "normaliser",
-    "alpha": "α",
-    "local_steps": "E",
-    "freeze_round": "T⋆",
-    "momentum": "momentum",
-    "seed": "seed",
+    **{name: label(name) for name in ("alpha", "local_steps", "freeze_round", "momentum", "seed")},
     "final_round": "round",
     **{name: f"{MEASURES[name].samples}, %" for name in ("test_accuracy", "validation_accuracy")},
     "seconds": "seconds",

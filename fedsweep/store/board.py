@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fedsweep.fields import DESCRIBED
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.engine import as_sql, is_ahead, read_clock
 from fedsweep.store.reads import Row
@@ -27,8 +28,8 @@ RECENT = 10_000
 """The newest attempts, in which workers are looked for."""
 
 TOLD = (
-    *("trial_id", "state", "normalizer", "alpha", "local_steps", "freeze_round", "momentum"),
-    *("local_epochs", "centralized", "seed", "final_round", "rounds", "priority"),
+    *("trial_id", "state", "normalizer", *DESCRIBED),
+    *("seed", "final_round", "rounds", "priority"),
 )
 """The columns that tell a trial in a few words (`report.summary.describe`)."""
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
+from fedsweep.fields import TIMED
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
 from fedsweep.measures import CURVES
 from fedsweep.spec import ClientScore, config_columns
@@ -213,9 +214,7 @@ def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
 
 def _cost_key() -> list[sa.Column[Any]]:
     """What the time of a round depends on, other than the machine."""
-    names = ["dataset", "model", "normalizer", "dtype", "centralized", "clients", "participation"]
-    names += ["local_steps", "local_epochs", "batch_size", "image_size", "image_height"]
-    return [trials.c[name] for name in [*names, "client_accuracy", "diagnostics"]]
+    return [trials.c[name] for name in TIMED]
 
 
 def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:

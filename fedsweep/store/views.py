@@ -7,69 +7,15 @@ for one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fedsweep import fields, measures
+from fedsweep.measures import IN_CURVES, OF_TRIALS, Measure
 from fedsweep.spec import config_columns
-
-FIRST_FIELDS = [
-    "dataset",
-    "model",
-    "normalizer",
-    "partition",
-    "alpha",
-    "local_steps",
-    "freeze_round",
-    "momentum",
-    "clients",
-    "participation",
-    "rounds",
-    "seed",
-]
-"""The configuration columns that lead, by contract."""
-
-NEXT_FIELDS = [
-    "fingerprint",
-    "image_size",
-    "augment",
-    "gn_groups",
-    "freeze",
-    "shards_per_client",
-    "validation",
-    "batch_size",
-    "lr",
-    "clip_norm",
-    "momentum_factor",
-    "weight_decay",
-    "decay_norm",
-    "dtype",
-    "evaluate_every",
-]
-"""Those that follow at once: the rest of the first schema's."""
-
-LATER_FIELDS = [
-    "image_height",
-    "agc_clip",
-    "centralized",
-    "min_samples",
-    "local_epochs",
-    "lr_schedule",
-    "lr_step",
-    "lr_gamma",
-    "server_momentum",
-    "client_accuracy",
-    "keep_weights",
-    "diagnostics",
-]
-"""Those of the second schema, behind the first one's columns."""
-
-LATEST_FIELDS = ["snapshot_every"]
-"""Those of the third."""
-
-NEWEST_FIELDS = ["freeze_rule"]
-"""Those of the fifth."""
 
 NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
@@ -93,37 +39,58 @@ def drop_views(connection: Connection) -> None:
         connection.execute(sa.text(f"DROP VIEW IF EXISTS {name}"))
 
 
-def _fields(names: list[str], *, seed: bool = True) -> str:
+_ADDED = {
+    3: ["t.priority", "t.held"],
+    4: ["t.rounds_shared"],
+    5: ["coalesce(t.freeze_round, t.frozen_at) AS frozen_at"],
+}
+"""Columns of `results` that are no field and no measure, by the schema that added them."""
+
+_LATEST = max(*_ADDED, *(entry.since for entry in (*fields.CATALOG, *measures.CATALOG)))
+"""The last schema that added a column to a view."""
+
+
+def _fields(schema: int) -> list[str]:
+    """Return the columns of the configuration fields that this schema added."""
     # SQLite has no boolean: 0 and 1 on both.
     kinds = config_columns()
-    return ", ".join(
+    return [
         f"CAST(t.{name} AS INTEGER) AS {name}" if kinds[name] is bool else f"t.{name}"
-        for name in names
-        if seed or name != "seed"
-    )
+        for name in fields.added_by(schema)
+    ]
+
+
+def _measures(alias: str, shown: Iterable[Measure], schema: int) -> list[str]:
+    """Return the columns of those of the measures that this schema added."""
+    return [f"{alias}.{measure.name}" for measure in shown if measure.since == schema]
+
+
+def _list(columns: Iterable[str]) -> str:
+    return ", ".join(columns)
+
+
+def _later(columns: Callable[[int], Iterable[str]]) -> str:
+    """Return the columns that each schema after the first added: a new one comes last."""
+    return _list(column for schema in range(2, _LATEST + 1) for column in columns(schema))
+
+
+def _added_to_results(schema: int) -> list[str]:
+    return [*_fields(schema), *_measures("t", OF_TRIALS, schema), *_ADDED.get(schema, ())]
 
 
 def _bodies() -> dict[str, str]:
     return {
         "results": f"""
             SELECT t.trial_id, t.cell_id, s.name AS sweep, t.state, t.failure,
-                   {_fields(FIRST_FIELDS + NEXT_FIELDS)},
-                   t.config, t.final_round, t.test_accuracy, t.test_loss, t.validation_accuracy,
-                   t.best_test_accuracy, t.best_round, t.bytes_up, t.bytes_down, t.seconds,
+                   {_list(_fields(1))},
+                   t.config, t.final_round, {_list(_measures("t", OF_TRIALS, 1))},
                    t.device, t.numerics_id,
                    (SELECT count(*) FROM attempts a WHERE a.trial = t.id) AS attempts, t.error,
-                   {_fields(LATER_FIELDS)},
-                   t.test_miou, t.mean_client_accuracy, t.worst_client_accuracy,
-                   {_fields(LATEST_FIELDS)}, t.priority, t.held,
-                   t.rounds_shared, {_fields(NEWEST_FIELDS)},
-                   coalesce(t.freeze_round, t.frozen_at) AS frozen_at
+                   {_later(_added_to_results)}
             FROM trials t JOIN sweeps s ON s.id = t.sweep""",
-        "curves": """
-            SELECT t.trial_id, r.round, r.phase, r.train_loss, r.test_loss, r.test_accuracy,
-                   r.validation_loss, r.validation_accuracy, r.seconds, r.inherited,
-                   r.test_miou, r.mean_client_accuracy, r.worst_client_accuracy,
-                   r.statistics_mismatch, r.gradient_deviation, r.client_drift,
-                   r.statistics_mismatch_layers
+        "curves": f"""
+            SELECT t.trial_id, r.round, r.phase, {_list(_measures("r", IN_CURVES, 1))},
+                   r.inherited, {_later(lambda schema: _measures("r", IN_CURVES, schema))}
             FROM rounds r JOIN trials t ON t.id = r.trial""",
         "members": """
             SELECT s.name AS sweep, t.trial_id
@@ -166,11 +133,12 @@ _FROM_MEMBERS = "FROM sweep_members m JOIN trials t ON t.id = m.trial GROUP BY m
 
 
 def _cells_select(std: str, joins: str) -> str:
+    first = [column for column in _fields(1) if column != "t.seed"]
     return f"""
-        SELECT s.name AS sweep, g.cell_id, {_fields(FIRST_FIELDS + NEXT_FIELDS, seed=False)},
+        SELECT s.name AS sweep, g.cell_id, {_list(first)},
                g.n, g.n_failed, g.n_diverged,
                g.mean AS mean_test_accuracy, {std} AS std_test_accuracy,
-               {_fields(LATER_FIELDS + LATEST_FIELDS + NEWEST_FIELDS)}
+               {_later(_fields)}
         FROM g JOIN trials t ON t.id = g.one JOIN sweeps s ON s.id = g.sweep {joins}"""
 
 

@@ -1,0 +1,135 @@
+"""The catalog of configuration fields: what tables, views, identities and figures know of each.
+
+A new field needs a declaration in `trainers.config.TrainConfig`, the code that uses it, an entry in
+this catalog, and a migration that adds its column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainers.config import NORMALIZERS
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """A field of `TrainConfig`."""
+
+    name: str
+    since: int = 1
+    """The schema (see `migrations`) that added its column to the tables and views."""
+    symbol: str = ""
+    """Short text that stands for its name in tables and figures; "" for the name itself."""
+    normalizer: str = ""
+    """The only normalizer that has this setting. The settings of a normalizer tell arms apart:
+    they head the columns of a table."""
+    column: str = ""
+    """Short text before its value in such a heading; "" for the value alone."""
+    row: bool = False
+    """True if it always heads the rows of a table. Other fields head them only if they vary."""
+    unset: bool = False
+    """True if None is a choice of its own. Any other field is None where the rest of the
+    configuration makes it meaningless, and then the rest tells trials apart."""
+    federated: bool = False
+    """True if it has no meaning, or another one, where all samples are trained on at once."""
+    timed: bool = False
+    """True if the time of a round depends on it."""
+    measured: bool = False
+    """True if it is outside the identity of a trial and changes what its rounds measure."""
+
+
+CATALOG = (
+    ConfigField("dataset", timed=True),
+    ConfigField("model", timed=True),
+    ConfigField("normalizer", timed=True),
+    ConfigField("partition", federated=True),
+    ConfigField("alpha", symbol="α", row=True, federated=True),
+    ConfigField("local_steps", symbol="E", row=True, federated=True, timed=True),
+    ConfigField("freeze_round", symbol="T⋆", normalizer="fixbn", column="T⋆"),
+    ConfigField("momentum", row=True, federated=True),
+    ConfigField("clients", federated=True, timed=True),
+    ConfigField("participation", federated=True, timed=True),
+    ConfigField("rounds"),
+    ConfigField("seed"),
+    ConfigField("fingerprint", unset=True),
+    ConfigField("image_size", timed=True),
+    ConfigField("augment"),
+    ConfigField("gn_groups", normalizer="gn", column="groups"),
+    # In the heading of a column, the rule stands before the kind of freeze.
+    ConfigField("freeze_rule", since=5, normalizer="fixbn"),
+    ConfigField("freeze", normalizer="fixbn"),
+    ConfigField("shards_per_client", federated=True),
+    ConfigField("validation"),
+    ConfigField("batch_size", timed=True),
+    ConfigField("lr"),
+    ConfigField("clip_norm"),
+    ConfigField("momentum_factor"),
+    ConfigField("weight_decay"),
+    ConfigField("decay_norm"),
+    ConfigField("dtype", timed=True),
+    ConfigField("evaluate_every", measured=True),
+    ConfigField("image_height", since=2, timed=True),
+    ConfigField("agc_clip", since=2, normalizer="ws", column="clip"),
+    ConfigField("centralized", since=2, symbol="central", federated=True, timed=True),
+    ConfigField("min_samples", since=2, federated=True),
+    ConfigField("local_epochs", since=2, symbol="epochs", unset=True, federated=True, timed=True),
+    ConfigField("lr_schedule", since=2),
+    ConfigField("lr_step", since=2),
+    ConfigField("lr_gamma", since=2),
+    ConfigField("server_momentum", since=2, federated=True),
+    ConfigField("client_accuracy", since=2, timed=True, measured=True),
+    ConfigField("keep_weights", since=2),
+    ConfigField("diagnostics", since=2, timed=True, measured=True),
+    ConfigField("snapshot_every", since=3),
+)
+"""Every field. Those of a schema are in the order of their columns in the views."""
+
+_BY_NAME = {field.name: field for field in CATALOG}
+
+
+def _names(choose: Callable[[ConfigField], object]) -> tuple[str, ...]:
+    return tuple(field.name for field in CATALOG if choose(field))
+
+
+def added_by(schema: int) -> tuple[str, ...]:
+    """Return the fields whose columns this schema added, in the order of the views."""
+    return _names(lambda field: field.since == schema)
+
+
+ROW_FIELDS = _names(lambda field: field.row)
+"""Fields that always head the rows of a table, in this order."""
+
+ARM_FIELDS = tuple(
+    field.name
+    for field in sorted(
+        (field for field in CATALOG if field.normalizer),
+        key=lambda field: NORMALIZERS.index(field.normalizer),
+    )
+)
+"""Settings of normalizers, which tell the columns of a table apart, in this order."""
+
+UNSET = frozenset(_names(lambda field: field.unset))
+"""Fields for which None is a choice of its own."""
+
+FEDERATED = frozenset(_names(lambda field: field.federated))
+"""Fields that have no meaning, or another one, where all samples are trained on at once."""
+
+TIMED = _names(lambda field: field.timed)
+"""Fields on which the time of a round depends, other than the machine."""
+
+MEASURED = _names(lambda field: field.measured)
+"""Fields outside the identity of a trial that show in its rounds."""
+
+DESCRIBED = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
+"""The fields that describe a trial in a few words, in this order."""
+
+
+def label(name: str) -> str:
+    """Return the symbol of a field, or its name if it has none."""
+    return _BY_NAME[name].symbol or name if name in _BY_NAME else name
+
+
+def column_label(name: str) -> str:
+    """Return the text before a setting's value in the heading of a column, "" for none."""
+    return _BY_NAME[name].column
