@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from trainers.own_normalizers import OWN
+
 RECIPE = 1
 """Raised whenever a change of the code changes the numbers of an unchanged configuration."""
 
@@ -45,8 +47,8 @@ DOWNLOADED = frozenset({"tiny-imagenet"})
 SEGMENTATION = frozenset({"cityscapes", "camvid"})
 """Data sets with a class for each pixel. Their pictures come in groups: cities, drives."""
 
-NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
-"""Our own normalisers; `trainers.normalizers` says what each does."""
+NORMALIZERS = tuple(own.name for own in OWN)
+"""Our own normalizers. `trainers.normalizers` explains each."""
 
 ENTRY_POINT = "fedsweep.normalizers"
 """The group of entry points under which other packages offer theirs."""

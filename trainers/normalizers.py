@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrizations, parametrize
 
 from trainers.config import ENTRY_POINT, TrainConfig
+from trainers.own_normalizers import OWN, Keeps
 
 
-def _leave(_conv: nn.Conv2d) -> None:
+def leave(_conv: nn.Conv2d) -> None:
     """A convolution as it is."""
-
-
-Keeps = Literal["nothing", "statistics", "layer"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Normalizer:
 
     layer: Callable[[int, TrainConfig], nn.Module]
     """Makes the layer for so many channels."""
-    convolution: Callable[[nn.Conv2d], object] = _leave
+    convolution: Callable[[nn.Conv2d], object] = leave
     """Reparametrises a convolution, in place, when it has its initial weights; output layers, which
     are those with a bias, are left alone."""
     keeps: Keeps = "nothing"
@@ -130,6 +128,8 @@ def batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
 
     In FedAvg: gamma, beta and the running statistics (EMA 0.1, Var unbiased, as torch) are
     averaged by training samples, a plain weighted mean of variances. The test uses the average.
+    FedBN (Li et al., ICLR 2021): gamma, beta and the running statistics stay with the client; the
+    rest is averaged. SiloBN (Andreux et al. 2020): only the running statistics stay with it.
     """
     return BatchNorm(channels)
 
@@ -187,26 +187,10 @@ def standardise_weight(conv: nn.Conv2d) -> object:
     return parametrize.register_parametrization(conv, "weight", parametrization)
 
 
-FEDBN = Normalizer(batch_norm, keeps="layer")
-"""FedBN (Li et al., ICLR 2021): BN whose gamma, beta and running statistics stay with the client;
-the rest is averaged."""
-
-SILOBN = Normalizer(batch_norm, keeps="statistics")
-"""SiloBN (Andreux et al. 2020): BN whose running statistics stay with the client; gamma and beta
-are averaged."""
-
 OURS: dict[str, Normalizer] = {
-    "bn": Normalizer(batch_norm),
-    "fixbn": Normalizer(fixed_batch_norm),
-    "gn": Normalizer(group_norm),
-    "ln": Normalizer(layer_norm),
-    "in": Normalizer(instance_norm),
-    "wn": Normalizer(shift, weight_norm),
-    "none": Normalizer(shift),
-    "fedbn": FEDBN,
-    "silobn": SILOBN,
-    "ws": Normalizer(shift, standardise_weight),
+    own.name: Normalizer(globals()[own.layer], globals()[own.convolution], own.keeps) for own in OWN
 }
+"""Our own normalizers, from the functions above."""
 
 
 def find(name: str) -> Normalizer:

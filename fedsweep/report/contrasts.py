@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from fedsweep.appearance import central_twin
 from fedsweep.errors import RequestError
 from fedsweep.fields import FEDERATED
 from fedsweep.measures import MEASURES
@@ -19,9 +20,6 @@ Mark = Literal["best", "level", ""]
 CENTRAL = ("local_steps", "local_epochs", "clients", "momentum", "server_momentum")
 """Those of FEDERATED that tell centralised trials apart, too: their rounds take M*E steps, or
 epochs."""
-
-CENTRAL_TWIN = {"fixbn": "bn", "fedbn": "bn", "silobn": "bn"}
-"""What a normaliser is where there is one client only."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def gaps(summary: Summary, measure: str) -> list[Contrast]:
         if key[place["centralized"]]:
             continue
         for column, cell in cells.items():
-            arm = (CENTRAL_TWIN.get(column[0], column[0]), *(column[i] for i in told))
+            arm = (central_twin(column[0]), *(column[i] for i in told))
             twins = central.get((*(key[i] for i in same), *arm), [])
             for i in own:  # the nearest: as many steps and clients, where there are several
                 twins = [twin for twin in twins if twin[0][i] == key[i]] or twins

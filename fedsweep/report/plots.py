@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
 from fedsweep.fields import label
 from fedsweep.report import layout
 from fedsweep.report.contrasts import marks
@@ -33,22 +34,6 @@ from fedsweep.report.summary import (
 
 if TYPE_CHECKING:
     from fedsweep.report.findings import Finding
-
-# Okabe and Ito's colours, which the colour-blind can tell apart; fixbn goes through blues by T*.
-COLOURS = {
-    "bn": "#D55E00",
-    "gn": "#009E73",
-    "ln": "#CC79A7",
-    "in": "#E69F00",
-    "none": "#888888",
-    # Not theirs: there are more normalisers than they have colours.
-    "wn": "#6A3D9A",
-    "fedbn": "#8C2D04",
-    "silobn": "#E31A9C",
-    "ws": "#A3A500",
-}
-BLUES = ("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44")
-
 
 MOST = 24
 """Panels that a picture has: more cannot be read."""
@@ -181,11 +166,11 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
     for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
         for number, column in enumerate(sorted(lines[panel], key=sort_key)):
             points = sorted(lines[panel][column], key=lambda point: point[0])
-            colour, name = BLUES[(2 + 2 * number) % len(BLUES)], column_text(summary, column)
-            _error_bars(axis, points, colour, name)
+            colour = FREEZE_SHADES[(2 + 2 * number) % len(FREEZE_SHADES)]
+            _error_bars(axis, points, colour, column_text(summary, column))
         for column in sorted(levels[panel], key=summary.columns.index):
             height = 100 * (levels[panel][column].mean or 0)
-            colour, name = COLOURS.get(column[0], "#000000"), column_text(summary, column)
+            colour, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
             axis.axhline(height, color=colour, linestyle="--", label=name)
         _say(axis, _title(summary.axes, panel), "T⋆, rounds")
         totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
@@ -315,19 +300,19 @@ def searches(findings: Sequence[Finding], titles: Sequence[str]) -> Figure | Non
         found, history = f.answer, [probe for probe in f.history if probe.values]
         mean, std = ([100 * v for v in values] for values in (found.mean, found.std))
         low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1.96, 1.96))
-        axis.plot(found.points, mean, color=BLUES[2], label="belief, 95 %")
-        axis.fill_between(found.points, low, high, color=BLUES[2], alpha=0.15, linewidth=0)
+        axis.plot(found.points, mean, color=FREEZE_SHADES[2], label="belief, 95 %")
+        axis.fill_between(found.points, low, high, color=FREEZE_SHADES[2], alpha=0.15, linewidth=0)
         for probe in history:
             values = [100 * v for v in probe.values.values()]
             at = [probe.freeze_round] * len(values)
             axis.plot(at, values, ".", color="#888888", markersize=4, label="a seed")
         means = [100 * math.fsum(p.values.values()) / len(p.values) for p in history]
         at = [p.freeze_round for p in history]
-        axis.plot(at, means, "o", color=BLUES[3], label="tried, mean")
+        axis.plot(at, means, "o", color=FREEZE_SHADES[3], label="tried, mean")
         if found.freeze_round is not None and found.low is not None and found.high is not None:
-            axis.axvspan(found.low, found.high, color=COLOURS["in"], alpha=0.12, linewidth=0)
+            axis.axvspan(found.low, found.high, color=FIGURE_COLORS["in"], alpha=0.12, linewidth=0)
             axis.axvline(
-                found.freeze_round, color=COLOURS["in"], linestyle="--", label="best T⋆, 90 %"
+                found.freeze_round, color=FIGURE_COLORS["in"], linestyle="--", label="best T⋆, 90 %"
             )
         _say(axis, f"{title} ({f.standing})", "T⋆, rounds")
     axes[0].set_ylim(bottom=_floor([f for f, _ in drawn]))  # of all: they share it
@@ -365,8 +350,8 @@ def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Fig
 def _colours(columns: Sequence[Column]) -> dict[Column, str]:
     """A colour for each column: its normaliser's; for fixbn, a blue that deepens with T*."""
     frozen = sorted((column for column in columns if column[0] == "fixbn"), key=sort_key)
-    colours = {column: COLOURS.get(column[0], "#000000") for column in columns}
-    depth = LinearSegmentedColormap.from_list("depth", BLUES)
+    colours = {column: FIGURE_COLORS.get(column[0], FOREIGN) for column in columns}
+    depth = LinearSegmentedColormap.from_list("depth", FREEZE_SHADES)
     for place, column in enumerate(frozen):
         colours[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
     return colours

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from fedsweep.appearance import normalizer_place
 from fedsweep.fields import ARM_FIELDS, DESCRIBED, ROW_FIELDS, UNSET, column_label, label
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report.comparison import mean_interval
@@ -22,9 +23,6 @@ Column = tuple[Any, ...]
 
 NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
 """Fields that never head a row. Trials of one cell may differ in those outside the identity."""
-
-NORMALIZERS = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
-"""The order of the columns, as far as it is given."""
 
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
@@ -208,9 +206,7 @@ def _failure(row: Row, fields: Sequence[str]) -> Failure:
 
 def _place(column: Column) -> tuple[Any, ...]:
     """Normalisers in their usual order, then by name; then by T* and the rest."""
-    name = column[0]
-    known = NORMALIZERS.index(name) if name in NORMALIZERS else len(NORMALIZERS)
-    return (known, name, *sort_key(column[1:]))
+    return (normalizer_place(column[0]), column[0], *sort_key(column[1:]))
 
 
 def column_text(summary: Summary, column: Column) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from fedsweep.appearance import page_colors
 from fedsweep.fields import label
 from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_tables, searched, tables
@@ -185,7 +186,7 @@ def traces(
 
     Where BN is drawn, FIXBN forks off it.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     trunk = any(row["normalizer"] == "bn" and curves.get(row["cell_id"]) for row in rows)
     for row in rows:
         states = curves.get(row["cell_id"], {})
@@ -196,7 +197,8 @@ def traces(
             shared = [p for p in shared if p.round >= (row["freeze_round"] or 0)]
         if shared:
             found.append(_trace(summary, row, shared))
-    return found
+    colors = page_colors([trace["normalizer"] for trace in found])
+    return [trace | {"color": color} for trace, color in zip(found, colors, strict=True)]
 
 
 def _trace(summary: Summary, row: Row, points: Sequence[Mean]) -> dict[str, Any]:

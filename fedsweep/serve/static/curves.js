@@ -5,11 +5,6 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const OPTIONS = { displayModeBar: false, responsive: true, showTips: false };
 
-// Okabe and Ito's, which the colour-blind can tell apart; lighter where the ground is dark.
-const LIGHT = { bn: "#D55E00", gn: "#007A5A", ln: "#B3588F", in: "#B07A00", wn: "#6A3D9A", none: "#6b6b6b", fedbn: "#8C2D04", silobn: "#C2157F", ws: "#7C7D00" };
-const DARK = { bn: "#FF8A3D", gn: "#2FC79A", ln: "#E2A3CB", in: "#F2BE4B", wn: "#B793E0", none: "#a8a8a8", fedbn: "#E07B4F", silobn: "#FF6DBB", ws: "#D0D150" };
-const BLUES = { light: ["#56A4DD", "#2E8BC9", "#0072B2", "#004C78", "#002A44"], dark: ["#D2ECFF", "#A5D6FA", "#7DBEF0", "#56A4E0", "#3A87C4"] };
-
 function layout(x, y) {
   const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true };
   return {
@@ -124,13 +119,7 @@ function band(trace, paint) {
 function drawArms() {
   const chart = document.getElementById("arms");
   if (!chart || !figure) return;
-  const frozen = figure.traces.filter((t) => t.normalizer === "fixbn");
-  const blues = dark.matches ? BLUES.dark : BLUES.light, known = dark.matches ? DARK : LIGHT;
-  const paint = (t) => {
-    if (t.normalizer !== "fixbn") return known[t.normalizer] ?? known.none;
-    const depth = frozen.length > 1 ? frozen.indexOf(t) / (frozen.length - 1) : 0.5;
-    return blues[Math.round(depth * (blues.length - 1))];
-  };
+  const paint = (t) => t.color?.[dark.matches ? "dark" : "light"] ?? "#808080";
   const lines = figure.traces.flatMap((t) => [
     ...(t.std.some((s) => s > 0) ? [band(t, paint(t))] : []),
     { name: `${t.name} (n = ${t.n})`, x: t.x, y: t.y, mode: t.x.length < 2 ? "markers" : "lines", line: { color: paint(t), width: 1.8 }, legendgroup: t.name },

@@ -1,0 +1,82 @@
+"""Our own normalizers, each declared once: its parts, what clients keep of it, how it is shown.
+
+Imports no torch, so that planning a sweep stays fast. The parts are functions of
+`trainers.normalizers`, named here and explained there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Keeps = Literal["nothing", "statistics", "layer"]
+
+
+@dataclass(frozen=True)
+class Colors:
+    """The colors of a normalizer's lines, by the ground that they are drawn on.
+
+    Each is one color, or several that go from T* = 0 to T* = T.
+    """
+
+    figure: tuple[str, ...]
+    """In the figures of a report, on white."""
+    light: tuple[str, ...]
+    """On a light page."""
+    dark: tuple[str, ...]
+    """On a dark page."""
+
+
+@dataclass(frozen=True)
+class OwnNormalizer:
+    """One of our own normalizers."""
+
+    name: str
+    layer: str
+    """The function that makes its layer."""
+    colors: Colors
+    convolution: str = "leave"
+    """The function that reparametrizes a convolution."""
+    keeps: Keeps = "nothing"
+    """The part that stays with each client: see `trainers.normalizers.Normalizer`."""
+    central_twin: str = ""
+    """The normalizer that it is equal to if there is only one client; "" for itself."""
+
+
+def _colors(figure: str, light: str, dark: str) -> Colors:
+    return Colors((figure,), (light,), (dark,))
+
+
+_BLUES = Colors(
+    figure=("#56B4E9", "#2E8BC9", "#0072B2", "#004C78", "#002A44"),
+    light=("#56A4DD", "#2E8BC9", "#0072B2", "#004C78", "#002A44"),
+    dark=("#D2ECFF", "#A5D6FA", "#7DBEF0", "#56A4E0", "#3A87C4"),
+)
+
+# Okabe and Ito's colors, which the color-blind can tell apart, as far as they go: wn, fedbn, silobn
+# and ws have others. On a page, colors are darker or lighter, for contrast with its ground.
+OWN = (
+    OwnNormalizer("bn", "batch_norm", _colors("#D55E00", "#D55E00", "#FF8A3D")),
+    OwnNormalizer("fixbn", "fixed_batch_norm", _BLUES, central_twin="bn"),
+    OwnNormalizer("gn", "group_norm", _colors("#009E73", "#007A5A", "#2FC79A")),
+    OwnNormalizer("ln", "layer_norm", _colors("#CC79A7", "#B3588F", "#E2A3CB")),
+    OwnNormalizer("in", "instance_norm", _colors("#E69F00", "#B07A00", "#F2BE4B")),
+    OwnNormalizer("wn", "shift", _colors("#6A3D9A", "#6A3D9A", "#B793E0"), "weight_norm"),
+    OwnNormalizer("none", "shift", _colors("#888888", "#6b6b6b", "#a8a8a8")),
+    OwnNormalizer(
+        "fedbn",
+        "batch_norm",
+        _colors("#8C2D04", "#8C2D04", "#E07B4F"),
+        keeps="layer",
+        central_twin="bn",
+    ),
+    OwnNormalizer(
+        "silobn",
+        "batch_norm",
+        _colors("#E31A9C", "#C2157F", "#FF6DBB"),
+        keeps="statistics",
+        central_twin="bn",
+    ),
+    OwnNormalizer("ws", "shift", _colors("#A3A500", "#7C7D00", "#D0D150"), "standardise_weight"),
+)
+"""All of them, in the order of columns and lines."""
