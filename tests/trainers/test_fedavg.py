@@ -104,8 +104,14 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
     assert trace(small(normalizer="fixbn", freeze_round=4), digits) == bn
 
 
-@pytest.mark.parametrize("freeze", ["statistics", "layer"])
-@pytest.mark.parametrize("model", ["cnn", "resnet20", "resnet18", "deeplabv3plus"])
+@pytest.mark.parametrize(
+    ("model", "freeze"),
+    [
+        *itertools.product(["cnn", "resnet20", "resnet18"], ["statistics", "layer"]),
+        ("deeplabv3plus", "statistics"),
+        pytest.param("deeplabv3plus", "layer", marks=pytest.mark.slow),
+    ],
+)
 def test_not_one_bit_of_the_statistics_moves_after_the_freeze(
     model: str, freeze: str, digits: Dataset, scenes: Dataset
 ) -> None:

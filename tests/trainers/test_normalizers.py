@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 import torch
@@ -253,11 +255,23 @@ def test_initial_weights_are_equal_under_every_normaliser() -> None:
         assert torch.equal(model.linear.weight, plain["linear"].weight)
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
-@pytest.mark.parametrize(
-    ("model", "layers"), [("cnn", 2), ("resnet20", 19), ("resnet18", 20), ("deeplabv3plus", 61)]
-)
-def test_every_model_takes_every_normaliser(model: str, layers: int, arm: dict[str, str]) -> None:
+LAYERS = {"cnn": 2, "resnet20": 19, "resnet18": 20, "deeplabv3plus": 61}
+"""The normalization layers of each model."""
+
+OFTEN = ({"normalizer": "bn"}, {"normalizer": "ws"})
+"""The arms that `make test` builds the largest model with: a layer, and changed weights."""
+
+
+def models_and_arms() -> Iterator[Any]:
+    """Yield each model with each arm; the largest model with most arms is slow."""
+    for model, arm in itertools.product(LAYERS, NORMALIZERS):
+        slow = model == "deeplabv3plus" and arm not in OFTEN
+        marks = [pytest.mark.slow] if slow else []
+        yield pytest.param(model, arm, marks=marks, id=f"{model}-{arm}")
+
+
+@pytest.mark.parametrize(("model", "arm"), list(models_and_arms()))
+def test_every_model_takes_every_normaliser(model: str, arm: dict[str, str]) -> None:
     """As many layers under each; forward and backward, on one picture so small that maps shrink to
     1x1, with finite gradients for all that trains.
     """
@@ -267,7 +281,7 @@ def test_every_model_takes_every_normaliser(model: str, layers: int, arm: dict[s
     side = 32 if model == "deeplabv3plus" else 8
     made = build(chosen, 3, side, 10)
     found = [m for m in norm_layers(made) if not isinstance(m, StandardisedWeight)]
-    assert len(found) == layers
+    assert len(found) == LAYERS[model]
     assert not any(type(m) in (nn.BatchNorm2d, nn.InstanceNorm2d) for m in made.modules())
     set_training(made, frozen=False)
     out = made(torch.randn(1, 3, side, side))
