@@ -12,8 +12,10 @@ STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn
 
 
 def _refuse(event: str, arguments: tuple[object, ...]) -> None:
-    if event in STARTS and Path(str(arguments[0])).name not in QUICK:
-        raise AssertionError(f"a test without the mark `process` starts one: {arguments}")
+    if event not in STARTS:
+        return
+    if not arguments or Path(str(arguments[0])).name not in QUICK:
+        raise AssertionError(f"a test without the mark `process` starts one: {event} {arguments}")
 
 
 def pytest_collection_finish() -> None:

@@ -96,8 +96,7 @@ def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> I
 
 def claim(store: Engine, but: frozenset[stops.Lack] = frozenset()) -> Claim:
     with transaction(store) as c:
-        who = WORKER
-        claimed = queue.claim(c, who, read_clock(c), passed_over=but)
+        claimed = queue.claim(c, WORKER, read_clock(c), passed_over=but)
     assert claimed is not None
     return claimed
 

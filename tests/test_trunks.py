@@ -19,7 +19,7 @@ from fedsweep.store.artifacts import folder_of
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, snapshots, trials
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once, fedsweep
 from tests.builders import WORKER
 from tests.trunks import PLAN, PROTOCOL, Curves, T, measured, plan, trained, work
 
@@ -159,11 +159,11 @@ def test_trial_show_says_what_a_trial_waits_for_and_what_it_shared(
     _, held = claim(store), claim(store)
     assert held is not None
     assert held.trial_id == carrier
-    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
     assert f"waits for rounds that it shares with others: {carrier[:8]} trains them" in said
     run(store, held)
     work(store)
-    said = fedsweep("trial", "show", waiting, "--db", sqlite_url).stdout
+    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
     assert "shares 4 rounds with a trial of another freeze round, which trained them" in said
     said = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
     assert "equal" in said
