@@ -22,7 +22,7 @@ from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
 from tests.conftest import make_camvid, make_picture_folder, make_tiny_imagenet
-from trainers import data, fedavg, numerics
+from trainers import data, fedavg, numerics, seq
 
 WORKER = queue.Worker("w", "cpu", "h", 1)
 
@@ -419,7 +419,7 @@ def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     def broken(*_: object) -> None:
         raise ImportError("libgomp.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(executor, "_load_for", broken)
+    monkeypatch.setattr(seq, "load", broken)
     planned(store, tiny)
     claimed = claim(store)
     with pytest.raises(PackageMissing, match="libgomp") as missing:
