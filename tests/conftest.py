@@ -169,6 +169,16 @@ def store(store_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def walk() -> Iterator[None]:
+    """Let this process, and all that a module's tests start, use the engine of `tests.walk`."""
+    from tests import walk
+
+    with pytest.MonkeyPatch.context() as patch:
+        walk.install(patch)
+        yield
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """The plan file of a sweep of six tiny trials."""

@@ -21,13 +21,16 @@ import sqlalchemy as sa
 from fedsweep.cli import main
 from fedsweep.cli.console import console
 from fedsweep.store.engine import make_engine, reading
+from trainers.engines import TEST_ENGINE
 
 FEDSWEEP = [sys.executable, "-m", "fedsweep"]
 PATIENCE = 480.0
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSWEEP_")}
+    kept = {
+        k: v for k, v in os.environ.items() if k == TEST_ENGINE or not k.startswith("FEDSWEEP_")
+    }
     return kept | {"COLUMNS": "160", "PYTHONWARNINGS": "default"} | more
 
 
