@@ -7,10 +7,15 @@ import math
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.command import at_once, fedsweep, query
 from tests.conftest import TINY
 
 PLAN = TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "bn"\n'
+
+
+pytestmark = pytest.mark.usefixtures("walk")
 
 
 def test_a_trial_is_equal_until_somebody_changes_a_bit_or_the_machine(tmp_path: Path) -> None:
@@ -40,13 +45,13 @@ def test_a_trial_is_equal_until_somebody_changes_a_bit_or_the_machine(tmp_path: 
 
     with sqlite3.connect(file) as connection:
         ((numerics,),) = connection.execute("SELECT numerics FROM attempts").fetchall()
-        there = json.dumps(json.loads(numerics) | {"torch": "1.0"})
+        there = json.dumps(json.loads(numerics) | {"engine": "walk/0"})
         connection.execute("UPDATE attempts SET numerics = ?", (there,))
     refused = fedsweep("verify", trial, *db, code=2).stderr
-    assert f"trial {trial} cannot be compared here bit by bit: torch is " in refused
-    assert " here and was 1.0: verify it where they agree" in refused
+    assert f"trial {trial} cannot be compared here bit by bit: engine is walk/1" in refused
+    assert " here and was walk/0: verify it where they agree" in refused
     said = fedsweep("verify", trial, "--tolerance", "1e-9", *db).stdout
-    assert said.startswith("not bit by bit: torch is ")
+    assert said.startswith("not bit by bit: engine is ")
     assert (
         f"equal: 3 rounds, within 1e-09 (farthest: test_loss of round 2, by {near - loss:.3g})"
         in said
