@@ -1,4 +1,4 @@
-"""What T* trials share is trained once, bit for bit."""
+"""What T* trials share is trained once, bit for bit. The trials are random walks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, rounds, snapshots, trials
 from tests.acceptance.command import fedsweep
-from tests.test_executor import own_data_folder
+from tests.folders import own_data_folder
 
-pytestmark = pytest.mark.quick_on("sqlite")
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk")]
 
 __all__ = ["own_data_folder"]
 
@@ -94,8 +94,8 @@ def trained(store: Engine) -> int:
         return int(c.execute(sa.text("SELECT sum(rounds_trained) FROM attempts")).scalar_one())
 
 
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Curves:
+@pytest.fixture(scope="module")
+def alone(walk: None, tmp_path_factory: pytest.TempPathFactory) -> Curves:
     """The same trials, where nothing is shared."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "shared.toml").write_text(PLAN)

@@ -24,10 +24,13 @@ from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import rounds, trials
 from tests.acceptance.command import eventually
-from tests.test_executor import own_data_folder
+from tests.folders import own_data_folder
 from tests.test_trunks import PLAN, Curves, T, alone, measured, plan
+from tests.walk import SECONDS
 
 __all__ = ["alone", "own_data_folder"]
+
+pytestmark = pytest.mark.usefixtures("walk")
 
 WORKERS, KILLS, LEASE = 8, 3, 15.0
 SPAWN = get_context("spawn")
@@ -37,11 +40,6 @@ def work(url: str, name: str, barrier: Any) -> None:
     """Claim and train until nothing is left anywhere."""
     store = open_store(url)
     worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
-    # What takes long, for nobody renews a lease meanwhile: that is the slots' business.
-    from trainers import data, fedavg
-
-    assert fedavg
-    data.load("digits", None)
     if barrier is not None:
         barrier.wait()
     while True:
@@ -74,6 +72,12 @@ def has_stored(store: Engine, more_than: int) -> bool:
     own = sa.select(sa.func.count()).where(rounds.c.inherited == 0)
     with reading(store) as c:
         return bool(c.execute(own).scalar_one() > more_than)
+
+
+@pytest.fixture(autouse=True)
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a trial last, so that its worker can be killed meanwhile."""
+    monkeypatch.setenv(SECONDS, "0.05")
 
 
 @pytest.mark.quick_on("postgres")

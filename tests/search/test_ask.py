@@ -24,7 +24,7 @@ from fedsweep.store import arms, reads, soundness, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
-from tests.test_executor import own_data_folder
+from tests.folders import own_data_folder
 from tests.test_trunks import measured, trained
 
 pytestmark = pytest.mark.quick_on("sqlite")
