@@ -1,7 +1,7 @@
 """One claimed trial, from its claim to its outcome. The only door to `trainers`.
 
-A trial is trained by an engine of `trainers.engines`; no other module that needs torch is imported
-here. What else is imported inside a function costs a command that does not need it too much time.
+An engine of `trainers.engines` trains the trial. This module imports nothing else that needs torch,
+because `fedsweep plan` asks it about data. Other slow imports are inside functions.
 """
 
 from __future__ import annotations

@@ -21,16 +21,14 @@ from fedsweep.store import artifacts, reads, stops, writes
 from fedsweep.store.difference import MEASURED
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
+from tests import walk
 from tests.conftest import make_camvid, make_picture_folder, make_tiny_imagenet
+from tests.folders import own_data_folder
 from trainers import data, fedavg, numerics, seq
 
+__all__ = ["own_data_folder"]
+
 WORKER = queue.Worker("w", "cpu", "h", 1)
-
-
-@pytest.fixture(autouse=True)
-def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a server's files lie on this machine: weights stay there."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
 
 
 def planned(store: Engine, plan: Path, *changes: str) -> None:
@@ -145,14 +143,13 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rounds before it are stored; the trial is queued again, with a delay."""
-    train = fedavg._Federation.train
+    walk.install(monkeypatch)
 
-    def broken(self: Any, number: int, visit: Any) -> float:
-        if number == 2:
+    def broken(round: int) -> None:
+        if round == 2:
             raise ZeroDivisionError("a bug")
-        return train(self, number, visit)
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     outcome, _ = run(store, claimed)
@@ -167,18 +164,13 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     assert (state, not_before is not None) == ("queued", True)
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
 def test_running_out_of_memory_is_told_apart(
-    error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine's fault, perhaps: worth another attempt."""
-
-    def full(*_: object) -> float:
-        raise error
-
-    monkeypatch.setattr(fedavg._Federation, "train", full)
+    walk.install(monkeypatch)
+    monkeypatch.setenv(walk.FOLDER, str(tmp_path))
+    (tmp_path / "fill-1").touch()
     planned(store, tiny)
     claimed = claim(store)
     run(store, claimed)
@@ -207,14 +199,12 @@ def test_a_snapshot_that_cannot_be_written_costs_rounds_never_a_trial(
 
 
 def test_a_broken_device_is_taken_out_of_service_and_its_trial_is_not_charged(
-    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would claim and fail the whole queue."""
-
-    def broken(*_: object) -> float:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    walk.install(monkeypatch)
+    monkeypatch.setenv(walk.FOLDER, str(tmp_path))
+    (tmp_path / "fail-1").write_text("CUDA error: an illegal memory access was encountered")
     planned(store, tiny)
     claimed = claim(store)
     with pytest.raises(DeviceError, match="out of service: RuntimeError: CUDA error"):
@@ -371,11 +361,12 @@ def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
     error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt keeps its error and traceback; the trial is charged on a proven machine."""
+    walk.install(monkeypatch)
 
-    def broken(*_: object) -> float:
+    def broken(_round: int) -> None:
         raise error
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)
@@ -395,14 +386,13 @@ def test_a_failure_after_a_round_is_charged_by_any_machine(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine has just proved that it can train."""
-    train = fedavg._Federation.train
+    walk.install(monkeypatch)
 
-    def broken(self: Any, number: int, visit: Any) -> float:
-        if number == 2:
+    def broken(round: int) -> None:
+        if round == 2:
             raise ZeroDivisionError("a bug")
-        return train(self, number, visit)
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)

@@ -48,7 +48,7 @@ class Unfit(Exception):
 
 
 class Unreadable(Exception):
-    """The content of a snapshot is no state. The cause says why."""
+    """The content of a snapshot is not a state. The cause says why."""
 
 
 class Data(Protocol):
@@ -178,7 +178,7 @@ class Engine(Protocol):
         """Return the state in the content of a snapshot's file.
 
         Raises:
-            Unreadable: the content is no state.
+            Unreadable: the content is not a state.
 
         """
 

@@ -154,7 +154,7 @@ def unpack(round: int, content: bytes) -> fedavg.State:
     """Return the state of a round in the content of a safetensors file.
 
     Raises:
-        Unreadable: the content is no such file.
+        Unreadable: the content is not such a file.
 
     """
     from safetensors import SafetensorError
