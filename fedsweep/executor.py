@@ -1,7 +1,7 @@
 """One claimed trial, from its claim to its outcome. The only door to `trainers`.
 
-Trainers import torch, so they are imported inside the functions that need them: `fedsweep plan`
-asks this module about data without paying for it.
+An engine of `trainers.engines` trains the trial. This module imports nothing else that needs torch,
+because `fedsweep plan` asks it about data. Other slow imports are inside functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,11 +58,12 @@ from fedsweep.spec import (
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, driver_errors, garbage, reads, stops, trunks, writes
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
+from trainers import engines
+from trainers.engines import Diverged, Unfit, Unreadable, engine_of
 from trainers.progress import Counter, progress
 
 if TYPE_CHECKING:
-    from trainers import fedavg, precheck
-    from trainers.dataset import Dataset
+    from trainers import precheck
 
 log = logging.getLogger("fedsweep")
 
@@ -70,15 +71,6 @@ SNAPSHOT_SECONDS = 1.0
 """Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
 where a round takes longer, else once a second. A kill loses no more than that, or the rounds since
 the last snapshot where the trial says how often to take one."""
-
-MODULES = {
-    "resnet18": ("torchvision",),
-    "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
-}
-"""The modules that a model needs beyond torch."""
-
-EVERY_TRIAL = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
-"""The modules that every trial needs."""
 
 COPIES = 3
 """Numbers for each parameter of a model, at least: the parameter, its gradient and its momentum."""
@@ -173,10 +165,10 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
             raise MachineError(
                 f"trial {attempt.claim.trial_id} cannot run here: {limit}"
             ) from error
-        if _broken_device(error):
+        if attempt.trainer.is_broken_device(error):
             attempt.lose(said)
             raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
-        kind = _kind_of(error)
+        kind = _kind_of(error, attempt.trainer)
         if attempt.place.proven or attempt.measured:
             return attempt.fail(kind, said, traceback.format_exc())
         attempt.give_back(f"{kind}: {said}", traceback.format_exc())
@@ -189,6 +181,7 @@ class _Attempt:
     def __init__(self, engine: Engine, claim: Claim, place: Place, book: Logbook) -> None:
         self.engine = engine
         self.claim = claim
+        self.trainer = engine_of(claim.config)
         self.place = place
         self.book = book
         self.said: Sequence[Line] = ()
@@ -250,8 +243,6 @@ class _Attempt:
         return False
 
     def run(self, stop: Stop, watch: Watch) -> Outcome:
-        from trainers import fedavg, memory
-
         config = TrainConfig(**self.claim.config)
         try:
             check_recipe(self.claim.trial_id, config)
@@ -264,7 +255,7 @@ class _Attempt:
         self.numerics_id = content_hash(computed_under)
         ran_with = _provenance(config, self.place, computed_under)
         self.say_where(computed_under)
-        memory.begin(self.place.device)
+        self.trainer.begin_memory(self.place.device)
 
         def begin(connection: Connection) -> tuple[reads.Home, list[trunks.Origin], list[str]]:
             self.renew(connection)
@@ -308,7 +299,7 @@ class _Attempt:
                 if since >= IDLE_SECONDS:
                     let_go(self.engine)
                 saved = time.monotonic()
-        except fedavg.Diverged as error:
+        except Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
         raise FedsweepError("the trainer stopped before the last round")
 
@@ -327,16 +318,15 @@ class _Attempt:
         raise MachineError(f"trial {self.claim.trial_id} cannot run here: {why}")
 
     def train(
-        self, config: TrainConfig, dataset: Dataset, state: fedavg.State | None
-    ) -> Iterator[fedavg.Round]:
-        """The trainer's rounds, from a state if it takes it, else from the start."""
-        from trainers import fedavg
-
+        self, config: TrainConfig, dataset: engines.Data, state: engines.State | None
+    ) -> Iterator[engines.Round]:
+        """Train the trial from a state; from the start if the state does not belong to it."""
+        device = self.place.device
         try:
-            yield from fedavg.run(config, dataset, state, device=self.place.device)
-        except fedavg.Unfit as error:
+            yield from self.trainer.run(config, dataset, state, device=device)
+        except Unfit as error:
             self.begin_again(f"no state of this trial: {error}")
-            yield from fedavg.run(config, dataset, device=self.place.device)
+            yield from self.trainer.run(config, dataset, device=device)
 
     def say_where(self, computed_under: Mapping[str, str]) -> None:
         """Say what it trains on, and which stored rounds that does away with."""
@@ -347,7 +337,7 @@ class _Attempt:
             said = "the stored rounds were computed under other numerics (%s, here %s): lost"
             log.info(said, before, self.numerics_id)
 
-    def load(self, config: TrainConfig) -> Dataset:
+    def load(self, config: TrainConfig) -> engines.Data:
         before = self.claim.data_fingerprint if self.claim.final_round else None
         began = time.monotonic()
         dataset = _sound_data(config, self.place.data, before)
@@ -356,7 +346,7 @@ class _Attempt:
         log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
         return dataset
 
-    def resume(self, origins: Sequence[trunks.Origin]) -> fedavg.State | None:
+    def resume(self, origins: Sequence[trunks.Origin]) -> engines.State | None:
         """The state to go on from, of the furthest snapshot that is sound, with the rounds before
         it; None for the start.
         """
@@ -366,13 +356,8 @@ class _Attempt:
                 return state
         return None
 
-    def read(self, origin: trunks.Origin) -> fedavg.State | None:
+    def read(self, origin: trunks.Origin) -> engines.State | None:
         """A snapshot's state, None where it is of no use."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        from trainers import fedavg
-
         snapshot = origin.snapshot
         stored = self.claim.final_round if origin.trial == self.claim.trial else snapshot.round
         if not 0 < snapshot.round <= min(stored, self.claim.config["rounds"] - 1):
@@ -386,9 +371,9 @@ class _Attempt:
             self.begin_again(why if files.refusal is None else f"not read: {files.refusal}")
             return None
         try:
-            return fedavg.State(snapshot.round, load(content))
-        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-            self.begin_again(_one_line(error))
+            return self.trainer.unpack(snapshot.round, content)
+        except Unreadable as error:
+            self.begin_again(_one_line(error.__cause__ or error))
             return None
 
     def has_rounds(self, origin: trunks.Origin) -> bool:
@@ -448,7 +433,7 @@ class _Attempt:
         assert self.folder is not None
         return self.folder
 
-    def save(self, measured: fedavg.Round, *, snapshot: bool, release: bool) -> bool:
+    def save(self, measured: engines.Round, *, snapshot: bool, release: bool) -> bool:
         """Store the pending rounds, and a snapshot where one is due, in one commit.
 
         Where this worker wants to `release` the trial, or somebody wants it back, it is given back
@@ -476,14 +461,12 @@ class _Attempt:
             return self.save(measured, snapshot=True, release=True)
         return self.over
 
-    def snapshot(self, state: fedavg.State) -> writes.Snapshot | None:
+    def snapshot(self, state: engines.State) -> writes.Snapshot | None:
         """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
-        from safetensors.torch import save
-
         if self.files.refusal is not None:
             self.go_without(self.files.refusal)
             return None
-        content = save(state.tensors)
+        content = self.trainer.pack(state)
         progress.step()  # an artifacts folder may take minutes for one file
         one, other = writes.snapshot_names(self.claim)
         name = other if self.latest == one else one
@@ -544,7 +527,7 @@ class _Attempt:
             for name in unused:
                 self.files.remove(name)
 
-    def finish(self, last: fedavg.Round | None) -> Outcome:
+    def finish(self, last: engines.Round | None) -> Outcome:
         """Store the pending rounds, and the weights of the last round where they are to be kept."""
         kept = self.keep(last) if last is not None else None
 
@@ -567,15 +550,14 @@ class _Attempt:
         garbage.delete(self.engine, spare)
         return Outcome.FINISHED
 
-    def keep(self, last: fedavg.Round) -> writes.Weights:
+    def keep(self, last: engines.Round) -> writes.Weights:
         """Write the final weights to a file.
 
         Where that cannot be done the trial fails. Finished is for good: its weights would be lost,
         though they were asked for. A failed trial is tried again, from its latest snapshot.
         """
-        from safetensors.torch import save
-
-        content, name = save(last.weights()), writes.weights_name(self.claim)
+        content = self.trainer.pack_weights(last.weights())
+        name = writes.weights_name(self.claim)
         progress.step()
         self.written.add(name)
         try:
@@ -615,7 +597,7 @@ class _Attempt:
 
     def store_pending(self, connection: Connection) -> queue.Held:
         held = self.renew(connection)
-        memory = _memory_taken(self.place.device) if self.pending else None
+        memory = self.trainer.peak_memory(self.place.device) if self.pending else None
         differs = writes.add_rounds(connection, self.claim, self.pending, held.final_round, memory)
         if differs is not None:
             raise TrialFailed(
@@ -676,7 +658,7 @@ def _missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
 
 def _missing_module(model: str) -> str | None:
     """Return a sentence if a module that a model needs cannot be imported here."""
-    modules = MODULES.get(model, ())
+    modules = engine_of().MODEL_MODULES.get(model, ())
     if not all(map(find_spec, modules)):
         package = "'fedsweep[segmentation]'" if model == "deeplabv3plus" else modules[0]
         return f"{model} needs packages: pip install {package}"
@@ -694,10 +676,8 @@ def _missing_normalizer(name: str) -> str | None:
         return None
     if name not in normalizer_names():
         return f"normalizer {name} is offered by no package: install its own"
-    from trainers.normalizers import find
-
     try:
-        find(name)
+        engine_of().load_normalizer(name)
     except ValueError:  # the same on every machine: its trials say it
         return None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
@@ -752,30 +732,15 @@ def data_of(need: Mapping[str, Any]) -> stops.Lack:
 
 def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
     """What a trial's results are bitwise equal under, here; this process's arithmetic is set so."""
-    from trainers import numerics
-
-    numerics.settle(place.threads)
-    return numerics.numerics(config, place.device)
+    return engine_of(vars(config)).numerics_of(config, place.device, place.threads)
 
 
 def _provenance(
     config: TrainConfig, place: Place, computed_under: Mapping[str, str]
 ) -> dict[str, Any]:
-    from trainers import memory
-    from trainers.config import NORMALIZERS
-    from trainers.normalizers import offered
-
-    more = ["segmentation-models-pytorch", "torchmetrics"]
-    more = more if config.model == "deeplabv3plus" else []
-    point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
-    more += [point.dist.name] if point is not None and point.dist is not None else []
-    return provenance(computed_under["processor"], place.device, memory.total(place.device), more)
-
-
-def _memory_taken(device: str) -> int:
-    from trainers import memory
-
-    return memory.taken(device)
+    trainer, processor = engine_of(vars(config)), computed_under["processor"]
+    memory, more = trainer.total_memory(place.device), trainer.packages(config)
+    return provenance(processor, place.device, memory, more)
 
 
 def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
@@ -785,12 +750,11 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
         TrialFailed: it diverged, or cannot be trained.
 
     """
-    from trainers import fedavg
-
+    trainer = engine_of(vars(config))
     try:
         dataset = _sound_data(config, place.data, fingerprint)
-        yield from map(_row, fedavg.run(config, dataset, device=place.device))
-    except fedavg.Diverged as error:
+        yield from map(_row, trainer.run(config, dataset, device=place.device))
+    except Diverged as error:
         raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
     except DataMissing as error:
         raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
@@ -799,10 +763,10 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
     except Exception as error:
         if limit := _limit(error):
             raise MachineError(f"the trial cannot run here: {limit}") from error
-        raise TrialFailed(_kind_of(error), _one_line(error)) from error
+        raise TrialFailed(_kind_of(error, trainer), _one_line(error)) from error
 
 
-def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> Dataset:
+def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> engines.Data:
     """A trial's data, if they can be split as it wants, and are those that it was begun on.
 
     Raises:
@@ -811,11 +775,9 @@ def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> D
 
     """
     from trainers.folder import BadData, Missing
-    from trainers.partition import partition
 
     try:
-        dataset = _load_for(config, root)
-        partition(dataset.train.labels.numpy(), config, dataset.members)
+        dataset = engine_of(vars(config)).load(config, root)
     except Missing as error:
         raise DataMissing(str(error), data_of(config.model_dump())) from error
     except (BadData, ValueError) as error:
@@ -829,28 +791,7 @@ def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> D
     return dataset
 
 
-def _load_for(config: TrainConfig, root: Path | None) -> Dataset:
-    sizes = (config.image_size, config.image_height)
-    return _load(config.dataset, *sizes, config.fingerprint, root)
-
-
-@lru_cache(maxsize=2)
-def _load(
-    dataset: str,
-    image_size: int | None,
-    image_height: int | None,
-    fingerprint: str | None,
-    root: Path | None,
-) -> Dataset:
-    """A data set, kept for the next trial of this process."""
-    from trainers import data
-
-    return data.load(
-        dataset, root, image_size=image_size, image_height=image_height, fingerprint=fingerprint
-    )
-
-
-def _row(measured: fedavg.Round) -> Round:
+def _row(measured: engines.Round) -> Round:
     """As it is stored. A diagnostic that is not finite says nothing, and is left out."""
     values = {field.name: getattr(measured, field.name) for field in fields(Round)}
     values |= {name: _finite(values[name]) for name in measures.DIAGNOSTICS}
@@ -870,23 +811,9 @@ def _limit(error: Exception) -> str | None:
     return str(error) if isinstance(error, MachineLimit) else machine.fault(error)
 
 
-def _kind_of(error: Exception) -> FailureKind:
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return FailureKind.OUT_OF_MEMORY
-    if "can't allocate memory" in str(error):  # torch's allocator on a CPU raises RuntimeError
-        return FailureKind.OUT_OF_MEMORY
-    return FailureKind.ERROR
-
-
-def _broken_device(error: Exception) -> bool:
-    """Whether the fault is the device's: after such an error its context is dead, and every
-    further trial would fail on it.
-    """
-    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
-    full = _kind_of(error) is FailureKind.OUT_OF_MEMORY
-    return isinstance(error, RuntimeError) and not full and any(m in str(error) for m in marks)
+def _kind_of(error: Exception, trainer: engines.Engine) -> FailureKind:
+    full = isinstance(error, MemoryError) or trainer.is_out_of_memory(error)
+    return FailureKind.OUT_OF_MEMORY if full else FailureKind.ERROR
 
 
 def _one_line(error: BaseException) -> str:
@@ -902,14 +829,12 @@ def try_machine(device: str, threads: int = 1) -> None:
         DeviceError: the device is broken, computes wrong numbers, or its memory is full.
 
     """
-    for module in EVERY_TRIAL:
+    trainer = engine_of()
+    for module in trainer.MODULES:
         if said := _import_error(module):
             raise MachineError(f"a trial needs {module}, {said}")
-    from trainers import numerics, rehearsal
-
     try:
-        numerics.settle(threads)
-        rehearsal.rehearse(device)
+        trainer.rehearse(device, threads)
     except Exception as error:
         if limit := _limit(error):
             raise MachineError(limit) from error
@@ -921,12 +846,11 @@ def too_small(model: str, device: str) -> MachineLacks | None:
 
     Enough for the model alone: how much a trial takes shows in its first round.
     """
-    from trainers import rehearsal
     from trainers.config import STATE_ELEMENTS
 
     elements = COPIES * STATE_ELEMENTS[model]
     try:
-        rehearsal.reserve(elements, device)
+        engine_of().reserve(elements, device)
     except RuntimeError as error:
         said = f"{device} has too little free memory for {model} ({_one_line(error)})"
         return MachineLacks(f"{said}: free some, or use another device", (("model", model),))
@@ -957,18 +881,21 @@ def devices(asked: str) -> list[str]:
 
 
 COUNT_GPUS = """
-import torch
-print("GPUs:", torch.cuda.device_count() if torch.cuda.is_available() else 0)
+import sys
+sys.path.append(sys.argv[1])
+from trainers.engines import engine_of
+print("GPUs:", engine_of().count_gpus())
 """
+"""The program that counts GPUs. Its argument is the folder of our packages, in a checkout too."""
 
 
 def _count_gpus() -> int:
     """Count this machine's GPUs in a process of its own: a broken torch may take it down."""
-    if "torch" in sys.modules:
-        import torch
-
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
-    command = [sys.executable, "-P", "-c", COUNT_GPUS]
+    trainer = engine_of()
+    if sys.modules.keys() >= {*trainer.MODULES}:
+        return trainer.count_gpus()
+    home = Path(engines.__file__).resolve().parent.parent
+    command = [sys.executable, "-P", "-c", COUNT_GPUS, str(home)]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False
     )  # our own program
@@ -1065,16 +992,15 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
     """
     from trainers.config import SEGMENTATION
     from trainers.folder import BadData, MachineLimit
-    from trainers.partition import class_counts
 
     try:
-        counts = [class_counts(_load_for(config, root), config) for config in configs]
+        counts = [engine_of(vars(config)).class_counts(config, root) for config in configs]
     except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
     return [
         Holdings(
             config,
-            tuple(map(tuple, count.tolist())),
+            tuple(map(tuple, count)),
             "pixels" if config.dataset in SEGMENTATION else "samples",
         )
         for config, count in zip(configs, counts, strict=True)

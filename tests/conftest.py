@@ -152,9 +152,19 @@ def store(store_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
-    """The rounds of the trials of `trunks.PLAN`, each trained from round 1."""
+@pytest.fixture(scope="module")
+def walk() -> Iterator[None]:
+    """Let this process, and all that a module's tests start, use the engine of `tests.walk`."""
+    from tests import walk
+
+    with pytest.MonkeyPatch.context() as patch:
+        walk.install(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(walk: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
+    """The rounds of the trials of `trunks.PLAN`, each walked from round 1."""
     from tests import trunks
 
     folder = made_once(tmp_path_factory, "alone", trunks.train_alone)

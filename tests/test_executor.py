@@ -20,10 +20,11 @@ from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, stops, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
+from tests import walk
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, result, run, stored
 from tests.image_folders import make_camvid, make_picture_folder, make_tiny_imagenet
-from trainers import data, fedavg, numerics
+from trainers import data, fedavg, numerics, seq
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
@@ -89,14 +90,13 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rounds before it are stored; the trial is queued again, with a delay."""
-    train = fedavg._Federation.train
+    walk.install(monkeypatch)
 
-    def broken(self: Any, number: int, visit: Any) -> float:
-        if number == 2:
+    def broken(round: int) -> None:
+        if round == 2:
             raise ZeroDivisionError("a bug")
-        return train(self, number, visit)
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     outcome, _ = run(store, claimed)
@@ -111,18 +111,13 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     assert (state, not_before is not None) == ("queued", True)
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
 def test_running_out_of_memory_is_told_apart(
-    error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine's fault, perhaps: worth another attempt."""
-
-    def full(*_: object) -> float:
-        raise error
-
-    monkeypatch.setattr(fedavg._Federation, "train", full)
+    walk.install(monkeypatch)
+    monkeypatch.setenv(walk.FOLDER, str(tmp_path))
+    (tmp_path / "fill-1").touch()
     planned(store, tiny)
     claimed = claim(store)
     run(store, claimed)
@@ -151,14 +146,12 @@ def test_a_snapshot_that_cannot_be_written_costs_rounds_never_a_trial(
 
 
 def test_a_broken_device_is_taken_out_of_service_and_its_trial_is_not_charged(
-    store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would claim and fail the whole queue."""
-
-    def broken(*_: object) -> float:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    walk.install(monkeypatch)
+    monkeypatch.setenv(walk.FOLDER, str(tmp_path))
+    (tmp_path / "fail-1").write_text("CUDA error: an illegal memory access was encountered")
     planned(store, tiny)
     claimed = claim(store)
     with pytest.raises(DeviceError, match="out of service: RuntimeError: CUDA error"):
@@ -316,11 +309,12 @@ def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
     error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt keeps its error and traceback; the trial is charged on a proven machine."""
+    walk.install(monkeypatch)
 
-    def broken(*_: object) -> float:
+    def broken(_round: int) -> None:
         raise error
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)
@@ -340,14 +334,13 @@ def test_a_failure_after_a_round_is_charged_by_any_machine(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine has just proved that it can train."""
-    train = fedavg._Federation.train
+    walk.install(monkeypatch)
 
-    def broken(self: Any, number: int, visit: Any) -> float:
-        if number == 2:
+    def broken(round: int) -> None:
+        if round == 2:
             raise ZeroDivisionError("a bug")
-        return train(self, number, visit)
 
-    monkeypatch.setattr(fedavg._Federation, "train", broken)
+    monkeypatch.setattr(walk, "meet", broken)
     planned(store, tiny)
     claimed = claim(store)
     end = execute(store, claimed, Place(proven=False), lambda: False, lambda _row: None)
@@ -364,7 +357,7 @@ def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     def broken(*_: object) -> None:
         raise ImportError("libgomp.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(executor, "_load_for", broken)
+    monkeypatch.setattr(seq, "load", broken)
     planned(store, tiny)
     claimed = claim(store)
     with pytest.raises(PackageMissing, match="libgomp") as missing:

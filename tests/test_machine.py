@@ -264,7 +264,7 @@ def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
         writes.add_sweep(c, read_plan(tiny).alone())
         claim = queue.claim(c, queue.Worker("w", "cpu", "h", 1), read_clock(c))
     assert claim is not None
-    monkeypatch.setattr(executor, "_load_for", refuse)
+    monkeypatch.setattr("trainers.seq.load", refuse)
     with pytest.raises(MachineError, match="cannot run here"):
         execute(store, claim, Place(), lambda: False, lambda _row: None)
     with transaction(store) as c:

@@ -1,4 +1,4 @@
-"""What T* trials share is trained once, bit for bit."""
+"""What T* trials share is trained once, bit for bit. The trials are random walks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.acceptance.command import at_once, fedsweep
 from tests.builders import WORKER
 from tests.trunks import PLAN, PROTOCOL, Curves, T, measured, plan, trained, work
 
-pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk", "own_data_folder")]
 
 
 BN = 'normalizer = "bn"\n'

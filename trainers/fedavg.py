@@ -21,6 +21,7 @@ from trainers import diagnostics, measurements, models
 from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.dataset import VOID, Dataset, Split
+from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Score, client_accuracy, score
 from trainers.freeze import AutoFreeze, drift
 from trainers.keys import keyed
@@ -34,14 +35,6 @@ from trainers.vector import Vector
 
 Visit = Callable[[Sequence[int]], Sequence[int]]
 """The order in which a cohort's clients are trained; it never shows in a result."""
-
-
-class Diverged(Exception):
-    """A loss or a weight is not a finite number."""
-
-
-class Unfit(Exception):
-    """A state is not one of this trial's."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,20 @@ import sqlalchemy as sa
 from fedsweep.cli import main
 from fedsweep.cli.console import console
 from fedsweep.store.engine import make_engine, reading
+from trainers.engines import TEST_ENGINE
 
 FEDSWEEP = [sys.executable, "-m", "fedsweep"]
 PATIENCE = 480.0
 
+ROUNDS = 300
+LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
+"""One trial of several seconds, with a snapshot a second."""
+
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSWEEP_")}
+    kept = {
+        k: v for k, v in os.environ.items() if k == TEST_ENGINE or not k.startswith("FEDSWEEP_")
+    }
     return kept | {"COLUMNS": "160", "PYTHONWARNINGS": "default"} | more
 
 

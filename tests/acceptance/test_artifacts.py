@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import at_once, eventually, fedsweep, query, start
+from tests.walk import SECONDS
+
+pytestmark = pytest.mark.usefixtures("walk")
 
 ONE = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "keep_weights=true"]
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=200"]
 ENDLESS = [*LONG, "--set", "rounds=1000000"]
+SLOWLY = {SECONDS: "0.02"}
 
 
 def stored(here: Path, text: str) -> list[tuple[object, ...]]:
@@ -60,7 +64,7 @@ def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
     with sqlite3.connect(here / "fedsweep.db") as connection:
         connection.execute("UPDATE sweeps SET artifacts = 'nosuch://bucket'")
     connection.close()
-    done = fedsweep("work", "--device", "cpu", "--until-empty", cwd=here)
+    done = fedsweep("work", "--device", "cpu", "--until-empty", cwd=here, **SLOWLY)
     assert "1 trial finished, 0 failed" in done.stdout
     assert (done.stdout + done.stderr).count("no snapshot of trial") <= 1
 
@@ -69,7 +73,8 @@ def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None
     """Its snapshot while the trial may go on is needed; when it is cancelled it is not."""
     here = tiny.parent
     at_once("plan", "tiny.toml", *ENDLESS, cwd=here)
-    worker = start("work", "--db", f"sqlite:///{here}/fedsweep.db", "--device", "cpu")
+    url = f"sqlite:///{here}/fedsweep.db"
+    worker = start("work", "--db", url, "--device", "cpu", **SLOWLY)
     eventually(lambda: stored(here, "SELECT 1 FROM snapshots"))
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()

@@ -1,4 +1,7 @@
-"""Real workers that are paused, drained, cancelled, limited and frozen; and a server's restart."""
+"""Real workers that are paused, drained, cancelled, limited and frozen; and a server's restart.
+
+Their trials are random walks: the claims are about leases, fences and signals.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ from tests.acceptance.command import (
     trainers,
 )
 from tests.chaos.stores import Postgres
+from tests.walk import slow_down, speed_up
+
+pytestmark = pytest.mark.usefixtures("walk")
 
 ONE = ["--set", "seed=0", "--set", "normalizer=bn"]
 ROUNDS = 300
@@ -36,7 +42,7 @@ OUTCOMES = "SELECT outcome FROM attempts ORDER BY trial, fence"
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+def calm(walk: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The long trial, trained by one undisturbed worker on SQLite."""
     from tests.builders import TINY
 
@@ -71,9 +77,9 @@ def working() -> Iterator[list[Work]]:
 def running(
     working: list[Work], url: str, plan: Path, *kind: str, options: tuple[str, ...] = ()
 ) -> Work:
-    """A worker on a planned trial, with its first rounds stored."""
+    """A worker on a planned trial, with its first rounds stored. It is slow until `speed_up`."""
     at_once("plan", str(plan), "--db", url, *kind)
-    worker = start(*WORK, *options, "--db", url)
+    worker = start(*WORK, *options, "--db", url, **slow_down(plan.parent))
     working.append(worker)
     eventually(lambda: query(url, "SELECT 1 FROM rounds LIMIT 1"))
     return worker
@@ -99,6 +105,7 @@ def test_a_paused_trial_is_saved_and_given_back_and_resumed_by_its_waiting_worke
     assert saved == stored < ROUNDS
     assert worker.poll() is None
     at_once("sweep", "resume", "tiny", "--db", url)
+    speed_up(tiny.parent)
     assert "1 given back" in ended(worker)
     assert_equal_to_calm(calm, url)
     assert query(url, OUTCOMES) == [("released",), ("finished",)]
@@ -133,6 +140,7 @@ def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
     freeze(worker, url)  # the trial must not end before the sweep is drained
     at_once("sweep", "drain", "tiny", "--db", url)
     os.killpg(worker.pid, signal.SIGCONT)
+    speed_up(tiny.parent)
     assert "1 trial finished, 0 failed" in ended(worker)
     counts = query(url, "SELECT state, count(*) FROM results GROUP BY state ORDER BY state")
     assert counts == [("finished", 1), ("queued", 5)]
@@ -168,7 +176,7 @@ def test_a_worker_stops_by_itself_after_its_hours(
 ) -> None:
     """Six seconds of them: what runs is saved and given back."""
     at_once("plan", str(tiny), "--db", url, *ENDLESS)
-    worker = start(*WORK, "--max-hours", "0.0017", "--db", url)
+    worker = start(*WORK, "--max-hours", "0.0017", "--db", url, **slow_down(tiny.parent))
     working.append(worker)
     assert "stopped: 0 trials finished" in ended(worker)
     assert query(url, STATE) == [("queued", None)]
@@ -230,6 +238,7 @@ def test_a_trial_survives_a_restart_of_its_server(
         worker = running(working, server.url, tiny, *LONG)
         server.stop("fast")
         server.mend()
+        speed_up(tiny.parent)
         said = ended(worker)
         assert "1 trial finished, 0 failed" in said
         assert_equal_to_calm(calm, server.url)

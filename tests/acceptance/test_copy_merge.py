@@ -18,6 +18,9 @@ from tests.acceptance.command import (
     query,
     start,
 )
+from tests.walk import slow_down, speed_up
+
+pytestmark = pytest.mark.usefixtures("walk")
 
 
 @pytest.fixture(params=["sqlite-postgres", "postgres-sqlite"])
@@ -38,11 +41,13 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     """Workers go on in FROM; the copy's own finish what it has, bit for bit as FROM's did."""
     source, target = urls
     at_once("plan", str(tiny), "--set", "rounds=30", "--db", source)
-    worker = start("work", "--db", source, "--device", "cpu", "--until-empty")
+    slowly = slow_down(tiny.parent)
+    worker = start("work", "--db", source, "--device", "cpu", "--until-empty", **slowly)
     try:
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'finished'"))
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'running'"))
         said = at_once("db", "copy", source, target).stdout
+        speed_up(tiny.parent)
         assert worker.wait(PATIENCE) == 0, worker.communicate()
     finally:
         worker.kill()

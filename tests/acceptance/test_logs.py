@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from tests import walk
 from tests.acceptance.command import at_once, fedsweep, query
 from tests.acceptance.packages import install
 from tests.builders import TINY
@@ -45,8 +48,11 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     assert f"trial {trial} has no attempt 3: it has 1, 2" in refused
 
 
-def test_a_failure_says_why_at_once_and_what_follows_from_it(tmp_path: Path) -> None:
+def test_a_failure_says_why_at_once_and_what_follows_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the line of its end, and in what is shown of the trial."""
+    walk.install(monkeypatch)
     plan = tmp_path / "wild.toml"
     head = TINY.partition("[[grid]]")[0].replace("lr = 0.05", "lr = 1e30\nclip_norm = 0.0")
     plan.write_text(head + '[[grid]]\nnormalizer = "gn"\n')

@@ -13,6 +13,8 @@ import pytest
 from tests.acceptance.command import at_once, fedsweep, query, start
 from tests.listener import Listener
 
+pytestmark = pytest.mark.usefixtures("walk")
+
 WORK = ("work", "--device", "cpu", "--until-empty")
 DIRECT = {"no_proxy": "127.0.0.1"}
 

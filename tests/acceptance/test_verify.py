@@ -20,6 +20,9 @@ from tests.shared import made_once
 PLAN = TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "bn"\n'
 
 
+pytestmark = pytest.mark.usefixtures("walk")
+
+
 @dataclass
 class Trained:
     """A store with one finished trial of three rounds."""
@@ -48,11 +51,11 @@ class Trained:
             c.execute("UPDATE rounds SET test_loss = ? WHERE round = 2", (near,))
         return loss, near
 
-    def change_torch(self) -> None:
-        """Let the attempt have used another version of torch."""
+    def change_engine(self) -> None:
+        """Let the attempt have used another version of the engine."""
         with self.connection() as c:
             ((numerics,),) = c.execute("SELECT numerics FROM attempts").fetchall()
-            other = json.dumps(json.loads(numerics) | {"torch": "1.0"})
+            other = json.dumps(json.loads(numerics) | {"engine": "walk/0"})
             c.execute("UPDATE attempts SET numerics = ?", (other,))
 
 
@@ -64,7 +67,7 @@ def train(folder: Path) -> None:
 
 
 @pytest.fixture
-def trained(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Trained:
+def trained(walk: None, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Trained:
     """A copy of the store: each test may change it."""
     folder = made_once(tmp_path_factory, "verify", train)
     shutil.copytree(folder, tmp_path / "copy")
@@ -104,20 +107,20 @@ def test_rounds_before_a_difference_are_equal(trained: Trained) -> None:
     assert "equal: 1 round, bit for bit" in text
 
 
-def test_a_trial_of_another_torch_is_not_compared_bit_by_bit(trained: Trained) -> None:
+def test_a_trial_of_another_engine_is_not_compared_bit_by_bit(trained: Trained) -> None:
     """The exit code is 2; the difference between the machines is named."""
-    trained.change_torch()
+    trained.change_engine()
     message = fedsweep("verify", trained.trial, *trained.db, code=2).stderr
-    assert f"trial {trained.trial} cannot be compared here bit by bit: torch is " in message
-    assert " here and was 1.0: verify it where they agree" in message
+    assert f"trial {trained.trial} cannot be compared here bit by bit: engine is " in message
+    assert " here and was walk/0: verify it where they agree" in message
 
 
-def test_a_trial_of_another_torch_is_compared_with_a_tolerance(trained: Trained) -> None:
+def test_a_trial_of_another_engine_is_compared_with_a_tolerance(trained: Trained) -> None:
     """The farthest value is named. Nothing is written."""
     loss, near = trained.change_one_bit()
-    trained.change_torch()
+    trained.change_engine()
     text = fedsweep("verify", trained.trial, "--tolerance", "1e-9", *trained.db).stdout
-    assert text.startswith("not bit by bit: torch is ")
+    assert text.startswith("not bit by bit: engine is ")
     farthest = f"(farthest: test_loss of round 2, by {near - loss:.3g})"
     assert f"equal: 3 rounds, within 1e-09 {farthest}" in text
     assert query(trained.db[1], "SELECT count(*) FROM attempts") == [(1,)]

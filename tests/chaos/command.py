@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trainers.engines import TEST_ENGINE
+
 REPOSITORY = Path(__file__).parents[2]
 CLOCK = Path(__file__).parent / "clock"
 FEDSWEEP = (sys.executable, "-m", "fedsweep")
@@ -14,7 +16,9 @@ FEDSWEEP = (sys.executable, "-m", "fedsweep")
 
 def environment(folder: Path, *, clock: Path | None = None) -> dict[str, str]:
     """Nothing is taken from or left in the user's own folders; the wall clock is `clock`'s."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSWEEP_")}
+    kept = {
+        k: v for k, v in os.environ.items() if k == TEST_ENGINE or not k.startswith("FEDSWEEP_")
+    }
     path = [str(CLOCK)] if clock else []
     path += [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {

@@ -1,21 +1,31 @@
-"""The short form. The long one: `python -m tests.chaos --database postgres --minutes 30`."""
+"""The short form, on random walks; on real trials it is slow. The long form is always on real ones:
+`python -m tests.chaos --database postgres --minutes 30`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import walk
 from tests.chaos.calm import Calm
 from tests.chaos.play import Play, perform
 
 MINUTES = 0.4
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    """The trials that both runs share are trained once."""
-    return Calm(tmp_path_factory.mktemp("calm"))
+@pytest.fixture(scope="module", params=["walk", pytest.param("seq", marks=pytest.mark.slow)])
+def calm(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Calm]:
+    """The trials that the runs on both databases share are trained once, by the same engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "walk":
+            walk.install(patch)
+            patch.setenv(walk.SECONDS, "0.02")  # a trial lasts for several snapshots
+        yield Calm(tmp_path_factory.mktemp("calm"))
 
 
 @pytest.mark.timeout(1800)  # where the machine is busy with other things

@@ -26,9 +26,9 @@ from fedsweep.store.tables import lattices, proposals, proposed, snapshots, tria
 from tests.acceptance.command import eventually
 from tests.search.searches import PLAN, of, plan, the_arm
 from tests.trunks import has_stored
+from tests.walk import SECONDS
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
-
+pytestmark = pytest.mark.usefixtures("walk", "own_data_folder")
 
 WORKERS, KILLS, LEASE = 5, 2, 15.0
 SPAWN = get_context("spawn")
@@ -38,11 +38,6 @@ def work(url: str, name: str, barrier: Any) -> None:
     """Claim and train, and ask where there is nothing to claim, until nothing is left anywhere."""
     store = open_store(url)
     worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
-    # What takes long, for nobody renews a lease meanwhile: that is the slots' business.
-    from trainers import data, fedavg
-
-    assert fedavg
-    data.load("digits", None)
     if barrier is not None:
         barrier.wait()
     while True:
@@ -69,6 +64,12 @@ def numbers(store: Engine) -> list[int]:
     with reading(store) as c:
         query = sa.select(proposals.c.number).order_by(proposals.c.number)
         return list(c.execute(query).scalars())
+
+
+@pytest.fixture(autouse=True)
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a trial last, so that its worker can be killed meanwhile."""
+    monkeypatch.setenv(SECONDS, "0.05")
 
 
 @pytest.mark.quick_on("postgres")

@@ -25,9 +25,9 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials
 from tests.acceptance.command import eventually
 from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
+from tests.walk import SECONDS
 
-pytestmark = pytest.mark.usefixtures("own_data_folder")
-
+pytestmark = pytest.mark.usefixtures("walk", "own_data_folder")
 
 WORKERS, KILLS, LEASE = 8, 3, 15.0
 SPAWN = get_context("spawn")
@@ -37,11 +37,6 @@ def work(url: str, name: str, barrier: Any) -> None:
     """Claim and train until nothing is left anywhere."""
     store = open_store(url)
     worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
-    # What takes long, for nobody renews a lease meanwhile: that is the slots' business.
-    from trainers import data, fedavg
-
-    assert fedavg
-    data.load("digits", None)
     if barrier is not None:
         barrier.wait()
     while True:
@@ -68,6 +63,12 @@ def in_some_order(store: Engine, rng: random.Random) -> None:
         for row in c.execute(sa.select(trials.c.id)).scalars().all():
             mine = sa.update(trials).where(trials.c.id == row)
             c.execute(mine.values(priority=rng.randrange(5)))
+
+
+@pytest.fixture(autouse=True)
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a trial last, so that its worker can be killed meanwhile."""
+    monkeypatch.setenv(SECONDS, "0.05")
 
 
 @pytest.mark.quick_on("postgres")

@@ -1,0 +1,66 @@
+"""Real workers that train real trials: their numbers are those of one undisturbed worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.command import (
+    LONG,
+    assert_equal_to_calm,
+    at_once,
+    eventually,
+    fedsweep,
+    query,
+    start,
+    trainers,
+)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny sweep and the long trial, trained by one undisturbed worker on SQLite."""
+    from tests.builders import TINY
+
+    folder = tmp_path_factory.mktemp("calm")
+    (folder / "tiny.toml").write_text(TINY)
+    url = f"sqlite:///{folder}/calm.db"
+    at_once("plan", f"{folder}/tiny.toml", "--db", url)
+    at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
+    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+    assert "7 trials finished, 0 failed" in done.stdout
+    return url
+
+
+def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
+    calm: str, tiny: Path, postgres_url: str
+) -> None:
+    """Each trial takes one attempt, and can be verified."""
+    at_once("plan", str(tiny), "--db", postgres_url)
+    workers = [
+        start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
+        for _ in range(4)
+    ]
+    outputs = [worker.communicate(timeout=180)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    assert_equal_to_calm(calm, postgres_url)
+    assert query(postgres_url, "SELECT count(*), max(attempts) FROM results") == [(6, 1)]
+    ((trial,),) = query(postgres_url, "SELECT trial_id FROM results ORDER BY trial_id LIMIT 1")
+    verified = fedsweep("verify", trial, "--db", postgres_url).stdout
+    assert "\nequal: 3 rounds, bit for bit" in verified
+
+
+def test_a_killed_trainer_s_trial_goes_on_from_its_snapshot(
+    calm: str, tiny: Path, sqlite_url: str
+) -> None:
+    """A new process of the slot takes the trial over, and the numbers are the same."""
+    at_once("plan", str(tiny), "--db", sqlite_url, *LONG)
+    worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
+    eventually(lambda: query(sqlite_url, "SELECT 1 FROM curves WHERE round = 1"))
+    trainers(worker.pid)[0].kill()
+    output, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 0, output
+    assert_equal_to_calm(calm, sqlite_url)
+    outcomes = query(sqlite_url, "SELECT outcome, error FROM attempts ORDER BY fence")
+    assert outcomes == [("expired", "its trainer died (SIGKILL)"), ("finished", None)]

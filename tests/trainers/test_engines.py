@@ -1,0 +1,69 @@
+"""The registry of engines, and what `seq` makes of errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests import walk
+from trainers import engines, seq
+
+
+def test_every_trial_is_trained_by_seq() -> None:
+    """A worker too asks it, before it has a trial."""
+    assert engines.engine_of() is seq
+    assert engines.engine_of({"model": "cnn"}) is seq
+
+
+def test_another_package_adds_an_engine_by_its_entry_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then, nothing offers it."""
+    with pytest.raises(ValueError, match="no installed package offers the engine walk"):
+        engines.find("walk")
+    walk.install(monkeypatch)
+    try:
+        assert engines.engine_of() is walk
+    finally:
+        engines.find.cache_clear()
+
+
+def test_an_engine_is_asked_for_without_torch() -> None:
+    """A worker says what is missing, on a machine on which torch cannot be imported."""
+    program = (
+        "import sys\n"
+        "from fedsweep import executor, verification, worker\n"
+        "from trainers.engines import engine_of\n"
+        "engine_of()\n"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "broken"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True, False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("a shape does not fit"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_seq_knows_the_errors_of_torch(error: Exception, full: bool, broken: bool) -> None:
+    """Exhausted memory is worth another attempt; a broken device is not."""
+    assert (seq.is_out_of_memory(error), seq.is_broken_device(error)) == (full, broken)
+
+
+def test_a_snapshot_that_is_no_safetensors_file_is_unreadable() -> None:
+    """The cause is the library's error."""
+    with pytest.raises(engines.Unreadable) as unreadable:
+        seq.unpack(1, b"nothing that was ever a snapshot")
+    assert type(unreadable.value.__cause__).__name__ == "SafetensorError"

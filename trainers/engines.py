@@ -1,0 +1,224 @@
+"""The registry of engines, and the interface between an engine and the sweep.
+
+An engine trains a trial round by round. It is a module, or an object, with the attributes of
+`Engine`. `seq` is ours. Other packages add engines as entry points of the group
+`fedsweep.engines`; each names such a module.
+
+This file imports no torch. An engine imports its libraries inside its functions, because a worker
+has to start, and to say what is missing, on a machine where an import fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from trainers.config import TrainConfig
+
+OURS = {"seq": "trainers.seq"}
+"""The modules of our own engines, by name."""
+
+DEFAULT = "seq"
+"""The engine of every trial. No configuration names another one yet."""
+
+ENTRY_POINT = "fedsweep.engines"
+"""The group of entry points by which other packages add engines."""
+
+TEST_ENGINE = "FEDSWEEP_TEST_ENGINE"
+"""The environment variable that names an engine to use instead of `DEFAULT`. It is for tests.
+
+Tests replace the engine of real workers. Their slots are spawned processes, which share nothing
+with a test but the environment. The variable only names an engine of the registry: the test's
+engine is added by its entry point, like that of any other package. Users have no such variable,
+because an engine changes a trial's numbers. Their choice belongs to the plan.
+"""
+
+
+class Diverged(Exception):
+    """A loss or a weight is not a finite number."""
+
+
+class Unfit(Exception):
+    """A state does not belong to this trial."""
+
+
+class Unreadable(Exception):
+    """The content of a snapshot is not a state. The cause says why."""
+
+
+class Data(Protocol):
+    """A data set that an engine has loaded."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content."""
+
+    @property
+    def found(self) -> Sequence[str]:
+        """Sentences for the trial's log: what was found, ignored and changed."""
+
+
+class State(Protocol):
+    """Everything that the round after `round` needs."""
+
+    @property
+    def round(self) -> int:
+        """The number of rounds that are done."""
+
+
+class Round(Protocol):
+    """A round that was trained.
+
+    Its other attributes are the measurements of `trainers.fedavg.Round`, under the same names.
+    """
+
+    @property
+    def round(self) -> int:
+        """The round's number, from 1."""
+
+    @property
+    def clients(self) -> Sequence[Any]:
+        """The clients' scores, each with `client`, `samples` and `test_accuracy`."""
+
+    @property
+    def state(self) -> Callable[[], State]:
+        """Copies the state after this round. Call it before the next round is pulled."""
+
+    @property
+    def weights(self) -> Callable[[], Any]:
+        """Copies the model after this round. Call it before the next round is pulled."""
+
+
+class Engine(Protocol):
+    """Everything that a worker, an attempt and a verification ask of a trainer."""
+
+    MODULES: tuple[str, ...]
+    """The modules that every trial needs. A worker imports them before its first claim."""
+
+    MODEL_MODULES: Mapping[str, tuple[str, ...]]
+    """The modules that a model needs besides, by its name. A model may be missing."""
+
+    def count_gpus(self) -> int:
+        """Return the number of this machine's GPUs that the engine can use."""
+
+    def rehearse(self, device: str, threads: int) -> None:
+        """Train one step of known numbers on a device.
+
+        Raises:
+            Exception: the device is broken, computes wrong numbers, or has too little memory.
+
+        """
+
+    def reserve(self, elements: int, device: str) -> None:
+        """Allocate memory for so many numbers, and free it.
+
+        Raises:
+            RuntimeError: there is too little memory.
+
+        """
+
+    def load_normalizer(self, name: str) -> None:
+        """Import a normalizer of another package.
+
+        Raises:
+            ValueError: the package offers no normalizer. It does so on every machine.
+            Exception: it cannot be imported on this machine.
+
+        """
+
+    def packages(self, config: TrainConfig) -> Sequence[str]:
+        """Return the packages, beyond those of every trial, that an attempt's record names."""
+
+    def numerics_of(self, config: TrainConfig, device: str, threads: int) -> dict[str, str]:
+        """Return everything that can change a bit of a result.
+
+        It also sets this process's arithmetic, so that results repeat.
+        """
+
+    def load(self, config: TrainConfig, root: Path | None) -> Data:
+        """Load a trial's data set, and check that it can be split as configured.
+
+        Raises:
+            BadData: it is missing, damaged, or differs from the planned fingerprint.
+            ValueError: it cannot be split.
+
+        """
+
+    def class_counts(self, config: TrainConfig, root: Path | None) -> Sequence[Sequence[int]]:
+        """Return each client's samples of each class, [M, classes]; pixels in segmentation.
+
+        Raises:
+            BadData: the data are missing, damaged, or differ from the planned fingerprint.
+            ValueError: they cannot be split.
+
+        """
+
+    def run(
+        self, config: TrainConfig, data: Any, state: Any = None, *, device: str = "cpu"
+    ) -> Iterator[Round]:
+        """Train a trial from its first round, or from a state. Yield after each round.
+
+        Data and state come from the same engine.
+
+        Raises:
+            Unfit: the state does not belong to this trial; before the first round.
+            Diverged: a loss or a weight stopped being finite; the round is not yielded.
+
+        """
+
+    def pack(self, state: Any) -> bytes:
+        """Return the content of a snapshot's file."""
+
+    def unpack(self, round: int, content: bytes) -> State:
+        """Return the state in the content of a snapshot's file.
+
+        Raises:
+            Unreadable: the content is not a state.
+
+        """
+
+    def pack_weights(self, weights: Any) -> bytes:
+        """Return the content of a file of final weights."""
+
+    def begin_memory(self, device: str) -> None:
+        """Start to measure the peak of the device's memory anew, if that is possible."""
+
+    def peak_memory(self, device: str) -> int:
+        """Return the peak of the memory that training took, bytes."""
+
+    def total_memory(self, device: str) -> int:
+        """Return the size of the device's memory, bytes."""
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Return whether an error means that memory is exhausted. `MemoryError` always does."""
+
+    def is_broken_device(self, error: Exception) -> bool:
+        """Return whether an error is the device's fault.
+
+        After such an error, every further trial would fail on the device.
+        """
+
+
+def engine_of(config: Mapping[str, Any] | None = None) -> Engine:  # noqa: ARG001  # see DEFAULT
+    """Return the engine that trains a configuration; without one, the engine of a worker."""
+    return find(os.environ.get(TEST_ENGINE) or DEFAULT)
+
+
+@cache
+def find(name: str) -> Engine:
+    """Return an engine of ours, or of another package.
+
+    Raises:
+        ValueError: no installed package offers it.
+
+    """
+    if name in OURS:
+        return cast("Engine", import_module(OURS[name]))
+    for point in entry_points(group=ENTRY_POINT, name=name):
+        return cast("Engine", point.load())
+    raise ValueError(f"no installed package offers the engine {name}: install it here too")

@@ -1,0 +1,191 @@
+"""The engine `seq`: FedAvg in which one client trains after another; see `trainers.fedavg`.
+
+A worker imports this module before it knows that torch works, so torch is imported inside the
+functions. `trainers.engines` says what each function is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers import memory
+from trainers.config import NORMALIZERS, TrainConfig
+from trainers.engines import Unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainers import engines, fedavg, seq  # noqa: PLW0406  # to compare it below
+    from trainers.dataset import Dataset
+
+    _: engines.Engine = seq  # this module has the interface
+
+MODULES = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
+MODEL_MODULES = {
+    "resnet18": ("torchvision",),
+    "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
+}
+
+begin_memory = memory.begin
+peak_memory = memory.taken
+total_memory = memory.total
+
+
+def count_gpus() -> int:
+    """Return the number of CUDA devices."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def rehearse(device: str, threads: int) -> None:
+    """Train one step on made-up numbers; see `trainers.rehearsal`.
+
+    Raises:
+        ArithmeticError: the device computes wrong numbers.
+        RuntimeError: torch cannot use the device, or it has too little memory.
+
+    """
+    from trainers import numerics, rehearsal
+
+    numerics.settle(threads)
+    rehearsal.rehearse(device)
+
+
+def reserve(elements: int, device: str) -> None:
+    """Allocate memory for so many numbers, and free it.
+
+    Raises:
+        RuntimeError: there is too little memory.
+
+    """
+    from trainers import rehearsal
+
+    rehearsal.reserve(elements, device)
+
+
+def load_normalizer(name: str) -> None:
+    """Import a normalizer of another package; see `trainers.normalizers.find`."""
+    from trainers import normalizers
+
+    normalizers.find(name)
+
+
+def packages(config: TrainConfig) -> list[str]:
+    """Return the packages of the model and of a normalizer that is not ours."""
+    from trainers.normalizers import offered
+
+    names = ["segmentation-models-pytorch", "torchmetrics"]
+    names = names if config.model == "deeplabv3plus" else []
+    point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
+    return [*names, point.dist.name] if point is not None and point.dist is not None else names
+
+
+def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str]:
+    """Return everything that can change a bit of a result, and make torch's results repeat."""
+    from trainers import numerics
+
+    numerics.settle(threads)
+    return numerics.numerics(config, device)
+
+
+def load(config: TrainConfig, root: Path | None) -> Dataset:
+    """Load a trial's data set, and check that it can be split as configured.
+
+    Raises:
+        BadData: it is missing, damaged, or differs from the planned fingerprint.
+        ValueError: it cannot be split.
+
+    """
+    from trainers.partition import partition
+
+    dataset = _load_for(config, root)
+    partition(dataset.train.labels.numpy(), config, dataset.members)
+    return dataset
+
+
+def class_counts(config: TrainConfig, root: Path | None) -> list[list[int]]:
+    """Return each client's samples of each class; see `trainers.partition.class_counts`."""
+    from trainers import partition
+
+    counts: list[list[int]] = partition.class_counts(_load_for(config, root), config).tolist()
+    return counts
+
+
+def _load_for(config: TrainConfig, root: Path | None) -> Dataset:
+    sizes = (config.image_size, config.image_height)
+    return _load(config.dataset, *sizes, config.fingerprint, root)
+
+
+@lru_cache(maxsize=2)
+def _load(
+    dataset: str,
+    image_size: int | None,
+    image_height: int | None,
+    fingerprint: str | None,
+    root: Path | None,
+) -> Dataset:
+    """Load a data set, and keep it for the next trial of this process."""
+    from trainers import data
+
+    return data.load(
+        dataset, root, image_size=image_size, image_height=image_height, fingerprint=fingerprint
+    )
+
+
+def run(
+    config: TrainConfig, data: Dataset, state: fedavg.State | None = None, *, device: str = "cpu"
+) -> Iterator[fedavg.Round]:
+    """Train a trial; see `trainers.fedavg.run`."""
+    from trainers import fedavg
+
+    return fedavg.run(config, data, state, device=device)
+
+
+def pack(state: fedavg.State) -> bytes:
+    """Return a state's tensors as the content of a safetensors file."""
+    return pack_weights(state.tensors)
+
+
+def unpack(round: int, content: bytes) -> fedavg.State:
+    """Return the state of a round in the content of a safetensors file.
+
+    Raises:
+        Unreadable: the content is not such a file.
+
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from trainers import fedavg
+
+    try:
+        return fedavg.State(round, load(content))
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise Unreadable(str(error)) from error
+
+
+def pack_weights(weights: dict[str, Tensor]) -> bytes:
+    """Return tensors as the content of a safetensors file."""
+    from safetensors.torch import save
+
+    content: bytes = save(weights)
+    return content
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a GPU or the machine has no memory left for a tensor."""
+    import torch
+
+    # Torch's allocator on a CPU raises a RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def is_broken_device(error: Exception) -> bool:
+    """Return whether an error leaves the device's CUDA context dead."""
+    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
+    full = is_out_of_memory(error)
+    return isinstance(error, RuntimeError) and not full and any(m in str(error) for m in marks)
