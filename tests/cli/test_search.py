@@ -16,7 +16,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(walk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store in which a search has run to its end, by `fedsweep work`."""
     here = tmp_path_factory.mktemp("searched")
     confirmed = PLAN.replace("extra_seeds = 1", "extra_seeds = 0\nconfirm_seeds = 2")
