@@ -30,25 +30,9 @@ def search(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-<<<<<<< HEAD
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(walk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the store of a finished search. All processes of the run share it."""
     return made_once(tmp_path_factory, "searched", search)
-=======
-def searched(walk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store in which a search has run to its end, by `fedsweep work`."""
-    here = tmp_path_factory.mktemp("searched")
-    confirmed = PLAN.replace("extra_seeds = 1", "extra_seeds = 0\nconfirm_seeds = 2")
-    (here / "plan.toml").write_text(confirmed)
-    foretold = at_once("plan", "plan.toml", "--dry-run", cwd=here).stdout
-    assert "search   1 arm: 74 rounds at most, trunks included, of 120" in foretold
-    said = at_once("plan", "plan.toml", cwd=here).stdout
-    assert "searched: 4 new trials, 0 kept" in said
-    assert "1 arm to search, 0 as before" in said
-    assert "0 arms to search, 1 as before" in at_once("plan", "plan.toml", cwd=here).stdout
-    fedsweep("work", "--device", "cpu", "--slots", "2", "--until-empty", cwd=here)
-    return here
->>>>>>> house-engine
 
 
 def test_the_answer_is_shown_with_what_was_tried_and_why(searched: Path) -> None:
