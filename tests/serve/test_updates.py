@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
+from fedsweep.serve.screen import drawn
 from tests.serve.browsers import NEEDED, PATIENCE, chromium
 
 pytestmark = NEEDED
@@ -147,7 +150,11 @@ def test_a_text_that_changes_keeps_the_selection_around_the_change(page: Page) -
     assert page.evaluate("String(getSelection())") == "ase 9 s, 11 GB 🜂 tak"
 
 
-CHARTS = "<div id=accuracy></div><div id=loss></div><table><tbody id=rounds></tbody></table>"
+MEASURES = escape(drawn(SHOWN_BY_ROUND))
+CHARTS = (
+    "<div id=accuracy></div><div id=loss></div>"
+    f'<table><tbody id=rounds data-measures="{MEASURES}"></tbody></table>'
+)
 ROUNDS = """([last, loss]) => document.dispatchEvent(new CustomEvent("rounds", { detail: {
   anew: true, rounds: Array.from({ length: last }, (_, i) => [i + 1, 0.5, null, loss, 1, null, 2,
     "explore", i === 0]) } }))"""
