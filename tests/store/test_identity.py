@@ -13,12 +13,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import StoreReplaced
+from fedsweep.store import identity as looks
 from fedsweep.store.engine import patiently, transaction
 from fedsweep.store.identity import of, require, store_name
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import identity, sweeps
 
 ADDED = sa.insert(sweeps).values(name="s", created_at=0.0)
+
+
+@pytest.fixture(autouse=True)
+def at_each_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection look at the store's name in each transaction."""
+    monkeypatch.setattr(looks, "LOOK_SECONDS", 0.0)
 
 
 def names(url: str) -> list[str]:
@@ -152,3 +159,15 @@ def test_a_name_that_no_file_could_bear_is_none(name: str, store: Engine, store_
     with transaction(foreign) as c:
         assert store_name(c) == ""
     foreign.dispose()
+
+
+def test_a_connection_relies_on_a_look_for_a_while(
+    opened: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is made again under it is noticed at the first write after that."""
+    monkeypatch.setattr(looks, "LOOK_SECONDS", 3600.0)
+    with transaction(opened) as c:
+        c.execute(sa.update(identity).values(id="0" * 16))
+    with transaction(opened) as c:
+        c.info.clear()
+    refused(opened, "was made again while it was in use")
