@@ -91,7 +91,8 @@ def _without_passwords(text: str) -> str:
                 pieces += [text[kept : stop + 1], "***"]
                 kept = last
                 break
-            if mark[0] == "@" and _is_token(text[:place][-_SCHEME:], text[start:stop]):
+            scheme = text[max(place - _SCHEME, 0) : place]
+            if mark[0] == "@" and _is_token(scheme, text[start:stop]):
                 pieces += [text[kept:start], "***"]
                 kept = stop
             place = text.find("://", stop, last)
