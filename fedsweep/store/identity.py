@@ -95,9 +95,9 @@ def require_file(engine: Engine) -> None:
 
 
 LOOK_SECONDS = 0.5
-"""Seconds for which a connection relies on its last look at the store's name. To look in each
-transaction would make a fifth fewer claims a second on Postgres, and to make a store again and plan
-it takes longer than that."""
+"""Seconds for which a connection relies on its last look at the store's name. A look in each
+transaction costs a fifth of the claims per second on Postgres. Making a store again and planning it
+takes longer than this."""
 
 _UNTIL = "fedsweep_identity_until"
 
