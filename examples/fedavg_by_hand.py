@@ -24,7 +24,7 @@ from trainers.config import TrainConfig
 from trainers.data import Normalize, crop_and_flip, draw_crops, local_batches
 from trainers.dataset import Dataset
 from trainers.keys import keyed
-from trainers.normalizers import clip_rows, norm_layers, norm_parameters, standardised
+from trainers.normalizers import clip_rows, norm_layers, norm_parameters, standardized
 from trainers.numerics import settle
 from trainers.partition import hold_back, partition
 
@@ -168,7 +168,7 @@ def train(
         optimizer.zero_grad()
         nn.functional.cross_entropy(client(normalize(images)), labels).backward()
         if config.agc_clip:
-            clip_rows(standardised(client), config.agc_clip)
+            clip_rows(standardized(client), config.agc_clip)
         if config.clip_norm > 0:
             nn.utils.clip_grad_norm_(client.parameters(), config.clip_norm)
         optimizer.step()

@@ -617,7 +617,7 @@ class _Attempt:
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """See to it that this machine has what a trial's model and normaliser need.
+    """See to it that this machine has what a trial's model and normalizer need.
 
     Raises:
         PackageMissing: says which it lacks, and how to get it.

@@ -737,7 +737,7 @@ def settle(connection: Connection, some: sa.ColumnElement[bool]) -> None:
     )
 
 
-def prioritise(connection: Connection, ids: Sequence[int], priority: int) -> int:
+def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int:
     """Let trials that are not done run before others of less priority, or after those of more."""
     count = 0
     for batch in batches(ids):

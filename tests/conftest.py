@@ -21,7 +21,7 @@ from tests.builders import REPOSITORY, TINY
 from tests.image_folders import (
     make_camvid,
     make_cityscapes,
-    make_picture_folder,
+    make_image_folder,
     make_tiny_imagenet,
 )
 from tests.shared import made_once, run_folder
@@ -184,22 +184,22 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real pictures' archives."""
+    """The folder of the real images' archives."""
     named = os.environ.get("FEDSWEEP_TEST_DATA")
     folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
     if not (folder / "cifar10-test.zip").is_file():
-        pytest.skip(f"no real pictures in {folder}: name their folder in FEDSWEEP_TEST_DATA")
+        pytest.skip(f"no real images in {folder}: name their folder in FEDSWEEP_TEST_DATA")
     return folder
 
 
 @pytest.fixture
 def some_cifar10(real_data: Path, tmp_path: Path) -> Path:
-    """An image folder of real CIFAR-10: 40 training and 10 test pictures of each class."""
+    """An image folder of real CIFAR-10: 40 training and 10 test images of each class."""
     root = tmp_path / "cifar10"
     for archive, part, each in (("cifar10-train-1", "train", 40), ("cifar10-test", "test", 10)):
         taken: dict[str, int] = {}
-        with zipfile.ZipFile(real_data / f"{archive}.zip") as pictures:
-            for name in sorted(pictures.namelist()):
+        with zipfile.ZipFile(real_data / f"{archive}.zip") as images:
+            for name in sorted(images.namelist()):
                 place = Path(name)
                 if place.suffix != ".png" or place.parts[-3] != part:
                     continue
@@ -208,32 +208,32 @@ def some_cifar10(real_data: Path, tmp_path: Path) -> Path:
                     taken[label] += 1
                     target = root / part / label / place.name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(pictures.read(name))
+                    target.write_bytes(images.read(name))
     return root
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
+def image_folder(tmp_path: Path) -> Path:
     """A small image folder of two classes, in two sizes and modes."""
-    return make_picture_folder(tmp_path / "pictures")
+    return make_image_folder(tmp_path / "images")
 
 
 @pytest.fixture(scope="session")
 def real_tiny_imagenet(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 classes of Tiny-ImageNet: 10,000 training and 1,000 validation pictures."""
+    """20 classes of Tiny-ImageNet: 10,000 training and 1,000 validation images."""
     return _unpacked(real_data / "tiny-imagenet-20.zip", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def real_camvid(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tenth of CamVid: 31 training and 20 test pictures."""
+    """A tenth of CamVid: 31 training and 20 test images."""
     return _unpacked(real_data / "camvid-small.zip", tmp_path_factory)
 
 
 def _unpacked(archive: Path, folders: pytest.TempPathFactory) -> Path:
     root = folders.mktemp(archive.stem)
-    with zipfile.ZipFile(archive) as pictures:
-        pictures.extractall(root)
+    with zipfile.ZipFile(archive) as images:
+        images.extractall(root)
     return root
 
 

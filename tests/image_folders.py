@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def make_picture_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
-    """Noise around a brightness of its class; every third picture is grey, every fifth larger."""
+def make_image_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
+    """Noise around a brightness of its class; every third image is gray, every fifth larger."""
     import numpy as np
     from PIL import Image
 
@@ -20,8 +20,8 @@ def make_picture_folder(root: Path, classes: int = 2, each: int = 24) -> Path:
             for i in range(count):
                 side = 40 if i % 5 == 0 else 32
                 pixels = draw.randint(0, 60, (side, side, 3)) + 180 * label // max(classes - 1, 1)
-                picture = Image.fromarray(pixels.astype(np.uint8))
-                (picture.convert("L") if i % 3 == 0 else picture).save(folder / f"{i:03}.png")
+                image = Image.fromarray(pixels.astype(np.uint8))
+                (image.convert("L") if i % 3 == 0 else image).save(folder / f"{i:03}.png")
     return root
 
 
@@ -55,7 +55,7 @@ def make_modes_folder(root: Path) -> Path:
 
 
 def make_tiny_imagenet(root: Path, each: int = 6) -> Path:
-    """Three classes of noise in 64x64 JPEGs, every third grey; two validation pictures a class."""
+    """Three classes of noise in 64x64 JPEGs, every third gray; two validation images a class."""
     base, draw = root / "tiny-imagenet-200", _noise()
     (base / "val" / "images").mkdir(parents=True)
     wnids, lines = ("n03", "n01", "n02"), []
@@ -91,19 +91,19 @@ def make_cityscapes(root: Path, each: int = 3) -> Path:
     draw = _noise()
     for part, cities in (("train", ("ulm", "aachen")), ("val", ("lindau",))):
         for city in cities:
-            pictures, labels = root / "leftImg8bit" / part / city, root / "gtFine" / part / city
-            pictures.mkdir(parents=True)
+            images, labels = root / "leftImg8bit" / part / city, root / "gtFine" / part / city
+            images.mkdir(parents=True)
             labels.mkdir(parents=True)
             for i in range(each):
                 stem = f"{city}_{i:06}_000019"
-                draw((64, 32), 3).save(pictures / f"{stem}_leftImg8bit.png")
+                draw((64, 32), 3).save(images / f"{stem}_leftImg8bit.png")
                 draw((64, 32), 1, 34).save(labels / f"{stem}_gtFine_labelIds.png")
                 (labels / f"{stem}_gtFine_polygons.json").write_text("{}")
     return root
 
 
 def _noise() -> Callable[..., Any]:
-    """Draws pictures of a width and height, of one channel or three, of values below a bound."""
+    """Draws images of a width and height, of one channel or three, of values below a bound."""
     import numpy as np
     from PIL import Image
 

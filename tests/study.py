@@ -48,7 +48,7 @@ CURVES: dict[tuple[str, int | None, str, int], list[float]] = {
     ("fixbn", 2, "reset", 0): [0.2, 0.5, 0.82],
     ("fixbn", 2, "reset", 1): [0.1, 0.4, 0.70],
 }
-"""Test accuracy by round, of normaliser, T*, momentum and seed. A shorter one diverges then."""
+"""Test accuracy by round, of normalizer, T*, momentum and seed. A shorter one diverges then."""
 
 SECONDS = {"bn": 0.25, "gn": 0.5, "fixbn": 0.125}
 """Of a round."""

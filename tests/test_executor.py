@@ -23,7 +23,7 @@ from fedsweep.store.tables import files, rounds, snapshots, trials
 from tests import walk
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, result, run, stored
-from tests.image_folders import make_camvid, make_picture_folder, make_tiny_imagenet
+from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import data, fedavg, numerics, seq
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
@@ -244,13 +244,13 @@ def charges(store: Engine, claimed: Claim) -> tuple[Any, ...]:
 
 
 def test_images_that_one_machine_lacks_are_left_to_others(
-    store: Engine, tiny: Path, picture_folder: Path
+    store: Engine, tiny: Path, image_folder: Path
 ) -> None:
     """The attempt keeps the reason, and costs the trial nothing."""
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     claimed = claim(store)
     with pytest.raises(DataMissing, match="there is no folder") as missing:
-        run(store, claimed, Place(data=picture_folder / "nowhere"))
+        run(store, claimed, Place(data=image_folder / "nowhere"))
     assert missing.value.lack == (("dataset", "imagefolder"), ("fingerprint", None))
     assert charges(store, claimed) == ("queued", 0, 0)
     assert attempts_of(store, claimed) == [("released", None, str(missing.value))]
@@ -262,18 +262,18 @@ def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
     evidence: str,
     store: Engine,
     tiny: Path,
-    picture_folder: Path,
+    image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only then a person must look: data that were seen once are somewhere."""
     sweep = read_plan(tiny, ["dataset=imagefolder", "normalizer=bn", "seed=0"])
     if evidence == "a plan saw them":
-        sweep, _ = executor.look_at_data(sweep, picture_folder)
+        sweep, _ = executor.look_at_data(sweep, image_folder)
     with transaction(store) as c:
         writes.add_sweep(c, sweep.alone())
     if evidence == "an attempt loaded them":
-        run(store, claim(store), Place(data=picture_folder), stop_after=1)
-    nowhere = Place(data=picture_folder / "nowhere")
+        run(store, claim(store), Place(data=image_folder), stop_after=1)
+    nowhere = Place(data=image_folder / "nowhere")
     for host in ("one", "one", "two"):
         monkeypatch.setattr(executor.platform, "node", lambda host=host: host)
         claimed = claim(store)
@@ -291,13 +291,13 @@ def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
         assert charges(store, claimed) == ("queued", 0, 0)
 
 
-def test_other_pictures_than_those_of_the_stored_rounds_are_left_to_others(
-    store: Engine, tiny: Path, picture_folder: Path, tmp_path: Path
+def test_other_images_than_those_of_the_stored_rounds_are_left_to_others(
+    store: Engine, tiny: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     """A trial that was not pinned when it was planned is pinned by its first rounds."""
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
-    run(store, claim(store), Place(data=picture_folder), stop_after=1)
-    other = make_picture_folder(tmp_path / "other", each=28)
+    run(store, claim(store), Place(data=image_folder), stop_after=1)
+    other = make_image_folder(tmp_path / "other", each=28)
     claimed = claim(store)
     with pytest.raises(DataMissing, match="are not those of the stored rounds"):
         run(store, claimed, Place(data=other))
@@ -404,11 +404,11 @@ def test_a_model_that_does_not_fit_into_free_memory_is_passed_over(
 
 
 def test_the_log_of_each_attempt_says_what_was_found(
-    store: Engine, tiny: Path, picture_folder: Path
+    store: Engine, tiny: Path, image_folder: Path
 ) -> None:
     """A trial whose data are cached says it too, and so does the plan."""
-    Image.new("RGBA", (8, 8)).save(picture_folder / "train" / "class0" / "clear.png")
-    (picture_folder / "train" / "class0" / "x.gif").write_bytes(b"x")
+    Image.new("RGBA", (8, 8)).save(image_folder / "train" / "class0" / "clear.png")
+    (image_folder / "train" / "class0" / "x.gif").write_bytes(b"x")
     changes = ("dataset=imagefolder", "normalizer=gn", "rounds=1")
     clear = "1 image with transparency, which is dropped: hidden colors show"
     expected = [
@@ -416,12 +416,12 @@ def test_the_log_of_each_attempt_says_what_was_found(
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
     told: list[str] = []
-    executor.look_at_data(read_plan(tiny, changes), picture_folder, tell=told.append)
+    executor.look_at_data(read_plan(tiny, changes), image_folder, tell=told.append)
     assert told == expected
     planned(store, tiny, *changes)
     for _ in range(2):
         claimed = claim(store)
-        outcome, _ = run(store, claimed, Place(data=picture_folder))
+        outcome, _ = run(store, claimed, Place(data=image_folder))
         assert outcome is Outcome.FINISHED
         with reading(store) as c:
             rows = reads.trial_logs(c, claimed.trial, claimed.fence, None)
@@ -430,34 +430,32 @@ def test_the_log_of_each_attempt_says_what_was_found(
 
 
 def test_a_refused_image_fails_the_trial_by_name_and_mode(
-    store: Engine, tiny: Path, picture_folder: Path
+    store: Engine, tiny: Path, image_folder: Path
 ) -> None:
     """A name that is not UTF-8 is stored with escapes, and nothing is tried again."""
-    victim = picture_folder / "train" / "class0" / "caf\udce9.tif"
+    victim = image_folder / "train" / "class0" / "caf\udce9.tif"
     Image.new("F", (8, 8)).save(victim)
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     with pytest.raises(PlanError, match="has mode F"):
-        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder"]), picture_folder)
+        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder"]), image_folder)
     claimed = claim(store)
-    run(store, claimed, Place(data=picture_folder))
+    run(store, claimed, Place(data=image_folder))
     row = result(store, claimed)
     assert (row["state"], row["failure"]) == ("failed", "bad_data")
     assert r"class0/caf\xe9.tif has mode F" in row["error"]
 
 
-def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, picture_folder: Path) -> None:
+def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, image_folder: Path) -> None:
     """It pins the content, and refuses what cannot be trained; else it says that it could not."""
     sweep = read_plan(tiny, ["dataset=imagefolder"])
     assert executor.look_at_data(sweep, None) == (sweep, True)
-    seen, unseen = executor.look_at_data(sweep, picture_folder)
+    seen, unseen = executor.look_at_data(sweep, image_folder)
     assert not unseen
     assert all(t.config.fingerprint for t in seen.trials)
     with pytest.raises(PlanError, match="no folder"):
-        executor.look_at_data(sweep, picture_folder / "x")
+        executor.look_at_data(sweep, image_folder / "x")
     with pytest.raises(PlanError, match="49 clients are more than the 48"):
-        executor.look_at_data(
-            read_plan(tiny, ["dataset=imagefolder", "clients=49"]), picture_folder
-        )
+        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder", "clients=49"]), image_folder)
     digits = read_plan(tiny)
     assert executor.look_at_data(digits, None) == (digits, False)
 

@@ -29,7 +29,7 @@ from fedsweep.store import engine as engine_file
 from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, trials
 from tests.acceptance.command import at_once
-from tests.image_folders import make_picture_folder
+from tests.image_folders import make_image_folder
 from trainers import folder, images, sources
 from trainers.folder import BadData, MachineLimit
 
@@ -305,7 +305,7 @@ def test_too_many_open_files_say_nothing_about_an_image(
     def refuse(*_: object, **__: object) -> None:
         raise FULL
 
-    root = make_picture_folder(tmp_path / "images", each=4)
+    root = make_image_folder(tmp_path / "images", each=4)
     READS[read](root)
     monkeypatch.setattr(os, "scandir", refuse)
     monkeypatch.setattr(os, "listdir", refuse)

@@ -274,7 +274,7 @@ def test_every_field_has_a_column_type() -> None:
 
 
 def test_pinning_changes_trials_of_its_data_set_alone(tiny: Path) -> None:
-    """The content of the pictures becomes part of the identity; digits are always the same."""
+    """The content of the images becomes part of the identity; digits are always the same."""
     sweep = read_plan(tiny)
     assert pinned(sweep, "imagefolder", "a" * 32) == sweep
     mixed = [*sweep.trials, *read_plan(tiny, ["dataset=imagefolder"]).trials]
@@ -285,7 +285,7 @@ def test_pinning_changes_trials_of_its_data_set_alone(tiny: Path) -> None:
     assert len({t.trial_id for t in [*mixed, *after]}) == 24
 
 
-def test_a_centralised_trial_is_one_for_all_partitions(tiny: Path) -> None:
+def test_a_centralized_trial_is_one_for_all_partitions(tiny: Path) -> None:
     """The axis of the partition means nothing to it: duplicates fall together."""
     grid = "normalizer = 'bn'\ncentralized = [false, true]\nalpha = [0.1, 1.0, 10.0]\n"
     tiny.write_text(TINY.partition("[[grid]]")[0] + "[[grid]]\n" + grid)

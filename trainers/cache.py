@@ -156,7 +156,7 @@ def _compare(source: Source, found: str, released: str, planned: str | None) -> 
             "planned (deep gray is scaled, EXIF orientations are applied): plan the sweep again"
         )
     raise Missing(
-        f"the pictures in {shown(source.root)} (fingerprint {found}) are not those that the trial "
+        f"the images in {shown(source.root)} (fingerprint {found}) are not those that the trial "
         f"was planned for ({planned}): point --data at the right folder"
     )
 

@@ -45,7 +45,7 @@ DOWNLOADED = frozenset({"tiny-imagenet"})
 """Those of them that are fetched where no folder is named: always the same content."""
 
 SEGMENTATION = frozenset({"cityscapes", "camvid"})
-"""Data sets with a class for each pixel. Their pictures come in groups: cities, drives."""
+"""Data sets with a class for each pixel. Their images come in groups: cities, drives."""
 
 NORMALIZERS = tuple(own.name for own in OWN)
 """Our own normalizers. `trainers.normalizers` explains each."""
@@ -78,7 +78,7 @@ Dirichlets = ("dirichlet", "dirichlet-class")
 
 @cache
 def normalizer_names() -> tuple[str, ...]:
-    """Our normalisers, then those of other installed packages."""
+    """Our normalizers, then those of other installed packages."""
     others = {point.name for point in entry_points(group=ENTRY_POINT)}
     return (*NORMALIZERS, *sorted(others - set(NORMALIZERS)))
 
@@ -87,7 +87,7 @@ def _known_normalizer(name: str) -> str:
     if name not in normalizer_names():
         raise PydanticCustomError(
             "literal_error",
-            "{name} is no normaliser that is installed here: install the package that offers it",
+            "{name} is no normalizer that is installed here: install the package that offers it",
             {"name": name},
         )
     return name
@@ -113,7 +113,7 @@ class TrainConfig(BaseModel):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
     """Content hash of the files of a data set on disk; `plan` takes it where they are at hand."""
     image_size: Count | None = 32
-    """Side in pixels to which the pictures of an image folder are resized."""
+    """Side in pixels to which the images of an image folder are resized."""
     image_height: Count | None = 256
     """Height in pixels to which road scenes are resized; the width keeps their aspect, to the
     nearest multiple of 16."""
@@ -133,7 +133,7 @@ class TrainConfig(BaseModel):
     """T*, rounds: fixbn explores in rounds 1..T* and is frozen afterwards."""
     freeze: Literal["statistics", "layer"] | None = "statistics"
     freeze_rule: Literal["given", "auto"] | None = "given"
-    """auto: T* is found by the trial itself, see `trainers.freeze`; spelt freeze_round = "auto"."""
+    """auto: T* is found by the trial itself, see `trainers.freeze`; as freeze_round = "auto"."""
 
     centralized: bool = False
     """The baseline: every round is M*E steps on all training samples as if one client held them.
@@ -176,7 +176,7 @@ class TrainConfig(BaseModel):
     """FedAvgM (Hsu et al. 2019): the server's momentum over the rounds' updates; 0 is FedAvg."""
     weight_decay: NotNegative = 0.0
     decay_norm: bool | None = True
-    """Whether the normalisers' scale and shift decay too."""
+    """Whether the normalizers' scale and shift decay too."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """bfloat16 is autocast over float32 weights, statistics and loss."""
 
@@ -235,7 +235,7 @@ class TrainConfig(BaseModel):
             raise ValueError(f"model = {self.model} does not fit {self.dataset}: choose {which}")
         if segments and self.partition not in ("natural", "iid", None):
             raise ValueError(
-                f"the pictures of {self.dataset} have no single class for a {self.partition} "
+                f"the images of {self.dataset} have no single class for a {self.partition} "
                 'partition: choose partition = "natural" or "iid"'
             )
         if self.partition == "natural" and not segments:
@@ -290,7 +290,7 @@ CHANNELS = {
     "resnet18": (64, 128, 256, 512),
     "deeplabv3plus": (16, 24, 32, 48, 64, 96, 144, 160, 192, 256, 320, 384, 576, 960, 1280),
 }
-"""Channels that a normaliser meets in each model."""
+"""Channels that a normalizer meets in each model."""
 
 STATE_ELEMENTS = {
     "cnn": 67_000,

@@ -54,7 +54,7 @@ class Normalize:
         self.dtype = dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise a batch."""
+        """Normalize a batch."""
         return images.to(self.dtype).sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
 
@@ -89,7 +89,7 @@ def local_batches(
 def draw_crops(
     count: int, height: int, width: int, draws: Iterable[np.random.RandomState]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows [steps, B, height] and columns [steps, B, width] that crop and flip padded pictures.
+    """Rows [steps, B, height] and columns [steps, B, width] that crop and flip padded images.
 
     Random crop after padding all four sides by an eighth of the shorter, and horizontal flip;
     four pixels at 32x32, as He et al. 2016 do for CIFAR. One generator a step.
@@ -104,15 +104,15 @@ def draw_crops(
     return np.stack(rows), np.stack(columns)
 
 
-def crop_and_flip(pictures: Tensor, rows: Tensor, columns: Tensor, fill: int = 0) -> Tensor:
-    """Take rows [B, H] and columns [B, W] of uint8 pictures [B, H, W, C], padded with `fill`.
+def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, fill: int = 0) -> Tensor:
+    """Take rows [B, H] and columns [B, W] of uint8 images [B, H, W, C], padded with `fill`.
 
-    Label pictures [B, H, W], filled with VOID, move along.
+    Label images [B, H, W], filled with VOID, move along.
     """
-    pad = _padding(pictures.shape[1], pictures.shape[2])
-    channels = (0, 0) if pictures.dim() == 4 else ()
-    padded = torch.nn.functional.pad(pictures, (*channels, pad, pad, pad, pad), value=fill)
-    at = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    pad = _padding(images.shape[1], images.shape[2])
+    channels = (0, 0) if images.dim() == 4 else ()
+    padded = torch.nn.functional.pad(images, (*channels, pad, pad, pad, pad), value=fill)
+    at = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[at, rows[:, :, None], columns[:, None, :]]
 
 

@@ -19,7 +19,7 @@ VOID = 255
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures uint8 [N, H, W, C] and labels: int64 [N], or uint8 [N, H, W] in segmentation."""
+    """Images uint8 [N, H, W, C] and labels: int64 [N], or uint8 [N, H, W] in segmentation."""
 
     images: Tensor
     labels: Tensor
@@ -31,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test pictures; `mean` and `std` [C] are in units of the stored values."""
+    """Training and test images; `mean` and `std` [C] are in units of the stored values."""
 
     train: Split
     test: Split
@@ -39,37 +39,37 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    """A hash of the decoded pictures and labels: decoders differ, and so do results on theirs."""
+    """A hash of the decoded images and labels: decoders differ, and so do results on theirs."""
     groups: tuple[str, ...] = ()
     """Names of the natural clients, sorted: cities, drives."""
     members: NDArray[np.int64] | None = None
-    """The group of each training picture, [N]."""
+    """The group of each training image, [N]."""
     found: tuple[str, ...] = ()
     """Sentences on what was found, ignored and changed: for people, not for training."""
 
     @property
     def segmentation(self) -> bool:
-        """Whether each pixel has a class, not each picture."""
+        """Whether each pixel has a class, not each image."""
         return self.train.labels.dim() == 3
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """1 for gray, 3 for RGB."""
         return self.train.images.shape[3]
 
     @property
     def height(self) -> int:
-        """Of a picture, pixels."""
+        """Of a image, pixels."""
         return self.train.images.shape[1]
 
     @property
     def width(self) -> int:
-        """Of a picture, pixels."""
+        """Of a image, pixels."""
         return self.train.images.shape[2]
 
     @property
     def size(self) -> int:
-        """Side of a square picture, else its height, pixels."""
+        """Side of a square image, else its height, pixels."""
         return self.height
 
     def to(self, device: torch.device) -> Dataset:
@@ -87,7 +87,7 @@ def assemble(
     groups: tuple[str, ...] = (),
     members: NDArray[np.int64] | None = None,
 ) -> Dataset:
-    """A data set of arrays of pictures and labels, and its fingerprint."""
+    """A data set of arrays of images and labels, and its fingerprint."""
     parts = [np.ascontiguousarray(array) for array in (*train, *test)]
     content = hashlib.sha256()
     for array in parts if members is None else [*parts, members]:

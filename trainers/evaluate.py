@@ -16,7 +16,7 @@ from trainers.progress import progress
 
 BATCH = 500
 PIXELS = BATCH * 32 * 32
-"""The most pictures and pixels of an evaluation batch."""
+"""The most images and pixels of an evaluation batch."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Score:
 
 
 def batch_size(height: int, width: int) -> int:
-    """Pictures in an evaluation batch: 500 at 32x32 and below, fewer of larger ones. It depends on
+    """Images in an evaluation batch: 500 at 32x32 and below, fewer of larger ones. It depends on
     the data alone, because another size may give other last bits.
     """
     return max(1, min(BATCH, PIXELS // (height * width)))

@@ -147,7 +147,7 @@ class _Federation:
         )
         self.local = LocalTraining(config, self.data, vector, self.model)
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
-        # Centralised training has no clients.
+        # Centralized training has no clients.
         mixed = self.samples if config.client_accuracy and not config.centralized else []
         self.mixes = count_classes(labels, mixed, data.classes)
 
@@ -294,7 +294,7 @@ class _Federation:
 
     def evaluate(self, measured: Round) -> Round:
         """Test the server's model; or, where clients keep layers of their own, each of the round's
-        cohort on all the pictures, and weigh the results. Returns the round with the results.
+        cohort on all the images, and weigh the results. Returns the round with the results.
         """
         round = measured.round
         drawn = self.drawn(round) if self.keeps != "nothing" else None

@@ -185,9 +185,9 @@ LONGEST_SUFFIX = 12
 
 @dataclass(frozen=True)
 class Files:
-    """The training and test pictures of a data set, each with its label.
+    """The training and test images of a data set, each with its label.
 
-    A label is the index of a class, or, in segmentation, the path of a label picture.
+    A label is the index of a class, or, in segmentation, the path of a label image.
     """
 
     root: Path
@@ -196,9 +196,9 @@ class Files:
     train: tuple[tuple[Path, int | Path], ...]
     test: tuple[tuple[Path, int | Path], ...]
     groups: tuple[str, ...] = ()
-    """Natural clients of the training pictures: cities, drives."""
+    """Natural clients of the training images: cities, drives."""
     members: tuple[int, ...] = ()
-    """The group of each training picture."""
+    """The group of each training image."""
     also: tuple[Path, ...] = ()
     """Further files that tell labels."""
     found: tuple[str, ...] = field(default=(), compare=False)
@@ -441,7 +441,7 @@ def image_folder(root: Path) -> Files:
         )
     tally = _Tally()
     train, test = (_class_images(root / part, tally, remedy) for part in PARTS)
-    # An empty folder is no class: the labels depend on the pictures alone, as the hash does.
+    # An empty folder is no class: the labels depend on the images alone, as the hash does.
     classes = tuple(train)
     _check_classes(root / "train", train, tally)
     for name in test:
@@ -452,7 +452,7 @@ def image_folder(root: Path) -> Files:
     unused = [entry for entry in _entries(root, tally) if _is_folder(entry)]
     if names := [shown(entry.name) for entry in unused if entry.name not in PARTS]:
         tally.remarks.append(f"folders that are not used: {listed(names)}")
-    entries = _labelled(train, classes), _labelled(test, classes)
+    entries = _labeled(train, classes), _labeled(test, classes)
     return Files(root, classes, *entries, found=_found(classes, *entries, tally))
 
 
@@ -494,7 +494,7 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
 
 def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
     """Return the sentence on a class of the test set that training lacks."""
-    said = f"{shown(folder)} is a class without training pictures{tally.phrase()}"
+    said = f"{shown(folder)} is a class without training images{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
             f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
@@ -522,11 +522,11 @@ def _found(
 
 
 def tiny_imagenet(root: Path) -> Files:
-    """Tiny-ImageNet as its archive unpacks; its validation pictures are the test set.
+    """Tiny-ImageNet as its archive unpacks; its validation images are the test set.
 
-    train/<wnid>/images/*, val/images/*, and val/val_annotations.txt, where a line is a picture's
+    train/<wnid>/images/*, val/images/*, and val/val_annotations.txt, where a line is a image's
     name, its wnid and a box, between tabs. Classes are those of wnids.txt that have training
-    pictures, so that a part of the data set will do.
+    images, so that a part of the data set will do.
     """
     parts = ("train", "val/images", "val/val_annotations.txt", "wnids.txt")
     base = _base(root, TINY_IMAGENET, parts, REMEDIES["tiny-imagenet"])
@@ -549,17 +549,17 @@ def tiny_imagenet(root: Path) -> Files:
             )
         if (wnid := wnid_of[path.name]) not in train:
             raise BadData(
-                f"{shown(path)} is of {shown(wnid)}, a class without training pictures: add them "
-                f"to {shown(base / 'train')} and to wnids.txt, or remove the picture"
+                f"{shown(path)} is of {shown(wnid)}, a class without training images: add them "
+                f"to {shown(base / 'train')} and to wnids.txt, or remove the image"
             )
         test.append((path, classes.index(wnid)))
     if not test:
         raise BadData(
-            f"{shown(base / 'val' / 'images')} holds no pictures{tally.phrase()}: "
+            f"{shown(base / 'val' / 'images')} holds no images{tally.phrase()}: "
             "unpack the archive again"
         )
     tally.deeper = None  # the layout puts every image into a folder inside its class
-    entries = _labelled(train, classes), tuple(test)
+    entries = _labeled(train, classes), tuple(test)
     found = _found(classes, *entries, tally)
     return Files(base, classes, *entries, also=(annotations,), found=found)
 
@@ -567,15 +567,15 @@ def tiny_imagenet(root: Path) -> Files:
 def camvid(root: Path) -> Files:
     """CamVid as SegNet's authors cut it (Badrinarayanan et al. 2017): {train,test}{,annot}/*.png.
 
-    The drive that a picture comes from is its name up to the first underscore. The folders val
-    and valannot are left unused: a trial holds back its own validation pictures.
+    The drive that a image comes from is its name up to the first underscore. The folders val
+    and valannot are left unused: a trial holds back its own validation images.
     """
     base = _base(root, "CamVid", ("train", "trainannot", "test", "testannot"), REMEDIES["camvid"])
     tally = _Tally()
 
     def pairs(part: str) -> list[tuple[Path, Path]]:
-        pictures = _scene_images(base / part, ".png", tally)
-        return [(path, base / f"{part}annot" / path.name) for path in pictures]
+        images = _scene_images(base / part, ".png", tally)
+        return [(path, base / f"{part}annot" / path.name) for path in images]
 
     def drive(path: Path) -> str:
         return path.name.partition("_")[0]
@@ -594,10 +594,8 @@ def cityscapes(root: Path) -> Files:
 
     def pairs(part: str) -> list[tuple[Path, Path]]:
         cities = _folders(base / "leftImg8bit" / part, tally)
-        pictures = [p for city in cities for p in _scene_images(city, CITY_SUFFIX, tally)]
-        return [
-            (path, base / "gtFine" / part / path.parent.name / label(path)) for path in pictures
-        ]
+        images = [p for city in cities for p in _scene_images(city, CITY_SUFFIX, tally)]
+        return [(path, base / "gtFine" / part / path.parent.name / label(path)) for path in images]
 
     def label(path: Path) -> str:
         return path.name[: -len(CITY_SUFFIX)] + "_gtFine_labelIds.png"
@@ -682,7 +680,7 @@ def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
 
 
 def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
-    """The pictures of each class that has any, classes and files in alphabetical order.
+    """The images of each class that has any, classes and files in alphabetical order.
 
     Raises:
         BadData: no class has any.
@@ -691,7 +689,7 @@ def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Pa
     places = _folders(folder, tally)
     images = {place.name: _images_below(place, tally) for place in places}
     if not any(images.values()):
-        raise BadData(f"{shown(folder)} holds no pictures{tally.phrase()}: {remedy}")
+        raise BadData(f"{shown(folder)} holds no images{tally.phrase()}: {remedy}")
     if empty := [shown(Path(folder.name, name)) for name, files in images.items() if not files]:
         tally.remarks.append(f"folders without images, which are no classes: {listed(empty)}")
     return {name: files for name, files in images.items() if files}
@@ -735,10 +733,10 @@ def _scene_images(folder: Path, suffix: str, tally: _Tally) -> list[Path]:
     return images
 
 
-def _labelled(
-    pictures: dict[str, list[Path]], classes: tuple[str, ...]
+def _labeled(
+    images: dict[str, list[Path]], classes: tuple[str, ...]
 ) -> tuple[tuple[Path, int], ...]:
-    return tuple((p, i) for i, name in enumerate(classes) for p in pictures.get(name, ()))
+    return tuple((p, i) for i, name in enumerate(classes) for p in images.get(name, ()))
 
 
 def _scenes(
@@ -748,17 +746,14 @@ def _scenes(
     group: Callable[[Path], str],
     tally: _Tally,
 ) -> Files:
-    """Pictures paired with label pictures, the training ones in groups."""
+    """Images paired with label images, the training ones in groups."""
     for part, pairs in (("training", train), ("test", test)):
         if not pairs:
-            raise BadData(
-                f"{shown(base)} holds no {part} pictures{tally.phrase()}: unpack it again"
-            )
+            raise BadData(f"{shown(base)} holds no {part} images{tally.phrase()}: unpack it again")
         for path, label in pairs:
             if not label.is_file():
                 raise BadData(
-                    f"{shown(path)} has no label picture {shown(label)}: "
-                    "add it, or remove the picture"
+                    f"{shown(path)} has no label image {shown(label)}: add it, or remove the image"
                 )
     names = [group(path) for path, _ in train]
     groups = tuple(sorted(set(names)))

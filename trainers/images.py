@@ -217,8 +217,7 @@ def check_label(image: Image.Image, path: Path) -> None:
     raw = str(_raw(image)[0]) if _raw(image) else image.mode
     if image.mode not in ("L", "P") or raw in STRETCHED:
         raise BadData(
-            f"{shown(path)} is no label picture: it must hold one byte a pixel, and its mode is "
-            f"{raw}"
+            f"{shown(path)} is no label image: it must hold one byte a pixel, and its mode is {raw}"
         )
 
 

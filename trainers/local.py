@@ -17,7 +17,7 @@ from trainers.dataset import VOID, Dataset
 from trainers.evaluate import by_row
 from trainers.keys import keyed
 from trainers.momentum import Momentum
-from trainers.normalizers import clip_rows, standardised
+from trainers.normalizers import clip_rows, standardized
 from trainers.progress import progress
 from trainers.vector import Vector
 
@@ -33,7 +33,7 @@ class LocalTraining:
         self.vector = vector
         self.model = model
         self.device = vector.values.device
-        self.rows = standardised(model)
+        self.rows = standardized(model)
         self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.normalize = Normalize(data, vector.values.dtype, self.device)
 
@@ -63,7 +63,7 @@ class LocalTraining:
     def batches(
         self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
+        """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
         config, train = self.config, self.data.train
         # What the steps need goes to the device once: a transfer a step would stall a GPU.
         drawn = local_batches(samples, config, round, client)[:limit]
@@ -83,7 +83,7 @@ class LocalTraining:
             yield images, labels
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, over pictures or over the pixels that are not void."""
+        """Mean cross-entropy of a batch, over images or over the pixels that are not void."""
         logits, wanted = by_row(logits, labels)
         if labels.dim() == 1:
             mean: Tensor = nn.functional.cross_entropy(logits, wanted)
@@ -116,7 +116,7 @@ class LocalTraining:
             module.train()
 
     def logits(self, images: Tensor) -> Tensor:
-        """The model's output for pictures uint8 [B, H, W, C], in the type of its weights."""
+        """The model's output for images uint8 [B, H, W, C], in the type of its weights."""
         with self.precision():
             logits: Tensor = self.model(self.normalize(images))
         return logits.to(self.vector.values.dtype)

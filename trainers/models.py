@@ -1,4 +1,4 @@
-"""Models, built with any normaliser, and initial weights that depend on the seed alone."""
+"""Models, built with any normalizer, and initial weights that depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class SmallCNN(nn.Module):
-    """Two 3x3 convolutions (32, 64 channels), each normalised, rectified and pooled; one linear
+    """Two 3x3 convolutions (32, 64 channels), each normalized, rectified and pooled; one linear
     layer. Ours, after the CNN of McMahan et al. 2017.
     """
 
@@ -75,7 +75,7 @@ class ResNet20(nn.Module):
 
 
 def resnet18(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
-    """Torchvision's ResNet18 (He et al. 2016) with the stem of small pictures, 32 or 64 pixels: one
+    """Torchvision's ResNet18 (He et al. 2016) with the stem of small images, 32 or 64 pixels: one
     3x3 convolution, no pooling.
     """
     from torchvision.models import resnet18 as torchvision_resnet18
@@ -115,10 +115,10 @@ MODELS: dict[str, Callable[[int, int, int, Norm], nn.Module]] = {
 
 
 def build(config: TrainConfig, channels: int, size: int, classes: int) -> nn.Module:
-    """The configured model for pictures [channels, size, size], with the seed's weights."""
+    """The configured model for images [channels, size, size], with the seed's weights."""
     normalizer = find(config.normalizer)
     model = MODELS[config.model](channels, size, classes, lambda c: normalizer.layer(c, config))
-    initialise(model, config.seed)
+    initialize(model, config.seed)
     for module in list(model.modules()):
         if isinstance(module, nn.Conv2d) and module.bias is None:
             normalizer.convolution(module)
@@ -126,11 +126,11 @@ def build(config: TrainConfig, channels: int, size: int, classes: int) -> nn.Mod
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int) -> None:
-    """Weights keyed by module path, so that they are equal under every normaliser.
+def initialize(model: nn.Module, seed: int) -> None:
+    """Weights keyed by module path, so that they are equal under every normalizer.
 
     Convolutions: normal, variance 2 / fan_out (He et al. 2015); output layers, which are those with
-    a bias: uniform within 1/sqrt(fan_in), torch's usual. A normaliser comes as its layer makes it:
+    a bias: uniform within 1/sqrt(fan_in), torch's usual. A normalizer comes as its layer makes it:
     scale 1, shift 0, running mean 0 and variance 1.
     """
     for path, module in model.named_modules():

@@ -1,11 +1,11 @@
-"""Normalisers: one registry, each with its formula, source and treatment in FedAvg.
+"""Normalizers: one registry, each with its formula, source and treatment in FedAvg.
 
 x is [B, C, H, W]; E and Var are taken over the named axes, Var biased; eps = 1e-5; scale gamma and
 shift beta are per channel, 1 and 0 at first. "Averaged" means by training samples, as the weights.
 Unless said otherwise nothing is kept between batches, gamma and beta are averaged, and the test
 uses the average.
 
-Other packages add normalisers as entry points of the group `fedsweep.normalizers`: each names a
+Other packages add normalizers as entry points of the group `fedsweep.normalizers`: each names a
 `Normalizer`, whose layers are torch's own or derive from `NormLayer`. Their floating-point buffers
 are state of the model and must be written in place; their integer ones start anew with each client.
 """
@@ -39,7 +39,7 @@ class Normalizer:
     layer: Callable[[int, TrainConfig], nn.Module]
     """Makes the layer for so many channels."""
     convolution: Callable[[nn.Conv2d], object] = leave
-    """Reparametrises a convolution, in place, when it has its initial weights; output layers, which
+    """Reparametrizes a convolution, in place, when it has its initial weights; output layers, which
     are those with a bias, are left alone."""
     keeps: Keeps = "nothing"
     """What stays with the client, out of the average: nothing, the layer's buffers, or those and
@@ -48,7 +48,7 @@ class Normalizer:
 
 
 class NormLayer(nn.Module):
-    """The base of normalisation layers that torch does not have.
+    """The base of normalization layers that torch does not have.
 
     Its own parameters count as scale and shift, its own floating-point buffers as statistics.
     """
@@ -56,7 +56,7 @@ class NormLayer(nn.Module):
 
 class BatchNorm(nn.BatchNorm2d):
     """Torch's BN, which one value a channel does not stop: a batch of one 1x1 map has no variance,
-    so it is normalised with the running statistics, and leaves them alone.
+    so it is normalized with the running statistics, and leaves them alone.
     """
 
     def __init__(self, channels: int) -> None:
@@ -82,7 +82,7 @@ class InstanceNorm(nn.InstanceNorm2d):
     """Torch's IN with scale and shift, as GN with a group for each channel; a 1x1 map, which it
     would erase, is only scaled and shifted.
 
-    Torch's own instance_norm gives wrong gradients on a CPU for one picture in channels-last.
+    Torch's own instance_norm gives wrong gradients on a CPU for one image in channels-last.
     """
 
     def __init__(self, channels: int) -> None:
@@ -95,7 +95,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class Shift(NormLayer):
-    """y = x + beta: the bias that a convolution without normalised activations needs."""
+    """y = x + beta: the bias that a convolution without normalized activations needs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -109,18 +109,18 @@ RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 """Brings the variance of a rectified unit Gaussian back to 1 (Brock et al. 2021)."""
 
 
-class StandardisedWeight(NormLayer):
-    """W^ = g (W - mu) / (sigma sqrt(fan_in)) for each output channel, g learnt."""
+class StandardizedWeight(NormLayer):
+    """W^ = g (W - mu) / (sigma sqrt(fan_in)) for each output channel, g learned."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.full((outputs, 1, 1, 1), RELU_GAIN))
 
     def forward(self, weight: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
-        centred = weight - weight.mean((1, 2, 3), keepdim=True)
-        # sigma^2 fan_in is the centred row's sum of squares; Brock et al. keep it above 1e-4.
-        square = centred.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-4)
-        return self.gain * centred * square.rsqrt()
+        centered = weight - weight.mean((1, 2, 3), keepdim=True)
+        # sigma^2 fan_in is the centered row's sum of squares; Brock et al. keep it above 1e-4.
+        square = centered.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-4)
+        return self.gain * centered * square.rsqrt()
 
 
 def batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
@@ -151,7 +151,7 @@ def group_norm(channels: int, config: TrainConfig) -> nn.Module:
 
 
 def layer_norm(channels: int, _config: TrainConfig) -> nn.Module:
-    """LN (Ba et al. 2016), as the field takes it for pictures: E and Var over C, H, W (GN with one
+    """LN (Ba et al. 2016), as the field takes it for images: E and Var over C, H, W (GN with one
     group), gamma and beta per channel.
     """
     return nn.GroupNorm(1, channels)
@@ -163,27 +163,27 @@ def instance_norm(channels: int, _config: TrainConfig) -> nn.Module:
 
 
 def shift(channels: int, _config: TrainConfig) -> nn.Module:
-    """No normalised activations: y = x + beta, the convolution's bias, averaged like a weight."""
+    """No normalized activations: y = x + beta, the convolution's bias, averaged like a weight."""
     return Shift(channels)
 
 
 def weight_norm(conv: nn.Conv2d) -> object:
     """WN (Salimans and Kingma 2016): W = g v / |v| for each output channel; y = W * x + beta.
 
-    Torch's parametrisation of every convolution, g = |v| at first. In FedAvg g, v and beta are
+    Torch's parametrization of every convolution, g = |v| at first. In FedAvg g, v and beta are
     averaged, not W; g and beta count as scale and shift.
     """
     return parametrizations.weight_norm(conv)
 
 
-def standardise_weight(conv: nn.Conv2d) -> object:
-    """WS, as FedWon (Zhuang and Lyu 2024) after Brock et al. 2021: no normalised activations,
+def standardize_weight(conv: nn.Conv2d) -> object:
+    """WS, as FedWon (Zhuang and Lyu 2024) after Brock et al. 2021: no normalized activations,
     W^ = g (W - mu) / (sigma sqrt(fan_in)) for each output channel; y = W^ * x + beta.
 
-    g starts at sqrt(2 / (1 - 1/pi)), the gain of ReLU, and is learnt. In FedAvg g, W and beta are
+    g starts at sqrt(2 / (1 - 1/pi)), the gain of ReLU, and is learned. In FedAvg g, W and beta are
     averaged; g and beta count as scale and shift. W's gradient is clipped by row (`clip_rows`).
     """
-    parametrization = StandardisedWeight(conv.out_channels)
+    parametrization = StandardizedWeight(conv.out_channels)
     return parametrize.register_parametrization(conv, "weight", parametrization)
 
 
@@ -204,7 +204,7 @@ def find(name: str) -> Normalizer:
         return OURS[name]
     point = offered(name)
     if point is None:
-        raise ValueError(f"no installed package offers the normaliser {name}: install it here too")
+        raise ValueError(f"no installed package offers the normalizer {name}: install it here too")
     found = point.load()
     if not isinstance(found, Normalizer) or found.keeps not in get_args(Keeps):
         raise ValueError(
@@ -214,7 +214,7 @@ def find(name: str) -> Normalizer:
 
 
 def offered(name: str) -> EntryPoint | None:
-    """The entry point of another package's normaliser."""
+    """The entry point of another package's normalizer."""
     return next(iter(entry_points(group=ENTRY_POINT, name=name)), None)
 
 
@@ -222,21 +222,21 @@ TYPES: tuple[type[nn.Module], ...] = (
     *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
     NormLayer,
 )
-"""What counts as a normalisation layer. Layers are found by type: a name can lie."""
+"""What counts as a normalization layer. Layers are found by type: a name can lie."""
 
 
 def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Every normalisation layer of a model, those in shortcuts included."""
+    """Every normalization layer of a model, those in shortcuts included."""
     return (module for module in model.modules() if isinstance(module, TYPES))
 
 
 def norm_parameters(model: nn.Module) -> set[Tensor]:
-    """The scales and shifts of all normalisers."""
+    """The scales and shifts of all normalizers."""
     scales: set[Tensor] = {
         p for layer in norm_layers(model) for p in layer.parameters(recurse=False)
     }
     for module in model.modules():
-        # Torch keeps WN's g, "original0", beside the parametrisation, not in it.
+        # Torch keeps WN's g, "original0", beside the parametrization, not in it.
         if isinstance(module, parametrize.ParametrizationList) and isinstance(
             module[0],
             parametrizations._WeightNorm,  # noqa: SLF001  # torch names it nowhere else
@@ -257,13 +257,13 @@ def set_training(model: nn.Module, *, frozen: bool) -> None:
                 layer.eval()
 
 
-def standardised(model: nn.Module) -> list[Tensor]:
-    """The weights under standardisation, as they are trained."""
+def standardized(model: nn.Module) -> list[Tensor]:
+    """The weights under standardization, as they are trained."""
     return [
         module.original
         for module in model.modules()
         if isinstance(module, parametrize.ParametrizationList)
-        and isinstance(module[0], StandardisedWeight)
+        and isinstance(module[0], StandardizedWeight)
     ]
 
 

@@ -77,6 +77,6 @@ OWN = (
         keeps="statistics",
         central_twin="bn",
     ),
-    OwnNormalizer("ws", "shift", _colors("#A3A500", "#7C7D00", "#D0D150"), "standardise_weight"),
+    OwnNormalizer("ws", "shift", _colors("#A3A500", "#7C7D00", "#D0D150"), "standardize_weight"),
 )
 """All of them, in the order of columns and lines."""

@@ -29,7 +29,7 @@ def partition(
 ) -> list[Indices]:
     """Split the samples with these labels [N], or [N, H, W], among the clients.
 
-    `members` [N] are the samples' own groups, for the natural partition. Centralised training is
+    `members` [N] are the samples' own groups, for the natural partition. Centralized training is
     one client with all of them.
 
     Raises:
@@ -63,7 +63,7 @@ def iid(samples: int, clients: int, seed: int) -> list[Indices]:
 def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) -> list[Indices]:
     """Client m draws its class mix q_m ~ Dir(alpha * 1), then its samples without replacement.
 
-    When a class runs out, its column is zeroed and q_m renormalised (Hsu et al. 2019). Sizes
+    When a class runs out, its column is zeroed and q_m renormalized (Hsu et al. 2019). Sizes
     differ by at most one. Drawing a client's classes one by one and refusing exhausted ones is
     the same as drawing them all, keeping what is there and drawing the rest again, as done here.
 
@@ -265,7 +265,7 @@ def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices,
 
 
 def _even_sizes(samples: int, clients: int) -> list[int]:
-    """floor(N/M) or one more, in an order that favours nobody in particular."""
+    """floor(N/M) or one more, in an order that favors nobody in particular."""
     return [samples * (m + 1) // clients - samples * m // clients for m in range(clients)]
 
 

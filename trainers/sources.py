@@ -48,7 +48,7 @@ from trainers.folder import (
 from trainers.images import decoding, is_deep, is_inverted, orientation, sample_bits, upright
 from trainers.progress import progress
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
 
@@ -56,7 +56,7 @@ CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """As in FedBE's code (Chen and Chao 2021)."""
 CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 TINY_IMAGENET_200 = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
-"""The usual ones, of the training pictures."""
+"""The usual ones, of the training images."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which is usual for road scenes too."""
 
@@ -80,7 +80,7 @@ class Source:
     paths: tuple[Path, ...]
     decode: Callable[[], Dataset]
     size: int | None = None
-    """Side or height in pixels to which pictures are resized."""
+    """Side or height in pixels to which images are resized."""
     labels: frozenset[Path] = frozenset()
     """The label images among the paths."""
     found: tuple[str, ...] = ()
@@ -144,7 +144,7 @@ def _digits() -> Source:
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits, 8x8, grey 0..16 (scikit-learn's); a stratified fifth tests."""
+    """1,797 handwritten digits, 8x8, gray 0..16 (scikit-learn's); a stratified fifth tests."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -231,7 +231,7 @@ def _is_whole(folder: Path, reader: Any) -> bool:
     return True
 
 
-def _batches(files: Sequence[Path]) -> tuple[Pictures, NDArray[np.int64]]:
+def _batches(files: Sequence[Path]) -> tuple[Images, NDArray[np.int64]]:
     """Return the images [N, 32, 32, 3] and labels of pickled batches.
 
     Raises:
@@ -369,19 +369,19 @@ def download_tiny_imagenet(place: Path) -> None:
 
 
 def image_folder(files: Files, size: int, statistics: Statistics | None = None) -> Dataset:
-    """Pictures with a class each; RGB, resized to size x size where they differ.
+    """Images with a class each; RGB, resized to size x size where they differ.
 
-    Normalised by the training pictures' own channel statistics (ours) unless some are given.
+    Normalized by the training images' own channel statistics (ours) unless some are given.
     """
     depth = Depth()
     check_room(files.root, len(files.train) + len(files.test), size, size, 3)
-    train, test = (_pictures(part, size, depth) for part in (files.train, files.test))
+    train, test = (_images(part, size, depth) for part in (files.train, files.test))
     mean, std = statistics or channel_statistics(train[0])
     made = assemble(train, test, classes=len(files.classes), mean=mean, std=std)
     return replace(made, found=depth.lines(files.root))
 
 
-def channel_statistics(images: Pictures) -> Statistics:
+def channel_statistics(images: Images) -> Statistics:
     """Mean and standard deviation of each channel of [N, H, W, C], from exact integer sums."""
     values = np.arange(256, dtype=np.float64)
     counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])]
@@ -391,9 +391,9 @@ def channel_statistics(images: Pictures) -> Statistics:
 
 
 def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
-    """Pictures with a class for each pixel; RGB, all resized to one height and width.
+    """Images with a class for each pixel; RGB, all resized to one height and width.
 
-    The width keeps the first training picture's aspect, to the nearest multiple of 16. Pictures
+    The width keeps the first training image's aspect, to the nearest multiple of 16. Images
     are resized bilinearly, labels to the nearest.
     """
     ids = cityscapes_ids() if dataset == "cityscapes" else camvid_ids()
@@ -405,7 +405,7 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
     train, test = (_scenes(part, (width, height), ids, depth) for part in (files.train, files.test))
     if (test[1] == VOID).all():
         raise BadData(
-            f"every pixel of the test pictures in {shown(files.root)} is void: nothing to test"
+            f"every pixel of the test images in {shown(files.root)} is void: nothing to test"
         )
     mean, std = _of_bytes(IMAGENET)
     classes = len(set(ids.values()) - {VOID})
@@ -417,14 +417,14 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
 
 
 def camvid_ids() -> dict[int, int]:
-    """The class of each value of a label picture: 11 of them, and void."""
+    """The class of each value of a label image: 11 of them, and void."""
     return {i: i for i in range(CAMVID_CLASSES)} | {CAMVID_VOID: VOID}
 
 
 def cityscapes_ids() -> dict[int, int]:
     """The training class of each label id: 19 of them, and void, from torchvision's table.
 
-    The id -1 (a licence plate) is 255 in a byte.
+    The id -1 (a license plate) is 255 in a byte.
     """
     from torchvision.datasets import Cityscapes
 
@@ -480,9 +480,9 @@ FEW_LEVELS = 32
 """Levels of gray below which the loss of the lower bits is told."""
 
 
-def _pictures(
+def _images(
     entries: Sequence[tuple[Path, Any]], size: int, depth: Depth
-) -> tuple[Pictures, NDArray[np.int64]]:
+) -> tuple[Images, NDArray[np.int64]]:
     images = np.empty((len(entries), size, size, 3), dtype=np.uint8)
 
     def read(i: int) -> None:
@@ -497,7 +497,7 @@ def _scenes(
     size: tuple[int, int],
     ids: Mapping[int, int],
     depth: Depth,
-) -> tuple[Pictures, Pictures]:
+) -> tuple[Images, Images]:
     width, height = size
     images = np.empty((len(entries), height, width, 3), dtype=np.uint8)
     labels = np.empty((len(entries), height, width), dtype=np.uint8)
@@ -510,12 +510,12 @@ def _scenes(
         with decoding(label_path, label=True) as label:
             if label.size != sides:
                 raise BadData(
-                    f"{shown(label_path)} and its picture {shown(path)} differ in size: "
+                    f"{shown(label_path)} and its image {shown(path)} differ in size: "
                     "mend one of them"
                 )
             if orientation(label) != turn:
                 raise BadData(
-                    f"{shown(label_path)} and its picture {shown(path)} differ in EXIF "
+                    f"{shown(label_path)} and its image {shown(path)} differ in EXIF "
                     "orientation: turn the pixels of both alike, and remove the tag"
                 )
             labels[i] = _classes(label, label_path, size, ids)
@@ -527,7 +527,7 @@ def _scenes(
 def _each(read: Callable[[int], None], count: int) -> None:
     """Pillow decodes outside the interpreter's lock, so threads share the work.
 
-    In runs: small pictures one by one would spend their time on handing over that lock.
+    In runs: small images one by one would spend their time on handing over that lock.
     """
 
     def some(start: int) -> None:
@@ -541,16 +541,16 @@ def _each(read: Callable[[int], None], count: int) -> None:
 
 
 RUN = 16
-"""Pictures that a thread decodes in one go."""
+"""Images that a thread decodes in one go."""
 
 
-def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Pictures:
+def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Images:
     """Return the first frame of an image file as RGB [H, W, 3]."""
     with decoding(path) as image:
         return _to_rgb(image, path, size, depth)
 
 
-def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Pictures:
+def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Images:
     """Return an image as RGB [H, W, 3], upright, resized if its width or height differs."""
     turn = orientation(image)
     try:
@@ -564,13 +564,13 @@ def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth)
 
 
 def _classes(
-    picture: Image.Image, path: Path, size: tuple[int, int], ids: Mapping[int, int]
-) -> Pictures:
-    """The class of each pixel [H, W], from a label picture whose values are the keys of `ids`."""
-    strange = [value for value, n in enumerate(picture.histogram()) if n and value not in ids]
+    image: Image.Image, path: Path, size: tuple[int, int], ids: Mapping[int, int]
+) -> Images:
+    """The class of each pixel [H, W], from a label image whose values are the keys of `ids`."""
+    strange = [value for value, n in enumerate(image.histogram()) if n and value not in ids]
     if strange:
         raise BadData(f"{shown(path)} holds the label {strange[0]}, which is no class: mend it")
     table = np.array([ids.get(value, VOID) for value in range(256)], dtype=np.uint8)
-    picture = upright(picture, orientation(picture))
-    values: Pictures = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+    image = upright(image, orientation(image))
+    values: Images = np.asarray(image.resize(size, Image.Resampling.NEAREST))
     return np.take(table, values)

@@ -16,7 +16,7 @@ ALIGN = 16
 class Vector:
     """All of a model's floating-point state: [weights | scales and shifts | statistics].
 
-    Whatever a phase leaves alone is a tail: weight decay, the optimiser and the average each work
+    Whatever a phase leaves alone is a tail: weight decay, the optimizer and the average each work
     on a prefix. The gradient has the same layout, without the statistics. Gaps hold zeros.
     """
 

@@ -1,4 +1,4 @@
-"""Filter response normalisation, as another package adds it to fedsweep."""
+"""Filter response normalization, as another package adds it to fedsweep."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ASKED_ABOVE = 10_000_000
 TOLD_ABOVE = 1_000_000
 """Points of a plan above which it says what it is about to make. A dry run counts no further."""
 
-PICTURES = (".png", ".svg", ".pdf")
+FIGURE_KINDS = (".png", ".svg", ".pdf")
 
 TRIAL_BYTES = 1000
 """Bytes that a queued trial takes in the database, about."""
@@ -144,9 +144,9 @@ def _check_picture(path: Path, db: str | None) -> None:
     from fedsweep.store.engine import parse_url
     from fedsweep.store.targets import is_file_of
 
-    if path.suffix.lower() not in PICTURES:
+    if path.suffix.lower() not in FIGURE_KINDS:
         raise RequestError(
-            f"--show-partition {path} is none of {', '.join(PICTURES)}: end its name in one"
+            f"--show-partition {path} is none of {', '.join(FIGURE_KINDS)}: end its name in one"
         )
     store = sqlite_file(parse_url(url(db)))
     if store is not None and is_file_of(store, path):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy.engine import Connection
 
+    from fedsweep.report.figures import CaptionedFigure
     from fedsweep.report.findings import Finding
-    from fedsweep.report.pictures import Picture
     from fedsweep.report.selection import Condition
     from fedsweep.report.summary import Row, Summary
     from fedsweep.report.tables import View
@@ -135,12 +135,12 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write each picture there too, as PDF, SVG and PNG.",
+            help="Write each figure there too, as PDF, SVG and PNG.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Say which normaliser does best where.
+    """Say which normalizer does best where.
 
     A table for each sweep: mean and sample standard deviation over seeds, the best of each row in
     bold; and the best T* of what it searches.
@@ -167,7 +167,7 @@ def report(
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
         told = _each(connection, names, asked)
         names = [one.summary.sweep for one in told]
-        shown = [_pictures(connection, one, asked) if drawn else [] for one in told]
+        shown = [_figures(connection, one, asked) if drawn else [] for one in told]
         plans = [reads.plan_texts(connection, name)[-1] for name in names]
     with stdout_kept_for(output):
         if format is Format.TABLE and output is None:
@@ -271,12 +271,12 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     return _Told(summary, view, rows if asked.keeps_rows else (), findings)
 
 
-def _pictures(connection: Connection, told: _Told, asked: _Asked) -> list[Picture]:
-    from fedsweep.report.pictures import pictures
+def _figures(connection: Connection, told: _Told, asked: _Asked) -> list[CaptionedFigure]:
+    from fedsweep.report.figures import captioned_figures
     from fedsweep.store import reads
 
     curves = reads.curves(connection, told.summary.sweep)
-    return pictures(told.summary, told.rows, curves, told.findings, asked.conditions)
+    return captioned_figures(told.summary, told.rows, curves, told.findings, asked.conditions)
 
 
 def _tables(told: _Told, width: int, *, plain: bool) -> list[RenderableType]:
@@ -359,12 +359,14 @@ _TO_FILE: dict[Format, Callable[[Sequence[_Told], IO[bytes]], None]] = {
 }
 
 
-def _page(told: Sequence[_Told], shown: Sequence[Sequence[Picture]], plans: Sequence[str]) -> str:
+def _page(
+    told: Sequence[_Told], shown: Sequence[Sequence[CaptionedFigure]], plans: Sequence[str]
+) -> str:
     from fedsweep.report import page
 
     sections = [
-        page.Section(one.summary, one.view, pictures, plan, one.findings)
-        for one, pictures, plan in zip(told, shown, plans, strict=True)
+        page.Section(one.summary, one.view, figures, plan, one.findings)
+        for one, figures, plan in zip(told, shown, plans, strict=True)
     ]
     return page.render(sections, time.strftime("%Y-%m-%d %H:%M"))
 
@@ -388,14 +390,14 @@ def _write_file(write: Callable[[IO[bytes]], object], output: Path) -> None:
 
 
 def _write_figures(
-    names: Sequence[str], shown: Sequence[Sequence[Picture]], folder: Path, out: TextIO
+    names: Sequence[str], shown: Sequence[Sequence[CaptionedFigure]], folder: Path, out: TextIO
 ) -> None:
-    from fedsweep.report.pictures import slug, write
+    from fedsweep.report.figures import slug, write
 
     stems: list[str] = []
-    for name, pictures in zip(names, shown, strict=True):
+    for name, figures in zip(names, shown, strict=True):
         stem = safe_name(slug(name) or "sweep", LONGEST_STEM)
         stems.append(stem)
         again = stems.count(stem)  # exp_1 and exp-1 are files of two names
-        for file in write(stem if again == 1 else f"{stem}-{again}", pictures, folder):
+        for file in write(stem if again == 1 else f"{stem}-{again}", figures, folder):
             print(file.absolute(), file=out)

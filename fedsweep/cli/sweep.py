@@ -89,7 +89,7 @@ def priority(
 
     with transaction(open_store(db)) as connection:
         reads.require_sweep(connection, name)
-        count = queue.prioritise(connection, reads.sweep_trials(connection, name), number)
+        count = queue.prioritize(connection, reads.sweep_trials(connection, name), number)
     print(f"{name}: {counted(count, 'trial')} at priority {number}")
 
 

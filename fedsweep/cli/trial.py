@@ -241,7 +241,7 @@ def priority(
 
     with transaction(open_store(db)) as connection:
         keys = [reads.find_trial(connection, trial)[0] for trial in trials]
-        count = queue.prioritise(connection, keys, number)
+        count = queue.prioritize(connection, keys, number)
     print(f"{counted(count, 'trial')} at priority {number}")
 
 

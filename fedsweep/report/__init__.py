@@ -1,1 +1,1 @@
-"""From rows of the store to what people read: values, tables, pictures, a page."""
+"""From rows of the store to what people read: values, tables, figures, a page."""

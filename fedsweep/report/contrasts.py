@@ -18,7 +18,7 @@ from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_tex
 Mark = Literal["best", "level", ""]
 
 CENTRAL = ("local_steps", "local_epochs", "clients", "momentum", "server_momentum")
-"""Those of FEDERATED that tell centralised trials apart, too: their rounds take M*E steps, or
+"""Those of FEDERATED that tell centralized trials apart, too: their rounds take M*E steps, or
 epochs."""
 
 
@@ -77,7 +77,7 @@ def _upward(cell: Cell, measure: str) -> dict[Unit, float]:
 
 
 def find_column(summary: Summary, name: str) -> Column:
-    """The column of a normaliser: bn; with its T* where it has several: fixbn:12.
+    """The column of a normalizer: bn; with its T* where it has several: fixbn:12.
 
     Raises:
         RequestError: there is none, or there are several; names them.
@@ -117,7 +117,7 @@ def against(summary: Summary, measure: str, baseline: Column) -> list[Contrast]:
 
 
 def gaps(summary: Summary, measure: str) -> list[Contrast]:
-    """Each federated cell minus its centralised twin, by seed; none where none was trained."""
+    """Each federated cell minus its centralized twin, by seed; none where none was trained."""
     if "centralized" not in summary.axes or summary.pooled:
         return []
     place = {name: i for i, name in enumerate(summary.axes)}

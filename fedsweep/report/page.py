@@ -9,8 +9,8 @@ from jinja2 import Environment
 
 import fedsweep
 from fedsweep.report import search_tables, tables
+from fedsweep.report.figures import CaptionedFigure
 from fedsweep.report.findings import Finding
-from fedsweep.report.pictures import Picture
 from fedsweep.report.summary import Summary
 from fedsweep.report.tables import View
 
@@ -21,14 +21,14 @@ class Section:
 
     summary: Summary
     view: View
-    pictures: Sequence[Picture]
+    figures: Sequence[CaptionedFigure]
     plan: str
     findings: Sequence[Finding] = ()
     """What searches found."""
 
 
 def render(sections: Sequence[Section], when: str) -> str:
-    """The whole page. Everything but our own pictures is escaped."""
+    """The whole page. Everything but our own figures is escaped."""
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     return page.render(
         sections=sections,
@@ -119,11 +119,11 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {{ plain("The best freeze round of each arm", headings, lines) }}
 {{ notes(search_tables.notes(section.findings)) }}
 {% endif %}
-{% for picture in section.pictures %}
-<h2>{{ picture.heading }}</h2>
-<figure role="img" aria-label="{{ picture.heading }}">{{ picture.svg() | safe }}
-<figcaption>{{ picture.caption }}</figcaption></figure>
-<details class="dim"><summary>query</summary><code>{{ picture.query }}</code></details>
+{% for figure in section.figures %}
+<h2>{{ figure.heading }}</h2>
+<figure role="img" aria-label="{{ figure.heading }}">{{ figure.svg() | safe }}
+<figcaption>{{ figure.caption }}</figcaption></figure>
+<details class="dim"><summary>query</summary><code>{{ figure.query }}</code></details>
 {% endfor %}
 <h2>Plan</h2>
 <pre>{{ section.plan }}</pre>

@@ -1,4 +1,4 @@
-"""Who holds what, as a picture: a panel for each partition of a sweep."""
+"""Who holds what, as a figure: a panel for each partition of a sweep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PALETTE = (
     *("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE"),
     *("#AA3377", "#BBBBBB", "#EE7733", "#885533", "#332288"),
 )
-"""Colours of ten classes, most of them Tol's; twenty are these and lighter ones."""
+"""Colors of ten classes, most of them Tol's; twenty are these and lighter ones."""
 
 
 def distinct(sweep: SweepSpec) -> list[TrainConfig]:
@@ -55,7 +55,7 @@ def distinct(sweep: SweepSpec) -> list[TrainConfig]:
             if config.seed < found.setdefault(key, config).seed:
                 found[key] = config
     if not found:
-        raise PlanError(f"every trial of {sweep.name} is centralised: there is no partition")
+        raise PlanError(f"every trial of {sweep.name} is centralized: there is no partition")
     return [found[key] for key in sorted(found, key=sort_key)]
 
 
@@ -71,7 +71,7 @@ def drawn(holdings: Sequence[Holdings], path: Path) -> Iterator[None]:
         with _refused(path):
             file = stack.enter_context(written(path))
             kind = path.suffix[1:].lower()
-            picture(holdings).savefig(file, format=kind, dpi=150, facecolor="white")
+            figure(holdings).savefig(file, format=kind, dpi=150, facecolor="white")
         yield
         with _refused(path):
             stack.close()
@@ -88,10 +88,10 @@ def _refused(path: Path) -> Iterator[None]:
         ) from error
 
 
-def picture(holdings: Sequence[Holdings]) -> Figure:
+def figure(holdings: Sequence[Holdings]) -> Figure:
     """A panel for each partition: bars by client, or a heat map where there are many clients."""
     counts = [np.array(held.counts, dtype=np.int64) for held in holdings]
-    colours = _colours(max(count.shape[1] for count in counts))
+    colors = _colors(max(count.shape[1] for count in counts))
     columns = min(len(holdings), 3)
     rows = -(-len(holdings) // columns)
     size = _size(rows, columns, counts)
@@ -102,13 +102,13 @@ def picture(holdings: Sequence[Holdings]) -> Figure:
         if len(count) > MOST_BARS:
             _heat_map(axis, count, unit)
         else:
-            _bars(axis, count, colours, unit)
+            _bars(axis, count, colors, unit)
         title = layout.wrapped(_title(held, holdings), size[0] / columns - 1.0)
         axis.set_title(title, fontsize=layout.FONT, parse_math=False)
     for spare in axes[len(holdings) :]:
         spare.set_visible(False)
     if any(len(count) <= MOST_BARS for count in counts):
-        _name_classes(figure, list(axes[: len(holdings)]), colours)
+        _name_classes(figure, list(axes[: len(holdings)]), colors)
     heading = layout.wrapped(_heading(holdings), size[0] - 0.4, HEADING_FONT)
     figure.suptitle(heading, fontsize=HEADING_FONT, parse_math=False)
     return figure
@@ -120,12 +120,12 @@ def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, flo
     return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
 
 
-def _bars(axis: Axes, counts: Counts, colours: Sequence[str], unit: str) -> None:
+def _bars(axis: Axes, counts: Counts, colors: Sequence[str], unit: str) -> None:
     """A bar for each client, its classes stacked from the left."""
     clients = np.arange(len(counts))
     starts = np.cumsum(counts, axis=1) - counts
-    for number, colour in zip(range(counts.shape[1]), colours, strict=False):
-        axis.barh(clients, counts[:, number], 0.84, starts[:, number], color=colour)
+    for number, color in zip(range(counts.shape[1]), colors, strict=False):
+        axis.barh(clients, counts[:, number], 0.84, starts[:, number], color=color)
     axis.set_xlim(0, 1.03 * counts.sum(1).max())
     axis.set_ylim(len(counts) - 0.4, -0.6)
     axis.set_ylabel("client")
@@ -150,15 +150,15 @@ def _heat_map(axis: Axes, counts: Counts, unit: str) -> None:
     bar.set_label(unit)
 
 
-def _name_classes(figure: Figure, axes: list[Axes], colours: Sequence[str]) -> None:
-    """Their colours: one by one, or on a scale where they are many."""
-    if len(colours) > MOST_NAMES:
-        scale = ScalarMappable(cmap=ListedColormap(list(colours)))
-        scale.set_clim(-0.5, len(colours) - 0.5)
+def _name_classes(figure: Figure, axes: list[Axes], colors: Sequence[str]) -> None:
+    """Their colors: one by one, or on a scale where they are many."""
+    if len(colors) > MOST_NAMES:
+        scale = ScalarMappable(cmap=ListedColormap(list(colors)))
+        scale.set_clim(-0.5, len(colors) - 0.5)
         bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.03, aspect=60)
         bar.set_label("class")
         return
-    patches = [Patch(color=colour, label=str(i)) for i, colour in enumerate(colours)]
+    patches = [Patch(color=color, label=str(i)) for i, color in enumerate(colors)]
     half = len(patches) if len(patches) <= 12 else -(-len(patches) // 2)
     down = [p for pair in zip_longest(patches[:half], patches[half:]) for p in pair if p]
     figure.legend(
@@ -172,15 +172,15 @@ def _name_classes(figure: Figure, axes: list[Axes], colours: Sequence[str]) -> N
     )
 
 
-def _colours(classes: int) -> list[str]:
+def _colors(classes: int) -> list[str]:
     if classes > MOST_NAMES:
         return [to_hex(colormaps["turbo"](i / (classes - 1))) for i in range(classes)]
-    lighter = [_lighter(colour) for colour in PALETTE]
+    lighter = [_lighter(color) for color in PALETTE]
     return [*PALETTE, *lighter][:classes]
 
 
-def _lighter(colour: str) -> str:
-    red, green, blue = (0.45 * part + 0.55 for part in to_rgb(colour))
+def _lighter(color: str) -> str:
+    red, green, blue = (0.45 * part + 0.55 for part in to_rgb(color))
     return to_hex((red, green, blue))
 
 

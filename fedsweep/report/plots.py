@@ -1,4 +1,4 @@
-"""Pictures of a summary: by round, by T*, by α and E, and who wins where."""
+"""Figures of a summary: by round, by T*, by α and E, and who wins where."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedsweep.report.findings import Finding
 
 MOST = 24
-"""Panels that a picture has: more cannot be read."""
+"""Panels that a figure has: more cannot be read."""
 
 WINNER_INCHES, WINNER_FONT = 1.3, 9.0
 """The width at which the name of a winner is wrapped, and its points."""
@@ -68,13 +68,13 @@ def arms_by_round(
     if not panels:
         return None
     figure, axes = layout.grid(min(len(panels), MOST))
-    colours = _colours(summary.columns)
+    colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         arms = panels[panel]
         trunk = any(column[0] == "bn" for column in arms)
         for column in sorted(arms, key=summary.columns.index):
             curve = _curve(arms[column], curves)
-            _draw_arm(axis, summary, column, curve, colours[column], scale, trunk=trunk)
+            _draw_arm(axis, summary, column, curve, colors[column], scale, trunk=trunk)
         _say(axis, _title(summary.axes, panel), "round")
     return _finish(figure, axes, what, len(panels))
 
@@ -93,20 +93,20 @@ def alphas_by_round(
     if not panels:
         return None
     figure, axes = layout.grid(min(len(panels), MOST))
-    colours = _shades({alpha for lines in panels.values() for alpha in lines})
+    colors = _shades({alpha for lines in panels.values() for alpha in lines})
     in_order = sorted(panels, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
     for axis, (column, point) in zip(axes, in_order, strict=False):
         lines = panels[column, point]
         for alpha in sorted(lines, key=lambda alpha: sort_key((alpha,))):
             name = f"α = {field_text('alpha', alpha)}"
-            _draw_curve(axis, _curve(lines[alpha], curves), colours[alpha], name)
+            _draw_curve(axis, _curve(lines[alpha], curves), colors[alpha], name)
         said = filter(None, [column_text(summary, column), _title(fields, point)])
         _say(axis, ", ".join(said), "round")
     return _finish(figure, axes, what, len(panels))
 
 
 def _shades(values: set[Any]) -> dict[Any, str]:
-    """Colours that go from dark to light with the value."""
+    """Colors that go from dark to light with the value."""
     in_order = sorted(values, key=lambda value: sort_key((value,)))
     shade, steps = colormaps["viridis"], max(len(in_order) - 1, 1)
     return {value: to_hex(shade(0.85 * i / steps)) for i, value in enumerate(in_order)}
@@ -118,11 +118,11 @@ def _curve(rows: Sequence[Row], curves: Curves) -> Curve:
     return mean_curve([curves[row["trial_id"]] for row in finished or rows])
 
 
-def _draw_curve(axis: Axes, curve: Curve, colour: str, name: str, scale: float = 1.0) -> None:
+def _draw_curve(axis: Axes, curve: Curve, color: str, name: str, scale: float = 1.0) -> None:
     mean, std = ([scale * v for v in values] for values in (curve.mean, curve.std))
     low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1, 1))
-    axis.plot(curve.rounds, mean, label=name, color=colour, linewidth=1.6)
-    axis.fill_between(curve.rounds, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(curve.rounds, mean, label=name, color=color, linewidth=1.6)
+    axis.fill_between(curve.rounds, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def _draw_arm(
@@ -130,7 +130,7 @@ def _draw_arm(
     summary: Summary,
     column: Column,
     curve: Curve,
-    colour: str,
+    color: str,
     scale: float,
     *,
     trunk: bool,
@@ -140,10 +140,10 @@ def _draw_arm(
     # Up to T* FIXBN is BN, bit for bit: where BN is drawn, FIXBN forks off it.
     first = curve.rounds.index(fork) if trunk and fork is not None else 0
     forked = Curve(curve.rounds[first:], curve.mean[first:], curve.std[first:])
-    _draw_curve(axis, forked, colour, column_text(summary, column), scale)
+    _draw_curve(axis, forked, color, column_text(summary, column), scale)
     if fork:
         height = scale * curve.mean[curve.rounds.index(fork)]
-        axis.plot(fork, height, "o", color=colour, markersize=4)
+        axis.plot(fork, height, "o", color=color, markersize=4)
 
 
 def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
@@ -166,12 +166,12 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
     for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
         for number, column in enumerate(sorted(lines[panel], key=sort_key)):
             points = sorted(lines[panel][column], key=lambda point: point[0])
-            colour = FREEZE_SHADES[(2 + 2 * number) % len(FREEZE_SHADES)]
-            _error_bars(axis, points, colour, column_text(summary, column))
+            color = FREEZE_SHADES[(2 + 2 * number) % len(FREEZE_SHADES)]
+            _error_bars(axis, points, color, column_text(summary, column))
         for column in sorted(levels[panel], key=summary.columns.index):
             height = 100 * (levels[panel][column].mean or 0)
-            colour, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
-            axis.axhline(height, color=colour, linestyle="--", label=name)
+            color, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
+            axis.axhline(height, color=color, linestyle="--", label=name)
         _say(axis, _title(summary.axes, panel), "T⋆, rounds")
         totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
         if total := max((t for t in totals if t is not None), default=None):  # None: pooled
@@ -179,11 +179,11 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
     return _finish(figure, axes, "final test accuracy, %", len(lines))
 
 
-def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], colour: str, name: str) -> None:
+def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], color: str, name: str) -> None:
     means = [100 * (c.mean or 0) for _, c in points]
     stds = [100 * (c.std or 0) for _, c in points]
     at = [x for x, _ in points]
-    axis.errorbar(at, means, yerr=stds, color=colour, marker="o", capsize=3, label=name)
+    axis.errorbar(at, means, yerr=stds, color=color, marker="o", capsize=3, label=name)
 
 
 def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
@@ -206,11 +206,11 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
     if not drawn:
         return None
     figure, axes = layout.grid(min(len(drawn), MOST))
-    colours = _colours(summary.columns)
+    colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(drawn, key=sort_key), strict=False):
         for column in sorted(drawn[panel], key=summary.columns.index):
             points = sorted(drawn[panel][column], key=lambda point: point[0])
-            _error_bars(axis, points, colours[column], column_text(summary, column))
+            _error_bars(axis, points, colors[column], column_text(summary, column))
         _say(axis, _title(rest, panel), label(field))
         ticks = sorted({x for points in drawn[panel].values() for x, _ in points})
         axis.set_xscale("log")
@@ -243,9 +243,9 @@ def wins(summary: Summary) -> Figure | None:
     rest = [name for i, name in enumerate(summary.axes) if i not in (across, down)]
     size = _wins_size(list(panels.values()))
     figure, axes = layout.grid(min(len(panels), MOST), share=False, size=size)
-    colours = _colours(summary.columns)
+    colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
-        _draw_wins(axis, panels[panel], colours)
+        _draw_wins(axis, panels[panel], colors)
         _say(axis, _title(rest, panel), "α")
         _number_places(axis, panels[panel])
     return _finish(figure, axes, "", len(panels))
@@ -268,13 +268,13 @@ def _wins_size(panels: Sequence[Places]) -> tuple[float, float]:
     return max(layout.PANEL[0], alphas * wide), max(layout.PANEL[1], steps * (high + layout.PAD))
 
 
-def _draw_wins(axis: Axes, places: Places, colours: dict[Column, str]) -> None:
+def _draw_wins(axis: Axes, places: Places, colors: dict[Column, str]) -> None:
     alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
     for (alpha, step), (column, text) in places.items():
         x, y = alphas.index(alpha), steps.index(step)
         axis.add_patch(
             Rectangle(
-                (x - 0.5, y - 0.5), 1, 1, facecolor=colours[column], alpha=0.35, edgecolor="white"
+                (x - 0.5, y - 0.5), 1, 1, facecolor=colors[column], alpha=0.35, edgecolor="white"
             )
         )
         axis.text(x, y, text, ha="center", va="center", fontsize=WINNER_FONT, parse_math=False)
@@ -347,14 +347,14 @@ def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Fig
     return figure
 
 
-def _colours(columns: Sequence[Column]) -> dict[Column, str]:
-    """A colour for each column: its normaliser's; for fixbn, a blue that deepens with T*."""
+def _colors(columns: Sequence[Column]) -> dict[Column, str]:
+    """A color for each column: its normalizer's; for fixbn, a blue that deepens with T*."""
     frozen = sorted((column for column in columns if column[0] == "fixbn"), key=sort_key)
-    colours = {column: FIGURE_COLORS.get(column[0], FOREIGN) for column in columns}
+    colors = {column: FIGURE_COLORS.get(column[0], FOREIGN) for column in columns}
     depth = LinearSegmentedColormap.from_list("depth", FREEZE_SHADES)
     for place, column in enumerate(frozen):
-        colours[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
-    return colours
+        colors[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
+    return colors
 
 
 def _freeze_round(summary: Summary, column: Column) -> int | None:

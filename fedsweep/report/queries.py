@@ -1,4 +1,4 @@
-"""The SQL behind the numbers: each table and picture names the query that gives it."""
+"""The SQL behind the numbers: each table and figure names the query that gives it."""
 
 from __future__ import annotations
 

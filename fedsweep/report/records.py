@@ -134,7 +134,7 @@ def write_workbook(
 
 
 def _printable(value: Any) -> Any:
-    """Without what no worksheet may hold: an error may be coloured by escape codes."""
+    """Without what no worksheet may hold: an error may be colored by escape codes."""
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", value) if isinstance(value, str) else value
 
 

@@ -111,7 +111,7 @@ def known_field(name: str, option: str) -> str:
 
 def _value(field: str, word: str) -> Any:
     kind = config_columns()[field]
-    if word.lower() == "none" and kind is not str:  # a normaliser and a momentum have that name
+    if word.lower() == "none" and kind is not str:  # a normalizer and a momentum have that name
         return None
     try:
         if field in BOOLEANS:

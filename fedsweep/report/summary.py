@@ -19,7 +19,7 @@ from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
 Column = tuple[Any, ...]
-"""(normaliser, T*), and whatever else of ARM_FIELDS varies in the sweep."""
+"""(normalizer, T*), and whatever else of ARM_FIELDS varies in the sweep."""
 
 NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
 """Fields that never head a row. Trials of one cell may differ in those outside the identity."""
@@ -91,7 +91,7 @@ class Cell:
         return _spread(tuple(self.values[name].values()))
 
 
-@cache  # exact, and slow: each is asked for by every table and picture
+@cache  # exact, and slow: each is asked for by every table and figure
 def _spread(values: tuple[float, ...]) -> Spread:
     low, high = mean_interval(values) or (None, None)
     return Spread(
@@ -125,7 +125,7 @@ class Summary:
     tuned: tuple[str, ...]
     """Fields of which each cell has the value that its validation chose."""
     arm_fields: tuple[str, ...]
-    """The fields behind the normaliser in a column."""
+    """The fields behind the normalizer in a column."""
     columns: tuple[Column, ...]
     cells: Mapping[Key, Mapping[Column, Cell]]
     """By the values of `axes`, then by column."""
@@ -205,7 +205,7 @@ def _failure(row: Row, fields: Sequence[str]) -> Failure:
 
 
 def _place(column: Column) -> tuple[Any, ...]:
-    """Normalisers in their usual order, then by name; then by T* and the rest."""
+    """Normalizers in their usual order, then by name; then by T* and the rest."""
     return (normalizer_place(column[0]), column[0], *sort_key(column[1:]))
 
 
@@ -230,7 +230,7 @@ def _is_axis(name: str, values: set[Any]) -> bool:
 
 
 def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
-    """A trial in a few words: its normaliser, the fields that matter, its seed."""
+    """A trial in a few words: its normalizer, the fields that matter, its seed."""
     told = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
         for name in axes

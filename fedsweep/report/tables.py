@@ -153,7 +153,7 @@ def _entry(summary: Summary, cell: Cell | None, measure: str, view: View, mark: 
 
 
 def headings(summary: Summary) -> list[str]:
-    """The columns' names: the axes, then normalisers, with their T*."""
+    """The columns' names: the axes, then normalizers, with their T*."""
     return [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
 
 
@@ -215,7 +215,7 @@ def contrast_tables(summary: Summary, view: View) -> list[tuple[str, list[Contra
         name = column_text(summary, view.baseline)
         found.append((f"minus {name}", against(summary, view.first, view.baseline)))
     if gap := gaps(summary, view.first):
-        found.append(("minus its centralised twin", gap))
+        found.append(("minus its centralized twin", gap))
     return found
 
 
@@ -286,7 +286,7 @@ def terminal(summary: Summary, width: int = WIDE, view: View | None = None) -> l
             summary,
             heading,
             wide.caption,
-            [*map(label, summary.axes), "normaliser", "difference"],
+            [*map(label, summary.axes), "normalizer", "difference"],
             [(None, list(map(Entry, line))) for line in each],
         )
         shown.append(_fitted(wide, long, width))
@@ -301,7 +301,7 @@ def _terminal(
         (key, [*map(Entry, key_texts(summary, key)), *entries])
         for key, entries in rows(summary, measure, view)
     ]
-    names = [*map(label, summary.axes), "normaliser", _word(measure)]
+    names = [*map(label, summary.axes), "normalizer", _word(measure)]
     wide = _grid(summary, heading, caption, headings(summary), lines)
     long = _grid(summary, heading, caption, names, _long(summary, measure, view))
     return _fitted(wide, long, width)

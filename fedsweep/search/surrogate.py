@@ -95,7 +95,7 @@ def believe(
 ) -> Belief:
     """The posterior at points [m], from means y at x with variances `noise` [n]; n >= 1."""
     seen, values, points = (np.asarray(v, dtype=np.float64) for v in (x, y, at))
-    centre = float(values.mean())
+    center = float(values.mean())
     spread = float(values.std()) or float(np.sqrt(np.max(noise))) or 0.01
     known = np.diag(np.asarray(noise, dtype=np.float64) + JITTER)
     logs, means, covariances = [], [], []
@@ -104,10 +104,10 @@ def believe(
             variance = (scale * spread) ** 2
             factor = cho_factor(variance * matern52(seen, seen, length) + known, lower=True)
             across = variance * matern52(points, seen, length)
-            weighed = cho_solve(factor, values - centre)
-            fit = -0.5 * (values - centre) @ weighed - np.log(np.diag(factor[0])).sum()
+            weighed = cho_solve(factor, values - center)
+            fit = -0.5 * (values - center) @ weighed - np.log(np.diag(factor[0])).sum()
             logs.append(fit)
-            means.append(centre + across @ weighed)
+            means.append(center + across @ weighed)
             prior = variance * matern52(points, points, length)
             covariances.append(prior - across @ cho_solve(factor, across.T))
     weights = np.exp(np.array(logs) - max(logs))

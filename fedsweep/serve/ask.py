@@ -25,7 +25,7 @@ LONGEST = 20_000
 """Characters of a statement."""
 
 QUERIES = {
-    "Accuracy by normaliser and α": """\
+    "Accuracy by normalizer and α": """\
 SELECT normalizer, alpha, count(*) AS n, avg(test_accuracy) AS test_accuracy
 FROM results WHERE state = 'finished' GROUP BY normalizer, alpha ORDER BY normalizer, alpha""",
     "The best T⋆ of each α": """\

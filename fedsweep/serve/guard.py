@@ -40,7 +40,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Of every answer. `data:` pictures are plotly's own cursors."""
+"""Of every answer. `data:` images are plotly's own cursors."""
 
 HOW = """\
 <!doctype html>

@@ -23,7 +23,7 @@ LINES = 40
 
 HEADINGS = {
     "state": "state",
-    "normalizer": "normaliser",
+    "normalizer": "normalizer",
     **{name: label(name) for name in ("alpha", "local_steps", "freeze_round", "momentum", "seed")},
     "final_round": "round",
     **{name: f"{MEASURES[name].samples}, %" for name in ("test_accuracy", "validation_accuracy")},

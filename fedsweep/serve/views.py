@@ -15,7 +15,7 @@ time_left = phrases.time_left
 """For the templates."""
 
 SHOWN_SECONDS = 3600.0
-"""How long a worker is shown after it was last seen, and the span of its utilisation."""
+"""How long a worker is shown after it was last seen, and the span of its utilization."""
 
 HELD = phrases.HELD
 
@@ -67,7 +67,7 @@ class Seen:
     lease_left: float | None
     finished: int
     attempts: int
-    utilisation: float | None
+    utilization: float | None
     """The share of the last hour, or of its life, that it trained."""
     memory: int | None
     """Bytes that its last attempt took of its device at most."""
@@ -106,7 +106,7 @@ def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
         lease_left=work["lease_left"] if work else None,
         finished=known["finished"] if known else 0,
         attempts=known["attempts"] if known else 1,
-        utilisation=min(1.0, trained / span) if span > 0 else None,
+        utilization=min(1.0, trained / span) if span > 0 else None,
         memory=row["memory"],
         room=ran_with.get("memory"),
     )

@@ -22,7 +22,7 @@ class Layer(nn.Identity):
 
 FRAGILE = Normalizer(lambda channels, config: Layer())
 """
-"""A normaliser of another package: its first batch takes the whole process down."""
+"""A normalizer of another package: its first batch takes the whole process down."""
 
 
 def install(place: Path) -> None:

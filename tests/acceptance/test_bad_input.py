@@ -39,7 +39,7 @@ REQUESTS = [
         "raise alpha, or lower clients or min_samples",
     ),
     (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "nowhere"], "no folder"),
-    (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "empty"], "holds no pictures"),
+    (["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "empty"], "holds no images"),
     (
         ["plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "deep"],
         "one class with images, all, with all images in folders inside it (cat, dog)",

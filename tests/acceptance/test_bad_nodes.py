@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.acceptance.packages import FRAGILE, install
 from tests.builders import TINY
-from tests.image_folders import make_picture_folder
+from tests.image_folders import make_image_folder
 
 DEATHS = {
     "ImportError": 'raise ImportError("libtorch_cpu.so: no such file")',
@@ -105,7 +105,7 @@ def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     planned_with_data: bool, sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
     """The machine with the images trains them all afterwards."""
-    right = str(make_picture_folder(tmp_path / "right"))
+    right = str(make_image_folder(tmp_path / "right"))
     images_planned(sqlite_url, tiny, *(("--data", right) if planned_with_data else ()))
     for wrong in ((), ("--data", str(tmp_path / "nowhere"))):
         done = work(sqlite_url, "--device", "cpu", *wrong)
@@ -121,8 +121,8 @@ def test_other_images_than_planned_cost_no_trial_an_attempt(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
     """One trial is claimed to see them, and given back with the reason; the rest is untouched."""
-    right = str(make_picture_folder(tmp_path / "right"))
-    other = str(make_picture_folder(tmp_path / "other", each=28))
+    right = str(make_image_folder(tmp_path / "right"))
+    other = str(make_image_folder(tmp_path / "other", each=28))
     images_planned(sqlite_url, tiny, "--data", right)
     done = work(sqlite_url, "--device", "cpu", "--data", other)
     assert "point --data at the right folder" in done.stderr

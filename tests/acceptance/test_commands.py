@@ -139,7 +139,7 @@ def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
 
 
 def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
-    """With --dry-run nothing but the picture is written; what is not drawn is counted."""
+    """With --dry-run nothing but the figure is written; what is not drawn is counted."""
     alphas = ", ".join(str(0.1 * i) for i in range(1, 14))
     tiny.write_text(tiny.read_text().replace("alpha = 0.5", "") + f"alpha = [{alphas}]\n")
     tiny.write_text(tiny.read_text().replace('["bn", "gn"]', '["bn", "gn"]\nalpha = 0.1'))
@@ -171,17 +171,17 @@ def test_a_trial_asked_for_twice_measures_all_that_was_asked(tiny: Path) -> None
 
 
 def test_a_refused_plan_draws_nothing(tiny: Path) -> None:
-    """Where the database cannot be used, no picture is left, nor an older one touched."""
-    picture = tiny.parent / "who.png"
-    picture.write_bytes(b"precious")
+    """Where the database cannot be used, no figure is left, nor an older one touched."""
+    figure = tiny.parent / "who.png"
+    figure.write_bytes(b"precious")
     (tiny.parent / "not.db").write_text("no database, but long enough to be looked at" * 30)
-    where = ("--db", f"sqlite:///{tiny.parent}/not.db", "--show-partition", str(picture))
+    where = ("--db", f"sqlite:///{tiny.parent}/not.db", "--show-partition", str(figure))
     at_once("plan", "tiny.toml", *where, cwd=tiny.parent, code=2)
-    assert picture.read_bytes() == b"precious"
+    assert figure.read_bytes() == b"precious"
     assert sorted(p.name for p in tiny.parent.iterdir()) == ["not.db", "tiny.toml", "who.png"]
 
 
-def test_a_misspelt_data_folder_is_not_made(tiny: Path) -> None:
+def test_a_misspelled_data_folder_is_not_made(tiny: Path) -> None:
     """Neither by a plan that draws, nor by what it refuses."""
     changes = ("--set", "dataset=cifar10", "--data", str(tiny.parent / "no" / "where"))
     draw = ("--dry-run", "--show-partition", str(tiny.parent / "who.png"))

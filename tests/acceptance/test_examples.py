@@ -13,21 +13,21 @@ from tests.builders import REPOSITORY
 from tests.image_folders import (
     make_camvid,
     make_cityscapes,
-    make_picture_folder,
+    make_image_folder,
     make_tiny_imagenet,
 )
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.toml"))
 
 
-def pictures(root: Path) -> Path:
-    return make_picture_folder(root, classes=10, each=48)
+def images(root: Path) -> Path:
+    return make_image_folder(root, classes=10, each=48)
 
 
 TREES: dict[str, tuple[Callable[[Path], Path] | None, tuple[str, ...]]] = {
     "digits": (None, ()),
-    "imagefolder": (pictures, ()),
-    "cifar10": (pictures, ("dataset=imagefolder",)),  # its archive's sums fit no other pictures
+    "imagefolder": (images, ()),
+    "cifar10": (images, ("dataset=imagefolder",)),  # its archive's sums fit no other images
     # A processor without bfloat16 takes minutes for a step of this model.
     "tiny-imagenet": (lambda root: make_tiny_imagenet(root, each=24), ("dtype=float32",)),
     "camvid": (make_camvid, ("image_height=32",)),
@@ -37,8 +37,8 @@ TREES: dict[str, tuple[Callable[[Path], Path] | None, tuple[str, ...]]] = {
 
 
 def shortened(example: Path) -> list[str]:
-    """One round of one step of four pictures, one seed; of the papers' grids one point, with every
-    normaliser.
+    """One round of one step of four images, one seed; of the papers' grids one point, with every
+    normalizer.
     """
     text = example.read_text()
     steps = "local_epochs=1" if "local_epochs" in text else "local_steps=1"
@@ -87,7 +87,7 @@ def test_an_example_can_be_planned_worked_and_reported(example: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.data
 def test_real_cifar10_trains_from_an_image_folder(some_cifar10: Path, tmp_path: Path) -> None:
-    """ResNet20 on 400 real pictures: planned with their fingerprint, trained, tested on 100."""
+    """ResNet20 on 400 real images: planned with their fingerprint, trained, tested on 100."""
     db = ("--db", f"sqlite:///{tmp_path}/cifar.db")
     data = ("--data", str(some_cifar10))
     plan = REPOSITORY / "examples" / "cifar10_folder.toml"

@@ -1,4 +1,4 @@
-"""A normaliser of another package, installed as its author would."""
+"""A normalizer of another package, installed as its author would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.acceptance.command import environment, fedsweep, query
 from tests.builders import REPOSITORY, TINY
 
 
-def test_another_package_s_normaliser_is_planned_trained_and_reported(tmp_path: Path) -> None:
+def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: Path) -> None:
     """`frn` of examples/frn_normalizer; its package and version are part of the numerics. Where it
     is not installed, nothing is planned, and a trial that needs it says so.
     """

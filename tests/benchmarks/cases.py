@@ -29,8 +29,8 @@ def configured(case: str, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**fields, **CASES[case], **changes})
 
 
-def pictures(count: int = 4000) -> Dataset:
-    """Random pictures shaped as CIFAR-10's; the first hundred test."""
+def random_images(count: int = 4000) -> Dataset:
+    """Random images shaped as CIFAR-10's; the first hundred test."""
     draw = np.random.RandomState(0)
     images = draw.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = draw.randint(0, 10, count)
@@ -40,7 +40,7 @@ def pictures(count: int = 4000) -> Dataset:
 
 def dataset(case: str) -> Dataset:
     """The case's data."""
-    return data.load("digits") if CASES[case]["dataset"] == "digits" else pictures()
+    return data.load("digits") if CASES[case]["dataset"] == "digits" else random_images()
 
 
 def built(config: TrainConfig, made: Dataset) -> nn.Module:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from tests.benchmarks.cases import CLIENTS, built, configured, dataset, pictures
+from tests.benchmarks.cases import CLIENTS, built, configured, dataset, random_images
 from tests.benchmarks.figure import Figure, N, timed
 from tests.builders import REPOSITORY
 from trainers import data, fedavg
@@ -59,7 +59,7 @@ def outside() -> Iterator[Figure]:
     try:
         for clients in (CLIENTS, 10 * CLIENTS):
             changes = {"clients": clients, "local_steps": 1}
-            trial = federation("resnet20-e1", pictures(50_000), **changes)
+            trial = federation("resnet20-e1", random_images(50_000), **changes)
 
             def whole(number: int, trial: Any = trial) -> None:
                 trial.check_finite(trial.train(number, sorted))
@@ -77,7 +77,7 @@ def outside() -> Iterator[Figure]:
 def plain_loop(dtype: str) -> Iterator[Figure]:
     """Images a second of ResNet20 at batch 20, against a plain PyTorch loop, in turns."""
     settle(1)
-    made, half = pictures(), dtype == "bfloat16"
+    made, half = random_images(), dtype == "bfloat16"
     config = configured("resnet20-e1", local_steps=10, dtype=dtype)
     trial = federation("resnet20-e1", made, local_steps=10, dtype=dtype)
     plain = built(config, made).to(memory_format=torch.channels_last).train()
@@ -112,7 +112,7 @@ def gpu() -> Iterator[Figure]:
         print("on a CUDA device: not measured, there is none")
         return
     settle(1)
-    made, name = pictures(50_000), torch.cuda.get_device_name()
+    made, name = random_images(50_000), torch.cuda.get_device_name()
     for dtype in ("float32", "bfloat16"):
         for batch in (20, 64):
             changes = {"batch_size": batch, "dtype": dtype}
@@ -149,13 +149,13 @@ def first_round() -> Iterator[Figure]:
 
 MEMORY = """
 import sys
-from tests.benchmarks.cases import configured, pictures
+from tests.benchmarks.cases import configured, random_images
 from trainers import fedavg
 from trainers.numerics import settle
 settle(1)
 clients, momentum = int(sys.argv[1]), sys.argv[2]
 config = configured("resnet20-e1", clients=clients, participation=10 / clients, momentum=momentum)
-trial = fedavg._Federation(config, pictures(20_000), fedavg.torch.device("cpu"))
+trial = fedavg._Federation(config, random_images(20_000), fedavg.torch.device("cpu"))
 for number in range(1, 6):
     trial.train(number, sorted)
 status = open("/proc/self/status").read()

@@ -16,7 +16,7 @@ from fedsweep.errors import PlanError
 from fedsweep.spec import Trials, TrialSpec, fork_round, most_forks, own_rounds, read_plan
 from tests.acceptance.command import at_once
 from tests.builders import TINY
-from tests.image_folders import make_picture_folder
+from tests.image_folders import make_image_folder
 
 pytestmark = [
     # A command leaves its connections to the end of its process, which is not this one's.
@@ -225,7 +225,7 @@ def test_a_report_of_a_hundred_thousand_trials_needs_at_most_200_mib(
 
 def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
     """The summary follows the number of trials, in a dry run too."""
-    root = make_picture_folder(tmp_path / "data", classes=3, each=20)
+    root = make_image_folder(tmp_path / "data", classes=3, each=20)
     for i in range(15):
         (root / "train" / "class0" / f"{i}.gif").write_bytes(b"x")
     for part in ("train", "test"):
@@ -241,7 +241,7 @@ def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
 def test_a_plan_refuses_a_file_that_is_no_image(content: bytes, tmp_path: Path) -> None:
     """Every trial would fail on a file without a readable header, so nothing is written."""
-    root = make_picture_folder(tmp_path / "data", each=6)
+    root = make_image_folder(tmp_path / "data", each=6)
     for name in ("x.png", "y.jpg"):
         (root / "test" / "class1" / name).write_bytes(content)
     (tmp_path / "tiny.toml").write_text(TINY)

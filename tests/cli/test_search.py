@@ -52,7 +52,7 @@ def test_the_answer_is_shown_with_what_was_tried_and_why(searched: Path) -> None
 
 
 def test_the_report_has_the_answer_in_every_form_that_people_read(searched: Path) -> None:
-    """Terminal, Markdown, a page with its picture; the lists of cells stay lists of cells."""
+    """Terminal, Markdown, a page with its figure; the lists of cells stay lists of cells."""
     assert "the best freeze round" in at_once("report", cwd=searched).stdout
     markdown = at_once("report", "--format", "markdown", cwd=searched).stdout
     assert "### searched: the best freeze round" in markdown

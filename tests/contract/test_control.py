@@ -395,8 +395,8 @@ def test_priorities_can_be_raised_and_lowered_later(c: Connection) -> None:
     """Of what waits or runs; a planned trial keeps the priority that it has."""
     rows = plan(c, "a", 0, 1, 2, 3)
     queue.cancel(c, rows[3:])
-    assert queue.prioritise(c, rows[2:], 5) == 1
-    assert queue.prioritise(c, rows[:1], -1) == 1
+    assert queue.prioritize(c, rows[2:], 5) == 1
+    assert queue.prioritize(c, rows[:1], -1) == 1
     plan(c, "b", 2, 4, priority=1)
     assert taken(c) == [2, 4, 1, 0]
 
@@ -405,7 +405,7 @@ def test_a_given_back_trial_keeps_the_priority_it_was_given_while_it_ran(c: Conn
     """It is the first to be claimed again."""
     plan(c, "a", 0, 1, 2)
     running = [claimed(c), claimed(c)]
-    assert queue.prioritise(c, [running[1].trial], 1) == 1
+    assert queue.prioritize(c, [running[1].trial], 1) == 1
     for claim in running:
         queue.release(c, claim)
     assert taken(c) == [1, 0, 2]
@@ -415,7 +415,7 @@ def test_a_claim_in_scope_takes_shared_trials_in_the_order_of_all(c: Connection)
     """By priority, then by age, whichever sweep planned them first."""
     rows = plan(c, "a", 0, 1, 2)
     plan(c, "b", 9, 1, 2)
-    queue.prioritise(c, rows[2:], 3)
+    queue.prioritize(c, rows[2:], 3)
     assert taken(c, "b") == [2, 1, 9]
     assert taken(c, "a") == [0]
     assert taken(c, "no such sweep") == []

@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
                 assert queue.retry(c, rows) == len(rows)
                 self.model.retry(seeds)
             elif isinstance(asked, int):
-                assert queue.prioritise(c, rows, asked) == len(are_open)
+                assert queue.prioritize(c, rows, asked) == len(are_open)
                 for trial in are_open:
                     trial.priority = asked
             else:

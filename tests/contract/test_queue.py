@@ -560,7 +560,7 @@ def test_counts_of_progress_add_up(c: Connection) -> None:
 
 
 def test_a_round_s_price_is_that_of_its_own_kind(c: Connection, tiny: Path) -> None:
-    """A centralised trial's and one of local epochs' are not those of the same steps."""
+    """A centralized trial's and one of local epochs' are not those of the same steps."""
     epochs = tiny.read_text().replace("local_steps = 2", "local_epochs = 2")
     plans = [read_plan(tiny, [f"centralized={yes}", "seed=5"]) for yes in ("false", "true")]
     tiny.write_text(epochs)

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from fedsweep.report.pictures import Picture
+from fedsweep.report.figures import CaptionedFigure
 from fedsweep.spec import Holdings, TrainConfig
 
 
@@ -46,4 +46,4 @@ def check(figure: Figure) -> None:
 def svg(figure: Figure | None) -> str:
     """As it stands in a page."""
     assert figure is not None
-    return Picture("name", "Heading", "caption", "SELECT 1", figure).svg()
+    return CaptionedFigure("name", "Heading", "caption", "SELECT 1", figure).svg()

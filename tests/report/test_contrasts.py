@@ -1,4 +1,4 @@
-"""Which cells stand out, and how far they are from a baseline and from centralised training."""
+"""Which cells stand out, and how far they are from a baseline and from centralized training."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_baseline_is_named_as_people_name_it() -> None:
         find_column(summary, "in")
 
 
-def test_the_gap_to_centralised_training_is_by_seed_and_by_what_is_the_same() -> None:
+def test_the_gap_to_centralized_training_is_by_seed_and_by_what_is_the_same() -> None:
     """FIXBN's twin is BN, which has nothing to freeze there; another model has its own."""
     federated = {"centralized": 0}
     central = {"centralized": 1, "alpha": None}
@@ -114,7 +114,7 @@ def test_the_gap_to_centralised_training_is_by_seed_and_by_what_is_the_same() ->
     assert gaps(summarize("s", ROWS), "test_accuracy") == []
 
 
-def test_a_centralised_trial_is_the_twin_of_what_takes_as_many_steps() -> None:
+def test_a_centralized_trial_is_the_twin_of_what_takes_as_many_steps() -> None:
     """E = 1 and E = 5 are two baselines; so are two numbers of groups."""
     rows = [
         trial("bn", 0, base + steps / 100, local_steps=steps, centralized=central, alpha=alpha)
@@ -141,7 +141,7 @@ def test_the_best_of_a_pooled_row_is_one_of_those_that_cover_it() -> None:
     assert ("fixbn", 2) not in marks(cells, "test_accuracy").level
 
 
-def test_centralised_trials_are_never_pooled_with_federated_ones() -> None:
+def test_centralized_trials_are_never_pooled_with_federated_ones() -> None:
     """Though nobody asked for a row of their own."""
     rows = [trial("bn", s, 0.5, centralized=0) for s in (0, 1)]
     rows += [trial("bn", s, 0.9, centralized=1, alpha=None) for s in (0, 1)]

@@ -113,7 +113,7 @@ def test_a_search_by_the_test_set_says_so(arm: Arm) -> None:
 
 
 def test_before_anything_has_ended_there_is_no_answer(arm: Arm) -> None:
-    """A line of dashes, no picture, a record with nulls."""
+    """A line of dashes, no figure, a record with nulls."""
     begun = replace(arm, ended=None, said=None, freeze_round=None)
     one = find(begun, SPACE, [Probe(10, {}, pending=frozenset({0, 1}))], [], [])
     _, (line,) = search_tables.rows([one])

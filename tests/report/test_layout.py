@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fedsweep.report import layout, partition, plots
-from fedsweep.report.pictures import Picture, pictures
+from fedsweep.report.figures import CaptionedFigure, captioned_figures
 from fedsweep.report.summary import Row, summarize
 from tests.report.figures import check, held
 from tests.report.rows import trial
@@ -54,10 +54,10 @@ def taken(rows: list[Row]) -> dict[str, dict[int, float]]:
     return {row["trial_id"]: {r: row["test_accuracy"] * r for r in (1, 64, 128)} for row in rows}
 
 
-def drawn(rows: list[Row]) -> list[Picture]:
+def drawn(rows: list[Row]) -> list[CaptionedFigure]:
     curves = taken(rows)
     measures = ("test_accuracy", "statistics_mismatch")
-    return pictures(summarize("s", rows), rows, dict.fromkeys(measures, curves))
+    return captioned_figures(summarize("s", rows), rows, dict.fromkeys(measures, curves))
 
 
 CASES = {
@@ -74,8 +74,8 @@ def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
     """Legends, titles, labels, ticks and winners, at any number and length."""
     found = drawn(CASES[case])
     assert len(found) >= 3
-    for picture in found:
-        check(picture.figure)
+    for figure in found:
+        check(figure.figure)
 
 
 def test_every_text_of_many_panels_lies_inside_their_figure() -> None:
@@ -111,18 +111,18 @@ def test_many_values_neither_crowd_the_ticks_nor_leave_their_cells() -> None:
 @pytest.mark.parametrize("arms", [2, 12])
 def test_saved_files_are_not_cut(arms: int) -> None:
     """No ink touches the edge of the PNG; the page of PDF and SVG is the whole figure."""
-    for picture in drawn(study(arms, steps=(1,)))[:2]:
-        with Image.open(io.BytesIO(picture.written("png"))) as opened:
+    for figure in drawn(study(arms, steps=(1,)))[:2]:
+        with Image.open(io.BytesIO(figure.written("png"))) as opened:
             gray = np.asarray(opened.convert("L"))
         edges = np.concatenate(
             [gray[:4].ravel(), gray[-4:].ravel(), gray[:, :4].ravel(), gray[:, -4:].ravel()]
         )
         assert edges.min() == 255
-        wide, high = (72 * inches for inches in picture.figure.get_size_inches())
-        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", picture.written("pdf"))
+        wide, high = (72 * inches for inches in figure.figure.get_size_inches())
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", figure.written("pdf"))
         assert box is not None
         assert [float(side) for side in box.groups()] == pytest.approx([wide, high], abs=0.01)
-        svg = picture.svg()
+        svg = figure.svg()
         view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
         assert view is not None
         assert [float(side) for side in view.groups()] == pytest.approx([wide, high], abs=0.01)
@@ -140,7 +140,7 @@ def test_every_text_of_a_partition_lies_inside_it(clients: int, classes: int, pa
         held(clients, classes, alpha=0.001 * 10**i, partition="dirichlet-class")
         for i in range(panels)
     ]
-    check(partition.picture(shown))
+    check(partition.figure(shown))
 
 
 def test_lines_are_wrapped_by_their_width() -> None:

@@ -1,4 +1,4 @@
-"""The page and its pictures."""
+"""The page and its figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from fedsweep.report import page, plots
-from fedsweep.report.pictures import pictures
+from fedsweep.report.figures import captioned_figures
 from fedsweep.report.summary import Row, summarize
 from fedsweep.report.tables import View
 from fedsweep.store.reads import Curves
@@ -44,7 +44,7 @@ def test_there_is_no_picture_of_nothing() -> None:
 
 
 def panels(text: str) -> int:
-    """How many panels a picture shows: each names its round axis."""
+    """How many panels a figure shows: each names its round axis."""
     return len(re.findall(r"<!-- (?:round|T⋆, rounds) -->", text))
 
 
@@ -57,9 +57,9 @@ def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
     ]
     curves = {row["trial_id"]: {1: 0.1, 2: row["test_accuracy"]} for row in rows}
     summary = summarize("s", rows)
-    picture = svg(plots.arms_by_round(summary, rows, curves))
-    assert panels(picture) == 2
-    assert "lr = 0.1" in words(picture)
+    figure = svg(plots.arms_by_round(summary, rows, curves))
+    assert panels(figure) == 2
+    assert "lr = 0.1" in words(figure)
 
 
 def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
@@ -71,20 +71,20 @@ def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
     assert len(whole) == len(alone)
 
 
-def test_eleven_freeze_rounds_have_eleven_colours() -> None:
+def test_eleven_freeze_rounds_have_eleven_colors() -> None:
     """And frozen layers are another line than frozen statistics."""
     arms = [("fixbn", t) for t in range(11)]
-    assert len(set(plots._colours(arms).values())) == 11
+    assert len(set(plots._colors(arms).values())) == 11
     rows = [trial("fixbn", 0, 0.5, freeze_round=2, freeze=f) for f in ("layer", "statistics")]
     shown = plots.accuracy_by_freeze_round(summarize("s", [*rows, trial("bn", 0, 0.7)]))
-    picture = svg(shown)
-    assert "FIXBN layer" in words(picture)
-    assert "BN" in words(picture)
+    figure = svg(shown)
+    assert "FIXBN layer" in words(figure)
+    assert "BN" in words(figure)
 
 
 def section(sweep: str, rows: Sequence[Row], curves: Sequence[Row], plan: str = "") -> page.Section:
     summary = summarize(sweep, rows)
-    return page.Section(summary, View(), pictures(summary, rows, curves), plan)
+    return page.Section(summary, View(), captioned_figures(summary, rows, curves), plan)
 
 
 def render(sweep: str = "s", plan: str = "name = 's'") -> str:
@@ -92,7 +92,7 @@ def render(sweep: str = "s", plan: str = "name = 's'") -> str:
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    """No script, no link, no picture to load; the table, the pictures and the plan are in it."""
+    """No script, no link, no figure to load; the table, the figures and the plan are in it."""
     text = render()
     assert "<script" not in text
     assert not re.search(r'(?:src|href)="(?!#)', text.replace("xlink:href", "href"))
@@ -115,7 +115,7 @@ def headings(text: str) -> list[str]:
 
 
 def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
-    """A picture of each diagnostic, of the mIoU and of the worst client."""
+    """A figure of each diagnostic, of the mIoU and of the worst client."""
     plain = page.render([section("s", ROWS, MEASURES)], "now")
     usual = ["Test accuracy", "Accuracy by freeze round", "Accuracy by round", "Plan"]
     assert headings(plain) == usual
@@ -130,7 +130,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
 
 
 def test_the_page_has_a_table_for_each_further_final_measure() -> None:
-    """In percent, by normaliser, like the accuracy's."""
+    """In percent, by normalizer, like the accuracy's."""
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.125, 0.375))]
     text = page.render([section("s", rows, {})], "now")
     assert headings(text) == ["Test accuracy", "Worst client&#39;s test accuracy", "Plan"]
@@ -147,11 +147,11 @@ def test_the_mismatch_has_a_line_for_each_alpha_and_a_panel_for_each_arm() -> No
     ]
     curves = {r["trial_id"]: {1: 0.1, 2: 0.2} for r in rows if r["normalizer"] != "gn"}
     what = "statistics mismatch"
-    picture = svg(plots.alphas_by_round(summarize("s", rows), rows, curves, what))
-    assert panels(picture) == 3
+    figure = svg(plots.alphas_by_round(summarize("s", rows), rows, curves, what))
+    assert panels(figure) == 3
     for told in ("BN", "FIXBN T⋆=2", "FIXBN T⋆=3", "α = 0.1", "α = 0.5", "statistics mismatch"):
-        assert told in words(picture)
-    assert "GN" not in words(picture)
+        assert told in words(figure)
+    assert "GN" not in words(figure)
 
 
 def test_arms_stand_in_the_order_of_the_table() -> None:
@@ -159,8 +159,8 @@ def test_arms_stand_in_the_order_of_the_table() -> None:
     rows = [trial(name, 0, 0.5) for name in ("ws", "ln", "gn", "fedbn", "bn")]
     rows += [trial("fixbn", 0, 0.5, freeze_round=t) for t in (10, 9)]
     curves = {row["trial_id"]: {1: 0.1} for row in rows}
-    picture = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
-    found = re.findall(r"<!-- ([A-Z]+(?: T⋆=\d+)?) -->", picture)
+    figure = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
+    found = re.findall(r"<!-- ([A-Z]+(?: T⋆=\d+)?) -->", figure)
     assert found == ["BN", "FIXBN T⋆=9", "FIXBN T⋆=10", "GN", "LN", "FEDBN", "WS"]
 
 

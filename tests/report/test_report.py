@@ -106,7 +106,7 @@ def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> Non
 
 
 def test_conditions_pooling_and_the_query_agree(report: Say, store: Engine) -> None:
-    """Rows by α over both E, of two normalisers."""
+    """Rows by α over both E, of two normalizers."""
     said = report(
         *("--where", "normalizer=bn,gn", "--where", "alpha<1", "--group-by", "alpha"),
         *("--format", "json"),

@@ -21,7 +21,7 @@ from fedsweep.report.summary import (
 from tests.report.rows import ROWS, failed, trial
 
 
-def test_normalisers_and_their_t_star_are_columns_and_the_rest_are_rows() -> None:
+def test_normalizers_and_their_t_star_are_columns_and_the_rest_are_rows() -> None:
     """Means and sample deviations over finished seeds."""
     summary = summarize("s", ROWS)
     assert summary.columns == (("bn", None), ("fixbn", 6), ("fixbn", 12), ("gn", None))
@@ -146,7 +146,7 @@ TEN = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
 
 
 def ten(**more: Any) -> list[dict[str, Any]]:
-    """Every normaliser, in reverse, at two seeds."""
+    """Every normalizer, in reverse, at two seeds."""
     return [trial(name, s, 0.5 + s / 10, **more) for name in reversed(TEN) for s in (0, 1)]
 
 
@@ -158,13 +158,13 @@ def printed(rows: list[dict[str, Any]], width: int) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_normalisers_stand_in_a_fixed_order() -> None:
+def test_normalizers_stand_in_a_fixed_order() -> None:
     """Ours as given, those of other packages behind them by name."""
     rows = [*ten(), trial("zn", 0, 0.5), trial("an", 0, 0.5)]
     assert [column[0] for column in summarize("s", rows).columns] == [*TEN, "an", "zn"]
 
 
-def test_a_table_that_does_not_fit_has_a_line_for_each_normaliser() -> None:
+def test_a_table_that_does_not_fit_has_a_line_for_each_normalizer() -> None:
     """Ten columns do not fit 120; every number stays whole, and no line is too long."""
     lines = printed(ten(), 120)
     assert max(map(len, lines)) <= 120
@@ -183,7 +183,7 @@ def test_what_is_measured_beside_is_no_axis() -> None:
     assert summarize("s", rows).axes == ("alpha", "local_steps", "momentum")
 
 
-def test_a_centralised_trial_has_a_row_of_its_own_that_can_be_read() -> None:
+def test_a_centralized_trial_has_a_row_of_its_own_that_can_be_read() -> None:
     """No α, and "yes" under "central"; what it cannot have makes no further column."""
     federated = {"centralized": 0, "partition": "dirichlet", "participation": 1.0}
     rows = [trial("bn", 0, 0.5, **federated), trial("bn", 0, 0.9, centralized=1, alpha=None)]

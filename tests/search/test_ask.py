@@ -173,7 +173,7 @@ def test_what_is_queued_at_the_same_priority_or_above_comes_first(
     assert not tend(store, first=True)
     with transaction(store) as c:
         ids = reads.sweep_trials(c, "other")
-        queue.prioritise(c, ids, 2)
+        queue.prioritize(c, ids, 2)
     assert tend(store, first=True)
     claim = claimed(store)
     assert claim is not None

@@ -243,7 +243,7 @@ def test_an_answer_waits_for_all_seeds_of_its_freeze_round() -> None:
 
 
 def test_an_unknown_sampler_is_no_sampler() -> None:
-    """The plan refuses it before; a misspelt one must not pass for another."""
+    """The plan refuses it before; a misspelled one must not pass for another."""
     with pytest.raises(KeyError):
         propose(replace(SPACE, sampler="best"), three(), 0)
     assert isinstance(study_of(SPACE, three(), 0), optuna.Study)

@@ -141,7 +141,7 @@ def test_it_follows_a_worker_to_the_end(
 def test_curves_grow_as_rounds_arrive(
     opened: Callable[..., Page], tiny: Path, store_url: str
 ) -> None:
-    """From none to all of them, in the picture and in the table, while a worker trains."""
+    """From none to all of them, in the figure and in the table, while a worker trains."""
     long = ("--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=60")
     at_once("plan", str(tiny), "--db", store_url, *long)
     ((trial,),) = query(store_url, "SELECT trial_id FROM results")

@@ -250,12 +250,12 @@ def test_every_page_can_be_read_by_ear(client: TestClient, hostile: Engine, stor
         for tag in ("h1", "main", "header", "footer"):
             assert len(outline.all(tag)) == 1, (path, tag)
         assert any(str(a.get("href")).endswith("#main") for a in outline.all("a"))
-        labelled = {a["for"] for a in outline.all("label")}
+        labeled = {a["for"] for a in outline.all("label")}
         fields = [
             a for a in outline.all("input", "select", "textarea") if a.get("type") != "hidden"
         ]
         assert fields
-        assert all(a.get("id") in labelled for a in fields), path
+        assert all(a.get("id") in labeled for a in fields), path
         assert len(outline.all("caption")) == len(outline.all("table")), path
         assert all(a.get("scope") in ("col", "row") for a in outline.all("th")), path
         ids = [a["id"] for _, a in outline.tags if "id" in a]
@@ -265,10 +265,10 @@ def test_every_page_can_be_read_by_ear(client: TestClient, hostile: Engine, stor
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colours, #rrggbb."""
+    """WCAG 2.2's contrast ratio of two colors, #rrggbb."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -277,14 +277,14 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_colours_differ_enough(scheme: int) -> None:
+def test_colors_differ_enough(scheme: int) -> None:
     """Text by 4.5, pieces of a bar from the page and what frames a field by 3, light and dark."""
     style = (REPOSITORY / "fedsweep" / "serve" / "static" / "style.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
-    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))
+    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))
     for ground in ("ground", "raised"):
         for ink in ("ink", "dim", "link", "wrong"):
-            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
-    assert contrast(colours["wrong"], colours["wrong-ground"]) >= 4.5
+            assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
+    assert contrast(colors["wrong"], colors["wrong-ground"]) >= 4.5
     for state in ("finished", "running", "failed", "cancelled"):
-        assert contrast(colours[state], colours["ground"]) >= 3, state
+        assert contrast(colors[state], colors["ground"]) >= 3, state

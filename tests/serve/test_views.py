@@ -72,20 +72,20 @@ def test_who_trains_comes_first_and_who_is_gone_is_told_apart() -> None:
     ]
 
 
-def test_utilisation_is_the_share_of_the_hour_or_of_a_life() -> None:
+def test_utilization_is_the_share_of_the_hour_or_of_a_life() -> None:
     """150 s of 300 with what runs; 50 of 100 where that is all; 100 of 200 of who has left."""
     both, new, gone = (
         views.workers([work("w")], [known("w")], 10_000.0),
         views.workers([work("w")], [], 10_000.0),
         views.workers([], [known("w")], 10_000.0),
     )
-    assert [s.utilisation for (s,) in (both, new, gone)] == [0.5, 0.5, 0.5]
+    assert [s.utilization for (s,) in (both, new, gone)] == [0.5, 0.5, 0.5]
 
 
 def test_an_attempt_of_two_hours_counts_for_one() -> None:
     """Half of each was training."""
     (seen,) = views.workers([work("w", started_at=0.0, seconds_trained=3600.0)], [], 7200.0)
-    assert seen.utilisation == 0.5
+    assert seen.utilization == 0.5
 
 
 def test_the_device_s_model_is_told_where_it_was_noted() -> None:

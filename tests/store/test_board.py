@@ -94,7 +94,7 @@ def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine)
         last = board.upcoming(connection, 9)[-1]["trial_id"]
         key, _ = reads.find_trial(connection, last)
     with transaction(planned) as connection:
-        queue.prioritise(connection, [key], 7)
+        queue.prioritize(connection, [key], 7)
     with reading(planned) as connection:
         first = board.upcoming(connection, 1)[0]
     assert (first["trial_id"], first["priority"], first["sweep"]) == (last, 7, "tiny")

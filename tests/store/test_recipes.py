@@ -207,7 +207,7 @@ def test_a_recipe_says_in_one_sentence_what_it_answers(recipe: Recipe) -> None:
     assert ":sweep" in recipe.text
 
 
-def test_a_misspelt_recipe_is_refused_with_the_nearest() -> None:
+def test_a_misspelled_recipe_is_refused_with_the_nearest() -> None:
     """And where the list is."""
     with pytest.raises(NotFound, match=r"did you mean who-wins\? `fedsweep sql --recipes`"):
         recipe("who-win")

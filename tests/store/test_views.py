@@ -152,7 +152,7 @@ def test_clients_have_a_row_for_each_round_that_tested_them(store: Engine, tiny:
 
 
 def test_the_new_fields_of_a_configuration_are_told(store: Engine, tiny: Path) -> None:
-    """In `results` and `cells`; a centralised trial has no partition."""
+    """In `results` and `cells`; a centralized trial has no partition."""
     changes = ["normalizer=bn", "seed=0", "local_epochs=2", "centralized=true", "diagnostics=true"]
     tiny.write_text(tiny.read_text().replace("local_steps = 2", ""))
     with transaction(store) as c:

@@ -16,7 +16,7 @@ settings.load_profile("fedsweep")
 @pytest.fixture(scope="module")
 def scenes() -> Dataset:
     """Nine training and four test scenes, 32x48, five classes told by their brightness, some void;
-    from three drives of four, three and two pictures.
+    from three drives of four, three and two images.
     """
     draw = np.random.RandomState(0)
 

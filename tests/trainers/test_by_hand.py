@@ -75,17 +75,15 @@ def test_the_engine_equals_the_twin(
 def test_the_engine_equals_the_twin_in_all_else(
     changes: dict[str, Any], by_hand: Any, digits: Dataset
 ) -> None:
-    """Server momentum, schedules, epochs, the centralised baseline, other models."""
+    """Server momentum, schedules, epochs, the centralized baseline, other models."""
     assert_equal(by_hand, digits, changes)
 
 
-def test_the_engine_equals_the_twin_on_augmented_pictures(
-    by_hand: Any, picture_folder: Any
-) -> None:
+def test_the_engine_equals_the_twin_on_augmented_images(by_hand: Any, image_folder: Any) -> None:
     """Crops and flips too."""
-    pictures = data.load("imagefolder", picture_folder, image_size=32)
+    images = data.load("imagefolder", image_folder, image_size=32)
     changes = {"dataset": "imagefolder", "clients": 2, "participation": 1.0, "rounds": 2}
-    assert_equal(by_hand, pictures, changes)
+    assert_equal(by_hand, images, changes)
 
 
 def test_the_script_shows_the_twin_s_agreement() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.image_folders import make_picture_folder
+from tests.image_folders import make_image_folder
 from trainers import cache, data, sources
 from trainers.dataset import Dataset, assemble
 from trainers.folder import BadData, list_files
@@ -66,7 +66,7 @@ def test_a_data_set_is_decoded_once(
     dataset: str, kept: Path, decoded: list[str], request: pytest.FixtureRequest
 ) -> None:
     """What is found the second time is equal in every field."""
-    fixture = {"imagefolder": "picture_folder"}.get(dataset, dataset.replace("-", "_"))
+    fixture = {"imagefolder": "image_folder"}.get(dataset, dataset.replace("-", "_"))
     root = request.getfixturevalue(fixture)
     first = data.load(dataset, root, image_height=32)
     second = data.load(dataset, root, image_height=32)
@@ -77,10 +77,10 @@ def test_a_data_set_is_decoded_once(
 
 
 def test_processes_share_the_pages_and_none_can_change_the_file(
-    kept: Path, picture_folder: Path
+    kept: Path, image_folder: Path
 ) -> None:
     """The arrays are mapped from the file, copied where they are written."""
-    found = data.load("imagefolder", picture_folder)
+    found = data.load("imagefolder", image_folder)
     (file,) = kept.glob("imagefolder-*/train_images.npy")
     maps = Path("/proc/self/maps")
     if maps.exists():
@@ -89,32 +89,30 @@ def test_processes_share_the_pages_and_none_can_change_the_file(
     before = file.read_bytes()
     found.train.images.zero_()
     assert file.read_bytes() == before
-    assert data.load("imagefolder", picture_folder).train.images.any()
+    assert data.load("imagefolder", image_folder).train.images.any()
 
 
-def test_a_changed_file_is_decoded_anew(
-    kept: Path, decoded: list[str], picture_folder: Path
-) -> None:
+def test_a_changed_file_is_decoded_anew(kept: Path, decoded: list[str], image_folder: Path) -> None:
     """As is another size; the old ones stay."""
-    first = data.load("imagefolder", picture_folder)
-    victim = picture_folder / "train" / "class0" / "001.png"
-    (picture_folder / "train" / "class0" / "004.png").replace(victim)
-    second = data.load("imagefolder", picture_folder)
+    first = data.load("imagefolder", image_folder)
+    victim = image_folder / "train" / "class0" / "001.png"
+    (image_folder / "train" / "class0" / "004.png").replace(victim)
+    second = data.load("imagefolder", image_folder)
     assert second.fingerprint != first.fingerprint
     assert len(second.train.labels) == len(first.train.labels) - 1
     os.utime(victim, ns=(1, 1))
-    third = data.load("imagefolder", picture_folder)
+    third = data.load("imagefolder", image_folder)
     assert third.fingerprint == second.fingerprint
-    assert data.load("imagefolder", picture_folder, image_size=16).size == 16
+    assert data.load("imagefolder", image_folder, image_size=16).size == 16
     assert len(decoded) == len(list(kept.glob("imagefolder-*"))) == 4
 
 
 def test_a_copy_of_the_same_files_finds_what_was_decoded(
-    kept: Path, decoded: list[str], picture_folder: Path, tmp_path: Path
+    kept: Path, decoded: list[str], image_folder: Path, tmp_path: Path
 ) -> None:
     """Where a tree lies is no part of what it is, as long as its files keep their times."""
-    data.load("imagefolder", picture_folder)
-    data.load("imagefolder", picture_folder.rename(tmp_path / "moved"))
+    data.load("imagefolder", image_folder)
+    data.load("imagefolder", image_folder.rename(tmp_path / "moved"))
     assert len(decoded) == 1
 
 
@@ -159,16 +157,16 @@ def test_what_is_damaged_is_decoded_again_and_replaced(
 
 
 def test_what_a_killed_process_left_is_no_obstacle(
-    kept: Path, decoded: list[str], picture_folder: Path
+    kept: Path, decoded: list[str], image_folder: Path
 ) -> None:
     """Its lock died with it; what it built aside is built anew."""
-    source = sources.find("imagefolder", picture_folder, image_size=None, image_height=None)
+    source = sources.find("imagefolder", image_folder, image_size=None, image_height=None)
     name = f"imagefolder-{cache.VERSION}-{source.key()}"
     (kept / f".{name}.new").mkdir(parents=True)
     (kept / f".{name}.new" / "train_images.npy").write_bytes(b"half")
     (kept / f".{name}.lock").touch()
-    data.load("imagefolder", picture_folder)
-    data.load("imagefolder", picture_folder)
+    data.load("imagefolder", image_folder)
+    data.load("imagefolder", image_folder)
     assert len(decoded) == 1
     assert {path.name for path in kept.iterdir()} == {name, f".{name}.lock"}
 
@@ -192,7 +190,7 @@ def test_one_of_many_threads_that_load_at_the_same_time_decodes(
     kept: Path, tmp_path: Path, decoded: list[str]
 ) -> None:
     """The lock on the file holds in one process too: one decoding, four equal data sets."""
-    root = make_picture_folder(tmp_path / "pictures", each=100)
+    root = make_image_folder(tmp_path / "images", each=100)
     barrier = threading.Barrier(4)
 
     def load(_: int) -> Dataset:
@@ -210,7 +208,7 @@ def test_one_of_many_processes_that_load_at_the_same_time_decodes(
     kept: Path, tmp_path: Path
 ) -> None:
     """Four real processes, one decoding, four equal data sets."""
-    root = make_picture_folder(tmp_path / "pictures", each=100)
+    root = make_image_folder(tmp_path / "images", each=100)
     command = [sys.executable, "-c", ASKS, str(root)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
@@ -226,7 +224,7 @@ def test_one_of_many_processes_that_load_at_the_same_time_decodes(
 
 def test_a_place_that_cannot_be_written_costs_a_warning(
     decoded: list[str],
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -234,18 +232,18 @@ def test_a_place_that_cannot_be_written_costs_a_warning(
     """The data are decoded for this process, and trained on."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "file" / "cache"))
-    found = data.load("imagefolder", picture_folder)
+    found = data.load("imagefolder", image_folder)
     assert len(found.train.labels) == 48
     assert len(decoded) == 1
     assert "FEDSWEEP_CACHE" in caplog.text
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", picture_folder, fingerprint="0" * 32)
+        data.load("imagefolder", image_folder, fingerprint="0" * 32)
 
 
 def test_a_full_disk_costs_a_warning(
     kept: Path,
     decoded: list[str],
-    picture_folder: Path,
+    image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -255,39 +253,39 @@ def test_a_full_disk_costs_a_warning(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    assert len(data.load("imagefolder", picture_folder).train.labels) == 48
+    assert len(data.load("imagefolder", image_folder).train.labels) == 48
     assert len(decoded) == 1
     assert "No space left on device" in caplog.text
     assert [path.suffix for path in kept.iterdir()] == [".lock"]
 
 
 def test_the_planned_content_is_read_once(
-    kept: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    kept: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second load compares with what the cache remembers, and reads no picture."""
-    planned = list_files("imagefolder", picture_folder).fingerprint()
-    first = data.load("imagefolder", picture_folder, fingerprint=planned)
+    """A second load compares with what the cache remembers, and reads no image."""
+    planned = list_files("imagefolder", image_folder).fingerprint()
+    first = data.load("imagefolder", image_folder, fingerprint=planned)
     monkeypatch.setattr(sources, "read_content", None)
-    assert same(data.load("imagefolder", picture_folder, fingerprint=planned), first)
+    assert same(data.load("imagefolder", image_folder, fingerprint=planned), first)
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", picture_folder, fingerprint="0" * 32)
+        data.load("imagefolder", image_folder, fingerprint="0" * 32)
 
 
 def test_wrong_files_are_refused_before_they_are_decoded(
-    kept: Path, decoded: list[str], picture_folder: Path
+    kept: Path, decoded: list[str], image_folder: Path
 ) -> None:
     """So that they cost neither time nor disk."""
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", picture_folder, fingerprint="0" * 32)
+        data.load("imagefolder", image_folder, fingerprint="0" * 32)
     assert decoded == []
     assert not list(kept.glob("imagefolder-*"))
 
 
 def test_other_decoders_have_another_key(
-    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pillow's next version may round otherwise; the name of the data set counts too."""
-    source = sources.find("imagefolder", picture_folder, image_size=None, image_height=None)
+    source = sources.find("imagefolder", image_folder, image_size=None, image_height=None)
     keys = {source.key(), replace(source, dataset="tiny-imagenet").key()}
     monkeypatch.setattr(sources, "version", lambda _: "99")
     assert len(keys | {source.key()}) == 3
@@ -374,7 +372,7 @@ def test_what_other_users_may_write_is_not_used(
     harm: Callable[[Path, Path], None],
     kept: Path,
     decoded: list[str],
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -383,14 +381,14 @@ def test_what_other_users_may_write_is_not_used(
     if harm in (foreign_root, foreign_entry, foreign_file) and os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    first = data.load("imagefolder", picture_folder)
+    first = data.load("imagefolder", image_folder)
     (entry,) = kept.glob("imagefolder-*")
     planted(entry)
-    assert not same(data.load("imagefolder", picture_folder), first)
+    assert not same(data.load("imagefolder", image_folder), first)
     harm(kept, entry)
     decoded.clear()
     for _ in range(2):
-        assert same(data.load("imagefolder", picture_folder), first)
+        assert same(data.load("imagefolder", image_folder), first)
     assert decoded == ["image_folder"]
     (warning,) = (record.getMessage() for record in caplog.records)
     assert "is not used, and the data are decoded again: let nobody else write it" in warning
@@ -400,11 +398,11 @@ def test_what_other_users_may_write_is_not_used(
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o022, 0])
-def test_a_cache_is_private_with_any_umask(mask: int, kept: Path, picture_folder: Path) -> None:
+def test_a_cache_is_private_with_any_umask(mask: int, kept: Path, image_folder: Path) -> None:
     """Neither the folders that are made nor the files in them are open to others."""
     before = os.umask(mask)
     try:
-        data.load("imagefolder", picture_folder)
+        data.load("imagefolder", image_folder)
     finally:
         os.umask(before)
     (entry,) = kept.glob("imagefolder-*")
@@ -413,7 +411,7 @@ def test_a_cache_is_private_with_any_umask(mask: int, kept: Path, picture_folder
 
 
 def test_the_user_s_own_cache_of_an_earlier_version_stays_in_use(
-    picture_folder: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -424,7 +422,7 @@ def test_the_user_s_own_cache_of_an_earlier_version_stays_in_use(
     own = tmp_path / "home" / "fedsweep" / "decoded"
     own.mkdir(parents=True)
     own.chmod(0o775)
-    data.load("imagefolder", picture_folder)
+    data.load("imagefolder", image_folder)
     assert own.stat().st_mode & 0o777 == 0o755
     assert len(list(own.glob("imagefolder-*"))) == 1
     assert caplog.records == []

@@ -32,7 +32,7 @@ def test_released_ids_never_change() -> None:
 
 def test_defaults_and_unused_keys_are_left_out_of_the_identity() -> None:
     """Only what was chosen, the seed and the recipe remain."""
-    spelt_out = config(
+    spelled_out = config(
         clip_norm=10.0,
         freeze="layer",
         freeze_round=3,
@@ -40,8 +40,8 @@ def test_defaults_and_unused_keys_are_left_out_of_the_identity() -> None:
         participation=1,
         dtype="float32",
     )
-    assert spelt_out == config()
-    assert canonical(spelt_out) == {**BASE, "seed": 0, "recipe": 1}
+    assert spelled_out == config()
+    assert canonical(spelled_out) == {**BASE, "seed": 0, "recipe": 1}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_measured_or_kept_is_the_same_trial(field: str) -> None:
     assert TrialSpec.of(config(**{field: True})).trial_id == TrialSpec.of(config()).trial_id
 
 
-def test_a_centralised_baseline_has_no_partition() -> None:
+def test_a_centralized_baseline_has_no_partition() -> None:
     """alpha, partition and participation drop out; M stays, for a round is M E steps."""
     baseline = config(centralized=True)
     for change in ({"alpha": 1.0}, {"partition": "shards"}, {"participation": 0.5}):
@@ -133,14 +133,14 @@ def test_a_cell_is_a_configuration_without_its_seed() -> None:
         ({"rounds": True}, "valid integer"),
         ({"rounds": "24"}, "valid integer"),
         ({"participation": 1.5}, "less than or equal to 1"),
-        ({"colour": "red"}, "Extra inputs"),
+        ({"color": "red"}, "Extra inputs"),
         ({"seed": 2**63}, "less than or equal to"),
         ({"dataset": "imagefolder", "image_size": 3}, "4 or more"),
         ({"clients": None}, "clients is missing"),
         ({"local_steps": None}, "local_steps needs a value"),
         ({"local_epochs": 2}, "exclude each other"),
         ({"lr_schedule": "step"}, "needs an lr_step"),
-        ({"normalizer": "batchnorm"}, "batchnorm is no normaliser that is installed"),
+        ({"normalizer": "batchnorm"}, "batchnorm is no normalizer that is installed"),
         ({"dataset": "camvid"}, "model = cnn does not fit camvid: choose deeplabv3plus"),
         ({"model": "deeplabv3plus"}, "does not fit digits"),
         ({"dataset": "camvid", "model": "deeplabv3plus"}, 'choose partition = "natural"'),

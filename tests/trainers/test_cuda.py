@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks.cases import pictures
+from tests.benchmarks.cases import random_images
 from tests.trainers.arms import ARMS, NORMALIZERS, small
 from tests.trainers.arms import measured as measured_of
 from trainers import data, fedavg, memory
@@ -30,7 +30,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="module")
 def photos() -> Dataset:
-    return pictures(400)
+    return random_images(400)
 
 
 def on_gpu(
@@ -70,7 +70,7 @@ def test_the_order_of_clients_never_shows_on_a_gpu(arm: dict[str, Any], digits: 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet18"])
 @pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
-def test_every_model_trains_repeatably_on_augmented_pictures(
+def test_every_model_trains_repeatably_on_augmented_images(
     arm: dict[str, Any], model: str, photos: Dataset
 ) -> None:
     """Under deterministic algorithms, in float32 and bfloat16."""

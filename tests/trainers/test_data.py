@@ -13,7 +13,7 @@ from trainers.keys import keyed
 
 
 def test_digits_are_split_once_and_stratified() -> None:
-    """1,437 and 360 pictures, every class in both alike, the same in every process."""
+    """1,437 and 360 images, every class in both alike, the same in every process."""
     digits = data.load("digits")
     assert digits.train.images.shape == (1437, 8, 8, 1)
     assert digits.test.images.shape == (360, 8, 8, 1)
@@ -22,7 +22,7 @@ def test_digits_are_split_once_and_stratified() -> None:
     assert digits.fingerprint == "6a812af8365b27b7ec02d34500f78006"
 
 
-def test_normalising_subtracts_the_mean_and_divides_by_the_deviation() -> None:
+def test_normalizing_subtracts_the_mean_and_divides_by_the_deviation() -> None:
     """From uint8 [B, H, W, C] to [B, C, H, W], channels last."""
     digits = data.load("digits")
     batch = data.Normalize(digits, torch.float64, torch.device("cpu"))(digits.train.images[:5])
@@ -66,7 +66,7 @@ def test_local_epochs_visit_every_batch_of_a_client_so_many_times() -> None:
 
 @pytest.mark.parametrize(("height", "width", "pad"), [(16, 16, 2), (16, 40, 2), (24, 16, 2)])
 def test_crop_and_flip_equal_a_plain_loop(height: int, width: int, pad: int) -> None:
-    """Against numpy's padding, slicing and reversing, picture by picture, label by label."""
+    """Against numpy's padding, slicing and reversing, image by image, label by label."""
     images = torch.randint(0, 256, (6, height, width, 3), dtype=torch.uint8)
     labels = torch.randint(0, 19, (6, height, width), dtype=torch.uint8)
     drawn = data.draw_crops(6, height, width, [keyed(0, "augment", 1, 2, 3)])
@@ -78,7 +78,7 @@ def test_crop_and_flip_equal_a_plain_loop(height: int, width: int, pad: int) -> 
     flip = draw.randint(0, 2, (6, 1))
     for i in range(6):
         top, left = int(offset[0, i, 0]), int(offset[1, i, 0])
-        # Of a flipped picture the crop's columns are read from right to left.
+        # Of a flipped image the crop's columns are read from right to left.
         order = -1 if flip[i, 0] else 1
         padded = np.pad(images[i].numpy(), ((pad, pad), (pad, pad), (0, 0)))
         wanted = padded[top : top + height, left : left + width][:, ::order]
@@ -88,8 +88,8 @@ def test_crop_and_flip_equal_a_plain_loop(height: int, width: int, pad: int) -> 
         assert np.array_equal(moved[i].numpy(), wanted)
 
 
-def test_a_picture_and_its_labels_move_together() -> None:
-    """Each pixel keeps its label; where nothing of the picture is seen, the label is void."""
+def test_a_image_and_its_labels_move_together() -> None:
+    """Each pixel keeps its label; where nothing of the image is seen, the label is void."""
     labels = torch.randint(0, 19, (8, 16, 32), dtype=torch.uint8)
     images = (labels + 1)[..., None].expand(-1, -1, -1, 3).contiguous()
     drawn = data.draw_crops(8, 16, 32, [keyed(0, "augment", 5)])
@@ -102,7 +102,7 @@ def test_a_picture_and_its_labels_move_together() -> None:
     assert not inside.all()
 
 
-def test_released_crops_of_square_pictures_never_change() -> None:
+def test_released_crops_of_square_images_never_change() -> None:
     """These rows and columns stand behind people's results: others need a raised recipe."""
     rows, columns = data.draw_crops(3, 32, 32, [keyed(7, "augment", 1, 0, 0)])
     assert rows[0, :, 0].tolist() == [1, 2, 1]

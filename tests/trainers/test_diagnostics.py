@@ -106,10 +106,10 @@ def test_the_mismatch_falls_with_alpha(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("normalizer", ["gn", "ln", "in", "wn", "none", "ws"])
-def test_gradients_agree_for_batches_of_one_picture_in_the_deepest_model(
+def test_gradients_agree_for_batches_of_one_image_in_the_deepest_model(
     normalizer: str, scenes: Dataset
 ) -> None:
-    """DeepLabv3+, channels-last, one picture a client: where torch's own instance_norm errs."""
+    """DeepLabv3+, channels-last, one image a client: where torch's own instance_norm errs."""
     settle(1)
     config = small(
         dataset="camvid", model="deeplabv3plus", partition="natural", participation=1.0,

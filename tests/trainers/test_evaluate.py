@@ -60,8 +60,8 @@ def test_pixels_are_scored_without_the_void(scenes: Dataset) -> None:
     assert got.confusion.sum() == seen.sum()
 
 
-def test_evaluation_batches_depend_on_the_pictures_size_alone() -> None:
-    """At most 500 pictures and 512,000 pixels; at least one picture."""
+def test_evaluation_batches_depend_on_the_images_size_alone() -> None:
+    """At most 500 images and 512,000 pixels; at least one image."""
     sizes = [(8, 8), (32, 32), (64, 64), (256, 336), (1024, 2048)]
     assert [evaluate.batch_size(*size) for size in sizes] == [500, 500, 125, 5, 1]
 
@@ -96,7 +96,7 @@ def test_clients_are_tested_on_request(digits: Dataset) -> None:
 
 
 def test_a_client_of_all_classes_has_the_test_accuracy(digits: Dataset) -> None:
-    """A single client is one, but for the shares of the classes' counts; centralised training has
+    """A single client is one, but for the shares of the classes' counts; centralized training has
     no clients.
     """
     alone = {"clients": 1, "participation": 1.0, "client_accuracy": True, "rounds": 1}

@@ -24,7 +24,7 @@ ARMS += [
     {"normalizer": "fedbn", "momentum": "global"},
     {"normalizer": "fixbn", "freeze_round": 2, "momentum": "local"},
 ]
-"""Every normaliser and every momentum, and the pairs that carry most from round to round."""
+"""Every normalizer and every momentum, and the pairs that carry most from round to round."""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_not_one_bit_of_the_statistics_moves_after_the_freeze(
     model: str, freeze: str, digits: Dataset, scenes: Dataset
 ) -> None:
     """With unequal weights, whose average of equal numbers would round; gamma and beta go on
-    training, or rest too. And the frozen model normalises in the test as in training.
+    training, or rest too. And the frozen model normalizes in the test as in training.
     """
     road = {"dataset": "camvid", "partition": "natural", "augment": False}
     which = scenes if model == "deeplabv3plus" else digits
@@ -294,7 +294,7 @@ def test_rounds_without_evaluation_hold_none_and_the_last_is_always_tested(
 
 
 def test_the_score_is_the_mean_over_the_test_set(digits: Dataset) -> None:
-    """Against torch's own loss and argmax over all 360 pictures at once, in float64."""
+    """Against torch's own loss and argmax over all 360 images at once, in float64."""
     chosen = small(dtype="float64", rounds=1)
     trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
     trial.train(1, sorted)
@@ -335,13 +335,13 @@ def test_training_learns(digits: Dataset) -> None:
         assert last.test_accuracy > 0.5
 
 
-def test_augmentation_is_keyed_and_changes_the_training(picture_folder: Any) -> None:
+def test_augmentation_is_keyed_and_changes_the_training(image_folder: Any) -> None:
     """Equal twice, different from none."""
-    pictures = data.load("imagefolder", picture_folder, image_size=32)
+    images = data.load("imagefolder", image_folder, image_size=32)
     chosen = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2)
     plain = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2, augment=False)
-    assert trace(chosen, pictures) == trace(chosen, pictures)
-    assert trace(chosen, pictures)[0][2] != trace(plain, pictures)[0][2]
+    assert trace(chosen, images) == trace(chosen, images)
+    assert trace(chosen, images)[0][2] != trace(plain, images)[0][2]
 
 
 def test_numerics_name_what_results_are_equal_under() -> None:

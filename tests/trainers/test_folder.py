@@ -14,14 +14,14 @@ import pytest
 from tests.image_folders import (
     make_camvid,
     make_cityscapes,
-    make_picture_folder,
+    make_image_folder,
     make_tiny_imagenet,
 )
 from trainers import data
 from trainers.folder import BadData, is_hidden, list_files, shown
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
-    "imagefolder": lambda root: make_picture_folder(root, each=4),
+    "imagefolder": lambda root: make_image_folder(root, each=4),
     "tiny-imagenet": make_tiny_imagenet,
     "camvid": make_camvid,
     "cityscapes": make_cityscapes,
@@ -98,7 +98,7 @@ def test_other_files_are_ignored_and_counted_by_their_ending(
 
 def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
     """Two folders that link to each other are read once each way."""
-    root = make_picture_folder(tmp_path, each=4)
+    root = make_image_folder(tmp_path, each=4)
     for part, other in (("class0", "class1"), ("class1", "class0")):
         (root / "train" / part / "link").symlink_to(root / "train" / other)
     summary = list_files("imagefolder", root).found[0]
@@ -125,7 +125,7 @@ def test_links_that_lead_nowhere_are_ignored_and_counted(
 
 def test_links_to_images_and_folders_are_followed_and_counted(tmp_path: Path) -> None:
     """A linked image, a linked folder inside a class and a linked class are read."""
-    root, pool = make_picture_folder(tmp_path / "data", each=4), tmp_path / "pool"
+    root, pool = make_image_folder(tmp_path / "data", each=4), tmp_path / "pool"
     (root / "train" / "class1").rename(pool)
     (root / "train" / "class1").symlink_to(pool)
     (root / "train" / "class0" / "linked.PNG").symlink_to(pool / "001.png")
@@ -141,7 +141,7 @@ def test_links_to_images_and_folders_are_followed_and_counted(tmp_path: Path) ->
 
 def test_the_summary_names_classes_images_and_what_is_ignored(tmp_path: Path) -> None:
     """The most frequent comes first; folders without images and unused folders are named."""
-    root = make_picture_folder(tmp_path, classes=3, each=20)
+    root = make_image_folder(tmp_path, classes=3, each=20)
     for i in range(15):
         (root / "train" / "class0" / f"{i}.gif").write_bytes(b"x")
     for part in ("train", "test"):
@@ -159,7 +159,7 @@ def test_the_summary_names_classes_images_and_what_is_ignored(tmp_path: Path) ->
 
 def test_a_class_without_test_images_is_told(tmp_path: Path) -> None:
     """Such a class is trained and never tested."""
-    root = make_picture_folder(tmp_path, classes=3, each=4)
+    root = make_image_folder(tmp_path, classes=3, each=4)
     for path in (root / "test" / "class2").iterdir():
         path.unlink()
     assert "without test images: class2" in list_files("imagefolder", root).found
@@ -185,7 +185,7 @@ def one_class(root: Path) -> str:
 def no_class(root: Path) -> str:
     for path in [*(root / "train").glob("*/*")]:
         path.rename(root / "train" / f"{path.parent.name}{path.name}")
-    return "train holds no pictures; ignored: 8 files outside of a class"
+    return "train holds no images; ignored: 8 files outside of a class"
 
 
 def other_normalization(root: Path) -> str:
@@ -228,7 +228,7 @@ def test_a_folder_that_gives_other_classes_than_meant_is_refused(
     change: Callable[[Path], str], tmp_path: Path
 ) -> None:
     """The sentence says what was seen and what is expected, with names that can be told apart."""
-    said = change(make_picture_folder(tmp_path, each=4))
+    said = change(make_image_folder(tmp_path, each=4))
     with pytest.raises(BadData, match=said):
         list_files("imagefolder", tmp_path)
 
@@ -243,7 +243,7 @@ def test_the_boxes_of_tiny_imagenet_are_not_told_as_ignored(tmp_path: Path) -> N
 
 def test_a_class_of_which_training_has_only_ignored_files_is_refused(tmp_path: Path) -> None:
     """The sentence says what was ignored."""
-    root = make_picture_folder(tmp_path, classes=3, each=4)
+    root = make_image_folder(tmp_path, classes=3, each=4)
     for path in (root / "train" / "class2").iterdir():
         path.rename(path.with_suffix(".gif"))
     with pytest.raises(BadData, match=r"test/class2 is a class without .*; ignored: 4 \.gif: add"):
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_listed_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder without permission inside a class is never skipped in silence."""
-    root, scandir = make_picture_folder(tmp_path, each=4), os.scandir
+    root, scandir = make_image_folder(tmp_path, each=4), os.scandir
 
     def guarded(place: Path) -> object:
         if place.name == "class1":

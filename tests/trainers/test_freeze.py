@@ -110,7 +110,7 @@ def test_where_nothing_settles_it_is_bn_to_its_end(digits: Dataset) -> None:
 
 
 def test_the_rule_has_its_own_identity() -> None:
-    """Neither BN's nor that of any T*; it is spelt as a freeze round."""
+    """Neither BN's nor that of any T*; it is spelled as a freeze round."""
     chosen = auto()
     assert (chosen.freeze_round, chosen.freeze_rule) == (None, "auto")
     assert chosen == TrainConfig(**chosen.model_dump())

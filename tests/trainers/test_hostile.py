@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR100, cifar
 from fedsweep import executor
 from fedsweep.errors import PlanError
 from fedsweep.spec import read_plan
-from tests.image_folders import make_camvid, make_picture_folder, make_tiny_imagenet
+from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import data, folder, images, memory, pickles, regular, sources
 from trainers.folder import BadData, MachineLimit, list_files
 
@@ -32,7 +32,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\ns
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A sound image folder."""
-    return make_picture_folder(tmp_path / "images", each=4)
+    return make_image_folder(tmp_path / "images", each=4)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ SPECIAL: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_special_files_neither_hang_nor_fill_the_memory(kind: str, tmp_path: Path) -> None:
     """An image, a label image and a list that became a pipe, a device or endless are bad data."""
     make, said = SPECIAL[kind]
-    root = make_picture_folder(tmp_path / "images", each=4)
+    root = make_image_folder(tmp_path / "images", each=4)
     files, victim = list_files("imagefolder", root), root / "train" / "class0" / "000.png"
     victim.unlink()
     make(victim)

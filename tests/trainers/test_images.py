@@ -275,7 +275,7 @@ def test_a_label_image_in_another_mode_is_refused_by_name_and_mode(
     victim = tmp_path / "CamVid" / "trainannot" / "0006R0_f00001.png"
     with Image.open(victim) as label:
         LABELS[mode](label).save(victim)
-    said = rf"0006R0_f00001\.png is no label picture.*its mode is .*{mode}"
+    said = rf"0006R0_f00001\.png is no label image.*its mode is .*{mode}"
     with pytest.raises(BadData, match=said):
         list_files("camvid", tmp_path).content()
     with pytest.raises(BadData, match=said):
@@ -299,7 +299,7 @@ def test_gray_labels_of_4_bits_are_refused_and_palettes_of_4_bits_are_read(tmp_p
     start = content.index(b"PLTE") - 4
     end = start + 12 + struct.unpack(">I", content[start : start + 4])[0]
     victim.write_bytes(content[:16] + header + sum_ + content[33:start] + content[end:])
-    with pytest.raises(BadData, match=r"0006R0_f00001\.png is no label picture.*L;4"):
+    with pytest.raises(BadData, match=r"0006R0_f00001\.png is no label image.*L;4"):
         data.load("camvid", tmp_path, image_height=48)
 
 

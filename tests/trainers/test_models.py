@@ -19,7 +19,7 @@ def test_resnet20_has_the_parameters_of_the_paper() -> None:
     assert parameters(build(config(model="resnet20"), 3, 32, 10)) == 269_722
 
 
-def test_weights_are_equal_under_every_normaliser() -> None:
+def test_weights_are_equal_under_every_normalizer() -> None:
     """Keyed by module path: arms of one seed start from the same convolutions."""
     bn = build(config(model="resnet20"), 3, 32, 10)
     gn = build(config(model="resnet20", normalizer="gn"), 3, 32, 10)

@@ -30,7 +30,7 @@ EVERY_ROUND: dict[str, Any] = {
 
 AGGREGATED = [arm for arm in NORMALIZERS if arm["normalizer"] not in ("fedbn", "silobn")]
 UNMIXED = ["gn", "ln", "in", "wn", "none"]
-"""Normalisers that never mix samples."""
+"""Normalizers that never mix samples."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def servers(config: TrainConfig, digits: Dataset) -> list[Tensor]:
 
 @pytest.mark.parametrize("arm", AGGREGATED, ids=str)
 def test_local_is_global_where_rounds_have_one_step(arm: dict[str, Any], digits: Dataset) -> None:
-    """By linearity, for every normaliser whose layers are averaged."""
+    """By linearity, for every normalizer whose layers are averaged."""
     local = servers(small(**EVERY_ROUND, **arm, momentum="local"), digits)
     everyone = servers(small(**EVERY_ROUND, **arm, momentum="global"), digits)
     for one, other in zip(local, everyone, strict=True):
@@ -66,7 +66,7 @@ def test_reset_is_no_momentum_where_rounds_have_one_step(
     assert not torch.equal(reset[0], none[0])
 
 
-def centralised(
+def centralized(
     config: TrainConfig, digits: Dataset, start: fedavg.State | None
 ) -> list[dict[str, Tensor]]:
     """SGD momentum by torch on sum (n_m / N) (mean loss of client m's batch), one step a round."""
@@ -101,12 +101,12 @@ def centralised(
 
 
 def gap(config: TrainConfig, digits: Dataset, start: fedavg.State | None = None) -> list[float]:
-    """How far the federated parameters lie from the centralised, relative to the path so far."""
+    """How far the federated parameters lie from the centralized, relative to the path so far."""
     trial = fedavg._Federation(config, digits, torch.device("cpu"))
     parameters = [name for name, _ in trial.model.named_parameters()]
     origin = trial.vector.named(trial.server if start is None else start.tensors["server"])
     found = []
-    wanted = centralised(config, digits, start)
+    wanted = centralized(config, digits, start)
     for measured, central in zip(fedavg.run(config, digits, start), wanted, strict=True):
         ours = measured.weights()
         apart = sum(float((ours[n] - central[n]).square().sum()) for n in parameters)
@@ -117,7 +117,7 @@ def gap(config: TrainConfig, digits: Dataset, start: fedavg.State | None = None)
 
 @pytest.mark.parametrize("normalizer", UNMIXED)
 @pytest.mark.parametrize("momentum", ["local", "global"])
-def test_one_step_rounds_are_centralised_momentum_where_no_samples_mix(
+def test_one_step_rounds_are_centralized_momentum_where_no_samples_mix(
     normalizer: str, momentum: str, digits: Dataset
 ) -> None:
     """FedAvg at E = 1 is SGD momentum on the weighted loss."""
@@ -125,7 +125,7 @@ def test_one_step_rounds_are_centralised_momentum_where_no_samples_mix(
     assert max(gap(config, digits)) < 1e-10
 
 
-def test_one_step_rounds_are_centralised_momentum_once_fixbn_is_frozen(
+def test_one_step_rounds_are_centralized_momentum_once_fixbn_is_frozen(
     digits: Dataset,
 ) -> None:
     """From the state after T* = 3, with its velocity; before it, as BN, they are not."""
@@ -136,7 +136,7 @@ def test_one_step_rounds_are_centralised_momentum_once_fixbn_is_frozen(
 
 
 @pytest.mark.parametrize("momentum", ["local", "global"])
-def test_one_step_rounds_of_bn_are_not_centralised_momentum(momentum: str, digits: Dataset) -> None:
+def test_one_step_rounds_of_bn_are_not_centralized_momentum(momentum: str, digits: Dataset) -> None:
     """On non-IID data each client's batch statistics are its own: a tenth of the path and more."""
     config = small(**EVERY_ROUND, normalizer="bn", momentum=momentum)
     assert min(gap(config, digits)) > 0.1

@@ -1,4 +1,4 @@
-"""Normalisers against their formulas, in float64."""
+"""Normalizers against their formulas, in float64."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from trainers.normalizers import (
     BatchNorm,
     InstanceNorm,
     NormLayer,
-    StandardisedWeight,
+    StandardizedWeight,
     clip_rows,
     find,
     norm_layers,
     norm_parameters,
     set_training,
-    standardised,
+    standardized,
 )
 
 
@@ -74,7 +74,7 @@ def test_gn_follows_its_formula() -> None:
     assert torch.allclose(made(x), scaled(wanted, made), atol=1e-12)
 
 
-def test_a_frozen_layer_normalises_in_training_as_in_the_test() -> None:
+def test_a_frozen_layer_normalizes_in_training_as_in_the_test() -> None:
     """And leaves its statistics alone."""
     made = nn.Sequential(layer("fixbn"))
     made(torch.randn(6, 4, 5, 5, dtype=torch.float64))
@@ -202,9 +202,9 @@ def test_rows_are_clipped_to_a_share_of_their_weights() -> None:
 def test_ws_clips_the_gradients_of_its_convolutions_alone() -> None:
     """Their weights, not their gains, shifts, nor the linear layer."""
     model = build(config(normalizer="ws"), 1, 8, 10)
-    weights = standardised(model)
+    weights = standardized(model)
     assert [tuple(w.shape) for w in weights] == [(32, 1, 3, 3), (64, 32, 3, 3)]
-    assert standardised(build(config(), 1, 8, 10)) == []
+    assert standardized(build(config(), 1, 8, 10)) == []
     digits = data.load("digits")
     changes = {"momentum": "none", "weight_decay": 0.0, "clip_norm": 0.0, "local_steps": 1}
     tight = small(**changes, normalizer="ws", agc_clip=1e-9, rounds=1)
@@ -229,7 +229,7 @@ def test_ws_clips_the_gradients_of_its_convolutions_alone() -> None:
         ("silobn", ["norm1.weight", "norm1.bias"], "statistics"),
     ],
 )
-def test_scales_and_shifts_are_what_a_normaliser_adds(
+def test_scales_and_shifts_are_what_a_normalizer_adds(
     normalizer: str, scales: list[str], kept: str
 ) -> None:
     """They are what decay_norm spares and a frozen layer rests."""
@@ -240,8 +240,8 @@ def test_scales_and_shifts_are_what_a_normaliser_adds(
     assert find(normalizer).keeps == kept
 
 
-def test_initial_weights_are_equal_under_every_normaliser() -> None:
-    """Keyed by path, before any reparametrisation; wn starts at them too."""
+def test_initial_weights_are_equal_under_every_normalizer() -> None:
+    """Keyed by path, before any reparametrization; wn starts at them too."""
     plain = dict(build(config(normalizer="none"), 1, 8, 10).named_modules())
     for arm in NORMALIZERS:
         model = build(config(**arm), 1, 8, 10)
@@ -271,8 +271,8 @@ def models_and_arms() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("model", "arm"), list(models_and_arms()))
-def test_every_model_takes_every_normaliser(model: str, arm: dict[str, str]) -> None:
-    """As many layers under each; forward and backward, on one picture so small that maps shrink to
+def test_every_model_takes_every_normalizer(model: str, arm: dict[str, str]) -> None:
+    """As many layers under each; forward and backward, on one image so small that maps shrink to
     1x1, with finite gradients for all that trains.
     """
     torch.manual_seed(0)
@@ -280,7 +280,7 @@ def test_every_model_takes_every_normaliser(model: str, arm: dict[str, str]) -> 
     chosen = config(model=model, **arm, **(scene if model == "deeplabv3plus" else {}))
     side = 32 if model == "deeplabv3plus" else 8
     made = build(chosen, 3, side, 10)
-    found = [m for m in norm_layers(made) if not isinstance(m, StandardisedWeight)]
+    found = [m for m in norm_layers(made) if not isinstance(m, StandardizedWeight)]
     assert len(found) == LAYERS[model]
     assert not any(type(m) in (nn.BatchNorm2d, nn.InstanceNorm2d) for m in made.modules())
     set_training(made, frozen=False)
@@ -292,9 +292,9 @@ def test_every_model_takes_every_normaliser(model: str, arm: dict[str, str]) -> 
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_reparametrised_weights_take_no_part_in_counting() -> None:
-    """Under wn and ws every convolution is reparametrised but an output layer, and nothing else."""
-    for normalizer, kind in (("wn", "_WeightNorm"), ("ws", "StandardisedWeight")):
+def test_reparametrized_weights_take_no_part_in_counting() -> None:
+    """Under wn and ws every convolution is reparametrized but an output layer, and nothing else."""
+    for normalizer, kind in (("wn", "_WeightNorm"), ("ws", "StandardizedWeight")):
         models = [build(config(model="resnet20", normalizer=normalizer), 3, 8, 10)]
         models.append(build(config(**ROAD, normalizer=normalizer), 3, 32, 5))
         for module in itertools.chain(*(model.modules() for model in models)):
@@ -341,7 +341,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setattr(configuration, "normalizer_names", lambda: (*OURS, "doubled"))
 
 
-def test_another_package_s_normaliser_is_averaged_like_ours(
+def test_another_package_s_normalizer_is_averaged_like_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its scale is trained, its floating-point buffer averaged, its integer one is not."""

@@ -219,7 +219,7 @@ def test_every_alpha_above_zero_gives_a_partition(kind: str, alpha: float) -> No
 
 
 def test_the_partition_depends_on_the_seed_alone() -> None:
-    """Not on the normaliser, T*, momentum or lr: arms are compared on the same clients."""
+    """Not on the normalizer, T*, momentum or lr: arms are compared on the same clients."""
     labels = np.arange(1437) % 10
     base = p.partition(labels, config())
     other = config(normalizer="fixbn", freeze_round=3, momentum="none", lr=1.0, local_steps=50)
@@ -278,7 +278,7 @@ def test_a_client_with_its_share_gets_no_more() -> None:
 
 
 def test_natural_clients_are_the_data_s_own_groups() -> None:
-    """However the pictures lie."""
+    """However the images lie."""
     scene = config(
         dataset="camvid", model="deeplabv3plus", partition="natural", clients=None, alpha=None
     )
@@ -289,7 +289,7 @@ def test_natural_clients_are_the_data_s_own_groups() -> None:
         p.partition(labels, scene)
 
 
-def test_centralised_training_is_one_client_with_everything() -> None:
+def test_centralized_training_is_one_client_with_everything() -> None:
     """Whatever partition the rest of the sweep has."""
     parts = p.partition(np.arange(1437) % 10, config(centralized=True))
     assert [part.tolist() for part in parts] == [list(range(1437))]

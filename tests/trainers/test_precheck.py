@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.image_folders import make_camvid, make_picture_folder
+from tests.image_folders import make_camvid, make_image_folder
 from tests.trainers.arms import config
 from trainers import data, partition, precheck
 from trainers.config import CLASS_SAMPLES
@@ -47,7 +47,7 @@ def test_the_known_class_sizes_are_those_of_the_data() -> None:
 
 def test_a_folder_tells_the_samples_of_each_class_and_group(tmp_path: Path) -> None:
     """No image is decoded for that."""
-    folder = make_picture_folder(tmp_path / "folder", classes=3, each=5)
+    folder = make_image_folder(tmp_path / "folder", classes=3, each=5)
     assert on_disk(list_files("imagefolder", folder)) == Stock(15, (5, 5, 5))
     scenes = on_disk(list_files("camvid", make_camvid(tmp_path / "camvid")))
     assert scenes.classes == ()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.image_folders import make_picture_folder
+from tests.image_folders import make_image_folder
 from tests.trainers.arms import small
 from trainers import cache, data, fedavg, partition, sources
 from trainers import progress as progress_file
@@ -93,7 +93,7 @@ def test_decoding_counts_each_file(
 ) -> None:
     """A step per file each time that its size is read, and when it is hashed and decoded."""
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "kept"))
-    root = make_picture_folder(tmp_path / "images")
+    root = make_image_folder(tmp_path / "images")
     count = len(list_files("imagefolder", root).paths)
     source = sources.find("imagefolder", root, image_size=None, image_height=None)
     assert steps_of(counter, source.key) == count
@@ -113,7 +113,7 @@ def test_a_wait_for_another_process_that_decodes_counts(
     """The wait has a bound, after which the process decodes a copy of its own, with a warning."""
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "kept"))
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.2)
-    root = make_picture_folder(tmp_path / "images", each=4)
+    root = make_image_folder(tmp_path / "images", each=4)
     source = sources.find("imagefolder", root, image_size=None, image_height=None)
     folder = cache.cache_folder() / f"imagefolder-{cache.VERSION}-{source.key()}"
     folder.parent.mkdir(parents=True)

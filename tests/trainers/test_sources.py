@@ -19,29 +19,29 @@ from PIL import Image
 from platformdirs import user_cache_path
 from torchvision.datasets import CIFAR100
 
-from tests.image_folders import make_picture_folder, make_tiny_imagenet
+from tests.image_folders import make_image_folder, make_tiny_imagenet
 from trainers import data, sources
 from trainers.dataset import VOID
 from trainers.folder import BadData, list_files
 
 
 def pixels(path: Path) -> torch.Tensor:
-    """What Pillow makes of a picture."""
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB")))
+    """What Pillow makes of a image."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB")))
 
 
 def save(values: np.ndarray, path: Path) -> None:
-    """Write grey values as a picture."""
+    """Write gray values as a image."""
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 
-def test_a_plan_lists_files_without_torch(picture_folder: Path) -> None:
+def test_a_plan_lists_files_without_torch(image_folder: Path) -> None:
     """It would cost seconds."""
     ask = f"""
 import sys, pathlib
 from trainers.folder import list_files
-list_files("imagefolder", pathlib.Path({str(picture_folder)!r})).fingerprint()
+list_files("imagefolder", pathlib.Path({str(image_folder)!r})).fingerprint()
 assert not {{"torch", "torchvision", "PIL", "numpy"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
@@ -51,22 +51,22 @@ assert not {{"torch", "torchvision", "PIL", "numpy"}} & set(sys.modules)
 # Image folders
 
 
-def test_an_image_folder_is_decoded_to_rgb_of_one_size(picture_folder: Path) -> None:
-    """Grey pictures and larger ones too; classes and files in alphabetical order."""
-    found = data.load("imagefolder", picture_folder, image_size=32)
+def test_an_image_folder_is_decoded_to_rgb_of_one_size(image_folder: Path) -> None:
+    """Gray images and larger ones too; classes and files in alphabetical order."""
+    found = data.load("imagefolder", image_folder, image_size=32)
     assert found.train.images.shape == (48, 32, 32, 3)
     assert found.train.labels.tolist() == [0] * 24 + [1] * 24
     assert found.classes == 2
     assert not found.segmentation
-    grey = found.train.images[3]
-    assert torch.equal(grey[..., 0], grey[..., 1])
-    assert torch.equal(found.train.images[1], pixels(picture_folder / "train/class0/001.png"))
+    gray = found.train.images[3]
+    assert torch.equal(gray[..., 0], gray[..., 1])
+    assert torch.equal(found.train.images[1], pixels(image_folder / "train/class0/001.png"))
 
 
 def test_the_fingerprint_is_of_the_content_not_the_place(tmp_path: Path) -> None:
     """A copy elsewhere is the same data; one changed byte is not."""
-    first = list_files("imagefolder", make_picture_folder(tmp_path / "a")).fingerprint()
-    second = list_files("imagefolder", make_picture_folder(tmp_path / "b"))
+    first = list_files("imagefolder", make_image_folder(tmp_path / "a")).fingerprint()
+    second = list_files("imagefolder", make_image_folder(tmp_path / "b"))
     assert second.fingerprint() == first
     victim = tmp_path / "b" / "test" / "class1" / "000.png"
     victim.write_bytes(victim.read_bytes() + b"\0")
@@ -74,7 +74,7 @@ def test_the_fingerprint_is_of_the_content_not_the_place(tmp_path: Path) -> None
 
 
 def test_released_fingerprints_never_change(tmp_path: Path) -> None:
-    """They stand in the identity of people's trials; here of four bytes that are no pictures."""
+    """They stand in the identity of people's trials; here of four bytes that are no images."""
     for i, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "x.png").write_bytes(bytes([i]))
@@ -82,32 +82,32 @@ def test_released_fingerprints_never_change(tmp_path: Path) -> None:
     assert found == "d3e3bf4322698142892603e590e91734"
 
 
-def test_empty_and_hidden_folders_are_no_classes(picture_folder: Path) -> None:
+def test_empty_and_hidden_folders_are_no_classes(image_folder: Path) -> None:
     """They would move the labels without changing the fingerprint."""
-    before = list_files("imagefolder", picture_folder)
-    (picture_folder / "train" / "a-new-class").mkdir()
-    (picture_folder / "train" / ".thumbnails").mkdir()
-    (picture_folder / "test" / "another").mkdir()
-    assert list_files("imagefolder", picture_folder) == before
+    before = list_files("imagefolder", image_folder)
+    (image_folder / "train" / "a-new-class").mkdir()
+    (image_folder / "train" / ".thumbnails").mkdir()
+    (image_folder / "test" / "another").mkdir()
+    assert list_files("imagefolder", image_folder) == before
     assert before.classes == ("class0", "class1")
 
 
-def test_missing_and_damaged_folders_are_bad_data(picture_folder: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_folders_are_bad_data(image_folder: Path, tmp_path: Path) -> None:
     """Each with a sentence that names the place."""
     with pytest.raises(BadData, match="no folder .*nowhere/train"):
         list_files("imagefolder", tmp_path / "nowhere")
     (tmp_path / "empty" / "train" / "a").mkdir(parents=True)
     (tmp_path / "empty" / "test").mkdir()
-    with pytest.raises(BadData, match="holds no pictures"):
+    with pytest.raises(BadData, match="holds no images"):
         list_files("imagefolder", tmp_path / "empty")
-    strange = picture_folder / "test" / "stranger"
-    shutil.copytree(picture_folder / "test" / "class0", strange)
-    with pytest.raises(BadData, match="stranger is a class without training pictures"):
-        list_files("imagefolder", picture_folder)
+    strange = image_folder / "test" / "stranger"
+    shutil.copytree(image_folder / "test" / "class0", strange)
+    with pytest.raises(BadData, match="stranger is a class without training images"):
+        list_files("imagefolder", image_folder)
     shutil.rmtree(strange)
-    (picture_folder / "train" / "class0" / "005.png").write_bytes(b"no picture")
+    (image_folder / "train" / "class0" / "005.png").write_bytes(b"no image")
     with pytest.raises(BadData, match="005.png cannot be read"):
-        data.load("imagefolder", picture_folder, image_size=32)
+        data.load("imagefolder", image_folder, image_size=32)
 
 
 @pytest.mark.parametrize("dataset", ["imagefolder", "camvid", "cityscapes"])
@@ -118,15 +118,15 @@ def test_a_data_set_that_is_never_downloaded_needs_a_place(dataset: str) -> None
 
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "camvid", "cityscapes"])
-def test_a_folder_in_another_layout_is_bad_data(dataset: str, picture_folder: Path) -> None:
+def test_a_folder_in_another_layout_is_bad_data(dataset: str, image_folder: Path) -> None:
     """The sentence names the folder, its parts, and where to get them."""
-    with pytest.raises(BadData, match=f"neither {picture_folder} nor .* holds .*train.*: .*http"):
-        data.load(dataset, picture_folder)
+    with pytest.raises(BadData, match=f"neither {image_folder} nor .* holds .*train.*: .*http"):
+        data.load(dataset, image_folder)
 
 
-def test_channel_statistics_are_those_of_numpy(picture_folder: Path) -> None:
-    """Mean and standard deviation of each channel, over all training pictures."""
-    found = data.load("imagefolder", picture_folder, image_size=32)
+def test_channel_statistics_are_those_of_numpy(image_folder: Path) -> None:
+    """Mean and standard deviation of each channel, over all training images."""
+    found = data.load("imagefolder", image_folder, image_size=32)
     values = found.train.images.numpy().reshape(-1, 3).astype(np.float64)
     assert np.allclose(found.mean, values.mean(0), rtol=1e-12)
     assert np.allclose(found.std, values.std(0), rtol=1e-12)
@@ -136,7 +136,7 @@ def test_channel_statistics_are_those_of_numpy(picture_folder: Path) -> None:
 
 
 def test_tiny_imagenet_is_read_in_its_official_layout(tiny_imagenet: Path) -> None:
-    """Classes are the sorted wnids; the validation pictures test, with the labels of their list."""
+    """Classes are the sorted wnids; the validation images test, with the labels of their list."""
     base = tiny_imagenet / "tiny-imagenet-200"
     found = data.load("tiny-imagenet", tiny_imagenet)
     assert found.train.images.shape == (18, 64, 64, 3)
@@ -151,15 +151,15 @@ def test_tiny_imagenet_is_read_in_its_official_layout(tiny_imagenet: Path) -> No
     assert data.load("tiny-imagenet", base).fingerprint == found.fingerprint
 
 
-def test_grey_pictures_of_tiny_imagenet_become_rgb(tiny_imagenet: Path) -> None:
-    """Their three channels are equal; some of the official ones are grey."""
+def test_grey_images_of_tiny_imagenet_become_rgb(tiny_imagenet: Path) -> None:
+    """Their three channels are equal; some of the official ones are gray."""
     found = data.load("tiny-imagenet", tiny_imagenet)
-    grey, coloured = found.train.images[0], found.train.images[1]
-    assert torch.equal(grey[..., 0], grey[..., 2])
-    assert not torch.equal(coloured[..., 0], coloured[..., 2])
+    gray, colored = found.train.images[0], found.train.images[1]
+    assert torch.equal(gray[..., 0], gray[..., 2])
+    assert not torch.equal(colored[..., 0], colored[..., 2])
 
 
-def test_a_wnid_counts_where_it_is_listed_and_has_pictures(tiny_imagenet: Path) -> None:
+def test_a_wnid_counts_where_it_is_listed_and_has_images(tiny_imagenet: Path) -> None:
     """So that a part of the classes, or a stray folder, does no harm."""
     base = tiny_imagenet / "tiny-imagenet-200"
     with (base / "wnids.txt").open("a") as listed:
@@ -182,20 +182,20 @@ def test_the_lists_of_tiny_imagenet_are_utf_8(tiny_imagenet: Path, name: str) ->
         list_files("tiny-imagenet", tiny_imagenet)
 
 
-def test_other_labels_of_the_same_pictures_are_another_content(tiny_imagenet: Path) -> None:
-    """The list of the validation pictures is part of the fingerprint."""
+def test_other_labels_of_the_same_images_are_another_content(tiny_imagenet: Path) -> None:
+    """The list of the validation images is part of the fingerprint."""
     before = list_files("tiny-imagenet", tiny_imagenet).fingerprint()
     annotations = tiny_imagenet / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     annotations.write_text(annotations.read_text().replace("n01", "n02"))
     assert list_files("tiny-imagenet", tiny_imagenet).fingerprint() != before
 
 
-def test_a_validation_picture_without_a_known_class_is_bad_data(tiny_imagenet: Path) -> None:
-    """Of a strange wnid, or of none: the sentence names the picture."""
+def test_a_validation_image_without_a_known_class_is_bad_data(tiny_imagenet: Path) -> None:
+    """Of a strange wnid, or of none: the sentence names the image."""
     annotations = tiny_imagenet / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     listed = annotations.read_text()
     annotations.write_text(listed.replace("n02", "n99"))
-    with pytest.raises(BadData, match="val_2.JPEG is of n99, a class without training pictures"):
+    with pytest.raises(BadData, match="val_2.JPEG is of n99, a class without training images"):
         list_files("tiny-imagenet", tiny_imagenet)
     annotations.write_text(listed.partition("\n")[2])
     with pytest.raises(BadData, match="val_0.JPEG has no line in .*val_annotations.txt"):
@@ -204,7 +204,7 @@ def test_a_validation_picture_without_a_known_class_is_bad_data(tiny_imagenet: P
 
 @pytest.mark.data
 def test_the_real_tiny_imagenet_is_read(real_tiny_imagenet: Path) -> None:
-    """20 of its classes: 500 training and 50 test pictures each, some of them grey."""
+    """20 of its classes: 500 training and 50 test images each, some of them gray."""
     found = data.load("tiny-imagenet", real_tiny_imagenet)
     assert found.train.images.shape == (10_000, 64, 64, 3)
     assert found.train.labels.bincount().tolist() == [500] * 20
@@ -220,7 +220,7 @@ def test_the_real_tiny_imagenet_is_read(real_tiny_imagenet: Path) -> None:
 
 
 def test_camvid_has_eleven_classes_void_and_its_drives(camvid: Path) -> None:
-    """Label 11 is void; a drive is a picture's name up to the underscore."""
+    """Label 11 is void; a drive is a image's name up to the underscore."""
     found = data.load("camvid", camvid, image_height=48)
     assert found.segmentation
     assert found.classes == 11
@@ -242,7 +242,7 @@ def test_a_test_set_without_a_counted_pixel_is_bad_data(camvid: Path) -> None:
     """Its loss and mean IoU would be 0/0."""
     for path in (camvid / "CamVid" / "testannot").iterdir():
         save(np.full(np.array(Image.open(path)).shape, 11), path)
-    with pytest.raises(BadData, match="every pixel of the test pictures"):
+    with pytest.raises(BadData, match="every pixel of the test images"):
         data.load("camvid", camvid, image_height=32)
 
 
@@ -281,7 +281,7 @@ def test_road_scenes_are_resized_to_a_height_and_a_multiple_of_sixteen(camvid: P
 
 
 def test_the_groups_are_part_of_what_a_road_scene_is(camvid: Path) -> None:
-    """The same pictures from other drives are another fingerprint of the data."""
+    """The same images from other drives are another fingerprint of the data."""
     before = data.load("camvid", camvid, image_height=16).fingerprint
     for folder in ("train", "trainannot"):
         place = camvid / "CamVid" / folder
@@ -293,13 +293,13 @@ def test_the_groups_are_part_of_what_a_road_scene_is(camvid: Path) -> None:
 
 
 def test_a_label_that_is_no_class_is_bad_data(camvid: Path, cityscapes: Path) -> None:
-    """As is a label picture in colours, or of another size than its picture."""
+    """As is a label image in colors, or of another size than its image."""
     label = camvid / "CamVid" / "testannot" / "Seq05VD_f00001.png"
     save(np.full((48, 64), 12), label)
     with pytest.raises(BadData, match="Seq05VD_f00001.png holds the label 12, which is no class"):
         data.load("camvid", camvid)
     save(np.zeros((48, 64, 3)), label)
-    with pytest.raises(BadData, match="Seq05VD_f00001.png is no label picture"):
+    with pytest.raises(BadData, match="Seq05VD_f00001.png is no label image"):
         data.load("camvid", camvid)
     save(np.zeros((48, 32)), label)
     with pytest.raises(BadData, match="Seq05VD_f00001.png .* differ in size"):
@@ -312,10 +312,10 @@ def test_a_label_that_is_no_class_is_bad_data(camvid: Path, cityscapes: Path) ->
         data.load("cityscapes", cityscapes)
 
 
-def test_a_picture_without_its_label_picture_is_bad_data(camvid: Path, cityscapes: Path) -> None:
+def test_a_image_without_its_label_image_is_bad_data(camvid: Path, cityscapes: Path) -> None:
     """The sentence names both."""
     (camvid / "CamVid" / "trainannot" / "0006R0_f00001.png").unlink()
-    with pytest.raises(BadData, match="train/0006R0_f00001.png has no label picture .*trainannot"):
+    with pytest.raises(BadData, match="train/0006R0_f00001.png has no label image .*trainannot"):
         list_files("camvid", camvid)
     stem = "leftImg8bit/val/lindau/lindau_000000_000019_"
     (cityscapes / "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png").unlink()
@@ -341,7 +341,7 @@ def test_another_content_than_planned_is_bad_data(
     dataset: str, request: pytest.FixtureRequest
 ) -> None:
     """A plan that pinned its files is not trained on others, decoded before or not."""
-    fixture = {"imagefolder": "picture_folder"}.get(dataset, dataset.replace("-", "_"))
+    fixture = {"imagefolder": "image_folder"}.get(dataset, dataset.replace("-", "_"))
     root = request.getfixturevalue(fixture)
     planned = list_files(dataset, root).fingerprint()
     for _ in range(2):
@@ -394,7 +394,7 @@ def test_cifar10_is_found_in_its_official_layout(
 
 
 def make_cifar100(root: Path) -> dict[str, str]:
-    """Three pictures with fine labels, twice; returns the sums of the files."""
+    """Three images with fine labels, twice; returns the sums of the files."""
     folder = root / "cifar-100-python"
     folder.mkdir(parents=True)
     batch = {"data": np.arange(3 * 3072).astype(np.uint8).reshape(3, 3072)}

@@ -1,17 +1,17 @@
 // Draws a trial's rounds as they come, and a sweep's mean curves.
 "use strict";
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const OPTIONS = { displayModeBar: false, responsive: true, showTips: false };
 
 function layout(x, y) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true };
+  const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line"), automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
+    font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
     margin: { l: 48, r: 12, t: 30, b: 40 }, hovermode: "x unified", showlegend: true,
-    hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line") },
+    hoverlabel: { bgcolor: color("--raised"), bordercolor: color("--line") },
     legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, tracegroupgap: 0 }, uirevision: "kept",
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
   };
@@ -69,7 +69,7 @@ function drawRounds() {
       return {
         name: label, mode: measured.length < 2 ? "markers" : "lines",
         x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[i + 1]),
-        line: { color: colour(paint), dash, width: 1.8 }, marker: { color: colour(paint) },
+        line: { color: color(paint), dash, width: 1.8 }, marker: { color: color(paint) },
       };
     });
     const chart = document.getElementById(id);

@@ -1,4 +1,4 @@
--- Failed trials by kind, normaliser and setting, the most first, with the rounds that they reached
+-- Failed trials by kind, normalizer and setting, the most first, with the rounds that they reached
 -- and one of them to look at (fedsweep trial show).
 SELECT m.sweep, r.failure, r.dataset, r.model, r.normalizer, r.freeze_round, r.alpha,
        r.local_steps, r.momentum, r.lr, count(*) AS n, min(coalesce(r.final_round, 0)) AS first_round,

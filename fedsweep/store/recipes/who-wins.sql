@@ -1,4 +1,4 @@
--- The normaliser of the highest mean test accuracy for each alpha, E and momentum, each at its best
+-- The normalizer of the highest mean test accuracy for each alpha, E and momentum, each at its best
 -- cell, and its margin over the next.
 WITH scoped AS (
     SELECT * FROM cells

@@ -1,4 +1,4 @@
-"""All pictures of a sweep, each with what it shows and the query that gives its numbers."""
+"""All figures of a sweep, each with what it shows and the query that gives its numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BARS = "Final test accuracy, mean over seeds ± one sample standard deviation."
 
 
 @dataclass(frozen=True)
-class Picture:
+class CaptionedFigure:
     """A figure; `name` is its file's."""
 
     name: str
@@ -56,42 +56,42 @@ class Picture:
         return out.getvalue()
 
 
-def pictures(
+def captioned_figures(
     summary: Summary,
     rows: Sequence[Row],
     curves: Mapping[str, Curves],
     findings: Sequence[Finding] = (),
     conditions: Sequence[Condition] = (),
-) -> list[Picture]:
+) -> list[CaptionedFigure]:
     """Those that the sweep has something to show in, in the order of reading."""
     return [*_final(summary, conditions, findings), *_by_round(summary, rows, curves, conditions)]
 
 
 def _final(
     summary: Summary, conditions: Sequence[Condition], findings: Sequence[Finding]
-) -> Iterator[Picture]:
+) -> Iterator[CaptionedFigure]:
     query = queries.of_table(summary, "test_accuracy", conditions)
     if figure := plots.wins(summary):
         caption = (
             "The best mean of each setting, and its lead over the next, in points. An arm that "
             "lacks a trial takes no part."
         )
-        yield Picture("wins", "Who wins where", caption, query, figure)
+        yield CaptionedFigure("wins", "Who wins where", caption, query, figure)
     for field, name in (("alpha", "α"), ("local_steps", "E")):
         if figure := plots.accuracy_by_field(summary, field):
             heading = f"Accuracy by {name}"
-            yield Picture(f"accuracy-by-{field}", heading, _BARS, query, figure)
+            yield CaptionedFigure(f"accuracy-by-{field}", heading, _BARS, query, figure)
     if findings and (figure := plots.searches(findings, names(findings))):
         caption = (
             "Each arm: what was seen at each T⋆, what a Gaussian process believes between, with "
             "its 95 % interval, and the best T⋆ with its 90 %."
         )
         sought = queries.searched(summary.sweep, findings[0].arm.spec.search.metric)
-        yield Picture("searches", "The best freeze round", caption, sought, figure)
+        yield CaptionedFigure("searches", "The best freeze round", caption, sought, figure)
     if figure := plots.accuracy_by_freeze_round(summary):
-        caption = "FIXBN's final accuracy over T⋆; the other normalisers as dashed lines. " + _BARS
+        caption = "FIXBN's final accuracy over T⋆; the other normalizers as dashed lines. " + _BARS
         heading = "Accuracy by freeze round"
-        yield Picture("accuracy-by-freeze-round", heading, caption, query, figure)
+        yield CaptionedFigure("accuracy-by-freeze-round", heading, caption, query, figure)
 
 
 def _by_round(
@@ -99,16 +99,16 @@ def _by_round(
     rows: Sequence[Row],
     taken: Mapping[str, Curves],
     conditions: Sequence[Condition],
-) -> Iterator[Picture]:
-    def picture(measure: str, what: str, figure: Figure | None) -> Iterator[Picture]:
+) -> Iterator[CaptionedFigure]:
+    def captioned(measure: str, what: str, figure: Figure | None) -> Iterator[CaptionedFigure]:
         if figure is not None:
             name, heading = f"{slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"
             query = queries.curves(summary.sweep, measure, conditions)
-            yield Picture(name, heading, _BAND, query, figure)
+            yield CaptionedFigure(name, heading, _BAND, query, figure)
 
     accuracy = plots.arms_by_round(summary, rows, taken.get("test_accuracy", {}))
-    yield from picture("test_accuracy", "accuracy", accuracy)
-    # Nothing goes on between one: of centralised trials only the accuracy is drawn.
+    yield from captioned("test_accuracy", "accuracy", accuracy)
+    # Nothing goes on between one: of centralized trials only the accuracy is drawn.
     federated = [row for row in rows if not row["centralized"]]
     for measure in (MEASURES[name] for name in CURVES if name != "test_accuracy"):
         curves, axis = taken.get(measure.name, {}), measure.heading
@@ -116,7 +116,7 @@ def _by_round(
             shown = plots.alphas_by_round(summary, federated, curves, axis)
         else:
             shown = plots.arms_by_round(summary, federated, curves, axis, measure.scale)
-        yield from picture(measure.name, measure.label, shown)
+        yield from captioned(measure.name, measure.label, shown)
 
 
 def slug(text: str) -> str:
@@ -124,8 +124,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
-    """Each picture as PDF, SVG and PNG: <stem>-<name>.<kind>.
+def write(stem: str, found: Sequence[CaptionedFigure], folder: Path) -> list[Path]:
+    """Each figure as PDF, SVG and PNG: <stem>-<name>.<kind>.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -134,10 +134,10 @@ def write(stem: str, found: Sequence[Picture], folder: Path) -> list[Path]:
     files = []
     try:
         make_folder(folder)
-        for picture in found:
+        for figure in found:
             for kind in KINDS:
-                file = folder / f"{stem}-{picture.name}.{kind}"
-                write_whole(file, picture.written(kind))
+                file = folder / f"{stem}-{figure.name}.{kind}"
+                write_whole(file, figure.written(kind))
                 files.append(file)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
