@@ -42,10 +42,7 @@ from fedsweep.errors import (
     legible,
 )
 from fedsweep.logbook import Line, Logbook
-from fedsweep.provenance import provenance
-from fedsweep.redaction import clipped
-from fedsweep.spec import (
-    Claim,
+from fedsweep.plan import (
     Holdings,
     Round,
     SweepSpec,
@@ -55,8 +52,11 @@ from fedsweep.spec import (
     content_hash,
     pinned,
 )
+from fedsweep.provenance import provenance
+from fedsweep.redaction import clipped
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, driver_errors, garbage, reads, stops, trunks, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
 from trainers import engines
 from trainers.engines import Diverged, Unfit, Unreadable, engine_of
@@ -418,7 +418,7 @@ class _Attempt:
 
     def get_on(self, connection: Connection, round: int) -> None:
         """Say how far the trunk is, and index the next fork's file."""
-        self.fork = queue.get_on(connection, self.claim, round)
+        self.fork = queue.reach_round(connection, self.claim, round)
         if self.fork is not None:
             writes.expect_fork(connection, self.claim, self.fork)
             self.names.add(writes.fork_name(self.claim, self.fork))

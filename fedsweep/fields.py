@@ -6,10 +6,11 @@ this catalog, and a migration that adds its column.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainers.config import NORMALIZERS
+from trainers.config import NORMALIZERS, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,14 @@ def label(name: str) -> str:
 def column_label(name: str) -> str:
     """Return the text before a setting's value in the heading of a column, "" for none."""
     return _BY_NAME[name].column
+
+
+@functools.cache
+def config_columns() -> dict[str, type]:
+    """Every field of TrainConfig with the type of its values: bool, int, float or str."""
+    python = {"boolean": bool, "integer": int, "number": float, "string": str}
+    columns = {}
+    for name, schema in TrainConfig.model_json_schema()["properties"].items():
+        variants = [schema, *schema.get("anyOf", [])]
+        columns[name] = next(python[v["type"]] for v in variants if v.get("type") in python)
+    return columns

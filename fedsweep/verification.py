@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fedsweep import executor
 from fedsweep.errors import DeviceError, RequestError, TrialFailed
 from fedsweep.executor import Place
-from fedsweep.spec import Round, TrainConfig, check_recipe
+from fedsweep.plan import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
 from fedsweep.store.difference import Differs, differences
 from fedsweep.store.reads import Record

@@ -49,11 +49,12 @@ from fedsweep.errors import (
     StoreReplaced,
     visible,
 )
+from fedsweep.plan import Round
 from fedsweep.shared import Shared
-from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import arms, driver_errors, identity, reads, schema, stops, trust, writes
 from fedsweep.store.artifacts import folder_of
+from fedsweep.store.claim import Claim
 from fedsweep.store.clock import Moment
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import (
@@ -871,7 +872,7 @@ def _slot(
             trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
             identity.require(engine, options.identity)
-            worker = queue.Worker(name=name, device=device)
+            worker = queue.Claimant(name=name, device=device)
             loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
             loop.failed, loop.proven = failed, proven
             try:
@@ -906,7 +907,7 @@ class _SlotLoop:
         options: Options,
         number: int,
         engine: Engine,
-        worker: queue.Worker,
+        worker: queue.Claimant,
         pipe: Any,
         asked: threading.Event,
         box: Path,

@@ -35,5 +35,5 @@ def silent(_part: str, _done: int, _total: int | None) -> None:
     """No progress is shown."""
 
 
-WORKER = queue.Worker("w", "cpu", "host", 1)
+WORKER = queue.Claimant("w", "cpu", "host", 1)
 """The worker that claims trials in tests which need only one."""

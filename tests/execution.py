@@ -12,9 +12,10 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.executor import Place, execute
 from fedsweep.measures import COMPARED
-from fedsweep.spec import Claim, Round, TrainConfig, read_plan
+from fedsweep.plan import Round, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import rounds
 from tests.builders import WORKER

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.spec import Claim, ClientScore, Round, read_plan
+from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, transaction
 
 PLAN = """
@@ -60,7 +61,7 @@ def fill(store: Engine, folder: Path) -> None:
     file.write_text(PLAN)
     with transaction(store) as connection:
         writes.add_sweep(connection, read_plan(file).alone())
-        worker = queue.Worker("host-1-0-abcdef", "cpu", "host", 1)
+        worker = queue.Claimant("host-1-0-abcdef", "cpu", "host", 1)
         while (claim := queue.claim(connection, worker, read_clock(connection))) is not None:
             run(connection, claim)
 

@@ -13,13 +13,14 @@ from sqlalchemy.engine import Engine
 from fedsweep import announcer, queue
 from fedsweep.announcer import Announcer
 from fedsweep.errors import LeaseLost
-from fedsweep.spec import Claim, Round, read_plan
+from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import notices, reads, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from tests import study
 
-WORKER = queue.Worker("w", "cpu", "h", 1)
+WORKER = queue.Claimant("w", "cpu", "h", 1)
 SENT: list[dict[str, Any]] = []
 
 

@@ -6,9 +6,17 @@ import json
 from dataclasses import fields
 
 from fedsweep import appearance, measures
-from fedsweep.fields import ARM_FIELDS, CATALOG, DESCRIBED, MEASURED, added_by, label
+from fedsweep.fields import (
+    ARM_FIELDS,
+    CATALOG,
+    DESCRIBED,
+    MEASURED,
+    added_by,
+    config_columns,
+    label,
+)
+from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.serve.screen import drawn
-from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 from trainers.config import NORMALIZERS
 from trainers.measurements import Round
 

@@ -13,9 +13,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import blackbox, queue, worker
 from fedsweep.errors import DataMissing, MachineError, MachineLacks, PackageMissing
-from fedsweep.spec import Claim, Round, read_plan
+from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import stops, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import attempts, trials
 from fedsweep.worker import Ended, kind_of, worn_out

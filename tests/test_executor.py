@@ -15,9 +15,10 @@ from sqlalchemy.engine import Engine
 from fedsweep import executor, queue
 from fedsweep.errors import DataMissing, DeviceError, PackageMissing, PlanError
 from fedsweep.executor import Place, execute
-from fedsweep.spec import Claim, ClientScore, Round, SweepSpec, TrainConfig, read_plan
+from fedsweep.plan import ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, stops, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import files, rounds, snapshots, trials
 from tests import walk

@@ -14,9 +14,10 @@ from fedsweep import executor, queue
 from fedsweep.errors import DeviceError, LeaseLost, PackageMissing
 from fedsweep.executor import Place, execute
 from fedsweep.logbook import Line
-from fedsweep.spec import Claim, Round
+from fedsweep.plan import Round
 from fedsweep.states import RETRIED, RULES, FailureKind, Outcome
 from fedsweep.store import reads, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from tests.builders import WORKER
 from tests.execution import claim, planned, run

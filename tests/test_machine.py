@@ -23,7 +23,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import executor, machine, queue, worker
 from fedsweep.errors import MachineError, PlanError
 from fedsweep.executor import Place, execute
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import clock, writes
 from fedsweep.store import engine as engine_file
 from fedsweep.store.engine import read_clock, transaction
@@ -262,7 +262,7 @@ def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
 
     with transaction(store) as c:
         writes.add_sweep(c, read_plan(tiny).alone())
-        claim = queue.claim(c, queue.Worker("w", "cpu", "h", 1), read_clock(c))
+        claim = queue.claim(c, queue.Claimant("w", "cpu", "h", 1), read_clock(c))
     assert claim is not None
     monkeypatch.setattr("trainers.seq.load", refuse)
     with pytest.raises(MachineError, match="cannot run here"):

@@ -17,9 +17,10 @@ from sqlalchemy.engine import Engine
 from fedsweep import executor, queue
 from fedsweep.errors import MachineError
 from fedsweep.executor import Place, execute
-from fedsweep.spec import Claim, Round
+from fedsweep.plan import Round
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import artifacts, reads, trust, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.identity import store_name
 from fedsweep.store.tables import files, snapshots

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsweep.errors import PlanError
-from fedsweep.spec import Budget, SweepSpec, config_columns, pinned, read_plan
+from fedsweep.fields import config_columns
+from fedsweep.plan import Budget, SweepSpec, pinned, read_plan
 from tests.builders import TINY
 
 

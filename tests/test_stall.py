@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from fedsweep import worker
-from fedsweep.spec import Claim, Round
+from fedsweep.plan import Round
+from fedsweep.store.claim import Claim
 from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS, View
 from tests.acceptance.command import at_once, query
 

@@ -27,10 +27,11 @@ from fedsweep.errors import (
     StoreUnreachable,
 )
 from fedsweep.executor import Place, execute
-from fedsweep.spec import Claim, read_plan
+from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.tables import attempts, trials
 from tests.builders import WORKER
 

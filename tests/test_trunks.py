@@ -12,10 +12,11 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
-from fedsweep.spec import Claim, SweepSpec, read_plan
+from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import FailureKind, Hold, Outcome
 from fedsweep.store import reads, soundness, writes
 from fedsweep.store.artifacts import folder_of
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, snapshots, trials

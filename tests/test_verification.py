@@ -16,8 +16,8 @@ from sqlalchemy.engine import Engine
 from fedsweep import executor, verification
 from fedsweep.errors import DeviceError, RequestError
 from fedsweep.executor import Place
-from fedsweep.spec import Claim
 from fedsweep.store import reads
+from fedsweep.store.claim import Claim
 from fedsweep.store.difference import Differs
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.reads import Record

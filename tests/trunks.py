@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
-from fedsweep.spec import SweepSpec, read_plan
+from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, reading, transaction

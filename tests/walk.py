@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsweep.spec import ClientScore
-from fedsweep.spec import Round as Measurements
+from fedsweep.plan import ClientScore
+from fedsweep.plan import Round as Measurements
 from trainers import memory
 from trainers.config import TrainConfig, canonical
 from trainers.engines import TEST_ENGINE, Diverged, Unfit, Unreadable

@@ -170,7 +170,7 @@ def merge(
             pass
         merged = copying.merge(there, connection)
         for name in merged.sweeps:
-            queue.settle_sweep(connection, name)
+            queue.update_sweep_holds(connection, name)
         queue.spend(connection)
     print(
         f"{counted(merged.added, 'trial')} added, {merged.taken_over:,} taken over, "

@@ -16,7 +16,7 @@ from fedsweep.cli.console import counted, duration, size
 from fedsweep.files import stdout_kept_for
 
 if TYPE_CHECKING:
-    from fedsweep.spec import SweepSpec
+    from fedsweep.plan import SweepSpec
     from fedsweep.store.writes import Planned
 
 ASKED_ABOVE = 10_000_000
@@ -76,9 +76,9 @@ def plan(
     ] = None,
 ) -> None:
     """Turn a plan file into trials in the database. What is there already is kept as it is."""
-    from fedsweep import executor, spec
+    from fedsweep import executor, plan
 
-    sweep = spec.read_plan(file, set_ or (), _Permit(file, yes=yes, dry_run=dry_run))
+    sweep = plan.read_plan(file, set_ or (), _Permit(file, yes=yes, dry_run=dry_run))
     files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition, db)
@@ -173,7 +173,7 @@ def _drawn(sweep: SweepSpec, data: Path | None, path: Path | None) -> Iterator[N
 
 def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None) -> None:
     from fedsweep import queue
-    from fedsweep.spec import OUTSIDE_IDENTITY
+    from fedsweep.plan import OUTSIDE_IDENTITY
     from fedsweep.store import arms, reads, writes
     from fedsweep.store.engine import transaction
     from fedsweep.store.identity import store_name
@@ -233,7 +233,7 @@ def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
 
 def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep import executor
-    from fedsweep.spec import Trials, most_forks, own_rounds
+    from fedsweep.plan import Trials, most_forks, own_rounds
     from fedsweep.store import reads
     from fedsweep.store.dialects import sqlite_file
     from fedsweep.store.engine import parse_url, reading

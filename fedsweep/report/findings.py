@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsweep.fields import ROW_FIELDS, label
+from fedsweep.plan import TrialSpec
 from fedsweep.report.comparison import difference
 from fedsweep.report.summary import Row, describe, value_text
 from fedsweep.search import Answer, Probe, Space, answer
-from fedsweep.spec import TrialSpec
 from fedsweep.store.arms import Arm, Proposal
 
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.files import written
+from fedsweep.plan import Holdings, SweepSpec, TrainConfig, Trials
 from fedsweep.report import layout
 from fedsweep.report.summary import sort_key, value_text
-from fedsweep.spec import Holdings, SweepSpec, TrainConfig, Trials
 
 Counts = NDArray[np.int64]
 

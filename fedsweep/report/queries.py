@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.report.selection import sql_value
-from fedsweep.spec import OUTSIDE_IDENTITY
 
 if TYPE_CHECKING:
     from fedsweep.report.selection import Condition

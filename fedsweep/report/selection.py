@@ -12,8 +12,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
+from fedsweep.fields import config_columns
+from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.report.summary import BOOLEANS, FIELDS, Row, describe, field_text, sort_key
-from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 
 SELECTED_BY = "validation_accuracy"
 """What tuning looks at: never the test set."""

@@ -11,10 +11,18 @@ from functools import cache
 from typing import Any
 
 from fedsweep.appearance import normalizer_place
-from fedsweep.fields import ARM_FIELDS, DESCRIBED, ROW_FIELDS, UNSET, column_label, label
+from fedsweep.fields import (
+    ARM_FIELDS,
+    DESCRIBED,
+    ROW_FIELDS,
+    UNSET,
+    column_label,
+    config_columns,
+    label,
+)
 from fedsweep.measures import COMPARABLE, OPTIONAL
+from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.report.comparison import mean_interval
-from fedsweep.spec import OUTSIDE_IDENTITY, config_columns
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
+from fedsweep.plan import TrialSpec
 from fedsweep.search.choice import AddSeed, Choice, Probe, Space, Stop, Try, answer, propose
 from fedsweep.search.pruning import Progress, losers
-from fedsweep.spec import TrialSpec
 from fedsweep.store import arms, garbage, reads, trunks
 from fedsweep.store.arms import Arm, Tried
 from fedsweep.store.engine import reading, transaction
@@ -168,7 +168,7 @@ def _plan(engine: Engine, arm: Arm, choice: Try | AddSeed) -> bool | None:
         )
         if planned is None:
             return None
-        queue.settle(connection, trials.c.id.in_(planned))
+        queue.update_holds(connection, trials.c.id.in_(planned))
         queue.wake(connection)
     return True
 
@@ -194,7 +194,7 @@ def _end(engine: Engine, arm: Arm, stop: Stop) -> bool | None:
         if best is not None and specs:
             why = "BN, GN and the proposed T* on seeds that did not choose it"
             planned = arms.confirm(connection, arm, best, specs, why)
-            queue.settle(connection, trials.c.id.in_(planned))
+            queue.update_holds(connection, trials.c.id.in_(planned))
         dropped: dict[str, reads.Home] = {}
         for trunk in kept:
             dropped |= trunks.drop_unneeded(connection, trunk)

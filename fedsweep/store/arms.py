@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.spec import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plan import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.reads import held_alone

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from fedsweep.fields import config_columns
 from fedsweep.measures import SHOWN_BY_ROUND
-from fedsweep.spec import config_columns
 from fedsweep.states import TrialState
 from fedsweep.store.board import TOLD
 from fedsweep.store.reads import Row

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
 from fedsweep.measures import COMPARED
-from fedsweep.spec import OUTSIDE_IDENTITY
+from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import artifacts, reads, schema, trust, writes
 from fedsweep.store.dialects import dialect_of

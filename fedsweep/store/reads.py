@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import NotFound, Refused, RequestError
-from fedsweep.fields import TIMED
+from fedsweep.fields import TIMED, config_columns
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
 from fedsweep.measures import CURVES
-from fedsweep.spec import ClientScore, config_columns
+from fedsweep.plan import ClientScore
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store.engine import as_sql, is_ahead, read_clock
 from fedsweep.store.packed import CurvePacker, PackedRow, pack

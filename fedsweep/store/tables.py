@@ -25,8 +25,8 @@ from sqlalchemy import (
     text,
 )
 
+from fedsweep.fields import config_columns
 from fedsweep.measures import OF_ROUNDS, OF_TRIALS, Measure, Unit
-from fedsweep.spec import config_columns
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.dialects.sqlite import Key
 

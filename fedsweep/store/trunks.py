@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.spec import Claim
 from fedsweep.states import TrialState
+from fedsweep.store.claim import Claim
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.reads import Home, home, needed_by_siblings
@@ -95,7 +95,7 @@ def _busy() -> sa.Select[int]:
 _BUSY = Prepared(lambda _: _busy())
 
 
-def get_on(connection: Connection, trunk: str, round: int) -> int:
+def free_forks(connection: Connection, trunk: str, round: int) -> int:
     """The trunk has come to a round: whoever forks there or before need not wait any more.
 
     Returns how many there were.

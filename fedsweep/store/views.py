@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep import fields, measures
+from fedsweep.fields import config_columns
 from fedsweep.measures import IN_CURVES, OF_TRIALS, Measure
-from fedsweep.spec import config_columns
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Deviation, Dialect
 

@@ -16,21 +16,21 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import Refused
+from fedsweep.fields import config_columns
 from fedsweep.logbook import Line, cut
-from fedsweep.spec import (
+from fedsweep.plan import (
     OUTSIDE_IDENTITY,
-    Claim,
     ClientScore,
     Round,
     SweepSpec,
     TrainConfig,
     Trials,
     TrialSpec,
-    config_columns,
     fork_round,
     more_measured,
 )
 from fedsweep.states import TrialState
+from fedsweep.store.claim import Claim
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Dialect, Lock
 from fedsweep.store.difference import Differs, as_stored, differences

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fedsweep import queue
-from fedsweep.spec import Claim, Round
+from fedsweep.plan import Round
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from tests.benchmarks.crowd import Limit, shift
@@ -21,7 +22,7 @@ def drain(
     before stores its one round with its end.
     """
     store = open_store(url)
-    worker = queue.Worker("bench", "cpu")
+    worker = queue.Claimant("bench", "cpu")
 
     def claim() -> Claim | None:
         with transaction(store) as c:

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
-from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
+from fedsweep.fields import config_columns
+from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store import writes
 from fedsweep.store.dialects import sqlite_file
@@ -83,7 +84,7 @@ def one_trunk(url: str, sweep: str) -> None:
             connection.execute(shared.values(**trunk, waits=1))
             carrier = sa.update(trials).where(trials.c.id == first)
             connection.execute(carrier.values(**trunk, priority=1))
-            worker = queue.Worker("carrier", "cpu")
+            worker = queue.Claimant("carrier", "cpu")
             claim = queue.claim(connection, worker, read_clock(connection), lease=3600)
             assert claim is not None
             assert claim.trial == first

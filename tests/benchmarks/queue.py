@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import attempts, rounds, sweeps, trials

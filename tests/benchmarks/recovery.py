@@ -20,7 +20,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.store import writes
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import attempts, snapshots, trials

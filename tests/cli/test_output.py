@@ -25,10 +25,11 @@ from fedsweep import output
 from fedsweep.cli import work
 from fedsweep.cli.console import console
 from fedsweep.errors import OutputLost, ReaderGone
+from fedsweep.plan import read_plan
 from fedsweep.report.fit import Column, Grid, pair_lines
-from fedsweep.spec import Claim, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import transaction
 from fedsweep.store.reads import Progress
 from fedsweep.store.schema import open_store

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import transaction
 from fedsweep.store.schema import open_store

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fedsweep.cli.work import _ended
-from fedsweep.spec import Claim, TrainConfig
+from fedsweep.plan import TrainConfig
 from fedsweep.states import Outcome
+from fedsweep.store.claim import Claim
 from fedsweep.store.reads import Progress
 from fedsweep.worker import Ended, Tally, View
 

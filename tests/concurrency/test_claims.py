@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep import queue
-from fedsweep.spec import Round, read_plan
+from fedsweep.plan import Round, read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
@@ -23,7 +23,7 @@ WORKERS, TRIALS = 8, 160
 def drain(url: str, name: str, barrier: Any, out: Any) -> None:
     """Claim and finish until nothing is left; report what was claimed."""
     store = open_store(url)
-    worker = queue.Worker(name, "cpu")
+    worker = queue.Claimant(name, "cpu")
     barrier.wait()
     done = []
     while True:

@@ -37,7 +37,7 @@ SPAWN = get_context("spawn")
 def work(url: str, name: str, barrier: Any) -> None:
     """Claim and train, and ask where there is nothing to claim, until nothing is left anywhere."""
     store = open_store(url)
-    worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
+    worker, place = queue.Claimant(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
     if barrier is not None:
         barrier.wait()
     while True:

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import soundness
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
@@ -36,7 +36,7 @@ SPAWN = get_context("spawn")
 def work(url: str, name: str, barrier: Any) -> None:
     """Claim and train until nothing is left anywhere."""
     store = open_store(url)
-    worker, place = queue.Worker(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
+    worker, place = queue.Claimant(name, "cpu", pid=os.getpid()), Place(lease=LEASE)
     if barrier is not None:
         barrier.wait()
     while True:

@@ -6,15 +6,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep import queue
-from fedsweep.spec import Claim, Round, TrainConfig
+from fedsweep.plan import Round, TrainConfig
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import Moment
 from fedsweep.store.tables import attempts, trials
 
-ALICE = queue.Worker("alice", "cpu", "host-a", 1)
+ALICE = queue.Claimant("alice", "cpu", "host-a", 1)
 
 
-BOB = queue.Worker("bob", "cpu", "host-b", 2)
+BOB = queue.Claimant("bob", "cpu", "host-b", 2)
 
 
 LEASE = 15.0
@@ -24,7 +25,7 @@ def at(seconds: float, clock: str = "boot-1") -> Moment:
     return Moment(1000.0 + seconds, clock)
 
 
-def claimed(c: Connection, worker: queue.Worker = ALICE, seconds: float = 0) -> Claim:
+def claimed(c: Connection, worker: queue.Claimant = ALICE, seconds: float = 0) -> Claim:
     claim = queue.claim(c, worker, at(seconds), lease=LEASE)
     assert claim is not None
     return claim

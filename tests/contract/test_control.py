@@ -11,9 +11,10 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import LeaseLost, NotFound, Refused
-from fedsweep.spec import Budget, Claim, SweepSpec, TrialSpec
+from fedsweep.plan import Budget, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import reads, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
 from tests import postgres

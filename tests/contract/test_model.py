@@ -22,9 +22,10 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
-from fedsweep.spec import Claim, SweepSpec, TrialSpec
+from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.states import RETRIED, FailureKind, Hold
-from fedsweep.store import reads, writes
+from fedsweep.store import reads, tables, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import Moment, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, trials
@@ -509,7 +510,7 @@ class Machine(RuleBasedStateMachine):
 
     def compare_answers(self, c: Connection) -> None:
         model = self.model
-        claimable = sa.select(trials.c.seed).where(sa.text(queue.CLAIMABLE))
+        claimable = sa.select(trials.c.seed).where(sa.text(tables.CLAIMABLE))
         ordered = claimable.order_by(trials.c.priority.desc(), trials.c.id)
         assert c.execute(ordered).scalars().all() == model.order()
         for scope in (None, *model.sweeps):

@@ -12,9 +12,10 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
-from fedsweep.spec import Claim, ClientScore, Round, read_plan
+from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import board, reads, stops, trunks, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import LONGEST_LEASE, Moment, transaction
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 from tests.contract.steps import ALICE, BOB, LEASE, at, claimed, measured, outcomes, state, train

@@ -98,7 +98,7 @@ def test_one_sweep_is_written_alone(filled: Engine, tmp_path: Path) -> None:
     """A second sweep shares two of its trials: they are in both."""
     plan = study.PLAN.replace('"study"', '"other"').replace('["bn", "gn"]', '"bn"')
     (tmp_path / "other.toml").write_text(plan.partition('[[grid]]\nnormalizer = "fixbn"')[0])
-    from fedsweep.spec import read_plan
+    from fedsweep.plan import read_plan
     from fedsweep.store import writes
 
     with transaction(filled) as connection:

@@ -16,8 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing
-from fedsweep.fields import CATALOG, added_by
-from fedsweep.spec import config_columns
+from fedsweep.fields import CATALOG, added_by, config_columns
 from fedsweep.store import schema, views
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.tables import metadata

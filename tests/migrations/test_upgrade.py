@@ -11,7 +11,8 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
-from fedsweep.spec import TrainConfig, TrialSpec, config_columns
+from fedsweep.fields import config_columns
+from fedsweep.plan import TrainConfig, TrialSpec
 from fedsweep.states import Outcome
 from fedsweep.store import reads, schema
 from fedsweep.store.engine import make_engine, read_clock, reading, transaction
@@ -85,7 +86,7 @@ def test_an_upgraded_store_is_what_a_new_one_is(upgraded: Engine) -> None:
 def test_an_old_trial_given_back_half_way_is_claimed_and_finished(upgraded: Engine) -> None:
     """By today's trainer, under its own numerics."""
     with transaction(upgraded) as connection:
-        claim = queue.claim(connection, queue.Worker("w", "cpu"), read_clock(connection))
+        claim = queue.claim(connection, queue.Claimant("w", "cpu"), read_clock(connection))
     assert claim is not None
     assert (claim.fence, claim.final_round) == (2, 1)
     end = execute(upgraded, claim, Place(), lambda: False, lambda _: None)

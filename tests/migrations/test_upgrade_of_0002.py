@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.errors import Refused
 from fedsweep.executor import Place, execute
-from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec, config_columns
+from fedsweep.fields import config_columns
+from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Outcome
 from fedsweep.store import schema, soundness, writes
 from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
@@ -67,7 +68,7 @@ def test_what_the_old_version_left_half_way_is_taken_over_and_finished(upgraded:
     with transaction(upgraded) as c:
         waiting = sa.text("UPDATE trials SET state = 'cancelled' WHERE state = 'queued'")
         c.execute(waiting)
-        claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c))
+        claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
     assert claim is not None
     assert (claim.final_round, claim.fence) == (2, 3)
     end = execute(upgraded, claim, Place(), lambda: False, lambda _: None)
@@ -157,7 +158,7 @@ def test_a_shared_trial_of_an_old_store_is_claimed_in_the_scope_of_both_sweeps(
     schema.migrate(engine)
     for sweep in ("other", "second"):
         with transaction(engine) as c:
-            claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c), sweep=sweep)
+            claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c), sweep=sweep)
             assert claim is not None
             assert claim.trial == 1
             c.rollback()

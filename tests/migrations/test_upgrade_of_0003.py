@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import schema, soundness, writes
 from fedsweep.store.engine import make_engine, read_clock, reading, transaction
@@ -52,7 +52,7 @@ def test_what_was_begun_is_finished_alone(upgraded: Engine) -> None:
         assert c.execute(sa.select(trials.c.trunk).distinct()).scalars().all() == [None]
     while True:
         with transaction(upgraded) as c:
-            claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c))
+            claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
         if claim is None:
             break
         end = execute(upgraded, claim, place, lambda: False, lambda _: None)

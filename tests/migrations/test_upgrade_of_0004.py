@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import arms, schema, soundness, writes
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.tables import plans, trials

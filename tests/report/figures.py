@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from fedsweep.plan import Holdings, TrainConfig
 from fedsweep.report.figures import CaptionedFigure
-from fedsweep.spec import Holdings, TrainConfig
 
 
 def config(**more: Any) -> TrainConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.spec import Round, read_plan
+from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
 from fedsweep.store.engine import read_clock, transaction
@@ -41,7 +41,7 @@ MEANS = {"bn": 0.80, "fixbn": 0.82, "gn": 0.79, "ln": 0.60}
 
 TOLD = ("normalizer", "alpha", "local_steps", "seed")
 
-WORKER = queue.Worker("w", "cpu", "h", 1)
+WORKER = queue.Claimant("w", "cpu", "h", 1)
 
 
 def fill(store: Engine, folder: Path) -> None:

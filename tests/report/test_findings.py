@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from fedsweep.plan import TrialSpec, read_plan
 from fedsweep.report import findings, plots, search_tables
 from fedsweep.report.findings import Finding, find, paired
 from fedsweep.search import Probe, Space
-from fedsweep.spec import TrialSpec, read_plan
 from fedsweep.store.arms import Arm, Proposal
 from tests.report.figures import check, svg
 from tests.search.searches import PLAN

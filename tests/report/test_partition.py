@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from fedsweep.errors import PlanError, RequestError
+from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.report import partition
-from fedsweep.spec import SweepSpec, TrainConfig, TrialSpec
 from tests.report.figures import config, held
 
 

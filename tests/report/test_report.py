@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from fedsweep.cli import report as command
 from fedsweep.cli.app import app
 from fedsweep.errors import RequestError
+from fedsweep.plan import read_plan
 from fedsweep.report.latex import document
 from fedsweep.report.summary import summarize
 from fedsweep.report.tables import View
-from fedsweep.spec import read_plan
 from fedsweep.store import reader, writes
 from fedsweep.store.engine import transaction
 from tests.report import fixed

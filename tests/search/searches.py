@@ -9,10 +9,11 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.executor import Place, execute
+from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.search.ask import tend
-from fedsweep.spec import Claim, SweepSpec, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import arms, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import proposals
 from tests.builders import WORKER

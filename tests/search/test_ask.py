@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
+from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.search.ask import chosen, history_of, tend
 from fedsweep.search.choice import Stop, Try
-from fedsweep.spec import SweepSpec, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store import arms, reads, soundness, writes
 from fedsweep.store.engine import reading, transaction

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
+from fedsweep.plan import Round
 from fedsweep.search.ask import chosen, history_of, prune, space_of, tend
 from fedsweep.search.choice import Space, answer
 from fedsweep.search.pruning import Loser, Progress, losers
-from fedsweep.spec import Round
 from fedsweep.store import arms, soundness, writes
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.tables import trials

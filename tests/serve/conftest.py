@@ -10,8 +10,8 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.logbook import Line
+from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.serve.look import Look
-from fedsweep.spec import SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
 from fedsweep.store.engine import transaction

@@ -12,11 +12,12 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep import queue
+from fedsweep.plan import Round
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.look import Look
-from fedsweep.spec import Claim, Round
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, transaction
 from tests.acceptance.command import query, start
 
@@ -29,7 +30,7 @@ PORT = 8000
 HOSTILE = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 
 
-WORKER = queue.Worker("host-1-0-abc", "cpu", "host", 1)
+WORKER = queue.Claimant("host-1-0-abc", "cpu", "host", 1)
 
 
 def one_round(number: int, accuracy: float | None = 0.5) -> Round:

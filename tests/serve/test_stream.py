@@ -17,10 +17,10 @@ from starlette.testclient import TestClient
 
 from fedsweep import queue
 from fedsweep.errors import StoreUnreachable
+from fedsweep.plan import read_plan
 from fedsweep.serve.app import MOST, shown
 from fedsweep.serve.look import Look
 from fedsweep.serve.stream import Stream
-from fedsweep.spec import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import transaction
 from fedsweep.store.tables import trials

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.measures import OPTIONAL
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import board, browse, reads, writes
 from fedsweep.store.browse import Wanted
@@ -99,7 +99,7 @@ def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine)
         first = board.upcoming(connection, 1)[0]
     assert (first["trial_id"], first["priority"], first["sweep"]) == (last, 7, "tiny")
     with transaction(planned) as connection:
-        taken = queue.claim(connection, queue.Worker("w", "cpu"), read_clock(connection))
+        taken = queue.claim(connection, queue.Claimant("w", "cpu"), read_clock(connection))
     assert taken is not None
     assert taken.trial_id == last
 

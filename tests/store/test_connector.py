@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import Engine
 
 from fedsweep import errors, queue
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import connector, reader, writes
 from fedsweep.store import engine as e
 from fedsweep.store.doorbell import Doorbell

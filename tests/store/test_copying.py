@@ -30,7 +30,7 @@ from fedsweep.errors import (
     StoreError,
     StoreMissing,
 )
-from fedsweep.spec import Claim, ClientScore, Round, read_plan
+from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import (
     arms,
@@ -42,6 +42,7 @@ from fedsweep.store import (
     trust,
     writes,
 )
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import Moment, make_engine, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.soundness import faults
@@ -134,7 +135,7 @@ def attempt(
     """One attempt of a trial, by its row: claimed, some rounds, an end (or none: it runs)."""
     with transaction(engine) as c:
         c.execute(sa.update(trials).where(trials.c.id == row).values(priority=9))
-        claim = queue.claim(c, queue.Worker(worker, "cpu", "host", 1), NOW, lease=15.0)
+        claim = queue.claim(c, queue.Claimant(worker, "cpu", "host", 1), NOW, lease=15.0)
         assert claim is not None
         assert claim.trial == row
         c.execute(sa.update(trials).where(trials.c.id == row).values(priority=0))
@@ -351,7 +352,7 @@ def test_a_copy_is_what_was_there_at_one_moment_while_workers_go_on(
     def work() -> None:
         while not stop.is_set():
             with transaction(source) as c:
-                claim = queue.claim(c, queue.Worker("alice", "cpu", "host", 1), NOW)
+                claim = queue.claim(c, queue.Claimant("alice", "cpu", "host", 1), NOW)
                 if claim is None:
                     return
                 writes.add_rounds(c, claim, some(2))

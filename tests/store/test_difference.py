@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedsweep.spec import ClientScore, Round
+from fedsweep.plan import ClientScore, Round
 from fedsweep.store.difference import Differs, as_stored, differences
 
 ROUND = Round(

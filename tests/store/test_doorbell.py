@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.spec import Claim, read_plan
+from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.schema import open_store

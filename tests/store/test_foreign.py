@@ -25,8 +25,9 @@ from sqlalchemy.engine import Engine, make_url
 
 from fedsweep import executor, queue
 from fedsweep.logbook import Line, Logbook
-from fedsweep.spec import Claim, read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import artifacts, reads, trunks, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import (

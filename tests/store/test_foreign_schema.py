@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep.errors import StoreBusy, StoreForeign
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import reader, writes
 from fedsweep.store.dialects import DIALECTS, sqlite_engine
 from fedsweep.store.engine import make_engine, reading, transaction

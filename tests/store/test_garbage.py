@@ -14,15 +14,16 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.errors import Refused
-from fedsweep.spec import Claim, read_plan
+from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import garbage, reads, trust, writes
 from fedsweep.store.artifacts import Folder, folder_of
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.garbage import Collected, collect
 from fedsweep.store.tables import attempts, files, identity, snapshots, trials
 
-HOST = queue.Worker("w", "cpu").host
+HOST = queue.Claimant("w", "cpu").host
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def planned(store: Engine, tiny: Path) -> None:
 def begun(store: Engine, host: str = HOST) -> Claim:
     """A trial that an attempt runs, its files on the index."""
     with transaction(store) as c:
-        claim = queue.claim(c, queue.Worker("w", "cpu", host, 1), read_clock(c))
+        claim = queue.claim(c, queue.Claimant("w", "cpu", host, 1), read_clock(c))
         assert claim is not None
         writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
     return claim
@@ -328,7 +329,7 @@ def test_an_attempt_that_begins_as_its_sweep_is_planned_elsewhere_sees_the_plan(
 ) -> None:
     """It waits for it: else its files would lie where no index looks."""
     with transaction(store) as c:
-        claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c))
+        claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
     assert claim is not None
     with ThreadPoolExecutor(1) as other:
         with transaction(store) as c:
@@ -344,7 +345,7 @@ def test_a_plan_that_puts_files_elsewhere_as_an_attempt_begins_sees_the_attempt(
 ) -> None:
     """And is refused."""
     with transaction(store) as c:
-        claim = queue.claim(c, queue.Worker("w", "cpu"), read_clock(c))
+        claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
     assert claim is not None
     with ThreadPoolExecutor(1) as other:
         with transaction(store) as c:

@@ -24,11 +24,12 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import cli, queue
 from fedsweep.cli.console import console
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
+from fedsweep.plan import Round, read_plan
 from fedsweep.serve.look import Look
-from fedsweep.spec import Claim, Round, read_plan
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import engine as e
 from fedsweep.store import reads, writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.dialects.postgres_engine import POSTGRES_SETTINGS
 from fedsweep.store.doorbell import Doorbell
 from fedsweep.store.readonly import open_to_read
@@ -320,7 +321,7 @@ def _plain(store: Engine) -> str:
 
 def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> None:
     """One worker, which lets go of its connection after each transaction."""
-    worker, lease = queue.Worker(name, "cpu"), 600.0  # nobody renews it on a busy machine
+    worker, lease = queue.Claimant(name, "cpu"), 600.0  # nobody renews it on a busy machine
 
     def take(c: Connection) -> Claim | None:
         return queue.claim(c, worker, e.read_clock(c), lease=lease)

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
+from fedsweep.queue import claims, ends, waiting
 from fedsweep.states import Hold
 from fedsweep.store import trunks, writes
 from fedsweep.store.engine import Moment, read_clock, transaction
@@ -71,16 +72,16 @@ SOME = frozenset({(("dataset", "camvid"), ("fingerprint", None)), (("normalizer"
 """What a worker on a machine without a data set passes over."""
 
 BY_INDEX = [
-    (queue._statements(frozenset())[None], "ix_trials_claimable"),
-    (queue._statements(frozenset())[False], "ix_trials_claimable_of"),
-    (queue._statements(SOME)[None], "ix_trials_claimable"),
-    (queue._statements(SOME)[False], "ix_trials_claimable_of"),
-    (queue._DUE, "ix_trials_running"),
-    (queue._DUE, "ix_trials_backing_off"),
-    (queue._OUTSTANDING, "ix_trials_outstanding"),
-    (queue._OUTSTANDING_IN, "ix_trials_outstanding"),
-    (queue._RENEW, "trials"),
-    (queue._END, "attempts"),
+    (claims._statements(frozenset())[None], "ix_trials_claimable"),
+    (claims._statements(frozenset())[False], "ix_trials_claimable_of"),
+    (claims._statements(SOME)[None], "ix_trials_claimable"),
+    (claims._statements(SOME)[False], "ix_trials_claimable_of"),
+    (queue.DUE, "ix_trials_running"),
+    (queue.DUE, "ix_trials_backing_off"),
+    (waiting._OUTSTANDING, "ix_trials_outstanding"),
+    (waiting._OUTSTANDING_IN, "ix_trials_outstanding"),
+    (claims._RENEW, "trials"),
+    (queue.END_ATTEMPT, "attempts"),
     (trunks._BUSY, "ix_trials_training"),
     (trunks._GET_ON, "ix_trials_sharing"),
     (trunks._PASS_ON, "ix_trials_next"),
@@ -91,7 +92,7 @@ BY_INDEX = [
 def test_what_every_trial_goes_through_reads_by_index(filled: Engine) -> None:
     """No scan of the trials. (Empty tables, of attempts and rounds, Postgres scans with right.)"""
     with transaction(filled) as c:
-        finish = queue._FINISH.steps(c)[0]
+        finish = ends._FINISH.steps(c)[0]
         for statement, index in [*BY_INDEX, (finish, "rounds")]:
             found = plan(c, statement, read_clock(c))
             assert index in found.replace(f"{index}_", ""), (index, found)
@@ -225,7 +226,7 @@ def test_what_a_trunk_costs_does_not_depend_on_who_waits_for_it(store: Engine, t
         assert queue.claim(c, WORKER, read_clock(c)) is None
 
     def get_on(c: Connection) -> None:
-        assert queue.get_on(c, carrier, 0) == 1
+        assert queue.reach_round(c, carrier, 0) == 1
 
     def lose(c: Connection) -> None:
         queue.lose(c, carrier, "gone")

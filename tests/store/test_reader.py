@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import make_engine, reading, transaction
 from fedsweep.store.reader import ask

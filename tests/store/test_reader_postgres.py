@@ -13,7 +13,7 @@ from psycopg import sql
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import writes
 from fedsweep.store.engine import make_engine, transaction
 from fedsweep.store.reader import ask

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
-from fedsweep.spec import Round, read_plan
+from fedsweep.plan import Round, read_plan
 from fedsweep.store import soundness, writes
 from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import read_clock, transaction

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine, make_url
 
 from fedsweep import queue
 from fedsweep.logbook import Line
-from fedsweep.spec import SweepSpec, read_plan
+from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import reads, schema, writes
 from fedsweep.store.dialects.postgres import Postgres
@@ -55,7 +55,7 @@ def test_every_text_can_be_stored_and_found(
         monkeypatch.setenv("PGCLIENTENCODING", client_encoding)
     plan = read_plan(tiny)
     sweep = SweepSpec("T⋆\udcff", f"# {AWKWARD}", plan.trials)
-    worker = queue.Worker("w\udcff", "Gerät⋆\udcff", "host⋆\udcff", 1)
+    worker = queue.Claimant("w\udcff", "Gerät⋆\udcff", "host⋆\udcff", 1)
     with transaction(any_store) as connection:
         writes.add_sweep(connection, sweep)
         claim = queue.claim(connection, worker, read_clock(connection), sweep="T⋆\udcff")

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.spec import Claim, ClientScore, Round, SweepSpec, read_plan
+from fedsweep.plan import ClientScore, Round, SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import writes
+from fedsweep.store.claim import Claim
 from fedsweep.store.engine import read_clock, transaction
 
-WORKER = queue.Worker("w", "cpu", "h", 1)
+WORKER = queue.Claimant("w", "cpu", "h", 1)
 
 
 def finish_all(c: Connection, accuracies: list[float]) -> list[Claim]:

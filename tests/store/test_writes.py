@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from fedsweep.store import reads, writes
 from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import members, plans, sweeps, trials

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedsweep.spec import TrialSpec
+from fedsweep.plan import TrialSpec
 from tests.trainers.arms import BASE, ROAD, config
 from trainers.config import (
     NORMALIZERS,

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR100, cifar
 
 from fedsweep import executor
 from fedsweep.errors import PlanError
-from fedsweep.spec import read_plan
+from fedsweep.plan import read_plan
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import data, folder, images, memory, pickles, regular, sources
 from trainers.folder import BadData, MachineLimit, list_files

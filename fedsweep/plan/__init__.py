@@ -1,0 +1,34 @@
+"""A plan: its trials, arms and budget, as frozen values, and the plan file that they come from."""
+
+from fedsweep.plan.arms import ArmSpec, SearchSpec
+from fedsweep.plan.holdings import Holdings
+from fedsweep.plan.identity import content_hash, fork_round
+from fedsweep.plan.packed import Trials
+from fedsweep.plan.read import read_plan
+from fedsweep.plan.sweep import Budget, SweepSpec, pinned
+from fedsweep.plan.trials import TrialSpec, check_recipe, more_measured
+from fedsweep.plan.trunks import most_forks, own_rounds
+from trainers.config import OUTSIDE_IDENTITY, TrainConfig
+from trainers.measurements import ClientScore, Round
+
+__all__ = [
+    "OUTSIDE_IDENTITY",
+    "ArmSpec",
+    "Budget",
+    "ClientScore",
+    "Holdings",
+    "Round",
+    "SearchSpec",
+    "SweepSpec",
+    "TrainConfig",
+    "TrialSpec",
+    "Trials",
+    "check_recipe",
+    "content_hash",
+    "fork_round",
+    "more_measured",
+    "most_forks",
+    "own_rounds",
+    "pinned",
+    "read_plan",
+]

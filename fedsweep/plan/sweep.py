@@ -1,0 +1,71 @@
+"""A sweep: a named plan with its trials, arms and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedsweep.plan.arms import ArmSpec
+from fedsweep.plan.packed import Trials
+from fedsweep.plan.trials import TrialSpec
+from trainers.config import (
+    TrainConfig,
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sweep may train in all; None is no limit."""
+
+    rounds: int | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A named plan: its text, and its trials in the order of the file, each once."""
+
+    name: str
+    text: str
+    trials: Sequence[TrialSpec]
+    budget: Budget | None = None
+    arms: tuple[ArmSpec, ...] = ()
+    """What it searches the best T* of."""
+
+    def __post_init__(self) -> None:
+        """Pack the trials."""
+        object.__setattr__(self, "trials", Trials.of(self.trials))
+
+    def alone(self) -> SweepSpec:
+        """The same sweep, of trials that share nothing."""
+        return replace(
+            self,
+            trials=Trials.of(self.trials).alone(),
+            arms=tuple(replace(arm, shared=False) for arm in self.arms),
+        )
+
+
+def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
+    """The sweep with the content of a data set on disk made part of its trials' identity."""
+
+    def pin(trial: TrialSpec) -> TrialSpec:
+        if trial.config.dataset != dataset or trial.config.fingerprint:
+            return trial
+        return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
+
+    def pinned_config(config: TrainConfig) -> TrainConfig:
+        return pin(TrialSpec.of(config)).config
+
+    arms = tuple(
+        replace(
+            ArmSpec.of(
+                pinned_config(arm.config),
+                arm.seeds,
+                arm.search,
+                list(map(pinned_config, arm.rivals)),
+            ),
+            shared=arm.shared,
+        )
+        for arm in sweep.arms
+    )
+    return replace(sweep, trials=Trials(pin(trial) for trial in sweep.trials), arms=arms)

@@ -1,0 +1,37 @@
+"""Training that the trials of a plan share: how many rounds and snapshots it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedsweep.plan.identity import fork_round
+from fedsweep.plan.trials import TrialSpec
+
+
+def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
+    """The rounds that each of these trials trains, where they share what they can: of a trunk, the
+    one that goes furthest trains all of it.
+    """
+    furthest: dict[str, tuple[int, int]] = {}
+    own = []
+    for n, trial in enumerate(trials):
+        fork = 0
+        if trial.trunk is not None:
+            fork = fork_round(trial.config)
+            if fork > furthest.get(trial.trunk, (-1, 0))[0]:
+                furthest[trial.trunk] = (fork, n)
+        own.append(trial.config.rounds - fork)
+    for fork, n in furthest.values():
+        own[n] += fork
+    return own
+
+
+def most_forks(trials: Sequence[TrialSpec]) -> int:
+    """How many snapshots a trunk of these trials needs at most: one at each round at which one of
+    them forks.
+    """
+    forks: dict[str, set[int]] = {}
+    for trial in trials:
+        if trial.trunk is not None and fork_round(trial.config) < trial.config.rounds:
+            forks.setdefault(trial.trunk, set()).add(fork_round(trial.config))
+    return max(map(len, forks.values()), default=0)

@@ -1,0 +1,180 @@
+"""The end of an attempt by its own worker: finished, failed or released."""
+
+from __future__ import annotations
+
+import hashlib
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import FedsweepError
+from fedsweep.measures import FROM_LAST_ROUND
+from fedsweep.queue.statements import (
+    END_ATTEMPT,
+    QUEUED,
+    attempt_of,
+    ending,
+    held_by,
+    key_of,
+    lease_lost,
+    pass_on,
+    wake,
+)
+from fedsweep.states import RETRIED, FailureKind, Outcome, TrialState
+from fedsweep.store import trunks
+from fedsweep.store.claim import Claim
+from fedsweep.store.clock import Moment
+from fedsweep.store.engine import as_sql
+from fedsweep.store.prepared import Prepared, Steps
+from fedsweep.store.tables import (
+    SHARING,
+    attempts,
+    trials,
+)
+
+MAX_ATTEMPTS = 3
+"""Failures after which a trial stays failed."""
+
+
+def finish(connection: Connection, claim: Claim) -> None:
+    """All rounds are stored: take the trial's final numbers from them.
+
+    Raises:
+        LeaseLost: the claim does not hold the trial any more.
+        FedsweepError: a round is missing.
+
+    """
+    if _FINISH(connection, **ending(claim, Outcome.FINISHED)).rowcount != 1:
+        lost = lease_lost(connection, claim)
+        if lost.still_held:
+            raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
+        raise lost
+    pass_on(connection, claim.trunk)
+
+
+_FINISH = Steps("finish", {"final": ", ".join(FROM_LAST_ROUND)})
+
+
+def fail(
+    connection: Connection,
+    claim: Claim,
+    now: Moment,
+    kind: FailureKind,
+    error: str,
+    traceback: str | None = None,
+    *,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> float | None:
+    """The attempt failed: queue the trial again after a delay, or leave it failed.
+
+    Returns the delay in seconds, None where the trial stays failed.
+    """
+    mine = held_by(claim)
+    found = connection.execute(sa.select(trials.c.failures).where(mine)).one_or_none()
+    if found is None:
+        raise lease_lost(connection, claim)
+    failures = found.failures + 1
+    delay = retry_delay(kind, failures, claim.trial_id, max_attempts=max_attempts)
+    again = {
+        "state": TrialState.QUEUED.value,
+        "not_before": as_sql(now) + (delay or 0),
+        "clock": now.clock,
+    }
+    for_good = {
+        "state": TrialState.FAILED.value,
+        "failure": kind.value,
+        "error": error,
+        "clock": None,
+    }
+    ended = connection.execute(
+        sa.update(trials)
+        .where(mine)
+        .values(
+            **(for_good if delay is None else again),
+            lease_until=None,
+            failures=failures,
+            device=sa.select(attempts.c.device).where(attempt_of(claim)).scalar_subquery(),
+        )
+    )
+    if ended.rowcount != 1:
+        raise lease_lost(connection, claim)
+    END_ATTEMPT(connection, **ending(claim, Outcome.FAILED, kind, error, traceback))
+    if kind is FailureKind.DIVERGED and claim.trunk is not None:
+        _fail_siblings(connection, claim, error)
+    pass_on(connection, claim.trunk)
+    return delay
+
+
+def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
+    """A trial has come to a round of its trunk: whoever forks there, or before, may begin.
+
+    Returns the next round at which another one forks, or this one; None where there is none. To be
+    called with what makes that round's snapshot known.
+    """
+    if claim.trunk is None:
+        return None
+    freed = trunks.free_forks(connection, claim.trunk, min(round, claim.fork_round))
+    if round >= claim.fork_round:
+        freed += trunks.pass_on(connection, claim.trunk)
+    if freed:
+        wake(connection)
+    ahead = trunks.next_fork(connection, claim.trunk, round)
+    last = min(claim.fork_round, claim.config["rounds"] - 1)  # nobody goes on from the very end
+    return ahead if ahead is not None and ahead <= last else None
+
+
+def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
+    """The trunk itself diverged: whoever forks later would, in the same round."""
+    here = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
+    last = connection.execute(here).scalar_one()
+    if last >= claim.fork_round:
+        return
+    some = sa.select(trials.c.id).where(
+        sa.text(SHARING),
+        trials.c.trunk == claim.trunk,
+        trials.c.waits.in_([0, 1]),
+        trials.c.fork_round > last,
+        QUEUED,
+    )
+    connection.execute(
+        sa.update(trials)
+        .where(trials.c.id.in_(some.with_for_update(skip_locked=True)))
+        .values(
+            state=TrialState.FAILED.value,
+            failure=FailureKind.DIVERGED.value,
+            error=f"its trunk diverged in trial {claim.trial_id}: {error}",
+            not_before=None,
+            clock=None,
+        )
+    )
+
+
+def release(
+    connection: Connection, claim: Claim, why: str | None = None, traceback: str | None = None
+) -> None:
+    """Give the trial back, at no cost: the worker was asked to stop, or the trial to wait.
+
+    `why` tells what else ended the attempt: a fault of the machine or of the store.
+    """
+    if _RELEASE(connection, **key_of(claim)).rowcount != 1:
+        raise lease_lost(connection, claim)
+    END_ATTEMPT(connection, **ending(claim, Outcome.RELEASED, None, why, traceback))
+    pass_on(connection, claim.trunk)
+    wake(connection)
+
+
+_RELEASE = Prepared.named("release")
+
+
+def retry_delay(
+    kind: FailureKind, failures: int, trial_id: str, *, max_attempts: int = MAX_ATTEMPTS
+) -> float | None:
+    """Seconds before the next attempt: 5, 10, 20 … up to 300, each +-50 %; None for no attempt.
+
+    The jitter is a function of the trial and the count, so that the decision can be repeated.
+    """
+    if kind not in RETRIED or failures >= max_attempts:
+        return None
+    digest = hashlib.sha256(f"{trial_id}/{failures}".encode()).digest()
+    jitter = 0.5 + int.from_bytes(digest[:4], "little") / 2**32
+    return float(min(5.0 * 2 ** (failures - 1), 300.0) * jitter)

@@ -1,0 +1,151 @@
+"""Conditions and statements that several modules of the queue use."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import LeaseLost
+from fedsweep.states import FailureKind, Hold, Outcome, TrialState
+from fedsweep.store import trunks
+from fedsweep.store.claim import Claim
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.engine import AHEAD_SECONDS
+from fedsweep.store.prepared import Prepared
+from fedsweep.store.tables import (
+    BACKING_OFF,
+    CLAIMABLE,
+    attempts,
+    members,
+    sweeps,
+    trials,
+)
+
+CHANNEL = "fedsweep_work"
+"""On Postgres: notified when there may be something to claim."""
+
+
+# Literals, not parameters: only so can a planner see that a partial index applies.
+QUEUED = trials.c.state == sa.literal_column(f"'{TrialState.QUEUED.value}'")
+
+
+RUNNING = trials.c.state == sa.literal_column(f"'{TrialState.RUNNING.value}'")
+
+
+OPEN = sa.text("state IN ('queued', 'running')")
+
+
+def key_of(claim: Claim) -> dict[str, int]:
+    """Return the parameters of a statement that a claim's fence guards."""
+    return {"of_trial": claim.trial, "of_fence": claim.fence}
+
+
+SWEEP = sa.select(sweeps.c.id).where(sweeps.c.name == sa.bindparam("sweep", type_=sa.Text()))
+
+
+OWN = trials.c.sweep == SWEEP.scalar_subquery()
+
+
+_SHARED = (members.c.sweep == SWEEP.scalar_subquery()) & (
+    members.c.shared == sa.literal_column("1")
+)
+
+
+AMONG_SHARED = trials.c.id.in_(sa.select(members.c.trial).where(_SHARED))
+
+
+PARTS = {
+    "claimable": CLAIMABLE,
+    "backing_off": BACKING_OFF,
+    "ahead": str(AHEAD_SECONDS),
+}
+"""Conditions of the statements in the SQL files: the indexes have the same ones."""
+
+
+DUE = Prepared.named("due", PARTS)
+
+
+END_ATTEMPT = Prepared.named("end_attempt")
+
+
+def pass_on(connection: Connection, trunk: str | None) -> None:
+    """Whoever carried the trunk does so no more, or may not: somebody else may."""
+    if trunk is not None and trunks.pass_on(connection, trunk):
+        wake(connection)
+
+
+def update_holds(connection: Connection, some: sa.ColumnElement[bool]) -> None:
+    """`held` of some trials, from what is wished for them and from their sweeps.
+
+    A trial is held by its own wish; else where no sweep that has it is free, by the mildest reason.
+    A cancelled sweep has no say.
+    """
+    of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
+    having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
+    free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
+    drained = sa.case((sweeps.c.held == Hold.DRAIN.value, sweeps.c.held))
+    first = sa.func.coalesce(sa.func.min(drained), sa.func.min(sweeps.c.held))  # the rest by name
+    mildest = sa.select(first).select_from(of_trial)
+    mildest = mildest.where(members.c.trial == trials.c.id, sweeps.c.held != Hold.CANCEL.value)
+    held = sa.func.coalesce(
+        trials.c.wish,
+        sa.case((free, sa.null()), else_=mildest.correlate(trials).scalar_subquery()),
+    )
+    connection.execute(
+        sa.update(trials)
+        .where(some, QUEUED | RUNNING, trials.c.held.is_distinct_from(held))
+        .values(held=held)
+    )
+
+
+def wake(connection: Connection) -> None:
+    """Tell idle workers, when this transaction commits, that there may be something to claim."""
+    dialect_of(connection).notify(connection, CHANNEL)
+
+
+class _Lost(LeaseLost):
+    still_held = False
+
+
+def lease_lost(connection: Connection, claim: Claim) -> _Lost:
+    """Why a guarded write met no row."""
+    row = connection.execute(
+        sa.select(trials.c.state, trials.c.fence).where(trials.c.id == claim.trial)
+    ).one_or_none()
+    if row is not None and row.state == TrialState.CANCELLED:
+        return _Lost(f"trial {claim.trial_id} was cancelled")
+    lost = _Lost(f"trial {claim.trial_id} is no longer held by attempt {claim.fence}")
+    lost.still_held = (
+        row is not None and row.state == TrialState.RUNNING and row.fence == claim.fence
+    )
+    return lost
+
+
+def held_by(claim: Claim) -> sa.ColumnElement[bool]:
+    """Return the condition of the trial's row while the claim holds it."""
+    return (trials.c.id == claim.trial) & (trials.c.fence == claim.fence) & RUNNING
+
+
+def attempt_of(claim: Claim) -> sa.ColumnElement[bool]:
+    """Return the condition of the claim's attempt."""
+    return (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
+
+
+def ending(
+    claim: Claim,
+    outcome: Outcome,
+    failure: FailureKind | None = None,
+    error: str | None = None,
+    traceback: str | None = None,
+) -> dict[str, Any]:
+    """Of `_END` and `_FINISH`."""
+    return key_of(claim) | {
+        "ended_at": time.time(),
+        "outcome": outcome.value,
+        "failure": failure and failure.value,
+        "error": error,
+        "traceback": traceback,
+    }

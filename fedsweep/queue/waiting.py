@@ -1,0 +1,118 @@
+"""Trials that are still to come: whether there are any, their needs, and the next change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.queue.statements import AMONG_SHARED, OPEN, OWN, RUNNING
+from fedsweep.states import Hold
+from fedsweep.store import arms
+from fedsweep.store.clock import Moment
+from fedsweep.store.dialects.base import Dialect
+from fedsweep.store.engine import AHEAD_SECONDS, as_sql
+from fedsweep.store.prepared import Prepared
+from fedsweep.store.stops import Lack
+from fedsweep.store.tables import (
+    BACKING_OFF,
+    members,
+    sweeps,
+    trials,
+)
+
+
+def others(lacks: Collection[Lack]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of the trials that need none of what a machine lacks."""
+    return [
+        sa.not_(sa.and_(*(trials.c[name].is_not_distinct_from(value) for name, value in lack)))
+        for lack in sorted(lacks, key=repr)
+    ]
+
+
+def outstanding(connection: Connection, sweep: str | None = None) -> bool:
+    """Whether a trial in scope is running anywhere, queued, backing off, paused, or still to be
+    proposed.
+
+    What is drained, or beyond its sweep's budget, is not waited for.
+    """
+    statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
+    return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
+
+
+def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[Dialect], sa.ClauseElement]:
+    some: sa.ColumnElement[int] = sa.literal_column("1")
+    paused: sa.ColumnElement[str] = sa.literal_column(f"'{Hold.PAUSE.value}'")
+    waits = (
+        (RUNNING,),
+        (OPEN, trials.c.held.is_(None)),
+        (OPEN, trials.c.held == paused),
+    )
+    # In the index's own order, not EXISTS: where most trials wait, a planner would read the table
+    # from its beginning, past all that have finished.
+    by = trials.c.held, trials.c.sweep
+    looks = [
+        sa.select(some).where(*wait, scope).order_by(*by).limit(some).scalar_subquery().is_not(None)
+        for scope in scopes
+        for wait in waits
+    ]
+    return lambda _: sa.select(sa.or_(*looks))
+
+
+_OUTSTANDING = Prepared(_outstanding(sa.true()))
+
+
+_OUTSTANDING_IN = Prepared(_outstanding(OWN, AMONG_SHARED))
+
+
+def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, str | None]]:
+    """Return what the open trials in scope need of a machine, each combination once."""
+    columns = [trials.c[name] for name in NEEDS]
+    query = sa.select(*columns).where(OPEN, _in_scope(sweep)).distinct()
+    return [dict(row) for row in connection.execute(query.limit(MOST_NEEDS)).mappings()]
+
+
+NEEDS = ("dataset", "fingerprint", "model", "normalizer")
+"""The fields of a configuration that decide what a machine must have."""
+
+
+MOST_NEEDS = 1000
+"""Combinations that a worker looks at before its first claim; it meets others at their claim."""
+
+
+def may_come(connection: Connection, sweep: str | None, passed_over: Collection[Lack]) -> bool:
+    """Return whether an open trial in scope, or one still to be proposed, is not passed over.
+
+    What is drained, or beyond its sweep's budget, does not come.
+    """
+    wanted = RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
+    query = sa.select(trials.c.id).where(OPEN, wanted, _in_scope(sweep), *others(passed_over))
+    if connection.execute(query.limit(1)).first() is not None:
+        return True
+    return any(
+        not any(all(config.get(name) == value for name, value in lack) for lack in passed_over)
+        for config in arms.open_configs(connection, sweep)
+    )
+
+
+def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
+    """Return the condition of a sweep's trials, its shared ones too; true for no sweep."""
+    if sweep is None:
+        return sa.true()
+    mine = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
+    return trials.c.id.in_(mine.where(sweeps.c.name == sweep))
+
+
+def next_change(connection: Connection, now: Moment) -> float | None:
+    """Seconds until the first lease ends, or the first trial has backed off; None for never."""
+    c = trials.c
+    soonest = (
+        sa.select(sa.func.min(c.lease_until)).where(RUNNING).scalar_subquery(),
+        sa.select(sa.func.min(c.not_before))
+        .where(sa.text(BACKING_OFF), c.clock == now.clock)
+        .scalar_subquery(),
+    )
+    times = connection.execute(sa.select(*(time - as_sql(now) for time in soonest))).one()
+    soon = min((t for t in times if t is not None), default=None)
+    return 0.0 if soon is not None and soon > AHEAD_SECONDS else soon
