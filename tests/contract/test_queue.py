@@ -132,7 +132,7 @@ def test_more_lost_trials_than_a_rescue_takes_come_back_in_turns(c: Connection) 
         alice = {"worker": "alice", "host": "h", "pid": 1, "device": "cpu", "started_at": 0.0}
         c.execute(sa.insert(attempts).values(trial=trial, fence=1, **alice))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue, "RESCUE_BATCH", 2)
+        patch.setattr(queue.losses, "RESCUE_BATCH", 2)
         assert queue.rescue(c, at(100)) == 2
         waiting = sa.select(trials.c.id).where(trials.c.state == "queued").order_by(trials.c.id)
         assert c.execute(waiting).scalars().all() == [1, 2]
