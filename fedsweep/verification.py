@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from fedsweep import executor
 from fedsweep.errors import DeviceError, RequestError, TrialFailed
-from fedsweep.executor import Place
+from fedsweep.execution import device, packages, training
+from fedsweep.execution.place import Place
 from fedsweep.plan import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
 from fedsweep.store.difference import Differs, differences
@@ -95,7 +95,7 @@ def same_kind_of_device(record: Record) -> str:
     if not record.numerics.get("cuda"):
         return "cpu"
     try:
-        return executor.devices("cuda")[0]
+        return device.devices("cuda")[0]
     except DeviceError as error:
         raise DeviceError(
             f"trial {record.trial_id} was trained on a GPU ({record.numerics['processor']}), and "
@@ -117,7 +117,7 @@ def configured(record: Record) -> TrainConfig:
         RequestError: it was planned under an earlier recipe.
 
     """
-    executor.require_packages(record.trial_id, record.config)
+    packages.require_packages(record.trial_id, record.config)
     config = TrainConfig(**record.config)
     try:
         check_recipe(record.trial_id, config)
@@ -143,7 +143,7 @@ def compare(
         RequestError: it cannot be trained here; nothing is said about the trial.
 
     """
-    again = executor.train_again(config, place, record.data_fingerprint)
+    again = training.train_again(config, place, record.data_fingerprint)
     stored = {row["round"]: row for row in record.rounds}
     diverged = to_diverge(record, rounds)
     number = 0

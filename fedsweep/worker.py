@@ -929,7 +929,9 @@ class _SlotLoop:
         """When to look again whether a search comes before what may be claimed."""
 
     def run(self) -> None:
-        from fedsweep.executor import Place, count_steps_in, execute, try_machine
+        from fedsweep.execution.attempt import count_steps_in, execute
+        from fedsweep.execution.device import try_machine
+        from fedsweep.execution.place import Place
 
         count_steps_in(self.shared)
         options = self.options
@@ -977,7 +979,7 @@ class _SlotLoop:
 
     def look_for_needs(self) -> None:
         """Find out what this machine lacks of all that open trials in scope need."""
-        from fedsweep.executor import lacking
+        from fedsweep.execution.needs import lacking
 
         needs: list[dict[str, str | None]] = []
         with self.through_outages(), reading(self.engine) as connection:

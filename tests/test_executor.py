@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy.engine import Engine
 
-from fedsweep import executor, queue
+from fedsweep import queue
 from fedsweep.errors import DataMissing, DeviceError, PackageMissing, PlanError
-from fedsweep.executor import Place, execute
+from fedsweep.execution import device, sizes, training
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.data import holdings, look_at_data
+from fedsweep.execution.place import Place
 from fedsweep.plan import ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, reads, stops, writes
@@ -269,14 +273,14 @@ def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
     """Only then a person must look: data that were seen once are somewhere."""
     sweep = read_plan(tiny, ["dataset=imagefolder", "normalizer=bn", "seed=0"])
     if evidence == "a plan saw them":
-        sweep, _ = executor.look_at_data(sweep, image_folder)
+        sweep, _ = look_at_data(sweep, image_folder)
     with transaction(store) as c:
         writes.add_sweep(c, sweep.alone())
     if evidence == "an attempt loaded them":
         run(store, claim(store), Place(data=image_folder), stop_after=1)
     nowhere = Place(data=image_folder / "nowhere")
     for host in ("one", "one", "two"):
-        monkeypatch.setattr(executor.platform, "node", lambda host=host: host)
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
         claimed = claim(store)
         try:
             run(store, claimed, nowhere)
@@ -370,9 +374,9 @@ def test_a_package_that_cannot_be_imported_gives_the_trial_back(
 
 def test_a_machine_proves_that_it_can_train() -> None:
     """On a device that is there, by a step whose numbers are known."""
-    executor.try_machine("cpu")
+    device.try_machine("cpu")
     with pytest.raises(DeviceError, match="out of service"):
-        executor.try_machine("cuda:99")
+        device.try_machine("cuda:99")
 
 
 def test_a_device_that_computes_wrong_numbers_is_out_of_service(
@@ -384,7 +388,7 @@ def test_a_device_that_computes_wrong_numbers_is_out_of_service(
     convolve = torch.nn.functional.conv2d
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *a: convolve(*a) * 1.001)
     with pytest.raises(DeviceError, match="a convolution of ones came out wrong"):
-        executor.try_machine("cpu")
+        device.try_machine("cpu")
 
 
 def test_a_model_that_does_not_fit_into_free_memory_is_passed_over(
@@ -396,9 +400,9 @@ def test_a_model_that_does_not_fit_into_free_memory_is_passed_over(
     def full(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    assert executor.too_small("resnet20", "cpu") is None
+    assert device.too_small("resnet20", "cpu") is None
     monkeypatch.setattr(rehearsal, "reserve", full)
-    missing = executor.too_small("resnet20", "cpu")
+    missing = device.too_small("resnet20", "cpu")
     assert missing is not None
     assert missing.lack == (("model", "resnet20"),)
     assert "cpu has too little free memory for resnet20" in str(missing)
@@ -417,7 +421,7 @@ def test_the_log_of_each_attempt_says_what_was_found(
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
     told: list[str] = []
-    executor.look_at_data(read_plan(tiny, changes), image_folder, tell=told.append)
+    look_at_data(read_plan(tiny, changes), image_folder, tell=told.append)
     assert told == expected
     planned(store, tiny, *changes)
     for _ in range(2):
@@ -438,7 +442,7 @@ def test_a_refused_image_fails_the_trial_by_name_and_mode(
     Image.new("F", (8, 8)).save(victim)
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     with pytest.raises(PlanError, match="has mode F"):
-        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder"]), image_folder)
+        look_at_data(read_plan(tiny, ["dataset=imagefolder"]), image_folder)
     claimed = claim(store)
     run(store, claimed, Place(data=image_folder))
     row = result(store, claimed)
@@ -449,16 +453,16 @@ def test_a_refused_image_fails_the_trial_by_name_and_mode(
 def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, image_folder: Path) -> None:
     """It pins the content, and refuses what cannot be trained; else it says that it could not."""
     sweep = read_plan(tiny, ["dataset=imagefolder"])
-    assert executor.look_at_data(sweep, None) == (sweep, True)
-    seen, unseen = executor.look_at_data(sweep, image_folder)
+    assert look_at_data(sweep, None) == (sweep, True)
+    seen, unseen = look_at_data(sweep, image_folder)
     assert not unseen
     assert all(t.config.fingerprint for t in seen.trials)
     with pytest.raises(PlanError, match="no folder"):
-        executor.look_at_data(sweep, image_folder / "x")
+        look_at_data(sweep, image_folder / "x")
     with pytest.raises(PlanError, match="49 clients are more than the 48"):
-        executor.look_at_data(read_plan(tiny, ["dataset=imagefolder", "clients=49"]), image_folder)
+        look_at_data(read_plan(tiny, ["dataset=imagefolder", "clients=49"]), image_folder)
     digits = read_plan(tiny)
-    assert executor.look_at_data(digits, None) == (digits, False)
+    assert look_at_data(digits, None) == (digits, False)
 
 
 def test_a_plan_looks_at_each_data_set_of_a_mixed_sweep(tiny: Path, tmp_path: Path) -> None:
@@ -468,30 +472,30 @@ def test_a_plan_looks_at_each_data_set_of_a_mixed_sweep(tiny: Path, tmp_path: Pa
     plans = [read_plan(tiny, changes) for changes in (["dataset=tiny-imagenet"], scenes, [])]
     sweep = SweepSpec("mixed", "", tuple(t for plan in plans for t in plan.trials))
     with pytest.raises(PlanError, match="CamVid"):
-        executor.look_at_data(sweep, root)
+        look_at_data(sweep, root)
     make_camvid(root)
-    seen, unseen = executor.look_at_data(sweep, root)
+    seen, unseen = look_at_data(sweep, root)
     prints = {t.config.dataset: t.config.fingerprint for t in seen.trials}
     assert not unseen
     assert prints["digits"] is None
     assert len({prints["tiny-imagenet"], prints["camvid"], None}) == 3
     with pytest.raises(PlanError, match="7 clients are more than the 6"):
-        executor.look_at_data(read_plan(tiny, [*scenes[:3], "clients=7"]), root)
-    assert executor.look_at_data(sweep, None) == (sweep, True)
+        look_at_data(read_plan(tiny, [*scenes[:3], "clients=7"]), root)
+    assert look_at_data(sweep, None) == (sweep, True)
 
 
 def test_the_holdings_of_a_partition_are_all_of_the_data(tiny: Path, camvid: Path) -> None:
     """Samples by client and class; pixels where each has a class, of the data's own groups."""
-    (held,) = executor.holdings([read_plan(tiny).trials[0].config], None)
+    (held,) = holdings([read_plan(tiny).trials[0].config], None)
     assert (len(held.counts), len(held.counts[0]), held.unit) == (4, 10, "samples")
     assert sum(map(sum, held.counts)) == 1437
     scenes = ["dataset=camvid", "model=deeplabv3plus", "partition=natural", "image_height=48"]
     config = read_plan(tiny, scenes).trials[0].config
-    (held,) = executor.holdings([config], camvid)
+    (held,) = holdings([config], camvid)
     assert (len(held.counts), len(held.counts[0]), held.unit) == (2, 11, "pixels")
     assert 0 < sum(map(sum, held.counts)) < 6 * 48 * 64  # without the void
     with pytest.raises(PlanError, match="--data"):
-        executor.holdings([config], None)
+        holdings([config], None)
 
 
 def test_a_partition_that_cannot_be_drawn_fails_the_trial_as_bad_data(
@@ -535,7 +539,7 @@ def test_a_diagnostic_that_is_not_finite_is_left_out() -> None:
     values: dict[str, Any] = dict.fromkeys(Measured.__dataclass_fields__) | {"clients": ()}
     values |= {"client_drift": float("nan"), "gradient_deviation": float("inf")}
     values |= {"statistics_mismatch_layers": {"a": float("nan"), "b": 0.5}}
-    row = executor._row(Measured(**values))
+    row = training.stored_round(Measured(**values))
     assert (row.client_drift, row.gradient_deviation) == (None, None)
     assert row.statistics_mismatch_layers == {"b": 0.5}
 
@@ -620,7 +624,7 @@ def test_a_snapshot_holds_the_velocities_that_go_on(tiny: Path) -> None:
     """One for each registered client, one of the server, or none."""
 
     def size(*changes: str) -> int:
-        return executor.snapshot_bytes([read_plan(tiny, changes).trials[0].config])
+        return sizes.snapshot_bytes([read_plan(tiny, changes).trials[0].config])
 
     model = size()
     assert model == 4 * 67_000
@@ -630,18 +634,18 @@ def test_a_snapshot_holds_the_velocities_that_go_on(tiny: Path) -> None:
     assert size("momentum=local") == (1 + 4) * model
     assert size("momentum=local", "server_momentum=0.9") == (1 + 4 + 1) * model
     assert size("momentum=local", "centralized=true") == 2 * model
-    assert executor.snapshot_bytes([]) == 0
+    assert sizes.snapshot_bytes([]) == 0
 
 
 def test_devices_that_are_not_there_are_refused() -> None:
     """In one sentence with the remedy."""
     import torch
 
-    assert executor.devices("cpu") == ["cpu"]
+    assert device.devices("cpu") == ["cpu"]
     with pytest.raises(DeviceError, match="none of auto, cpu, cuda"):
-        executor.devices("tpu")
+        device.devices("tpu")
     if not torch.cuda.is_available():
-        assert executor.devices("auto") == ["cpu"]
+        assert device.devices("auto") == ["cpu"]
         for asked in ("cuda", "cuda:0"):
             with pytest.raises(DeviceError, match="no CUDA device here"):
-                executor.devices(asked)
+                device.devices(asked)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Engine
 
-from fedsweep import executor, queue
+from fedsweep import queue
 from fedsweep.errors import DeviceError, LeaseLost, PackageMissing
-from fedsweep.executor import Place, execute
+from fedsweep.execution import attempt
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.logbook import Line
 from fedsweep.plan import Round
 from fedsweep.states import RETRIED, RULES, FailureKind, Outcome
@@ -142,21 +144,21 @@ def test_what_goes_wrong_outside_the_training_is_said_too(
     planned(store, tiny)
     first = claim(store)
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "require_packages", fails(PackageMissing("no such package")))
+        patch.setattr(attempt, "require_packages", fails(PackageMissing("no such package")))
         with pytest.raises(PackageMissing):
             run(store, first)
     assert log_of(store, first) == [("error", "no such package")]
 
     second = claim(store)
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "_sound_data", fails(RuntimeError("CUDA error: unspecified")))
+        patch.setattr(attempt, "sound_data", fails(RuntimeError("CUDA error: unspecified")))
         with pytest.raises(DeviceError):
             run(store, second)
     assert log_of(store, second)[-1] == ("error", "RuntimeError: CUDA error: unspecified")
 
     third = claim(store)
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "_sound_data", fails(OSError("postgres://a:hush@b \x00 \ud800")))
+        patch.setattr(attempt, "sound_data", fails(OSError("postgres://a:hush@b \x00 \ud800")))
         end = execute(store, third, Place(), lambda: False, lambda _: None)
     assert end is not None
     assert (end.outcome, end.failure) == (Outcome.FAILED, FailureKind.ERROR)
@@ -164,9 +166,9 @@ def test_what_goes_wrong_outside_the_training_is_said_too(
     assert end.again is not None
     assert 2.5 <= end.again <= 7.5
     with reading(store) as c:
-        attempt = reads.trial_attempts(c, third.trial)[-1]
+        last = reads.trial_attempts(c, third.trial)[-1]
         standing = reads.trial_standing(c, third.trial)
-    assert "hush" not in attempt["traceback"]
+    assert "hush" not in last["traceback"]
     assert (standing["failures"], standing["held"], standing["held_by"]) == (1, None, [])
     assert 0 < standing["seconds_off"] <= end.again
 
@@ -177,10 +179,10 @@ def test_an_attempt_s_provenance_is_stored(store: Engine, tiny: Path) -> None:
     claimed = claim(store)
     run(store, claimed)
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, claimed.trial)
-    found = json.loads(attempt["provenance"])
-    assert found["device"] == json.loads(attempt["numerics"])["processor"]
-    assert found["packages"]["torch"] in json.loads(attempt["numerics"])["torch"]
+        (only,) = reads.trial_attempts(c, claimed.trial)
+    found = json.loads(only["provenance"])
+    assert found["device"] == json.loads(only["numerics"])["processor"]
+    assert found["packages"]["torch"] in json.loads(only["numerics"])["torch"]
 
 
 def test_every_kind_of_failure_has_a_rule_that_says_whether_it_is_tried_again() -> None:

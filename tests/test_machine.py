@@ -20,9 +20,11 @@ import sqlalchemy as sa
 from platformdirs import user_cache_path, user_data_path
 from sqlalchemy.engine import Engine
 
-from fedsweep import executor, machine, queue, worker
+from fedsweep import machine, queue, worker
 from fedsweep.errors import MachineError, PlanError
-from fedsweep.executor import Place, execute
+from fedsweep.execution import data
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
 from fedsweep.store import clock, writes
 from fedsweep.store import engine as engine_file
@@ -326,7 +328,7 @@ def test_a_plan_that_meets_a_limit_is_one_sentence(
     monkeypatch.setattr(folder, "list_files", refuse)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=32"])
     with pytest.raises(PlanError, match="Too many open files"):
-        executor.look_at_data(sweep, tmp_path)
+        data.look_at_data(sweep, tmp_path)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "tiny-imagenet"])

@@ -14,14 +14,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import load, save
 from sqlalchemy.engine import Engine
 
-from fedsweep import executor, queue
+from fedsweep import queue
 from fedsweep.errors import MachineError
-from fedsweep.executor import Place, execute
+from fedsweep.execution import attempt
+from fedsweep.execution.attempt import _Attempt, execute
+from fedsweep.execution.place import Place
 from fedsweep.plan import Round
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import artifacts, reads, trust, writes
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.engine import patiently, read_clock, reading, transaction
 from fedsweep.store.identity import store_name
 from fedsweep.store.tables import files, snapshots
 from tests.builders import WORKER
@@ -179,7 +181,7 @@ def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
 
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every round takes long."""
-    monkeypatch.setattr(executor, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(attempt, "SNAPSHOT_SECONDS", 0.0)
 
 
 def test_two_names_take_turns_and_what_the_index_names_is_never_overwritten(
@@ -225,7 +227,7 @@ def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_
     with monkeypatch.context() as patch:
         at_once(patch)
         patch.setattr(writes, "add_snapshot", killed)
-        patch.setattr(executor._Attempt, "clear_up", lambda _: None)
+        patch.setattr(_Attempt, "clear_up", lambda _: None)
         with pytest.raises(Killed):
             run(store, first)
     a, b = writes.snapshot_names(first)
@@ -265,13 +267,12 @@ def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Done again, it finds the trial finished: the attempt thinks that it has lost it."""
-    patiently = executor.patiently
 
     def twice(engine: Engine, work: Callable[[Any], Any]) -> Any:
         done = patiently(engine, work)
         return patiently(engine, work) if getattr(work, "__name__", "") == "end" else done
 
-    monkeypatch.setattr(executor, "patiently", twice)
+    monkeypatch.setattr(attempt, "patiently", twice)
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
     claimed = claim(store)
     assert run(store, claimed)[0] is None
@@ -317,7 +318,7 @@ def test_a_snapshot_is_due_at_its_round_also_where_rounds_are_quick(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one is always taken when the trial is given back."""
-    monkeypatch.setattr(executor, "SNAPSHOT_SECONDS", 1e9)
+    monkeypatch.setattr(attempt, "SNAPSHOT_SECONDS", 1e9)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
     first = claim(store)
     rounds: list[int | None] = []
@@ -375,11 +376,11 @@ def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
     """Else hundreds of them would hold a server's connections."""
     at_once(monkeypatch)
     gone: list[Engine] = []
-    monkeypatch.setattr(executor, "let_go", gone.append)
+    monkeypatch.setattr(attempt, "let_go", gone.append)
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
     assert gone == []
-    monkeypatch.setattr(executor, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(attempt, "IDLE_SECONDS", 0.0)
     run(store, claim(store))
     assert gone == []  # one round was left: it finished
     planned(store, tiny, "normalizer=bn", "seed=1")

@@ -26,7 +26,8 @@ from fedsweep.errors import (
     StoreStandby,
     StoreUnreachable,
 )
-from fedsweep.executor import Place, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import engine as e

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.executor import Place, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import FailureKind, Hold, Outcome
 from fedsweep.store import reads, soundness, writes

@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep import executor, verification
+from fedsweep import verification
 from fedsweep.errors import DeviceError, RequestError
-from fedsweep.executor import Place
+from fedsweep.execution import attempt, device, training
+from fedsweep.execution.place import Place
 from fedsweep.store import reads
 from fedsweep.store.claim import Claim
 from fedsweep.store.difference import Differs
@@ -62,7 +63,7 @@ def test_a_trial_s_rounds_come_out_again_bit_for_bit(store: Engine, tiny: Path) 
     stored = record(store, claimed)
     assert len(stored.clients[3]) == 4
     assert verdict(stored) == Verdict(equal=True, says="")
-    here = executor.numerics_of(verification.configured(stored), Place())
+    here = training.numerics_of(verification.configured(stored), Place())
     assert verification.other_numerics(stored, here) == []
     assert verification.same_kind_of_device(stored) == "cpu"
     assert verification.threads_of(stored) == 1
@@ -104,7 +105,7 @@ def test_a_field_of_the_numerics_that_is_another_here_is_named(store: Engine, ti
     with transaction(store) as c:
         c.execute(sa.update(attempts).where(mine).values(numerics=json.dumps(there)))
     other = record(store, claimed)
-    here = executor.numerics_of(verification.configured(other), Place())
+    here = training.numerics_of(verification.configured(other), Place())
     assert verification.other_numerics(other, here) == [
         Field("processor", "an abacus", stored.numerics["processor"]),
         Field("beads", "10", ""),
@@ -115,7 +116,7 @@ def test_a_trial_of_a_gpu_wants_one(store: Engine, tiny: Path) -> None:
     """Where there is none, it says what can be done."""
     stored = record(store, trained(store, tiny))
     there = replace(stored, numerics={**stored.numerics, "cuda": "13.0", "processor": "H200"})
-    if executor.devices("auto") != ["cpu"]:
+    if device.devices("auto") != ["cpu"]:
         assert verification.same_kind_of_device(there) == "cuda:0"
         return
     with pytest.raises(DeviceError, match="was trained on a GPU \\(H200\\), and there is none"):
@@ -207,7 +208,7 @@ def test_a_trial_of_the_earlier_recipe_is_not_trained_again(store: Engine, tiny:
             same = trials.c.id == claimed.trial
             c.execute(sa.update(trials).where(same).values(trial_id=trial_id))
     old = replace(waiting, trial_id="f" * 20)
-    end = executor.execute(store, old, Place(), lambda: False, lambda _: None)
+    end = attempt.execute(store, old, Place(), lambda: False, lambda _: None)
     assert end is not None
     assert (end.failure, end.again) == ("bad_data", None)
     assert "alpha < 0.01: run its plan again" in str(end.error)

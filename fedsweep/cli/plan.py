@@ -76,14 +76,15 @@ def plan(
     ] = None,
 ) -> None:
     """Turn a plan file into trials in the database. What is there already is kept as it is."""
-    from fedsweep import executor, plan
+    from fedsweep import plan
+    from fedsweep.execution.data import look_at_data
 
     sweep = plan.read_plan(file, set_ or (), _Permit(file, yes=yes, dry_run=dry_run))
     files_at = _checked(artifacts)
     if show_partition is not None:
         _check_picture(show_partition, db)
     found: list[str] = []
-    sweep, unseen = executor.look_at_data(sweep, data_folder(data), file, found.append)
+    sweep, unseen = look_at_data(sweep, data_folder(data), file, found.append)
     sweep = sweep if share else sweep.alone()
     with stdout_kept_for(show_partition):
         # Drawn before anything is planned, and put in its place after it: either may be refused.
@@ -159,11 +160,11 @@ def _drawn(sweep: SweepSpec, data: Path | None, path: Path | None) -> Iterator[N
     if path is None:
         yield
         return
-    from fedsweep import executor
+    from fedsweep.execution.data import holdings
     from fedsweep.report import partition
 
     distinct = partition.distinct(sweep)
-    shown = executor.holdings(distinct[: partition.MOST_PANELS], data)
+    shown = holdings(distinct[: partition.MOST_PANELS], data)
     with partition.drawn(shown, path):
         yield
     print(f"{path.absolute()}: {counted(len(shown), 'partition')}")
@@ -232,7 +233,7 @@ def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
 
 
 def _foretell(sweep: SweepSpec, db: str | None) -> None:
-    from fedsweep import executor
+    from fedsweep.execution import sizes
     from fedsweep.plan import Trials, most_forks, own_rounds
     from fedsweep.store import reads
     from fedsweep.store.dialects import sqlite_file
@@ -268,9 +269,9 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
         c.rounds * (ROW_BYTES + CLIENT_BYTES * c.client_accuracy * (c.clients or 1))
         for c in new.configs
     )
-    kept = executor.weights_bytes(new.configs)
+    kept = sizes.weights_bytes(new.configs)
     weights = f" {size(kept)} of final weights," if kept else ""
-    largest = executor.snapshot_bytes(new.configs)
+    largest = sizes.snapshot_bytes(new.configs)
     print(f"  disk     {size(rows)} of rows,{weights} and {size(largest)} for each running trial")
     if sweep.arms:
         _foretell_searches(sweep)
@@ -281,7 +282,7 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
 
 def _foretell_searches(sweep: SweepSpec) -> None:
     """What searches may take beyond the trials that the plan names."""
-    from fedsweep import executor
+    from fedsweep.execution import sizes
 
     rounds = 0
     for arm in sweep.arms:
@@ -295,5 +296,5 @@ def _foretell_searches(sweep: SweepSpec) -> None:
         f"included, of {grid:,} that whole grids would take"
     )
     forks = max(len(arm.points) for arm in sweep.arms)
-    most_bytes = size(forks * executor.snapshot_bytes([arm.config for arm in sweep.arms]))
+    most_bytes = size(forks * sizes.snapshot_bytes([arm.config for arm in sweep.arms]))
     print(f"           {most_bytes} of snapshots at most for each trunk that is searched")

@@ -56,19 +56,22 @@ def verify(
 
     Nothing is written. Exit 0: equal; 1: it differs, and where; 2: not comparable here.
     """
-    from fedsweep import executor, verification
+    from fedsweep import verification
+    from fedsweep.execution import training
+    from fedsweep.execution.device import devices
+    from fedsweep.execution.place import Place
     from fedsweep.store import reads
     from fedsweep.store.engine import reading
 
     with reading(read_store(db)) as connection:
         record = reads.trial_record(connection, reads.find_trial(connection, trial)[0])
     config = verification.configured(record)
-    place = executor.Place(
-        device=executor.devices(device)[0] if device else verification.same_kind_of_device(record),
+    place = Place(
+        device=devices(device)[0] if device else verification.same_kind_of_device(record),
         threads=threads or verification.threads_of(record),
         data=data_folder(data),
     )
-    here = executor.numerics_of(config, place)
+    here = training.numerics_of(config, place)
     if others := verification.other_numerics(record, here):
         _say_others(record, others, tolerance)
     count = verification.asked_rounds(record, rounds)

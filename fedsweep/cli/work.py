@@ -90,7 +90,8 @@ def work(
     the round. A terminal that hangs up does the same; with nohup or in tmux, work goes on.
     Output that cannot be written ends nothing.
     """
-    from fedsweep import executor, machine, output, webhook, worker
+    from fedsweep import machine, output, webhook, worker
+    from fedsweep.execution.device import devices
 
     output.in_background()
     if warning := machine.settle_home():
@@ -100,14 +101,14 @@ def work(
         webhook.checked(hook)
     store = url(db)
     try:
-        devices = executor.devices(device)
+        found = devices(device)
     except (DeviceError, MachineError) as error:
         worker.note_stop(store, device, str(error))
         raise
     options = worker.Options(
         url=store,
-        devices=tuple(devices),
-        slots=slots or len(devices),
+        devices=tuple(found),
+        slots=slots or len(found),
         threads=threads,
         sweep=sweep,
         until_empty=until_empty,

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.executor import Place, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
 from fedsweep.store import soundness
 from fedsweep.store.engine import read_clock, reading, transaction

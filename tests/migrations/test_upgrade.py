@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.executor import Place, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
 from fedsweep.plan import TrainConfig, TrialSpec
 from fedsweep.states import Outcome

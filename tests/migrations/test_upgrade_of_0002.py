@@ -11,7 +11,8 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.errors import Refused
-from fedsweep.executor import Place, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
 from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Outcome

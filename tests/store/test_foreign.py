@@ -23,7 +23,9 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine, make_url
 
-from fedsweep import executor, queue
+from fedsweep import queue
+from fedsweep.execution import attempt, place
+from fedsweep.execution.attempt import _Attempt
 from fedsweep.logbook import Line, Logbook
 from fedsweep.plan import read_plan
 from fedsweep.store import artifacts, reads, trunks, writes
@@ -203,7 +205,7 @@ def take_a_snapshot(engine: Engine, row: int) -> None:
         found = queue.claim(c, WORKER, read_clock(c))
         last = c.execute(sa.select(trials.c.trial_id).where(trials.c.id == row)).scalar()
     claim = found or Claim(row, str(last), 1, {"rounds": 3}, "n", "d", 1)
-    attempt = executor._Attempt(engine, claim, executor.Place(), Logbook())
+    attempt = _Attempt(engine, claim, place.Place(), Logbook())
     with reading(engine) as c:
         home, origins = reads.home(c, claim.trial), trunks.origins(c, claim, "n")
         names = list(c.execute(sa.select(snapshots.c.name)).scalars())
@@ -287,7 +289,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder) ->
     assert recorder is not None
     for name in ("XDG_DATA_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr(executor, "_provenance", lambda *_: {})  # it asks git
+    monkeypatch.setattr(attempt, "provenance_of", lambda *_: {})  # it asks git
     return tmp_path / "root"
 
 

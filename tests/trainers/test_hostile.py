@@ -19,8 +19,8 @@ import pytest
 from PIL import Image, ImageFile
 from torchvision.datasets import CIFAR100, cifar
 
-from fedsweep import executor
 from fedsweep.errors import PlanError
+from fedsweep.execution.data import look_at_data
 from fedsweep.plan import read_plan
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import data, folder, images, memory, pickles, regular, sources
@@ -337,7 +337,7 @@ def test_decoded_data_that_do_not_fit_are_refused_before_they_are_decoded(
     monkeypatch.setattr(folder, "MOST_DATA_BYTES", 2**30)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=16384"])
     with pytest.raises(PlanError, match=r"take 8\.1 GB when .* and a data set may have 1\.1 GB"):
-        executor.look_at_data(sweep, root)
+        look_at_data(sweep, root)
 
 
 def test_files_that_are_too_large_together_are_refused_before_they_are_read(

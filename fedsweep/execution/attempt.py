@@ -1,40 +1,27 @@
-"""One claimed trial, from its claim to its outcome. The only door to `trainers`.
-
-An engine of `trainers.engines` trains the trial. This module imports nothing else that needs torch,
-because `fedsweep plan` asks it about data. Other slow imports are inside functions.
-"""
+"""One attempt at a trial: from its claim to its outcome."""
 
 from __future__ import annotations
 
 import logging
-import math
 import platform
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
-from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, machine, measures, queue
+from fedsweep import queue
 from fedsweep.errors import (
     DataMissing,
     DeviceError,
     FedsweepError,
     LeaseLost,
     MachineError,
-    MachineLacks,
     PackageMissing,
-    PlanError,
     StoreBusy,
     StoreError,
     TrialFailed,
@@ -43,16 +30,11 @@ from fedsweep.errors import (
 )
 from fedsweep.logbook import Line, Logbook
 from fedsweep.plan import (
-    Holdings,
     Round,
-    SweepSpec,
     TrainConfig,
-    Trials,
     check_recipe,
     content_hash,
-    pinned,
 )
-from fedsweep.provenance import provenance
 from fedsweep.redaction import clipped
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import artifacts, driver_errors, garbage, reads, stops, trunks, writes
@@ -63,39 +45,28 @@ from trainers.engines import Diverged, Unfit, Unreadable, engine_of
 from trainers.progress import Counter, progress
 
 if TYPE_CHECKING:
-    from trainers import precheck
+    pass
+from fedsweep.execution.data import sound_data
+from fedsweep.execution.faults import ERROR_LENGTH, failure_kind, machine_limit, one_line
+from fedsweep.execution.packages import not_imported, require_packages
+from fedsweep.execution.place import Place
+from fedsweep.execution.training import numerics_of, provenance_of, stored_round
 
 log = logging.getLogger("fedsweep")
+
 
 SNAPSHOT_SECONDS = 1.0
 """Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
 where a round takes longer, else once a second. A kill loses no more than that, or the rounds since
 the last snapshot where the trial says how often to take one."""
 
-COPIES = 3
-"""Numbers for each parameter of a model, at least: the parameter, its gradient and its momentum."""
 
-ERROR_LENGTH = 4_000
-"""Characters of an attempt's error that are stored: one line of a page and of a terminal."""
 TRACE_LENGTH = 100_000
 """Characters of an attempt's traceback that are stored."""
 
+
 IDLE_SECONDS = 0.5
 """A trainer that has not needed the store for so long will not need it soon: it lets go of it."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trial runs: a device, torch's threads, and the folder of the data."""
-
-    device: str = "cpu"
-    threads: int = 1
-    data: Path | None = None
-    lease: float = queue.LEASE_SECONDS
-    max_attempts: int = queue.MAX_ATTEMPTS
-    proven: bool = True
-    """True if a trial was trained here before. Otherwise an attempt that fails before its first
-    round is not charged to its trial: the machine may be at fault."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +86,8 @@ def count_steps_in(counter: Counter) -> None:
 
 
 Watch = Callable[[Round], None]
+
+
 Stop = Callable[[], bool]
 
 
@@ -155,12 +128,12 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
     except TrialFailed as failure:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
     except ImportError as error:
-        missing = _not_imported(attempt.claim.config, error)
+        missing = not_imported(attempt.claim.config, error)
         attempt.give_back(str(missing))
         raise missing from error
     except Exception as error:  # a trainer's bug must cost its trial, not the worker
-        said = _one_line(error)
-        if limit := _limit(error):
+        said = one_line(error)
+        if limit := machine_limit(error):
             attempt.give_back(limit)
             raise MachineError(
                 f"trial {attempt.claim.trial_id} cannot run here: {limit}"
@@ -168,7 +141,7 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
         if attempt.trainer.is_broken_device(error):
             attempt.lose(said)
             raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
-        kind = _kind_of(error, attempt.trainer)
+        kind = failure_kind(error, attempt.trainer)
         if attempt.place.proven or attempt.measured:
             return attempt.fail(kind, said, traceback.format_exc())
         attempt.give_back(f"{kind}: {said}", traceback.format_exc())
@@ -253,7 +226,7 @@ class _Attempt:
         dataset = self.load(config)
         computed_under = numerics_of(config, self.place)
         self.numerics_id = content_hash(computed_under)
-        ran_with = _provenance(config, self.place, computed_under)
+        ran_with = provenance_of(config, self.place, computed_under)
         self.say_where(computed_under)
         self.trainer.begin_memory(self.place.device)
 
@@ -282,7 +255,7 @@ class _Attempt:
         log.info(f"goes on after round {state.round}" if state else "begins with round 1")
         try:
             for measured in self.train(config, dataset, state):
-                row = _row(measured)
+                row = stored_round(measured)
                 self.measured = True
                 self.pending.append(row)
                 watch(row)
@@ -340,7 +313,7 @@ class _Attempt:
     def load(self, config: TrainConfig) -> engines.Data:
         before = self.claim.data_fingerprint if self.claim.final_round else None
         began = time.monotonic()
-        dataset = _sound_data(config, self.place.data, before)
+        dataset = sound_data(config, self.place.data, before)
         for line in dataset.found:
             log.info("%s: %s", config.dataset, line)
         log.info("%s loaded in %.1f s", config.dataset, time.monotonic() - began)
@@ -373,7 +346,7 @@ class _Attempt:
         try:
             return self.trainer.unpack(snapshot.round, content)
         except Unreadable as error:
-            self.begin_again(_one_line(error.__cause__ or error))
+            self.begin_again(one_line(error.__cause__ or error))
             return None
 
     def has_rounds(self, origin: trunks.Origin) -> bool:
@@ -614,417 +587,3 @@ class _Attempt:
         self.said = self.book.unstored()
         writes.add_logs(connection, self.claim, self.said)
         return held
-
-
-def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """See to it that this machine has what a trial's model and normalizer need.
-
-    Raises:
-        PackageMissing: says which it lacks, and how to get it.
-
-    """
-    if (missing := _missing_package(config)) is not None:
-        raise PackageMissing(f"trial {trial_id} cannot run here: {missing}", missing.lack)
-
-
-def lacking(
-    needs: Iterable[Mapping[str, Any]], root: Path | None, device: str
-) -> list[MachineLacks]:
-    """Return what this machine lacks of the packages, memory and data that trials need, each once.
-
-    A need has the fields `queue.NEEDS`. The content of files is left to the first trial.
-    """
-    looks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
-    for need in needs:
-        looks[("model", need["model"]),] = partial(_missing_for_model, need, device)
-        looks[("normalizer", need["normalizer"]),] = partial(_missing_package, need)
-        looks[data_of(need)] = partial(_missing_data, need, root)
-    return [missing for look in looks.values() if (missing := look()) is not None]
-
-
-def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | None:
-    model = need["model"]
-    if (said := _missing_module(model)) is not None:
-        return PackageMissing(said, (("model", model),))
-    return too_small(model, device)
-
-
-def _missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
-    for field, look in (("model", _missing_module), ("normalizer", _missing_normalizer)):
-        if (said := look(need[field])) is not None:
-            return PackageMissing(said, ((field, need[field]),))
-    return None
-
-
-def _missing_module(model: str) -> str | None:
-    """Return a sentence if a module that a model needs cannot be imported here."""
-    modules = engine_of().MODEL_MODULES.get(model, ())
-    if not all(map(find_spec, modules)):
-        package = "'fedsweep[segmentation]'" if model == "deeplabv3plus" else modules[0]
-        return f"{model} needs packages: pip install {package}"
-    for module in modules:
-        if (said := _import_error(module)) is not None:
-            return f"{model} needs {module}, {said}"
-    return None
-
-
-def _missing_normalizer(name: str) -> str | None:
-    """Return a sentence if a normalizer of another package cannot be imported here."""
-    from trainers.config import NORMALIZERS, normalizer_names
-
-    if name in NORMALIZERS:
-        return None
-    if name not in normalizer_names():
-        return f"normalizer {name} is offered by no package: install its own"
-    try:
-        engine_of().load_normalizer(name)
-    except ValueError:  # the same on every machine: its trials say it
-        return None
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
-        said = f"normalizer {name} cannot be imported ({_one_line(error)})"
-        return f"{said}: mend the installation of its package"
-    return None
-
-
-def _import_error(module: str) -> str | None:
-    """Import a module; returns the end of a sentence if that fails."""
-    try:
-        import_module(module)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # a broken installation has many faces
-        return f"which cannot be imported here ({_one_line(error)}): mend its installation"
-    return None
-
-
-def _not_imported(config: Mapping[str, Any], error: ImportError) -> PackageMissing:
-    """Return what a trial lacks that met a failed import."""
-    from trainers.config import NORMALIZERS
-
-    said = f"a package cannot be imported here ({_one_line(error)}): mend its installation"
-    fields = ("model", "dataset") if config["normalizer"] in NORMALIZERS else ("normalizer",)
-    return PackageMissing(said, tuple((name, config[name]) for name in fields))
-
-
-def _missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | None:
-    from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, Missing, list_files, shown
-
-    dataset, lack = need["dataset"], data_of(need)
-    if dataset not in ON_DISK:
-        if dataset == "digits" or root is None or root.is_dir():
-            return None
-        return DataMissing(f"{dataset}: there is no folder {shown(root)}: change --data", lack)
-    if root is None and dataset in DOWNLOADED:
-        return None
-    try:
-        list_files(dataset, root)
-    except MachineLimit as error:
-        raise MachineError(str(error)) from error
-    except BadData as error:
-        if isinstance(error, Missing) or need["fingerprint"] is not None:
-            return DataMissing(str(error), lack)
-    return None
-
-
-def data_of(need: Mapping[str, Any]) -> stops.Lack:
-    """Return the fields that name a trial's data."""
-    return ("dataset", need["dataset"]), ("fingerprint", need.get("fingerprint"))
-
-
-def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
-    """What a trial's results are bitwise equal under, here; this process's arithmetic is set so."""
-    return engine_of(vars(config)).numerics_of(config, place.device, place.threads)
-
-
-def _provenance(
-    config: TrainConfig, place: Place, computed_under: Mapping[str, str]
-) -> dict[str, Any]:
-    trainer, processor = engine_of(vars(config)), computed_under["processor"]
-    memory, more = trainer.total_memory(place.device), trainer.packages(config)
-    return provenance(processor, place.device, memory, more)
-
-
-def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
-    """A trial's rounds from the first, on the data of this fingerprint; nothing is stored.
-
-    Raises:
-        TrialFailed: it diverged, or cannot be trained.
-
-    """
-    trainer = engine_of(vars(config))
-    try:
-        dataset = _sound_data(config, place.data, fingerprint)
-        yield from map(_row, trainer.run(config, dataset, device=place.device))
-    except Diverged as error:
-        raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
-    except DataMissing as error:
-        raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
-    except FedsweepError:
-        raise
-    except Exception as error:
-        if limit := _limit(error):
-            raise MachineError(f"the trial cannot run here: {limit}") from error
-        raise TrialFailed(_kind_of(error, trainer), _one_line(error)) from error
-
-
-def _sound_data(config: TrainConfig, root: Path | None, before: str | None) -> engines.Data:
-    """A trial's data, if they can be split as it wants, and are those that it was begun on.
-
-    Raises:
-        DataMissing: they are not here.
-        TrialFailed: no machine can train on them.
-
-    """
-    from trainers.folder import BadData, Missing
-
-    try:
-        dataset = engine_of(vars(config)).load(config, root)
-    except Missing as error:
-        raise DataMissing(str(error), data_of(config.model_dump())) from error
-    except (BadData, ValueError) as error:
-        raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
-    if before and before != dataset.fingerprint:
-        raise DataMissing(
-            f"the data here (fingerprint {dataset.fingerprint}) are not those of the stored "
-            f"rounds ({before}): point --data at the same data on every machine",
-            data_of(config.model_dump()),
-        )
-    return dataset
-
-
-def _row(measured: engines.Round) -> Round:
-    """As it is stored. A diagnostic that is not finite says nothing, and is left out."""
-    values = {field.name: getattr(measured, field.name) for field in fields(Round)}
-    values |= {name: _finite(values[name]) for name in measures.DIAGNOSTICS}
-    return Round(**values)
-
-
-def _finite(value: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
-    if isinstance(value, Mapping):
-        return {layer: number for layer, number in value.items() if math.isfinite(number)}
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _limit(error: Exception) -> str | None:
-    """Return the sentence for an error that a setting of this machine caused, None otherwise."""
-    from trainers.folder import MachineLimit
-
-    return str(error) if isinstance(error, MachineLimit) else machine.fault(error)
-
-
-def _kind_of(error: Exception, trainer: engines.Engine) -> FailureKind:
-    full = isinstance(error, MemoryError) or trainer.is_out_of_memory(error)
-    return FailureKind.OUT_OF_MEMORY if full else FailureKind.ERROR
-
-
-def _one_line(error: BaseException) -> str:
-    text = clipped(hide_secrets(legible(" ".join(str(error).split()))), ERROR_LENGTH)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def try_machine(device: str, threads: int = 1) -> None:
-    """Import what every trial needs, and train one made-up step, before any trial is claimed.
-
-    Raises:
-        MachineError: something cannot be imported, or a setting of the machine forbids it.
-        DeviceError: the device is broken, computes wrong numbers, or its memory is full.
-
-    """
-    trainer = engine_of()
-    for module in trainer.MODULES:
-        if said := _import_error(module):
-            raise MachineError(f"a trial needs {module}, {said}")
-    try:
-        trainer.rehearse(device, threads)
-    except Exception as error:
-        if limit := _limit(error):
-            raise MachineError(limit) from error
-        raise DeviceError(f"{device} is out of service: {_one_line(error)}") from error
-
-
-def too_small(model: str, device: str) -> MachineLacks | None:
-    """Return a refusal if the device has too little free memory for a model; None if it is enough.
-
-    Enough for the model alone: how much a trial takes shows in its first round.
-    """
-    from trainers.config import STATE_ELEMENTS
-
-    elements = COPIES * STATE_ELEMENTS[model]
-    try:
-        engine_of().reserve(elements, device)
-    except RuntimeError as error:
-        said = f"{device} has too little free memory for {model} ({_one_line(error)})"
-        return MachineLacks(f"{said}: free some, or use another device", (("model", model),))
-    return None
-
-
-def devices(asked: str) -> list[str]:
-    """The devices that --device names, one or several; `auto` takes every GPU, else the CPU.
-
-    Raises:
-        DeviceError: there is no such device here.
-        MachineError: torch cannot be imported, so that nobody can tell.
-
-    """
-    if asked == "cpu":
-        return ["cpu"]
-    if asked not in ("auto", "cuda") and not asked.startswith("cuda:"):
-        raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
-    there = [f"cuda:{i}" for i in range(_count_gpus())]
-    if asked == "auto":
-        return there or ["cpu"]
-    if asked == "cuda" and there:
-        return there
-    if asked in there:
-        return [asked]
-    found = f"only {', '.join(there)}" if there else "no CUDA device"
-    raise DeviceError(f"--device {asked}: there is {found} here; choose --device auto or cpu")
-
-
-COUNT_GPUS = """
-import sys
-sys.path.append(sys.argv[1])
-from trainers.engines import engine_of
-print("GPUs:", engine_of().count_gpus())
-"""
-"""The program that counts GPUs. Its argument is the folder of our packages, in a checkout too."""
-
-
-def _count_gpus() -> int:
-    """Count this machine's GPUs in a process of its own: a broken torch may take it down."""
-    trainer = engine_of()
-    if sys.modules.keys() >= {*trainer.MODULES}:
-        return trainer.count_gpus()
-    home = Path(engines.__file__).resolve().parent.parent
-    command = [sys.executable, "-P", "-c", COUNT_GPUS, str(home)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False
-    )  # our own program
-    for line in done.stdout.splitlines():
-        if line.startswith("GPUs: ") and done.returncode == 0:
-            return int(line.removeprefix("GPUs: "))
-    said = blackbox.gist(done.stderr.splitlines())
-    end = blackbox.death(done.returncode)
-    raise MachineError(
-        f"a trial needs torch, which cannot be imported here ({said or end}): mend its installation"
-    )
-
-
-def look_at_data(
-    sweep: SweepSpec,
-    root: Path | None,
-    file: Path | None = None,
-    tell: Callable[[str], object] = log.info,
-) -> tuple[SweepSpec, bool]:
-    """The sweep with the content of its data sets on disk in its identity, as far as they are at
-    hand; and whether something could not be looked at. `file` is the plan's, for messages. `tell`
-    gets sentences on what was found.
-
-    Raises:
-        PlanError: the folder is missing or empty, or the samples cannot be split as planned.
-
-    """
-    from trainers import precheck
-    from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, check_decoded, list_files
-
-    unseen = False
-    stocks: dict[str, precheck.Stock] = {}
-    trials = Trials.of(sweep.trials)
-    configs = [*trials.distinct("dataset", "fingerprint"), *(arm.config for arm in sweep.arms)]
-    for dataset in dict.fromkeys(config.dataset for config in configs):
-        stock = precheck.released(dataset)
-        if dataset in ON_DISK and root is None:
-            # Also where they were downloaded meanwhile: the same plan is the same trials. What is
-            # downloaded is one content, checked by its sum.
-            unseen |= dataset not in DOWNLOADED and any(
-                c.fingerprint is None for c in configs if c.dataset == dataset
-            )
-        elif dataset in ON_DISK:
-            try:
-                files = list_files(dataset, root)
-                for config in configs:
-                    if config.dataset == dataset == "imagefolder" and config.image_size:
-                        sides = (config.image_size, config.image_size)
-                        check_decoded(files.root, len(files.train) + len(files.test), *sides, 3)
-                content = files.content()
-                content.check()
-            except (BadData, MachineLimit, ValueError) as error:
-                raise PlanError(str(error)) from error
-            sweep = pinned(sweep, dataset, content.fingerprint)
-            for line in (*files.found, *content.notes):
-                tell(f"{dataset}: {line}")
-            stock = precheck.on_disk(files)
-        if stock is not None:
-            stocks[dataset] = stock
-    _check_partitions(sweep, stocks, file)
-    return sweep, unseen
-
-
-def _check_partitions(
-    sweep: SweepSpec, stocks: Mapping[str, precheck.Stock], file: Path | None
-) -> None:
-    """Refuse a sweep with a trial whose samples cannot be split as planned.
-
-    Raises:
-        PlanError: names the plan's file, the keys and the remedy.
-
-    """
-    from trainers import precheck
-
-    checks = precheck.Precheck()
-    try:
-        for arm in sweep.arms:
-            if stock := stocks.get(arm.config.dataset):
-                checks.check(arm.config, stock, arm.all_seeds)
-        for config in Trials.of(sweep.trials).distinct("dataset", *precheck.FIELDS, "seed"):
-            if stock := stocks.get(config.dataset):
-                checks.check(config, stock, [config.seed])
-    except ValueError as error:
-        raise PlanError(f"{file}: {error}" if file else str(error)) from error
-
-
-def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings]:
-    """Who holds what under each of these configurations.
-
-    Raises:
-        PlanError: the data are not at hand, or cannot be split so.
-
-    """
-    from trainers.config import SEGMENTATION
-    from trainers.folder import BadData, MachineLimit
-
-    try:
-        counts = [engine_of(vars(config)).class_counts(config, root) for config in configs]
-    except (BadData, MachineLimit, ValueError) as error:
-        raise PlanError(str(error)) from error
-    return [
-        Holdings(
-            config,
-            tuple(map(tuple, count)),
-            "pixels" if config.dataset in SEGMENTATION else "samples",
-        )
-        for config, count in zip(configs, counts, strict=True)
-    ]
-
-
-def snapshot_bytes(configs: Iterable[TrainConfig]) -> int:
-    """The largest snapshot of these trials, bytes, as far as a plan can tell."""
-    return max((_model_bytes(c) * (1 + _velocities(c)) for c in configs), default=0)
-
-
-def weights_bytes(configs: Iterable[TrainConfig]) -> int:
-    """All the final weights that these trials are to keep, bytes, about."""
-    return sum(_model_bytes(config) for config in configs if config.keep_weights)
-
-
-def _model_bytes(config: TrainConfig) -> int:
-    from trainers.config import STATE_ELEMENTS
-
-    return STATE_ELEMENTS[config.model] * (8 if config.dtype == "float64" else 4)
-
-
-def _velocities(config: TrainConfig) -> int:
-    """Vectors as long as the model: each registered client's, or the averaged one; the server's."""
-    clients = 1 if config.centralized else config.clients or 1  # natural ones are not known yet
-    kept = {"local": clients, "global": 1}.get(config.momentum, 0)
-    return kept + (config.server_momentum > 0)

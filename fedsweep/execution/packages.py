@@ -1,0 +1,84 @@
+"""Packages that a trial needs, and whether they can be imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from fedsweep.errors import (
+    PackageMissing,
+)
+from trainers.engines import engine_of
+
+if TYPE_CHECKING:
+    pass
+from fedsweep.execution.faults import one_line
+
+
+def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
+    """See to it that this machine has what a trial's model and normalizer need.
+
+    Raises:
+        PackageMissing: says which it lacks, and how to get it.
+
+    """
+    if (missing := missing_package(config)) is not None:
+        raise PackageMissing(f"trial {trial_id} cannot run here: {missing}", missing.lack)
+
+
+def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
+    """Return a refusal if a model's or a normalizer's package is missing, None otherwise."""
+    for field, look in (("model", missing_module), ("normalizer", _missing_normalizer)):
+        if (said := look(need[field])) is not None:
+            return PackageMissing(said, ((field, need[field]),))
+    return None
+
+
+def missing_module(model: str) -> str | None:
+    """Return a sentence if a module that a model needs cannot be imported here."""
+    modules = engine_of().MODEL_MODULES.get(model, ())
+    if not all(map(find_spec, modules)):
+        package = "'fedsweep[segmentation]'" if model == "deeplabv3plus" else modules[0]
+        return f"{model} needs packages: pip install {package}"
+    for module in modules:
+        if (said := import_error(module)) is not None:
+            return f"{model} needs {module}, {said}"
+    return None
+
+
+def _missing_normalizer(name: str) -> str | None:
+    """Return a sentence if a normalizer of another package cannot be imported here."""
+    from trainers.config import NORMALIZERS, normalizer_names
+
+    if name in NORMALIZERS:
+        return None
+    if name not in normalizer_names():
+        return f"normalizer {name} is offered by no package: install its own"
+    try:
+        engine_of().load_normalizer(name)
+    except ValueError:  # the same on every machine: its trials say it
+        return None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
+        said = f"normalizer {name} cannot be imported ({one_line(error)})"
+        return f"{said}: mend the installation of its package"
+    return None
+
+
+def import_error(module: str) -> str | None:
+    """Import a module; returns the end of a sentence if that fails."""
+    try:
+        import_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a broken installation has many faces
+        return f"which cannot be imported here ({one_line(error)}): mend its installation"
+    return None
+
+
+def not_imported(config: Mapping[str, Any], error: ImportError) -> PackageMissing:
+    """Return what a trial lacks that met a failed import."""
+    from trainers.config import NORMALIZERS
+
+    said = f"a package cannot be imported here ({one_line(error)}): mend its installation"
+    fields = ("model", "dataset") if config["normalizer"] in NORMALIZERS else ("normalizer",)
+    return PackageMissing(said, tuple((name, config[name]) for name in fields))

@@ -1,0 +1,80 @@
+"""Training with an engine, and the rounds as the store keeps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fedsweep import measures
+from fedsweep.errors import (
+    DataMissing,
+    FedsweepError,
+    MachineError,
+    TrialFailed,
+)
+from fedsweep.plan import (
+    Round,
+    TrainConfig,
+)
+from fedsweep.provenance import provenance
+from fedsweep.states import FailureKind
+from trainers import engines
+from trainers.engines import Diverged, engine_of
+
+if TYPE_CHECKING:
+    pass
+from fedsweep.execution.data import sound_data
+from fedsweep.execution.faults import failure_kind, machine_limit, one_line
+from fedsweep.execution.place import Place
+
+
+def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
+    """What a trial's results are bitwise equal under, here; this process's arithmetic is set so."""
+    return engine_of(vars(config)).numerics_of(config, place.device, place.threads)
+
+
+def provenance_of(
+    config: TrainConfig, place: Place, computed_under: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the code, packages and machine that a trial runs with, for its attempt's row."""
+    trainer, processor = engine_of(vars(config)), computed_under["processor"]
+    memory, more = trainer.total_memory(place.device), trainer.packages(config)
+    return provenance(processor, place.device, memory, more)
+
+
+def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
+    """A trial's rounds from the first, on the data of this fingerprint; nothing is stored.
+
+    Raises:
+        TrialFailed: it diverged, or cannot be trained.
+
+    """
+    trainer = engine_of(vars(config))
+    try:
+        dataset = sound_data(config, place.data, fingerprint)
+        yield from map(stored_round, trainer.run(config, dataset, device=place.device))
+    except Diverged as error:
+        raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+    except DataMissing as error:
+        raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
+    except FedsweepError:
+        raise
+    except Exception as error:
+        if limit := machine_limit(error):
+            raise MachineError(f"the trial cannot run here: {limit}") from error
+        raise TrialFailed(failure_kind(error, trainer), one_line(error)) from error
+
+
+def stored_round(measured: engines.Round) -> Round:
+    """As it is stored. A diagnostic that is not finite says nothing, and is left out."""
+    values = {field.name: getattr(measured, field.name) for field in fields(Round)}
+    values |= {name: _finite(values[name]) for name in measures.DIAGNOSTICS}
+    return Round(**values)
+
+
+def _finite(value: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    if isinstance(value, Mapping):
+        return {layer: number for layer, number in value.items() if math.isfinite(number)}
+    return value if value is not None and math.isfinite(value) else None
