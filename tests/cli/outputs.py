@@ -63,8 +63,8 @@ def _break(broken: str, out: int) -> None:
     if broken == "full":
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     elif broken == "gone":
-        reader, writer = os.pipe()
-        os.close(reader)
+        source, writer = os.pipe()
+        os.close(source)
         os.dup2(writer, 1)
     elif broken == "closed":
         os.close(1)

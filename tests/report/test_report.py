@@ -248,10 +248,10 @@ def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
         link.symlink_to(target.name)
         os.mkfifo(pipe)
         got: list[bytes] = []
-        reader = Thread(target=lambda pipe=pipe, got=got: got.append(pipe.read_bytes()))
-        reader.start()
+        listener = Thread(target=lambda pipe=pipe, got=got: got.append(pipe.read_bytes()))
+        listener.start()
         report("--format", kind, "--output", str(pipe))
-        reader.join()
+        listener.join()
         report("--format", kind, "--output", str(link))
         assert link.is_symlink()
         assert pipe.is_fifo()
