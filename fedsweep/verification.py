@@ -13,8 +13,8 @@ from fedsweep.execution import device, packages, training
 from fedsweep.execution.place import Place
 from fedsweep.plan import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
-from fedsweep.store.difference import Differs, differences
-from fedsweep.store.reads import Record
+from fedsweep.store.round_difference import Differs, differences
+from fedsweep.store.trial_record import Record
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ import psutil
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import blackbox, children, interrupt, machine, output, queue, shared
-from fedsweep.announcer import Announcer
+from fedsweep import children, interrupt, machine, output, queue, shared, stderr_tail
 from fedsweep.errors import (
     DataMissing,
     DeviceError,
@@ -49,28 +48,32 @@ from fedsweep.errors import (
     StoreReplaced,
     visible,
 )
+from fedsweep.notify.announcer import Announcer
+from fedsweep.notify.webhook import DRAIN_SECONDS
 from fedsweep.plan import Round
 from fedsweep.shared import Shared
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import arms, driver_errors, identity, reads, schema, stops, trust, writes
+from fedsweep.store import (
+    arms,
+    attempt_rows,
+    driver_errors,
+    file_places,
+    identity,
+    schema,
+    stops,
+    sweep_rows,
+    trust,
+)
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
-from fedsweep.store.doorbell import Doorbell
-from fedsweep.store.engine import (
-    OUTAGE,
-    OUTAGE_SECONDS,
-    let_go,
-    read_clock,
-    reading,
-    seconds_served,
-    seconds_since_outage,
-    through_an_outage,
-    transaction,
-)
+from fedsweep.store.clock import Moment, read_clock
+from fedsweep.store.engine import close_idle
 from fedsweep.store.identity import Identity
+from fedsweep.store.outage import OUTAGE, OUTAGE_SECONDS, seconds_served, seconds_since_outage
+from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
-from fedsweep.webhook import DRAIN_SECONDS
+from fedsweep.store.transactions import reading, through_an_outage, transaction
+from fedsweep.store.wakeup import Wakeup
 
 LONGEST_REST = 30.0
 """An idle slot that is rung for looks again after that, or when the next lease ends."""
@@ -259,7 +262,7 @@ class View:
     """A moment of the work, to be shown."""
 
     slots: list[Slot]
-    progress: list[reads.Progress]
+    progress: list[SweepProgress]
     tally: Tally
     ended: Ended | None = None
     """Set when this view is about an attempt's end."""
@@ -353,7 +356,7 @@ class _Watch:
         self.asked_to_stop: float | None = None
         self.looked = time.monotonic()
         self.hurry = False
-        self.progress: list[reads.Progress] = []
+        self.progress: list[SweepProgress] = []
         self.progress_due = self.progress_cost = 0.0
         self.proven: set[str] = set()
         """The devices on which a round was stored in this run."""
@@ -365,7 +368,7 @@ class _Watch:
     def run(self) -> Tally:
         if self.options.sweep is not None:
             with reading(self.engine) as connection:
-                reads.require_sweep(connection, self.options.sweep)
+                sweep_rows.require_sweep(connection, self.options.sweep)
         self.warn_of_places()
         if self.announcer is not None:
             self.refresh()  # before anything can have ended
@@ -379,8 +382,8 @@ class _Watch:
                 self.end_all()
         try:
             with reading(self.engine) as connection:
-                self.progress = reads.progress(connection, self.options.sweep)
-                self.tally.failed_in_scope = reads.failed(connection, self.options.sweep)
+                self.progress = sweep_progress(connection, self.options.sweep)
+                self.tally.failed_in_scope = failed_trials(connection, self.options.sweep)
             self.announce()
         except OUTAGE:
             self.progress = []  # of an earlier moment
@@ -394,7 +397,7 @@ class _Watch:
         """Say where files of open trials lie that this worker neither writes nor reads."""
         trust.allow(self.options.artifacts)
         with reading(self.engine) as connection:
-            homes = reads.homes(connection, self.options.sweep)
+            homes = file_places.homes(connection, self.options.sweep)
         for home, names in homes.items():
             if (refusal := folder_of(self.engine.url, home).refusal) is not None:
                 said = f"no snapshots of sweep {', '.join(names)} here, which costs rounds"
@@ -425,7 +428,7 @@ class _Watch:
 
     def start(self, slot: Slot) -> None:
         mine, theirs = self.context.Pipe()
-        blackbox.trim(slot.box)
+        stderr_tail.trim(slot.box)
         slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
         slot.process = self.context.Process(
             target=_slot,
@@ -515,7 +518,7 @@ class _Watch:
             slot.recent.append(said.seconds)
             evaluated = said.test_accuracy is not None
             slot.round_seconds.setdefault(evaluated, deque(maxlen=100)).append(said.seconds)
-            blackbox.trim(slot.box, most=blackbox.BYTES)
+            stderr_tail.trim(slot.box, most=stderr_tail.BYTES)
         elif isinstance(said, Ended):
             slot.claim = slot.last = slot.unwanted = None
             if said.last is not None and said.outcome is not None:
@@ -579,13 +582,13 @@ class _Watch:
             self.answer(slot, Ask.BACK)
         if code == 0:  # it has given back what it held
             slot.name = ""
-        words = [] if slot.broken else blackbox.last_words(slot.box)
+        words = [] if slot.broken else stderr_tail.last_words(slot.box)
         if code is not None and code < 0:  # Python had no time to say why
             for word in words:
                 print(visible(word), file=sys.stderr)
-        gist = f": {told}" if (told := blackbox.gist(words)) else ""
-        died = f"{blackbox.death(code)}{gist}"
-        why = slot.broken or f"its trainer died ({blackbox.death(code)}){gist}"
+        gist = f": {told}" if (told := stderr_tail.gist(words)) else ""
+        died = f"{stderr_tail.death(code)}{gist}"
+        why = slot.broken or f"its trainer died ({stderr_tail.death(code)}){gist}"
         if self.drop(slot, why=why, release=slot.blameless):
             self.stored(slot)
         if code == 0 or self.stop:
@@ -669,7 +672,7 @@ class _Watch:
                     slot.shared.give_back = slot.claim.trial
                     slot.unwanted = slot.unwanted or now
         if beaten:
-            let_go(self.engine)
+            close_idle(self.engine)
 
     def take_back(self) -> None:
         """A trial that is paused, cancelled or lost leaves its slot after the round, or when that
@@ -706,7 +709,7 @@ class _Watch:
         assert claim is not None
         slot.stalled = kind_of(claim), f"the trainer made no step for {silent:.0f} s"
         if slot.process is not None and slot.process.pid is not None and not _is_stopped(slot):
-            blackbox.ask(slot.process.pid, slot.box)
+            stderr_tail.ask(slot.process.pid, slot.box)
         self.kill(slot)
         most = self.options.max_attempts
         try:
@@ -727,7 +730,7 @@ class _Watch:
         """What a slot's dead process said, behind the proof that its trial is still its own."""
         now = read_clock(connection)
         queue.renew(connection, claim, now, lease=self.options.lease)
-        writes.add_last_words(connection, claim, blackbox.last_words(slot.box))
+        attempt_rows.add_last_words(connection, claim, stderr_tail.last_words(slot.box))
         return now
 
     def kill(self, slot: Slot) -> None:
@@ -752,13 +755,13 @@ class _Watch:
         began = time.monotonic()
         try:
             with reading(self.engine) as connection:
-                self.progress = reads.progress(connection, self.options.sweep)
+                self.progress = sweep_progress(connection, self.options.sweep)
             self.show_ended()
             self.announce()
             self.check_schema()
             self.hold_overspent()
             self.give_up_losers()
-            let_go(self.engine)
+            close_idle(self.engine)
         except OUTAGE:
             pass
         self.progress_cost = time.monotonic() - began
@@ -799,7 +802,7 @@ class _Watch:
         with reading(self.engine) as connection:
             if not arms.any_open(connection) or not arms.pruning(connection):
                 return
-        from fedsweep.search.ask import prune
+        from fedsweep.search.planner import prune
 
         prune(self.engine)
 
@@ -868,7 +871,7 @@ def _slot(
     output.prepare(returns=True)
     output.in_background()
     try:
-        with _machine_faults(), blackbox.recording(box):
+        with _machine_faults(), stderr_tail.recording(box):
             trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
             identity.require(engine, options.identity)
@@ -915,7 +918,7 @@ class _SlotLoop:
     ) -> None:
         self.box = box
         self.shared = shared.attach(memory, number)
-        self.doorbell = Doorbell(engine, queue.CHANNEL)
+        self.doorbell = Wakeup(engine, queue.CHANNEL)
         self.options, self.number, self.engine, self.worker = options, number, engine, worker
         self.pipe, self.asked = pipe, asked
         self.spent = False
@@ -948,7 +951,7 @@ class _SlotLoop:
                 self.rest()
                 continue
             self.doorbell.close()
-            blackbox.trim(self.box)  # what was said before is not about this trial
+            stderr_tail.trim(self.box)  # what was said before is not about this trial
             began = time.monotonic()
             self.last: Round | None = None
             self.say(claim)
@@ -984,7 +987,7 @@ class _SlotLoop:
         needs: list[dict[str, str | None]] = []
         with self.through_outages(), reading(self.engine) as connection:
             needs = queue.needs(connection, self.options.sweep)
-        let_go(self.engine)
+        close_idle(self.engine)
         for missing in lacking(needs, self.options.data, self.worker.device):
             self.pass_over(missing)
 
@@ -1109,7 +1112,7 @@ class _SlotLoop:
             with reading(self.engine) as connection:
                 if not arms.any_open(connection):
                     return False
-            from fedsweep.search.ask import tend
+            from fedsweep.search.planner import tend
 
             return tend(self.engine, self.options.sweep, first=first) and not self.stopping()
         return False
@@ -1142,7 +1145,7 @@ class _SlotLoop:
         due = None
         with self.through_outages(), reading(self.engine) as connection:
             due = queue.next_change(connection, read_clock(connection))
-        let_go(self.engine)
+        close_idle(self.engine)
         self.doorbell.wait(longest if due is None else min(due, longest), self.stopping)
 
     def watch(self, row: Round) -> None:

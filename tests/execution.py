@@ -15,17 +15,18 @@ from fedsweep.execution.place import Place
 from fedsweep.measures import COMPARED
 from fedsweep.plan import Round, TrainConfig, read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import artifacts, reads, writes
+from fedsweep.store import artifacts, file_places, planning, trial_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import rounds
+from fedsweep.store.transactions import reading, transaction
 from tests.builders import WORKER
 from trainers import data, fedavg, numerics
 
 
 def planned(store: Engine, plan: Path, *changes: str) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(plan, changes).alone())
+        planning.add_sweep(c, read_plan(plan, changes).alone())
 
 
 def claim(store: Engine) -> Claim:
@@ -49,13 +50,13 @@ def run(
 
 def result(store: Engine, claimed: Claim) -> dict[str, Any]:
     with reading(store) as c:
-        return reads.trial_result(c, claimed.trial_id)
+        return trial_rows.trial_result(c, claimed.trial_id)
 
 
 def folder(store: Engine, claimed: Claim) -> Path:
     """Where the trial's files lie, on this machine."""
     with reading(store) as c:
-        return Path(str(artifacts.folder_of(store.url, reads.home(c, claimed.trial))))
+        return Path(str(artifacts.folder_of(store.url, file_places.home(c, claimed.trial))))
 
 
 def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:

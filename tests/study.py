@@ -10,9 +10,10 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import queue
 from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import writes
+from fedsweep.store import planning, round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import transaction
 
 PLAN = """
 name = "study"
@@ -60,7 +61,7 @@ def fill(store: Engine, folder: Path) -> None:
     file = folder / "study.toml"
     file.write_text(PLAN)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(file).alone())
+        planning.add_sweep(connection, read_plan(file).alone())
         worker = queue.Claimant("host-1-0-abcdef", "cpu", "host", 1)
         while (claim := queue.claim(connection, worker, read_clock(connection))) is not None:
             run(connection, claim)
@@ -71,7 +72,7 @@ def run(connection: Connection, claim: Claim) -> None:
     config: dict[str, Any] = {"freeze_round": None, "momentum": "reset", **claim.config}
     curve = CURVES[tuple(config[k] for k in ("normalizer", "freeze_round", "momentum", "seed"))]
     frozen = config["freeze_round"] or 3
-    writes.add_rounds(
+    round_rows.add_rounds(
         connection,
         claim,
         [

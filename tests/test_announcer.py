@@ -10,14 +10,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep import announcer, queue
-from fedsweep.announcer import Announcer
+from fedsweep import queue
 from fedsweep.errors import LeaseLost
+from fedsweep.notify import announcer, deduplicate
+from fedsweep.notify.announcer import Announcer
 from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import notices, reads, writes
+from fedsweep.store import planning, progress, round_rows, sweep_rows, trial_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import reading, transaction
 from tests import study
 
 WORKER = queue.Claimant("w", "cpu", "h", 1)
@@ -52,7 +54,7 @@ class Watch:
         self.now += seconds
         before = len(SENT)
         with reading(self.store) as connection:
-            standing = reads.progress(connection)
+            standing = progress.sweep_progress(connection)
         self.announcer.look(standing)
         return [sent["event"] for sent in SENT[before:]]
 
@@ -62,7 +64,7 @@ def planned(store: Engine, tmp_path: Path) -> Engine:
     """A store with the study, queued."""
     (tmp_path / "study.toml").write_text(study.PLAN)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tmp_path / "study.toml").alone())
+        planning.add_sweep(connection, read_plan(tmp_path / "study.toml").alone())
     return store
 
 
@@ -92,7 +94,7 @@ def store_rounds(store: Engine, claimed: Claim, seconds: Sequence[float]) -> Non
         for number, length in enumerate(seconds, start=1):
             accuracy = 0.5 if number % 4 == 0 else None
             measured = Round(number, "explore", 1.0, accuracy, accuracy, None, None, 0, 0, length)
-            writes.add_rounds(connection, claimed, [measured])
+            round_rows.add_rounds(connection, claimed, [measured])
 
 
 def test_the_end_is_told_once_by_whoever_looks_first(planned: Engine) -> None:
@@ -140,7 +142,7 @@ def test_a_cancelled_sweep_is_no_news(planned: Engine) -> None:
     finish(planned, claim(planned))
     with transaction(planned) as connection:
         queue.hold_sweep(connection, "study", Hold.CANCEL)
-        queue.cancel(connection, reads.sweep_trials(connection, "study"))
+        queue.cancel(connection, sweep_rows.sweep_trials(connection, "study"))
     assert watch.look() == []
 
 
@@ -185,28 +187,28 @@ def test_a_long_evaluation_is_no_stall(planned: Engine) -> None:
 def test_the_usual_round_is_a_median_of_each_kind(planned: Engine) -> None:
     """One slow round of many is not usual; the trial whose usual round is longest counts."""
     with reading(planned) as connection:
-        assert notices.longest_usual_round(connection, "study") is None
+        assert deduplicate.longest_usual_round(connection, "study") is None
     claims = [claim(planned) for _ in range(3)]
     store_rounds(planned, claims[0], (1.0, 1.0, 900.0, 8.0, 1.0, 1.0, 1.0, 700.0) * 2)
     store_rounds(planned, claims[1], (2.0, 3.0, 4.0))
     with reading(planned) as connection:
-        assert notices.longest_usual_round(connection, "study") == (8.0 + 700.0) / 2
+        assert deduplicate.longest_usual_round(connection, "study") == (8.0 + 700.0) / 2
     store_rounds(planned, claims[2], (500.0,))
     with reading(planned) as connection:
-        assert notices.longest_usual_round(connection, "study") == 500.0
-        assert notices.longest_usual_round(connection, "another") is None
+        assert deduplicate.longest_usual_round(connection, "study") == 500.0
+        assert deduplicate.longest_usual_round(connection, "another") is None
 
 
 def test_the_usual_round_is_that_of_the_latest_rounds(planned: Engine) -> None:
     """Older rounds, and rounds of older trials, are not read."""
     early, late = claim(planned), claim(planned)
     store_rounds(planned, early, (600.0,))
-    store_rounds(planned, late, (80.0,) * 40 + (5.0,) * 3 * notices.LATEST_ROUNDS)
+    store_rounds(planned, late, (80.0,) * 40 + (5.0,) * 3 * deduplicate.LATEST_ROUNDS)
     with reading(planned) as connection:
-        assert notices.longest_usual_round(connection, "study") == 600.0
+        assert deduplicate.longest_usual_round(connection, "study") == 600.0
     with pytest.MonkeyPatch.context() as patch, reading(planned) as connection:
-        patch.setattr(notices, "LATEST_TRIALS", 1)
-        assert notices.longest_usual_round(connection, "study") == 5.0
+        patch.setattr(deduplicate, "LATEST_TRIALS", 1)
+        assert deduplicate.longest_usual_round(connection, "study") == 5.0
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -215,7 +217,7 @@ def test_what_is_held_back_does_not_stall(alone: bool, planned: Engine) -> None:
     watch = Watch(planned)
     with transaction(planned) as connection:
         if alone:
-            queue.hold(connection, reads.sweep_trials(connection, "study"), Hold.PAUSE)
+            queue.hold(connection, sweep_rows.sweep_trials(connection, "study"), Hold.PAUSE)
         else:
             queue.hold_sweep(connection, "study", Hold.PAUSE)
     assert [watch.look(100.0) for _ in range(20)] == [[]] * 20
@@ -236,7 +238,7 @@ def test_a_notice_stands_in_the_log_of_the_last_attempt(planned: Engine) -> None
     finish(planned, *claims)
     watch.look()
     with reading(planned) as connection:
-        found = reads.trial_logs(connection, claims[-1].trial, claims[-1].fence)
+        found = trial_rows.trial_logs(connection, claims[-1].trial, claims[-1].fence)
         count = connection.execute(sa.text("SELECT count(*) FROM logs")).scalar_one()
     assert [(line["level"], line["message"]) for line in found] == [("notice", SENT[0]["text"])]
     assert count == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsweep import blackbox
+from fedsweep import stderr_tail
 from tests.acceptance.command import eventually
 
 PROGRAM = """
@@ -46,7 +46,7 @@ def test_a_process_that_dies_leaves_why(
     """What compiled code says, the Python stack of a crash, a traceback; nothing of before."""
     done = die(tmp_path / "words", death)
     assert done.returncode == code
-    found = blackbox.last_words(tmp_path / "words")
+    found = stderr_tail.last_words(tmp_path / "words")
     assert all(any(word in line for line in found) for word in words), found
     assert "earlier" not in str(found)
     assert not any(line.startswith("Extension modules") for line in found)
@@ -56,8 +56,8 @@ def test_a_process_that_dies_leaves_why(
 def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     """It has no time to speak; nor has one that was never started."""
     die(tmp_path / "words", "os.kill(os.getpid(), 9)")
-    assert blackbox.last_words(tmp_path / "words") == []
-    assert blackbox.last_words(tmp_path / "none") == []
+    assert stderr_tail.last_words(tmp_path / "words") == []
+    assert stderr_tail.last_words(tmp_path / "none") == []
 
 
 def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path / "there"])
     try:
         eventually((tmp_path / "there").exists)
-        blackbox.ask(process.pid, path)
-        found = blackbox.last_words(path)
+        stderr_tail.ask(process.pid, path)
+        found = stderr_tail.last_words(path)
         assert any('"<string>", line 10 in <module>' in line for line in found), found
         assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
-        blackbox.trim(path)
-        blackbox.ask(process.pid, path)
-        assert blackbox.last_words(path) == []
+        stderr_tail.trim(path)
+        stderr_tail.ask(process.pid, path)
+        assert stderr_tail.last_words(path) == []
     finally:
         process.kill()
         process.wait()
@@ -85,10 +85,10 @@ def test_only_the_last_words_are_read_and_a_chatterer_is_cut_short(tmp_path: Pat
     """Its file is emptied when it grows too long."""
     path = tmp_path / "words"
     die(path, "[os.write(2, b'step %d\\n' % i) for i in range(20000)]")
-    found = blackbox.last_words(path)
-    assert len(found) == blackbox.LINES
+    found = stderr_tail.last_words(path)
+    assert len(found) == stderr_tail.LINES
     assert found[-1] == "step 19999"
-    blackbox.trim(path, blackbox.BYTES)
+    stderr_tail.trim(path, stderr_tail.BYTES)
     assert path.stat().st_size == 0
 
 

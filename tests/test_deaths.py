@@ -11,14 +11,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep import blackbox, queue, worker
+from fedsweep import queue, stderr_tail, worker
 from fedsweep.errors import DataMissing, MachineError, MachineLacks, PackageMissing
 from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import stops, writes
+from fedsweep.store import planning, round_rows, stops
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import attempts, trials
+from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker import Ended, kind_of, worn_out
 from tests.builders import WORKER
 
@@ -76,7 +77,7 @@ class Pipe:
 @pytest.fixture
 def planned(store: Engine, tiny: Path) -> Engine:
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny).alone())
+        planning.add_sweep(c, read_plan(tiny).alone())
     return store
 
 
@@ -155,7 +156,7 @@ def test_a_stored_round_forgives_deaths_and_makes_the_next_one_the_trial_s(
     assert slot.deaths == [kind_of(held)]
     held = claim(planned)
     with transaction(planned) as c:
-        assert writes.add_rounds(c, held, [ROUND]) is None
+        assert round_rows.add_rounds(c, held, [ROUND]) is None
     die(watch, held)
     assert losses(planned, held) == ("queued", 0)
     assert slot.deaths == [kind_of(held)]
@@ -264,15 +265,15 @@ def test_data_that_seem_to_be_nowhere_are_not_passed_over(slot: Any, planned: En
         (["a warning", "ZeroDivisionError: x"], "ZeroDivisionError: x"),
         (["terminate", "  what():  y", "Fatal Python error: Aborted", "", "File z"], "what():  y"),
         (["Fatal Python error: Segmentation fault", "", "File z"], "Fatal Python error: Segmen"),
-        (["x" * 1000], "x" * blackbox.GIST + " …"),
+        (["x" * 1000], "x" * stderr_tail.GIST + " …"),
     ],
 )
 def test_the_gist_of_last_words_is_why_a_process_died(words: list[str], gist: str) -> None:
     """The line before the stack of a crash, or the last one."""
-    assert blackbox.gist(words).startswith(gist)
+    assert stderr_tail.gist(words).startswith(gist)
 
 
 def test_a_death_is_named_by_its_signal_or_exit() -> None:
     """A real-time signal has a number only."""
-    said = [blackbox.death(code) for code in (-9, -6, 1, None, -40)]
+    said = [stderr_tail.death(code) for code in (-9, -6, 1, None, -40)]
     assert said == ["SIGKILL", "SIGABRT", "exit 1", "exit None", "signal 40"]

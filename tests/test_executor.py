@@ -21,10 +21,11 @@ from fedsweep.execution.data import holdings, look_at_data
 from fedsweep.execution.place import Place
 from fedsweep.plan import ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import artifacts, reads, stops, writes
+from fedsweep.store import artifacts, file_names, planning, spare_files, stops, trial_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import files, rounds, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
 from tests import walk
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, result, run, stored
@@ -47,7 +48,7 @@ def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, ti
     assert row["test_accuracy"] == seen[-1].test_accuracy
     assert (row["state"], row["final_round"], row["device"]) == ("finished", 3, "cpu")
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, claimed.trial)
+        (attempt,) = trial_rows.trial_attempts(c, claimed.trial)
     assert row["numerics_id"] == attempt["numerics_id"]
     assert '"threads": "1"' in attempt["numerics"]
     assert (attempt["rounds_trained"], attempt["rounds_lost"]) == (3, 0)
@@ -63,7 +64,7 @@ def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, 
     assert outcome is Outcome.RELEASED
     assert len(seen) == 1
     place = folder(store, first)
-    assert [file.name for file in place.iterdir()] == [writes.snapshot_names(first)[0]]
+    assert [file.name for file in place.iterdir()] == [file_names.snapshot_names(first)[0]]
 
     second = claim(store)
     assert (second.trial, second.final_round) == (first.trial, 1)
@@ -108,7 +109,7 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     assert outcome is Outcome.FAILED
     assert len(stored(store, claimed)) == 1
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, claimed.trial)
+        (attempt,) = trial_rows.trial_attempts(c, claimed.trial)
         delayed = sa.select(trials.c.state, trials.c.not_before).where(trials.c.id == claimed.trial)
         state, not_before = c.execute(delayed).one()
     assert attempt["error"] == "ZeroDivisionError: a bug"
@@ -127,7 +128,7 @@ def test_running_out_of_memory_is_told_apart(
     claimed = claim(store)
     run(store, claimed)
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, claimed.trial)
+        (attempt,) = trial_rows.trial_attempts(c, claimed.trial)
     assert attempt["failure"] == "out_of_memory"
 
 
@@ -182,7 +183,8 @@ def test_a_trial_of_another_machine_goes_on_from_no_foreign_snapshot(
     assert [r.round for r in seen] == [1, 2, 3]
     with reading(store) as c:
         counts = [
-            (a["rounds_trained"], a["rounds_lost"]) for a in reads.trial_attempts(c, last.trial)
+            (a["rounds_trained"], a["rounds_lost"])
+            for a in trial_rows.trial_attempts(c, last.trial)
         ]
     assert counts == [(2, 0), (1, 2), (3, 1)]
 
@@ -231,7 +233,7 @@ def test_rounds_that_do_not_come_out_again_fail_the_attempt(store: Engine, tiny:
     outcome, _ = run(store, second)
     assert outcome is Outcome.FAILED
     with reading(store) as c:
-        attempt = reads.trial_attempts(c, second.trial)[1]
+        attempt = trial_rows.trial_attempts(c, second.trial)[1]
     assert "round 1 was trained again and gave train_loss" in attempt["error"]
     assert stored(store, second)[0][2] == 1.25
 
@@ -239,7 +241,7 @@ def test_rounds_that_do_not_come_out_again_fail_the_attempt(store: Engine, tiny:
 def attempts_of(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
     names = ("outcome", "failure", "error")
     with reading(store) as c:
-        return [tuple(a[n] for n in names) for a in reads.trial_attempts(c, claimed.trial)]
+        return [tuple(a[n] for n in names) for a in trial_rows.trial_attempts(c, claimed.trial)]
 
 
 def charges(store: Engine, claimed: Claim) -> tuple[Any, ...]:
@@ -275,7 +277,7 @@ def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
     if evidence == "a plan saw them":
         sweep, _ = look_at_data(sweep, image_folder)
     with transaction(store) as c:
-        writes.add_sweep(c, sweep.alone())
+        planning.add_sweep(c, sweep.alone())
     if evidence == "an attempt loaded them":
         run(store, claim(store), Place(data=image_folder), stop_after=1)
     nowhere = Place(data=image_folder / "nowhere")
@@ -327,7 +329,7 @@ def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
     assert end.outcome is Outcome.RELEASED
     assert charges(store, claimed) == ("queued", 0, 0)
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, claimed.trial)
+        (attempt,) = trial_rows.trial_attempts(c, claimed.trial)
     assert type(error).__name__ in attempt["error"]
     assert "Traceback" in attempt["traceback"]
     claimed = claim(store)
@@ -429,7 +431,7 @@ def test_the_log_of_each_attempt_says_what_was_found(
         outcome, _ = run(store, claimed, Place(data=image_folder))
         assert outcome is Outcome.FINISHED
         with reading(store) as c:
-            rows = reads.trial_logs(c, claimed.trial, claimed.fence, None)
+            rows = trial_rows.trial_logs(c, claimed.trial, claimed.fence, None)
         said = [row["message"] for row in rows]
         assert [line for line in said if line in expected] == expected
 
@@ -552,9 +554,9 @@ def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: P
     claimed = claim(store)
     assert run(store, claimed)[0] is Outcome.FINISHED
     with reading(store) as c:
-        kept = reads.kept_weights(c, claimed.trial)
+        kept = spare_files.kept_weights(c, claimed.trial)
     assert kept is not None
-    assert kept.name == writes.weights_name(claimed)
+    assert kept.name == file_names.weights_name(claimed)
     assert re.fullmatch(rf"{claimed.trial_id}-1-[0-9a-f]{{16}}-weights.safetensors", kept.name)
     content = (folder(store, claimed) / kept.name).read_bytes()
     *_, last = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
@@ -569,7 +571,7 @@ def test_no_weights_are_kept_unasked(store: Engine, tiny: Path) -> None:
     claimed = claim(store)
     run(store, claimed)
     with reading(store) as c:
-        assert reads.kept_weights(c, claimed.trial) is None
+        assert spare_files.kept_weights(c, claimed.trial) is None
         assert c.execute(sa.select(files)).all() == []
     place = folder(store, claimed)
     assert not place.exists() or list(place.iterdir()) == []
@@ -589,7 +591,7 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
         patch.setattr(artifacts.Folder, "write", full)
         assert run(store, first)[0] is Outcome.FAILED
     with reading(store) as c:
-        (attempt,) = reads.trial_attempts(c, first.trial)
+        (attempt,) = trial_rows.trial_attempts(c, first.trial)
     assert "cannot be written" in attempt["error"]
     assert "No space left on device" in attempt["error"]
     assert len(stored(store, first)) == 3
@@ -599,9 +601,9 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
     second = claim(store)
     assert run(store, second)[0] is Outcome.FINISHED
     with reading(store) as c:
-        kept = reads.kept_weights(c, second.trial)
+        kept = spare_files.kept_weights(c, second.trial)
     assert kept is not None
-    assert kept.name == writes.weights_name(second)
+    assert kept.name == file_names.weights_name(second)
 
 
 def test_road_scenes_are_trained_with_the_cities_own_clients(

@@ -7,18 +7,18 @@ import warnings
 
 import pytest
 
-from fedsweep import logbook
-from fedsweep.logbook import LINE, LINES, Logbook
+from fedsweep import log_handler
+from fedsweep.log_handler import LINE, LINES, LogHandler
 
 
-def said(book: Logbook) -> list[tuple[str, str]]:
+def said(book: LogHandler) -> list[tuple[str, str]]:
     return [(line.level, line.message) for line in book.unstored()]
 
 
 @pytest.mark.filterwarnings("default")
 def test_ours_python_s_warnings_and_what_others_warn_of_are_kept() -> None:
     """Others' INFO is not; nor is anything after it is left, and the loggers are as before."""
-    with Logbook() as book:
+    with LogHandler() as book:
         logging.getLogger("fedsweep").info("a round of %d", 7)
         logging.getLogger("trainers.cache").info("decoded")
         logging.getLogger("urllib3").info("connected")
@@ -44,9 +44,9 @@ def test_each_attempt_keeps_a_warning_but_a_process_says_it_once(
 ) -> None:
     """What would have reached the terminal without it still does; of our INFO nothing."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(logbook._Aloud, "said", set())
+    monkeypatch.setattr(log_handler._Aloud, "said", set())
     for _ in range(2):
-        with Logbook() as book:
+        with LogHandler() as book:
             logging.getLogger("fedsweep").info("quiet")
             logging.getLogger("fedsweep").warning("each time")
             warnings.warn("slow", stacklevel=1)
@@ -61,7 +61,7 @@ def test_each_attempt_keeps_a_warning_but_a_process_says_it_once(
 
 def test_it_is_bounded_and_says_how_much_it_dropped() -> None:
     """In one line, that is written over when it grows."""
-    with Logbook() as book:
+    with LogHandler() as book:
         log = logging.getLogger("fedsweep")
         for i in range(LINES + 2):
             log.info("line %d", i)
@@ -74,7 +74,7 @@ def test_it_is_bounded_and_says_how_much_it_dropped() -> None:
         log.info("one more")
         (last,) = book.unstored()
         assert (last.n, last.message) == (LINES + 1, "4 more lines were dropped")
-    with Logbook() as book:
+    with LogHandler() as book:
         logging.getLogger("fedsweep").info("x" * (LINE + 1))
     ((_, cut),) = said(book)
     assert len(cut) == LINE
@@ -83,7 +83,7 @@ def test_it_is_bounded_and_says_how_much_it_dropped() -> None:
 
 def test_what_was_said_while_it_was_stored_is_not_forgotten() -> None:
     """A transaction stores what there was when it began."""
-    with Logbook() as book:
+    with LogHandler() as book:
         book.note("info", "first")
         stored = book.unstored()
         book.note("info", "second")
@@ -93,7 +93,7 @@ def test_what_was_said_while_it_was_stored_is_not_forgotten() -> None:
 
 def test_secrets_and_what_no_database_takes_are_not_kept() -> None:
     """Postgres refuses NUL, and so would lose the rounds that are stored with it."""
-    with Logbook() as book:
+    with LogHandler() as book:
         log = logging.getLogger("fedsweep")
         log.info("postgresql://me:hush@host/x token=%s", "abc")
         odd = "a\x00b \x1b[31mred \ud800 end"  # past pytest's own listeners, who cannot send it on
@@ -111,7 +111,7 @@ def test_a_record_that_cannot_be_formatted_costs_nothing(
 ) -> None:
     """It is a bug of whoever said it; Python says so, on stderr."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    with Logbook() as book:
+    with LogHandler() as book:
         logging.getLogger("urllib3").warning("%d", "three")
     assert said(book) == []
     assert "Logging error" in capsys.readouterr().err

@@ -15,12 +15,13 @@ from fedsweep.errors import DeviceError, LeaseLost, PackageMissing
 from fedsweep.execution import attempt
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.logbook import Line
+from fedsweep.log_handler import Line
 from fedsweep.plan import Round
 from fedsweep.states import RETRIED, RULES, FailureKind, Outcome
-from fedsweep.store import reads, writes
+from fedsweep.store import attempt_rows, trial_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import reading, transaction
 from tests.builders import WORKER
 from tests.execution import claim, planned, run
 
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_
 
 def log_of(store: Engine, claimed: Claim, last: int | None = None) -> list[tuple[str, str]]:
     with reading(store) as c:
-        rows = reads.trial_logs(c, claimed.trial, claimed.fence, last)
+        rows = trial_rows.trial_logs(c, claimed.trial, claimed.fence, last)
     return [(row["level"], row["message"]) for row in rows]
 
 
@@ -106,7 +107,7 @@ def test_a_worker_that_lost_its_trial_adds_nothing_to_a_log(store: Engine, tiny:
 
     def bury() -> None:
         with transaction(store) as c:
-            writes.add_last_words(c, first, ["too late"])
+            attempt_rows.add_last_words(c, first, ["too late"])
             queue.lose(c, first, "it died")
 
     with pytest.raises(LeaseLost):
@@ -121,10 +122,10 @@ def test_lines_that_are_stored_twice_are_there_once(store: Engine, tiny: Path) -
     lines = [Line(n, 1.0, "info", f"line {n}") for n in (1, 2)]
     for _ in range(2):
         with transaction(store) as c:
-            writes.add_logs(c, claimed, lines)
+            attempt_rows.add_logs(c, claimed, lines)
     with transaction(store) as c:
-        writes.add_logs(c, claimed, [Line(2, 2.0, "warning", "another")])
-        writes.add_last_words(c, claimed, ["a\x00b", "x" * 3000])
+        attempt_rows.add_logs(c, claimed, [Line(2, 2.0, "warning", "another")])
+        attempt_rows.add_last_words(c, claimed, ["a\x00b", "x" * 3000])
     found = log_of(store, claimed)
     assert found[:3] == [("info", "line 1"), ("warning", "another"), ("stderr", "a\ufffdb")]
     assert len(found[3][1]) == 2000
@@ -166,8 +167,8 @@ def test_what_goes_wrong_outside_the_training_is_said_too(
     assert end.again is not None
     assert 2.5 <= end.again <= 7.5
     with reading(store) as c:
-        last = reads.trial_attempts(c, third.trial)[-1]
-        standing = reads.trial_standing(c, third.trial)
+        last = trial_rows.trial_attempts(c, third.trial)[-1]
+        standing = trial_rows.trial_standing(c, third.trial)
     assert "hush" not in last["traceback"]
     assert (standing["failures"], standing["held"], standing["held_by"]) == (1, None, [])
     assert 0 < standing["seconds_off"] <= end.again
@@ -179,7 +180,7 @@ def test_an_attempt_s_provenance_is_stored(store: Engine, tiny: Path) -> None:
     claimed = claim(store)
     run(store, claimed)
     with reading(store) as c:
-        (only,) = reads.trial_attempts(c, claimed.trial)
+        (only,) = trial_rows.trial_attempts(c, claimed.trial)
     found = json.loads(only["provenance"])
     assert found["device"] == json.loads(only["numerics"])["processor"]
     assert found["packages"]["torch"] in json.loads(only["numerics"])["torch"]

@@ -26,10 +26,11 @@ from fedsweep.execution import data
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
-from fedsweep.store import clock, writes
-from fedsweep.store import engine as engine_file
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store import clock, planning
+from fedsweep.store.clock import read_clock
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import attempts, trials
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once
 from tests.image_folders import make_image_folder
 from trainers import folder, images, sources
@@ -207,7 +208,7 @@ def test_a_worker_takes_the_open_files_that_it_may_or_says_how_many_it_needs(
 
 
 def assert_untouched(url: str) -> None:
-    engine = engine_file.make_engine(url)
+    engine = make_engine(url)
     with transaction(engine) as c:
         assert c.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one() == 0
     engine.dispose()
@@ -263,7 +264,7 @@ def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
         raise error
 
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny).alone())
+        planning.add_sweep(c, read_plan(tiny).alone())
         claim = queue.claim(c, queue.Claimant("w", "cpu", "h", 1), read_clock(c))
     assert claim is not None
     monkeypatch.setattr("trainers.seq.load", refuse)

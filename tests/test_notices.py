@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedsweep.notices import Attempt, Event, Standing, decide
+from fedsweep.notify.decide import Attempt, Event, Standing, decide
 
 COUNTS = {"queued": 3, "running": 2, "finished": 4, "failed": 1, "cancelled": 0}
 CALM = Standing("digits", COUNTS, (), over=False, free=True, idle=0.0)

@@ -19,7 +19,8 @@ import pytest
 
 from fedsweep import errors, redaction
 from fedsweep.report import selection
-from fedsweep.store import artifacts, bounds, connector
+from fedsweep.store import artifacts, connector
+from fedsweep.store.sql import limits
 from tests.builders import REPOSITORY
 
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub"}
@@ -231,7 +232,7 @@ def refused(work: Search) -> Search:
         errors.visible,
         redaction._without_passwords,
         lambda text: [pattern.sub("", text) for pattern, _ in redaction._SECRETS],
-        lambda text: bounds.names(text, "sweep"),
+        lambda text: limits.names(text, "sweep"),
         refused(lambda text: artifacts.parse(f"s3://{text}")),
         refused(lambda text: selection.condition(f"alpha={text}")),
         refused(connector.settings_of),

@@ -21,25 +21,26 @@ from fedsweep.execution.attempt import _Attempt, execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import Round
 from fedsweep.states import Hold, Outcome
-from fedsweep.store import artifacts, reads, trust, writes
+from fedsweep.store import artifacts, file_index, file_names, spare_files, trial_rows, trust
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import patiently, read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.identity import store_name
 from fedsweep.store.tables import files, snapshots
+from fedsweep.store.transactions import patiently, reading, transaction
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, run, stored
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
 
-def snapshot_of(store: Engine, claimed: Claim) -> writes.Snapshot | None:
+def snapshot_of(store: Engine, claimed: Claim) -> file_index.Snapshot | None:
     with reading(store) as c:
         row = c.execute(
             sa.select(snapshots).where(snapshots.c.trial == claimed.trial)
         ).one_or_none()
     if row is None:
         return None
-    return writes.Snapshot(row.round, row.numerics_id, row.name, row.bytes, row.sha256)
+    return file_index.Snapshot(row.round, row.numerics_id, row.name, row.bytes, row.sha256)
 
 
 def change(store: Engine, **values: Any) -> None:
@@ -60,7 +61,7 @@ def watched(store: Engine, claimed: Claim, watch: Callable[[Round], None]) -> Ou
 
 def lost(store: Engine, claimed: Claim) -> list[int]:
     with reading(store) as c:
-        return [a["rounds_lost"] for a in reads.trial_attempts(c, claimed.trial)]
+        return [a["rounds_lost"] for a in trial_rows.trial_attempts(c, claimed.trial)]
 
 
 def truncated(file: Path, _: Engine) -> None:
@@ -191,7 +192,7 @@ def test_two_names_take_turns_and_what_the_index_names_is_never_overwritten(
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=5")
     claimed, seen = claim(store), []
-    a, b = writes.snapshot_names(claimed)
+    a, b = file_names.snapshot_names(claimed)
     write = artifacts.Folder.write
 
     def seen_to(self: artifacts.Folder, name: str, content: bytes) -> str:
@@ -221,16 +222,16 @@ def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_
             raise Killed
         return add(*_)
 
-    add = writes.add_snapshot
+    add = file_index.add_snapshot
     planned(store, tiny, "normalizer=bn", "seed=0")
     first = claim(store)
     with monkeypatch.context() as patch:
         at_once(patch)
-        patch.setattr(writes, "add_snapshot", killed)
+        patch.setattr(file_index, "add_snapshot", killed)
         patch.setattr(_Attempt, "clear_up", lambda _: None)
         with pytest.raises(Killed):
             run(store, first)
-    a, b = writes.snapshot_names(first)
+    a, b = file_names.snapshot_names(first)
     assert sorted(path.name for path in folder(store, first).iterdir()) == [a, b]
     assert indexed(store) == [a, b]
     with transaction(store) as c:
@@ -258,7 +259,7 @@ def test_an_attempt_that_lost_its_trial_takes_its_uncommitted_files_away(
                 queue.lose(c, first, "stolen")
 
     assert watched(store, first, stolen) is None
-    a, b = writes.snapshot_names(first)
+    a, b = file_names.snapshot_names(first)
     assert [path.name for path in folder(store, first).iterdir()] == [a]
     assert indexed(store) == [a, b]
 
@@ -278,7 +279,7 @@ def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
     assert run(store, claimed)[0] is None
     (file,) = folder(store, claimed).iterdir()
     with reading(store) as c:
-        kept = reads.kept_weights(c, claimed.trial)
+        kept = spare_files.kept_weights(c, claimed.trial)
     assert kept is not None
     assert file.name == kept.name
 
@@ -290,13 +291,13 @@ def test_snapshot_every_says_when_and_rounds_between_are_stored_all_the_same(
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
     first, taken = claim(store), []
-    add = writes.add_snapshot
+    add = file_index.add_snapshot
 
-    def noted(c: Any, claimed: Claim, snapshot: writes.Snapshot) -> list[str]:
+    def noted(c: Any, claimed: Claim, snapshot: file_index.Snapshot) -> list[str]:
         taken.append(snapshot.round)
         return add(c, claimed, snapshot)
 
-    monkeypatch.setattr(writes, "add_snapshot", noted)
+    monkeypatch.setattr(file_index, "add_snapshot", noted)
 
     def killed(row: Round) -> None:
         if row.round == 4:
@@ -397,7 +398,7 @@ def bucket(memory_bucket: None) -> str:
 def planned_at(store: Engine, tiny: Path, place: str, *changes: str) -> None:
     planned(store, tiny, "normalizer=bn", "seed=0", *changes)
     with transaction(store) as c:
-        writes.put_files(c, "tiny", artifacts.parse(place))
+        file_index.put_files(c, "tiny", artifacts.parse(place))
         trust.approve(store_name(c), place)
 
 
@@ -415,15 +416,15 @@ def test_files_lie_under_the_url_of_their_sweep_in_a_folder_of_their_store(
         (name,) = c.execute(sa.text("SELECT id FROM store")).scalars()
     first = claim(store)
     run(store, first, stop_after=2)
-    _, b = writes.snapshot_names(first)
+    _, b = file_names.snapshot_names(first)
     assert in_bucket() == [f"/bucket/study/{name}/{b}"]
     monkeypatch.setattr("platform.node", lambda: "another host")
     second = claim(store)
     outcome, seen = run(store, second)
     assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [3])
     assert stored(store, second) == direct(second)
-    assert in_bucket() == [f"/bucket/study/{name}/{writes.weights_name(second)}"]
-    assert indexed(store) == [writes.weights_name(second)]
+    assert in_bucket() == [f"/bucket/study/{name}/{file_names.weights_name(second)}"]
+    assert indexed(store) == [file_names.weights_name(second)]
 
 
 def test_a_damaged_file_far_away_costs_its_rounds(store: Engine, tiny: Path, bucket: str) -> None:
@@ -473,12 +474,12 @@ def test_weights_for_a_place_that_was_not_approved_cost_no_trial(
         with pytest.raises(MachineError, match=f"cannot be kept: the database names {bucket}"):
             run(store, first)
         with reading(store) as c:
-            (attempt,) = reads.trial_attempts(c, first.trial)
+            (attempt,) = trial_rows.trial_attempts(c, first.trial)
     assert (attempt["outcome"], attempt["rounds_trained"]) == ("released", 0)
     second = claim(store)
     assert second.trial == first.trial
     assert run(store, second)[0] is Outcome.FINISHED
-    assert [name.rpartition("/")[2] for name in in_bucket()] == [writes.weights_name(second)]
+    assert [name.rpartition("/")[2] for name in in_bucket()] == [file_names.weights_name(second)]
 
 
 def unreachable(*_: object, **__: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,7 @@ from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import engine as e
-from fedsweep.store import writes
+from fedsweep.store import clock, outage, planning, round_rows, transactions
 from fedsweep.store.claim import Claim
 from fedsweep.store.tables import attempts, trials
 from tests.builders import WORKER
@@ -55,21 +55,21 @@ OUTAGES = [
 
 @pytest.fixture
 def planned(store: Engine, tiny: Path) -> Engine:
-    with e.transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny).alone())
+    with transactions.transaction(store) as c:
+        planning.add_sweep(c, read_plan(tiny).alone())
     return store
 
 
 def claim(store: Engine) -> Claim:
-    with e.transaction(store) as c:
-        claimed = queue.claim(c, WORKER, e.read_clock(c))
+    with transactions.transaction(store) as c:
+        claimed = queue.claim(c, WORKER, clock.read_clock(c))
     assert claimed is not None
     return claimed
 
 
 def charged(store: Engine) -> tuple[int, int, int]:
     """Return the failures and losses of all trials, and the number of their failed attempts."""
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         sums = sa.select(sa.func.sum(trials.c.failures), sa.func.sum(trials.c.losses))
         failures, losses = c.execute(sums).one()
         failed = sa.select(sa.func.count()).where(attempts.c.outcome == Outcome.FAILED.value)
@@ -87,11 +87,11 @@ def test_no_error_of_the_store_fails_a_trial(
 
         claimed = claim(planned)
         with monkeypatch.context() as patched:
-            patched.setattr(writes, "add_rounds", refused)
+            patched.setattr(round_rows, "add_rounds", refused)
             with pytest.raises(StoreError) as caught:
                 execute(planned, claimed, Place(), lambda: True, lambda _: None)
         assert len(str(caught.value).splitlines()) == 1
-        with e.transaction(planned) as c:
+        with transactions.transaction(planned) as c:
             queue.release(c, claimed)
     assert charged(planned) == (0, 0, 0)
 
@@ -101,15 +101,15 @@ def test_an_outage_in_the_middle_of_a_trial_is_waited_out(
 ) -> None:
     """Each kind of outage is met once, and the trial finishes in its first attempt."""
     kinds = OUTAGES if planned.dialect.name == "postgresql" else OUTAGES[:-1]
-    add, left = writes.add_rounds, list(kinds)
-    monkeypatch.setattr(e.time, "sleep", lambda _: None)
+    add, left = round_rows.add_rounds, list(kinds)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
     def troubled(*arguments: Any) -> Any:
         if left:
             raise left.pop()
         return add(*arguments)
 
-    monkeypatch.setattr(writes, "add_rounds", troubled)
+    monkeypatch.setattr(round_rows, "add_rounds", troubled)
     claimed = claim(planned)
     end = execute(planned, claimed, Place(), lambda: False, lambda _: None)
     assert end is not None
@@ -136,20 +136,20 @@ def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store
 
 def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: Engine) -> None:
     """Other workers leave the trial to it for one lease, and only then take it over."""
-    with e.transaction(planned) as c:
+    with transactions.transaction(planned) as c:
         c.execute(sa.update(trials).where(trials.c.id > 1).values(held="pause"))
     held = claim(planned)
     over = sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0)
-    with e.transaction(planned) as c:
+    with transactions.transaction(planned) as c:
         c.execute(over)
-        now = e.read_clock(c)
+        now = clock.read_clock(c)
         assert queue.claim(c, WORKER, now, rescuing=False) is None
         queue.renew(c, held, now)
         c.execute(over)
     taken = claim(planned)
     assert (taken.trial, taken.fence > held.fence) == (held.trial, True)
-    with pytest.raises(LeaseLost), e.transaction(planned) as c:
-        queue.renew(c, held, e.read_clock(c))
+    with pytest.raises(LeaseLost), transactions.transaction(planned) as c:
+        queue.renew(c, held, clock.read_clock(c))
 
 
 def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,8 +209,8 @@ def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_claim_whose_answer_was_lost_is_found_again(planned: Engine) -> None:
     """The worker trains the trial that it holds already; its lease is renewed, nothing charged."""
     held = claim(planned)
-    with e.transaction(planned) as c:
-        now = e.read_clock(c)
+    with transactions.transaction(planned) as c:
+        now = clock.read_clock(c)
         assert queue.reclaim(c, "another", now) is None
         c.execute(sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0))
         assert queue.reclaim(c, WORKER.name, now) == held
@@ -228,7 +228,7 @@ def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
     (slot,) = watch.slots
     slot.name = "another"
     watch.drop(slot, why="its trainer died (SIGKILL)")
-    with e.reading(planned) as c:
+    with transactions.reading(planned) as c:
         running = sa.select(trials.c.id).where(trials.c.state == "running")
         assert c.execute(running).scalars().all() == [held.trial]
     slot.name = WORKER.name
@@ -243,9 +243,9 @@ def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
 def taken_over(store: Engine, held: Claim) -> None:
     """A lease ends while its worker is frozen; another worker, who was there, takes the trial."""
     over = sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0)
-    with e.transaction(store) as c:
+    with transactions.transaction(store) as c:
         c.execute(over)
-        assert queue.rescue(c, e.read_clock(c)) == 1
+        assert queue.rescue(c, clock.read_clock(c)) == 1
     assert charged(store) == (0, 1, 0)
 
 
@@ -268,7 +268,7 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     assert execute(planned, again, Place(), lambda: True, lambda _: None) is None
     watch.note(slot, worker.Ended(0, again, None, None, 0.0))
     assert charged(planned) == (0, 0, 0)
-    with e.transaction(planned) as c:
+    with transactions.transaction(planned) as c:
         c.execute(sa.update(trials).where(trials.c.id == held.trial).values(losses=2))
     watch.note(slot, worker.Ended(0, again, None, None, 0.0))
     assert charged(planned) == (0, 2, 0)
@@ -281,21 +281,21 @@ def test_who_was_cut_off_from_the_store_is_no_witness(
 ) -> None:
     """Each kind of outage ends a process's time of service; its next write begins a new one."""
     moment = [100.0]
-    monkeypatch.setattr(e.time, "monotonic", lambda: moment[0])
-    monkeypatch.setattr(e, "_served_since", None)
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(outage, "_served_since", None)
     for fault in (StoreUnreachable, StoreBusy, StoreFull):
-        with e.reading(planned):
-            assert e.seconds_served() == 0.0
-        with e.transaction(planned):
+        with transactions.reading(planned):
+            assert outage.seconds_served() == 0.0
+        with transactions.transaction(planned):
             pass
         moment[0] += 7.0
-        assert e.seconds_served() == 7.0
-        with e.transaction(planned):
+        assert outage.seconds_served() == 7.0
+        with transactions.transaction(planned):
             pass
-        assert e.seconds_served() == 7.0
-        with pytest.raises(fault), e.transaction(planned):
+        assert outage.seconds_served() == 7.0
+        with pytest.raises(fault), transactions.transaction(planned):
             raise fault("away")
-        assert e.seconds_served() == 0.0
+        assert outage.seconds_served() == 0.0
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
@@ -305,11 +305,11 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
     """The commit succeeds, but its answer is lost: the slot claims that trial, or releases it."""
     slot = object.__new__(worker._SlotLoop)
     slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, e.time.monotonic()
+    slot.in_doubt, slot.reached = False, time.monotonic()
 
     @contextmanager
     def unanswered(engine: Engine) -> Iterator[sa.Connection]:
-        with e.transaction(engine) as c:
+        with transactions.transaction(engine) as c:
             yield c
         raise StoreUnreachable
 
@@ -317,14 +317,14 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
         patched.setattr(worker, "transaction", unanswered)
         assert slot.take() is None
     running = sa.select(trials.c.id).where(trials.c.state == "running")
-    with e.reading(planned) as c:
+    with transactions.reading(planned) as c:
         (held,) = c.execute(running).scalars()
     if goes_on:
         taken = slot.take()
         assert taken is not None
         assert (taken.trial, slot.in_doubt) == (held, False)
     slot.give_back()
-    with e.reading(planned) as c:
+    with transactions.reading(planned) as c:
         assert list(c.execute(running).scalars()) == ([held] if goes_on else [])
     assert charged(planned) == (0, 0, 0)
 

@@ -15,12 +15,14 @@ from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import FailureKind, Hold, Outcome
-from fedsweep.store import reads, soundness, writes
+from fedsweep.store import file_places, planning
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.acceptance.command import at_once, fedsweep
 from tests.builders import WORKER
 from tests.trunks import PLAN, PROTOCOL, Curves, T, measured, plan, trained, work
@@ -46,7 +48,7 @@ def test_all_freeze_rounds_cost_six_and_a_half_trials(
     assert work(store) == 11
     assert trained(store) == 6.5 * T
     assert measured(store) == alone
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
     with reading(store) as c:
         assert c.execute(sa.select(snapshots.c.name)).all() == []
         shared = sa.text("SELECT rounds_trained, rounds_shared, rounds_lost FROM ledger")
@@ -78,7 +80,7 @@ def test_bn_is_the_trunk_and_its_twin_costs_nothing(store: Engine, tmp_path: Pat
     assert trained(store) == T
     one, other = measured(store).values()
     assert one == other
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
 
 def test_a_twin_that_keeps_weights_trains_what_it_must(store: Engine, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_twin_that_keeps_weights_trains_what_it_must(store: Engine, tmp_path: 
     plan(store, read_plan(file))
     assert work(store) == 2
     assert trained(store) == 2 * T
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
 
 @pytest.mark.parametrize("harm", ["vanish", "damaged"])
@@ -104,7 +106,7 @@ def test_lost_snapshots_cost_rounds_and_no_trial(
     assert carrier is not None
     run(store, carrier)
     with reading(store) as c:
-        home = reads.home(c, carrier.trial)
+        home = file_places.home(c, carrier.trial)
         names = list(c.execute(sa.select(snapshots.c.name)).scalars())
     assert len(names) == 9
     folder = folder_of(store.url, home)
@@ -116,7 +118,7 @@ def test_lost_snapshots_cost_rounds_and_no_trial(
     work(store)
     assert measured(store) == alone
     assert trained(store) > 6.5 * T
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
 
 def test_a_sibling_planned_behind_its_fork_goes_on_from_the_last_snapshot_before(
@@ -229,8 +231,8 @@ def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(
     far = tuple(t for t in sweep.trials if t.config.freeze_round in (9, T))
     near = tuple(t for t in sweep.trials if t.config.freeze_round in (2, 5))
     with transaction(store) as c:
-        writes.add_sweep(c, replace(sweep, name="far", trials=far))
-        writes.add_sweep(c, replace(sweep, name="near", trials=near))
+        planning.add_sweep(c, replace(sweep, name="far", trials=far))
+        planning.add_sweep(c, replace(sweep, name="near", trials=near))
     held = claim(store, "near")
     assert held is not None
     assert held.fork_round == 5
@@ -239,7 +241,7 @@ def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(
     assert run(store, held) is Outcome.FINISHED
     assert work(store) == 3
     assert trained(store) == 10 + 8 + 5 + 1
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
 
 def test_a_diverged_trunk_fails_those_that_fork_later_unrun(

@@ -17,12 +17,12 @@ from fedsweep import verification
 from fedsweep.errors import DeviceError, RequestError
 from fedsweep.execution import attempt, device, training
 from fedsweep.execution.place import Place
-from fedsweep.store import reads
+from fedsweep.store import trial_record, trial_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.difference import Differs
-from fedsweep.store.engine import reading, transaction
-from fedsweep.store.reads import Record
+from fedsweep.store.round_difference import Differs
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.store.trial_record import Record
 from fedsweep.verification import Field, Otherwise, Step, Verdict, judge
 from tests.execution import claim, planned, run
 
@@ -43,7 +43,7 @@ def trained(store: Engine, tiny: Path, *changes: str) -> Claim:
 
 def record(store: Engine, claimed: Claim) -> Record:
     with reading(store) as c:
-        return reads.trial_record(c, claimed.trial)
+        return trial_record.trial_record(c, claimed.trial)
 
 
 def verdict(stored: Record, limit: int | None = None, tolerance: float | None = None) -> Verdict:
@@ -213,6 +213,6 @@ def test_a_trial_of_the_earlier_recipe_is_not_trained_again(store: Engine, tiny:
     assert (end.failure, end.again) == ("bad_data", None)
     assert "alpha < 0.01: run its plan again" in str(end.error)
     with reading(store) as c:
-        assert reads.trial_result(c, "e" * 20)["state"] == "finished"
+        assert trial_rows.trial_result(c, "e" * 20)["state"] == "finished"
     with pytest.raises(RequestError, match="run its plan again, which makes a new trial"):
         verification.configured(record(store, finished))

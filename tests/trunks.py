@@ -13,10 +13,11 @@ from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import writes
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store import planning
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import rounds, trials
+from fedsweep.store.transactions import reading, transaction
 from tests.builders import WORKER
 
 T = 10
@@ -49,7 +50,7 @@ Curves = dict[str, list[tuple[Any, ...]]]
 
 def plan(store: Engine, sweep: SweepSpec) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, sweep)
+        planning.add_sweep(c, sweep)
 
 
 def work(store: Engine) -> int:

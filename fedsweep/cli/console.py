@@ -88,7 +88,7 @@ def _frames(look: Callable[[], RenderableType]) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from fedsweep.cli.arguments import as_given
-    from fedsweep.store.engine import OUTAGE, OUTAGE_SECONDS
+    from fedsweep.store.outage import OUTAGE, OUTAGE_SECONDS
 
     shown, reached = look(), time.monotonic()
     yield shown

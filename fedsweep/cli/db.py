@@ -41,11 +41,12 @@ def check(
     By the database's own check (on Postgres by its extension amcheck, if installed) and by what
     must hold: every finished trial by one attempt, with every round once. Exit 1 where it is not.
     """
-    from fedsweep.store import schema, soundness
+    from fedsweep.store import schema
+    from fedsweep.transfer import integrity
 
     engine = read_store(db)
-    found = soundness.faults(engine)
-    checked = soundness.check_files(engine) if files else None
+    found = integrity.faults(engine)
+    checked = integrity.check_files(engine) if files else None
     for fault in [*found, *(checked.faults if checked else ())]:
         print(visible(fault))
     for host, count in sorted(checked.elsewhere.items()) if checked else ():
@@ -71,13 +72,13 @@ def trust(
     folder, nothing has to be approved; nor what you name in `plan --artifacts` yourself.
     """
     from fedsweep.errors import RequestError
-    from fedsweep.store import artifacts, reads, trust
-    from fedsweep.store.engine import reading
+    from fedsweep.store import artifacts, file_places, trust
     from fedsweep.store.places import spelled
+    from fedsweep.store.transactions import reading
 
     engine = read_store(db)
     with reading(engine) as connection:
-        found = reads.places(connection)
+        found = file_places.places(connection)
     asked = artifacts.places_to_approve(engine.url, found)
     named = {spelled(one) for one in place or ()}
     if unknown := sorted(named - {one.place for one in asked}):
@@ -140,10 +141,11 @@ def copy(
     in the copy. Snapshots stay behind; kept weights come along. All that was written is read back
     and compared.
     """
-    from fedsweep.store import copying
+    from fedsweep.transfer import stores
+    from fedsweep.transfer.copy import copy_store
 
-    with copying.both(source, target, names=("FROM", "TO"), create=True) as (there, to):
-        copied = copying.copy(there, to)
+    with stores.both(source, target, names=("FROM", "TO"), create=True) as (there, to):
+        copied = copy_store(there, to)
     _print_tables([(table.name, table.rows) for table in copied.tables])
     _print_lost(copied.lost)
 
@@ -159,16 +161,18 @@ def merge(
     for bit: where they are not, nothing is merged. Merging again adds nothing.
     """
     from fedsweep import queue
-    from fedsweep.store import copying
-    from fedsweep.store.engine import read_clock, transaction
+    from fedsweep.store.clock import read_clock
+    from fedsweep.store.transactions import transaction
+    from fedsweep.transfer import stores
+    from fedsweep.transfer.merge import merge_stores
 
     with (
-        copying.both(source, target, names=("FROM", "INTO")) as (there, into),
+        stores.both(source, target, names=("FROM", "INTO")) as (there, into),
         transaction(into) as connection,
     ):
         while queue.rescue(connection, read_clock(connection), served=0.0):
             pass
-        merged = copying.merge(there, connection)
+        merged = merge_stores(there, connection)
         for name in merged.sweeps:
             queue.update_sweep_holds(connection, name)
         queue.spend(connection)
@@ -207,10 +211,10 @@ def gc(
     killed; never anything that the database does not name, and only files that fedsweep named for
     this database. Workers may go on meanwhile.
     """
-    from fedsweep.store import garbage
+    from fedsweep.store import garbage_collection
 
     engine = read_store(db) if dry_run else open_store(db)
-    found = garbage.collect(engine, dry_run=dry_run)
+    found = garbage_collection.collect(engine, dry_run=dry_run)
     would = "would be deleted (nothing is)" if dry_run else "deleted"
     print(f"{counted(found.files, 'file')} {would}, {size(found.bytes)}")
     for name in found.named:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from fedsweep.store.artifacts import Folder
-    from fedsweep.store.writes import Weights
+    from fedsweep.store.file_index import Weights
 
 app = typer.Typer(
     help="Take the results elsewhere: Parquet, TensorBoard, MLflow, final weights.",
@@ -169,16 +169,16 @@ def _content(engine: Engine, prefix: str) -> tuple[str, bytes]:
         RequestError: it has none, or they are not what was written.
 
     """
-    from fedsweep.store import artifacts, reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import artifacts, file_places, spare_files, trial_rows
+    from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
-        key, trial_id = reads.find_trial(connection, prefix)
-        kept = reads.kept_weights(connection, key)
+        key, trial_id = trial_rows.find_trial(connection, prefix)
+        kept = spare_files.kept_weights(connection, key)
         if kept is None:
-            raise Refused(_without(reads.trial_result(connection, trial_id)))
-        attempts = reads.trial_attempts(connection, key)
-        home = reads.home(connection, key)
+            raise Refused(_without(trial_rows.trial_result(connection, trial_id)))
+        attempts = trial_rows.trial_attempts(connection, key)
+        home = file_places.home(connection, key)
     folder = artifacts.folder_of(engine.url, home)
     content = folder.read(kept)
     if content is None:

@@ -17,7 +17,7 @@ from fedsweep.files import stdout_kept_for
 
 if TYPE_CHECKING:
     from fedsweep.plan import SweepSpec
-    from fedsweep.store.writes import Planned
+    from fedsweep.store.planning import Planned
 
 ASKED_ABOVE = 10_000_000
 """Points of a plan above which a person is asked: they take about 20 minutes and 4 GB of memory."""
@@ -161,11 +161,11 @@ def _drawn(sweep: SweepSpec, data: Path | None, path: Path | None) -> Iterator[N
         yield
         return
     from fedsweep.execution.data import holdings
-    from fedsweep.report import partition
+    from fedsweep.report import partition_figure
 
-    distinct = partition.distinct(sweep)
-    shown = holdings(distinct[: partition.MOST_PANELS], data)
-    with partition.drawn(shown, path):
+    distinct = partition_figure.distinct(sweep)
+    shown = holdings(distinct[: partition_figure.MOST_PANELS], data)
+    with partition_figure.drawn(shown, path):
         yield
     print(f"{path.absolute()}: {counted(len(shown), 'partition')}")
     if left := len(distinct) - len(shown):
@@ -175,19 +175,19 @@ def _drawn(sweep: SweepSpec, data: Path | None, path: Path | None) -> Iterator[N
 def _plan(sweep: SweepSpec, db: str | None, priority: int, files_at: str | None) -> None:
     from fedsweep import queue
     from fedsweep.plan import OUTSIDE_IDENTITY
-    from fedsweep.store import arms, reads, writes
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import arms, file_index, planning, sweep_rows
     from fedsweep.store.identity import store_name
+    from fedsweep.store.transactions import transaction
 
     engine = open_store(db, create=True)
     with transaction(engine) as connection:
-        planned = writes.add_sweep(connection, sweep, priority)
+        planned = planning.add_sweep(connection, sweep, priority)
         searched = arms.add_arms(connection, sweep, priority)
         if planned.cancelled:
-            queue.retry(connection, reads.trial_rows(connection, planned.cancelled))
+            queue.retry(connection, sweep_rows.trial_keys(connection, planned.cancelled))
         queue.planned(connection, sweep.name, sweep.budget)
         if files_at is not None:
-            writes.put_files(connection, sweep.name, files_at)
+            file_index.put_files(connection, sweep.name, files_at)
         store = store_name(connection)
     if files_at is not None:
         _approve(store, files_at)
@@ -235,9 +235,10 @@ def _show_difference(sweep: SweepSpec, planned: Planned) -> None:
 def _foretell(sweep: SweepSpec, db: str | None) -> None:
     from fedsweep.execution import sizes
     from fedsweep.plan import Trials, most_forks, own_rounds
-    from fedsweep.store import reads
+    from fedsweep.store import progress, sweep_rows
     from fedsweep.store.dialects import sqlite_file
-    from fedsweep.store.engine import parse_url, reading
+    from fedsweep.store.engine import parse_url
+    from fedsweep.store.transactions import reading
 
     wanted = Trials.of(sweep.trials)
     there: set[str] = set()
@@ -245,12 +246,12 @@ def _foretell(sweep: SweepSpec, db: str | None) -> None:
     store = sqlite_file(parse_url(url(db)))
     if store is None or store.exists():
         with reading(read_store(db)) as connection:
-            there = reads.present(connection, wanted.ids)
-            cost = reads.seconds_a_round(connection)
+            there = sweep_rows.present(connection, wanted.ids)
+            cost = progress.seconds_a_round(connection)
     new = wanted.without(there)
     own = own_rounds(new)
     rounds, saved = sum(own), sum(config.rounds for config in new.configs) - sum(own)
-    prices = [cost.get(reads.cost_key(config)) for config in new.configs]
+    prices = [cost.get(progress.cost_key(config)) for config in new.configs]
     known = [price * n for price, n in zip(prices, own, strict=True) if price is not None]
     print(
         f"{sweep.name}: {counted(len(new), 'new trial')}, {len(there):,} kept (nothing is written)"

@@ -145,9 +145,9 @@ def report(
     A table for each sweep: mean and sample standard deviation over seeds, the best of each row in
     bold; and the best T* of what it searches.
     """
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import sweep_rows
     from fedsweep.store.targets import refuse_own
+    from fedsweep.store.transactions import reading
 
     if format in _TO_FILE and output is None:
         raise RequestError(f"--format {format} needs a file: name it with --output")
@@ -162,13 +162,13 @@ def report(
         if target is not None:
             refuse_own(engine, target, option)
     with reading(engine) as connection:
-        names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
+        names = sweep_rows.named_or_all(connection, sweep)
         if not names:
             raise NotFound("nothing is planned yet: fedsweep plan FILE")
         told = _each(connection, names, asked)
         names = [one.summary.sweep for one in told]
         shown = [_figures(connection, one, asked) if drawn else [] for one in told]
-        plans = [reads.plan_texts(connection, name)[-1] for name in names]
+        plans = [sweep_rows.plan_texts(connection, name)[-1] for name in names]
     with stdout_kept_for(output):
         if format is Format.TABLE and output is None:
             for one in told:
@@ -242,13 +242,13 @@ def _each(connection: Connection, names: Sequence[str], asked: _Asked) -> list[_
 
 def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     from fedsweep.report import searched
-    from fedsweep.report.contrasts import find_column
+    from fedsweep.report.differences import find_column
     from fedsweep.report.selection import nothing, select, tune
     from fedsweep.report.summary import COLUMNS, summarize
     from fedsweep.report.tables import View
-    from fedsweep.store import reads
+    from fedsweep.store import trial_rows
 
-    every = reads.results(connection, name, None if asked.every_column else COLUMNS)
+    every = trial_rows.results(connection, name, None if asked.every_column else COLUMNS)
     rows = select(every, asked.conditions)
     if every and not rows:
         raise NotFound(nothing(name, every, asked.conditions))
@@ -273,9 +273,9 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
 
 def _figures(connection: Connection, told: _Told, asked: _Asked) -> list[CaptionedFigure]:
     from fedsweep.report.figures import captioned_figures
-    from fedsweep.store import reads
+    from fedsweep.store import trial_rows
 
-    curves = reads.curves(connection, told.summary.sweep)
+    curves = trial_rows.curves(connection, told.summary.sweep)
     return captioned_figures(told.summary, told.rows, curves, told.findings, asked.conditions)
 
 

@@ -76,8 +76,8 @@ def export(
     """
     from fedsweep.search.export import export as write
     from fedsweep.store import arms
-    from fedsweep.store.engine import reading
     from fedsweep.store.targets import refuse_own
+    from fedsweep.store.transactions import reading
 
     engine = read_store(db)
     refuse_own(engine, storage, "--storage")
@@ -94,9 +94,9 @@ def export(
 
 def _searched(connection: Connection, sweep: str | None) -> list[str]:
     """The sweeps that search, or the one that is named."""
-    from fedsweep.store import arms, reads
+    from fedsweep.store import arms, sweep_rows
 
-    names = [reads.require_sweep(connection, sweep)] if sweep else reads.sweep_names(connection)
+    names = sweep_rows.named_or_all(connection, sweep)
     found = [name for name in names if arms.of_sweep(connection, name)]
     if not found:
         which = f"sweep {sweep} has no" if sweep else "no sweep here has a"
@@ -105,7 +105,7 @@ def _searched(connection: Connection, sweep: str | None) -> list[str]:
 
 
 def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:
-    from fedsweep.store.engine import reading
+    from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
         found = [f for name in _searched(connection, sweep) for f in findings(connection, name)]

@@ -19,7 +19,7 @@ from fedsweep.errors import RequestError, visible
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from fedsweep.store.reader import Answer
+    from fedsweep.store.sql.ask import Answer
 
 
 class Format(StrEnum):
@@ -63,13 +63,13 @@ def sql(
     if show:
         print(text.rstrip())
         return
-    from fedsweep.store import bounds, reader
+    from fedsweep.store.sql import ask, limits
 
-    if sweep is not None and not bounds.names(text, "sweep"):
+    if sweep is not None and not limits.names(text, "sweep"):
         raise RequestError("--sweep says what :sweep stands for, and the statement has none")
     engine = read_store(db)
     _require(engine, sweep)
-    answer = reader.ask(engine, text, {"sweep": sweep}, limit=limit, seconds=timeout)
+    answer = ask.ask(engine, text, {"sweep": sweep}, limit=limit, seconds=timeout)
     _PRINT[format](answer)
     if answer.cut:
         print(f"only the first {limit:,} rows: raise --limit", file=sys.stderr)
@@ -83,7 +83,7 @@ def _text_of(statement: str | None, recipe: str | None) -> str:
         )
     if statement is not None:
         return statement.removeprefix(BYTE_ORDER_MARK)
-    from fedsweep.store import recipes
+    from fedsweep.store.sql import recipes
 
     assert recipe is not None
     return recipes.recipe(recipe).text
@@ -93,18 +93,18 @@ def _require(engine: Engine, sweep: str | None) -> None:
     """Refuse a sweep that is not there: its answer would be empty."""
     if sweep is None:
         return
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
-        reads.require_sweep(connection, sweep)
+        sweep_rows.require_sweep(connection, sweep)
 
 
 def _print_recipes() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from fedsweep.store.recipes import recipes
+    from fedsweep.store.sql.recipes import recipes
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)

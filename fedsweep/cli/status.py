@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from fedsweep.report.fit import Grid
-    from fedsweep.store.reads import Progress, Row
+    from fedsweep.store.progress import SweepProgress
+    from fedsweep.store.rows import Row
 
 SHOWN = 20
 """Trials at work that are told one by one."""
@@ -30,7 +31,7 @@ SHOWN = 20
 class Glance:
     """What `--watch` shows."""
 
-    progress: list[Progress]
+    progress: list[SweepProgress]
     running: list[Row]
     queue: dict[str, int]
     failures: dict[str, tuple[int, int]]
@@ -60,44 +61,45 @@ def status(
     keep_showing(lambda: _glance(_look(engine, sweep)))
 
 
-def _progress(engine: Engine, sweep: str | None) -> list[Progress]:
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+def _progress(engine: Engine, sweep: str | None) -> list[SweepProgress]:
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.progress import sweep_progress
+    from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
         if sweep is not None:
-            reads.require_sweep(connection, sweep)
-        return reads.progress(connection, sweep)
+            sweep_rows.require_sweep(connection, sweep)
+        return sweep_progress(connection, sweep)
 
 
 def _stops(engine: Engine) -> list[Row]:
     from fedsweep.store import stops
-    from fedsweep.store.engine import reading
+    from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
         return stops.recent(connection)
 
 
 def _look(engine: Engine, sweep: str | None) -> Glance:
-    from fedsweep.store import board, stops
-    from fedsweep.store.engine import reading
+    from fedsweep.store import live_views, stops
+    from fedsweep.store.transactions import reading
 
     progress = _progress(engine, sweep)
     with reading(engine) as connection:
         return Glance(
             progress,
-            board.running(connection),
-            board.queue(connection),
-            board.failure_counts(connection),
+            live_views.running(connection),
+            live_views.queue(connection),
+            live_views.failure_counts(connection),
             stops.recent(connection),
         )
 
 
-def _record(progress: Progress) -> dict[str, object]:
+def _record(progress: SweepProgress) -> dict[str, object]:
     return {**asdict(progress), "trials": progress.trials, "done": progress.done}
 
 
-def _grid(found: list[Progress]) -> Grid:
+def _grid(found: list[SweepProgress]) -> Grid:
     from fedsweep.report.fit import Column, Grid, folding
 
     states = ("queued", "running", "finished", "failed", "cancelled")

@@ -60,14 +60,14 @@ def cancel(name: Name, db: Db = None) -> None:
     Those that wait or run, save what another live sweep has too. Planning it again takes it back.
     """
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        reads.require_sweep(connection, name)
+        sweep_rows.require_sweep(connection, name)
         queue.hold_sweep(connection, name, Hold.CANCEL)  # first: who cancels takes turns
-        mine = reads.sweep_trials(connection, name)
-        only = reads.held_alone(connection, name)
+        mine = sweep_rows.sweep_trials(connection, name)
+        only = sweep_rows.held_alone(connection, name)
         count = queue.cancel(connection, only)
     print(f"{name}: {counted(count, 'trial')} cancelled")
     if len(mine) > len(only):
@@ -84,12 +84,12 @@ def priority(
 ) -> None:
     """Let a sweep's trials run before those of less priority."""
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        reads.require_sweep(connection, name)
-        count = queue.prioritize(connection, reads.sweep_trials(connection, name), number)
+        sweep_rows.require_sweep(connection, name)
+        count = queue.prioritize(connection, sweep_rows.sweep_trials(connection, name), number)
     print(f"{name}: {counted(count, 'trial')} at priority {number}")
 
 
@@ -109,13 +109,13 @@ def budget(
 ) -> None:
     """Limit what a sweep may train; at the limit its running trials are saved and given back."""
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.transactions import transaction
 
     if none == (rounds is not None or hours is not None):
         raise RequestError("say what the budget is: --rounds, --hours, or --none")
     with transaction(open_store(db)) as connection:
-        reads.require_sweep(connection, name)
+        sweep_rows.require_sweep(connection, name)
         queue.budget(connection, name, rounds=rounds, hours=hours)
     limits = [f"{rounds:,} rounds"] if rounds is not None else []
     limits += [f"{hours:g} hours"] if hours is not None else []
@@ -124,11 +124,11 @@ def budget(
 
 def _hold(name: str, why: Hold | None, db: str | None) -> None:
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import sweep_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        reads.require_free(connection, name)
+        sweep_rows.require_free(connection, name)
         queue.hold_sweep(connection, name, why)
         if why is None and name in queue.overspent(connection):
             raise Refused(

@@ -40,13 +40,13 @@ def list_(
     """List trials in the order of planning."""
     from fedsweep.report.fit import Column, Grid, folding
     from fedsweep.report.summary import describe
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import sweep_rows, trial_rows
+    from fedsweep.store.transactions import reading
 
     with reading(read_store(db)) as connection:
         if sweep is not None:
-            reads.require_sweep(connection, sweep)
-        rows = reads.trial_list(connection, sweep, state, limit + 1)
+            sweep_rows.require_sweep(connection, sweep)
+        rows = trial_rows.trial_list(connection, sweep, state, limit + 1)
     columns = [
         Column("trial", left=True),
         Column("state", left=True),
@@ -72,16 +72,16 @@ def list_(
 @app.command()
 def show(trial: Trial, db: Db = None) -> None:
     """Show a trial: configuration, result, attempts, and what the last one said."""
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import reading
 
     with reading(read_store(db)) as connection:
-        key, trial_id = reads.find_trial(connection, trial)
-        result = reads.trial_result(connection, trial_id)
-        stands = reads.trial_standing(connection, key)
-        attempts = reads.trial_attempts(connection, key)
+        key, trial_id = trial_rows.find_trial(connection, trial)
+        result = trial_rows.trial_result(connection, trial_id)
+        stands = trial_rows.trial_standing(connection, key)
+        attempts = trial_rows.trial_attempts(connection, key)
         last = attempts[-1]["fence"] if attempts else 0
-        said = reads.trial_logs(connection, key, last, SHOWN + 1)
+        said = trial_rows.trial_logs(connection, key, last, SHOWN + 1)
     print(f"trial {trial_id}  {result['state']}  (planned first by {visible(result['sweep'])})")
     for line in standing(trial_id, result, stands):
         print(f"  {visible(line)}")
@@ -119,17 +119,17 @@ def logs(
     db: Db = None,
 ) -> None:
     """Show what was said during a trial's attempts."""
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import reading
 
     with reading(read_store(db)) as connection:
-        key, trial_id = reads.find_trial(connection, trial)
-        fences = [row["fence"] for row in reads.trial_attempts(connection, key)]
+        key, trial_id = trial_rows.find_trial(connection, trial)
+        fences = [row["fence"] for row in trial_rows.trial_attempts(connection, key)]
         if attempt is not None and attempt not in fences:
             there = f"it has {', '.join(map(str, fences))}" if fences else "it has none yet"
             raise NotFound(f"trial {trial_id} has no attempt {attempt}: {there}")
         said = {
-            fence: reads.trial_logs(connection, key, fence)
+            fence: trial_rows.trial_logs(connection, key, fence)
             for fence in fences
             if attempt in (None, fence)
         }
@@ -175,11 +175,11 @@ def _print_log(lines: list[dict[str, Any]]) -> None:
 def retry(trials: Trials, db: Db = None) -> None:
     """Queue failed or cancelled trials again."""
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        keys = [reads.find_trial(connection, trial)[0] for trial in trials]
+        keys = [trial_rows.find_trial(connection, trial)[0] for trial in trials]
         again = queue.retry(connection, keys)
     print(f"{counted(again, 'trial')} queued again")
 
@@ -191,14 +191,14 @@ def cancel(trials: Trials, db: Db = None) -> None:
     A running one stops at its next write.
     """
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        found = [reads.find_trial(connection, trial) for trial in trials]
+        found = [trial_rows.find_trial(connection, trial) for trial in trials]
         for key, trial_id in found:
             if not queue.cancel(connection, [key]):
-                state = reads.trial_result(connection, trial_id)["state"]
+                state = trial_rows.trial_result(connection, trial_id)["state"]
                 raise Refused(
                     f"trial {trial_id} is {state}: only queued and running ones can be cancelled"
                 )
@@ -236,25 +236,25 @@ def priority(
 ) -> None:
     """Let trials run before those of less priority."""
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        keys = [reads.find_trial(connection, trial)[0] for trial in trials]
+        keys = [trial_rows.find_trial(connection, trial)[0] for trial in trials]
         count = queue.prioritize(connection, keys, number)
     print(f"{counted(count, 'trial')} at priority {number}")
 
 
 def _hold(trials: list[str], wish: Hold | None, db: str | None) -> int:
     from fedsweep import queue
-    from fedsweep.store import reads
-    from fedsweep.store.engine import transaction
+    from fedsweep.store import trial_rows
+    from fedsweep.store.transactions import transaction
 
     with transaction(open_store(db)) as connection:
-        found = [reads.find_trial(connection, trial) for trial in trials]
+        found = [trial_rows.find_trial(connection, trial) for trial in trials]
         for key, trial_id in found:
             if not queue.hold(connection, [key], wish):
-                state = reads.trial_result(connection, trial_id)["state"]
+                state = trial_rows.trial_result(connection, trial_id)["state"]
                 raise Refused(
                     f"trial {trial_id} is {state}: only what is queued or running can be held"
                 )

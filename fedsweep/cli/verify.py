@@ -16,7 +16,7 @@ from fedsweep.cli.trial import Trial
 from fedsweep.errors import RequestError
 
 if TYPE_CHECKING:
-    from fedsweep.store.reads import Record
+    from fedsweep.store.trial_record import Record
     from fedsweep.verification import Field, Otherwise, Step
 
 PLAIN_SECONDS = 10.0
@@ -60,11 +60,11 @@ def verify(
     from fedsweep.execution import training
     from fedsweep.execution.device import devices
     from fedsweep.execution.place import Place
-    from fedsweep.store import reads
-    from fedsweep.store.engine import reading
+    from fedsweep.store import trial_record, trial_rows
+    from fedsweep.store.transactions import reading
 
     with reading(read_store(db)) as connection:
-        record = reads.trial_record(connection, reads.find_trial(connection, trial)[0])
+        record = trial_record.trial_record(connection, trial_rows.find_trial(connection, trial)[0])
     config = verification.configured(record)
     place = Place(
         device=devices(device)[0] if device else verification.same_kind_of_device(record),

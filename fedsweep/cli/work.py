@@ -17,7 +17,7 @@ from fedsweep.errors import DeviceError, MachineError, visible
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fedsweep.store.reads import Progress
+    from fedsweep.store.progress import SweepProgress
     from fedsweep.worker import Slot, View
 
 BAR = 30
@@ -90,8 +90,9 @@ def work(
     the round. A terminal that hangs up does the same; with nohup or in tmux, work goes on.
     Output that cannot be written ends nothing.
     """
-    from fedsweep import machine, output, webhook, worker
+    from fedsweep import machine, output, worker
     from fedsweep.execution.device import devices
+    from fedsweep.notify import webhook
 
     output.in_background()
     if warning := machine.settle_home():
@@ -199,7 +200,7 @@ def _ended(view: View) -> str:
     return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
 
 
-def _seconds_left(view: View, progress: list[Progress]) -> float | None:
+def _seconds_left(view: View, progress: list[SweepProgress]) -> float | None:
     """Of these sweeps, with our open slots and whatever else is running now."""
     each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
     if any(seconds is None for seconds in each):
@@ -239,7 +240,7 @@ def _frame(view: View) -> RenderableType:
     return Group(*lines)
 
 
-def _standing(view: View, progress: Progress) -> RenderableType:
+def _standing(view: View, progress: SweepProgress) -> RenderableType:
     """Return a line for a sweep; without its bar if that does not fit."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table

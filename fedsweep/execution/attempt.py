@@ -28,7 +28,7 @@ from fedsweep.errors import (
     hide_secrets,
     legible,
 )
-from fedsweep.logbook import Line, Logbook
+from fedsweep.log_handler import Line, LogHandler
 from fedsweep.plan import (
     Round,
     TrainConfig,
@@ -37,9 +37,23 @@ from fedsweep.plan import (
 )
 from fedsweep.redaction import clipped
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import artifacts, driver_errors, garbage, reads, stops, trunks, writes
+from fedsweep.store import (
+    artifacts,
+    attempt_rows,
+    driver_errors,
+    file_index,
+    file_names,
+    file_places,
+    garbage_collection,
+    round_rows,
+    spare_files,
+    stops,
+    trunks,
+)
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import let_go, patiently, read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.engine import close_idle
+from fedsweep.store.transactions import patiently, reading, transaction
 from trainers import engines
 from trainers.engines import Diverged, Unfit, Unreadable, engine_of
 from trainers.progress import Counter, progress
@@ -97,7 +111,7 @@ def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch
     `stop` is asked after each round: True saves the state and gives the trial back. `watch` sees
     each round as it is measured.
     """
-    with Logbook() as book:
+    with LogHandler() as book:
         attempt = _Attempt(engine, claim, place, book)
         try:
             return _to_its_end(attempt, stop, watch)
@@ -151,7 +165,7 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
 class _Attempt:
     """The claim, and the rounds that are measured but not stored yet."""
 
-    def __init__(self, engine: Engine, claim: Claim, place: Place, book: Logbook) -> None:
+    def __init__(self, engine: Engine, claim: Claim, place: Place, book: LogHandler) -> None:
         self.engine = engine
         self.claim = claim
         self.trainer = engine_of(claim.config)
@@ -166,7 +180,7 @@ class _Attempt:
         """The files of its own that there are, as far as it knows."""
         self.fork: int | None = None
         """The next round of its trunk at which a trial forks."""
-        self.names = set(writes.file_names(claim))
+        self.names = set(file_names.file_names(claim))
         """The files that it may write, as the index has them."""
         self.over = False
         self.measured = False
@@ -230,9 +244,11 @@ class _Attempt:
         self.say_where(computed_under)
         self.trainer.begin_memory(self.place.device)
 
-        def begin(connection: Connection) -> tuple[reads.Home, list[trunks.Origin], list[str]]:
+        def begin(
+            connection: Connection,
+        ) -> tuple[file_places.Home, list[trunks.Origin], list[str]]:
             self.renew(connection)
-            dropped = writes.start_attempt(
+            dropped = attempt_rows.start_attempt(
                 connection,
                 self.claim,
                 numerics_id=self.numerics_id,
@@ -240,7 +256,7 @@ class _Attempt:
                 data_fingerprint=dataset.fingerprint,
                 provenance=ran_with,
             )
-            home = reads.home(connection, self.claim.trial)
+            home = file_places.home(connection, self.claim.trial)
             return home, trunks.origins(connection, self.claim, self.numerics_id), dropped
 
         home, origins, dropped = patiently(self.engine, begin)
@@ -270,7 +286,7 @@ class _Attempt:
                 if self.save(measured, snapshot=due, release=stopping):
                     return Outcome.RELEASED
                 if since >= IDLE_SECONDS:
-                    let_go(self.engine)
+                    close_idle(self.engine)
                 saved = time.monotonic()
         except Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
@@ -393,8 +409,8 @@ class _Attempt:
         """Say how far the trunk is, and index the next fork's file."""
         self.fork = queue.reach_round(connection, self.claim, round)
         if self.fork is not None:
-            writes.expect_fork(connection, self.claim, self.fork)
-            self.names.add(writes.fork_name(self.claim, self.fork))
+            file_index.expect_fork(connection, self.claim, self.fork)
+            self.names.add(file_names.fork_name(self.claim, self.fork))
 
     def begin_again(self, why: str) -> None:
         """Say that a snapshot is of no use."""
@@ -416,7 +432,7 @@ class _Attempt:
 
         def store(connection: Connection) -> tuple[bool, bool, list[str]]:
             wanted_back = self.store_pending(connection).give_back
-            replaced = writes.add_snapshot(connection, self.claim, kept) if kept else []
+            replaced = file_index.add_snapshot(connection, self.claim, kept) if kept else []
             if snapshot:
                 self.get_on(connection, measured.round)
             over = release or (wanted_back and snapshot)
@@ -434,17 +450,17 @@ class _Attempt:
             return self.save(measured, snapshot=True, release=True)
         return self.over
 
-    def snapshot(self, state: engines.State) -> writes.Snapshot | None:
+    def snapshot(self, state: engines.State) -> file_index.Snapshot | None:
         """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
         if self.files.refusal is not None:
             self.go_without(self.files.refusal)
             return None
         content = self.trainer.pack(state)
         progress.step()  # an artifacts folder may take minutes for one file
-        one, other = writes.snapshot_names(self.claim)
+        one, other = file_names.snapshot_names(self.claim)
         name = other if self.latest == one else one
         if state.round == self.fork:
-            name = writes.fork_name(self.claim, state.round)
+            name = file_names.fork_name(self.claim, state.round)
         self.written.add(name)
         try:
             total = self.files.write(name, content)
@@ -453,7 +469,7 @@ class _Attempt:
             return None
         finally:
             progress.step()
-        return writes.Snapshot(state.round, self.numerics_id, name, len(content), total)
+        return file_index.Snapshot(state.round, self.numerics_id, name, len(content), total)
 
     def go_without(self, error: OSError) -> None:
         """Say once why there is no snapshot."""
@@ -464,7 +480,7 @@ class _Attempt:
 
     def end_files(self, connection: Connection) -> None:
         """Take the names off the index that were never written to; the attempt ends."""
-        writes.forget_files(connection, self.names - self.written)
+        file_index.forget_files(connection, self.names - self.written)
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete files that nothing refers to any more, and take them off the index, where their
@@ -485,7 +501,7 @@ class _Attempt:
                 suppress(StoreError, StoreBusy, SQLAlchemyError),
                 transaction(self.engine) as connection,
             ):
-                writes.forget_files(connection, gone)
+                file_index.forget_files(connection, gone)
 
     def clear_up(self) -> None:
         """Delete what was written, and then not referred to: the attempt failed, or lost its trial.
@@ -496,7 +512,7 @@ class _Attempt:
             return
         with suppress(StoreError, StoreBusy, SQLAlchemyError, OSError):
             with reading(self.engine) as connection:
-                unused = reads.unreferenced(connection, self.claim.trial, unsure)
+                unused = spare_files.unreferenced(connection, self.claim.trial, unsure)
             for name in unused:
                 self.files.remove(name)
 
@@ -504,37 +520,37 @@ class _Attempt:
         """Store the pending rounds, and the weights of the last round where they are to be kept."""
         kept = self.keep(last) if last is not None else None
 
-        def end(connection: Connection) -> tuple[set[str], dict[str, reads.Home]]:
+        def end(connection: Connection) -> tuple[set[str], dict[str, file_places.Home]]:
             self.store_pending(connection)
             self.get_on(connection, self.claim.fork_round)
             queue.finish(connection, self.claim)
             if kept is not None:
-                writes.add_weights(connection, self.claim, kept)
+                file_index.add_weights(connection, self.claim, kept)
             self.end_files(connection)
-            spare: dict[str, reads.Home] = {}
+            spare: dict[str, file_places.Home] = {}
             if self.claim.trunk is not None:
                 spare = trunks.drop_unneeded(connection, self.claim.trunk)
-            gone = {*writes.drop_latest(connection, self.claim.trial), *self.written}
-            return set(reads.unreferenced(connection, self.claim.trial, gone)), spare
+            gone = {*file_index.drop_latest(connection, self.claim.trial), *self.written}
+            return set(spare_files.unreferenced(connection, self.claim.trial, gone)), spare
 
         unused, spare = patiently(self.engine, end)
         self.over = True
         self.discard(unused)
-        garbage.delete(self.engine, spare)
+        garbage_collection.delete(self.engine, spare)
         return Outcome.FINISHED
 
-    def keep(self, last: engines.Round) -> writes.Weights:
+    def keep(self, last: engines.Round) -> file_index.Weights:
         """Write the final weights to a file.
 
         Where that cannot be done the trial fails. Finished is for good: its weights would be lost,
         though they were asked for. A failed trial is tried again, from its latest snapshot.
         """
         content = self.trainer.pack_weights(last.weights())
-        name = writes.weights_name(self.claim)
+        name = file_names.weights_name(self.claim)
         progress.step()
         self.written.add(name)
         try:
-            return writes.Weights(name, len(content), self.files.write(name, content))
+            return file_index.Weights(name, len(content), self.files.write(name, content))
         except OSError as error:
             raise TrialFailed(
                 FailureKind.ERROR,
@@ -571,7 +587,9 @@ class _Attempt:
     def store_pending(self, connection: Connection) -> queue.Held:
         held = self.renew(connection)
         memory = self.trainer.peak_memory(self.place.device) if self.pending else None
-        differs = writes.add_rounds(connection, self.claim, self.pending, held.final_round, memory)
+        differs = round_rows.add_rounds(
+            connection, self.claim, self.pending, held.final_round, memory
+        )
         if differs is not None:
             raise TrialFailed(
                 FailureKind.ERROR,
@@ -585,5 +603,5 @@ class _Attempt:
         now = read_clock(connection)
         held = queue.renew(connection, self.claim, now, lease=self.place.lease)
         self.said = self.book.unstored()
-        writes.add_logs(connection, self.claim, self.said)
+        attempt_rows.add_logs(connection, self.claim, self.said)
         return held

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsweep import blackbox
+from fedsweep import stderr_tail
 from fedsweep.errors import (
     DeviceError,
     MachineError,
@@ -106,8 +106,8 @@ def _count_gpus() -> int:
     for line in done.stdout.splitlines():
         if line.startswith("GPUs: ") and done.returncode == 0:
             return int(line.removeprefix("GPUs: "))
-    said = blackbox.gist(done.stderr.splitlines())
-    end = blackbox.death(done.returncode)
+    said = stderr_tail.gist(done.stderr.splitlines())
+    end = stderr_tail.death(done.returncode)
     raise MachineError(
         f"a trial needs torch, which cannot be imported here ({said or end}): mend its installation"
     )

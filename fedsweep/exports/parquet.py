@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep.exports import Progress, require
 from fedsweep.exports.columns import columns_of, kinds, rows_of
 from fedsweep.exports.folder import opened_together, refuse_foreign
-from fedsweep.store import reads
+from fedsweep.store import sweep_rows
 from fedsweep.store.dialects import dialect_of
-from fedsweep.store.engine import reading
 from fedsweep.store.targets import refuse_own
+from fedsweep.store.transactions import reading
 from fedsweep.store.views import NAMES
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def export(
         refuse_foreign(folder, _is_ours)
     with reading(engine) as connection:
         if sweep is not None:
-            reads.require_sweep(connection, sweep)
+            sweep_rows.require_sweep(connection, sweep)
         files = {view: folder / f"{view}.parquet" for view in NAMES}
         with opened_together(folder, [file.name for file in files.values()]) as opened:
             counts = {

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.measures import BY_GROUP
-from fedsweep.store import reads
-from fedsweep.store.engine import reading
+from fedsweep.store import sweep_rows
 from fedsweep.store.tables import attempts, members, sweeps, trials
+from fedsweep.store.transactions import reading
 
 TOGETHER = 50
 """Trials that are in memory at once."""
@@ -69,9 +69,9 @@ def sweeps_of(engine: Engine, sweep: str | None) -> dict[str, list[str]]:
 
     """
     with reading(engine) as connection:
-        names = reads.sweep_names(connection)
+        names = sweep_rows.sweep_names(connection)
         if sweep is not None:
-            names = [reads.require_sweep(connection, sweep)]
+            names = [sweep_rows.require_sweep(connection, sweep)]
         return {name: _members(connection, name) for name in names}
 
 

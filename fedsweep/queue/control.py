@@ -12,13 +12,14 @@ from fedsweep.errors import Refused
 from fedsweep.plan import Budget
 from fedsweep.queue.statements import QUEUED, RUNNING, update_holds, wake
 from fedsweep.states import TRANSITIONS, Hold, Outcome, TrialState
+from fedsweep.store.batches import batches
+from fedsweep.store.planning import take_turns
 from fedsweep.store.tables import (
     attempts,
     members,
     sweeps,
     trials,
 )
-from fedsweep.store.writes import batches, take_turns
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:

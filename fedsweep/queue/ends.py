@@ -23,8 +23,7 @@ from fedsweep.queue.statements import (
 from fedsweep.states import RETRIED, FailureKind, Outcome, TrialState
 from fedsweep.store import trunks
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
-from fedsweep.store.engine import as_sql
+from fedsweep.store.clock import Moment, as_sql
 from fedsweep.store.prepared import Prepared, Steps
 from fedsweep.store.tables import (
     SHARING,

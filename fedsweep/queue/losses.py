@@ -21,8 +21,7 @@ from fedsweep.queue.statements import (
 )
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
-from fedsweep.store.engine import as_sql, is_ahead
+from fedsweep.store.clock import Moment, as_sql, is_ahead
 from fedsweep.store.tables import (
     BACKING_OFF,
     attempts,

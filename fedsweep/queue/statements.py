@@ -12,8 +12,8 @@ from fedsweep.errors import LeaseLost
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import trunks
 from fedsweep.store.claim import Claim
+from fedsweep.store.clock import AHEAD_SECONDS
 from fedsweep.store.dialects import dialect_of
-from fedsweep.store.engine import AHEAD_SECONDS
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import (
     BACKING_OFF,

@@ -18,7 +18,7 @@ from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
 from fedsweep.report.selection import Condition
 from fedsweep.report.summary import Row, Summary
-from fedsweep.store.reads import Curves
+from fedsweep.store.rows import Curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedsweep.fields import ROW_FIELDS, label
 from fedsweep.plan import TrialSpec
-from fedsweep.report.comparison import difference
+from fedsweep.report.statistics import difference
 from fedsweep.report.summary import Row, describe, value_text
 from fedsweep.search import Answer, Probe, Space, answer
 from fedsweep.store.arms import Arm, Proposal

@@ -117,7 +117,7 @@ def grid(
     return figure, flat
 
 
-def settle(
+def fit_texts(
     figure: Figure, axes: Sequence[Axes], handles: Mapping[str, Any], heading: str = ""
 ) -> None:
     """Wrap every text to its panel, then size the figure so that all of them lie inside it."""

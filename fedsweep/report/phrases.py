@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedsweep.states import TrialState
 
 if TYPE_CHECKING:
-    from fedsweep.store.reads import Progress
+    from fedsweep.store.progress import SweepProgress
 
 
 HELD = {"pause": "paused", "drain": "drained", "budget": "budget used up", "cancel": "cancelled"}
@@ -30,7 +30,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
-def time_left(progress: Progress) -> str:
+def time_left(progress: SweepProgress) -> str:
     """1h20m (58m to 2h10m), with the slots at work now; without any, what one would take."""
     if progress.queued + progress.running == 0:
         return "–"

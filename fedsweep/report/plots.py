@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
 from fedsweep.fields import label
 from fedsweep.report import layout
-from fedsweep.report.contrasts import marks
+from fedsweep.report.differences import marks
 from fedsweep.report.summary import (
     Cell,
     Column,
@@ -343,7 +343,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Fig
         name: h for axis in axes for h, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     more = f"the first {MOST} of {panels} settings: --where shows others" if panels > MOST else ""
-    layout.settle(figure, axes, handles, more)
+    layout.fit_texts(figure, axes, handles, more)
     return figure
 
 

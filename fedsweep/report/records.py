@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fedsweep.errors import RequestError
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report import queries
-from fedsweep.report.contrasts import Contrast, against, gaps, marks
+from fedsweep.report.differences import Contrast, against, gaps, marks
 from fedsweep.report.summary import FIELDS, Cell, Column, Key, Summary
 from fedsweep.report.tables import View
 

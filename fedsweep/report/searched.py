@@ -19,15 +19,15 @@ def findings(
 
     Of `rows` (the sweep's rows of `results`) cell, seed and test accuracy are looked at.
     """
-    from fedsweep.store import arms, reads
+    from fedsweep.store import arms, trial_rows
 
     found = arms.of_sweep(connection, sweep)
     if not found:  # before anything heavy is imported
         return []
     from fedsweep.report.findings import find
-    from fedsweep.search.ask import history_of, space_of
+    from fedsweep.search.planner import history_of, space_of
 
-    rows = reads.results(connection, sweep) if rows is None else rows
+    rows = trial_rows.results(connection, sweep) if rows is None else rows
     out = []
     for arm in found:
         history = history_of(arms.tried(connection, arm))

@@ -22,7 +22,7 @@ from fedsweep.fields import (
 )
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.plan import OUTSIDE_IDENTITY
-from fedsweep.report.comparison import mean_interval
+from fedsweep.report.statistics import mean_interval
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -13,7 +13,7 @@ from fedsweep.errors import visible
 from fedsweep.fields import label
 from fedsweep.measures import MEASURES
 from fedsweep.report import queries
-from fedsweep.report.contrasts import Contrast, Mark, against, gaps, marks, outdone_by_partial
+from fedsweep.report.differences import Contrast, Mark, against, gaps, marks, outdone_by_partial
 from fedsweep.report.fit import Column as FitColumn
 from fedsweep.report.fit import Grid
 from fedsweep.report.selection import Condition

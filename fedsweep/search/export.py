@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import RequestError, hide_secrets
-from fedsweep.search.ask import history_of
 from fedsweep.search.choice import Probe
+from fedsweep.search.planner import history_of
 from fedsweep.store import arms
 from fedsweep.store.arms import Arm, Proposal
 from fedsweep.store.tables import attempts, proposed, rounds, trials

@@ -20,12 +20,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fedsweep.errors import NotFound, RequestError
-from fedsweep.serve import ask, metrics, overview, screen, sweep, trials
+from fedsweep.serve import metrics, overview, screen, sql, sweep, trials
 from fedsweep.serve.guard import Guard
 from fedsweep.serve.look import AWAY, Look
 from fedsweep.serve.screen import Screen
 from fedsweep.serve.stream import MOST, Shown, Stream
-from fedsweep.store import board
+from fedsweep.store import live_views
 
 SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple[str, ...]]] = {
     "overview": ("/", overview.overview, ()),
@@ -34,7 +34,7 @@ SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple
     "trials": ("/trials", trials.trials, trials.ASKED),
     "trial": ("/trials/{trial}", trials.trial, ("trial",)),
     "sweep": ("/sweeps/{sweep:path}", sweep.sweep, ("sweep", "panel")),
-    "sql": ("/sql", ask.sql, ("q",)),
+    "sql": ("/sql", sql.sql, ("q",)),
 }
 """Each screen: where it is, what makes it, and what an address may ask of it."""
 
@@ -77,7 +77,7 @@ def shown(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
 
     def make() -> Shown:
         made = SCREENS[name][1](look, asked)
-        states = look.read(board.states)
+        states = look.read(live_views.states)
         return made, screen.title(made, states), screen.said(states)
 
     if name == "sql":  # asked for by a person, not by the clock
@@ -135,7 +135,7 @@ def _ask(look: Look) -> None:
     if not _ASKING.acquire(blocking=False):  # those before have no answer yet
         raise TimeoutError
     try:
-        look.read(board.running)
+        look.read(live_views.running)
     finally:
         _ASKING.release()
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import StoreBusy, StoreError
-from fedsweep.store.engine import reading
+from fedsweep.store.transactions import reading
 
 T = TypeVar("T")
 

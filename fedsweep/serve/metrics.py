@@ -11,8 +11,9 @@ from typing import Any
 
 from fedsweep.serve import views
 from fedsweep.serve.look import Look
-from fedsweep.store import board, reads
-from fedsweep.store.reads import Progress, Row
+from fedsweep.store import live_views
+from fedsweep.store.progress import SweepProgress, sweep_progress
+from fedsweep.store.rows import Row
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,16 +47,16 @@ class Metric:
 def exposition(look: Look) -> str:
     """All metrics, as text."""
     found = metrics(
-        look.read(reads.progress),
-        look.read(board.failure_counts),
-        look.read(board.running),
-        look.read(board.ledgers),
+        look.read(sweep_progress),
+        look.read(live_views.failure_counts),
+        look.read(live_views.running),
+        look.read(live_views.ledgers),
     )
     return "".join(map(text, found))
 
 
 def metrics(
-    sweeps: Iterable[Progress],
+    sweeps: Iterable[SweepProgress],
     failures: Mapping[str, tuple[int, int]],
     running: Iterable[Row],
     ledgers: Iterable[Row],
@@ -88,7 +89,7 @@ def metrics(
     ]  # fmt: skip
 
 
-def _states(progress: Progress) -> Iterable[tuple[str, int]]:
+def _states(progress: SweepProgress) -> Iterable[tuple[str, int]]:
     return views.counts(progress).items()
 
 

@@ -29,9 +29,10 @@ from fedsweep.serve import views
 from fedsweep.serve.look import OFTEN, SELDOM, Look
 from fedsweep.serve.screen import Part, Screen, part
 from fedsweep.states import TrialState
-from fedsweep.store import arms, browse, reads
+from fedsweep.store import arms, browse, sweep_rows
 from fedsweep.store.browse import Group, Mean
-from fedsweep.store.reads import Row
+from fedsweep.store.progress import sweep_progress
+from fedsweep.store.rows import Row
 
 LARGEST = 24
 """Arms that one panel draws."""
@@ -47,9 +48,9 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
         NotFound: there is no such sweep.
 
     """
-    name = look.read(reads.require_sweep, asked.get("sweep", ""))
-    known = [p for p in look.read(reads.progress, keep=OFTEN) if p.sweep == name]
-    (progress,) = known or look.read(reads.progress, name)  # one that was planned just now
+    name = look.read(sweep_rows.require_sweep, asked.get("sweep", ""))
+    known = [p for p in look.read(sweep_progress, keep=OFTEN) if p.sweep == name]
+    (progress,) = known or look.read(sweep_progress, name)  # one that was planned just now
     shape = look.once(("shape", name), lambda: shape_of(look, name), SELDOM)
     table, summary, of_state = look.once(("table", name), lambda: _table(look, shape, name), OFTEN)
     panels = shape.panels
@@ -58,7 +59,7 @@ def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
     ids = tuple(row["cell_id"] for row in chosen)
     curves = look.read(browse.mean_curves, name, ids, keep=SOMETIMES)
     found = look.read(_searched, name, keep=SOMETIMES)
-    plans = look.read(reads.plan_texts, name, keep=SELDOM)
+    plans = look.read(sweep_rows.plan_texts, name, keep=SELDOM)
     parts = [
         part("standing", "sweep_standing.html", p=progress, views=views, of_state=of_state),
         part("panels", "sweep_panels.html", live=False, panels=list(panels), panel=panel, name=name,

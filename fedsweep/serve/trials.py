@@ -15,7 +15,7 @@ from fedsweep.report.phrases import ran_with, standing
 from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
-from fedsweep.store import browse, reads
+from fedsweep.store import browse, sweep_rows, trial_rows
 from fedsweep.store.browse import Wanted
 
 LINES = 40
@@ -76,7 +76,7 @@ def trials(look: Look, asked: Mapping[str, str]) -> Screen:
 def _choices(look: Look) -> dict[str, list[Any]]:
     found = look.read(browse.choices)
     return {
-        "sweep": look.read(reads.sweep_names),
+        "sweep": look.read(sweep_rows.sweep_names),
         "state": list(TrialState),
         "failure": list(FailureKind),
         **{name: [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
@@ -141,12 +141,12 @@ def trial(look: Look, asked: Mapping[str, str]) -> Screen:
         NotFound, RequestError: no trial's id begins so, or several do.
 
     """
-    key, trial_id = look.read(reads.find_trial, asked.get("trial", ""))
-    result = look.read(reads.trial_result, trial_id)
-    stands = look.read(reads.trial_standing, key)
-    attempts = look.read(reads.trial_attempts, key)
+    key, trial_id = look.read(trial_rows.find_trial, asked.get("trial", ""))
+    result = look.read(trial_rows.trial_result, trial_id)
+    stands = look.read(trial_rows.trial_standing, key)
+    attempts = look.read(trial_rows.trial_attempts, key)
     last = attempts[-1]["fence"] if attempts else 0
-    log = look.read(reads.trial_logs, key, last, LINES)
+    log = look.read(trial_rows.trial_logs, key, last, LINES)
     numbers = look.read(browse.rounds_after, key, 0)
     config = json.loads(result["config"])
     parts = [

@@ -9,7 +9,8 @@ from typing import Any
 
 from fedsweep.report import phrases
 from fedsweep.states import Outcome, TrialState
-from fedsweep.store.reads import Progress, Row
+from fedsweep.store.progress import SweepProgress
+from fedsweep.store.rows import Row
 
 time_left = phrases.time_left
 """For the templates."""
@@ -44,7 +45,7 @@ def bar(counts: Mapping[str, int]) -> list[Piece]:
     return pieces
 
 
-def counts(progress: Progress) -> dict[str, int]:
+def counts(progress: SweepProgress) -> dict[str, int]:
     """A sweep's trials by state."""
     return {state.value: getattr(progress, state.value) for state in TrialState}
 

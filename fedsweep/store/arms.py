@@ -13,8 +13,10 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.plan import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
+from fedsweep.store.batches import batches
+from fedsweep.store.planning import add_trials, take_turns
 from fedsweep.store.prepared import Prepared
-from fedsweep.store.reads import held_alone
+from fedsweep.store.sweep_rows import held_alone
 from fedsweep.store.tables import (
     CLAIMABLE,
     arms,
@@ -25,7 +27,6 @@ from fedsweep.store.tables import (
     sweeps,
     trials,
 )
-from fedsweep.store.writes import add_trials, batches, take_turns
 
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 OPEN = arms.c.ended.is_(None)

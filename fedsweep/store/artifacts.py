@@ -32,11 +32,11 @@ from sqlalchemy.engine import URL
 from fedsweep.files import created, make_folder, sync_and_replace
 from fedsweep.store import trust
 from fedsweep.store.dialects import sqlite_file
+from fedsweep.store.file_index import Snapshot, Weights
+from fedsweep.store.file_places import Home
 from fedsweep.store.identity import is_store_name
 from fedsweep.store.location import ARTIFACTS, links_to, sidecar
 from fedsweep.store.places import READ_ALONE, is_sound, opened, parse
-from fedsweep.store.reads import Home
-from fedsweep.store.writes import Snapshot, Weights
 
 __all__ = ["Folder", "Outside", "Unapproved", "folder_of", "parse"]
 

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from fedsweep.fields import config_columns
 from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.states import TrialState
-from fedsweep.store.board import TOLD
-from fedsweep.store.reads import Row
+from fedsweep.store.live_views import TOLD
+from fedsweep.store.rows import Row
 from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
 
 PAGE = 100

@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 from sqlalchemy.engine import URL
 
-from fedsweep.errors import RequestError
+from fedsweep.errors import (
+    RequestError,
+)
+from fedsweep.store.dialects import sqlite_file
 
 WRITE_A_URL = (
     "--db is not a database URL: write sqlite:///fedsweep.db or "
@@ -132,3 +135,14 @@ def shown(file: Path) -> Path:
         return file.relative_to(Path.cwd())
     except (OSError, ValueError):
         return file
+
+
+def shown_url(url: URL) -> str:
+    """The URL for a message, as it was written, without its password."""
+    if (file := sqlite_file(url)) is not None:
+        return f"sqlite:///{shown(file)}"
+    text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
+    place, mark, query = text.partition("?")
+    for coded, plain in (("+", "%20"), ("%2C", ","), ("%2F", "/")):
+        query = query.replace(coded, plain)
+    return place + mark + query

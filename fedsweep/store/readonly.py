@@ -7,9 +7,10 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import SchemaOld, StoreEmpty
 from fedsweep.store.access import writable
 from fedsweep.store.dialects import DIALECTS, sqlite_file
-from fedsweep.store.engine import opening, parse_url, reading, require_readable
+from fedsweep.store.engine import opening, parse_url, require_readable
 from fedsweep.store.location import shown
 from fedsweep.store.schema import check, is_empty
+from fedsweep.store.transactions import reading
 from fedsweep.store.views import statements
 
 

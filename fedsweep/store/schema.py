@@ -13,17 +13,12 @@ from sqlalchemy.engine import Connection, Engine
 import fedsweep
 from fedsweep.errors import Refused, SchemaNew, SchemaOld, StoreForeign
 from fedsweep.store import catalog, identity
+from fedsweep.store.clock import as_sql, is_ahead, read_clock
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Lock
-from fedsweep.store.engine import (
-    as_sql,
-    is_ahead,
-    make_engine,
-    read_clock,
-    reading,
-    transaction,
-)
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.views import create_views, drop_views
 
 if TYPE_CHECKING:

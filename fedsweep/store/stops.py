@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import hide_secrets, legible
-from fedsweep.store.reads import Row
+from fedsweep.store.rows import Row
 from fedsweep.store.tables import stops, trials
 
 Lack = tuple[tuple[str, str | None], ...]

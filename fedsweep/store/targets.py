@@ -17,11 +17,12 @@ from fedsweep.store.access import Access
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.catalog import SIGNATURE, contents
 from fedsweep.store.dialects import dialect_of_url, sqlite_file
-from fedsweep.store.engine import make_engine, reading
+from fedsweep.store.engine import make_engine
+from fedsweep.store.file_places import Home
 from fedsweep.store.location import SIDECARS, sidecar
 from fedsweep.store.places import is_sound
-from fedsweep.store.reads import Home
 from fedsweep.store.tables import identity, sweeps
+from fedsweep.store.transactions import reading
 
 
 def refuse_own(engine: Engine, target: str | Path, option: str) -> None:

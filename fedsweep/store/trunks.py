@@ -19,8 +19,10 @@ from sqlalchemy.engine import Connection
 from fedsweep.states import TrialState
 from fedsweep.store.claim import Claim
 from fedsweep.store.dialects import dialect_of
+from fedsweep.store.file_index import Snapshot, free_files
+from fedsweep.store.file_places import Home, home
 from fedsweep.store.prepared import Prepared
-from fedsweep.store.reads import Home, home, needed_by_siblings
+from fedsweep.store.spare_files import needed_by_siblings
 from fedsweep.store.tables import (
     SHARING,
     TRAINING,
@@ -35,7 +37,6 @@ from fedsweep.store.tables import (
     sweeps,
     trials,
 )
-from fedsweep.store.writes import Snapshot, free_files
 
 _TRUNK = sa.bindparam("of_trunk", type_=sa.Text())
 _ROUND = sa.bindparam("of_round", type_=sa.BigInteger())

@@ -21,7 +21,8 @@ import sqlalchemy as sa
 
 from fedsweep.cli import main
 from fedsweep.cli.console import console
-from fedsweep.store.engine import make_engine, reading
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import reading
 from trainers.engines import TEST_ENGINE
 
 FEDSWEEP = [sys.executable, "-m", "fedsweep"]

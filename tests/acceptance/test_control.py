@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fedsweep.errors import StoreBusy
-from fedsweep.store import engine as e
+from fedsweep.store import engine, transactions
 from fedsweep.store.dialects import sqlite_engine
 from tests.acceptance.command import (
     assert_equal_to_calm,
@@ -185,7 +185,7 @@ def test_a_worker_stops_by_itself_after_its_hours(
 
 def freeze(worker: Work, url: str) -> None:
     """Stop a whole session between its writes: a frozen writer would hold up all of SQLite."""
-    store = e.make_engine(url)
+    store = engine.make_engine(url)
     while True:
         os.killpg(worker.pid, signal.SIGSTOP)
         processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children()]
@@ -193,7 +193,7 @@ def freeze(worker: Work, url: str) -> None:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sqlite_engine, "BUSY_SECONDS", 0.5)
-                with e.transaction(store):
+                with transactions.transaction(store):
                     break
         except StoreBusy:
             os.killpg(worker.pid, signal.SIGCONT)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fedsweep.store.engine import make_engine, transaction
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import (
     CURVES,
     PATIENCE,

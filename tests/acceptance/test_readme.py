@@ -10,8 +10,8 @@ import typer
 from sqlalchemy.engine import Engine
 
 from fedsweep.cli.app import app
-from fedsweep.store import reader
-from fedsweep.store.recipes import recipes
+from fedsweep.store.sql import ask
+from fedsweep.store.sql.recipes import recipes
 from fedsweep.store.views import NAMES
 from tests.builders import REPOSITORY
 
@@ -43,7 +43,7 @@ def test_every_command_in_the_readme_is_one(line: str) -> None:
 def test_every_statement_in_the_readme_is_answered(line: str, store: Engine) -> None:
     """On both databases."""
     statement = shlex.split(line)[2]
-    assert reader.ask(store, statement).columns
+    assert ask.ask(store, statement).columns
 
 
 def test_the_readme_has_commands() -> None:

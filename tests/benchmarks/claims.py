@@ -6,10 +6,11 @@ from typing import Any
 
 from fedsweep import queue
 from fedsweep.plan import Round
-from fedsweep.store import writes
+from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
+from fedsweep.store.transactions import reading, transaction
 from tests.benchmarks.crowd import Limit, shift
 
 ROUND = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
@@ -32,7 +33,7 @@ def drain(
         with transaction(store) as c:
             if not measured:
                 known = queue.renew(c, held, read_clock(c))
-                assert writes.add_rounds(c, held, [ROUND], known.final_round) is None
+                assert round_rows.add_rounds(c, held, [ROUND], known.final_round) is None
             queue.finish(c, held)
         return held.trial
 

@@ -20,11 +20,12 @@ from fedsweep import queue
 from fedsweep.fields import config_columns
 from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
-from fedsweep.store import writes
+from fedsweep.store import planning
+from fedsweep.store.clock import read_clock
 from fedsweep.store.dialects import sqlite_file
-from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
+from fedsweep.store.transactions import transaction
 from tests.benchmarks.figure import timed
 
 DIGITS: dict[str, Any] = {
@@ -96,7 +97,7 @@ def finished(url: str, sweep: str, length: int) -> int:
     spec = SweepSpec(sweep, "", tuple(_grid(length)))
     with opened(url) as store:
         with transaction(store) as connection:
-            writes.add_sweep(connection, spec)
+            planning.add_sweep(connection, spec)
             numbers = _numbers(length)
             measured = _measured(numbers.c.n)
             chosen = sa.select(*measured.values()).select_from(trials.join(numbers, sa.true()))
@@ -125,7 +126,7 @@ def _template(connection: Connection, sweep: str) -> sa.RowMapping:
     """The row of a sweep's one planned trial. It is done with: its copies are what is claimed."""
     config = TrainConfig(**DIGITS, rounds=1, seed=zlib.crc32(sweep.encode()))
     trial = TrialSpec.of(config)
-    writes.add_sweep(connection, SweepSpec(sweep, "", (trial,)))
+    planning.add_sweep(connection, SweepSpec(sweep, "", (trial,)))
     of_it = trials.c.trial_id == trial.trial_id
     connection.execute(sa.update(trials).where(of_it).values(state="cancelled"))
     return connection.execute(sa.select(trials).where(of_it)).mappings().one()

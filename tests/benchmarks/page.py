@@ -18,9 +18,9 @@ from sqlalchemy.engine import Engine
 from fedsweep.serve.app import SCREENS, application, shown
 from fedsweep.serve.look import Look
 from fedsweep.serve.stream import Stream
-from fedsweep.store.engine import transaction
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.tables import attempts, trials
+from fedsweep.store.transactions import transaction
 from tests.benchmarks import fill
 from tests.benchmarks.figure import Figure, N, timed
 

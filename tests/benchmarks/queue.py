@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from fedsweep.plan import read_plan
-from fedsweep.store import writes
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store.planning import add_sweep
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
+from fedsweep.store.transactions import reading, transaction
 from tests.benchmarks import fill, peers
 from tests.benchmarks.claims import drain
 from tests.benchmarks.crowd import Limit, Work, crowd
@@ -212,7 +212,7 @@ def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
 
             def plan(store: Any = store) -> None:
                 with transaction(store) as connection:
-                    writes.add_sweep(connection, read_plan(file))
+                    add_sweep(connection, read_plan(file))
 
             first[database].append(timed(plan))
             again[database].append(timed(plan))

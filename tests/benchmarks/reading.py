@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep.store.engine import reading
+from fedsweep.store.transactions import reading
 from tests.benchmarks import fill, readers
 from tests.benchmarks.figure import Figure, N, timed
 from tests.builders import REPOSITORY

@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
-from fedsweep.store import writes
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store import planning
 from fedsweep.store.tables import attempts, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
 from tests.benchmarks import fill
 from tests.benchmarks.figure import Figure
 from tests.builders import REPOSITORY
@@ -119,7 +119,7 @@ def long_trial(store: Engine) -> None:
     """Plan one trial that does not end."""
     config = TrainConfig(**fill.DIGITS, rounds=10**8)
     with transaction(store) as connection:
-        writes.add_sweep(connection, SweepSpec("endless", "", (TrialSpec.of(config),)))
+        planning.add_sweep(connection, SweepSpec("endless", "", (TrialSpec.of(config),)))
 
 
 def attempt(store: Engine, after: int = 0) -> Any:

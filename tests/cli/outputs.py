@@ -15,23 +15,26 @@ from typing import Any
 
 from fedsweep.cli import app, console, main
 from fedsweep.report import fit, latex, records, search_tables, searched, selection, tables
-from fedsweep.store import reader, reads, recipes, schema, soundness
+from fedsweep.store import schema, trial_rows
+from fedsweep.store.sql import ask, recipes
+from fedsweep.transfer import integrity
 
 __all__ = [  # imported before the forks
     "app",
+    "ask",
     "console",
     "fit",
+    "integrity",
     "latex",
-    "reader",
-    "reads",
+    "main",
     "recipes",
     "records",
     "schema",
     "search_tables",
     "searched",
     "selection",
-    "soundness",
     "tables",
+    "trial_rows",
 ]
 
 

@@ -28,11 +28,11 @@ from fedsweep.errors import OutputLost, ReaderGone
 from fedsweep.plan import read_plan
 from fedsweep.report.fit import Column, Grid, pair_lines
 from fedsweep.states import Outcome
-from fedsweep.store import writes
+from fedsweep.store import planning
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import transaction
-from fedsweep.store.reads import Progress
+from fedsweep.store.progress import SweepProgress
 from fedsweep.store.schema import open_store
+from fedsweep.store.transactions import transaction
 from fedsweep.worker import Ended, Options, Slot, Tally, View, _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
@@ -167,10 +167,10 @@ def claim() -> Claim:
     return Claim(1, "abcdef0123456789", 1, config, None, None, 0)
 
 
-def progress(**more: Any) -> Progress:
+def progress(**more: Any) -> SweepProgress:
     counts = {"queued": 0, "running": 0, "finished": 1, "failed": 0, "cancelled": 0}
     rounds = {"rounds_done": 128, "rounds_total": 128, "seconds_left": None}
-    return Progress(sweep=HOSTILE, **{**counts, **rounds, **more})
+    return SweepProgress(sweep=HOSTILE, **{**counts, **rounds, **more})
 
 
 def test_an_error_with_markup_does_not_end_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "wide.toml").write_text(WIDE)
     store = open_store(f"sqlite:///{folder}/fedsweep.db", create=True)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(folder / "wide.toml"))
+        planning.add_sweep(connection, read_plan(folder / "wide.toml"))
         connection.execute(
             sa.text(
                 "UPDATE trials SET state = 'finished', final_round = 3, seconds = 12345.25, "
@@ -419,7 +419,7 @@ def test_an_end_is_shown_when_the_standing_counts_it(store_url: str, tiny: Path)
     """A large store is read less often than trials end: the line waits for it."""
     store = open_store(store_url)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     shown: list[View] = []
     watch = watch_of(store_url, shown)
     watch.refresh()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsweep.store.recipes import recipe, recipes
 from fedsweep.store.schema import open_store
+from fedsweep.store.sql.recipes import recipe, recipes
 from tests import study
 from tests.acceptance.command import at_once, fedsweep
 

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 from fedsweep.plan import read_plan
-from fedsweep.store import writes
-from fedsweep.store.engine import transaction
+from fedsweep.store import planning
 from fedsweep.store.schema import open_store
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import FEDSWEEP, environment
 
 HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
@@ -21,7 +21,7 @@ def test_a_watch_that_is_ended_leaves_the_terminal_as_it_was(sqlite_url: str, ti
     """The cursor is there again, and the exit is a good one."""
     store = open_store(sqlite_url)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     store.dispose()
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from fedsweep.store.engine import transaction
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import metadata
+from fedsweep.store.transactions import transaction
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, fedsweep, query
 from tests.builders import TINY

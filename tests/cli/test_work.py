@@ -8,14 +8,14 @@ from fedsweep.cli.work import _ended
 from fedsweep.plan import TrainConfig
 from fedsweep.states import Outcome
 from fedsweep.store.claim import Claim
-from fedsweep.store.reads import Progress
+from fedsweep.store.progress import SweepProgress
 from fedsweep.worker import Ended, Tally, View
 
 CONFIG = TrainConfig(
     dataset="digits", model="cnn", normalizer="bn", clients=4, rounds=3, local_steps=2,
     batch_size=8, lr=0.05, alpha=0.5, seed=0,
 ).model_dump(exclude_none=True)  # fmt: skip
-PROGRESS = Progress(
+PROGRESS = SweepProgress(
     sweep="s", queued=0, running=0, finished=1, failed=0, cancelled=0, rounds_done=3,
     rounds_total=3, seconds_left=None,
 )  # fmt: skip

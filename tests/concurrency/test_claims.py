@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from fedsweep import queue
 from fedsweep.plan import Round, read_plan
-from fedsweep.store import writes
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store import planning, round_rows
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, rounds, trials
+from fedsweep.store.transactions import reading, transaction
 
 WORKERS, TRIALS = 8, 160
 
@@ -34,7 +35,7 @@ def drain(url: str, name: str, barrier: Any, out: Any) -> None:
         with transaction(store) as c:
             queue.renew(c, claim, read_clock(c))
             row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
-            assert writes.add_rounds(c, claim, [row]) is None
+            assert round_rows.add_rounds(c, claim, [row]) is None
             queue.finish(c, claim)
         done.append(claim.trial_id)
     store.dispose()
@@ -50,7 +51,7 @@ def test_eight_processes_share_160_trials_each_claimed_once(
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(TRIALS))}"))
     store = open_store(url)
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["rounds=1", "normalizer=bn"]))
+        planning.add_sweep(c, read_plan(tiny, ["rounds=1", "normalizer=bn"]))
     spawn = get_context("spawn")
     barrier, out = spawn.Barrier(WORKERS), spawn.Queue()
     processes = [
@@ -83,7 +84,7 @@ def plan_at_once(url: str, file: str, barrier: Any, out: Any) -> None:
     store = open_store(url)
     barrier.wait()
     with transaction(store) as c:
-        out.put(writes.add_sweep(c, sweep).new)
+        out.put(planning.add_sweep(c, sweep).new)
     store.dispose()
 
 

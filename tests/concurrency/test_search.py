@@ -19,11 +19,12 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.search.ask import tend
-from fedsweep.store import soundness
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.search.planner import tend
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
 from tests.search.searches import PLAN, of, plan, the_arm
 from tests.trunks import has_stored
@@ -113,5 +114,5 @@ def test_five_workers_of_which_some_die_search_once(
             assert c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0
     assert len(set(tried)) == len(tried)
     assert states == {"finished"}
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
     store.dispose()

@@ -20,10 +20,11 @@ from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
-from fedsweep.store import soundness
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
 from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
 from tests.walk import SECONDS
@@ -105,5 +106,5 @@ def test_eight_workers_train_six_and_a_half_trials(
     with reading(store) as c:
         counts = sa.text("SELECT rounds_trained - rounds_lost, rounds_shared FROM ledger")
         assert tuple(c.execute(counts).one()) == (6.5 * T, 4.5 * T)
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
     store.dispose()

@@ -7,9 +7,9 @@ from sqlalchemy.engine import Connection
 
 from fedsweep import queue
 from fedsweep.plan import Round, TrainConfig
-from fedsweep.store import writes
+from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import Moment
+from fedsweep.store.clock import Moment
 from fedsweep.store.tables import attempts, trials
 
 ALICE = queue.Claimant("alice", "cpu", "host-a", 1)
@@ -45,7 +45,7 @@ def measured(number: int, accuracy: float | None = 0.5) -> Round:
 
 
 def train(c: Connection, claim: Claim, first: int, last: int) -> None:
-    assert writes.add_rounds(c, claim, [measured(r) for r in range(first, last + 1)]) is None
+    assert round_rows.add_rounds(c, claim, [measured(r) for r in range(first, last + 1)]) is None
 
 
 ROUNDS = 3

@@ -13,7 +13,7 @@ from fedsweep import queue
 from fedsweep.errors import LeaseLost, NotFound, Refused
 from fedsweep.plan import Budget, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
-from fedsweep.store import reads, writes
+from fedsweep.store import planning, sweep_rows, trial_rows
 from fedsweep.store.claim import Claim
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
@@ -63,16 +63,16 @@ def plan(
 ) -> list[int]:
     """Plan a sweep of one trial a seed, as `fedsweep plan` does; returns their rows, in order."""
     specs = tuple(TrialSpec.of(config(seed)) for seed in seeds)
-    planned = writes.add_sweep(c, SweepSpec(name, f"seeds {seeds}", specs, budget), priority)
+    planned = planning.add_sweep(c, SweepSpec(name, f"seeds {seeds}", specs, budget), priority)
     if planned.cancelled:
-        queue.retry(c, reads.trial_rows(c, planned.cancelled))
+        queue.retry(c, sweep_rows.trial_keys(c, planned.cancelled))
     queue.planned(c, name, budget)
-    return [reads.find_trial(c, spec.trial_id)[0] for spec in specs]
+    return [trial_rows.find_trial(c, spec.trial_id)[0] for spec in specs]
 
 
 def cancel_sweep(c: Connection, name: str) -> int:
     """As `fedsweep sweep cancel` does."""
-    only = reads.held_alone(c, name)
+    only = sweep_rows.held_alone(c, name)
     queue.hold_sweep(c, name, Hold.CANCEL)
     return queue.cancel(c, only)
 
@@ -283,12 +283,12 @@ def test_a_cancelled_sweep_has_no_say_over_what_another_one_shares(c: Connection
 def test_a_cancelled_sweep_is_neither_resumed_nor_held(c: Connection) -> None:
     """The refusal names what takes it back; a sweep that is not there is told apart."""
     plan(c, "a", 0)
-    reads.require_free(c, "a")
+    sweep_rows.require_free(c, "a")
     cancel_sweep(c, "a")
     with pytest.raises(Refused, match="plan it again"):
-        reads.require_free(c, "a")
+        sweep_rows.require_free(c, "a")
     with pytest.raises(NotFound, match="there are a"):
-        reads.require_free(c, "z")
+        sweep_rows.require_free(c, "z")
 
 
 def test_planning_a_cancelled_sweep_again_takes_it_back(c: Connection) -> None:
@@ -302,7 +302,7 @@ def test_planning_a_cancelled_sweep_again_takes_it_back(c: Connection) -> None:
     plan(c, "a", 0, 1, 2)
     assert states(c) == {0: "finished", 1: "queued", 2: "queued"}
     assert taken(c) == [1]
-    reads.require_free(c, "a")
+    sweep_rows.require_free(c, "a")
 
 
 def test_planning_back_a_sweep_whose_trials_another_paused_one_has_frees_them(

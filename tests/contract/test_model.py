@@ -24,11 +24,12 @@ from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.states import RETRIED, FailureKind, Hold
-from fedsweep.store import reads, tables, writes
+from fedsweep.store import planning, round_rows, sweep_rows, tables
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import Moment, transaction
+from fedsweep.store.clock import Moment
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, trials
+from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
 STORIES = {"sqlite": 30, "postgres": 12}
@@ -261,9 +262,9 @@ class Machine(RuleBasedStateMachine):
     def plan(self, name: str, seeds: list[int], priority: int) -> None:
         text = SweepSpec(name, str(seeds), tuple(spec(seed) for seed in seeds))
         with transaction(self.engine) as c:
-            planned = writes.add_sweep(c, text, priority)
+            planned = planning.add_sweep(c, text, priority)
             if planned.cancelled:
-                queue.retry(c, reads.trial_rows(c, planned.cancelled))
+                queue.retry(c, sweep_rows.trial_keys(c, planned.cancelled))
             queue.planned(c, name, None)
             rows = dict(c.execute(sa.select(trials.c.seed, trials.c.id)).all())
         sweep, known = self.model.sweeps.setdefault(name, Sweep()), self.model.trials
@@ -310,13 +311,13 @@ class Machine(RuleBasedStateMachine):
                 others = [other for other in self.model.sweeps.values() if other is not sweep]
                 wanted = {seed for o in others if o.held != "cancel" for seed in o.seeds}
                 alone = [self.model.trials[seed].row for seed in sweep.seeds - wanted]
-                only = reads.held_alone(c, name)
+                only = sweep_rows.held_alone(c, name)
                 assert sorted(only) == sorted(alone)
                 queue.hold_sweep(c, name, Hold.CANCEL)
                 assert queue.cancel(c, only) == self.model.cancel(sweep.seeds - wanted)
             elif sweep.held == "cancel":
                 with pytest.raises(Refused, match="is cancelled"):
-                    reads.require_free(c, name)
+                    sweep_rows.require_free(c, name)
                 return
             else:
                 queue.hold_sweep(c, name, asked)
@@ -369,7 +370,7 @@ class Machine(RuleBasedStateMachine):
         with transaction(self.engine) as c:
             held = queue.renew(c, claim, self.now, lease=LEASE)
             done = [measured(number) for number in numbers]
-            assert writes.add_rounds(c, claim, done, held.final_round) is None
+            assert round_rows.add_rounds(c, claim, done, held.final_round) is None
         wanted_back = self.model.held(claim.config["seed"]) in ("pause", "budget")
         assert held == queue.Held(trial.done, wanted_back)
         trial.lease_until, trial.clock = self.model.now + LEASE, self.model.clock

@@ -14,10 +14,22 @@ from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
 from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import board, reads, stops, trunks, writes
+from fedsweep.store import (
+    attempt_rows,
+    difference,
+    file_index,
+    live_views,
+    planning,
+    progress,
+    round_rows,
+    stops,
+    trial_rows,
+    trunks,
+)
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import LONGEST_LEASE, Moment, transaction
+from fedsweep.store.clock import LONGEST_LEASE, Moment
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
+from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, BOB, LEASE, at, claimed, measured, outcomes, state, train
 
 
@@ -25,7 +37,7 @@ from tests.contract.steps import ALICE, BOB, LEASE, at, claimed, measured, outco
 def c(store: Engine, tiny: Path) -> Iterator[Connection]:
     """A transaction on a store with the tiny sweep."""
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny).alone())
+        planning.add_sweep(connection, read_plan(tiny).alone())
         yield connection
 
 
@@ -64,7 +76,7 @@ def test_a_claim_carries_the_configuration_that_was_planned(c: Connection, tiny:
 def test_a_claim_in_a_sweep_s_scope_takes_its_members_alone(c: Connection, tiny: Path) -> None:
     """Other sweeps' trials stay."""
     other = read_plan(tiny, ["seed=9", "normalizer=bn"])
-    writes.add_sweep(c, type(other)("other", other.text, other.trials))
+    planning.add_sweep(c, type(other)("other", other.text, other.trials))
     claim = queue.claim(c, ALICE, at(0), sweep="other")
     assert claim is not None
     assert claim.config["seed"] == 9
@@ -152,9 +164,9 @@ def test_a_finished_trial_has_the_numbers_of_its_rounds(c: Connection) -> None:
     """The last round's accuracy, the earliest best, the totals."""
     claim = claimed(c)
     done = [measured(1, 0.6), measured(2, 0.9), measured(3, 0.9)]
-    assert writes.add_rounds(c, claim, done) is None
+    assert round_rows.add_rounds(c, claim, done) is None
     queue.finish(c, claim)
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert row["state"] == TrialState.FINISHED
     assert (row["test_accuracy"], row["test_loss"]) == (0.9, 0.7)
     assert (row["best_test_accuracy"], row["best_round"], row["final_round"]) == (0.9, 2, 3)
@@ -205,7 +217,7 @@ def test_the_third_failure_is_the_last(c: Connection) -> None:
         claim = claimed(c, ALICE, seconds)
         delay = queue.fail(c, claim, at(seconds), FailureKind.ERROR, f"boom {number}")
         assert (delay is None) == (number == 3)
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert (row["state"], row["failure"], row["error"]) == ("failed", "error", "boom 3")
     assert row["attempts"] == 3
 
@@ -216,7 +228,7 @@ def test_some_failures_are_never_tried_again(kind: FailureKind, c: Connection) -
     claim = claimed(c)
     train(c, claim, 1, 2)
     assert queue.fail(c, claim, at(0), kind, "so it is") is None
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert (row["state"], row["failure"], row["final_round"]) == ("failed", kind, 2)
     assert row["test_accuracy"] is None
 
@@ -227,7 +239,7 @@ def test_a_trial_that_loses_three_workers_in_a_row_is_lost(c: Connection) -> Non
     for number in (1, 2, 3):
         claim = claimed(c, ALICE, number * 100)
         queue.rescue(c, at(number * 100 + 50))
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert (row["state"], row["failure"]) == ("failed", "lost")
     assert "3 times in a row" in row["error"]
 
@@ -281,7 +293,7 @@ def test_outages_never_fail_a_trial_but_an_endless_row_of_doubts_does(c: Connect
         outlive(c, 30 + number)
     assert state(c, claim) == "queued"
     outlive(c, 90)
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert (row["state"], row["failure"]) == ("failed", "lost")
     assert row["error"] == last_error(c)
     assert row["error"].startswith("lost its worker 10 times in a row without a new round")
@@ -308,7 +320,7 @@ def test_a_worker_that_comes_back_takes_its_loss_back(c: Connection) -> None:
     assert state(c, frozen) == "failed"
     assert queue.come_back(c, frozen)
     assert (state(c, frozen), losses(c), last_error(c)) == ("queued", 2, queue.LEASE_ENDED)
-    row = reads.trial_result(c, frozen.trial_id)
+    row = trial_rows.trial_result(c, frozen.trial_id)
     assert (row["failure"], row["error"]) == (None, None)
 
 
@@ -388,8 +400,8 @@ def test_a_round_trained_again_is_compared_and_counted_as_lost(c: Connection) ->
     totals = (attempts.c.rounds_trained, attempts.c.rounds_lost, attempts.c.seconds_lost)
     row = c.execute(sa.select(*totals).where(attempts.c.trial == claim.trial)).one()
     assert tuple(row) == (4, 1, 0.25)
-    differs = writes.add_rounds(c, claim, [measured(3, 0.50000001)])
-    assert differs == writes.Differs(3, "test_accuracy", 0.5, 0.50000001)
+    differs = round_rows.add_rounds(c, claim, [measured(3, 0.50000001)])
+    assert differs == difference.Differs(3, "test_accuracy", 0.5, 0.50000001)
     stored = c.execute(sa.select(sa.func.count()).select_from(rounds)).scalar_one()
     assert stored == 3
 
@@ -398,9 +410,9 @@ def test_a_finished_trial_has_its_clients_numbers_too(c: Connection) -> None:
     """Those of the last round; where they were not measured, NULL."""
     for number, row in enumerate((diagnosed, measured)):
         claim = claimed(c)
-        assert writes.add_rounds(c, claim, [row(r) for r in (1, 2, 3)]) is None
+        assert round_rows.add_rounds(c, claim, [row(r) for r in (1, 2, 3)]) is None
         queue.finish(c, claim)
-        found = reads.trial_result(c, claim.trial_id)
+        found = trial_rows.trial_result(c, claim.trial_id)
         names = ("test_miou", "mean_client_accuracy", "worst_client_accuracy")
         expected = (None, None, None) if number else (0.25, 0.5, 0.1 * 3)
         assert tuple(found[name] for name in names) == expected
@@ -431,10 +443,10 @@ def test_every_measure_of_a_round_trained_again_is_compared(
     """Bit for bit, the clients' own included; equal ones pass."""
     claim = claimed(c)
     done = [diagnosed(r) for r in (1, 2)]
-    assert writes.add_rounds(c, claim, done) is None
-    assert writes.add_rounds(c, claim, done) is None
+    assert round_rows.add_rounds(c, claim, done) is None
+    assert round_rows.add_rounds(c, claim, done) is None
     again = [done[0], replace(done[1], **change)]  # type: ignore[arg-type]  # its fields
-    assert writes.add_rounds(c, claim, again) == writes.Differs(2, column, *values)  # type: ignore[arg-type]
+    assert round_rows.add_rounds(c, claim, again) == difference.Differs(2, column, *values)  # type: ignore[arg-type]
     assert c.execute(sa.select(sa.func.count()).select_from(client_rounds)).scalar_one() == 4
 
 
@@ -442,31 +454,31 @@ def test_other_numerics_replace_the_clients_rows_too(c: Connection) -> None:
     """None of the old ones stays."""
     start = {"numerics": {}, "data_fingerprint": "d"}
     first = claimed(c)
-    writes.start_attempt(c, first, numerics_id="cpu", **start)
-    writes.add_rounds(c, first, [diagnosed(1), diagnosed(2)])
+    attempt_rows.start_attempt(c, first, numerics_id="cpu", **start)
+    round_rows.add_rounds(c, first, [diagnosed(1), diagnosed(2)])
     queue.release(c, first)
     second = claimed(c, BOB)
-    writes.start_attempt(c, second, numerics_id="gpu", **start)
+    attempt_rows.start_attempt(c, second, numerics_id="gpu", **start)
     assert c.execute(sa.select(client_rounds)).all() == []
-    assert writes.add_rounds(c, second, [diagnosed(1)]) is None
+    assert round_rows.add_rounds(c, second, [diagnosed(1)]) is None
 
 
 def test_other_numerics_replace_the_stored_rounds(c: Connection) -> None:
     """A trial's rounds are all of one kind; the old ones count as lost."""
     numerics = {"threads": "1"}
     first = claimed(c)
-    writes.start_attempt(c, first, numerics_id="cpu", numerics=numerics, data_fingerprint="d")
+    attempt_rows.start_attempt(c, first, numerics_id="cpu", numerics=numerics, data_fingerprint="d")
     train(c, first, 1, 2)
-    writes.add_snapshot(c, first, writes.Snapshot(2, "cpu", "old", 1, "0"))
+    file_index.add_snapshot(c, first, file_index.Snapshot(2, "cpu", "old", 1, "0"))
     queue.release(c, first)
     second = claimed(c, BOB)
     assert (second.numerics_id, second.final_round, second.data_fingerprint) == ("cpu", 2, "d")
-    dropped = writes.start_attempt(
+    dropped = attempt_rows.start_attempt(
         c, second, numerics_id="gpu", numerics=numerics, data_fingerprint="d"
     )
     assert dropped == ["old"]
     assert trunks.origins(c, second, "cpu") == []
-    assert writes.add_rounds(c, second, [measured(1, 0.123)]) is None
+    assert round_rows.add_rounds(c, second, [measured(1, 0.123)]) is None
     found = c.execute(sa.select(rounds.c.round, rounds.c.test_accuracy)).all()
     assert [tuple(row) for row in found] == [(1, 0.123)]
     lost = c.execute(sa.select(attempts.c.rounds_lost).order_by(attempts.c.fence)).scalars().all()
@@ -493,7 +505,7 @@ def test_retrying_queues_failed_and_cancelled_trials_with_a_clean_slate(c: Conne
     queue.fail(c, claim, at(0), FailureKind.DIVERGED, "inf")
     queue.cancel(c, [2])
     assert queue.retry(c, [1, 2]) == 2
-    row = reads.trial_result(c, claim.trial_id)
+    row = trial_rows.trial_result(c, claim.trial_id)
     assert (row["state"], row["failure"], row["error"]) == ("queued", None, None)
     again = claimed(c, BOB)
     assert (again.trial, again.fence, again.final_round) == (1, 2, 1)
@@ -553,7 +565,7 @@ def test_counts_of_progress_add_up(c: Connection) -> None:
     queue.finish(c, claim)
     claimed(c)
     queue.cancel(c, [6])
-    found = reads.progress(c)[0]
+    found = progress.sweep_progress(c)[0]
     counts = (found.queued, found.running, found.finished, found.failed, found.cancelled)
     assert counts == (3, 1, 1, 0, 1)
     assert (found.rounds_done, found.rounds_total) == (3, 15)
@@ -567,12 +579,12 @@ def test_a_round_s_price_is_that_of_its_own_kind(c: Connection, tiny: Path) -> N
     tiny.write_text(epochs)
     plans.append(read_plan(tiny, ["seed=5"]))
     configs = [plan.trials[0].config for plan in plans]
-    writes.add_sweep(c, type(plans[1])("other", "", plans[1].trials[:1]))
+    planning.add_sweep(c, type(plans[1])("other", "", plans[1].trials[:1]))
     claim = queue.claim(c, ALICE, at(0), sweep="other")
     assert claim is not None
     train(c, claim, 1, 3)
-    cost = reads.seconds_a_round(c)
-    assert [cost.get(reads.cost_key(config)) for config in configs] == [None, 0.25, None]
+    cost = progress.seconds_a_round(c)
+    assert [cost.get(progress.cost_key(config)) for config in configs] == [None, 0.25, None]
 
 
 DAY = 86_400.0
@@ -590,8 +602,8 @@ def test_a_lease_from_a_clock_that_is_ahead_is_free_at_once(
     c.execute(sa.update(trials).where(trials.c.id != first.trial).values(held="pause"))
     now = at(-behind)
     assert queue.next_change(c, now) == 0.0
-    monkeypatch.setattr(board, "read_clock", lambda _connection: now)
-    assert board.running(c)[0]["lease_left"] == -1.0
+    monkeypatch.setattr(live_views, "read_clock", lambda _connection: now)
+    assert live_views.running(c)[0]["lease_left"] == -1.0
     second = queue.claim(c, BOB, now, lease=LEASE)
     assert second is not None
     assert (second.trial, second.fence) == (first.trial, first.fence + 1)

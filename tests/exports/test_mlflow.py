@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import RequestError
 from fedsweep.exports import mlflow
-from fedsweep.store.engine import transaction
+from fedsweep.store.transactions import transaction
 from tests.builders import silent
 
 pytestmark = pytest.mark.quick_on("sqlite")

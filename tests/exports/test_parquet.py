@@ -17,8 +17,8 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.exports import parquet
 from fedsweep.exports.columns import columns_of, kinds
-from fedsweep.store.engine import reading, transaction
 from fedsweep.store.schema import open_store
+from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.views import NAMES
 from tests import study
 from tests.builders import silent
@@ -99,10 +99,10 @@ def test_one_sweep_is_written_alone(filled: Engine, tmp_path: Path) -> None:
     plan = study.PLAN.replace('"study"', '"other"').replace('["bn", "gn"]', '"bn"')
     (tmp_path / "other.toml").write_text(plan.partition('[[grid]]\nnormalizer = "fixbn"')[0])
     from fedsweep.plan import read_plan
-    from fedsweep.store import writes
+    from fedsweep.store import planning
 
     with transaction(filled) as connection:
-        writes.add_sweep(connection, read_plan(tmp_path / "other.toml").alone())
+        planning.add_sweep(connection, read_plan(tmp_path / "other.toml").alone())
     written = parquet.export(filled, tmp_path / "out", "other", silent)
     counts = {one.file.stem: one.rows for one in written}
     assert counts == {

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from alembic import command
 
 from fedsweep.store import schema
-from fedsweep.store.engine import make_engine, transaction
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import transaction
 from tests.migrations.versions import (
     ROWS,
     ROWS_OF_0002,

@@ -18,8 +18,9 @@ from sqlalchemy.engine import Engine
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing
 from fedsweep.fields import CATALOG, added_by, config_columns
 from fedsweep.store import schema, views
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import metadata
+from fedsweep.store.transactions import reading, transaction
 
 
 def test_migrations_build_what_the_tables_declare(store: Engine) -> None:

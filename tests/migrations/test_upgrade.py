@@ -15,8 +15,10 @@ from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
 from fedsweep.plan import TrainConfig, TrialSpec
 from fedsweep.states import Outcome
-from fedsweep.store import reads, schema
-from fedsweep.store.engine import make_engine, read_clock, reading, transaction
+from fedsweep.store import schema, trial_rows
+from fedsweep.store.clock import read_clock
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import reading, transaction
 from tests.acceptance.command import fedsweep
 from tests.migrations.versions import ROWS, everything
 
@@ -80,7 +82,7 @@ def test_an_upgraded_store_is_what_a_new_one_is(upgraded: Engine) -> None:
             sa.text("SELECT DISTINCT worst_client_accuracy, client_drift FROM curves")
         ).all()
         assert [tuple(row) for row in found] == [(None, None)]
-        assert len(reads.results(connection, "first")) == 5
+        assert len(trial_rows.results(connection, "first")) == 5
         assert connection.execute(sa.text("SELECT count(*) FROM clients")).scalar_one() == 0
 
 
@@ -94,5 +96,5 @@ def test_an_old_trial_given_back_half_way_is_claimed_and_finished(upgraded: Engi
     assert end is not None
     assert end.outcome is Outcome.FINISHED
     with reading(upgraded) as connection:
-        row = reads.trial_result(connection, claim.trial_id)
+        row = trial_rows.trial_result(connection, claim.trial_id)
     assert (row["state"], row["final_round"], row["attempts"]) == ("finished", 3, 2)

@@ -16,9 +16,12 @@ from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
 from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Outcome
-from fedsweep.store import schema, soundness, writes
-from fedsweep.store.engine import as_sql, make_engine, read_clock, reading, transaction
+from fedsweep.store import planning, schema
+from fedsweep.store.clock import as_sql, read_clock
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.acceptance.command import fedsweep
 from tests.migrations.versions import ROWS_OF_0002, everything
 
@@ -47,7 +50,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(second_store: str) -> None:
         assert sorted(kept, key=lambda row: [str(row[k]) for k in key]) == sorted(
             before[name], key=lambda row: [str(row[k]) for k in key]
         )
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()
 
 
@@ -75,7 +78,7 @@ def test_what_the_old_version_left_half_way_is_taken_over_and_finished(upgraded:
     end = execute(upgraded, claim, Place(), lambda: False, lambda _: None)
     assert end is not None
     assert end.outcome is Outcome.FINISHED
-    assert soundness.faults(upgraded) == []
+    assert integrity.faults(upgraded) == []
 
 
 def test_an_upgrade_under_a_running_worker_is_refused_and_changes_nothing(
@@ -129,7 +132,7 @@ def test_old_trials_are_what_they_would_be_if_they_were_planned_today(upgraded: 
             assert (row["trial_id"], row["cell_id"]) == (spec.trial_id, spec.cell_id)
             assert {name: row[name] for name in config_columns()} == spec.config.model_dump()
             assert (row["wish"], row["held"]) == (None, None)
-        planned = writes.add_sweep(c, SweepSpec("second", "again", tuple(specs)))
+        planned = planning.add_sweep(c, SweepSpec("second", "again", tuple(specs)))
         assert (planned.new, planned.kept, planned.otherwise) == (0, 6, 0)
         assert planned.cancelled == (rows[4]["trial_id"],)
 

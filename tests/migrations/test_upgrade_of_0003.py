@@ -14,9 +14,12 @@ from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
-from fedsweep.store import schema, soundness, writes
-from fedsweep.store.engine import make_engine, read_clock, reading, transaction
+from fedsweep.store import planning, schema
+from fedsweep.store.clock import read_clock
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import plans, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0003, everything
 
 pytestmark = pytest.mark.usefixtures("own_data_folder")
@@ -42,7 +45,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(third_store: str) -> None:
     for name in ROWS_OF_0003:
         kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
         assert sorted(kept, key=repr) == sorted(before[name], key=repr)
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()
 
 
@@ -64,7 +67,7 @@ def test_what_was_begun_is_finished_alone(upgraded: Engine) -> None:
     with reading(upgraded) as c:
         states = c.execute(sa.select(trials.c.state).order_by(trials.c.id)).scalars().all()
     assert states == ["finished"] * 2 + ["failed"] + ["finished"] * 2 + ["queued", "cancelled"]
-    assert soundness.faults(upgraded) == []
+    assert integrity.faults(upgraded) == []
 
 
 def test_a_plan_of_before_adds_trials_that_share(upgraded: Engine, tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_plan_of_before_adds_trials_that_share(upgraded: Engine, tmp_path: Pat
     file = tmp_path / "third.toml"
     file.write_text(text.replace("freeze_round = [1, 2]", "freeze_round = [1, 2, 3, 4]"))
     with transaction(upgraded) as c:
-        assert writes.add_sweep(c, read_plan(file)).new == 2
+        assert planning.add_sweep(c, read_plan(file)).new == 2
         found = c.execute(sa.select(trials.c.trunk, trials.c.waits).order_by(trials.c.id)).all()
     assert [row.waits for row in found] == [0] * 7 + [1, 0]
     assert [row.trunk is None for row in found] == [True] * 7 + [False] * 2

@@ -11,9 +11,11 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.plan import read_plan
-from fedsweep.store import arms, schema, soundness, writes
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store import arms, planning, schema
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import plans, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0004, everything
 from tests.search.searches import work
 
@@ -50,7 +52,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(fourth_store: str) -> None:
     for name in ROWS_OF_0004:
         kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
         assert sorted(kept, key=repr) == sorted(before[name], key=repr)
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()
 
 
@@ -61,7 +63,7 @@ def test_what_shares_a_trunk_goes_on(upgraded: Engine) -> None:
         query = sa.select(trials.c.state, trials.c.held).order_by(trials.c.id)
         found = [tuple(row) for row in c.execute(query)]
     assert found == [("queued", "pause"), *[("finished", None)] * 6]
-    assert soundness.faults(upgraded) == []
+    assert integrity.faults(upgraded) == []
 
 
 def test_a_plan_of_before_can_be_searched(upgraded: Engine, tmp_path: Path) -> None:
@@ -73,11 +75,11 @@ def test_a_plan_of_before_can_be_searched(upgraded: Engine, tmp_path: Path) -> N
     file.write_text(text + SEARCH)
     sweep = read_plan(file)
     with transaction(upgraded) as c:
-        assert writes.add_sweep(c, sweep).new == 0
+        assert planning.add_sweep(c, sweep).new == 0
         assert arms.add_arms(c, sweep, 0) == 1
         queue.planned(c, sweep.name, sweep.budget)
     work(upgraded)
     with reading(upgraded) as c:
         (arm,) = arms.of_sweep(c, "fourth")
     assert arm.ended is not None
-    assert soundness.faults(upgraded) == []
+    assert integrity.faults(upgraded) == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fedsweep.store import arms, schema, soundness
-from fedsweep.store.engine import make_engine, reading
-from fedsweep.store.reads import trial_attempts
+from fedsweep.store import arms, schema
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import reading
+from fedsweep.store.trial_rows import trial_attempts
+from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0005, everything
 from tests.search.searches import work
 
@@ -25,7 +27,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(fifth_store: str) -> None:
     for name in ROWS_OF_0005:
         kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
         assert sorted(kept, key=repr) == sorted(before[name], key=repr)
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()
 
 
@@ -39,5 +41,5 @@ def test_a_search_goes_on_to_its_end(fifth_store: str) -> None:
         noted = [attempt["memory"] is not None for attempt in trial_attempts(c, 7)]
     assert arm.ended is not None
     assert noted == [False, False, True]
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()

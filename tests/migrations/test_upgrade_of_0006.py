@@ -6,10 +6,12 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep.states import Outcome
-from fedsweep.store import reads, schema, soundness, stops
-from fedsweep.store.engine import make_engine, reading
+from fedsweep.store import schema, stops, trial_rows
+from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import trials
 from fedsweep.store.tables import weights as kept_weights
+from fedsweep.store.transactions import reading
+from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0006, everything
 from tests.search.searches import work
 
@@ -27,7 +29,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(sixth_store: str) -> None:
     after = everything(sixth_store)
     for name in ROWS_OF_0006:
         assert sorted(after[name], key=repr) == sorted(before[name], key=repr)
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     with reading(engine) as c:
         assert stops.recent(c) == []
     engine.dispose()
@@ -45,10 +47,10 @@ def test_open_trials_finish_and_ended_ones_keep_their_rows(sixth_store: str) -> 
         assert c.execute(ended).all() == before
         open_states = sa.select(trials.c.state).where(trials.c.id.in_([6, 7]))
         assert list(c.execute(open_states).scalars()) == ["finished", "finished"]
-        outcomes = [attempt["outcome"] for attempt in reads.trial_attempts(c, 6)]
+        outcomes = [attempt["outcome"] for attempt in trial_rows.trial_attempts(c, 6)]
         names = sa.select(kept_weights.c.name).where(kept_weights.c.trial.in_([6, 7]))
         store = ROWS_OF_0006["store"][0]["id"]
         assert all(f"-{store}-weights." in name for name in c.execute(names).scalars())
     assert outcomes == [Outcome.EXPIRED, Outcome.EXPIRED, Outcome.FINISHED]
-    assert soundness.faults(engine) == []
+    assert integrity.faults(engine) == []
     engine.dispose()

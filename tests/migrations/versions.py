@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fedsweep.store.engine import make_engine, reading
+from fedsweep.store.engine import make_engine
+from fedsweep.store.transactions import reading
 
 ROWS = json.loads(Path(__file__).with_name("rows_of_0001.json").read_text())
 """What fedsweep 0.1 stored of five small trials: two finished, one given back after a round, one

@@ -9,8 +9,9 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.plan import Round, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import writes
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store import planning, round_rows
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import transaction
 
 PLAN = """
 name = "fixed_firm"
@@ -49,7 +50,7 @@ def fill(store: Engine, folder: Path) -> None:
     file = folder / "fixed.toml"
     file.write_text(PLAN)
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(file))
+        planning.add_sweep(c, read_plan(file))
         while (claim := queue.claim(c, WORKER, read_clock(c))) is not None:
             normalizer, alpha, steps, seed = (claim.config[name] for name in TOLD)
             if (normalizer, alpha, seed) == ("ln", 1.0, 2):
@@ -57,7 +58,7 @@ def fill(store: Engine, folder: Path) -> None:
                 continue
             last = accuracy(normalizer, alpha, steps, seed)
             done = [_round(r, last * r / 4) for r in range(1, 5)]
-            assert writes.add_rounds(c, claim, done) is None
+            assert round_rows.add_rounds(c, claim, done) is None
             queue.finish(c, claim)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedsweep.report.comparison import difference, holm, mean_interval, not_worse
+from fedsweep.report.statistics import difference, holm, mean_interval, not_worse
 
 FAMILIES = [
     (

@@ -7,7 +7,7 @@ from scipy import stats
 
 from fedsweep.errors import RequestError
 from fedsweep.report import tables
-from fedsweep.report.contrasts import against, find_column, gaps, marks
+from fedsweep.report.differences import against, find_column, gaps, marks
 from fedsweep.report.summary import summarize
 from tests.report.rows import failed, trial
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedsweep.report import layout, partition, plots
+from fedsweep.report import layout, partition_figure, plots
 from fedsweep.report.figures import CaptionedFigure, captioned_figures
 from fedsweep.report.summary import Row, summarize
 from tests.report.figures import check, held
@@ -140,7 +140,7 @@ def test_every_text_of_a_partition_lies_inside_it(clients: int, classes: int, pa
         held(clients, classes, alpha=0.001 * 10**i, partition="dirichlet-class")
         for i in range(panels)
     ]
-    check(partition.figure(shown))
+    check(partition_figure.figure(shown))
 
 
 def test_lines_are_wrapped_by_their_width() -> None:

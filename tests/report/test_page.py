@@ -10,7 +10,7 @@ from fedsweep.report import page, plots
 from fedsweep.report.figures import captioned_figures
 from fedsweep.report.summary import Row, summarize
 from fedsweep.report.tables import View
-from fedsweep.store.reads import Curves
+from fedsweep.store.rows import Curves
 from tests.report.figures import svg
 from tests.report.rows import ROWS, trial
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
-from fedsweep.report import partition
+from fedsweep.report import partition_figure
 from tests.report.figures import config, held
 
 
@@ -26,7 +26,7 @@ def panels(figure: Figure) -> list[Any]:
 
 def test_a_sweep_s_partitions_are_told_apart_by_what_makes_them() -> None:
     """Not by normalizer or learning rate; each at its lowest seed; none without clients."""
-    found = partition.distinct(
+    found = partition_figure.distinct(
         sweep(
             config(alpha=0.5, seed=3),
             config(alpha=0.5, seed=1, lr=0.5),
@@ -44,12 +44,12 @@ def test_a_sweep_s_partitions_are_told_apart_by_what_makes_them() -> None:
         ("shards", None, 3, 0),
     ]
     with pytest.raises(PlanError, match="every trial of s is centralized"):
-        partition.distinct(sweep(config(centralized=True)))
+        partition_figure.distinct(sweep(config(centralized=True)))
 
 
 def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
     """Three clients, two classes: widths and places by hand."""
-    figure = partition.figure([held(3, 2)])
+    figure = partition_figure.figure([held(3, 2)])
     (axis,) = panels(figure)
     bars = [(b.get_x(), b.get_width(), round(b.get_y() + b.get_height() / 2)) for b in axis.patches]
     assert bars == [(0, 0, 0), (0, 1, 1), (0, 2, 2), (0, 1, 0), (1, 2, 1), (2, 3, 2)]
@@ -61,11 +61,11 @@ def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
 
 def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
     """41 clients have no bars; 21 classes no names."""
-    figure = partition.figure([held(41, 10)])
+    figure = partition_figure.figure([held(41, 10)])
     (axis,) = panels(figure)
     assert axis.images[0].get_array().shape == (10, 41)
     assert not figure.legends
-    figure = partition.figure([held(40, 21)])
+    figure = partition_figure.figure([held(40, 21)])
     assert not figure.legends
     assert any(axis.get_xlabel() == "class" for axis in figure.axes)
 
@@ -73,7 +73,7 @@ def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
 def test_panels_say_in_what_they_differ_and_the_heading_what_they_share() -> None:
     """Partition, clients and seed in the titles only where they vary."""
     shown = [held(3, 2), held(5, 2, alpha=1.0, seed=2), held(4, 2, partition="shards")]
-    figure = partition.figure(shown)
+    figure = partition_figure.figure(shown)
     assert [axis.get_title() for axis in panels(figure)] == [
         "dirichlet, α = 0.1, 3 clients, seed 0",
         "dirichlet, α = 1, 5 clients, seed 2",
@@ -85,7 +85,7 @@ def test_panels_say_in_what_they_differ_and_the_heading_what_they_share() -> Non
 def test_pixels_are_told_with_the_number_of_natural_clients() -> None:
     """Which no configuration says."""
     scenes = {"dataset": "camvid", "model": "deeplabv3plus", "partition": "natural"}
-    figure = partition.figure([held(4, 11, "pixels", **scenes)])
+    figure = partition_figure.figure([held(4, 11, "pixels", **scenes)])
     (axis,) = [axis for axis in figure.axes if axis.get_xlabel() == "training pixels"]
     assert figure.get_suptitle() == "camvid · natural · 4 clients · seed 0"
     assert axis.get_ylabel() == "client"
@@ -97,7 +97,7 @@ def test_pixels_are_told_with_the_number_of_natural_clients() -> None:
 def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: Path) -> None:
     """And the figure has a white ground."""
     path = tmp_path / f"figure.{suffix}"
-    with partition.drawn([held(3, 2)], path):
+    with partition_figure.drawn([held(3, 2)], path):
         assert not path.exists()
     assert path.read_bytes().startswith(begins)
     if suffix == "svg":
@@ -109,7 +109,7 @@ def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: P
 def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     """With the remedy."""
     refused = pytest.raises(RequestError, match="cannot be written to .* name another place")
-    with refused, partition.drawn([held(3, 2)], tmp_path / "nowhere" / "x.png"):
+    with refused, partition_figure.drawn([held(3, 2)], tmp_path / "nowhere" / "x.png"):
         pass
 
 
@@ -118,4 +118,4 @@ def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 )
 def test_large_numbers_are_short(value: float, text: str) -> None:
     """So that the ticks of pixels do not run into each other."""
-    assert partition._short(value) == text
+    assert partition_figure._short(value) == text

@@ -24,8 +24,9 @@ from fedsweep.plan import read_plan
 from fedsweep.report.latex import document
 from fedsweep.report.summary import summarize
 from fedsweep.report.tables import View
-from fedsweep.store import reader, writes
-from fedsweep.store.engine import transaction
+from fedsweep.store import planning
+from fedsweep.store.sql import ask
+from fedsweep.store.transactions import transaction
 from tests.report import fixed
 from tests.report.rows import trial
 
@@ -84,7 +85,7 @@ def test_the_json_is_as_it_was(report: Say) -> None:
 def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> None:
     """The means from `cells`, the rest from the values of single trials."""
     records = json.loads(report("--format", "json"))
-    answer = reader.ask(store, records[0]["query"])
+    answer = ask.ask(store, records[0]["query"])
     asked = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     keys = ("normalizer", "freeze_round", "alpha", "local_steps", "momentum")
     by_key = {tuple(row[k] for k in keys): row for row in asked}
@@ -96,7 +97,7 @@ def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> Non
             assert row[name] == pytest.approx(record[name], rel=1e-6)
 
     losses = json.loads(report("--format", "json", "--metric", "validation_accuracy"))
-    answer = reader.ask(store, losses[0]["query"])
+    answer = ask.ask(store, losses[0]["query"])
     frame = pd.DataFrame(answer.rows, columns=answer.columns)
     frame["freeze_round"] = frame["freeze_round"].fillna(-1)
     means = frame.groupby(list(keys)).validation_accuracy.mean().to_dict()
@@ -113,7 +114,7 @@ def test_conditions_pooling_and_the_query_agree(report: Say, store: Engine) -> N
     )
     records = json.loads(said)
     assert [(r["normalizer"], r["n"]) for r in records] == [("bn", 6), ("gn", 6)]
-    answer = reader.ask(store, records[0]["query"])
+    answer = ask.ask(store, records[0]["query"])
     for record in records:
         values = [row[-1] for row in answer.rows if row[0] == record["normalizer"]]
         assert len(values) == 6
@@ -211,7 +212,7 @@ def test_of_several_sweeps_those_that_lack_what_is_asked_are_named(
 ) -> None:
     """The others are told."""
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     said = report("--baseline", "ln")
     assert "fixed_firm: test accuracy" in said
     assert "tiny: test accuracy" not in said

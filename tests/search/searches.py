@@ -11,12 +11,13 @@ from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
-from fedsweep.search.ask import tend
+from fedsweep.search.planner import tend
 from fedsweep.states import Outcome
-from fedsweep.store import arms, writes
+from fedsweep.store import arms, planning
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import proposals
+from fedsweep.store.transactions import reading, transaction
 from tests.builders import WORKER
 from tests.trunks import T
 
@@ -49,7 +50,7 @@ def of(folder: Path, text: str) -> SweepSpec:
 
 def plan(store: Engine, sweep: SweepSpec, priority: int = 0) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, sweep, priority)
+        planning.add_sweep(c, sweep, priority)
         arms.add_arms(c, sweep, priority)
         queue.planned(c, sweep.name, sweep.budget)
 

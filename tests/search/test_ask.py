@@ -16,13 +16,14 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.plan import SweepSpec, TrialSpec
-from fedsweep.search.ask import chosen, history_of, tend
 from fedsweep.search.choice import Stop, Try
+from fedsweep.search.planner import chosen, history_of, tend
 from fedsweep.states import Hold
-from fedsweep.store import arms, reads, soundness, writes
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store import arms, planning, spare_files, sweep_rows, trial_rows
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm, work
 from tests.trunks import T, measured, trained
 
@@ -60,13 +61,13 @@ def test_a_search_runs_to_its_end_and_leaves_nothing_behind(
     tails = sum(T - row.freeze_round for row in own)
     assert trained(store) == 2 * T * len(seeds) + tails  # BN, which is the trunk, and GN
     assert count(store, snapshots) == count(store, lattices) == 0
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
     other = open_store(f"sqlite:///{tmp_path}/alone.db", create=True)
     specs = tuple(arm.spec.trial(row.freeze_round, row.seed) for row in own)
     assert {spec.trial_id for spec in specs} == {row.trial_id for row in own}
     with transaction(other) as c:
-        writes.add_sweep(c, replace(sweep, trials=specs, arms=()).alone())
+        planning.add_sweep(c, replace(sweep, trials=specs, arms=()).alone())
     grid_done(other)
     alone = measured(other)
     found = measured(store)
@@ -83,7 +84,7 @@ def test_a_searched_trunk_keeps_a_snapshot_wherever_a_trial_may_fork(
     with reading(store) as c:
         kept = c.execute(sa.select(snapshots.c.trial, snapshots.c.round)).all()
         names = {row.name for row in c.execute(sa.select(snapshots.c.name))}
-        spare = {file.name for file in reads.spare_files(c, 1e12)}
+        spare = {file.name for file in spare_files.spare_files(c, 1e12)}
     by_trial: dict[int, list[int]] = {}
     for trial, round in kept:
         by_trial.setdefault(trial, []).append(round)
@@ -172,7 +173,7 @@ def test_what_is_queued_at_the_same_priority_or_above_comes_first(
     plan(store, other, priority=3)
     assert not tend(store, first=True)
     with transaction(store) as c:
-        ids = reads.sweep_trials(c, "other")
+        ids = sweep_rows.sweep_trials(c, "other")
         queue.prioritize(c, ids, 2)
     assert tend(store, first=True)
     claim = claimed(store)
@@ -231,7 +232,7 @@ def test_planned_again_a_search_stays_as_it_is_and_changed_it_goes_on(
         assert arms.add_arms(c, few, 0) == 0
     assert the_arm(store).ended == "budget"
     with transaction(store) as c:
-        assert writes.add_sweep(c, sweep).dropped == 0  # what was proposed is no plan's
+        assert planning.add_sweep(c, sweep).dropped == 0  # what was proposed is no plan's
         assert arms.add_arms(c, sweep, 0) == 1
     assert the_arm(store).ended is None
     assert count(store, lattices) == 2
@@ -264,11 +265,11 @@ def test_a_cancelled_sweep_keeps_no_snapshots_for_its_search(
     plan(store, sweep)
     grid_done(store)
     with reading(store) as c:
-        assert not reads.spare_files(c, 1e12)
+        assert not spare_files.spare_files(c, 1e12)
     with transaction(store) as c:
         queue.hold_sweep(c, "searched", Hold.CANCEL)
     with reading(store) as c:
-        assert len(reads.spare_files(c, 1e12)) == 8
+        assert len(spare_files.spare_files(c, 1e12)) == 8
     assert not tend(store)
     plan(store, sweep)
     assert tend(store)
@@ -305,7 +306,7 @@ def test_trials_that_are_there_are_taken_before_any_is_trained(
     assert trained(store) == before
     with reading(store) as c:
         costs = c.execute(sa.select(proposals.c.cost).order_by(proposals.c.number)).scalars().all()
-        mine = reads.results(c, "searched")
+        mine = trial_rows.results(c, "searched")
     assert costs[:3] == [0, 0, 0]
     assert {(r["freeze_round"], r["seed"]) for r in mine} >= {(10, 0), (6, 1), (8, 0)}
 

@@ -11,12 +11,14 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.plan import Round
-from fedsweep.search.ask import chosen, history_of, prune, space_of, tend
 from fedsweep.search.choice import Space, answer
+from fedsweep.search.planner import chosen, history_of, prune, space_of, tend
 from fedsweep.search.pruning import Loser, Progress, losers
-from fedsweep.store import arms, soundness, writes
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store import arms, attempt_rows, round_rows
+from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import integrity
 from tests.search.replay import pruned
 from tests.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm
 
@@ -91,11 +93,11 @@ def stored(store: Engine, values: Sequence[float], *, finish: bool) -> None:
         now = read_clock(c)
         queue.renew(c, claim, now)
         more = {"numerics_id": "n", "numerics": {"torch": "2"}, "data_fingerprint": "f"}
-        writes.start_attempt(c, claim, **more)
+        attempt_rows.start_attempt(c, claim, **more)
         rows = [
             Round(n, "calibrate", 1.0, 1.0, v, 1.0, v, 1, 1, 0.1) for n, v in enumerate(values, 1)
         ]
-        assert writes.add_rounds(c, claim, rows) is None
+        assert round_rows.add_rounds(c, claim, rows) is None
         if finish:
             queue.finish(c, claim)
 
@@ -134,7 +136,7 @@ def test_a_probe_that_cannot_win_is_cancelled_counted_and_never_the_answer(
     best = answer(_space(store), history).freeze_round
     assert best == points(store)[2]
     grid_done(store)
-    assert soundness.faults(store) == []
+    assert integrity.faults(store) == []
 
 
 def _space(store: Engine) -> Space:

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
-from fedsweep.logbook import Line
+from fedsweep.log_handler import Line
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.serve.look import Look
 from fedsweep.states import FailureKind
-from fedsweep.store import writes
-from fedsweep.store.engine import transaction
+from fedsweep.store import attempt_rows, planning
 from fedsweep.store.readonly import open_to_read
+from fedsweep.store.transactions import transaction
 from tests.serve.pages import HOSTILE, TOKEN, anybody, claimed, failed, finished
 
 
@@ -25,15 +25,15 @@ def worked(store: Engine, tiny: Path) -> Engine:
     backs off; one that runs and has two rounds; one that is next.
     """
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     done = finished(store)
     failed(store, FailureKind.DIVERGED, f"loss {HOSTILE}", f"Traceback\n{HOSTILE}")
     failed(store, FailureKind.ERROR, "disk", "Traceback: disk")
     running = claimed(store, 2)
     with transaction(store) as connection:
         line = Line(1, 0.0, "info", f"says {HOSTILE}")
-        writes.add_logs(connection, running, [line])
-        writes.add_logs(connection, done, [Line(1, 0.0, "info", "ended")])
+        attempt_rows.add_logs(connection, running, [line])
+        attempt_rows.add_logs(connection, done, [Line(1, 0.0, "info", "ended")])
     return store
 
 
@@ -42,7 +42,7 @@ def hostile(worked: Engine, tiny: Path) -> Engine:
     """The same, with a sweep whose name and plan are HTML."""
     plan = read_plan(tiny)
     with transaction(worked) as connection:
-        writes.add_sweep(connection, SweepSpec(HOSTILE, f"# {HOSTILE}", plan.trials[:2]))
+        planning.add_sweep(connection, SweepSpec(HOSTILE, f"# {HOSTILE}", plan.trials[:2]))
     return worked
 
 

@@ -16,9 +16,10 @@ from fedsweep.plan import Round
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.look import Look
 from fedsweep.states import FailureKind
-from fedsweep.store import writes
+from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import query, start
 
 TOKEN = "a-token-of-the-tests"
@@ -44,7 +45,7 @@ def claimed(store: Engine, rounds: int) -> Claim:
         assert claim is not None
         for number in range(1, rounds + 1):
             done = [one_round(number, number / 4)]
-            assert writes.add_rounds(connection, claim, done, memory=1_234_000_000) is None
+            assert round_rows.add_rounds(connection, claim, done, memory=1_234_000_000) is None
     return claim
 
 

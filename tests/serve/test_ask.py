@@ -10,9 +10,9 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.errors import SqlRefused
-from fedsweep.serve import ask
+from fedsweep.serve import sql
 from fedsweep.serve.look import Look
-from fedsweep.store.engine import reading
+from fedsweep.store.transactions import reading
 from tests.serve.pages import text
 
 BOTH = [
@@ -110,15 +110,15 @@ def test_what_never_ends_is_ended(
     look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the bound on its time."""
-    monkeypatch.setattr(ask, "SECONDS", 0.2)
+    monkeypatch.setattr(sql, "SECONDS", 0.2)
     with pytest.raises(SqlRefused, match="took longer than 0.2 s"):
-        ask.answered(look, ENDLESS[worked.dialect.name])
+        sql.answered(look, ENDLESS[worked.dialect.name])
 
 
 def test_a_pattern_that_could_backtrack_for_ever_is_answered(look: Look, worked: Engine) -> None:
     """Within one call of a function nobody asks what time it is."""
     pattern = "%a" * 30 + "%b"
-    assert ask.answered(look, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x").columns == ["x"]
+    assert sql.answered(look, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x").columns == ["x"]
 
 
 def test_many_rows_are_cut(client: TestClient, worked: Engine) -> None:
@@ -133,7 +133,7 @@ def test_large_rows_are_cut(look: Look, worked: Engine) -> None:
     """At a megabyte in all: of twenty times 100,000 characters ten fit."""
     wide = {"sqlite": "hex(zeroblob(50000))", "postgresql": "repeat('0', 100000)"}
     many = f"{COUNT.format(20)} SELECT {wide[worked.dialect.name]} AS x FROM n"
-    answer = ask.answered(look, many)
+    answer = sql.answered(look, many)
     assert (len(answer.rows), answer.cut) == (10, True)
 
 
@@ -152,20 +152,20 @@ def test_many_columns_are_refused_or_told(client: TestClient, worked: Engine) ->
 def test_a_statement_of_any_length_is_answered_or_refused(look: Look, worked: Engine) -> None:
     """In a sentence."""
     with pytest.raises(SqlRefused, match="more than 20,000 characters"):
-        ask.answered(look, f"SELECT '{'x' * 20_000}'")
+        sql.answered(look, f"SELECT '{'x' * 20_000}'")
 
 
 def test_two_that_take_long_leave_the_pages_alone(
     look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A third waits a moment and is told to come again."""
-    monkeypatch.setattr(ask, "PATIENCE", 0.01)
+    monkeypatch.setattr(sql, "PATIENCE", 0.01)
     for _ in range(2):
-        assert ask._TWO_AT_A_TIME.acquire(blocking=False)
+        assert sql._TWO_AT_A_TIME.acquire(blocking=False)
     try:
         with pytest.raises(SqlRefused, match="try again"):
-            ask.answered(look, "SELECT 1")
+            sql.answered(look, "SELECT 1")
     finally:
         for _ in range(2):
-            ask._TWO_AT_A_TIME.release()
-    assert ask.answered(look, "SELECT 1").rows == [(1,)]
+            sql._TWO_AT_A_TIME.release()
+    assert sql.answered(look, "SELECT 1").rows == [(1,)]

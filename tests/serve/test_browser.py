@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 from sqlalchemy.engine import Engine, make_url
 
-from fedsweep.logbook import Line
+from fedsweep.log_handler import Line
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
-from fedsweep.store import writes
+from fedsweep.store import attempt_rows
 from fedsweep.store.dialects import sqlite_file
-from fedsweep.store.engine import transaction
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
@@ -240,7 +240,7 @@ def test_a_line_of_the_log_keeps_the_selection_when_others_come(
     claim = claimed(worked, 0)
     with transaction(worked) as connection:
         lines = [Line(n, float(n), "info", f"line {n} of it") for n in range(1, 41)]
-        writes.add_logs(connection, claim, lines)
+        attempt_rows.add_logs(connection, claim, lines)
     page = opened(store_url, f"/trials/{claim.trial_id}")
     page.evaluate(
         """() => { const pre = document.querySelector("#log pre");
@@ -251,7 +251,7 @@ def test_a_line_of_the_log_keeps_the_selection_when_others_come(
         getSelection().setBaseAndExtent(text, start, text, start + 9); }"""
     )
     with transaction(worked) as connection:
-        writes.add_logs(connection, claim, [Line(41, 41.0, "info", "line 41 of it")])
+        attempt_rows.add_logs(connection, claim, [Line(41, 41.0, "info", "line 41 of it")])
     expect(page.get_by_text("line 41 of it")).to_be_attached()
     expect(page.get_by_text("line 1 of it")).not_to_be_attached()
     assert page.evaluate("String(getSelection())") == "line 2 of"

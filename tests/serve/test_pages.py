@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from fedsweep import queue
 from fedsweep.plan import read_plan
 from fedsweep.states import Hold
-from fedsweep.store import arms, stops, writes
-from fedsweep.store.engine import transaction
+from fedsweep.store import arms, planning, stops
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import query
 from tests.builders import REPOSITORY
 from tests.search.searches import PLAN as SEARCHED
@@ -174,7 +174,7 @@ def searching(store: Engine, folder: Path) -> None:
     (folder / "searched.toml").write_text(SEARCHED)
     spec = read_plan(folder / "searched.toml")
     with transaction(store) as connection:
-        writes.add_sweep(connection, spec)
+        planning.add_sweep(connection, spec)
         arms.add_arms(connection, spec, 0)
 
 
@@ -196,7 +196,7 @@ def test_sql_is_answered_in_a_table(client: TestClient, worked: Engine) -> None:
 
 def test_each_ready_statement_is_answered(client: TestClient, worked: Engine) -> None:
     """On both databases."""
-    from fedsweep.serve.ask import QUERIES
+    from fedsweep.serve.sql import QUERIES
 
     for statement in QUERIES.values():
         get(client, f"/sql?q={quote(statement)}")

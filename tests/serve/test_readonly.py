@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing, StoreReadOnly
 from fedsweep.serve.look import Look
 from fedsweep.store.dialects import sqlite_file
-from fedsweep.store.engine import reading, transaction
 from fedsweep.store.readonly import open_to_read
+from fedsweep.store.transactions import reading, transaction
 from tests.acceptance.command import query
 from tests.serve.pages import TOKEN, anybody, paths
 

@@ -21,9 +21,9 @@ from fedsweep.plan import read_plan
 from fedsweep.serve.app import MOST, shown
 from fedsweep.serve.look import Look
 from fedsweep.serve.stream import Stream
-from fedsweep.store import writes
-from fedsweep.store.engine import transaction
+from fedsweep.store import planning, round_rows
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import transaction
 from tests.serve.pages import claimed, one_round
 
 pytestmark = pytest.mark.quick_on("sqlite")
@@ -41,7 +41,7 @@ def sent(stream: Stream) -> dict[str, Any]:
 @pytest.fixture
 def planned(store: Engine, tiny: Path) -> Engine:
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     return store
 
 
@@ -65,7 +65,7 @@ def test_a_trial_s_rounds_are_sent_as_they_come(look: Look, planned: Engine) -> 
     assert (first["anew"], [row[:2] for row in first["rounds"]]) == (True, [[1, 0.25], [2, 0.5]])
     assert "rounds" not in sent(page)
     with transaction(planned) as connection:
-        assert writes.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
+        assert round_rows.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
     more = sent(page)["rounds"]
     assert (more["anew"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
 
@@ -78,7 +78,7 @@ def test_a_browser_that_comes_back_is_sent_what_it_has_not(look: Look, planned: 
     ]
     assert event.id == ":2"
     with transaction(planned) as connection:
-        assert writes.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
+        assert round_rows.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
     back = sent(stream(look, "trial", event.id, trial=claim.trial_id))["rounds"]
     assert (back["anew"], [row[0] for row in back["rounds"]]) == (False, [3])
     for nonsense in ("x", ":x", ":-1", f":{'9' * 30}", "other:2"):

@@ -9,7 +9,7 @@ import pytest
 from fedsweep.forecast import TimeLeft
 from fedsweep.serve import views
 from fedsweep.serve.sweep import deviation
-from fedsweep.store.reads import Progress
+from fedsweep.store.progress import SweepProgress
 
 
 def test_a_bar_s_pieces_are_as_wide_as_their_shares() -> None:
@@ -23,10 +23,10 @@ def test_a_bar_s_pieces_are_as_wide_as_their_shares() -> None:
     assert views.bar({}) == []
 
 
-def standing(**more: Any) -> Progress:
+def standing(**more: Any) -> SweepProgress:
     counts = {"queued": 1, "running": 1, "finished": 2, "failed": 0, "cancelled": 0}
     done = {"rounds_done": 20, "rounds_total": 40, "seconds_left": 150.0}
-    return Progress("s", **counts | done | more)
+    return SweepProgress("s", **counts | done | more)
 
 
 def test_the_time_left_is_an_interval_as_far_as_it_is_known() -> None:

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 
 from fedsweep.errors import SchemaOld, StoreBusy, StoreEmpty, StoreError, StoreReadOnly
 from fedsweep.serve.look import Look
-from fedsweep.store.engine import reading, transaction
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
+from fedsweep.store.transactions import reading, transaction
 from tests import study
 from tests.acceptance.command import at_once
 from tests.serve.pages import TOKEN, anybody

@@ -17,8 +17,8 @@ from fedsweep.errors import RequestError
 from fedsweep.files import write_whole
 from fedsweep.store import artifacts, trust
 from fedsweep.store.artifacts import Folder, Outside, Unapproved, folder_of, parse
-from fedsweep.store.reads import Home
-from fedsweep.store.writes import Weights
+from fedsweep.store.file_index import Weights
+from fedsweep.store.file_places import Home
 
 STORE = "0123456789abcdef"
 NAME = f"abc-7-{STORE}-a.safetensors"

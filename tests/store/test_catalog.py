@@ -15,8 +15,9 @@ from sqlalchemy.engine import Engine, make_url
 
 from fedsweep.errors import StoreError, StoreForeign
 from fedsweep.store import catalog, schema
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.engine import make_engine
 from fedsweep.store.readonly import open_to_read
+from fedsweep.store.transactions import reading, transaction
 
 VERSIONED = "CREATE TABLE alembic_version (version_num text)"
 ON_BOTH = {

@@ -13,11 +13,13 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import errors, queue
 from fedsweep.plan import read_plan
-from fedsweep.store import connector, reader, writes
-from fedsweep.store import engine as e
-from fedsweep.store.doorbell import Doorbell
+from fedsweep.store import connector, location, outage, planning, transactions
+from fedsweep.store.dialects import postgres_engine
+from fedsweep.store.engine import make_engine, parse_url
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
+from fedsweep.store.sql import ask
+from fedsweep.store.wakeup import Wakeup
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +45,11 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_every_form_of_libpq_s_urls_reaches_libpq(text: str, expected: dict[str, Any]) -> None:
-    url = e.parse_url(text)
+    url = parse_url(text)
     found = connector._parameters(url)
     assert found.items() >= expected.items()
     make_conninfo(**found)  # libpq knows all of them
-    assert ":p" not in e._shown(url)
+    assert ":p" not in location.shown_url(url)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_every_form_of_libpq_s_urls_reaches_libpq(text: str, expected: dict[str,
 )
 def test_a_url_that_libpq_cannot_read_is_refused_without_its_password(text: str) -> None:
     with pytest.raises(errors.RequestError) as caught:
-        e.parse_url(text)
+        parse_url(text)
     assert "ret" not in str(caught.value).replace("secret:", "")
     assert "\n" not in str(caught.value)
 
@@ -86,8 +88,8 @@ def test_a_password_is_hidden_in_every_form(text: str) -> None:
 
 
 def settings(url: str, *names: str) -> dict[str, str]:
-    engine = e.make_engine(url)
-    with e.reading(engine) as c:
+    engine = make_engine(url)
+    with transactions.reading(engine) as c:
         found = {n: c.execute(sa.text(f"SHOW {n}")).scalar_one() for n in names}
     engine.dispose()
     return found
@@ -139,7 +141,7 @@ def test_a_user_s_settings_win_one_by_one(
 def test_ours_are_added_if_a_user_gives_none(postgres_url: str) -> None:
     found = settings(postgres_url, "statement_timeout", "application_name")
     assert found == {"statement_timeout": "10min", "application_name": "fedsweep"}
-    asked = connector.Connector(e.parse_url("postgresql://h/d?connect_timeout=3"), {})
+    asked = connector.Connector(parse_url("postgresql://h/d?connect_timeout=3"), {})
     assert asked._more.keys() >= {"keepalives_idle"}
     assert "connect_timeout" not in asked._more
 
@@ -177,16 +179,16 @@ def test_tables_land_in_the_user_s_search_path(
 def test_a_pooled_store_works_without_prepared_statements(postgres_url: str, tiny: Path) -> None:
     """Trials are claimed, read and finished; nothing stays on the server's process."""
     store = open_store(postgres_url)
-    with e.transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+    with transactions.transaction(store) as c:
+        planning.add_sweep(c, read_plan(tiny))
         for _ in range(8):  # more often than psycopg waits before it prepares
             assert queue.outstanding(c)
     answer = "SELECT count(*) AS n FROM results WHERE clients = :n"
-    assert reader.ask(store, answer, {"n": "4"}).rows == [(6,)]
-    assert reader.ask(store, "SELECT 1", room=1000).rows == [(1,)]
+    assert ask.ask(store, answer, {"n": "4"}).rows == [(6,)]
+    assert ask.ask(store, "SELECT 1", room=1000).rows == [(1,)]
     with pytest.raises(errors.SqlRefused):
-        reader.ask(store, "SELECT 1; DROP TABLE trials")
-    with e.reading(store) as c:
+        ask.ask(store, "SELECT 1; DROP TABLE trials")
+    with transactions.reading(store) as c:
         left = "SELECT count(*) FROM pg_prepared_statements"
         assert c.execute(sa.text(left)).scalar_one() == 0
         assert c.execute(sa.text("SHOW statement_timeout")).scalar_one() == "10min"
@@ -194,7 +196,7 @@ def test_a_pooled_store_works_without_prepared_statements(postgres_url: str, tin
     assert isinstance(driver, psycopg.Connection)
     assert driver.execute("SHOW statement_timeout").fetchone() != ("10min",)
     driver.rollback()
-    bell = Doorbell(store, queue.CHANNEL)
+    bell = Wakeup(store, queue.CHANNEL)
     bell.wait(0.0, lambda: True)
     assert bell.listening is None
     store.dispose()
@@ -208,9 +210,9 @@ def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     if not direct:
         request.getfixturevalue("pooled")
     store = open_to_read(postgres_url, page=True)
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.text("SHOW statement_timeout")).scalar_one() == "20s"
-    with pytest.raises(errors.StoreReadOnly), e.transaction(store) as c:
+    with pytest.raises(errors.StoreReadOnly), transactions.transaction(store) as c:
         c.execute(sa.text("DELETE FROM sweeps"))
     with store.connect() as c:
         driver = c.connection.driver_connection
@@ -227,8 +229,8 @@ def test_reading_commands_accept_the_server_that_the_user_asks_for(
     """A read-only session is no reason for libpq to pass over a primary; it cannot write."""
     url = sa.make_url(postgres_url).update_query_dict({"target_session_attrs": attributes})
     store = open_to_read(url.render_as_string(hide_password=False))
-    assert reader.ask(store, "SELECT 1").rows == [(1,)]
-    with pytest.raises(errors.StoreReadOnly), e.transaction(store) as c:
+    assert ask.ask(store, "SELECT 1").rows == [(1,)]
+    with pytest.raises(errors.StoreReadOnly), transactions.transaction(store) as c:
         c.execute(sa.text("DELETE FROM sweeps"))
     store.dispose()
 
@@ -237,7 +239,7 @@ def test_a_pooler_that_appears_later_is_met_without_prepared_statements(
     postgres_url: str,
 ) -> None:
     """The first error of a lost prepared statement is an outage, and the last of its kind."""
-    store = e.make_engine(postgres_url)
+    store = make_engine(postgres_url)
     tries: list[Any] = []
 
     def work(c: sa.Connection) -> None:
@@ -246,7 +248,7 @@ def test_a_pooler_that_appears_later_is_met_without_prepared_statements(
         if len(tries) == 1:
             c.execute(sa.text("EXECUTE nothing"))
 
-    e.patiently(store, work)
+    transactions.patiently(store, work)
     assert tries == [5, None]
     store.dispose()
 
@@ -282,9 +284,9 @@ def test_a_pooler_s_refusal_of_startup_options_is_met_without_them(
         return real(**parameters)
 
     monkeypatch.setattr(psycopg, "connect", refusing)
-    store: Engine = e.make_engine(postgres_url)
-    assert e.connector_of(store).pooled
-    with e.reading(store) as c:
+    store: Engine = make_engine(postgres_url)
+    assert postgres_engine.connector_of(store).pooled
+    with transactions.reading(store) as c:
         assert c.execute(sa.text("SHOW lock_timeout")).scalar_one() == "1min"
     store.dispose()
 
@@ -300,8 +302,8 @@ def test_statement_pooling_is_refused_in_one_sentence(
 
     monkeypatch.setattr(connector.Connector, "begin", refusing)
     with pytest.raises(errors.StoreError, match="set its pool_mode to transaction") as caught:
-        e.make_engine(postgres_url)
-    assert not isinstance(caught.value, e.OUTAGE)
+        make_engine(postgres_url)
+    assert not isinstance(caught.value, outage.OUTAGE)
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -313,8 +315,8 @@ def test_a_float_keeps_its_bits_if_a_database_writes_few_digits(
     name = sa.make_url(postgres_url).database
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} SET extra_float_digits = -15")
-    store = e.make_engine(postgres_url)
-    with e.reading(store) as c:
+    store = make_engine(postgres_url)
+    with transactions.reading(store) as c:
         number = sa.text("SELECT CAST('0.30000000000000004' AS double precision)")
         assert c.execute(number).scalar_one() == 0.1 + 0.2
     store.dispose()

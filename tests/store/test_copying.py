@@ -35,17 +35,19 @@ from fedsweep.states import FailureKind, Hold
 from fedsweep.store import (
     arms,
     artifacts,
-    copying,
-    reads,
+    attempt_rows,
+    file_index,
+    file_names,
+    file_places,
+    planning,
+    round_rows,
     schema,
-    soundness,
     trust,
-    writes,
 )
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import Moment, make_engine, reading, transaction
+from fedsweep.store.clock import Moment
+from fedsweep.store.engine import make_engine
 from fedsweep.store.schema import open_store
-from fedsweep.store.soundness import faults
 from fedsweep.store.tables import (
     attempts,
     client_rounds,
@@ -61,6 +63,12 @@ from fedsweep.store.tables import (
     trials,
     weights,
 )
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer import copy, integrity, merge, rows
+from fedsweep.transfer.integrity import faults
+from fedsweep.transfer.merge import MERGED, Merged, _add_members, merge_stores
+from fedsweep.transfer.rows import insert
+from fedsweep.transfer.stores import both
 
 NOW = Moment(1000.0, "boot-1")
 NOTES = "α = 0.1 — “été” 🙂\n\ttab 'quote' \\ \x01"
@@ -115,7 +123,7 @@ def content(engine: Engine, *without: sa.Table) -> dict[str, list[str]]:
 def plan(engine: Engine, file: Path, *changes: str, name: str = "tiny") -> None:
     planned = read_plan(file, changes)
     with transaction(engine) as c:
-        writes.add_sweep(c, replace(planned, name=name).alone())
+        planning.add_sweep(c, replace(planned, name=name).alone())
 
 
 def measured(number: int, value: float = 0.5, **more: Any) -> Round:
@@ -139,10 +147,10 @@ def attempt(
         assert claim is not None
         assert claim.trial == row
         c.execute(sa.update(trials).where(trials.c.id == row).values(priority=0))
-        writes.start_attempt(
+        attempt_rows.start_attempt(
             c, claim, numerics_id=numerics, numerics={"torch": "2"}, data_fingerprint="f"
         )
-        assert writes.add_rounds(c, claim, todo) is None
+        assert round_rows.add_rounds(c, claim, todo) is None
         if end == "finish":
             queue.finish(c, claim)
         elif end == "release":
@@ -182,12 +190,12 @@ def everything(engine: Engine, tiny: Path) -> None:
     second = attempt(engine, 2, full[:1], end="run")
     attempt(engine, 3, end="fail")
     attempt(engine, 4, some(1), end="diverge")
-    kept = writes.Weights(writes.weights_name(first), 3, hashlib.sha256(b"abc").hexdigest())
+    kept = file_index.Weights(file_names.weights_name(first), 3, hashlib.sha256(b"abc").hexdigest())
     with transaction(engine) as c:
         queue.cancel(c, [5])
         queue.hold(c, [6], Hold.PAUSE)
-        writes.add_snapshot(c, second, writes.Snapshot(1, "n1", "snapshot", 3, "0" * 64))
-        writes.add_weights(c, first, kept)
+        file_index.add_snapshot(c, second, file_index.Snapshot(1, "n1", "snapshot", 3, "0" * 64))
+        file_index.add_weights(c, first, kept)
         for n in (0, 1):
             row = {"trial": 2, "fence": 1, "n": n, "at": 0.1 + n, "level": "info"}
             c.execute(sa.insert(logs).values(**row, message=NOTES))
@@ -219,7 +227,7 @@ def search(connection: Connection, tiny: Path) -> None:
 def folder(engine: Engine) -> Path:
     """Where the files of a store's trials lie."""
     with reading(engine) as c:
-        return Path(str(artifacts.folder_of(engine.url, reads.home(c, 1))))
+        return Path(str(artifacts.folder_of(engine.url, file_places.home(c, 1))))
 
 
 def at_rest(found: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -228,9 +236,9 @@ def at_rest(found: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: rows for name, rows in found.items() if name not in changed}
 
 
-def merge(source: Engine, target: Engine) -> copying.Merged:
+def merged_into(source: Engine, target: Engine) -> Merged:
     with transaction(target) as c:
-        merged = copying.merge(source, c)
+        merged = merge_stores(source, c)
     assert faults(target) == []
     return merged
 
@@ -257,8 +265,8 @@ def test_a_copy_has_every_row_bit_for_bit_under_its_own_key(
     everything(source, tiny)
     with transaction(source) as c:
         search(c, tiny)
-    monkeypatch.setattr(copying, "BATCH", 2)
-    copied = copying.copy(source, target)
+    monkeypatch.setattr(rows, "COPIED_ROWS", 2)
+    copied = copy.copy_store(source, target)
     assert at_rest(content(target)) == at_rest(content(source))
     assert {t.name: t.rows for t in copied.tables} == {
         "sweeps": 2,
@@ -289,7 +297,7 @@ def test_what_ran_is_queued_in_the_copy_and_was_released(
     source, target = two
     everything(source, tiny)
     before = content(source)
-    copying.copy(source, target)
+    copy.copy_store(source, target)
     with reading(target) as c:
         found = c.execute(sa.select(trials.c.state, trials.c.clock, trials.c.not_before)).all()
         left = [c.execute(sa.select(t)).all() for t in (snapshots, files)]
@@ -316,9 +324,9 @@ def test_there_and_back_again_is_the_same(
     stores += [open_store(f"sqlite:///{tmp_path}/{name}.db", create=True) for name in "ab"]
     first, server, back, again = stores
     everything(first, tiny)
-    copying.copy(first, server)
-    copying.copy(server, back)
-    copying.copy(back, again)
+    copy.copy_store(first, server)
+    copy.copy_store(server, back)
+    copy.copy_store(back, again)
     assert content(back) == content(server) == content(again)
     assert at_rest(content(back)) == at_rest(content(first))
     for store in stores:
@@ -333,7 +341,7 @@ def test_a_zero_s_sign_is_all_that_a_sqlite_file_does_not_keep(
     plan(server, tiny)
     attempt(server, 1, [measured(1, -0.0)])
     target = open_store(f"sqlite:///{tmp_path}/to.db", create=True)
-    copying.copy(server, target)
+    copy.copy_store(server, target)
     assert repr(row_of(server, rounds, trial=1).test_loss) == "-0.0"
     assert row_of(target, rounds, trial=1).test_loss == 0.0
     server.dispose()
@@ -355,29 +363,29 @@ def test_a_copy_is_what_was_there_at_one_moment_while_workers_go_on(
                 claim = queue.claim(c, queue.Claimant("alice", "cpu", "host", 1), NOW)
                 if claim is None:
                     return
-                writes.add_rounds(c, claim, some(2))
+                round_rows.add_rounds(c, claim, some(2))
             with transaction(source) as c:
-                writes.add_rounds(c, claim, [measured(3)])
+                round_rows.add_rounds(c, claim, [measured(3)])
                 queue.finish(c, claim)
             commits.append(time.monotonic())
 
-    inner = copying._copy_table
+    inner = copy._copy_table
 
-    def meanwhile(*arguments: Any) -> copying.CopiedTable:
+    def meanwhile(*arguments: Any) -> copy.CopiedTable:
         seen, deadline = len(commits), time.monotonic() + 60
         while len(commits) == seen and worker.is_alive() and time.monotonic() < deadline:
             time.sleep(0.001)
         return inner(*arguments)
 
-    monkeypatch.setattr(copying, "_copy_table", meanwhile)
+    monkeypatch.setattr(copy, "_copy_table", meanwhile)
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        copying.copy(source, target)
+        copy.copy_store(source, target)
     finally:
         stop.set()
         worker.join()
-    assert len(commits) >= len(copying.TABLES)
+    assert len(commits) >= len(copy.TABLES)
     assert_consistent(target)
 
 
@@ -401,7 +409,7 @@ def test_a_trial_that_was_copied_can_be_worked_on_and_planned_beside(
     """Keys go on behind those that came; the running one is finished from where it was."""
     source, target = two
     everything(source, tiny)
-    copying.copy(source, target)
+    copy.copy_store(source, target)
     plan(target, tiny, "seed=7")
     assert count(target, trials) == 9
     assert row_of(target, members, sweep=1, trial=9).shared == 0
@@ -430,13 +438,13 @@ def test_weights_come_with_their_files_and_those_without_are_named(
     names = []
     for row in (1, 2, 3):
         claim = attempt(source, row, some(3), end="finish")
-        names.append(writes.weights_name(claim))
+        names.append(file_names.weights_name(claim))
         with transaction(source) as c:
-            writes.add_weights(c, claim, writes.Weights(names[-1], 3, sha))
+            file_index.add_weights(c, claim, file_index.Weights(names[-1], 3, sha))
     sound, missing, damaged = names
     (place / sound).write_bytes(b"abc")
     (place / damaged).write_bytes(b"abd")
-    copied = copying.copy(source, target)
+    copied = copy.copy_store(source, target)
     there = folder(target)
     assert there != place
     new = brought(source, target, sound)
@@ -460,7 +468,7 @@ def test_a_database_with_anything_in_it_is_no_place_for_a_copy(
     plan(target, tiny, "seed=9")
     before = content(target)
     with pytest.raises(RequestError, match="TO is not empty.*fedsweep db merge"):
-        copying.copy(source, target)
+        copy.copy_store(source, target)
     assert content(target) == before
 
 
@@ -477,9 +485,9 @@ def test_a_database_is_not_copied_to_or_merged_with_itself(
         other = url.update_query_dict({"connect_timeout": "9"}).render_as_string(False)
     one, same = open_store(store_url), open_store(other)
     with pytest.raises(RequestError, match="the same"):
-        copying.copy(one, same)
+        copy.copy_store(one, same)
     with pytest.raises(RequestError, match="the same"):
-        merge(one, same)
+        merged_into(one, same)
     one.dispose()
     same.dispose()
 
@@ -496,7 +504,7 @@ def test_an_old_or_foreign_or_missing_database_is_named_and_nothing_is_made(
 
     def refused(error: type[StoreError], url: str, says: str) -> None:
         to = f"sqlite:///{target}"
-        with pytest.raises(error, match=says), copying.both(url, to, names=names, create=True):
+        with pytest.raises(error, match=says), both(url, to, names=names, create=True):
             pass
         assert not target.exists()
 
@@ -511,7 +519,7 @@ def test_an_old_or_foreign_or_missing_database_is_named_and_nothing_is_made(
     refused(StoreMissing, f"sqlite:///{tmp_path}/none.db", "name another with FROM")
     with (
         pytest.raises(SchemaOld, match=r"TO: .*fedsweep db upgrade"),
-        copying.both(store_url, empty, names=names, create=True),
+        both(store_url, empty, names=names, create=True),
     ):
         pass
     made.dispose()
@@ -528,7 +536,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(
     """Not a row; and the next one succeeds."""
     source, target = two
     everything(source, tiny)
-    inner = copying._add
+    inner = insert
 
     def breaks(here: Connection, table: sa.Table, *rest: Any) -> None:
         inner(here, table, *rest)
@@ -536,11 +544,11 @@ def test_a_copy_that_breaks_off_leaves_nothing(
             raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(copying, "_add", breaks)
+        broken.setattr(copy, "insert", breaks)
         with pytest.raises(error):
-            copying.copy(source, target)
+            copy.copy_store(source, target)
     assert set(map(len, content(target).values())) == {0}
-    copying.copy(source, target)
+    copy.copy_store(source, target)
     assert at_rest(content(target)) == at_rest(content(source))
 
 
@@ -552,7 +560,7 @@ def test_what_does_not_come_back_as_it_was_written_is_not_kept(
     """A row less, or one bit of one float: exit 1, and the target stays empty."""
     source, target = two
     everything(source, tiny)
-    inner = copying._add
+    inner = insert
 
     def damages(
         here: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Any]
@@ -563,9 +571,9 @@ def test_what_does_not_come_back_as_it_was_written_is_not_kept(
             rows = [(*rows[0][:-1], ODD[2]), *rows[1:]]
         inner(here, table, columns, rows)
 
-    monkeypatch.setattr(copying, "_add", damages)
+    monkeypatch.setattr(copy, "insert", damages)
     with pytest.raises(FedsweepError, match="client_rounds did not come over") as caught:
-        copying.copy(source, target)
+        copy.copy_store(source, target)
     assert caught.value.exit_code == 1
     assert set(map(len, content(target).values())) == {0}
 
@@ -579,7 +587,7 @@ def test_a_text_that_postgres_cannot_hold_is_refused_in_a_sentence(
     with transaction(source) as c:
         c.execute(sa.update(plans).values(text="a\0b"))
     with pytest.raises(StoreError, match="plans holds a value that Postgres cannot"):
-        copying.copy(source, target)
+        copy.copy_store(source, target)
     assert count(target, sweeps) == 0
     source.dispose()
     target.dispose()
@@ -631,9 +639,9 @@ def test_merged_halves_of_a_sweep_are_the_whole(
         for row, end, n in parts:
             attempt(whole, row, rounds_of(row, n), end=end, worker=name)
     halves(two, tiny)
-    monkeypatch.setattr(copying, "TRIALS", 4)
-    merged = merge(*two)
-    assert merged == copying.Merged(0, 3, 3, 8, ("tiny",), ())
+    monkeypatch.setattr(merge, "TRIALS", 4)
+    merged = merged_into(*two)
+    assert merged == Merged(0, 3, 3, 8, ("tiny",), ())
     assert science(two[1]) == science(whole)
     whole.dispose()
 
@@ -649,7 +657,7 @@ def test_what_only_one_has_is_added_under_new_keys(two: tuple[Engine, Engine], t
     plan(source, tiny, "seed=5")
     attempt(source, 1, rounds_of(1, 3), end="finish")
     attempt(source, 2, rounds_of(2, 1), end="run")
-    merged = merge(source, target)
+    merged = merged_into(source, target)
     assert (merged.added, merged.taken_over, merged.kept, merged.rounds) == (3, 0, 3, 4)
     assert merged.sweeps == ("first", "tiny")
     with reading(target) as c:
@@ -684,11 +692,11 @@ def test_merging_again_adds_nothing(two: tuple[Engine, Engine], tiny: Path) -> N
         c.execute(sa.delete(rounds).where(rounds.c.trial == 1))
         c.execute(sa.delete(client_rounds).where(client_rounds.c.trial == 1))
         c.execute(sa.update(trials).where(trials.c.id == 1).values(state="queued", final_round=0))
-    first = merge(source, target)
+    first = merged_into(source, target)
     assert (first.added, first.taken_over, first.kept) == (0, 2, 4)
     before = content(target)
-    again = merge(source, target)
-    assert again == copying.Merged(0, 0, 6, 0, first.sweeps, ())
+    again = merged_into(source, target)
+    assert again == Merged(0, 0, 6, 0, first.sweeps, ())
     assert content(target) == before
 
 
@@ -722,7 +730,7 @@ def test_a_trial_with_an_unequal_round_is_named_and_nothing_is_merged(
     attempt(target, 1, usual if ends[1] == "finish" else usual[:2], end=ends[1])
     before = content(target)
     with pytest.raises(Refused, match="nothing was merged") as caught:
-        merge(source, target)
+        merged_into(source, target)
     assert says in str(caught.value)
     assert row_of(source, trials, id=1).trial_id in str(caught.value)
     assert "under the same numerics (n1)" in str(caught.value)
@@ -741,7 +749,7 @@ def test_unequal_rounds_of_unlike_machines_are_told_apart(
         attempt(engine, 3, some(3, value=loss), end="finish", numerics=numerics)
     before = content(two[1])
     with pytest.raises(Refused, match=r"cannot be compared \(n1 and n2\)"):
-        merge(*two)
+        merged_into(*two)
     assert content(two[1]) == before
 
 
@@ -755,7 +763,7 @@ def test_equal_rounds_of_unlike_machines_are_one_result(
         attempt(engine, 3, some(3), end="finish", numerics=numerics, worker=numerics)
     target = two[1]
     before = row_of(target, trials, id=3)
-    assert merge(*two).kept == 6
+    assert merged_into(*two).kept == 6
     after = row_of(target, trials, id=3)
     assert after.fence == before.fence + 1 == 2
     assert tuple(after)[:3] == tuple(before)[:3]
@@ -766,7 +774,7 @@ def test_equal_rounds_of_unlike_machines_are_one_result(
         spent = c.execute(sa.text("SELECT * FROM ledger")).one()
     assert (own.worker, own.rounds_new, own.rounds_lost) == ("n2", 3, 0)
     assert (came.worker, came.fence, came.rounds_new, came.rounds_lost) == ("n1", 2, 0, 3)
-    assert (own.outcome, came.outcome, came.error) == ("finished", "released", copying.MERGED)
+    assert (own.outcome, came.outcome, came.error) == ("finished", "released", MERGED)
     assert (spent.rounds_trained, spent.rounds_lost, spent.seconds_lost) == (6, 3, 0.75)
 
 
@@ -784,7 +792,7 @@ def test_only_what_both_have_measured_is_compared_where_they_were_asked_otherwis
     attempt(target, 1, some(2), worker="bob")
     attempt(source, 2, some(2, client_drift=0.5))
     attempt(target, 2, some(3), end="finish", worker="bob")
-    merged = merge(source, target)
+    merged = merged_into(source, target)
     assert (merged.taken_over, merged.rounds) == (1, 1)
     assert row_of(target, trials, id=1).diagnostics is True
     assert '"diagnostics": true' in row_of(target, trials, id=1).config
@@ -803,7 +811,7 @@ def test_of_two_unfinished_the_further_one_goes_on_and_a_tie_is_into_s(
         plan(engine, tiny)
         for row, n in ((1, 2 if name == "alice" else 1), (2, 1), (3, 1 if name == "alice" else 2)):
             attempt(engine, row, some(n), worker=name)
-    merged = merge(source, target)
+    merged = merged_into(source, target)
     assert (merged.taken_over, merged.kept, merged.rounds) == (1, 5, 1)
     with reading(target) as c:
         spent = c.execute(sa.text("SELECT * FROM ledger")).one()
@@ -835,7 +843,7 @@ def test_a_finished_trial_is_taken_whatever_into_made_of_it(
         c.execute(sa.update(trials).where(trials.c.id == 1).values(priority=7))
         c.execute(sa.update(trials).where(trials.c.id == 2).values(state="failed", failure="lost"))
         queue.cancel(c, [3])
-    assert merge(source, target).taken_over == 3
+    assert merged_into(source, target).taken_over == 3
     for row in (1, 2, 3):
         found = row_of(target, trials, id=row)
         assert (found.state, found.failure, found.final_round) == ("finished", None, 3)
@@ -857,7 +865,7 @@ def test_whether_a_trial_is_cancelled_is_into_s_to_say(
         queue.cancel(c, [1])
     with transaction(source) as c:
         queue.cancel(c, [2])
-    assert merge(source, target).taken_over == 2
+    assert merged_into(source, target).taken_over == 2
     found = [row_of(target, trials, id=row) for row in (1, 2)]
     assert [(row.state, row.final_round) for row in found] == [("cancelled", 2), ("queued", 2)]
 
@@ -872,16 +880,16 @@ def test_a_diverged_trial_comes_as_the_result_that_it_is(
         plan(engine, tiny)
     attempt(source, 1, some(1), end="diverge")
     attempt(target, 1, some(1), worker="bob")
-    assert merge(source, target).taken_over == 1
+    assert merged_into(source, target).taken_over == 1
     found = row_of(target, trials, id=1)
     assert (found.state, found.failure) == ("failed", "diverged")
     with transaction(target) as c:
         queue.retry(c, [1])
     attempt(target, 1, [measured(2), measured(3)], end="finish", worker="bob")
     with pytest.raises(Refused, match="diverged in FROM and went on"):
-        merge(source, target)
+        merged_into(source, target)
     with pytest.raises(Refused, match="diverged in INTO and went on"):
-        merge(target, source)
+        merged_into(target, source)
 
 
 @between(argvalues=OTHERS)
@@ -896,7 +904,7 @@ def test_a_trial_that_runs_in_into_is_left_to_its_worker(
     claim = attempt(target, 2, some(1), end="run")
     before = content(target)
     with pytest.raises(Refused, match=f"trial {claim.trial_id} is running in INTO: stop"):
-        merge(source, target)
+        merged_into(source, target)
     assert content(target) == before
     with transaction(target) as c:
         queue.renew(c, claim, NOW)
@@ -919,14 +927,14 @@ def test_an_attempt_that_went_on_after_a_merge_is_told_anew_not_twice(
             c.execute(sa.insert(logs).values(**row))
 
     say(0)
-    merge(source, target)
+    merged_into(source, target)
     assert row_of(target, attempts, trial=1).error == "copied"
     with transaction(source) as c:
         queue.renew(c, claim, NOW)
-        writes.add_rounds(c, claim, [measured(2), measured(3)])
+        round_rows.add_rounds(c, claim, [measured(2), measured(3)])
         queue.finish(c, claim)
     say(1)
-    merged = merge(source, target)
+    merged = merged_into(source, target)
     assert (merged.added, merged.taken_over, merged.kept, merged.rounds) == (0, 1, 5, 2)
     found = row_of(target, attempts, trial=1)
     assert (found.outcome, found.error, found.rounds_new, found.rounds_lost) == (
@@ -951,7 +959,7 @@ def test_a_file_that_was_copied_and_worked_on_in_two_places_comes_together(
     laptop = open_store(f"sqlite:///{tmp_path}/laptop.db")
     attempt(laptop, 1, [measured(2), measured(3)], end="finish", worker="bob")
     attempt(one, 2, some(3), end="finish")
-    merged = merge(laptop, one)
+    merged = merged_into(laptop, one)
     assert (merged.added, merged.taken_over, merged.kept, merged.rounds) == (0, 1, 5, 2)
     assert count(one, attempts) == 3
     with reading(one) as c:
@@ -972,14 +980,14 @@ def test_merged_weights_come_once_with_their_file(two: tuple[Engine, Engine], ti
     names = []
     for row in (1, 2):
         claim = attempt(source, row, some(3), end="finish")
-        names.append(writes.weights_name(claim))
+        names.append(file_names.weights_name(claim))
         with transaction(source) as c:
-            writes.add_weights(c, claim, writes.Weights(names[-1], 3, sha))
+            file_index.add_weights(c, claim, file_index.Weights(names[-1], 3, sha))
     first, second = names
     (place / first).write_bytes(b"abc")
-    assert merge(source, target).lost == (str(place / second),)
+    assert merged_into(source, target).lost == (str(place / second),)
     (place / second).write_bytes(b"abc")
-    assert merge(source, target).lost == ()
+    assert merged_into(source, target).lost == ()
     assert count(target, weights) == 2
     assert (folder(target) / brought(source, target, second)).read_bytes() == b"abc"
 
@@ -996,16 +1004,16 @@ def test_a_merge_never_overwrites_a_file(two: tuple[Engine, Engine], tiny: Path)
         (folder(engine) / name).rename(folder(engine) / old)
         with transaction(engine) as c:
             c.execute(sa.update(weights).values(name=old))
-    merge(source, target)
+    merged_into(source, target)
     assert (folder(target) / old).read_bytes() == b"mine"
     assert (folder(target) / brought(source, target, theirs)).read_bytes() == b"theirs"
     third = keep(source, 3, b"third")
     taken = folder(target) / brought(source, target, third)
     taken.write_bytes(b"of no row")
-    merge(source, target)
+    merged_into(source, target)
     assert taken.read_bytes() == b"of no row"
     assert taken.with_name(taken.name.replace("-weights.", "-weights2.")).read_bytes() == b"third"
-    checked = soundness.check_files(target)
+    checked = integrity.check_files(target)
     assert (checked.sound, checked.faults) == (3, [])
     assert faults(source) == [
         f"trial {theirs.partition('-')[0]}: its weights are in a file of another trial"
@@ -1021,29 +1029,29 @@ def test_weights_at_a_place_that_was_not_approved_are_not_left_out_in_silence(
     plan(source, tiny)
     place = tmp_path / "scratch"
     with transaction(source) as c:
-        writes.put_files(c, "tiny", str(place))
+        file_index.put_files(c, "tiny", str(place))
         own = c.execute(sa.select(identity.c.id)).scalar_one()
     trust.approve(own, str(place))
     keep(source, 1, b"theirs")
     shutil.rmtree(tmp_path / "data" / "fedsweep" / "approved")
-    for work in (copying.copy, merge):
+    for work in (copy.copy_store, merge):
         with pytest.raises(RequestError, match="weights of FROM cannot be read: .*not approved"):
             work(source, target)
         assert count(target, trials) == count(target, sweeps) == 0
     trust.approve(own, str(place))
-    assert copying.copy(source, target).lost == ()
-    assert soundness.check_files(target).sound == 1
+    assert copy.copy_store(source, target).lost == ()
+    assert integrity.check_files(target).sound == 1
 
 
 def keep(engine: Engine, row: int, content: bytes) -> str:
     """Finish a trial, with weights; returns their file's name."""
     claim = attempt(engine, row, some(3), end="finish")
-    name, place = writes.weights_name(claim), folder(engine)
+    name, place = file_names.weights_name(claim), folder(engine)
     place.mkdir(parents=True, exist_ok=True)
     (place / name).write_bytes(content)
     with transaction(engine) as c:
-        kept = writes.Weights(name, len(content), hashlib.sha256(content).hexdigest())
-        writes.add_weights(c, claim, kept)
+        kept = file_index.Weights(name, len(content), hashlib.sha256(content).hexdigest())
+        file_index.add_weights(c, claim, kept)
     return name
 
 
@@ -1061,9 +1069,9 @@ def test_a_merge_that_breaks_off_leaves_into_as_it_was(
     """In the middle of its second step."""
     halves(two, tiny)
     before = content(two[1])
-    monkeypatch.setattr(copying, "TRIALS", 2)
+    monkeypatch.setattr(merge, "TRIALS", 2)
     calls: list[int] = []
-    inner: Callable[..., None] = copying._add_members
+    inner: Callable[..., None] = _add_members
 
     def breaks(*arguments: Any) -> None:
         inner(*arguments)
@@ -1071,9 +1079,9 @@ def test_a_merge_that_breaks_off_leaves_into_as_it_was(
         if len(calls) == 2:
             raise RuntimeError
 
-    monkeypatch.setattr(copying, "_add_members", breaks)
+    monkeypatch.setattr(merge, "_add_members", breaks)
     with pytest.raises(RuntimeError):
-        merge(*two)
+        merged_into(*two)
     assert content(two[1]) == before
 
 
@@ -1085,13 +1093,13 @@ def test_a_merge_brings_searches_along_once(two: tuple[Engine, Engine], tiny: Pa
     plan(source, tiny)
     with transaction(source) as c:
         search(c, tiny)
-    merge(source, target)
+    merged_into(source, target)
     with reading(source) as c:
         (theirs,) = arms.of_sweep(c, "tiny")
         tried = arms.tried(c, theirs)
         said = arms.proposals_of(c, theirs.key)
     before = content(target)
-    merge(source, target)
+    merged_into(source, target)
     assert content(target) == before
     with reading(target) as c:
         (mine,) = arms.of_sweep(c, "tiny")
@@ -1110,7 +1118,7 @@ def test_an_error_names_the_store_that_it_came_from(
     """A failure of either store says its URL and its argument, not those of the other one."""
     name = ("FROM", "INTO")[refused]
     urls = [engine.url.render_as_string(hide_password=False) for engine in two]
-    with copying.both(*urls, names=("FROM", "INTO")) as stores:
+    with both(*urls, names=("FROM", "INTO")) as stores:
         broken = stores[refused]
         error: Exception = sqlite3.OperationalError("attempt to write a readonly database")
         if broken.dialect.name == "postgresql":
@@ -1128,7 +1136,7 @@ def test_an_error_names_the_store_that_it_came_from(
         with pytest.raises(StoreError) as caught:
             fails()
         with pytest.raises(StoreError) as inside, transaction(stores[1]) as here:
-            copying.merge(stores[0], here)
+            merge_stores(stores[0], here)
     for said in (str(caught.value), str(inside.value)):
         assert Path(broken.url.database or "").name in said
         assert Path(stores[1 - refused].url.database or "").name not in said

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store import reader
 from fedsweep.store.deadline import Deadline, within
 from fedsweep.store.dialects import postgres_engine
 from fedsweep.store.engine import make_engine
+from fedsweep.store.sql import ask
 
 
 def test_work_that_ends_gives_its_result_or_its_error() -> None:
@@ -43,7 +43,7 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
             sa.make_url(f"postgresql+psycopg://u@127.0.0.1:{port}/x")
         )
         with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):
-            reader.ask(engine, "SELECT 1", seconds=0.2)
+            ask.ask(engine, "SELECT 1", seconds=0.2)
         engine.dispose()
 
 
@@ -55,5 +55,5 @@ def test_one_call_that_never_looks_at_the_clock_is_left_in_time(
     store = make_engine(sqlite_url)
     statement = "SELECT instr(hex(zeroblob(200000)), hex(zeroblob(100000)) || '1') AS x"
     with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):
-        reader.ask(store, statement, seconds=0.2, room=room)
+        ask.ask(store, statement, seconds=0.2, room=room)
     store.dispose()

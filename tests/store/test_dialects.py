@@ -12,8 +12,8 @@ from sqlalchemy.engine import Engine
 import fedsweep
 from fedsweep.store.dialects import DIALECTS, dialect_of, dialect_of_text, sqlite_file
 from fedsweep.store.dialects.base import Dialect, Lock
-from fedsweep.store.engine import transaction
 from fedsweep.store.prepared import Prepared, Steps
+from fedsweep.store.transactions import transaction
 
 PACKAGE = Path(fedsweep.__file__).parent
 EACH = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedsweep.plan import ClientScore, Round
-from fedsweep.store.difference import Differs, as_stored, differences
+from fedsweep.store.round_difference import Differs, as_stored, differences
 
 ROUND = Round(
     round=2,

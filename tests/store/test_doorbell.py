@@ -16,12 +16,13 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import queue
 from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import writes
+from fedsweep.store import planning
 from fedsweep.store.claim import Claim
-from fedsweep.store.doorbell import Doorbell
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import transaction
+from fedsweep.store.wakeup import Wakeup
 from tests.acceptance.command import eventually
 from tests.builders import WORKER
 
@@ -37,9 +38,9 @@ def store(postgres_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def bell(store: Engine) -> Iterator[Doorbell]:
+def bell(store: Engine) -> Iterator[Wakeup]:
     """One that listens already."""
-    made = Doorbell(store, queue.CHANNEL)
+    made = Wakeup(store, queue.CHANNEL)
     began = time.monotonic()
     made.wait(LONG, never)
     assert made.listening is not None
@@ -53,7 +54,7 @@ def never() -> bool:
 
 
 @contextmanager
-def waiting(bell: Doorbell, stopping: Callable[[], bool] = never) -> Iterator[None]:
+def waiting(bell: Wakeup, stopping: Callable[[], bool] = never) -> Iterator[None]:
     """Somebody waits at the bell, and is woken before the end of this block's deadline."""
     entered = threading.Event()
 
@@ -77,7 +78,7 @@ def claimed(c: Connection) -> Claim:
 
 def plan(c: Connection, tiny: Path) -> None:
     sweep = read_plan(tiny)
-    writes.add_sweep(c, sweep)
+    planning.add_sweep(c, sweep)
     queue.planned(c, sweep.name, sweep.budget)
 
 
@@ -132,7 +133,7 @@ RINGS: dict[str, tuple[Callable[[Connection, Path], None], Callable[[Connection]
 
 @pytest.mark.parametrize("what", RINGS)
 def test_a_waiting_worker_is_rung_for_when(
-    what: str, store: Engine, bell: Doorbell, tiny: Path
+    what: str, store: Engine, bell: Wakeup, tiny: Path
 ) -> None:
     """By the commit, long before it would look by itself."""
     arrange, act = RINGS[what]
@@ -143,26 +144,24 @@ def test_a_waiting_worker_is_rung_for_when(
         act(c)
 
 
-def heard(bell: Doorbell) -> None:
+def heard(bell: Wakeup) -> None:
     """Take in what has been rung so far."""
     assert bell.listening is not None
     list(bell.listening.notifies(timeout=0))
 
 
 def test_a_waiting_worker_is_rung_for_when_something_is_planned(
-    store: Engine, bell: Doorbell, tiny: Path
+    store: Engine, bell: Wakeup, tiny: Path
 ) -> None:
     """A new sweep; and one that is planned again with more of it."""
     for extra in ([], ["seed=7"]):
         with waiting(bell), transaction(store) as c:
             sweep = read_plan(tiny, extra)
-            writes.add_sweep(c, sweep)
+            planning.add_sweep(c, sweep)
             queue.planned(c, sweep.name, sweep.budget)
 
 
-def test_nobody_is_rung_for_what_was_not_committed(
-    store: Engine, bell: Doorbell, tiny: Path
-) -> None:
+def test_nobody_is_rung_for_what_was_not_committed(store: Engine, bell: Wakeup, tiny: Path) -> None:
     """A planning that breaks off makes no sound; the next one does."""
     with pytest.raises(KeyError), transaction(store) as c:  # noqa: PT012
         plan(c, tiny)
@@ -175,7 +174,7 @@ def test_nobody_is_rung_for_what_was_not_committed(
 
 def test_a_worker_that_begins_to_listen_looks_once_more_first(store: Engine) -> None:
     """What was planned between its look and its listening rang for nobody."""
-    bell = Doorbell(store, queue.CHANNEL)
+    bell = Wakeup(store, queue.CHANNEL)
     began = time.monotonic()
     bell.wait(LONG, never)
     assert time.monotonic() - began < DEADLINE
@@ -187,7 +186,7 @@ def test_a_worker_that_begins_to_listen_looks_once_more_first(store: Engine) -> 
 def test_an_idle_worker_takes_one_connection_and_none_when_it_has_a_trial(store: Engine) -> None:
     """So that the server has room for those that work."""
     count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
-    bell = Doorbell(store, queue.CHANNEL)
+    bell = Wakeup(store, queue.CHANNEL)
     bell.wait(LONG, never)
     store.dispose()
     with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
@@ -196,14 +195,14 @@ def test_an_idle_worker_takes_one_connection_and_none_when_it_has_a_trial(store:
         eventually(lambda: c.execute(count).scalar_one() == 1)
 
 
-def test_a_worker_that_is_to_stop_does_not_wait(bell: Doorbell) -> None:
+def test_a_worker_that_is_to_stop_does_not_wait(bell: Wakeup) -> None:
     """It looks up between slices of the wait."""
     stop = threading.Event()
     with waiting(bell, stop.is_set):
         stop.set()
 
 
-def test_a_wait_ends_by_itself_when_something_is_due(bell: Doorbell) -> None:
+def test_a_wait_ends_by_itself_when_something_is_due(bell: Wakeup) -> None:
     """A lease's end rings no bell; what is overdue is not waited for."""
     began = time.monotonic()
     bell.wait(0.3, never)
@@ -213,7 +212,7 @@ def test_a_wait_ends_by_itself_when_something_is_due(bell: Doorbell) -> None:
 
 
 def test_a_lost_connection_ends_the_wait_without_an_error(
-    bell: Doorbell, store: Engine, postgres_server: str
+    bell: Wakeup, store: Engine, postgres_server: str
 ) -> None:
     """As when the server stops; the worker looks, and listens again when it can."""
     listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%%' AND datname = %s"
@@ -230,7 +229,7 @@ def test_a_lost_connection_ends_the_wait_without_an_error(
 
 def test_a_server_that_is_gone_is_polled_for(unreachable: Engine) -> None:
     """Neither an error nor a wait for its ring."""
-    bell = Doorbell(unreachable, queue.CHANNEL)
+    bell = Wakeup(unreachable, queue.CHANNEL)
     began = time.monotonic()
     bell.wait(LONG, never)
     assert time.monotonic() - began < DEADLINE
@@ -246,7 +245,7 @@ def unreachable() -> Engine:
 def test_on_sqlite_a_wait_is_a_short_sleep(sqlite_url: str) -> None:
     """Whatever is due: another process may plan at any moment; and it stops when asked to."""
     store = open_store(sqlite_url)
-    bell = Doorbell(store, queue.CHANNEL)
+    bell = Wakeup(store, queue.CHANNEL)
     began = time.monotonic()
     bell.wait(LONG, never)
     assert time.monotonic() - began < DEADLINE

@@ -13,8 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
 from fedsweep import errors
-from fedsweep.store import driver_errors
-from fedsweep.store import engine as e
+from fedsweep.store import driver_errors, engine, outage, transactions
 
 SHOWN = "postgresql://u:***@h/n"
 GERMAN = "FEHLER:  das geht gerade nicht\nDETAIL:  mehr"
@@ -55,7 +54,7 @@ def test_a_sqlstate_decides_in_any_language(code: str, kind: type[Exception] | N
 )
 def test_a_worker_waits_out_an_outage(code: str) -> None:
     """These errors pass with time, or when somebody makes room."""
-    assert isinstance(driver_errors.translate(SHOWN, of_server(code)), e.OUTAGE)
+    assert isinstance(driver_errors.translate(SHOWN, of_server(code)), outage.OUTAGE)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +90,10 @@ def test_a_driver_s_own_error_is_translated_at_the_edge(
     error: Exception, postgres_url: str
 ) -> None:
     """A raw error of psycopg inside a transaction is an outage too, and it is remembered."""
-    store = e.make_engine(postgres_url)
-    with pytest.raises(errors.StoreUnreachable), e.transaction(store):
+    store = engine.make_engine(postgres_url)
+    with pytest.raises(errors.StoreUnreachable), transactions.transaction(store):
         raise error
-    assert e.seconds_since_outage() < 60
+    assert outage.seconds_since_outage() < 60
     store.dispose()
 
 
@@ -103,10 +102,13 @@ def test_a_standby_is_told_from_a_role_that_may_only_read(
     code: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both refuse each command; their remedies differ."""
-    store = e.make_engine(postgres_url)
+    store = engine.make_engine(postgres_url)
     for role, recovers, reads in (("standby", True, "off"), ("role", False, "on")):
-        monkeypatch.setattr(e, "_ROLE", f"SELECT {recovers}, '{reads}'")
-        with pytest.raises((errors.StoreError, exc.DBAPIError)) as caught, e.transaction(store):
+        monkeypatch.setattr(transactions, "_ROLE", f"SELECT {recovers}, '{reads}'")
+        with (
+            pytest.raises((errors.StoreError, exc.DBAPIError)) as caught,
+            transactions.transaction(store),
+        ):
             raise of_server(code)
         standby = isinstance(caught.value, errors.StoreStandby)
         assert standby == (role == "standby")
@@ -119,5 +121,5 @@ def test_a_statement_s_fault_stays_an_error(store: Engine) -> None:
     """A wrong statement is no outage: nobody waits five minutes for it."""
     began = time.monotonic()
     with pytest.raises(exc.DBAPIError):
-        e.patiently(store, lambda c: c.execute(sa.text("SELECT nothing FROM nowhere")))
-    assert time.monotonic() - began < e.OUTAGE_SECONDS / 2
+        transactions.patiently(store, lambda c: c.execute(sa.text("SELECT nothing FROM nowhere")))
+    assert time.monotonic() - began < outage.OUTAGE_SECONDS / 2

@@ -14,8 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import errors
-from fedsweep.store import driver_errors
-from fedsweep.store import engine as e
+from fedsweep.store import clock, driver_errors, engine, transactions
 from fedsweep.store.clock import boot_id, boot_moment
 from fedsweep.store.dialects import sqlite_engine
 from fedsweep.store.schema import open_store
@@ -38,7 +37,7 @@ from fedsweep.store.schema import open_store
 def test_a_wrong_url_is_refused_with_a_right_one(url: str, says: str) -> None:
     """Before anything is opened; without its password."""
     with pytest.raises(errors.RequestError, match=says) as caught:
-        e.make_engine(url)
+        engine.make_engine(url)
     assert "secret" not in str(caught.value)
 
 
@@ -68,9 +67,12 @@ def test_a_read_only_file_reads_and_refuses_to_be_written(sqlite_url: str) -> No
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.close()
     store = open_store(f"sqlite:///file:{file}?mode=ro&uri=true")
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 0
-    with pytest.raises(errors.StoreReadOnly, match="read-only"), e.transaction(store) as c:
+    with (
+        pytest.raises(errors.StoreReadOnly, match="read-only"),
+        transactions.transaction(store) as c,
+    ):
         c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
 
 
@@ -134,7 +136,7 @@ def test_the_file_system_of_a_file_is_that_of_its_mount(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_unreachable() -> None:
     """A wrong port; without the password."""
     with pytest.raises(errors.StoreUnreachable, match="cannot be reached") as caught:
-        e.make_engine("postgresql://u:hunter2@127.0.0.1:1/n")
+        engine.make_engine("postgresql://u:hunter2@127.0.0.1:1/n")
     assert "hunter2" not in str(caught.value)
 
 
@@ -142,7 +144,9 @@ def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
     """One sentence with the remedy, and never the password."""
     url = sa.make_url(postgres_server)
     with pytest.raises(errors.StoreUnreachable) as caught:
-        e.make_engine(url.set(database="no_such_database").render_as_string(hide_password=False))
+        engine.make_engine(
+            url.set(database="no_such_database").render_as_string(hide_password=False)
+        )
     assert "no_such_database" in str(caught.value)
     refused = psycopg.OperationalError('password authentication failed for user "u"')
     wrapped = sa.exc.DBAPIError("", {}, refused)
@@ -158,36 +162,36 @@ def test_a_transaction_is_all_or_nothing(store: Engine) -> None:
     insert = sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)")
 
     def interrupted() -> None:
-        with e.transaction(store) as c:
+        with transactions.transaction(store) as c:
             c.execute(insert)
             raise KeyError
 
     with pytest.raises(KeyError):
         interrupted()
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 0
 
 
 def test_writers_on_sqlite_take_turns_from_their_first_statement(sqlite_url: str) -> None:
     """A transaction that reads and then writes cannot fail for a writer in between."""
     store = open_store(sqlite_url)
-    with e.transaction(store) as c:
+    with transactions.transaction(store) as c:
         c.execute(sa.text("SELECT count(*) FROM sweeps"))
         other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("INSERT INTO sweeps (name, created_at) VALUES ('y', 0)")
         other.close()
         c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.text("SELECT name FROM sweeps")).scalars().all() == ["x"]
     store.dispose()
 
 
 def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
     """Two readings in order, on one clock."""
-    with e.reading(store) as c:
-        read = [e.read_clock(c) for _ in range(2)]
-        first, second = (c.execute(sa.select(e.as_sql(now))).scalar_one() for now in read)
+    with transactions.reading(store) as c:
+        read = [clock.read_clock(c) for _ in range(2)]
+        first, second = (c.execute(sa.select(clock.as_sql(now))).scalar_one() for now in read)
     assert first <= second
     assert read[0].clock == read[1].clock
     assert len(boot_id()) > 8
@@ -211,12 +215,12 @@ def test_work_is_done_again_when_its_connection_breaks(
         c.execute(sa.text("DELETE FROM sweeps"))
         return found
 
-    assert e.patiently(store, work) == "x"
+    assert transactions.patiently(store, work) == "x"
     assert len(tries) == 2
-    monkeypatch.setattr(e, "OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(transactions, "OUTAGE_SECONDS", 0.0)
     tries.clear()
     with pytest.raises(errors.StoreUnreachable):
-        e.patiently(store, work)
+        transactions.patiently(store, work)
     store.dispose()
 
 

@@ -26,11 +26,19 @@ from sqlalchemy.engine import Engine, make_url
 from fedsweep import queue
 from fedsweep.execution import attempt, place
 from fedsweep.execution.attempt import _Attempt
-from fedsweep.logbook import Line, Logbook
+from fedsweep.log_handler import Line, LogHandler
 from fedsweep.plan import read_plan
-from fedsweep.store import artifacts, reads, trunks, writes
+from fedsweep.store import (
+    artifacts,
+    attempt_rows,
+    file_index,
+    file_names,
+    file_places,
+    planning,
+    trunks,
+)
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
+from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import (
     attempts,
@@ -42,6 +50,7 @@ from fedsweep.store.tables import (
     trials,
     weights,
 )
+from fedsweep.store.transactions import reading, transaction
 from tests.acceptance.command import at_once
 from tests.builders import WORKER
 
@@ -115,13 +124,15 @@ def recorder() -> Recorder:
 def filled(engine: Engine, plan: Path) -> None:
     """Give a store trials in every state, with attempts, logs, files, snapshots and weights."""
     with transaction(engine) as c:
-        writes.add_sweep(c, read_plan(plan, ["keep_weights=true"]))
+        planning.add_sweep(c, read_plan(plan, ["keep_weights=true"]))
     kept = [_begun(engine) for _ in range(3)]
     for claim in kept:
         _save(engine, claim)
     with transaction(engine) as c:
-        total = _folder(c, engine, kept[1]).write(writes.weights_name(kept[1]), b"weights")
-        writes.add_weights(c, kept[1], writes.Weights(writes.weights_name(kept[1]), 7, total))
+        total = _folder(c, engine, kept[1]).write(file_names.weights_name(kept[1]), b"weights")
+        file_index.add_weights(
+            c, kept[1], file_index.Weights(file_names.weights_name(kept[1]), 7, total)
+        )
         queue.release(c, kept[0])
         queue.cancel(c, [kept[2].trial])
         ended = sa.update(attempts).where(attempts.c.trial == kept[1].trial)
@@ -137,20 +148,20 @@ def _begun(engine: Engine) -> Claim:
     with transaction(engine) as c:
         claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
-        writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
-        writes.add_logs(c, claim, [Line(1, 0.0, "info", "said")])
+        attempt_rows.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
+        attempt_rows.add_logs(c, claim, [Line(1, 0.0, "info", "said")])
     return claim
 
 
 def _folder(c: sa.Connection, engine: Engine, claim: Claim) -> artifacts.Folder:
-    return artifacts.folder_of(engine.url, reads.home(c, claim.trial))
+    return artifacts.folder_of(engine.url, file_places.home(c, claim.trial))
 
 
 def _save(engine: Engine, claim: Claim) -> None:
     with transaction(engine) as c:
-        for name in writes.snapshot_names(claim):
+        for name in file_names.snapshot_names(claim):
             total = _folder(c, engine, claim).write(name, b"state")
-        writes.add_snapshot(c, claim, writes.Snapshot(1, "n", name, 5, total))
+        file_index.add_snapshot(c, claim, file_index.Snapshot(1, "n", name, 5, total))
 
 
 @dataclass(frozen=True)
@@ -205,17 +216,17 @@ def take_a_snapshot(engine: Engine, row: int) -> None:
         found = queue.claim(c, WORKER, read_clock(c))
         last = c.execute(sa.select(trials.c.trial_id).where(trials.c.id == row)).scalar()
     claim = found or Claim(row, str(last), 1, {"rounds": 3}, "n", "d", 1)
-    attempt = _Attempt(engine, claim, place.Place(), Logbook())
+    attempt = _Attempt(engine, claim, place.Place(), LogHandler())
     with reading(engine) as c:
-        home, origins = reads.home(c, claim.trial), trunks.origins(c, claim, "n")
+        home, origins = file_places.home(c, claim.trial), trunks.origins(c, claim, "n")
         names = list(c.execute(sa.select(snapshots.c.name)).scalars())
     attempt.folder = artifacts.folder_of(engine.url, home)
     for origin in origins:
         attempt.read(origin)
-    for name in (*writes.file_names(claim), writes.fork_name(claim, 2)):
+    for name in (*file_names.file_names(claim), file_names.fork_name(claim, 2)):
         with suppress(OSError):
             attempt.files.write(name, b"state")
-    attempt.discard([*names, *writes.file_names(claim)])
+    attempt.discard([*names, *file_names.file_names(claim)])
     attempt.written.update(map(str, names))
     attempt.clear_up()
 

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from fedsweep.errors import StoreBusy, StoreForeign
 from fedsweep.plan import read_plan
-from fedsweep.store import reader, writes
+from fedsweep.store import planning
 from fedsweep.store.dialects import DIALECTS, sqlite_engine
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.engine import make_engine
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
+from fedsweep.store.sql import ask
+from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.views import NAMES, statements
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i AS trial_id FROM n"
@@ -37,7 +39,7 @@ def test_a_view_of_somebody_else_is_not_run(
     """One that never ends, one that misleads: the pages, the commands and the box read ours."""
     store = open_store(sqlite_url)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     store.dispose()
     false = "SELECT 'false' AS sweep, 'x' AS trial_id"
     change(
@@ -49,8 +51,8 @@ def test_a_view_of_somebody_else_is_not_run(
     with reading(engine) as connection:
         for name in NAMES:
             connection.execute(sa.text(f"SELECT * FROM {name}")).all()
-    assert reader.ask(engine, "SELECT DISTINCT sweep FROM members", room=room).rows == [("tiny",)]
-    assert reader.ask(engine, "SELECT count(*) FROM results", room=room).rows == [(6,)]
+    assert ask.ask(engine, "SELECT DISTINCT sweep FROM members", room=room).rows == [("tiny",)]
+    assert ask.ask(engine, "SELECT count(*) FROM results", room=room).rows == [(6,)]
     engine.dispose()
 
 
@@ -122,7 +124,7 @@ def test_a_trigger_that_never_ends_is_interrupted(
         "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n); END",
     )
     with pytest.raises(StoreBusy, match="took too long"), transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     with reading(store) as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM sweeps")).scalar_one() == 0
     store.dispose()

@@ -16,12 +16,21 @@ from fedsweep import queue
 from fedsweep.errors import Refused
 from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import garbage, reads, trust, writes
+from fedsweep.store import (
+    attempt_rows,
+    file_index,
+    file_names,
+    file_places,
+    garbage_collection,
+    planning,
+    trust,
+)
 from fedsweep.store.artifacts import Folder, folder_of
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, reading, transaction
-from fedsweep.store.garbage import Collected, collect
+from fedsweep.store.clock import read_clock
+from fedsweep.store.garbage_collection import Collected, collect
 from fedsweep.store.tables import attempts, files, identity, snapshots, trials
+from fedsweep.store.transactions import reading, transaction
 
 HOST = queue.Claimant("w", "cpu").host
 
@@ -34,7 +43,7 @@ def own_data_folder(memory_bucket: None, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True)
 def planned(store: Engine, tiny: Path) -> None:
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["keep_weights=true"]).alone())
+        planning.add_sweep(c, read_plan(tiny, ["keep_weights=true"]).alone())
 
 
 def begun(store: Engine, host: str = HOST) -> Claim:
@@ -42,28 +51,28 @@ def begun(store: Engine, host: str = HOST) -> Claim:
     with transaction(store) as c:
         claim = queue.claim(c, queue.Claimant("w", "cpu", host, 1), read_clock(c))
         assert claim is not None
-        writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
+        attempt_rows.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
     return claim
 
 
 def home(store: Engine, claim: Claim) -> Folder:
     with reading(store) as c:
-        return folder_of(store.url, reads.home(c, claim.trial))
+        return folder_of(store.url, file_places.home(c, claim.trial))
 
 
 def saved(store: Engine, claim: Claim, name: str | None = None) -> str:
     """A snapshot in the first of its two files, or under another name."""
-    name = name or writes.snapshot_names(claim)[0]
+    name = name or file_names.snapshot_names(claim)[0]
     folder = home(store, claim)
     with transaction(store) as c:
         total = folder.write(name, b"state")
-        writes.add_snapshot(c, claim, writes.Snapshot(1, "n", name, 5, total))
+        file_index.add_snapshot(c, claim, file_index.Snapshot(1, "n", name, 5, total))
     return name
 
 
 def left(store: Engine, claim: Claim) -> str:
     """A file that was never committed, in the second."""
-    name = writes.snapshot_names(claim)[1]
+    name = file_names.snapshot_names(claim)[1]
     home(store, claim).write(name, b"half")
     return name
 
@@ -71,7 +80,7 @@ def left(store: Engine, claim: Claim) -> str:
 def put_at(store: Engine, place: str, *, approved: bool = True) -> None:
     """Put the sweep's files at a place."""
     with transaction(store) as c:
-        writes.put_files(c, "tiny", place)
+        file_index.put_files(c, "tiny", place)
     if approved:
         trust.approve(store_of(store), place)
 
@@ -81,7 +90,7 @@ def store_of(store: Engine) -> str:
         return str(c.execute(sa.select(identity.c.id)).scalar_one())
 
 
-def age(store: Engine, seconds: float = 2 * garbage.GRACE_SECONDS) -> None:
+def age(store: Engine, seconds: float = 2 * garbage_collection.GRACE_SECONDS) -> None:
     """Let time pass, for what has happened."""
     with transaction(store) as c:
         for column in (attempts.c.ended_at, files.c.free_since):
@@ -114,7 +123,7 @@ def test_what_a_killed_attempt_left_goes_after_an_hour_and_its_snapshot_stays(
     assert there(store, first) == [kept, half]
     assert collect(store) == Collected(files=1, bytes=4)
     assert there(store, first) == [kept]
-    assert indexed(store) == sorted([kept, *writes.file_names(second)])
+    assert indexed(store) == sorted([kept, *file_names.file_names(second)])
     assert collect(store) == Collected()
 
 
@@ -137,10 +146,10 @@ def test_a_file_is_free_from_when_it_was_replaced(store: Engine) -> None:
 def test_weights_stay_for_good(store: Engine) -> None:
     """They are what was asked for."""
     claim = begun(store)
-    name = writes.weights_name(claim)
+    name = file_names.weights_name(claim)
     total = home(store, claim).write(name, b"weights")
     with transaction(store) as c:
-        writes.add_weights(c, claim, writes.Weights(name, 7, total))
+        file_index.add_weights(c, claim, file_index.Weights(name, 7, total))
         c.execute(sa.update(trials).values(state="finished", lease_until=None))
         c.execute(sa.update(attempts).values(outcome="finished", ended_at=time.time()))
     age(store)
@@ -179,11 +188,11 @@ def test_a_collection_that_is_cut_short_is_made_good_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(writes, "forget_files", killed)
+        patch.setattr(file_index, "forget_files", killed)
         with pytest.raises(KeyboardInterrupt):
             collect(store)
     assert there(store, claim) == []
-    assert indexed(store) == sorted(writes.file_names(claim))
+    assert indexed(store) == sorted(file_names.file_names(claim))
     assert collect(store) == Collected()
     assert indexed(store) == []
 
@@ -232,7 +241,7 @@ def test_names_that_the_store_does_not_give_are_left_alone(
 def test_a_file_that_cannot_be_deleted_is_named_and_left_for_later(store: Engine) -> None:
     """A folder in its place, for one."""
     claim = begun(store)
-    name = writes.snapshot_names(claim)[0]
+    name = file_names.snapshot_names(claim)[0]
     (Path(str(home(store, claim))) / name).mkdir(parents=True)
     with transaction(store) as c:
         queue.cancel(c, [claim.trial])
@@ -254,7 +263,7 @@ def test_files_on_another_machine_are_left_to_it(
     age(store)
     many_machines = store.dialect.name == "postgresql"
     assert collect(store).elsewhere == ({"there": 3} if many_machines else {})
-    assert indexed(store) == (sorted(writes.file_names(claim)) if many_machines else [])
+    assert indexed(store) == (sorted(file_names.file_names(claim)) if many_machines else [])
     monkeypatch.setattr("platform.node", lambda: "there")
     assert collect(store) == Collected()
     assert indexed(store) == []
@@ -281,9 +290,9 @@ def test_where_files_lie_cannot_change_while_there_are_any(store: Engine) -> Non
     put_at(store, "memory://two")
     claim = begun(store)
     with pytest.raises(Refused, match="lie in memory://two"), transaction(store) as c:
-        writes.put_files(c, "tiny", "memory://one")
+        file_index.put_files(c, "tiny", "memory://one")
     with transaction(store) as c:
-        writes.put_files(c, "tiny", "memory://two")
+        file_index.put_files(c, "tiny", "memory://two")
     assert str(home(store, claim)).startswith("memory://two/")
 
 
@@ -295,7 +304,7 @@ def test_nothing_is_deleted_at_a_place_that_a_database_names(
     place = place.format(tmp=tmp_path)
     put_at(store, place)
     claim = begun(store)
-    name = writes.snapshot_names(claim)[0]
+    name = file_names.snapshot_names(claim)[0]
     file = tmp_path / "project" / store_of(store) / name
     file.parent.mkdir(parents=True)
     file.write_text("keep")
@@ -313,15 +322,15 @@ def test_nothing_is_deleted_at_a_place_that_a_database_names(
     assert len(indexed(store)) == 3
 
 
-def begin_after(store: Engine, claim: Claim) -> reads.Home:
+def begin_after(store: Engine, claim: Claim) -> file_places.Home:
     with transaction(store) as c:
-        writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
-        return reads.home(c, claim.trial)
+        attempt_rows.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
+        return file_places.home(c, claim.trial)
 
 
 def plan_elsewhere(store: Engine) -> None:
     with transaction(store) as c:
-        writes.put_files(c, "tiny", "memory://there")
+        file_index.put_files(c, "tiny", "memory://there")
 
 
 def test_an_attempt_that_begins_as_its_sweep_is_planned_elsewhere_sees_the_plan(
@@ -333,7 +342,7 @@ def test_an_attempt_that_begins_as_its_sweep_is_planned_elsewhere_sees_the_plan(
     assert claim is not None
     with ThreadPoolExecutor(1) as other:
         with transaction(store) as c:
-            writes.put_files(c, "tiny", "memory://there")
+            file_index.put_files(c, "tiny", "memory://there")
             attempt = other.submit(begin_after, store, claim)
             with pytest.raises(TimeoutError):
                 attempt.result(timeout=0.3)
@@ -349,7 +358,7 @@ def test_a_plan_that_puts_files_elsewhere_as_an_attempt_begins_sees_the_attempt(
     assert claim is not None
     with ThreadPoolExecutor(1) as other:
         with transaction(store) as c:
-            writes.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
+            attempt_rows.start_attempt(c, claim, numerics_id="n", numerics={}, data_fingerprint="d")
             plan = other.submit(plan_elsewhere, store)
             with pytest.raises(TimeoutError):
                 plan.result(timeout=0.3)

@@ -14,10 +14,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import StoreReplaced
 from fedsweep.store import identity as looks
-from fedsweep.store.engine import patiently, transaction
 from fedsweep.store.identity import of, require, store_name
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import identity, sweeps
+from fedsweep.store.transactions import patiently, transaction
 
 ADDED = sa.insert(sweeps).values(name="s", created_at=0.0)
 

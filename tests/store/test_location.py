@@ -13,10 +13,11 @@ from fedsweep.cli.arguments import data_folder, url
 from fedsweep.errors import RequestError
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.dialects import sqlite_file
-from fedsweep.store.engine import parse_url, transaction
-from fedsweep.store.reads import Home
+from fedsweep.store.engine import parse_url
+from fedsweep.store.file_index import Snapshot
+from fedsweep.store.file_places import Home
 from fedsweep.store.schema import open_store
-from fedsweep.store.writes import Snapshot
+from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once
 from trainers.cache import cache_folder
 

@@ -27,14 +27,14 @@ from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachab
 from fedsweep.plan import Round, read_plan
 from fedsweep.serve.look import Look
 from fedsweep.states import Hold, Outcome
-from fedsweep.store import engine as e
-from fedsweep.store import reads, writes
+from fedsweep.store import clock, planning, round_rows, sweep_rows, transactions
 from fedsweep.store.claim import Claim
 from fedsweep.store.dialects.postgres_engine import POSTGRES_SETTINGS
-from fedsweep.store.doorbell import Doorbell
+from fedsweep.store.engine import close_idle, make_engine
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store, open_to_write
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
+from fedsweep.store.wakeup import Wakeup
 from tests.acceptance.command import eventually
 from tests.builders import TINY, WORKER
 from tests.chaos.stores import Postgres
@@ -64,7 +64,7 @@ def store(server: Postgres) -> Iterator[Engine]:
     """The server's only store, empty again."""
     server.mend()
     engine = open_store(server.url)
-    with e.transaction(engine) as c:
+    with transactions.transaction(engine) as c:
         c.execute(sa.text("TRUNCATE sweeps, trials RESTART IDENTITY CASCADE"))
     yield engine
     engine.dispose()
@@ -72,7 +72,7 @@ def store(server: Postgres) -> Iterator[Engine]:
 
 def test_each_connection_has_its_limits_of_time(store: Engine) -> None:
     """A statement, a wait for a lock, and a transaction that does nothing, all end."""
-    for begin in (e.transaction, e.reading):
+    for begin in (transactions.transaction, transactions.reading):
         with begin(store) as c:
             found = {
                 name: c.execute(sa.text(f"SHOW {name}")).scalar_one()
@@ -87,7 +87,7 @@ def limited(server: Postgres, monkeypatch: pytest.MonkeyPatch, name: str, limit:
     """A store under a limit that a test can wait for."""
     monkeypatch.setitem(POSTGRES_SETTINGS, name, limit)
     url = sa.make_url(server.url).set(username="postgres", password="hunter2")
-    return e.make_engine(url.render_as_string(hide_password=False))
+    return make_engine(url.render_as_string(hide_password=False))
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_what_takes_too_long_is_told_and_may_be_tried_again(
 ) -> None:
     """A sleep, and a lock that another transaction has; one sentence without the password."""
     short = limited(server, monkeypatch, name, "1s")
-    with e.transaction(store) as other:
+    with transactions.transaction(store) as other:
         other.execute(sa.text("LOCK TABLE sweeps IN EXCLUSIVE MODE"))
         with (
             pytest.raises(StoreBusy, match=r"was too busy \(canceling statement") as caught,
-            e.transaction(short) as c,
+            transactions.transaction(short) as c,
         ):
             c.execute(sa.text(statement))
     assert "hunter2" not in str(caught.value)
@@ -119,7 +119,7 @@ def test_a_worker_that_stops_within_a_transaction_loses_it_and_does_it_again(
 ) -> None:
     """Its rows are free for others long before it wakes up; then it begins anew."""
     short = limited(server, monkeypatch, "idle_in_transaction_session_timeout", "1s")
-    with e.transaction(store) as c:
+    with transactions.transaction(store) as c:
         c.execute(sa.insert(sweeps).values(name="x", created_at=0))
     renamed = sa.update(sweeps).where(sweeps.c.name == "x")
     tries = []
@@ -127,14 +127,14 @@ def test_a_worker_that_stops_within_a_transaction_loses_it_and_does_it_again(
     def work(c: Connection) -> None:
         tries.append(c.execute(renamed.values(created_at=sweeps.c.created_at + 1)).rowcount)
         if len(tries) == 1:  # asleep; whoever takes over waits for the row, and gets it
-            with e.transaction(store) as other:
+            with transactions.transaction(store) as other:
                 other.execute(renamed.values(created_at=sweeps.c.created_at + 10))
         c.execute(sa.select(sweeps.c.id))
 
-    e.patiently(short, work)
+    transactions.patiently(short, work)
     short.dispose()
     assert len(tries) >= 2
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.select(sweeps.c.created_at)).scalar_one() == 11
 
 
@@ -145,7 +145,7 @@ def test_work_waits_while_a_server_accepts_no_writes(store: Engine, server: Post
     tries: list[str] = []
     with psycopg.connect(server.url, autocommit=True) as admin:
         admin.execute(f"{set_to}on")
-        e.let_go(store)
+        close_idle(store)
         for open_one in (open_to_write, open_and_write):
             with pytest.raises(StoreReadOnly, match="is read-only") as caught:
                 open_one(server.url)
@@ -158,16 +158,16 @@ def test_work_waits_while_a_server_accepts_no_writes(store: Engine, server: Post
                 admin.execute(f"{set_to}off")
             c.execute(sa.insert(sweeps).values(name="x", created_at=0))
 
-        e.patiently(store, work)
+        transactions.patiently(store, work)
     assert len(tries) == 3
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.select(sweeps.c.name)).scalars().all() == ["x"]
 
 
 def open_and_write(url: str) -> None:
     engine = open_store(url)
     try:
-        with e.transaction(engine) as c:
+        with transactions.transaction(engine) as c:
             c.execute(sa.insert(sweeps).values(name="y", created_at=0))
     finally:
         engine.dispose()
@@ -188,7 +188,7 @@ def test_work_survives_a_restart_of_the_server_and_is_done_once(
         return str(c.execute(sa.select(sweeps.c.name)).scalar_one())
 
     said: list[str] = []
-    thread = threading.Thread(target=lambda: said.append(e.patiently(store, work)))
+    thread = threading.Thread(target=lambda: said.append(transactions.patiently(store, work)))
     thread.start()
     assert begun.wait(60)
     server.stop("fast")
@@ -198,7 +198,7 @@ def test_work_survives_a_restart_of_the_server_and_is_done_once(
     thread.join(60)
     assert said == ["x"]
     assert len(tries) == 2
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         assert c.execute(sa.select(sweeps.c.created_at)).scalars().all() == [2.0]
 
 
@@ -208,7 +208,7 @@ def test_a_connection_that_outlived_its_server_is_not_used_again(
     """While it is down: unreachable, in one sentence. Once it is back: the next try meets it."""
 
     def look() -> int:
-        with e.reading(store) as c:
+        with transactions.reading(store) as c:
             return int(c.execute(sa.select(sa.func.count()).select_from(sweeps)).scalar_one())
 
     assert look() == 0
@@ -221,14 +221,14 @@ def test_a_connection_that_outlived_its_server_is_not_used_again(
     assert look() == 0
     server.stop("fast")
     server.mend()
-    assert e.through_an_outage(look) == 0
+    assert transactions.through_an_outage(look) == 0
 
 
 def test_letting_go_leaves_the_server_no_connection(store: Engine) -> None:
     """A trainer holds none between its writes."""
-    with e.transaction(store):
+    with transactions.transaction(store):
         pass
-    e.let_go(store)
+    close_idle(store)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fedsweep'"
     with psycopg.connect(_plain(store)) as admin:
         admin.autocommit = True
@@ -241,14 +241,14 @@ def paused(c: Connection, name: str) -> None:
 
 def cancelled(c: Connection, name: str) -> None:
     queue.hold_sweep(c, name, Hold.CANCEL)
-    queue.cancel(c, reads.held_alone(c, name))
+    queue.cancel(c, sweep_rows.held_alone(c, name))
 
 
 def planned(c: Connection, name: str, *normalizers: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.toml"
         file.write_text(TINY.partition("[[grid]]")[0] + f"[[grid]]\nnormalizer = {[*normalizers]}")
-        writes.add_sweep(c, replace(read_plan(file), name=name))
+        planning.add_sweep(c, replace(read_plan(file), name=name))
     queue.planned(c, name, None)
 
 
@@ -291,25 +291,25 @@ AT_ONCE: dict[str, tuple[Ask, Ask, str, tuple[str, str | None]]] = {
 def test_what_people_ask_at_once_comes_out_as_if_in_turns(what: str, store: Engine) -> None:
     """The second waits for the first one's commit, and sees what it did to the trials of both."""
     one, other, normalizer, expected = AT_ONCE[what]
-    with e.transaction(store) as c:
+    with transactions.transaction(store) as c:
         planned(c, "a", "bn")
         planned(c, "alone", "gn")
         planned(c, "b", "bn")
         queue.cancel(c, [2])
 
     def second() -> None:
-        with e.transaction(store) as c:
+        with transactions.transaction(store) as c:
             other(c)
 
     thread = threading.Thread(target=second)
-    with e.transaction(store) as c:
+    with transactions.transaction(store) as c:
         one(c)
         thread.start()
         waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         with psycopg.connect(_plain(store), autocommit=True) as admin:
             eventually(lambda: admin.execute(waits).fetchone())
     thread.join(60)
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         found = sa.select(trials.c.state, trials.c.held).where(trials.c.normalizer == normalizer)
         assert tuple(c.execute(found).one()) == expected
 
@@ -324,21 +324,21 @@ def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> Non
     worker, lease = queue.Claimant(name, "cpu"), 600.0  # nobody renews it on a busy machine
 
     def take(c: Connection) -> Claim | None:
-        return queue.claim(c, worker, e.read_clock(c), lease=lease)
+        return queue.claim(c, worker, clock.read_clock(c), lease=lease)
 
     def finish(c: Connection, claim: Claim) -> None:
-        held = queue.renew(c, claim, e.read_clock(c), lease=lease)
+        held = queue.renew(c, claim, clock.read_clock(c), lease=lease)
         row = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
-        assert writes.add_rounds(c, claim, [row], held.final_round) is None
+        assert round_rows.add_rounds(c, claim, [row], held.final_round) is None
         queue.finish(c, claim)
 
     room.wait()
     try:
-        store = e.through_an_outage(lambda: e.make_engine(url))
-        while claim := e.patiently(store, take):
-            e.let_go(store)
-            e.patiently(store, lambda c, claim=claim: finish(c, claim))  # type: ignore[misc]
-            e.let_go(store)
+        store = transactions.through_an_outage(lambda: make_engine(url))
+        while claim := transactions.patiently(store, take):
+            close_idle(store)
+            transactions.patiently(store, lambda c, claim=claim: finish(c, claim))  # type: ignore[misc]
+            close_idle(store)
         store.dispose()
     except Exception as error:  # noqa: BLE001  # whatever it is
         failures.append(repr(error))
@@ -367,10 +367,10 @@ def test_three_hundred_workers_share_a_server_of_a_hundred_connections(
     """Most of them are taken already; every trial is finished once, and nobody meets an error."""
     count = PROCESSES * THREADS * EACH
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(count))}"))
-    with e.transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["rounds=1", "normalizer=bn"]))
+    with transactions.transaction(store) as c:
+        planning.add_sweep(c, read_plan(tiny, ["rounds=1", "normalizer=bn"]))
         assert c.execute(sa.text("SHOW max_connections")).scalar_one() == "100"
-    e.let_go(store)
+    close_idle(store)
     spawn = get_context("spawn")
     barrier, out = spawn.Barrier(PROCESSES), spawn.Queue()
     processes = [
@@ -387,7 +387,7 @@ def test_three_hundred_workers_share_a_server_of_a_hundred_connections(
             process.join()
     assert failures == []
     assert "too many clients" in server.server.log.read_text()
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         done = sa.select(sa.func.count()).where(trials.c.state == "finished", trials.c.fence == 1)
         assert c.execute(done).scalar_one() == count
         for table in (attempts, rounds):
@@ -402,7 +402,7 @@ def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine
         most = int(c.execute(sa.text("SHOW max_connections")).scalar_one())
     others = sa.create_engine(store.url, poolclass=sa.pool.NullPool)
     taken = [others.connect() for _ in range(most // 2)]
-    bell = Doorbell(store, queue.CHANNEL)
+    bell = Wakeup(store, queue.CHANNEL)
     bell.wait(3600.0, lambda: False)
     assert bell.listening is None
     for connection in taken:
@@ -419,11 +419,11 @@ def test_listeners_leave_half_of_the_connections_to_those_who_work(store: Engine
 @pytest.fixture
 def analyst(store: Engine, server: Postgres, tiny: Path) -> Iterator[str]:
     """The URL of a role that may read; a sweep with a finished trial is there."""
-    with e.transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["rounds=1"]))
-        claim = queue.claim(c, WORKER, e.read_clock(c))
+    with transactions.transaction(store) as c:
+        planning.add_sweep(c, read_plan(tiny, ["rounds=1"]))
+        claim = queue.claim(c, WORKER, clock.read_clock(c))
         assert claim is not None
-        writes.add_rounds(c, claim, [Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)])
+        round_rows.add_rounds(c, claim, [Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)])
         queue.finish(c, claim)
     name = f"analyst_{uuid.uuid4().hex[:8]}"
     role = sql.Identifier(name)
@@ -500,7 +500,7 @@ def test_an_analyst_s_role_changes_nothing(
 
 
 def everything(store: Engine) -> list[dict[str, Any]]:
-    with e.reading(store) as c:
+    with transactions.reading(store) as c:
         return [
             dict(row)
             for table in (trials, sweeps, attempts)
@@ -510,8 +510,11 @@ def everything(store: Engine) -> list[dict[str, Any]]:
 
 def test_a_role_that_does_not_own_the_views_cannot_upgrade(analyst: str) -> None:
     """What the server says of it is told as the rest is."""
-    engine = e.make_engine(analyst)
-    with pytest.raises(StoreReadOnly, match="must be owner of"), e.transaction(engine) as c:
+    engine = make_engine(analyst)
+    with (
+        pytest.raises(StoreReadOnly, match="must be owner of"),
+        transactions.transaction(engine) as c,
+    ):
         c.execute(sa.text("DROP VIEW cells"))
     engine.dispose()
 
@@ -521,15 +524,15 @@ def test_a_password_is_in_no_message(server: Postgres) -> None:
     right = sa.make_url(server.url).set(password="hunter2")
     for wrong in ({"username": "nobody"}, {"database": "nowhere"}, {"query": {"host": "/nowhere"}}):
         with pytest.raises(StoreError) as caught:
-            e.make_engine(right.set(**wrong).render_as_string(hide_password=False))
+            make_engine(right.set(**wrong).render_as_string(hide_password=False))
         assert "hunter2" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_pages_need_no_transaction_number(store: Engine, server: Postgres, tiny: Path) -> None:
     """A transaction that only reads gets none. The number counts the writers of all databases."""
-    with e.transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+    with transactions.transaction(store) as c:
+        planning.add_sweep(c, read_plan(tiny))
     finished(store)
     look = open_to_read(server.url, page=True)
     client = anybody(Look(look, tick=0.0, rest=0.0))

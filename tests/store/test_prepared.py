@@ -11,10 +11,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fedsweep.errors import StoreUnreachable
-from fedsweep.store.engine import make_engine, reading, transaction
+from fedsweep.store.engine import make_engine
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps
+from fedsweep.store.transactions import reading, transaction
 
 NAME = sa.bindparam("name", type_=sa.Text())
 ADD = Prepared(lambda _: sa.insert(sweeps).values(name=NAME, created_at=sa.literal(1.5)))

@@ -19,10 +19,11 @@ from fedsweep import queue
 from fedsweep.plan import read_plan
 from fedsweep.queue import claims, ends, waiting
 from fedsweep.states import Hold
-from fedsweep.store import trunks, writes
-from fedsweep.store.engine import Moment, read_clock, transaction
+from fedsweep.store import planning, trunks
+from fedsweep.store.clock import Moment, read_clock
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
+from fedsweep.store.transactions import transaction
 from tests.builders import WORKER
 
 ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
@@ -51,7 +52,7 @@ def fill(c: Connection, count: int) -> None:
 def filled(store: Engine, tiny: Path) -> Engine:
     """The tiny sweep, and many queued trials behind it."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
         fill(c, ROWS)
     with store.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
         c.exec_driver_sql("ANALYZE")
@@ -198,7 +199,7 @@ def test_a_claim_does_the_same_work_whatever_else_waits(
 ) -> None:
     """Six trials, or six and thousands more that are queued, held, backing off or elsewhere."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     alone = work_of_a_claim(store, scope)
     with transaction(store) as c:
         fill(c, ROWS)
@@ -215,7 +216,7 @@ def test_a_claim_does_the_same_work_whatever_else_waits(
 def test_what_a_trunk_costs_does_not_depend_on_who_waits_for_it(store: Engine, tiny: Path) -> None:
     """A claim that finds nothing else, and the carrier's steps: one waits, or thousands do."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["seed=0"]))
+        planning.add_sweep(c, read_plan(tiny, ["seed=0"]))
         carrier = queue.claim(c, WORKER, read_clock(c), lease=HOURS)
         assert carrier is not None
         others = c.execute(sa.select(trials.c.id).where(trials.c.waits == 0, trials.c.id != 1))

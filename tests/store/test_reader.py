@@ -10,9 +10,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
 from fedsweep.plan import read_plan
-from fedsweep.store import writes
-from fedsweep.store.engine import make_engine, reading, transaction
-from fedsweep.store.reader import ask
+from fedsweep.store import planning
+from fedsweep.store.engine import make_engine
+from fedsweep.store.sql.ask import ask
+from fedsweep.store.transactions import reading, transaction
 from trainers import memory
 
 EVERYWHERE = [
@@ -81,7 +82,7 @@ def test_nothing_but_reading_gets_through(
 
     store = open_store(request.getfixturevalue(f"{database}_url"))
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     with pytest.raises(SqlRefused) as caught:
         ask(store, text.replace("{tmp}", str(tmp_path)), seconds=0.5)
     assert "\n" not in str(caught.value)
@@ -98,7 +99,7 @@ def test_nothing_but_reading_gets_through(
 def test_reading_gives_columns_and_plain_rows(store: Engine, tiny: Path) -> None:
     """Sums are numbers, not decimals; comments and a last semicolon do no harm."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     answer = ask(
         store,
         "-- how many\nSELECT normalizer, sum(rounds) AS rounds, avg(lr) AS lr FROM results "
@@ -112,7 +113,7 @@ def test_reading_gives_columns_and_plain_rows(store: Engine, tiny: Path) -> None
 def test_rows_are_bounded_and_the_cut_is_told(store: Engine, tiny: Path) -> None:
     """Exactly the limit is not cut."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     cut = ask(store, "SELECT trial_id FROM results", limit=5)
     assert (len(cut.rows), cut.cut) == (5, True)
     whole = ask(store, "SELECT trial_id FROM results", limit=6)
@@ -125,7 +126,7 @@ def test_asking_sees_what_others_write_and_leaves_the_pool_as_it_was(
     """A connection that asked is not handed to a writer in its read-only state."""
     ask(store, "SELECT 1")
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     assert ask(store, "SELECT count(*) FROM results").rows == [(6,)]
 
 

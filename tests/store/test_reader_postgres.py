@@ -14,10 +14,11 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
 from fedsweep.plan import read_plan
-from fedsweep.store import writes
-from fedsweep.store.engine import make_engine, transaction
-from fedsweep.store.reader import ask
+from fedsweep.store import planning
+from fedsweep.store.engine import make_engine
 from fedsweep.store.readonly import open_to_read
+from fedsweep.store.sql.ask import ask
+from fedsweep.store.transactions import transaction
 
 REGAIN = """
 CREATE FUNCTION public.regain(how text) RETURNS text LANGUAGE plpgsql AS $$
@@ -111,7 +112,7 @@ def test_a_role_that_may_only_read_is_answered(role: str, postgres_url: str, tin
     """With parameters, too; a file of the server's it does not get."""
     store = make_engine(postgres_url)
     with transaction(store) as connection:
-        writes.add_sweep(connection, read_plan(tiny))
+        planning.add_sweep(connection, read_plan(tiny))
     store.dispose()
     engine = as_role(postgres_url, role)
     for room in (None, 2**20):

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import NotFound
-from fedsweep.store import bounds, reader
-from fedsweep.store.engine import transaction
-from fedsweep.store.recipes import Recipe, recipe, recipes
 from fedsweep.store.schema import open_store
+from fedsweep.store.sql import ask, limits
+from fedsweep.store.sql.recipes import Recipe, recipe, recipes
 from fedsweep.store.tables import arms, proposals
+from fedsweep.store.transactions import transaction
 from tests import study
 
 NAMES = [recipe.name for recipe in recipes()]
@@ -28,7 +28,7 @@ def filled(store: Engine, tmp_path: Path) -> Engine:
 
 
 def asked(store: Engine, name: str, sweep: str | None = "study") -> list[dict[str, Any]]:
-    answer = reader.ask(store, recipe(name).text, {"sweep": sweep})
+    answer = ask.ask(store, recipe(name).text, {"sweep": sweep})
     return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
 
 
@@ -109,7 +109,7 @@ def test_failures_are_counted_with_one_to_look_at(filled: Engine) -> None:
     rows = asked(filled, "failures")
     what = ("failure", "normalizer", "momentum", "n", "first_round", "last_round")
     assert numbers(rows, *what) == [("diverged", "gn", "global", 1, 1, 1)]
-    (trial,) = reader.ask(filled, "SELECT trial_id FROM results WHERE state = 'failed'").rows
+    (trial,) = ask.ask(filled, "SELECT trial_id FROM results WHERE state = 'failed'").rows
     assert rows[0]["example"] == trial[0]
 
 
@@ -173,7 +173,7 @@ def test_both_databases_give_the_same_rows(
     for url in (sqlite_url, postgres_url):
         store = open_store(url)
         study.fill(store, tmp_path)
-        answers.append({n: reader.ask(store, recipe(n).text, {"sweep": None}) for n in NAMES})
+        answers.append({n: ask.ask(store, recipe(n).text, {"sweep": None}) for n in NAMES})
         store.dispose()
     for name in NAMES:
         one, other = (answer[name] for answer in answers)
@@ -190,7 +190,7 @@ def test_a_sweep_s_name_is_data(filled: Engine) -> None:
     """Whatever it says: no sweep has it, so no row of any recipe comes out."""
     for name in NAMES:
         assert [asked(filled, name, sweep) for sweep in HOSTILE] == [[]] * len(HOSTILE)
-    assert reader.ask(filled, "SELECT count(*) FROM curves").rows == [(34,)]
+    assert ask.ask(filled, "SELECT count(*) FROM curves").rows == [(34,)]
 
 
 def test_without_a_sweep_a_recipe_asks_of_all(filled: Engine) -> None:
@@ -217,7 +217,7 @@ def test_a_parameter_is_known_from_what_looks_like_one(store: Engine) -> None:
     """In a string, a comment, a quoted name or a cast it is none."""
     text = """SELECT ':sweep' AS ":sweep", CAST(:sweep AS TEXT) AS b -- :sweep
         /* :sweep */ WHERE CAST(:sweep AS TEXT) = 'it''s :sweep'"""
-    answer = reader.ask(store, text, {"sweep": "it's :sweep"})
+    answer = ask.ask(store, text, {"sweep": "it's :sweep"})
     assert answer.columns == [":sweep", "b"]
     assert answer.rows == [(":sweep", "it's :sweep")]
-    assert not bounds.names("SELECT ':sweep' -- :sweep", "sweep")
+    assert not limits.names("SELECT ':sweep' -- :sweep", "sweep")

@@ -13,10 +13,12 @@ from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
 from fedsweep.plan import Round, read_plan
-from fedsweep.store import soundness, writes
+from fedsweep.store import planning, round_rows
+from fedsweep.store.clock import read_clock
 from fedsweep.store.dialects import sqlite_file
-from fedsweep.store.engine import read_clock, transaction
 from fedsweep.store.tables import attempts, rounds, trials
+from fedsweep.store.transactions import transaction
+from fedsweep.transfer import integrity
 from tests.acceptance.command import at_once
 from tests.builders import WORKER
 
@@ -25,13 +27,13 @@ from tests.builders import WORKER
 def worked(store: Engine, tiny: Path) -> Engine:
     """A store with a finished, a running and waiting trials."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
         now = read_clock(c)
         done = queue.claim(c, WORKER, now)
         assert done is not None
         for r in (1, 2, 3):
             row = Round(r, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
-            assert writes.add_rounds(c, done, [row]) is None
+            assert round_rows.add_rounds(c, done, [row]) is None
         queue.finish(c, done)
         assert queue.claim(c, WORKER, now) is not None
     return store
@@ -39,7 +41,7 @@ def worked(store: Engine, tiny: Path) -> Engine:
 
 def test_a_store_at_work_is_sound(worked: Engine) -> None:
     """Finished, running and queued trials alike."""
-    assert soundness.faults(worked) == []
+    assert integrity.faults(worked) == []
 
 
 def delete_round(c: Connection) -> None:
@@ -82,7 +84,7 @@ def test_each_kind_of_damage_is_named(
         damage(c)
     assert any(
         re.fullmatch(rf"trial [0-9a-f]{{20}}: .*{says}.*", fault)
-        for fault in soundness.faults(worked)
+        for fault in integrity.faults(worked)
     )
 
 

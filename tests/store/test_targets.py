@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from fedsweep.errors import RequestError
-from fedsweep.store.engine import transaction
+from fedsweep.store.file_index import put_files
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
 from fedsweep.store.targets import refuse_own
-from fedsweep.store.writes import put_files
+from fedsweep.store.transactions import transaction
 from tests import study
 from tests.acceptance.command import at_once, query
 

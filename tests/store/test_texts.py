@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
 
 from fedsweep import queue
-from fedsweep.logbook import Line
+from fedsweep.log_handler import Line
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import reads, schema, writes
+from fedsweep.store import attempt_rows, planning, schema, sweep_rows, trial_rows
+from fedsweep.store.clock import read_clock
 from fedsweep.store.dialects.postgres import Postgres
-from fedsweep.store.engine import read_clock, reading, transaction
 from fedsweep.store.texts import codec_of, storable
+from fedsweep.store.transactions import reading, transaction
 
 AWKWARD = "T⋆ café ĳ\udcff 😀 " + "x" * 2_000_000
 """Outside of Latin 1, half of a character, and long."""
@@ -57,15 +58,15 @@ def test_every_text_can_be_stored_and_found(
     sweep = SweepSpec("T⋆\udcff", f"# {AWKWARD}", plan.trials)
     worker = queue.Claimant("w\udcff", "Gerät⋆\udcff", "host⋆\udcff", 1)
     with transaction(any_store) as connection:
-        writes.add_sweep(connection, sweep)
+        planning.add_sweep(connection, sweep)
         claim = queue.claim(connection, worker, read_clock(connection), sweep="T⋆\udcff")
         assert claim is not None
-        writes.add_logs(connection, claim, [Line(1, 0.0, "info", f"⋆\0{AWKWARD}"[:90])])
+        attempt_rows.add_logs(connection, claim, [Line(1, 0.0, "info", f"⋆\0{AWKWARD}"[:90])])
         kind = FailureKind.BAD_DATA
         queue.fail(connection, claim, read_clock(connection), kind, AWKWARD, AWKWARD)
     with reading(any_store) as connection:
-        assert reads.require_sweep(connection, "T⋆\udcff")
-        (attempt,) = reads.trial_attempts(connection, claim.trial)
+        assert sweep_rows.require_sweep(connection, "T⋆\udcff")
+        (attempt,) = trial_rows.trial_attempts(connection, claim.trial)
         row = connection.execute(sa.text("SELECT error FROM trials WHERE failure = 'bad_data'"))
         assert row.scalar_one() == attempt["error"]
     assert attempt["outcome"] == "failed"

@@ -19,18 +19,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import StoreBusy, StoreReadOnly
-from fedsweep.store import turns
-from fedsweep.store.engine import OUTAGE, transaction
+from fedsweep.store import write_lock
+from fedsweep.store.outage import OUTAGE
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps
-from fedsweep.store.turns import turn
+from fedsweep.store.transactions import transaction
+from fedsweep.store.write_lock import hold_write_lock
 from tests.acceptance.command import eventually
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fedsweep.store.turns import turn
-with turn(Path(sys.argv[1])):
+from fedsweep.store.write_lock import hold_write_lock
+with hold_write_lock(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(3600)
 """
@@ -93,7 +94,7 @@ def test_a_transaction_that_fails_lets_go_of_the_turn(file: Path, store: Engine)
 def test_whoever_comes_later_waits_until_the_turn_is_free(
     store: Engine, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "TURN_SECONDS", 3600.0)
+    monkeypatch.setattr(write_lock, "TURN_SECONDS", 3600.0)
     writer = threading.Thread(target=write, args=(store, "late"))
     writer.start()
     assert names(store) == []
@@ -108,19 +109,19 @@ def test_nobody_waits_for_ever_behind_a_stopped_process(
     holder: subprocess.Popen[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(write_lock, "TURN_SECONDS", 0.05)
     holder.send_signal(signal.SIGSTOP)
     write(store, "first")
     write(store, "second")
     assert names(store) == ["first", "second"]
     holder.send_signal(signal.SIGKILL)
     eventually(lambda: is_free(file))  # what was waited for in vain is given back when it comes
-    with turn(file):
+    with hold_write_lock(file):
         assert not is_free(file)
 
 
 def test_a_folder_that_cannot_be_written_has_no_turns(tmp_path: Path) -> None:
-    with turn(tmp_path / "no" / "such" / "fedsweep.db"):
+    with hold_write_lock(tmp_path / "no" / "such" / "fedsweep.db"):
         assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +194,7 @@ def test_a_user_who_can_only_read_holds_up_no_writer(before: int | None, public:
         assert held == (before is not None)
         threads, descriptors = threading.active_count(), open_descriptors()
         for i in range(20):
-            with turn(file):
+            with hold_write_lock(file):
                 assert not is_free(file)  # it is held, not left out
             write(engine, f"sweep {i}")
         assert threading.active_count() == threads
@@ -233,7 +234,7 @@ def test_a_turn_file_that_leads_elsewhere_is_replaced(
     mode = precious.stat().st_mode
     lock.unlink(missing_ok=True)
     lock.symlink_to(precious)
-    with turn(file):
+    with hold_write_lock(file):
         assert not lock.is_symlink()
         assert not is_free(file)
     assert (precious.read_bytes(), precious.stat().st_mode) == (b"keep", mode)
@@ -246,7 +247,7 @@ def test_waiting_in_vain_leaks_neither_threads_nor_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One thread waits with one descriptor, however many writes give up."""
-    monkeypatch.setattr(turns, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(write_lock, "TURN_SECONDS", 0.05)
     holder.send_signal(signal.SIGSTOP)
     write(store, "first")
     threads, descriptors = threading.active_count(), open_descriptors()
@@ -256,7 +257,7 @@ def test_waiting_in_vain_leaks_neither_threads_nor_descriptors(
     assert open_descriptors() == descriptors
     holder.send_signal(signal.SIGKILL)
     eventually(lambda: is_free(file))
-    with turn(file):
+    with hold_write_lock(file):
         assert not is_free(file)
     eventually(lambda: open_descriptors() < descriptors)  # the waiting thread closes its own
 
@@ -268,7 +269,7 @@ def test_threads_of_a_process_take_turns(file: Path, store: Engine) -> None:
 
     def write_ten(number: int) -> None:
         for i in range(10):
-            with turn(file):
+            with hold_write_lock(file):
                 assert not is_free(file)
             write(store, f"{number}-{i}")
 

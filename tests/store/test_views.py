@@ -14,9 +14,10 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import queue
 from fedsweep.plan import ClientScore, Round, SweepSpec, read_plan
 from fedsweep.states import FailureKind
-from fedsweep.store import writes
+from fedsweep.store import planning, round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.engine import read_clock, transaction
+from fedsweep.store.clock import read_clock
+from fedsweep.store.transactions import transaction
 
 WORKER = queue.Claimant("w", "cpu", "h", 1)
 
@@ -27,7 +28,7 @@ def finish_all(c: Connection, accuracies: list[float]) -> list[Claim]:
         claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
         done = [Round(r, "explore", 1.0, 0.5, accuracy, None, 0.25, 1, 1, 0.5) for r in (1, 2, 3)]
-        assert writes.add_rounds(c, claim, done) is None
+        assert round_rows.add_rounds(c, claim, done) is None
         queue.finish(c, claim)
         claims.append(claim)
     return claims
@@ -51,7 +52,7 @@ def test_cells_have_the_mean_and_the_sample_deviation(
         type(plan.trials[0]).of(one.model_copy(update={"seed": s})) for s in range(len(accuracies))
     ]
     with store.connect() as c, c.begin() as attempt:
-        writes.add_sweep(c, SweepSpec("s", "t", tuple(trials)))
+        planning.add_sweep(c, SweepSpec("s", "t", tuple(trials)))
         finish_all(c, accuracies)
         (cell,) = rows(c, "SELECT * FROM cells")
         attempt.rollback()
@@ -66,7 +67,7 @@ def test_cells_have_the_mean_and_the_sample_deviation(
 def test_a_cell_counts_what_finished_and_what_failed(store: Engine, tiny: Path) -> None:
     """A single finished trial has no deviation; diverged ones are counted among the failed."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
         finish_all(c, [0.75])
         claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
@@ -82,11 +83,11 @@ def test_a_cell_counts_what_finished_and_what_failed(store: Engine, tiny: Path) 
 def test_unfinished_trials_have_no_final_accuracy(store: Engine, tiny: Path) -> None:
     """So that avg(test_accuracy) over results is over finished trials."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
         finish_all(c, [0.5, 0.7])
         claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
-        writes.add_rounds(c, claim, [Round(1, "explore", 1.0, 0.5, 0.9, None, None, 1, 1, 0.5)])
+        round_rows.add_rounds(c, claim, [Round(1, "explore", 1.0, 0.5, 0.9, None, None, 1, 1, 0.5)])
         means = rows(
             c,
             "SELECT normalizer, alpha, avg(test_accuracy) AS mean FROM results "
@@ -107,8 +108,8 @@ def test_a_trial_of_two_sweeps_counts_in_both(store: Engine, tiny: Path) -> None
     """Membership is a table; the trial names the sweep that planned it first."""
     plan = read_plan(tiny)
     with transaction(store) as c:
-        writes.add_sweep(c, plan)
-        assert writes.add_sweep(c, SweepSpec("second", plan.text, plan.trials[:2])).new == 0
+        planning.add_sweep(c, plan)
+        assert planning.add_sweep(c, SweepSpec("second", plan.text, plan.trials[:2])).new == 0
         finish_all(c, [0.5])
         cells = rows(c, "SELECT sweep, n FROM cells WHERE normalizer = 'bn' ORDER BY sweep")
         ledger = rows(c, "SELECT * FROM ledger ORDER BY sweep")
@@ -125,7 +126,7 @@ def test_fields_without_a_meaning_are_null_and_booleans_are_numbers(
 ) -> None:
     """The same on both databases."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["dataset=imagefolder", "weight_decay=0.1"]))
+        planning.add_sweep(c, read_plan(tiny, ["dataset=imagefolder", "weight_decay=0.1"]))
         found = rows(c, "SELECT normalizer, freeze_round, gn_groups, augment, decay_norm, "
                         "shards_per_client FROM results ORDER BY normalizer")  # fmt: skip
     assert [tuple(row.values()) for row in found[::2]] == [
@@ -139,12 +140,12 @@ def test_clients_have_a_row_for_each_round_that_tested_them(store: Engine, tiny:
     """By trial, round and client; none where a round or a trial did not."""
     scores = (ClientScore(0, 30, 0.5), ClientScore(2, 10, 0.25))
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
         claim = queue.claim(c, WORKER, read_clock(c))
         assert claim is not None
         plain = Round(1, "explore", 1.0, None, None, None, None, 1, 1, 0.5)
         tested = Round(2, "explore", 1.0, 0.5, 0.5, None, None, 1, 1, 0.5, clients=scores)
-        assert writes.add_rounds(c, claim, [plain, tested]) is None
+        assert round_rows.add_rounds(c, claim, [plain, tested]) is None
         found = rows(c, "SELECT * FROM clients ORDER BY client")
     assert [tuple(row.values()) for row in found] == [
         (claim.trial_id, 2, 0, 30, 0.5),
@@ -157,7 +158,7 @@ def test_the_new_fields_of_a_configuration_are_told(store: Engine, tiny: Path) -
     changes = ["normalizer=bn", "seed=0", "local_epochs=2", "centralized=true", "diagnostics=true"]
     tiny.write_text(tiny.read_text().replace("local_steps = 2", ""))
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, changes))
+        planning.add_sweep(c, read_plan(tiny, changes))
         columns = "centralized, partition, alpha, local_steps, local_epochs, lr_schedule, lr_gamma"
         for view in ("results", "cells"):
             (row,) = rows(c, f"SELECT {columns}, diagnostics FROM {view}")

@@ -10,9 +10,9 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.plan import read_plan
-from fedsweep.store import reads, writes
-from fedsweep.store.engine import reading, transaction
+from fedsweep.store import planning, sweep_rows
 from fedsweep.store.tables import members, plans, sweeps, trials
+from fedsweep.store.transactions import reading, transaction
 
 
 def count(store: Engine, table: sa.Table) -> int:
@@ -24,9 +24,9 @@ def test_planning_twice_adds_nothing(store: Engine, tiny: Path) -> None:
     """Neither trials nor members nor texts."""
     plan = read_plan(tiny)
     with transaction(store) as c:
-        assert writes.add_sweep(c, plan) == writes.Planned(6, 0, 0, None, ())
+        assert planning.add_sweep(c, plan) == planning.Planned(6, 0, 0, None, ())
     with transaction(store) as c:
-        assert writes.add_sweep(c, plan) == writes.Planned(0, 6, 0, None, ())
+        assert planning.add_sweep(c, plan) == planning.Planned(0, 6, 0, None, ())
     found = [count(store, table) for table in (sweeps, plans, trials, members)]
     assert found == [1, 1, 6, 6]
 
@@ -36,16 +36,16 @@ def test_a_changed_file_adds_and_removes_nothing_and_both_texts_stay(
 ) -> None:
     """The dropped ones are told, and stay members."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny))
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [1, 2]"))
     changed = read_plan(tiny)
     with transaction(store) as c:
-        planned = writes.add_sweep(c, changed)
+        planned = planning.add_sweep(c, changed)
     assert (planned.new, planned.kept, planned.dropped) == (3, 3, 3)
     assert planned.earlier is not None
     assert "seed = [0, 1]" in planned.earlier
     with reading(store) as c:
-        assert reads.plan_texts(c, "tiny") == [planned.earlier, changed.text]
+        assert sweep_rows.plan_texts(c, "tiny") == [planned.earlier, changed.text]
     assert count(store, members) == 9
 
 
@@ -53,11 +53,11 @@ def test_cancelled_trials_of_a_plan_are_named_for_queueing_again(store: Engine, 
     """Planning says so; the queue does it."""
     plan = read_plan(tiny)
     with transaction(store) as c:
-        writes.add_sweep(c, plan)
+        planning.add_sweep(c, plan)
         queue.cancel(c, [2, 3])
     with transaction(store) as c:
-        planned = writes.add_sweep(c, plan)
-        rows = reads.trial_rows(c, planned.cancelled)
+        planned = planning.add_sweep(c, plan)
+        rows = sweep_rows.trial_keys(c, planned.cancelled)
         assert sorted(rows) == [2, 3]
         assert queue.retry(c, rows) == 2
         queued = sa.select(sa.func.count()).where(trials.c.state == "queued")
@@ -69,12 +69,12 @@ def test_a_trial_that_has_not_begun_measures_what_is_asked_later(store: Engine, 
     what was asked before is not taken back.
     """
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny, ["diagnostics=true"]))
+        planning.add_sweep(c, read_plan(tiny, ["diagnostics=true"]))
         c.execute(sa.update(trials).where(trials.c.id == 1).values(final_round=1))
     tiny.write_text(tiny.read_text() + '[[grid]]\nnormalizer = "ln"\n')
     more = read_plan(tiny, ["keep_weights=true", "seed=0"])
     with transaction(store) as c:
-        planned = writes.add_sweep(c, more)
+        planned = planning.add_sweep(c, more)
         rows = c.execute(
             sa.select(trials.c.normalizer, trials.c.diagnostics, trials.c.config)
             .where(trials.c.keep_weights)
@@ -89,8 +89,8 @@ def test_a_trial_that_has_not_begun_measures_what_is_asked_later(store: Engine, 
 def test_priority_is_that_of_the_planning(store: Engine, tiny: Path) -> None:
     """New trials of a raised plan run first; the old ones keep theirs."""
     with transaction(store) as c:
-        writes.add_sweep(c, read_plan(tiny))
-        writes.add_sweep(c, read_plan(tiny, ["seed=7"]), priority=3)
+        planning.add_sweep(c, read_plan(tiny))
+        planning.add_sweep(c, read_plan(tiny, ["seed=7"]), priority=3)
         found = c.execute(sa.select(trials.c.seed, trials.c.priority).order_by(trials.c.id)).all()
     assert {tuple(row) for row in found} == {(0, 0), (1, 0), (7, 3)}
 
@@ -99,5 +99,5 @@ def test_a_large_plan_is_added_in_batches(store: Engine, tiny: Path) -> None:
     """More rows than one statement takes."""
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(700))}"))
     with transaction(store) as c:
-        assert writes.add_sweep(c, read_plan(tiny)).new == 2100
-        assert writes.add_sweep(c, read_plan(tiny)).kept == 2100
+        assert planning.add_sweep(c, read_plan(tiny)).new == 2100
+        assert planning.add_sweep(c, read_plan(tiny)).kept == 2100

@@ -15,11 +15,11 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fedsweep.errors import StoreError
-from fedsweep.store.bounds import Found
 from fedsweep.store.clock import Moment
 from fedsweep.store.dialects import postgres_engine
 from fedsweep.store.dialects.base import LOOK_SECONDS, Deviation, Dialect, Listing, Question
 from fedsweep.store.driver import executed
+from fedsweep.store.sql.limits import Found
 
 if TYPE_CHECKING:
     import psycopg
@@ -218,9 +218,9 @@ class Postgres(Dialect):
 
     def ask(self, engine: Engine, question: Question) -> Found:
         """Read without a superuser's rights: see `store.reader_postgres`."""
-        from fedsweep.store import reader_postgres
+        from fedsweep.store.sql import postgres
 
-        return reader_postgres.ask(
+        return postgres.ask(
             engine,
             question.text,
             question.parameters,

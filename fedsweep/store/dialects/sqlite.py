@@ -15,12 +15,12 @@ from sqlalchemy.exc import ArgumentError
 
 from fedsweep.errors import RequestError
 from fedsweep.store.access import Access, access_of
-from fedsweep.store.bounds import Found
 from fedsweep.store.clock import Moment, boot_moment
 from fedsweep.store.deadline import within
 from fedsweep.store.dialects import sqlite_engine
 from fedsweep.store.dialects.base import Deviation, Dialect, Listing, Question
 from fedsweep.store.location import URI_OPTIONS, WRITE_A_URL, file_named, of_text, resolved
+from fedsweep.store.sql.limits import Found
 
 if TYPE_CHECKING:
     from fedsweep.store.prepared import Prepared
@@ -161,7 +161,7 @@ class Sqlite(Dialect):
 
     def ask(self, engine: Engine, question: Question) -> Found:
         """Read here for a person's own terminal, otherwise in a process that can be killed."""
-        from fedsweep.store import reader_sqlite, sandbox
+        from fedsweep.store.sql import sandbox, sqlite
 
         deadline = question.deadline
         access = access_of(engine) or Access(_file(engine.url))
@@ -180,7 +180,7 @@ class Sqlite(Dialect):
         opened: list[sqlite3.Connection] = []
         return within(
             deadline,
-            lambda: reader_sqlite.read(**given, opened=opened.append),
+            lambda: sqlite.read(**given, opened=opened.append),
             lambda: _interrupt(opened),
         )
 

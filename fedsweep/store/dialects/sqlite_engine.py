@@ -21,7 +21,7 @@ from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, require_writable, writable
 from fedsweep.store.dialects.base import LOOK_SECONDS, STATEMENT_SECONDS
 from fedsweep.store.location import owner_of, shown
-from fedsweep.store.reader_sqlite import use_own_views
+from fedsweep.store.sql.sqlite import use_own_views
 from fedsweep.store.texts import escaped
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from sqlalchemy.engine import Engine
 from fedsweep.states import Outcome
 from fedsweep.store.artifacts import Folder, folder_of
 from fedsweep.store.dialects import dialect_of
-from fedsweep.store.engine import reading
-from fedsweep.store.reads import Home
+from fedsweep.store.file_index import Weights
+from fedsweep.store.file_places import Home
 from fedsweep.store.tables import attempts, identity, snapshots, sweeps, trials, weights
-from fedsweep.store.writes import Weights
+from fedsweep.store.transactions import reading
 
 RULES = {
     "finished, but not every round is there once": """

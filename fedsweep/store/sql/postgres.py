@@ -22,7 +22,9 @@ import psycopg
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store.bounds import (
+from fedsweep.store.deadline import Deadline, within
+from fedsweep.store.dialects.postgres_engine import connector_of
+from fedsweep.store.sql.limits import (
     LEXEME,
     MOST_BYTES,
     TOO_LARGE,
@@ -33,9 +35,7 @@ from fedsweep.store.bounds import (
     size,
     taken,
 )
-from fedsweep.store.deadline import Deadline, within
-from fedsweep.store.dialects.postgres_engine import connector_of
-from fedsweep.store.engine import translated
+from fedsweep.store.transactions import translated
 
 LARGEST_PLAN = 4 * 2**20
 """Characters of a plan, which has the constants of its statement worked out."""

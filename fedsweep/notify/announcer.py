@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy.engine import Engine
 
-from fedsweep.notices import (
+from fedsweep.notify import deduplicate
+from fedsweep.notify.decide import (
     SILENCE_SECONDS,
     STALL_SECONDS,
     Attempt,
@@ -20,11 +21,10 @@ from fedsweep.notices import (
     Standing,
     decide,
 )
+from fedsweep.notify.webhook import Webhook
 from fedsweep.states import Hold, TrialState
-from fedsweep.store import notices
-from fedsweep.store.engine import reading, transaction
-from fedsweep.store.reads import Progress
-from fedsweep.webhook import Webhook
+from fedsweep.store.progress import SweepProgress
+from fedsweep.store.transactions import reading, transaction
 
 BLIND_SECONDS = 300.0
 """Who has not looked for so long cannot tell whether anything got on meanwhile."""
@@ -38,7 +38,7 @@ behind the next claim."""
 class _Seen:
     """A sweep at the last look, on the monotonic clock."""
 
-    progress: Progress
+    progress: SweepProgress
     moved: float
     looked: float
     asked: float
@@ -64,7 +64,7 @@ class Announcer:
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
 
-    def look(self, progress: Sequence[Progress]) -> None:
+    def look(self, progress: Sequence[SweepProgress]) -> None:
         """Tell what has come about since the last look.
 
         Raises:
@@ -85,7 +85,7 @@ class Announcer:
         for webhook in self._webhooks:
             webhook.close(max(0.0, deadline - self._clock()))
 
-    def _follow(self, seen: _Seen, progress: Progress) -> None:
+    def _follow(self, seen: _Seen, progress: SweepProgress) -> None:
         now, before = self._clock(), seen.progress
         moved = (progress.rounds_done, progress.done) != (before.rounds_done, before.done)
         if moved or progress.held is not None or now - seen.looked > BLIND_SECONDS:
@@ -101,11 +101,11 @@ class Announcer:
     def _tell(self, seen: _Seen) -> None:
         name = seen.progress.sweep
         with reading(self._engine) as connection:
-            ended = notices.latest_ends(connection, name)
-            free = notices.anything_free(connection, name)
+            ended = deduplicate.latest_ends(connection, name)
+            free = deduplicate.anything_free(connection, name)
             # Below that, no stall is told, so that the length of a round does not matter.
             idle = seen.looked - seen.moved >= STALL_SECONDS
-            longest = notices.longest_usual_round(connection, name) if idle else None
+            longest = deduplicate.longest_usual_round(connection, name) if idle else None
         standing = _standing(seen, ended, free=free, round_seconds=longest)
         for notice in decide(standing, time.time()):
             if seen.looked - seen.told.get(notice.event, -math.inf) < SILENCE_SECONDS:
@@ -119,7 +119,7 @@ class Announcer:
         if not ended:
             return notice.event is Event.STALLED
         with transaction(self._engine) as connection:
-            return notices.tell(connection, notice, ended)
+            return deduplicate.tell(connection, notice, ended)
 
     def _post(self, notice: Notice) -> None:
         content = {
@@ -134,7 +134,7 @@ class Announcer:
             webhook.post(content)
 
 
-def _over(progress: Progress) -> bool:
+def _over(progress: SweepProgress) -> bool:
     return progress.done == progress.trials and not progress.searching
 
 

@@ -45,7 +45,7 @@ _FLAGS = (
 
 
 @contextmanager
-def turn(database: Path) -> Iterator[None]:
+def hold_write_lock(database: Path) -> Iterator[None]:
     """Hold the turn to write to this file. The turn of a process that dies is free at once."""
     if fcntl is None:
         yield

@@ -18,8 +18,8 @@ from typing import Any
 
 from fedsweep import children
 from fedsweep.errors import SqlRefused
-from fedsweep.store.bounds import Found
 from fedsweep.store.deadline import Deadline, within
+from fedsweep.store.sql.limits import Found
 
 MEMORY = 512 * 2**20
 """Bytes of address space."""
@@ -72,13 +72,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler waits for SQLite
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (SPILLED, SPILLED))
-    from fedsweep.store import reader_sqlite
+    from fedsweep.store.sql import sqlite
 
     question = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own question
     threading.Thread(target=_end_with_the_asker, daemon=True).start()
     answer: tuple[Any, Exception | None]
     try:
-        answer = reader_sqlite.read(**question), None
+        answer = sqlite.read(**question), None
     except MemoryError:
         sys.exit(NO_ROOM)
     except Exception as error:  # noqa: BLE001  # the asker raises it

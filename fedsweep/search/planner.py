@@ -16,10 +16,10 @@ from fedsweep import queue
 from fedsweep.plan import TrialSpec
 from fedsweep.search.choice import AddSeed, Choice, Probe, Space, Stop, Try, answer, propose
 from fedsweep.search.pruning import Progress, losers
-from fedsweep.store import arms, garbage, reads, trunks
+from fedsweep.store import arms, file_places, garbage_collection, trunks
 from fedsweep.store.arms import Arm, Tried
-from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
 
 DONE = ("finished", "failed", "cancelled")
 """States of trials that will not change by themselves."""
@@ -195,11 +195,11 @@ def _end(engine: Engine, arm: Arm, stop: Stop) -> bool | None:
             why = "BN, GN and the proposed T* on seeds that did not choose it"
             planned = arms.confirm(connection, arm, best, specs, why)
             queue.update_holds(connection, trials.c.id.in_(planned))
-        dropped: dict[str, reads.Home] = {}
+        dropped: dict[str, file_places.Home] = {}
         for trunk in kept:
             dropped |= trunks.drop_unneeded(connection, trunk)
         queue.wake(connection)
-    garbage.delete(engine, dropped)
+    garbage_collection.delete(engine, dropped)
     return bool(specs)
 
 

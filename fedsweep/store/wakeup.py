@@ -26,7 +26,7 @@ SLICE_SECONDS = 0.1
 """How soon it notices that it is to stop."""
 
 
-class Doorbell:
+class Wakeup:
     """One worker's, on one channel of a store."""
 
     def __init__(self, engine: Engine, channel: str) -> None:

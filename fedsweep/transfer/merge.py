@@ -1,20 +1,11 @@
-"""Whole databases: one copied while workers go on in it, and one added to another.
-
-FROM is only read, in one consistent state; TO and INTO are written in one transaction. Nobody
-works in them on what FROM's workers hold: see `at_rest`. A store's own name, its snapshots and the
-index of its files stay behind: they cost rounds, never a trial. Weights come with their files.
-"""
+"""Merge a database into another: its sweeps, trials and measurements."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import heapq
 import itertools
-import marshal
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -22,300 +13,39 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep.errors import FedsweepError, Refused, RequestError, StoreError
+from fedsweep.errors import Refused
 from fedsweep.measures import COMPARED
 from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store import artifacts, reads, schema, trust, writes
 from fedsweep.store.dialects import dialect_of
-from fedsweep.store.dialects.base import Lock
-from fedsweep.store.engine import ARGUMENT, reading, transaction
-from fedsweep.store.identity import is_store_name
-from fedsweep.store.readonly import open_to_read
-from fedsweep.store.reads import Row
+from fedsweep.store.rows import Row
 from fedsweep.store.tables import (
     arms,
     attempts,
     client_rounds,
-    files,
-    identity,
     lattices,
     logs,
     members,
-    metadata,
     plans,
     proposals,
     proposed,
     rounds,
-    snapshots,
-    stops,
     sweeps,
     trials,
     weights,
 )
-from fedsweep.store.writes import Weights
-
-BATCH = 5000
-"""Rows in memory at once, and of one statement."""
+from fedsweep.store.transactions import reading
+from fedsweep.transfer.copy import at_rest
+from fedsweep.transfer.rows import Values, begin, dicts, insert, row_parts
+from fedsweep.transfer.stores import share_approvals
+from fedsweep.transfer.weights import weights_to_add
 
 TRIALS = 500
 """Trials of one step of a merge."""
 
-COPIED = "copied"
-"""The error of an attempt that was still open where it was copied from."""
 
 MERGED = "finished in a database that was merged, as another attempt had here"
 """The error of an attempt that finished a trial that was finished already."""
-
-TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
-"""What a copy has, in an order in which nothing refers to what is not there yet."""
-
-Values = tuple[Any, ...]
-Parts = Generator[list[Values], None, None]
-
-
-@contextlib.contextmanager
-def both(
-    source: str, target: str, *, names: tuple[str, str], create: bool = False
-) -> Iterator[tuple[Engine, Engine]]:
-    """The stores of two URLs, the first one to be read alone: not even a schema is made in it.
-
-    Raises:
-        StoreError: one is missing, unreachable, foreign, older or newer; by its name here.
-
-    """
-    with contextlib.ExitStack() as until_done:
-        there = _named(names[0], open_to_read, source)
-        until_done.callback(there.dispose)
-        here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
-        until_done.callback(here.dispose)
-        yield there, here
-
-
-def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
-    """What other commands say of their --db is said of this argument."""
-    try:
-        opened = open_one(url)
-    except RequestError as error:
-        said = str(error).replace("--db", name)
-        raise type(error)(said if name in said else f"{name}: {said}") from error
-    opened.update_execution_options(**{ARGUMENT: name})
-    return opened
-
-
-@dataclass(frozen=True)
-class CopiedTable:
-    """A table that came over whole: as many rows, and the same sum of what is in them."""
-
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What a copy has."""
-
-    tables: tuple[CopiedTable, ...]
-    lost: tuple[str, ...]
-    """Files of weights that were missing or damaged: left out, with their rows."""
-
-
-def copy(source: Engine, target: Engine) -> Copied:
-    """Copy a store into an empty one, and read back what was written; all of it, or nothing.
-
-    Values are the same, bit for bit, save that SQLite keeps no sign of a zero. Keys stay as they
-    are.
-
-    Raises:
-        RequestError: the target is the source, or not empty.
-        StoreError: a value, or a file, cannot be stored there.
-        FedsweepError: what was read back is not what was written.
-
-    """
-    lost: list[str] = []
-    with reading(source) as there, transaction(target) as here:
-        _begin(there, here)
-        _require_empty(here)
-        _share_approvals(there, here)
-        now = time.time()
-
-        def carried(table: sa.Table) -> Parts:
-            for some in _parts(there, sa.select(table)):
-                if table is weights:
-                    yield _weights(there, here, _dicts(table, some), None, lost)
-                elif table in (trials, attempts):
-                    rows = [at_rest(table.name, row, now) for row in _dicts(table, some)]
-                    yield [tuple(row.values()) for row in rows]
-                else:
-                    yield [tuple(row) for row in some]
-
-        tables = tuple(_copy_table(here, table, carried(table)) for table in TABLES)
-        dialect_of(here).advance_keys(here, TABLES)
-    return Copied(tables, tuple(lost))
-
-
-def at_rest(table: str, row: Row, now: float) -> Row:
-    """A row as it is in a copy, where nobody holds anything: the one change of a trial's state
-    outside `queue`.
-
-    A running trial is queued, and its attempt was released; times on the source's clock are gone.
-    """
-    if table == trials.name:
-        state = TrialState.QUEUED.value if row["state"] == TrialState.RUNNING else row["state"]
-        return row | {"state": state, "lease_until": None, "clock": None, "not_before": None}
-    if table == attempts.name and row["outcome"] is None:
-        return row | {"outcome": Outcome.RELEASED.value, "error": COPIED, "ended_at": now}
-    return row
-
-
-def _copy_table(here: Connection, table: sa.Table, parts: Parts) -> CopiedTable:
-    wrote, found = _Tally(), _Tally()
-    with contextlib.closing(parts):
-        for some in parts:
-            _add(here, table, table.columns.keys(), some)
-            wrote.count(some)
-    for back in _parts(here, sa.select(table)):
-        found.count(map(tuple, back))
-    if wrote != found:
-        raise FedsweepError(
-            f"{table.name} did not come over: {found.rows:,} rows were read back where "
-            f"{wrote.rows:,} were written, or values differ; nothing was kept: check the disk of "
-            "the copy, and try again"
-        )
-    return CopiedTable(table.name, wrote.rows)
-
-
-@dataclass
-class _Tally:
-    """How many rows, and a sum over a hash of each, whatever their order."""
-
-    rows: int = 0
-    sum: int = 0
-
-    def count(self, rows: Iterable[Values]) -> None:
-        for row in rows:
-            packed = marshal.dumps(row, 2)  # types, and the bits of floats; the same for equal rows
-            if _MINUS_ZERO in packed:
-                packed = marshal.dumps(tuple([_without_sign_of_zero(v) for v in row]), 2)
-            digest = hashlib.blake2b(packed, digest_size=8).digest()
-            self.sum += int.from_bytes(digest, "little")
-            self.rows += 1
-
-
-_MINUS_ZERO = marshal.dumps(-0.0, 2)
-
-
-def _without_sign_of_zero(value: Any) -> Any:
-    return value + 0.0 if isinstance(value, float) else value
-
-
-def _parts(connection: Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """The rows of a query, a few at a time, also from a server."""
-    with connection.execute(query, execution_options={"yield_per": BATCH}) as found:
-        yield from found.partitions()
-
-
-def _dicts(table: sa.Table, found: Iterable[sa.Row[Any]]) -> list[Row]:
-    columns = table.columns.keys()
-    return [dict(zip(columns, row, strict=True)) for row in found]
-
-
-def _add(
-    connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Values]
-) -> None:
-    """Insert rows, as fast as the database takes them."""
-    if rows:
-        dialect_of(connection).load(connection, table, columns, rows)
-
-
-def _begin(there: Connection, here: Connection) -> None:
-    """Of both transactions: take the time it takes, alone with the planners, in two databases.
-
-    Raises:
-        RequestError: it is one.
-
-    """
-    for connection in (there, here):
-        dialect_of(connection).lift_time_limits(connection, idle=True)
-    dialect = dialect_of(here)
-    if dialect_of(there) is dialect and dialect.same_database(there, here):
-        raise RequestError("FROM and the database to write are the same one: name two")
-    dialect.lock(here, Lock.PLAN)
-
-
-def _require_empty(here: Connection) -> None:
-    for table in TABLES:
-        if here.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
-            raise RequestError(
-                f"TO is not empty, it has {table.name}: name a new database, or add to this one "
-                "with `fedsweep db merge`"
-            )
-
-
-def _weights(
-    there: Connection,
-    here: Connection,
-    rows: Iterable[Row],
-    keys: Mapping[int, int] | None,
-    lost: list[str],
-) -> list[Values]:
-    """What to add of FROM's rows of weights, under INTO's keys, once their files are copied; those
-    that are missing or damaged go on the list.
-    """
-    brought = []
-    for row in rows:
-        came = row | {"trial": keys[row["trial"]] if keys else row["trial"]}
-        source = artifacts.folder_of(there.engine.url, reads.home(there, row["trial"]))
-        target = artifacts.folder_of(here.engine.url, reads.home(here, came["trial"]))
-        content = source.read(Weights(row["name"], row["bytes"], row["sha256"]))
-        if content is None:
-            lost.append(f"{source}/{row['name']}")
-            continue
-        try:
-            came["name"] = _bring(here, came, target, content)
-        except OSError as error:
-            raise StoreError(
-                f"{target} cannot be written ({error}): make room there, or make it writable"
-            ) from error
-        brought.append(tuple(came.values()))
-    return brought
-
-
-def _bring(here: Connection, came: Row, target: artifacts.Folder, content: bytes) -> str:
-    """Write weights to a file of their own; returns its name. No file is ever overwritten.
-
-    Raises:
-        OSError: it cannot be written.
-
-    """
-    query = sa.select(trials.c.trial_id, trials.c.fence).where(trials.c.id == came["trial"])
-    trial_id, fence = here.execute(query).one()
-    for name in writes.brought_names(reads.home(here, came["trial"]).store, trial_id, fence):
-        with contextlib.suppress(FileExistsError):
-            target.write(name, content, overwrite=False)
-            return name
-        if target.read(Weights(name, came["bytes"], came["sha256"])) is not None:
-            return name  # an earlier try was rolled back
-    raise FileExistsError(errno.EEXIST, "every name is taken", str(target))
-
-
-def _share_approvals(there: Connection, here: Connection) -> None:
-    """Approve for the database to write what this user has approved for FROM: files stay there.
-
-    Raises:
-        RequestError: weights of FROM lie at a place that is not approved, and would be left out.
-
-    """
-    own = here.execute(sa.select(identity.c.id)).scalars().first()
-    kept = sa.exists().where(weights.c.trial == trials.c.id, trials.c.sweep == sweeps.c.id)
-    needed = set(there.execute(sa.select(sweeps.c.artifacts).where(kept)).scalars())
-    for home in reads.places(there):
-        refusal = artifacts.folder_of(there.engine.url, home).refusal
-        if isinstance(refusal, artifacts.Unapproved) and home.artifacts in needed:
-            raise RequestError(f"weights of FROM cannot be read: {refusal} (--db FROM)")
-        if refusal is None and home.artifacts is not None and own and is_store_name(own):
-            with contextlib.suppress(OSError):
-                trust.approve(str(own), home.artifacts)
 
 
 @dataclass(frozen=True)
@@ -336,7 +66,7 @@ class Merged:
     """Files of weights that were missing or damaged: left out, with their rows."""
 
 
-def merge(source: Engine, here: Connection) -> Merged:
+def merge_stores(source: Engine, here: Connection) -> Merged:
     """Add a store's sweeps, trials and measurements to another's, within its transaction.
 
     A trial of both is one trial: rounds that both have must be equal, bit for bit. It goes on from
@@ -353,8 +83,8 @@ def merge(source: Engine, here: Connection) -> Merged:
 
     """
     with reading(source) as there:
-        _begin(there, here)
-        _share_approvals(there, here)
+        begin(there, here)
+        share_approvals(there, here)
         joined = _join_sweeps(there, here)
         merging = _Merging(there, here, joined, time.time())
         ids = list(there.execute(sa.select(trials.c.id).order_by(trials.c.id)).scalars())
@@ -379,7 +109,7 @@ def _join_sweeps(there: Connection, here: Connection) -> dict[int, int]:
     had = {row.name for row in here.execute(query)}
     fresh = [tuple(row) for row in there.execute(sa.select(*columns).order_by(sweeps.c.id))]
     at = columns.index(sweeps.c.name)
-    _add(here, sweeps, [c.name for c in columns], [row for row in fresh if row[at] not in had])
+    insert(here, sweeps, [c.name for c in columns], [row for row in fresh if row[at] not in had])
     keys = {row.name: row.id for row in here.execute(query)}
     joined = {row.id: keys[row.name] for row in there.execute(query)}
     known = {(row.sweep, row.text) for row in here.execute(sa.select(plans.c.sweep, plans.c.text))}
@@ -394,6 +124,7 @@ def _join_sweeps(there: Connection, here: Connection) -> dict[int, int]:
 
 MINE = frozenset({"id", "trial_id", "cell_id", "sweep", "priority", "fence", "wish", "held"})
 """What a trial of both keeps of INTO's row when it is taken over."""
+
 
 FATE = frozenset({"state", "failure", "failures", "error", "losses"})
 """And these where either side has cancelled it."""
@@ -533,7 +264,7 @@ def _side_by_side(
 
     def side(connection: Connection, number: int) -> Iterator[tuple[Values, int, Values]]:
         by_id = sa.collate(trials.c.trial_id, dialect_of(connection).collation)
-        for some in _parts(connection, query.order_by(by_id, *within)):
+        for some in row_parts(connection, query.order_by(by_id, *within)):
             for row in some:
                 yield tuple(row[:head]), number, tuple(row[head:])
 
@@ -554,7 +285,7 @@ def _add_trials(
     """Add trials that INTO does not have; returns its keys, by FROM's."""
     columns = [name for name in trials.columns.keys() if name != "id"]  # noqa: SIM118
     rows = [row | {"sweep": joined[row["sweep"]]} for row in fresh]
-    _add(here, trials, columns, [tuple([row[name] for name in columns]) for row in rows])
+    insert(here, trials, columns, [tuple([row[name] for name in columns]) for row in rows])
     ids = [row["trial_id"] for row in fresh]
     found = here.execute(
         sa.select(trials.c.trial_id, trials.c.id).where(trials.c.trial_id.in_(ids))
@@ -630,7 +361,7 @@ def in_vain(attempt: Row) -> Row:
 
 def _write_attempts(here: Connection, new: Sequence[Row], newer: Sequence[Row]) -> None:
     columns = [name for name in attempts.columns.keys() if name != "id"]  # noqa: SIM118
-    _add(here, attempts, columns, [tuple([row[name] for name in columns]) for row in new])
+    insert(here, attempts, columns, [tuple([row[name] for name in columns]) for row in new])
     if newer:
         known = sa.update(attempts).where(attempts.c.id == sa.bindparam("of_attempt"))
         values = [
@@ -654,14 +385,14 @@ def _add_logs(
     mine = sa.select(c.trial, c.fence, sa.func.max(c.n)).where(c.trial.in_(step.keys.values()))
     had = {(trial, fence): n for trial, fence, n in here.execute(mine.group_by(c.trial, c.fence))}
     columns = logs.columns.keys()
-    for some in _parts(there, sa.select(logs).where(c.trial.in_(step.keys))):
+    for some in row_parts(there, sa.select(logs).where(c.trial.in_(step.keys))):
         new = []
-        for row in _dicts(logs, some):
+        for row in dicts(logs, some):
             trial, fence = step.keys[row["trial"]], fences[row["trial"], row["fence"]]
             if row["n"] > had.get((trial, fence), -1):
                 came = row | {"trial": trial, "fence": fence}
                 new.append(tuple([came[name] for name in columns]))
-        _add(here, logs, columns, new)
+        insert(here, logs, columns, new)
 
 
 def _add_rows_of(there: Connection, here: Connection, table: sa.Table, step: _Step) -> int:
@@ -669,9 +400,9 @@ def _add_rows_of(there: Connection, here: Connection, table: sa.Table, step: _St
     query = sa.select(table).where(table.c.trial.in_(step.fresh | step.over))
     columns = table.columns.keys()
     at, count = columns.index("trial"), 0
-    for some in _parts(there, query):
+    for some in row_parts(there, query):
         rows = [(*row[:at], step.keys[row[at]], *row[at + 1 :]) for row in some]
-        _add(here, table, columns, rows)
+        insert(here, table, columns, rows)
         count += len(rows)
     return count
 
@@ -681,7 +412,9 @@ def _add_weights(there: Connection, here: Connection, step: _Step, lost: list[st
     had = {row["trial"] for row in _of(here, weights.c.trial, step.keys.values())}
     wanted = [key for key, mine in step.keys.items() if mine not in had]
     rows = _of(there, weights.c.trial, wanted)
-    _add(here, weights, weights.columns.keys(), _weights(there, here, rows, step.keys, lost))
+    insert(
+        here, weights, weights.columns.keys(), weights_to_add(there, here, rows, step.keys, lost)
+    )
 
 
 def _add_members(
@@ -698,7 +431,7 @@ def _add_members(
         sweep, trial = joined[row["sweep"]], step.keys[row["trial"]]
         if (sweep, trial) not in had:
             new.append((sweep, trial, int(sweep != first[row["trial"]])))
-    _add(here, members, ["sweep", "trial", "shared"], new)
+    insert(here, members, ["sweep", "trial", "shared"], new)
 
 
 def _add_arms(there: Connection, here: Connection, joined: Mapping[int, int]) -> None:

@@ -11,8 +11,8 @@ from fedsweep.errors import SqlRefused
 from fedsweep.serve import views
 from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Screen, part
-from fedsweep.store import reader
-from fedsweep.store.reader import Answer
+from fedsweep.store.sql import ask
+from fedsweep.store.sql.ask import Answer
 from fedsweep.store.views import NAMES
 
 ROWS = 1_000
@@ -76,7 +76,7 @@ def answered(look: Look, statement: str) -> Answer:
     if not _TWO_AT_A_TIME.acquire(timeout=PATIENCE):
         raise SqlRefused("two other statements are being answered: try again when they are")
     try:
-        return reader.ask(look.engine, statement, limit=ROWS, seconds=SECONDS, room=BYTES)
+        return ask.ask(look.engine, statement, limit=ROWS, seconds=SECONDS, room=BYTES)
     finally:
         _TWO_AT_A_TIME.release()
 

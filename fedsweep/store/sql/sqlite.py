@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from fedsweep.errors import SqlRefused
-from fedsweep.store.bounds import MOST_BYTES, MOST_COLUMNS, Found, refusal, taken
+from fedsweep.store.sql.limits import MOST_BYTES, MOST_COLUMNS, Found, refusal, taken
 
 LARGEST_VALUE = 16 * 2**20
 """Bytes of one value: keeps zeroblob() and its like from filling the memory."""

@@ -37,7 +37,7 @@ class Line:
     message: str
 
 
-class Logbook(logging.Handler):
+class LogHandler(logging.Handler):
     """Listens while it is entered. What would have reached stderr still does."""
 
     def __init__(self) -> None:

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import StoreBusy, StoreError
-from fedsweep.store import reads, writes
+from fedsweep.store import file_index, file_places, spare_files
 from fedsweep.store.artifacts import Folder, Outside, Unapproved, folder_of
-from fedsweep.store.engine import reading, transaction
 from fedsweep.store.tables import snapshots, trials
+from fedsweep.store.transactions import reading, transaction
 
 GRACE_SECONDS = 3600.0
 """How long a file stays after it was last needed: an attempt that lost its trial may not know."""
@@ -48,7 +48,7 @@ class Collected:
     """Why a file could not be deleted, by its name."""
 
 
-def delete(engine: Engine, dropped: Mapping[str, reads.Home]) -> None:
+def delete(engine: Engine, dropped: Mapping[str, file_places.Home]) -> None:
     """Delete files that the index has just let go of; what is not within reach, or does not work
     out, is left to a collection.
     """
@@ -60,7 +60,7 @@ def delete(engine: Engine, dropped: Mapping[str, reads.Home]) -> None:
                 gone.append(name)
     if gone:
         with suppress(StoreError, StoreBusy, SQLAlchemyError), transaction(engine) as connection:
-            writes.forget_files(connection, gone)
+            file_index.forget_files(connection, gone)
 
 
 def collect(engine: Engine, *, dry_run: bool = False) -> Collected:
@@ -68,11 +68,11 @@ def collect(engine: Engine, *, dry_run: bool = False) -> Collected:
     before, collected = time.time() - GRACE_SECONDS, Collected()
     if dry_run:
         with reading(engine) as connection:
-            spare = reads.spare_files(connection, before)
+            spare = spare_files.spare_files(connection, before)
     else:
         with transaction(engine) as connection:
             _drop_unwanted(connection, before)
-            spare = reads.spare_files(connection, before)
+            spare = spare_files.spare_files(connection, before)
     folders = {home: folder_of(engine.url, home) for home in {file.home for file in spare}}
     for i in range(0, len(spare), BATCH):
         gone = [
@@ -82,18 +82,18 @@ def collect(engine: Engine, *, dry_run: bool = False) -> Collected:
         ]
         if not dry_run:
             with transaction(engine) as connection:
-                writes.forget_files(connection, gone)
+                file_index.forget_files(connection, gone)
     return collected
 
 
 def _drop_unwanted(connection: Connection, before: float) -> None:
     """Forget the snapshots of trials that will not go on."""
     of_it = trials.c.id == snapshots.c.trial
-    over = sa.exists().where(of_it, reads.UNWANTED, reads.over_since(before))
-    connection.execute(sa.delete(snapshots).where(over, ~reads.needed_by_siblings()))
+    over = sa.exists().where(of_it, spare_files.UNWANTED, spare_files.over_since(before))
+    connection.execute(sa.delete(snapshots).where(over, ~spare_files.needed_by_siblings()))
 
 
-def _take(collected: Collected, folder: Folder, file: reads.Spare, *, dry_run: bool) -> bool:
+def _take(collected: Collected, folder: Folder, file: spare_files.Spare, *, dry_run: bool) -> bool:
     """Delete a file; whether it is gone for sure."""
     try:
         size = folder.size(file.name) if dry_run else folder.remove(file.name)

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from fedsweep.fields import DESCRIBED
 from fedsweep.states import FailureKind, Outcome, TrialState
-from fedsweep.store.engine import as_sql, is_ahead, read_clock
-from fedsweep.store.reads import Row
+from fedsweep.store.clock import as_sql, is_ahead, read_clock
+from fedsweep.store.rows import Row
 from fedsweep.store.tables import (
     BACKING_OFF,
     CLAIMABLE,

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.notices import SILENCE_SECONDS, Attempt, Event, Notice
+from fedsweep.notify.decide import SILENCE_SECONDS, Attempt, Event, Notice
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Lock

@@ -13,10 +13,10 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
 from fedsweep.store import views
-from fedsweep.store.bounds import MOST_BYTES, TOO_MUCH, Parameters, refusal, size
 from fedsweep.store.deadline import Deadline
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.dialects.base import Question
+from fedsweep.store.sql.limits import MOST_BYTES, TOO_MUCH, Parameters, refusal, size
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Notices: tell a person of events in a sweep, once, through a webhook."""

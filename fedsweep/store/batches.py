@@ -1,0 +1,27 @@
+"""Statements that insert many rows, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from fedsweep.store.prepared import Prepared
+
+T = TypeVar("T")
+
+
+STATEMENT_ROWS = 1000
+"""Rows of one statement."""
+
+
+def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """In pieces that one statement takes."""
+    return (rows[i : i + STATEMENT_ROWS] for i in range(0, len(rows), STATEMENT_ROWS))
+
+
+def adding(table: sa.Table, *names: str) -> Prepared:
+    """INSERT … ON CONFLICT DO NOTHING, of these columns."""
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
+    return Prepared(lambda dialect: dialect.insert(table).values(values).on_conflict_do_nothing())

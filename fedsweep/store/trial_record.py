@@ -1,0 +1,75 @@
+"""The record of a trial: its rounds, and what they were computed under."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from fedsweep.errors import RequestError
+from fedsweep.plan import ClientScore
+from fedsweep.states import FailureKind, TrialState
+from fedsweep.store.rows import Row
+from fedsweep.store.tables import (
+    attempts,
+    client_rounds,
+    rounds,
+    trials,
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is stored of a trial's rounds, and what they were computed under."""
+
+    trial_id: str
+    config: Row
+    state: TrialState
+    failure: FailureKind | None
+    error: str | None
+    numerics_id: str
+    numerics: dict[str, str]
+    data_fingerprint: str
+    rounds: list[Row]
+    clients: dict[int, dict[int, ClientScore]]
+    """By round and client."""
+
+
+def trial_record(connection: Connection, trial: int) -> Record:
+    """What is to come out again when the trial is trained again.
+
+    Raises:
+        RequestError: nothing is stored of it yet.
+
+    """
+    row = connection.execute(sa.select(trials).where(trials.c.id == trial)).one()
+    stored = sa.select(rounds).where(rounds.c.trial == trial).order_by(rounds.c.round)
+    found = [dict(r) for r in connection.execute(stored).mappings()]
+    under = sa.select(attempts.c.numerics).where(
+        attempts.c.trial == trial, attempts.c.numerics_id == row.numerics_id
+    )
+    numerics = connection.execute(under.order_by(attempts.c.fence.desc()).limit(1)).scalar()
+    if numerics is None or not (found or row.failure == FailureKind.DIVERGED):
+        raise RequestError(
+            f"trial {row.trial_id} is {row.state} and has no stored rounds: there is nothing to "
+            "compare yet"
+        )
+    scores: dict[int, dict[int, ClientScore]] = {}
+    c = client_rounds.c
+    each = sa.select(c.round, c.client, c.samples, c.test_accuracy).where(c.trial == trial)
+    for r in connection.execute(each):
+        scores.setdefault(r.round, {})[r.client] = ClientScore(r.client, r.samples, r.test_accuracy)
+    return Record(
+        trial_id=row.trial_id,
+        config=json.loads(row.config),
+        state=TrialState(row.state),
+        failure=FailureKind(row.failure) if row.failure else None,
+        error=row.error,
+        numerics_id=row.numerics_id,
+        numerics=json.loads(numerics),
+        data_fingerprint=row.data_fingerprint,
+        rounds=found,
+        clients=scores,
+    )

@@ -1,0 +1,1 @@
+"""Whole databases: copy one, merge two, and check one."""

@@ -1,0 +1,155 @@
+"""Copy a database while workers use it, and read the copy back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import marshal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep.errors import FedsweepError, RequestError
+from fedsweep.states import Outcome, TrialState
+from fedsweep.store.dialects import dialect_of
+from fedsweep.store.rows import Row
+from fedsweep.store.tables import (
+    attempts,
+    files,
+    identity,
+    metadata,
+    snapshots,
+    stops,
+    trials,
+    weights,
+)
+from fedsweep.store.transactions import reading, transaction
+from fedsweep.transfer.rows import Parts, Values, begin, dicts, insert, row_parts
+from fedsweep.transfer.stores import share_approvals
+from fedsweep.transfer.weights import weights_to_add
+
+COPIED = "copied"
+"""The error of an attempt that was still open where it was copied from."""
+
+
+TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
+"""What a copy has, in an order in which nothing refers to what is not there yet."""
+
+
+@dataclass(frozen=True)
+class CopiedTable:
+    """A table that came over whole: as many rows, and the same sum of what is in them."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy has."""
+
+    tables: tuple[CopiedTable, ...]
+    lost: tuple[str, ...]
+    """Files of weights that were missing or damaged: left out, with their rows."""
+
+
+def copy_store(source: Engine, target: Engine) -> Copied:
+    """Copy a store into an empty one, and read back what was written; all of it, or nothing.
+
+    Values are the same, bit for bit, save that SQLite keeps no sign of a zero. Keys stay as they
+    are.
+
+    Raises:
+        RequestError: the target is the source, or not empty.
+        StoreError: a value, or a file, cannot be stored there.
+        FedsweepError: what was read back is not what was written.
+
+    """
+    lost: list[str] = []
+    with reading(source) as there, transaction(target) as here:
+        begin(there, here)
+        _require_empty(here)
+        share_approvals(there, here)
+        now = time.time()
+
+        def carried(table: sa.Table) -> Parts:
+            for some in row_parts(there, sa.select(table)):
+                if table is weights:
+                    yield weights_to_add(there, here, dicts(table, some), None, lost)
+                elif table in (trials, attempts):
+                    rows = [at_rest(table.name, row, now) for row in dicts(table, some)]
+                    yield [tuple(row.values()) for row in rows]
+                else:
+                    yield [tuple(row) for row in some]
+
+        tables = tuple(_copy_table(here, table, carried(table)) for table in TABLES)
+        dialect_of(here).advance_keys(here, TABLES)
+    return Copied(tables, tuple(lost))
+
+
+def at_rest(table: str, row: Row, now: float) -> Row:
+    """A row as it is in a copy, where nobody holds anything: the one change of a trial's state
+    outside `queue`.
+
+    A running trial is queued, and its attempt was released; times on the source's clock are gone.
+    """
+    if table == trials.name:
+        state = TrialState.QUEUED.value if row["state"] == TrialState.RUNNING else row["state"]
+        return row | {"state": state, "lease_until": None, "clock": None, "not_before": None}
+    if table == attempts.name and row["outcome"] is None:
+        return row | {"outcome": Outcome.RELEASED.value, "error": COPIED, "ended_at": now}
+    return row
+
+
+def _copy_table(here: Connection, table: sa.Table, parts: Parts) -> CopiedTable:
+    wrote, found = _Tally(), _Tally()
+    with contextlib.closing(parts):
+        for some in parts:
+            insert(here, table, table.columns.keys(), some)
+            wrote.count(some)
+    for back in row_parts(here, sa.select(table)):
+        found.count(map(tuple, back))
+    if wrote != found:
+        raise FedsweepError(
+            f"{table.name} did not come over: {found.rows:,} rows were read back where "
+            f"{wrote.rows:,} were written, or values differ; nothing was kept: check the disk of "
+            "the copy, and try again"
+        )
+    return CopiedTable(table.name, wrote.rows)
+
+
+@dataclass
+class _Tally:
+    """How many rows, and a sum over a hash of each, whatever their order."""
+
+    rows: int = 0
+    sum: int = 0
+
+    def count(self, rows: Iterable[Values]) -> None:
+        for row in rows:
+            packed = marshal.dumps(row, 2)  # types, and the bits of floats; the same for equal rows
+            if _MINUS_ZERO in packed:
+                packed = marshal.dumps(tuple([_without_sign_of_zero(v) for v in row]), 2)
+            digest = hashlib.blake2b(packed, digest_size=8).digest()
+            self.sum += int.from_bytes(digest, "little")
+            self.rows += 1
+
+
+_MINUS_ZERO = marshal.dumps(-0.0, 2)
+
+
+def _without_sign_of_zero(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _require_empty(here: Connection) -> None:
+    for table in TABLES:
+        if here.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+            raise RequestError(
+                f"TO is not empty, it has {table.name}: name a new database, or add to this one "
+                "with `fedsweep db merge`"
+            )

@@ -1,0 +1,69 @@
+"""The two databases of a copy or a merge: the first is only read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from fedsweep.errors import RequestError
+from fedsweep.store import artifacts, file_places, schema, trust
+from fedsweep.store.identity import is_store_name
+from fedsweep.store.readonly import open_to_read
+from fedsweep.store.tables import (
+    identity,
+    sweeps,
+    trials,
+    weights,
+)
+from fedsweep.store.transactions import ARGUMENT
+
+
+@contextlib.contextmanager
+def both(
+    source: str, target: str, *, names: tuple[str, str], create: bool = False
+) -> Iterator[tuple[Engine, Engine]]:
+    """The stores of two URLs, the first one to be read alone: not even a schema is made in it.
+
+    Raises:
+        StoreError: one is missing, unreachable, foreign, older or newer; by its name here.
+
+    """
+    with contextlib.ExitStack() as until_done:
+        there = _named(names[0], open_to_read, source)
+        until_done.callback(there.dispose)
+        here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
+        until_done.callback(here.dispose)
+        yield there, here
+
+
+def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
+    """What other commands say of their --db is said of this argument."""
+    try:
+        opened = open_one(url)
+    except RequestError as error:
+        said = str(error).replace("--db", name)
+        raise type(error)(said if name in said else f"{name}: {said}") from error
+    opened.update_execution_options(**{ARGUMENT: name})
+    return opened
+
+
+def share_approvals(there: Connection, here: Connection) -> None:
+    """Approve for the database to write what this user has approved for FROM: files stay there.
+
+    Raises:
+        RequestError: weights of FROM lie at a place that is not approved, and would be left out.
+
+    """
+    own = here.execute(sa.select(identity.c.id)).scalars().first()
+    kept = sa.exists().where(weights.c.trial == trials.c.id, trials.c.sweep == sweeps.c.id)
+    needed = set(there.execute(sa.select(sweeps.c.artifacts).where(kept)).scalars())
+    for home in file_places.places(there):
+        refusal = artifacts.folder_of(there.engine.url, home).refusal
+        if isinstance(refusal, artifacts.Unapproved) and home.artifacts in needed:
+            raise RequestError(f"weights of FROM cannot be read: {refusal} (--db FROM)")
+        if refusal is None and home.artifacts is not None and own and is_store_name(own):
+            with contextlib.suppress(OSError):
+                trust.approve(str(own), home.artifacts)
