@@ -19,13 +19,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from trainers import data, fedavg, models
+from trainers import fedavg, models
 from trainers.config import TrainConfig
-from trainers.data import Normalize, crop_and_flip, draw_crops, local_batches
-from trainers.dataset import Dataset
+from trainers.data import datasets
+from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
+from trainers.data.dataset import Dataset
 from trainers.keys import keyed
 from trainers.normalizers import clip_rows, norm_layers, norm_parameters, standardized
-from trainers.numerics import settle
+from trainers.numerics import make_deterministic
 from trainers.partition import hold_back, partition
 
 StateDict = dict[str, Tensor]
@@ -181,8 +182,8 @@ def train(
 
 def main() -> None:
     """Both ways, side by side."""
-    settle(threads=1)
-    digits = data.load("digits")
+    make_deterministic(threads=1)
+    digits = datasets.load("digits")
     config = TrainConfig(
         dataset="digits", model="cnn", normalizer="fixbn", freeze_round=4, alpha=0.1, clients=10,
         participation=0.5, rounds=8, local_steps=5, batch_size=20, lr=0.05, momentum="global",

@@ -21,7 +21,8 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import rounds
 from fedsweep.store.transactions import reading, transaction
 from tests.builders import WORKER
-from trainers import data, fedavg, numerics
+from trainers import fedavg, numerics
+from trainers.data import datasets
 
 
 def planned(store: Engine, plan: Path, *changes: str) -> None:
@@ -68,8 +69,8 @@ def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
 
 def direct(claimed: Claim) -> list[tuple[Any, ...]]:
     """What the trainer gives without a store."""
-    numerics.settle(1)
-    found = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
+    numerics.make_deterministic(1)
+    found = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
     return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in found]
 
 

@@ -21,6 +21,8 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker import Ended, kind_of, worn_out
+from fedsweep.worker.slot import _SlotLoop
+from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
 
 pytestmark = pytest.mark.quick_on("sqlite")
@@ -84,7 +86,7 @@ def planned(store: Engine, tiny: Path) -> Engine:
 @pytest.fixture
 def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A watch whose slots are started on paper only."""
-    watch = worker._Watch(worker.Options(store_url), lambda _view: None)
+    watch = _Watch(worker.Options(store_url), lambda _view: None)
 
     def start(slot: Any) -> None:
         slot.process, slot.pipe, slot.name = Process(), Pipe(), "w"
@@ -190,7 +192,7 @@ def test_a_lack_is_told_and_stored_once(
 @pytest.fixture
 def slot(planned: Engine) -> Any:
     """A slot's loop without its process."""
-    slot: Any = object.__new__(worker._SlotLoop)
+    slot: Any = object.__new__(_SlotLoop)
     slot.engine, slot.options = planned, worker.Options("")
     slot.worker = WORKER
     slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []

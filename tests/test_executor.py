@@ -30,7 +30,8 @@ from tests import walk
 from tests.builders import WORKER
 from tests.execution import claim, direct, folder, planned, result, run, stored
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
-from trainers import data, fedavg, numerics, seq
+from trainers import fedavg, numerics, seq
+from trainers.data import datasets
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
 
@@ -559,7 +560,7 @@ def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: P
     assert kept.name == file_names.weights_name(claimed)
     assert re.fullmatch(rf"{claimed.trial_id}-1-[0-9a-f]{{16}}-weights.safetensors", kept.name)
     content = (folder(store, claimed) / kept.name).read_bytes()
-    *_, last = fedavg.run(TrainConfig(**claimed.config), data.load("digits"))
+    *_, last = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
     found, expected = load(content), last.weights()
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from platformdirs import user_cache_path, user_data_path
 from sqlalchemy.engine import Engine
 
-from fedsweep import machine, queue, worker
+from fedsweep import machine, queue, shared, worker
 from fedsweep.errors import MachineError, PlanError
 from fedsweep.execution import data
 from fedsweep.execution.attempt import execute
@@ -31,10 +31,11 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import transaction
+from fedsweep.worker.watch import _Watch
 from tests.acceptance.command import at_once
 from tests.image_folders import make_image_folder
-from trainers import folder, images, sources
-from trainers.folder import BadData, MachineLimit
+from trainers.data import files, images, sources
+from trainers.data.files import BadData, MachineLimit
 
 pytestmark = pytest.mark.quick_on("sqlite")
 
@@ -243,9 +244,9 @@ def test_a_watch_needs_neither_shared_memory_nor_semaphores(
 
     monkeypatch.setattr(multiprocessing.heap.Arena, "__init__", refuse)
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
-    watch = worker._Watch(worker.Options(sqlite_url, slots=3), lambda _view: None)
+    watch = _Watch(worker.Options(sqlite_url, slots=3), lambda _view: None)
     watch.slots[1].shared.steps = 7
-    theirs = worker.shared.attach(watch.memory, 1)
+    theirs = shared.attach(watch.memory, 1)
     theirs.steps += 1
     watch.stop_slots()
     assert [slot.shared.steps for slot in watch.slots] == [0, 8, 0]
@@ -293,8 +294,8 @@ def test_an_error_of_the_trial_itself_is_no_fault_of_the_machine() -> None:
 
 
 READS: dict[str, Callable[[Path], object]] = {
-    "listing": lambda root: folder.list_files("imagefolder", root),
-    "hashing": lambda root: folder.read_content(root, [root / "train" / "class0" / "000.png"]),
+    "listing": lambda root: files.list_files("imagefolder", root),
+    "hashing": lambda root: files.read_content(root, [root / "train" / "class0" / "000.png"]),
     "decoding": lambda root: images.opened(root / "train" / "class0" / "000.png"),
 }
 
@@ -326,7 +327,7 @@ def test_a_plan_that_meets_a_limit_is_one_sentence(
     def refuse(*_: object) -> None:
         raise MachineLimit("Too many open files: raise the limit")
 
-    monkeypatch.setattr(folder, "list_files", refuse)
+    monkeypatch.setattr(files, "list_files", refuse)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=32"])
     with pytest.raises(PlanError, match="Too many open files"):
         data.look_at_data(sweep, tmp_path)

@@ -16,7 +16,8 @@ import pytest
 from fedsweep import worker
 from fedsweep.plan import Round
 from fedsweep.store.claim import Claim
-from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS, View
+from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS, Snapshot
+from fedsweep.worker.watch import _cpu_seconds, _is_stopped, _Watch
 from tests.acceptance.command import at_once, query
 
 SECONDS = 10.0
@@ -49,14 +50,14 @@ class Cpu:
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
     cpu = Cpu()
-    monkeypatch.setattr(worker, "_cpu_seconds", lambda _slot: cpu.used)
+    monkeypatch.setattr("fedsweep.worker.watch._cpu_seconds", lambda _slot: cpu.used)
     return cpu
 
 
 @pytest.fixture
 def watch(sqlite_url: str, cpu: Cpu) -> Iterator[Any]:
     """A watch with one slot, which has claimed a trial."""
-    watch = worker._Watch(worker.Options(sqlite_url), lambda _view: None)
+    watch = _Watch(worker.Options(sqlite_url), lambda _view: None)
     slot: Any = watch.slots[0]
     slot.process = Process()
     watch.note(slot, CLAIM)
@@ -100,7 +101,7 @@ def test_processor_time_is_a_witness_for_an_hour(
     watch: Any, cpu: Cpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step may take long; a wait for a GPU that hangs uses processor time for ever."""
-    monkeypatch.setattr(worker, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("fedsweep.worker.watch.BUSY_SECONDS", 0.0)
     watch.note(watch.slots[0], measured(1, 1.0, evaluated=False))
     assert until_stalled(watch) == SILENT_SECONDS + SECONDS
 
@@ -124,7 +125,7 @@ def test_a_watch_that_did_not_run_blames_no_trainer(
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=time.sleep)
     ended: list[object] = []
     now = watch.looked
-    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr("fedsweep.worker.watch.time", clock)
     monkeypatch.setattr(watch, "end_stalled", ended.append)
     now += away
     watch.look()
@@ -159,8 +160,8 @@ def test_a_machine_that_hides_its_processes_ends_no_work(
     monkeypatch.setattr(psutil, "Process", refuse)
     slot: Any = worker.Slot(0, "cpu")
     slot.process = Process()
-    assert worker._cpu_seconds(slot) == 0.0
-    assert not worker._is_stopped(slot)
+    assert _cpu_seconds(slot) == 0.0
+    assert not _is_stopped(slot)
 
 
 @pytest.mark.slow
@@ -170,10 +171,10 @@ def test_a_frozen_trainer_is_ended_and_said_to_have_stalled(
     """A real trainer that is stopped in its rounds fails as stalled, and the worker goes on."""
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "normalizer=bn")
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "rounds=500")
-    monkeypatch.setattr(worker, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr("fedsweep.worker.watch.STALL_SECONDS", 3.0)
     frozen: list[str] = []
 
-    def freeze(view: View) -> None:
+    def freeze(view: Snapshot) -> None:
         slot = view.slots[0]
         if not frozen and slot.claim is not None and slot.last is not None:
             assert slot.process is not None

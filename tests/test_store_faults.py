@@ -33,7 +33,10 @@ from fedsweep.plan import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import clock, outage, planning, round_rows, transactions
 from fedsweep.store.claim import Claim
+from fedsweep.store.outage import OUTAGE_SECONDS
 from fedsweep.store.tables import attempts, trials
+from fedsweep.worker.slot import _SlotLoop
+from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
 
 FAULTS = [
@@ -120,7 +123,7 @@ def test_an_outage_in_the_middle_of_a_trial_is_waited_out(
 def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store_url: str) -> None:
     """The watch releases the trial of a slot that ends by the store's fault, uncharged."""
     claimed = claim(planned)
-    watch = worker._Watch(worker.Options(store_url), lambda _: None)
+    watch = _Watch(worker.Options(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
     slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
@@ -154,9 +157,9 @@ def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: En
 
 def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long trial before it does not use up the time; past the bound the error is raised."""
-    loop = worker._SlotLoop.__new__(worker._SlotLoop)
-    loop.reached = worker.time.monotonic()
-    monkeypatch.setattr(worker, "OUTAGE_SECONDS", 1000.0)
+    loop = _SlotLoop.__new__(_SlotLoop)
+    loop.reached = time.monotonic()
+    monkeypatch.setattr("fedsweep.worker.slot.OUTAGE_SECONDS", 1000.0)
     with loop.through_outages():
         raise StoreUnreachable
     loop.reached -= 1001.0
@@ -168,21 +171,21 @@ def test_a_server_that_only_reads_is_not_waited_for_without_end(
     planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker reads between its claims; that it can read is no end of the outage."""
-    slot = object.__new__(worker._SlotLoop)
+    slot = object.__new__(_SlotLoop)
     slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, worker.time.monotonic() - worker.OUTAGE_SECONDS - 1
+    slot.in_doubt, slot.reached = False, time.monotonic() - OUTAGE_SECONDS - 1
 
     def refused(_engine: Engine) -> Any:
         raise StoreStandby
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "transaction", refused)
+        patched.setattr("fedsweep.worker.slot.transaction", refused)
         assert not slot.empty()
         with pytest.raises(StoreStandby):
             slot.take()
     assert slot.take() is not None
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "transaction", refused)
+        patched.setattr("fedsweep.worker.slot.transaction", refused)
         assert slot.take() is None
 
 
@@ -224,7 +227,7 @@ def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
 ) -> None:
     """Its watch finds the claim by the slot's name; the trial is not charged."""
     held = claim(planned)
-    watch = worker._Watch(worker.Options(store_url), lambda _: None)
+    watch = _Watch(worker.Options(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.name = "another"
     watch.drop(slot, why="its trainer died (SIGKILL)")
@@ -253,7 +256,7 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     planned: Engine, store_url: str
 ) -> None:
     """Its watch notices at the next beat, or hears it from the slot, and says so once."""
-    watch = worker._Watch(worker.Options(store_url, lease=0.0), lambda _: None)
+    watch = _Watch(worker.Options(store_url, lease=0.0), lambda _: None)
     (slot,) = watch.slots
     slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
     held = claim(planned)
@@ -303,7 +306,7 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
     planned: Engine, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
     """The commit succeeds, but its answer is lost: the slot claims that trial, or releases it."""
-    slot = object.__new__(worker._SlotLoop)
+    slot = object.__new__(_SlotLoop)
     slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
     slot.in_doubt, slot.reached = False, time.monotonic()
 
@@ -314,7 +317,7 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
         raise StoreUnreachable
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "transaction", unanswered)
+        patched.setattr("fedsweep.worker.slot.transaction", unanswered)
         assert slot.take() is None
     running = sa.select(trials.c.id).where(trials.c.state == "running")
     with transactions.reading(planned) as c:

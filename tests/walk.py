@@ -24,8 +24,9 @@ from typing import Any
 from fedsweep.plan import ClientScore
 from fedsweep.plan import Round as Measurements
 from trainers import memory
-from trainers.config import TrainConfig, canonical
+from trainers.config import TrainConfig
 from trainers.engines import TEST_ENGINE, Diverged, Unfit, Unreadable
+from trainers.identity import canonical
 from trainers.progress import progress
 
 PLUGINS = Path(__file__).parent / "plugins"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
@@ -15,40 +14,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from trainers.facts import CHANNELS, ON_DISK, SEGMENTATION, TRAINING_SAMPLES
+from trainers.feasible import check_sizes, share
 from trainers.own_normalizers import OWN
-
-RECIPE = 1
-"""Raised whenever a change of the code changes the numbers of an unchanged configuration."""
-
-TINY_ALPHA = 0.01
-"""Below this alpha, the class mixes of a Dirichlet partition by client underflow in float64. The
-mix of one class in 1,700 is then 0 at 0.01, and of every second class at 0.001."""
-
-TINY_ALPHA_RECIPE = 2
-"""The recipe of those partitions. Under recipe 1, a client whose classes had run out was nearly
-IID."""
-
-CLASS_SAMPLES = {
-    "digits": (142, 146, 142, 146, 145, 145, 145, 143, 139, 144),
-    "cifar10": (5000,) * 10,
-    "cifar100": (500,) * 100,
-}
-"""Training samples of each class of the data sets whose content never changes; others are counted
-on disk."""
-
-TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
-
-ON_DISK = frozenset({"imagefolder", "tiny-imagenet", "cityscapes", "camvid"})
-"""Data sets that are what lies in their folder: a fingerprint tells one content from another."""
-
-DOWNLOADED = frozenset({"tiny-imagenet"})
-"""Those of them that are fetched where no folder is named: always the same content."""
-
-SEGMENTATION = frozenset({"cityscapes", "camvid"})
-"""Data sets with a class for each pixel. Their images come in groups: cities, drives."""
 
 NORMALIZERS = tuple(own.name for own in OWN)
 """Our own normalizers. `trainers.normalizers` explains each."""
+
 
 ENTRY_POINT = "fedsweep.normalizers"
 """The group of entry points under which other packages offer theirs."""
@@ -69,9 +41,15 @@ def _unsigned_zero(value: float) -> float:
 LARGEST = 2**63 - 1
 """What a database's integer holds."""
 
+
 Count = Annotated[int, BeforeValidator(_integral), Field(ge=1, le=LARGEST)]
+
+
 Index = Annotated[int, BeforeValidator(_integral), Field(ge=0, le=LARGEST)]
+
+
 NotNegative = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
+
 
 Dirichlets = ("dirichlet", "dirichlet-class")
 
@@ -199,7 +177,7 @@ class TrainConfig(BaseModel):
             return given
         if given.get("freeze_round") == "auto":
             given = {**given, "freeze_round": None, "freeze_rule": "auto"}
-        chosen = {**_defaults(cls), **given}
+        chosen = {**field_defaults(cls), **given}
         kept = dict(given)
         for name, used in USED_WHEN.items():
             if not used(chosen):
@@ -284,22 +262,6 @@ class TrainConfig(BaseModel):
         return self.freeze_round is not None and round > self.freeze_round
 
 
-CHANNELS = {
-    "cnn": (32, 64),
-    "resnet20": (16, 32, 64),
-    "resnet18": (64, 128, 256, 512),
-    "deeplabv3plus": (16, 24, 32, 48, 64, 96, 144, 160, 192, 256, 320, 384, 576, 960, 1280),
-}
-"""Channels that a normalizer meets in each model."""
-
-STATE_ELEMENTS = {
-    "cnn": 67_000,
-    "resnet20": 274_000,
-    "resnet18": 11_200_000,
-    "deeplabv3plus": 4_420_000,
-}
-"""Elements of a model's state, about: to tell a plan's disk without building the model."""
-
 Given = Mapping[str, Any]
 
 
@@ -333,6 +295,7 @@ USED_WHEN: dict[str, Callable[[Given], bool]] = {
 }
 """When a field has a meaning; elsewhere it is None and outside the identity."""
 
+
 _MISSING = {
     "freeze_round": (
         'fixbn needs a freeze_round: a round (64) or a share of the rounds ("50%"), or "auto"'
@@ -342,102 +305,8 @@ _MISSING = {
     "lr_step": 'lr_schedule = "step" needs an lr_step, the rounds between two steps',
 }
 
-OUTSIDE_IDENTITY = frozenset(
-    {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
-)
-"""Fields that change what is measured or kept, never what is trained. (A loss on the test set that
-is not finite fails a trial in the round that measures it; the weights of such a trial are finite.)
-"""
-
 
 @cache
-def _defaults(of: type[TrainConfig]) -> dict[str, Any]:
+def field_defaults(of: type[TrainConfig]) -> dict[str, Any]:
+    """Return the default of each field."""
     return {name: info.default for name, info in of.model_fields.items()}
-
-
-def canonical(config: TrainConfig) -> dict[str, Any]:
-    """The identity of a trial: its seed, the fields used and not at their default, the recipe."""
-    values = config.__dict__
-    identity = {
-        name: value
-        for name, default in _identity_defaults(type(config))
-        if (value := values[name]) is not None and value != default
-    }
-    return identity | {"seed": config.seed, "recipe": recipe(config)}
-
-
-@cache
-def _identity_defaults(of: type[TrainConfig]) -> list[tuple[str, Any]]:
-    """Return the fields that are part of an identity if they are not at these defaults."""
-    own = OUTSIDE_IDENTITY | {"seed"}
-    return [(name, default) for name, default in _defaults(of).items() if name not in own]
-
-
-def recipe(config: TrainConfig) -> int:
-    """Return the version of the code that computes this configuration's numbers."""
-    tiny = config.alpha is not None and config.alpha < TINY_ALPHA
-    return TINY_ALPHA_RECIPE if tiny and config.partition == "dirichlet" else RECIPE
-
-
-LARGEST_FLOAT32 = float.fromhex("0x1.fffffep+127")
-
-MOST_OF: dict[str, int] = {
-    "image_size": 16_384,
-    "image_height": 16_384,
-    "local_steps": 10**8,
-    "local_epochs": 10**8,
-}
-"""The largest values that a plan may give: beyond them, no machine trains a single round."""
-
-
-def check_feasible(config: TrainConfig) -> None:
-    """Refuse values that are valid on their own and fail every trial on every machine.
-
-    A stored trial is not checked, so that an older database still opens.
-
-    Raises:
-        ValueError: a value is above the largest that can be trained with.
-
-    """
-    for name, most in MOST_OF.items():
-        value = getattr(config, name)
-        if value is not None and value > most:
-            raise ValueError(f"{name} = {value} is too much to train with: choose {most} or less")
-    for name in ("lr", "weight_decay"):
-        value = getattr(config, name)
-        if config.dtype != "float64" and value > LARGEST_FLOAT32:
-            raise ValueError(
-                f"{name} = {value:g} is more than {config.dtype} weights can hold: lower {name}"
-            )
-
-
-def share(part: float | Decimal, whole: int) -> int:
-    """floor(part * whole + 1/2), with `part` read as the decimal that was written."""
-    return math.floor(Decimal(str(part)) * whole + Decimal("0.5"))
-
-
-def held_back(validation: float, samples: int) -> int:
-    """Return how many of a client's samples are held back; at least one stays for training."""
-    return min(share(validation, samples), samples - 1)
-
-
-def check_sizes(config: TrainConfig, samples: int) -> None:
-    """Refuse a partition that cannot give every client a training sample.
-
-    Raises:
-        ValueError: more clients, or more shards, than samples.
-
-    """
-    if config.clients is None or config.centralized:
-        return
-    each, what = 1, "clients"
-    if config.shards_per_client is not None:
-        each, what = config.shards_per_client, "shards"
-    elif config.min_samples is not None:
-        each, what = config.min_samples, f"samples ({config.min_samples} for each client)"
-    if config.clients * each > samples:
-        also = {"shards": " or shards_per_client", "clients": ""}.get(what, " or min_samples")
-        raise ValueError(
-            f"{config.clients * each} {what} are more than the {samples} training samples of "
-            f"{config.dataset}: lower clients{also}"
-        )

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainers.data import Normalize
-from trainers.dataset import VOID, Split
+from trainers.data.batches import Normalize
+from trainers.data.dataset import VOID, Split
 from trainers.progress import progress
 
 BATCH = 500

@@ -20,7 +20,7 @@ from torch import Tensor
 from trainers import diagnostics, measurements, models
 from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
-from trainers.dataset import VOID, Dataset, Split
+from trainers.data.dataset import VOID, Dataset, Split
 from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Score, client_accuracy, score
 from trainers.freeze import AutoFreeze, drift

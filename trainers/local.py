@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from trainers.config import TrainConfig
-from trainers.data import Normalize, crop_and_flip, draw_crops, local_batches
-from trainers.dataset import VOID, Dataset
+from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
+from trainers.data.dataset import VOID, Dataset
 from trainers.evaluate import by_row
 from trainers.keys import keyed
 from trainers.momentum import Momentum

@@ -13,7 +13,7 @@ from trainers.config import NORMALIZERS, TrainConfig
 from trainers.normalizers import offered
 
 
-def settle(threads: int) -> None:
+def make_deterministic(threads: int) -> None:
     """Make torch's arithmetic repeatable in this process: threads, algorithms, no TF32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import TINY_ALPHA, TrainConfig, check_sizes, held_back
+from trainers.config import TrainConfig
+from trainers.feasible import check_sizes, held_back
+from trainers.identity import TINY_ALPHA
 from trainers.keys import keyed
 from trainers.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainers.dataset import Dataset
+    from trainers.data.dataset import Dataset
 
 Indices = NDArray[np.int64]
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING
 
-from trainers.config import CLASS_SAMPLES, TrainConfig, check_sizes, held_back
+from trainers.config import TrainConfig
+from trainers.facts import CLASS_SAMPLES
+from trainers.feasible import check_sizes, held_back
 
 if TYPE_CHECKING:
-    from trainers.folder import Files
+    from trainers.data.files import Files
 
 MOST_NUMBERS = 200_000_000
 """Random numbers, about 20 seconds of them, after which a plan checks no further Dirichlet

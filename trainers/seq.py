@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainers import engines, fedavg, seq  # noqa: PLW0406  # to compare it below
-    from trainers.dataset import Dataset
+    from trainers.data.dataset import Dataset
 
     _: engines.Engine = seq  # this module has the interface
 
@@ -51,7 +51,7 @@ def rehearse(device: str, threads: int) -> None:
     """
     from trainers import numerics, rehearsal
 
-    numerics.settle(threads)
+    numerics.make_deterministic(threads)
     rehearsal.rehearse(device)
 
 
@@ -88,7 +88,7 @@ def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str
     """Return everything that can change a bit of a result, and make torch's results repeat."""
     from trainers import numerics
 
-    numerics.settle(threads)
+    numerics.make_deterministic(threads)
     return numerics.numerics(config, device)
 
 
@@ -129,9 +129,9 @@ def _load(
     root: Path | None,
 ) -> Dataset:
     """Load a data set, and keep it for the next trial of this process."""
-    from trainers import data
+    from trainers.data import datasets
 
-    return data.load(
+    return datasets.load(
         dataset, root, image_size=image_size, image_height=image_height, fingerprint=fingerprint
     )
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import IO, TYPE_CHECKING
 
 from fedsweep import output
-from fedsweep.report.phrases import counted, duration, size, time_left
+from fedsweep.words import counted, duration, size, time_left
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from fedsweep.report.figures import CaptionedFigure
     from fedsweep.report.findings import Finding
+    from fedsweep.report.grouping import Row, Summary
     from fedsweep.report.selection import Condition
-    from fedsweep.report.summary import Row, Summary
     from fedsweep.report.tables import View
 
 
@@ -243,8 +243,8 @@ def _each(connection: Connection, names: Sequence[str], asked: _Asked) -> list[_
 def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
     from fedsweep.report import searched
     from fedsweep.report.differences import find_column
+    from fedsweep.report.grouping import COLUMNS, summarize
     from fedsweep.report.selection import nothing, select, tune
-    from fedsweep.report.summary import COLUMNS, summarize
     from fedsweep.report.tables import View
     from fedsweep.store import trial_rows
 

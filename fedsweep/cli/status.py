@@ -12,7 +12,7 @@ import typer
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, duration, keep_showing, size, time_left
 from fedsweep.errors import visible
-from fedsweep.report.phrases import HELD
+from fedsweep.words import HELD
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -161,7 +161,7 @@ def _waiting(queue: dict[str, int]) -> str:
 
 def _at_work(running: list[Row]) -> RenderableType:
     from fedsweep.report.fit import Column, Grid, eliding, folding
-    from fedsweep.report.summary import describe
+    from fedsweep.report.labels import describe
 
     columns = [
         Column("host", left=True, least=folding, leave_out=4),

@@ -12,8 +12,8 @@ from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_stor
 from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import NotFound, Refused, visible
 from fedsweep.measures import FROM_ALL_ROUNDS, FROM_LAST_ROUND
-from fedsweep.report.phrases import ran_with, standing
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
+from fedsweep.words import ran_with, standing
 
 app = typer.Typer(
     help="Look at trials, cancel them, try them again.", no_args_is_help=True, rich_markup_mode=None
@@ -39,7 +39,7 @@ def list_(
 ) -> None:
     """List trials in the order of planning."""
     from fedsweep.report.fit import Column, Grid, folding
-    from fedsweep.report.summary import describe
+    from fedsweep.report.labels import describe
     from fedsweep.store import sweep_rows, trial_rows
     from fedsweep.store.transactions import reading
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fedsweep.store.progress import SweepProgress
-    from fedsweep.worker import Slot, View
+    from fedsweep.worker import Slot, Snapshot
 
 BAR = 30
 """Columns of a sweep's bar."""
@@ -152,7 +152,7 @@ def _approved(artifacts: list[str] | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _screen() -> Iterator[Callable[[View], None]]:
+def _screen() -> Iterator[Callable[[Snapshot], None]]:
     """A live view on a terminal, plain lines elsewhere."""
     if not console().is_terminal:
         yield _plain
@@ -163,7 +163,7 @@ def _screen() -> Iterator[Callable[[View], None]]:
     with Live(console=console(), auto_refresh=False, transient=True) as live:
         drawn = 0.0
 
-        def show(view: View) -> None:
+        def show(view: Snapshot) -> None:
             nonlocal drawn
             if view.ended is not None:
                 live.console.print(Text(_ended(view)))
@@ -174,12 +174,12 @@ def _screen() -> Iterator[Callable[[View], None]]:
         yield show
 
 
-def _plain(view: View) -> None:
+def _plain(view: Snapshot) -> None:
     if view.ended is not None:
         print(_ended(view), flush=True)
 
 
-def _ended(view: View) -> str:
+def _ended(view: Snapshot) -> str:
     ended = view.ended
     assert ended is not None
     outcome = str(ended.outcome) if ended.outcome else "lost"
@@ -200,7 +200,7 @@ def _ended(view: View) -> str:
     return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
 
 
-def _seconds_left(view: View, progress: list[SweepProgress]) -> float | None:
+def _seconds_left(view: Snapshot, progress: list[SweepProgress]) -> float | None:
     """Of these sweeps, with our open slots and whatever else is running now."""
     each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
     if any(seconds is None for seconds in each):
@@ -211,13 +211,13 @@ def _seconds_left(view: View, progress: list[SweepProgress]) -> float | None:
 
 
 def _what(config: object) -> str:
-    from fedsweep.report.summary import describe
+    from fedsweep.report.labels import describe
 
     assert isinstance(config, dict)
     return describe(config)
 
 
-def _frame(view: View) -> RenderableType:
+def _frame(view: Snapshot) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -240,7 +240,7 @@ def _frame(view: View) -> RenderableType:
     return Group(*lines)
 
 
-def _standing(view: View, progress: SweepProgress) -> RenderableType:
+def _standing(view: Snapshot, progress: SweepProgress) -> RenderableType:
     """Return a line for a sweep; without its bar if that does not fit."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table

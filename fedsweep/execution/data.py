@@ -33,8 +33,8 @@ log = logging.getLogger("fedsweep")
 
 def missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | None:
     """Return a refusal if a trial's data set is not on this machine, None otherwise."""
-    from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, Missing, list_files, shown
+    from trainers.data.files import BadData, MachineLimit, Missing, list_files, shown
+    from trainers.facts import DOWNLOADED, ON_DISK
 
     dataset, lack = need["dataset"], data_of(need)
     if dataset not in ON_DISK:
@@ -66,7 +66,7 @@ def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> en
         TrialFailed: no machine can train on them.
 
     """
-    from trainers.folder import BadData, Missing
+    from trainers.data.files import BadData, Missing
 
     try:
         dataset = engine_of(vars(config)).load(config, root)
@@ -98,8 +98,8 @@ def look_at_data(
 
     """
     from trainers import precheck
-    from trainers.config import DOWNLOADED, ON_DISK
-    from trainers.folder import BadData, MachineLimit, check_decoded, list_files
+    from trainers.data.files import BadData, MachineLimit, check_decoded, list_files
+    from trainers.facts import DOWNLOADED, ON_DISK
 
     unseen = False
     stocks: dict[str, precheck.Stock] = {}
@@ -164,8 +164,8 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
         PlanError: the data are not at hand, or cannot be split so.
 
     """
-    from trainers.config import SEGMENTATION
-    from trainers.folder import BadData, MachineLimit
+    from trainers.data.files import BadData, MachineLimit
+    from trainers.facts import SEGMENTATION
 
     try:
         counts = [engine_of(vars(config)).class_counts(config, root) for config in configs]

@@ -50,7 +50,7 @@ def too_small(model: str, device: str) -> MachineLacks | None:
 
     Enough for the model alone: how much a trial takes shows in its first round.
     """
-    from trainers.config import STATE_ELEMENTS
+    from trainers.facts import STATE_ELEMENTS
 
     elements = COPIES * STATE_ELEMENTS[model]
     try:

@@ -24,7 +24,7 @@ def weights_bytes(configs: Iterable[TrainConfig]) -> int:
 
 
 def _model_bytes(config: TrainConfig) -> int:
-    from trainers.config import STATE_ELEMENTS
+    from trainers.facts import STATE_ELEMENTS
 
     return STATE_ELEMENTS[config.model] * (8 if config.dtype == "float64" else 4)
 

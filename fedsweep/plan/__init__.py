@@ -8,7 +8,8 @@ from fedsweep.plan.read import read_plan
 from fedsweep.plan.sweep import Budget, SweepSpec, pinned
 from fedsweep.plan.trials import TrialSpec, check_recipe, more_measured
 from fedsweep.plan.trunks import most_forks, own_rounds
-from trainers.config import OUTSIDE_IDENTITY, TrainConfig
+from trainers.config import TrainConfig
+from trainers.identity import OUTSIDE_IDENTITY
 from trainers.measurements import ClientScore, Round
 
 __all__ = [

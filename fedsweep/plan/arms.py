@@ -13,11 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedsweep.fields import ARM_FIELDS
 from fedsweep.plan.identity import content_hash
 from fedsweep.plan.trials import TrialSpec
-from trainers.config import (
-    LARGEST,
-    TrainConfig,
-    canonical,
-)
+from trainers.config import LARGEST, TrainConfig
+from trainers.identity import canonical
 
 
 class Lattice(BaseModel):

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 
 from fedsweep.fields import config_columns
 from fedsweep.plan.identity import content_hash, trunk_of
-from trainers.config import (
-    OUTSIDE_IDENTITY,
-    RECIPE,
-    TINY_ALPHA,
-    TrainConfig,
-    canonical,
-    recipe,
-)
+from trainers.config import TrainConfig
+from trainers.identity import OUTSIDE_IDENTITY, RECIPE, TINY_ALPHA, canonical, recipe
 
 
 @dataclass(frozen=True)

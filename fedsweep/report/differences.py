@@ -12,8 +12,9 @@ from fedsweep.appearance import central_twin
 from fedsweep.errors import RequestError
 from fedsweep.fields import FEDERATED
 from fedsweep.measures import MEASURES
+from fedsweep.report.grouping import Cell, Column, Key, Summary, Unit
+from fedsweep.report.labels import column_text, value_text
 from fedsweep.report.statistics import Difference, difference, holm, not_worse
-from fedsweep.report.summary import Cell, Column, Key, Summary, Unit, column_text, value_text
 
 Mark = Literal["best", "level", ""]
 

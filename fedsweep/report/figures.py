@@ -16,8 +16,8 @@ from fedsweep.files import make_folder, write_whole
 from fedsweep.measures import CURVES, MEASURES
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
+from fedsweep.report.grouping import Row, Summary
 from fedsweep.report.selection import Condition
-from fedsweep.report.summary import Row, Summary
 from fedsweep.store.rows import Curves
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import fedsweep
 from fedsweep.report import search_tables, tables
 from fedsweep.report.figures import CaptionedFigure
 from fedsweep.report.findings import Finding
-from fedsweep.report.summary import Summary
+from fedsweep.report.grouping import Summary
 from fedsweep.report.tables import View
 
 

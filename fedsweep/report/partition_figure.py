@@ -21,7 +21,7 @@ from fedsweep.errors import PlanError, RequestError
 from fedsweep.files import written
 from fedsweep.plan import Holdings, SweepSpec, TrainConfig, Trials
 from fedsweep.report import layout
-from fedsweep.report.summary import sort_key, value_text
+from fedsweep.report.labels import sort_key, value_text
 
 Counts = NDArray[np.int64]
 

@@ -9,8 +9,8 @@ from fedsweep.plan import OUTSIDE_IDENTITY
 from fedsweep.report.selection import sql_value
 
 if TYPE_CHECKING:
+    from fedsweep.report.grouping import Summary
     from fedsweep.report.selection import Condition
-    from fedsweep.report.summary import Summary
 
 
 def cells(summary: Summary, conditions: Sequence[Condition] = ()) -> str:

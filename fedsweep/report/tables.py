@@ -16,16 +16,9 @@ from fedsweep.report import queries
 from fedsweep.report.differences import Contrast, Mark, against, gaps, marks, outdone_by_partial
 from fedsweep.report.fit import Column as FitColumn
 from fedsweep.report.fit import Grid
+from fedsweep.report.grouping import Cell, Column, Key, Spread, Summary
+from fedsweep.report.labels import column_text, field_text
 from fedsweep.report.selection import Condition
-from fedsweep.report.summary import (
-    Cell,
-    Column,
-    Key,
-    Spread,
-    Summary,
-    column_text,
-    field_text,
-)
 
 WIDE = 160
 """Columns of a table that is not printed on a terminal."""

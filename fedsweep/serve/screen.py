@@ -17,8 +17,8 @@ import fedsweep
 from fedsweep.errors import hide_secrets
 from fedsweep.fields import label
 from fedsweep.measures import Measure
-from fedsweep.report.phrases import counted, duration, size
-from fedsweep.report.summary import describe, field_text
+from fedsweep.report.labels import describe, field_text
+from fedsweep.words import counted, duration, size
 
 
 @dataclass(frozen=True)

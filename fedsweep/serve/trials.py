@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 from fedsweep.errors import RequestError
 from fedsweep.fields import label
 from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
-from fedsweep.report.phrases import ran_with, standing
 from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, sweep_rows, trial_rows
 from fedsweep.store.browse import Wanted
+from fedsweep.words import ran_with, standing
 
 LINES = 40
 """Of the last attempt's log."""

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedsweep.report import phrases
+from fedsweep import words
 from fedsweep.states import Outcome, TrialState
 from fedsweep.store.progress import SweepProgress
 from fedsweep.store.rows import Row
 
-time_left = phrases.time_left
+time_left = words.time_left
 """For the templates."""
 
 SHOWN_SECONDS = 3600.0
 """How long a worker is shown after it was last seen, and the span of its utilization."""
 
-HELD = phrases.HELD
+HELD = words.HELD
 
 BAR = ("finished", "running", "failed", "cancelled", "queued")
 """The order of the states in a bar."""

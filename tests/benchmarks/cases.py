@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trainers import data, models
+from trainers import models
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset, assemble
+from trainers.data import datasets
+from trainers.data.dataset import Dataset, assemble
 
 CLIENTS = 10
 RESNET: dict[str, Any] = {"dataset": "cifar10", "model": "resnet20", "augment": False}
@@ -40,7 +41,7 @@ def random_images(count: int = 4000) -> Dataset:
 
 def dataset(case: str) -> Dataset:
     """The case's data."""
-    return data.load("digits") if CASES[case]["dataset"] == "digits" else random_images()
+    return datasets.load("digits") if CASES[case]["dataset"] == "digits" else random_images()
 
 
 def built(config: TrainConfig, made: Dataset) -> nn.Module:

@@ -22,10 +22,11 @@ from torch import nn
 from tests.benchmarks.cases import CLIENTS, built, configured, dataset, random_images
 from tests.benchmarks.figure import Figure, N, timed
 from tests.builders import REPOSITORY
-from trainers import data, fedavg
-from trainers.dataset import Dataset
+from trainers import fedavg
+from trainers.data import batches
+from trainers.data.dataset import Dataset
 from trainers.local import LocalTraining
-from trainers.numerics import settle
+from trainers.numerics import make_deterministic
 
 FLOWER = REPOSITORY / ".venv-flower" / "bin" / "python"
 """The peer's own environment: it does not go with our pinned versions. `make bench` makes it."""
@@ -48,11 +49,11 @@ def rounds(trial: Any, count: int, first: int = 2) -> Iterator[float]:
 
 def outside() -> Iterator[Figure]:
     """A round without its gradient steps: cohort, batches, load, average, momentum, checks."""
-    settle(1)
+    make_deterministic(1)
     zero = torch.zeros((), dtype=torch.float64)
 
     def only_draw(local: LocalTraining, samples: Any, round: int, client: int, *_: Any) -> Any:
-        local.send(data.local_batches(samples, local.config, round, client))
+        local.send(batches.local_batches(samples, local.config, round, client))
         return zero
 
     train, LocalTraining.train = LocalTraining.train, only_draw  # type: ignore[assignment,method-assign]  # for a while
@@ -76,13 +77,13 @@ def outside() -> Iterator[Figure]:
 
 def plain_loop(dtype: str) -> Iterator[Figure]:
     """Images a second of ResNet20 at batch 20, against a plain PyTorch loop, in turns."""
-    settle(1)
+    make_deterministic(1)
     made, half = random_images(), dtype == "bfloat16"
     config = configured("resnet20-e1", local_steps=10, dtype=dtype)
     trial = federation("resnet20-e1", made, local_steps=10, dtype=dtype)
     plain = built(config, made).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
-    normalize = data.Normalize(made, torch.float32, torch.device("cpu"))
+    normalize = batches.Normalize(made, torch.float32, torch.device("cpu"))
 
     def loop() -> None:
         for start in range(0, 2000, 20):
@@ -111,7 +112,7 @@ def gpu() -> Iterator[Figure]:
     if not torch.cuda.is_available():
         print("on a CUDA device: not measured, there is none")
         return
-    settle(1)
+    make_deterministic(1)
     made, name = random_images(50_000), torch.cuda.get_device_name()
     for dtype in ("float32", "bfloat16"):
         for batch in (20, 64):
@@ -173,7 +174,7 @@ def memory() -> Iterator[Figure]:
 
 def snapshots(folder: Path) -> Iterator[Figure]:
     """A snapshot after every round, written and synced, as a share of the round."""
-    settle(1)
+    make_deterministic(1)
     trial = federation("resnet20-e20")
     shares = []
     for number, seconds in enumerate(rounds(trial, 3), 2):
@@ -190,7 +191,7 @@ def snapshots(folder: Path) -> Iterator[Figure]:
 
 def slot(case: str, dtype: str, count: int, barrier: Any, out: Any) -> None:
     """One of two processes that train a trial each; tells its rounds a second."""
-    settle(1)
+    make_deterministic(1)
     trial = federation(case, dtype=dtype)
     barrier.wait()
     seconds = sum(rounds(trial, count))

@@ -39,7 +39,7 @@ from flwr.simulation import run_simulation
 from torch import nn
 
 from tests.benchmarks.cases import CASES, CLIENTS, built, configured, dataset
-from trainers import data
+from trainers.data.batches import Normalize, local_batches
 from trainers.partition import partition
 
 
@@ -52,7 +52,7 @@ class Workshop:
         made = dataset(case)
         self.train = made.train
         self.samples = partition(made.train.labels.numpy(), self.config)
-        self.normalize = data.Normalize(made, torch.float32, torch.device("cpu"))
+        self.normalize = Normalize(made, torch.float32, torch.device("cpu"))
         self.model = built(self.config, made).to(memory_format=torch.channels_last).train()
 
     def fit(self, round: int, client: int) -> float:
@@ -61,7 +61,7 @@ class Workshop:
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.lr, momentum=config.momentum_factor or 0.0
         )
-        batches = data.local_batches(self.samples[client], config, round, client)
+        batches = local_batches(self.samples[client], config, round, client)
         total = torch.zeros(())
         for batch in batches:
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ from fedsweep.plan import TrainConfig
 from fedsweep.states import Outcome
 from fedsweep.store.claim import Claim
 from fedsweep.store.progress import SweepProgress
-from fedsweep.worker import Ended, Tally, View
+from fedsweep.worker import Ended, Snapshot, Tally
 
 CONFIG = TrainConfig(
     dataset="digits", model="cnn", normalizer="bn", clients=4, rounds=3, local_steps=2,
@@ -41,7 +41,7 @@ def test_an_end_says_how_why_and_when_it_is_tried_again(
     """In one line."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, outcome, None, 2.0, error, again)
-    line = _ended(View([], [PROGRESS], Tally(), ended))
+    line = _ended(Snapshot([], [PROGRESS], Tally(), ended))
     assert line.startswith("abcdef01 bn ")
     assert line.endswith(f": {said}  [1/1, 0s left]")
 
@@ -50,4 +50,4 @@ def test_a_count_that_was_not_read_is_not_shown() -> None:
     """If the store does not answer at the end, the line has no count."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, Outcome.FINISHED, None, 2.0, None, None)
-    assert _ended(View([], [], Tally(), ended)).endswith("finished in 2s")
+    assert _ended(Snapshot([], [], Tally(), ended)).endswith("finished in 2s")

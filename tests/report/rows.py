@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedsweep.measures import COMPARABLE
-from fedsweep.report.summary import (
-    FIELDS,
-)
+from fedsweep.report.grouping import FIELDS
 
 
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:

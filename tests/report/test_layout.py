@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedsweep.report import layout, partition_figure, plots
 from fedsweep.report.figures import CaptionedFigure, captioned_figures
-from fedsweep.report.summary import Row, summarize
+from fedsweep.report.grouping import Row, summarize
 from tests.report.figures import check, held
 from tests.report.rows import trial
 

@@ -21,8 +21,8 @@ from fedsweep.cli import report as command
 from fedsweep.cli.app import app
 from fedsweep.errors import RequestError
 from fedsweep.plan import read_plan
+from fedsweep.report.grouping import summarize
 from fedsweep.report.latex import document
-from fedsweep.report.summary import summarize
 from fedsweep.report.tables import View
 from fedsweep.store import planning
 from fedsweep.store.sql import ask

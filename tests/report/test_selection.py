@@ -6,8 +6,8 @@ import pytest
 
 from fedsweep.errors import RequestError
 from fedsweep.report import queries, tables
+from fedsweep.report.grouping import summarize
 from fedsweep.report.selection import condition, known_field, select, tune
-from fedsweep.report.summary import summarize
 from tests.report.rows import failed, trial
 
 

@@ -19,7 +19,7 @@ from fedsweep.store.file_places import Home
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once
-from trainers.cache import cache_folder
+from trainers.data.cache import cache_folder
 
 STORE = "0123456789abcdef"
 NAME, NEW = "abc-7-a.safetensors", f"abc-7-{STORE}-b.safetensors"

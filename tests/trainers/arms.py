@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers import fedavg
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset
+from trainers.data.dataset import Dataset
 
 SMALL: dict[str, Any] = {
     "clients": 5,

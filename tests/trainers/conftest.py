@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from trainers.dataset import VOID, Dataset, Split
+from trainers.data.dataset import VOID, Dataset, Split
 
 settings.register_profile("fedsweep", deadline=None)  # no test depends on a timing
 settings.load_profile("fedsweep")

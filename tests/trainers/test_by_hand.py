@@ -13,9 +13,10 @@ import torch
 
 from tests.builders import REPOSITORY
 from tests.trainers.arms import MOMENTA, NORMALIZERS, small
-from trainers import data, fedavg
-from trainers.dataset import Dataset
-from trainers.numerics import settle
+from trainers import fedavg
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
+from trainers.numerics import make_deterministic
 
 SCRIPT = REPOSITORY / "examples" / "fedavg_by_hand.py"
 
@@ -47,8 +48,8 @@ def by_hand() -> Any:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 def assert_equal(by_hand: Any, digits: Dataset, changes: dict[str, Any]) -> None:
@@ -81,7 +82,7 @@ def test_the_engine_equals_the_twin_in_all_else(
 
 def test_the_engine_equals_the_twin_on_augmented_images(by_hand: Any, image_folder: Any) -> None:
     """Crops and flips too."""
-    images = data.load("imagefolder", image_folder, image_size=32)
+    images = datasets.load("imagefolder", image_folder, image_size=32)
     changes = {"dataset": "imagefolder", "clients": 2, "participation": 1.0, "rounds": 2}
     assert_equal(by_hand, images, changes)
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from tests.image_folders import make_image_folder
-from trainers import cache, data, sources
-from trainers.dataset import Dataset, assemble
-from trainers.folder import BadData, list_files
+from trainers.data import cache, datasets, sources
+from trainers.data.dataset import Dataset, assemble
+from trainers.data.files import BadData, list_files
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_a_data_set_is_decoded_once(
     """What is found the second time is equal in every field."""
     fixture = {"imagefolder": "image_folder"}.get(dataset, dataset.replace("-", "_"))
     root = request.getfixturevalue(fixture)
-    first = data.load(dataset, root, image_height=32)
-    second = data.load(dataset, root, image_height=32)
+    first = datasets.load(dataset, root, image_height=32)
+    second = datasets.load(dataset, root, image_height=32)
     assert len(decoded) == 1
     assert same(first, second)
     source = sources.find(dataset, root, image_size=None, image_height=32)
@@ -80,7 +80,7 @@ def test_processes_share_the_pages_and_none_can_change_the_file(
     kept: Path, image_folder: Path
 ) -> None:
     """The arrays are mapped from the file, copied where they are written."""
-    found = data.load("imagefolder", image_folder)
+    found = datasets.load("imagefolder", image_folder)
     (file,) = kept.glob("imagefolder-*/train_images.npy")
     maps = Path("/proc/self/maps")
     if maps.exists():
@@ -89,21 +89,21 @@ def test_processes_share_the_pages_and_none_can_change_the_file(
     before = file.read_bytes()
     found.train.images.zero_()
     assert file.read_bytes() == before
-    assert data.load("imagefolder", image_folder).train.images.any()
+    assert datasets.load("imagefolder", image_folder).train.images.any()
 
 
 def test_a_changed_file_is_decoded_anew(kept: Path, decoded: list[str], image_folder: Path) -> None:
     """As is another size; the old ones stay."""
-    first = data.load("imagefolder", image_folder)
+    first = datasets.load("imagefolder", image_folder)
     victim = image_folder / "train" / "class0" / "001.png"
     (image_folder / "train" / "class0" / "004.png").replace(victim)
-    second = data.load("imagefolder", image_folder)
+    second = datasets.load("imagefolder", image_folder)
     assert second.fingerprint != first.fingerprint
     assert len(second.train.labels) == len(first.train.labels) - 1
     os.utime(victim, ns=(1, 1))
-    third = data.load("imagefolder", image_folder)
+    third = datasets.load("imagefolder", image_folder)
     assert third.fingerprint == second.fingerprint
-    assert data.load("imagefolder", image_folder, image_size=16).size == 16
+    assert datasets.load("imagefolder", image_folder, image_size=16).size == 16
     assert len(decoded) == len(list(kept.glob("imagefolder-*"))) == 4
 
 
@@ -111,8 +111,8 @@ def test_a_copy_of_the_same_files_finds_what_was_decoded(
     kept: Path, decoded: list[str], image_folder: Path, tmp_path: Path
 ) -> None:
     """Where a tree lies is no part of what it is, as long as its files keep their times."""
-    data.load("imagefolder", image_folder)
-    data.load("imagefolder", image_folder.rename(tmp_path / "moved"))
+    datasets.load("imagefolder", image_folder)
+    datasets.load("imagefolder", image_folder.rename(tmp_path / "moved"))
     assert len(decoded) == 1
 
 
@@ -144,14 +144,14 @@ def test_what_is_damaged_is_decoded_again_and_replaced(
     camvid: Path,
 ) -> None:
     """Cut short, emptied, one bit flipped, a broken header, or gone."""
-    first = data.load("camvid", camvid, image_height=16)
+    first = datasets.load("camvid", camvid, image_height=16)
     (folder,) = kept.glob("camvid-*")
     content = (folder / name).read_bytes()
     (folder / name).unlink()  # and not written to: `first` is mapped from it
     if harm:
         (folder / name).write_bytes(harm(content))
     for _ in range(2):
-        assert same(data.load("camvid", camvid, image_height=16), first)
+        assert same(datasets.load("camvid", camvid, image_height=16), first)
         assert len(decoded) == 2
     assert (folder / name).read_bytes() == content
 
@@ -165,8 +165,8 @@ def test_what_a_killed_process_left_is_no_obstacle(
     (kept / f".{name}.new").mkdir(parents=True)
     (kept / f".{name}.new" / "train_images.npy").write_bytes(b"half")
     (kept / f".{name}.lock").touch()
-    data.load("imagefolder", image_folder)
-    data.load("imagefolder", image_folder)
+    datasets.load("imagefolder", image_folder)
+    datasets.load("imagefolder", image_folder)
     assert len(decoded) == 1
     assert {path.name for path in kept.iterdir()} == {name, f".{name}.lock"}
 
@@ -195,7 +195,7 @@ def test_one_of_many_threads_that_load_at_the_same_time_decodes(
 
     def load(_: int) -> Dataset:
         barrier.wait()
-        return data.load("imagefolder", root)
+        return datasets.load("imagefolder", root)
 
     with ThreadPoolExecutor(4) as threads:
         loaded = list(threads.map(load, range(4)))
@@ -219,7 +219,7 @@ def test_one_of_many_processes_that_load_at_the_same_time_decodes(
     said = [line for process in processes for line in process.communicate()[0].split()]
     assert [process.returncode for process in processes] == [0] * 4
     assert said.count("decoded") == 1
-    assert said.count(data.load("imagefolder", root).fingerprint) == 4
+    assert said.count(datasets.load("imagefolder", root).fingerprint) == 4
 
 
 def test_a_place_that_cannot_be_written_costs_a_warning(
@@ -232,12 +232,12 @@ def test_a_place_that_cannot_be_written_costs_a_warning(
     """The data are decoded for this process, and trained on."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "file" / "cache"))
-    found = data.load("imagefolder", image_folder)
+    found = datasets.load("imagefolder", image_folder)
     assert len(found.train.labels) == 48
     assert len(decoded) == 1
     assert "FEDSWEEP_CACHE" in caplog.text
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", image_folder, fingerprint="0" * 32)
+        datasets.load("imagefolder", image_folder, fingerprint="0" * 32)
 
 
 def test_a_full_disk_costs_a_warning(
@@ -253,7 +253,7 @@ def test_a_full_disk_costs_a_warning(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    assert len(data.load("imagefolder", image_folder).train.labels) == 48
+    assert len(datasets.load("imagefolder", image_folder).train.labels) == 48
     assert len(decoded) == 1
     assert "No space left on device" in caplog.text
     assert [path.suffix for path in kept.iterdir()] == [".lock"]
@@ -264,11 +264,11 @@ def test_the_planned_content_is_read_once(
 ) -> None:
     """A second load compares with what the cache remembers, and reads no image."""
     planned = list_files("imagefolder", image_folder).fingerprint()
-    first = data.load("imagefolder", image_folder, fingerprint=planned)
+    first = datasets.load("imagefolder", image_folder, fingerprint=planned)
     monkeypatch.setattr(sources, "read_content", None)
-    assert same(data.load("imagefolder", image_folder, fingerprint=planned), first)
+    assert same(datasets.load("imagefolder", image_folder, fingerprint=planned), first)
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", image_folder, fingerprint="0" * 32)
+        datasets.load("imagefolder", image_folder, fingerprint="0" * 32)
 
 
 def test_wrong_files_are_refused_before_they_are_decoded(
@@ -276,7 +276,7 @@ def test_wrong_files_are_refused_before_they_are_decoded(
 ) -> None:
     """So that they cost neither time nor disk."""
     with pytest.raises(BadData, match="are not those"):
-        data.load("imagefolder", image_folder, fingerprint="0" * 32)
+        datasets.load("imagefolder", image_folder, fingerprint="0" * 32)
     assert decoded == []
     assert not list(kept.glob("imagefolder-*"))
 
@@ -295,9 +295,9 @@ def test_digits_that_are_kept_need_no_scikit_learn(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its import takes a slot seconds, each time it starts."""
-    first = data.load("digits")
+    first = datasets.load("digits")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    assert same(data.load("digits"), first)
+    assert same(datasets.load("digits"), first)
 
 
 # What other users may write
@@ -381,14 +381,14 @@ def test_what_other_users_may_write_is_not_used(
     if harm in (foreign_root, foreign_entry, foreign_file) and os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    first = data.load("imagefolder", image_folder)
+    first = datasets.load("imagefolder", image_folder)
     (entry,) = kept.glob("imagefolder-*")
     planted(entry)
-    assert not same(data.load("imagefolder", image_folder), first)
+    assert not same(datasets.load("imagefolder", image_folder), first)
     harm(kept, entry)
     decoded.clear()
     for _ in range(2):
-        assert same(data.load("imagefolder", image_folder), first)
+        assert same(datasets.load("imagefolder", image_folder), first)
     assert decoded == ["image_folder"]
     (warning,) = (record.getMessage() for record in caplog.records)
     assert "is not used, and the data are decoded again: let nobody else write it" in warning
@@ -402,7 +402,7 @@ def test_a_cache_is_private_with_any_umask(mask: int, kept: Path, image_folder: 
     """Neither the folders that are made nor the files in them are open to others."""
     before = os.umask(mask)
     try:
-        data.load("imagefolder", image_folder)
+        datasets.load("imagefolder", image_folder)
     finally:
         os.umask(before)
     (entry,) = kept.glob("imagefolder-*")
@@ -422,7 +422,7 @@ def test_the_user_s_own_cache_of_an_earlier_version_stays_in_use(
     own = tmp_path / "home" / "fedsweep" / "decoded"
     own.mkdir(parents=True)
     own.chmod(0o775)
-    data.load("imagefolder", image_folder)
+    datasets.load("imagefolder", image_folder)
     assert own.stat().st_mode & 0o777 == 0o755
     assert len(list(own.glob("imagefolder-*"))) == 1
     assert caplog.records == []

@@ -12,15 +12,10 @@ from pydantic import ValidationError
 
 from fedsweep.plan import TrialSpec
 from tests.trainers.arms import BASE, ROAD, config
-from trainers.config import (
-    NORMALIZERS,
-    OUTSIDE_IDENTITY,
-    STATE_ELEMENTS,
-    USED_WHEN,
-    TrainConfig,
-    canonical,
-    share,
-)
+from trainers.config import NORMALIZERS, USED_WHEN, TrainConfig
+from trainers.facts import STATE_ELEMENTS
+from trainers.feasible import share
+from trainers.identity import OUTSIDE_IDENTITY, canonical
 
 
 def test_released_ids_never_change() -> None:

@@ -12,10 +12,11 @@ import torch
 from tests.benchmarks.cases import random_images
 from tests.trainers.arms import ARMS, NORMALIZERS, small
 from tests.trainers.arms import measured as measured_of
-from trainers import data, fedavg, memory
+from trainers import fedavg, memory
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset
-from trainers.numerics import numerics, settle
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
+from trainers.numerics import make_deterministic, numerics
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -24,8 +25,8 @@ GPU = "cuda:0"
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_every_model_trains_repeatably_on_augmented_images(
     arm: dict[str, Any], model: str, photos: Dataset
 ) -> None:
     """Under deterministic algorithms, in float32 and bfloat16."""
-    settle(1)
+    make_deterministic(1)
     more = {"dataset": "cifar10", "model": model, "rounds": 2, "local_steps": 2}
     for dtype in ("float32", "bfloat16"):
         chosen = small(**{**more, **arm, "dtype": dtype})

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from tests.trainers.arms import NORMALIZERS, small
-from trainers import data, diagnostics, fedavg
-from trainers.dataset import Dataset
-from trainers.numerics import settle
+from trainers import diagnostics, fedavg
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
+from trainers.numerics import make_deterministic
 
 MIXING = ("bn", "fixbn", "fedbn", "silobn")
 
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 def test_the_mismatch_of_statistics_follows_its_formula() -> None:
@@ -110,7 +111,7 @@ def test_gradients_agree_for_batches_of_one_image_in_the_deepest_model(
     normalizer: str, scenes: Dataset
 ) -> None:
     """DeepLabv3+, channels-last, one image a client: where torch's own instance_norm errs."""
-    settle(1)
+    make_deterministic(1)
     config = small(
         dataset="camvid", model="deeplabv3plus", partition="natural", participation=1.0,
         batch_size=1, augment=False, rounds=1, local_steps=1, dtype="float64", diagnostics=True,

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from tests.trainers.arms import small
-from trainers import data, evaluate, fedavg
-from trainers.dataset import Dataset
-from trainers.numerics import settle
+from trainers import evaluate, fedavg
+from trainers.data import batches, datasets
+from trainers.data.dataset import Dataset
+from trainers.numerics import make_deterministic
 
 ROAD: dict[str, Any] = {
     "dataset": "camvid", "model": "deeplabv3plus", "partition": "natural", "participation": 1.0,
@@ -22,8 +23,8 @@ ROAD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 class Told(nn.Module):
@@ -43,7 +44,7 @@ def test_pixels_are_scored_without_the_void(scenes: Dataset) -> None:
     """Loss, accuracy and mean IoU against their definitions in plain numpy."""
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 5, 32, 48, generator=draw)
-    normalize = data.Normalize(scenes, torch.float32, torch.device("cpu"))
+    normalize = batches.Normalize(scenes, torch.float32, torch.device("cpu"))
     got = evaluate.score(Told(logits), scenes.test, 5, normalize)
 
     labels, guess = scenes.test.labels.numpy(), logits.argmax(1).numpy()

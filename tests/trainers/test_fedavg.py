@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainers.arms import ARMS, small, trace
-from trainers import data, fedavg, models
+from trainers import fedavg, models
 from trainers.average import Average
-from trainers.dataset import Dataset
+from trainers.data import batches, datasets
+from trainers.data.dataset import Dataset
 from trainers.normalizers import norm_layers
-from trainers.numerics import numerics, settle
+from trainers.numerics import make_deterministic, numerics
 from trainers.partition import hold_back, partition
 
 ARMS += [
@@ -29,8 +30,8 @@ ARMS += [
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=str)
@@ -179,10 +180,10 @@ def test_one_client_is_torch_s_own_sgd(momentum: str, decay_norm: bool, digits: 
     groups.append({"params": sorted(norms, key=id), "weight_decay": 1e-3 if decay_norm else 0.0})
     factor = 0.0 if momentum == "none" else 0.9
     optimizer = torch.optim.SGD(groups, lr=chosen.lr, momentum=factor)
-    normalize = data.Normalize(digits, torch.float32, torch.device("cpu"))
+    normalize = batches.Normalize(digits, torch.float32, torch.device("cpu"))
     model.train()
     for number in (1, 2, 3):
-        for batch in data.local_batches(trial.samples[0], chosen, number, 0):
+        for batch in batches.local_batches(trial.samples[0], chosen, number, 0):
             optimizer.zero_grad()
             logits = model(normalize(digits.train.images[batch]))
             nn.functional.cross_entropy(logits, digits.train.labels[batch]).backward()
@@ -217,7 +218,7 @@ def test_a_client_s_weight_is_its_training_samples() -> None:
     labels = torch.arange(1437).numpy() % 10
     chosen = small(validation=0.25)
     parts = [hold_back(p, chosen, m)[0] for m, p in enumerate(partition(labels, chosen))]
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
     assert [len(s) for s in trial.samples] == [len(p) for p in parts]
     assert len(trial.validation.labels) == 1437 - sum(map(len, parts))
@@ -301,7 +302,7 @@ def test_the_score_is_the_mean_over_the_test_set(digits: Dataset) -> None:
     got = trial.score(digits.test, None)
     trial.vector.values.copy_(trial.server)
     trial.model.eval()
-    normalize = data.Normalize(digits, torch.float64, torch.device("cpu"))
+    normalize = batches.Normalize(digits, torch.float64, torch.device("cpu"))
     logits = trial.model(normalize(digits.test.images))
     wanted = nn.functional.cross_entropy(logits, digits.test.labels).item()
     assert got.loss == pytest.approx(wanted, rel=1e-12)
@@ -337,7 +338,7 @@ def test_training_learns(digits: Dataset) -> None:
 
 def test_augmentation_is_keyed_and_changes_the_training(image_folder: Any) -> None:
     """Equal twice, different from none."""
-    images = data.load("imagefolder", image_folder, image_size=32)
+    images = datasets.load("imagefolder", image_folder, image_size=32)
     chosen = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2)
     plain = small(dataset="imagefolder", clients=2, participation=1.0, rounds=2, augment=False)
     assert trace(chosen, images) == trace(chosen, images)
@@ -346,7 +347,7 @@ def test_augmentation_is_keyed_and_changes_the_training(image_folder: Any) -> No
 
 def test_numerics_name_what_results_are_equal_under() -> None:
     """Dtype and threads among them."""
-    settle(1)
+    make_deterministic(1)
     one = numerics(small(), "cpu")
     assert one["deterministic"] == "True"
     assert one["threads"] == "1"

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from tests.trainers.arms import small, trace
-from trainers import data, fedavg
+from trainers import fedavg
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
 from trainers.freeze import SETTLED, WINDOW, AutoFreeze, drift
-from trainers.numerics import settle
+from trainers.numerics import make_deterministic
 
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 def auto(**changes: Any) -> TrainConfig:

@@ -23,8 +23,9 @@ from fedsweep.errors import PlanError
 from fedsweep.execution.data import look_at_data
 from fedsweep.plan import read_plan
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
-from trainers import data, folder, images, memory, pickles, regular, sources
-from trainers.folder import BadData, MachineLimit, list_files
+from trainers import memory, pickles, regular
+from trainers.data import datasets, files, images, sources
+from trainers.data.files import BadData, MachineLimit, list_files
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -57,7 +58,7 @@ def test_postscript_named_as_an_image_starts_no_program(
     with pytest.raises(BadData, match=r"000\.png cannot be read as an image: mend or remove it"):
         list_files("imagefolder", root).content().check()
     with pytest.raises(BadData, match=r"000\.png cannot be read as an image \(it is none of PNG"):
-        data.load("imagefolder", root, image_size=8)
+        datasets.load("imagefolder", root, image_size=8)
     assert not started.exists()
 
 
@@ -292,7 +293,7 @@ def test_each_error_of_a_header_is_noted_by_the_plan(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(folder, "_is_plain", lambda *_, **__: False)
+    monkeypatch.setattr(files, "_is_plain", lambda *_, **__: False)
     for name in ("open", "check_image", "orientation"):
         with monkeypatch.context() as patch:
             patch.setattr(images.Image if name == "open" else images, name, fail)
@@ -334,7 +335,7 @@ def test_decoded_data_that_do_not_fit_are_refused_before_they_are_decoded(
     monkeypatch.setattr(memory, "limit", lambda: 1000)
     with pytest.raises(MachineLimit, match="decoded to 16 x 16 pixels, and this machine has"):
         sources.find("camvid", tmp_path / "scenes", image_size=None, image_height=16).decode()
-    monkeypatch.setattr(folder, "MOST_DATA_BYTES", 2**30)
+    monkeypatch.setattr(files, "MOST_DATA_BYTES", 2**30)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=16384"])
     with pytest.raises(PlanError, match=r"take 8\.1 GB when .* and a data set may have 1\.1 GB"):
         look_at_data(sweep, root)
@@ -344,7 +345,7 @@ def test_files_that_are_too_large_together_are_refused_before_they_are_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million sparse files would be read for days."""
-    monkeypatch.setattr(folder, "MOST_DATA_BYTES", 1000)
+    monkeypatch.setattr(files, "MOST_DATA_BYTES", 1000)
     monkeypatch.setattr(regular, "read", None)
     with pytest.raises(BadData, match=r"the files in .*images have .* may have 1\.0 kB: use fewer"):
         list_files("imagefolder", root).content()
@@ -376,7 +377,7 @@ def test_a_pickle_in_the_place_of_a_batch_runs_nothing(
     with pytest.raises(
         BadData, match=r"train cannot be read as a batch .*mkdir, which is not call"
     ):
-        data.load("cifar100", tmp_path)
+        datasets.load("cifar100", tmp_path)
     assert not marker.exists()
 
 

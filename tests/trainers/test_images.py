@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.image_folders import make_camvid, make_modes_folder
-from trainers import cache, data, sources
-from trainers.folder import BadData, list_files
-from trainers.images import TURNS
+from trainers.data import cache, datasets, sources
+from trainers.data.files import BadData, list_files
+from trainers.data.images import TURNS
 
 Gray = NDArray[np.uint16]
 
@@ -95,7 +95,7 @@ def folder(root: Path, write: Callable[[Path, Gray], None], name: str = "x.png")
 def test_images_of_8_bits_decode_as_in_the_first_release(tmp_path: Path) -> None:
     """Pixels, statistics and fingerprint of every mode of 8 bits or fewer are those of 0.1.0."""
     root = make_modes_folder(tmp_path)
-    decoded = data.load("imagefolder", root, image_size=8)
+    decoded = datasets.load("imagefolder", root, image_size=8)
     assert decoded.fingerprint == "41820ae5f4faee63abb78a8de01096c3"
     assert list_files("imagefolder", root).fingerprint() == "7346c47dae1c63c672084f1c0526b794"
     assert decoded.mean == (114.97200520833333, 113.40690104166667, 116.91145833333333)
@@ -104,7 +104,7 @@ def test_images_of_8_bits_decode_as_in_the_first_release(tmp_path: Path) -> None
 @pytest.mark.parametrize("form", DEEP)
 def test_deep_images_keep_their_upper_8_bits(form: str, tmp_path: Path) -> None:
     """The same ramp decodes to the same 8 bits from every format, and the log says so."""
-    decoded = data.load("imagefolder", folder(tmp_path, DEEP[form]), image_size=8)
+    decoded = datasets.load("imagefolder", folder(tmp_path, DEEP[form]), image_size=8)
     for i, reverse in enumerate((False, True)):
         expected = ramp(reverse=reverse) >> 8
         tolerance = 1 if form == "pgm" else 0
@@ -151,10 +151,10 @@ def test_deep_images_that_lose_everything_in_8_bits_are_refused(tmp_path: Path) 
     """Values of 8 bits in a 16-bit file would all be black; values of 12 bits are told."""
     root = folder(tmp_path / "dark", lambda path, v: DEEP["png"](path, v >> 8))
     with pytest.raises(BadData, match=r"values of 0 to 255, which are 1 of 256 levels"):
-        data.load("imagefolder", root, image_size=8)
+        datasets.load("imagefolder", root, image_size=8)
     root = folder(tmp_path / "dim", lambda path, v: DEEP["png"](path, v >> 4))
     for _ in range(2):  # decoded, then found in the cache
-        decoded = data.load("imagefolder", root, image_size=8)
+        decoded = datasets.load("imagefolder", root, image_size=8)
         assert "values of 0 to 4,095, which are 16 of 256 levels" in decoded.found[-1]
 
 
@@ -163,8 +163,8 @@ def test_a_changed_decoding_has_another_fingerprint_and_a_reason(tmp_path: Path)
     content = list_files("imagefolder", folder(tmp_path, DEEP["png"])).content()
     assert content.fingerprint != content.released
     with pytest.raises(BadData, match="decoded otherwise than when the trial was planned"):
-        data.load("imagefolder", tmp_path, image_size=8, fingerprint=content.released)
-    data.load("imagefolder", tmp_path, image_size=8, fingerprint=content.fingerprint)
+        datasets.load("imagefolder", tmp_path, image_size=8, fingerprint=content.released)
+    datasets.load("imagefolder", tmp_path, image_size=8, fingerprint=content.fingerprint)
 
 
 def test_arrays_of_the_first_decoding_are_not_reused(
@@ -174,10 +174,10 @@ def test_arrays_of_the_first_decoding_are_not_reused(
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "cache"))
     root = folder(tmp_path / "images", DEEP["png"])
     monkeypatch.setattr(cache, "VERSION", 1)
-    data.load("imagefolder", root, image_size=8)
+    datasets.load("imagefolder", root, image_size=8)
     monkeypatch.undo()
     monkeypatch.setenv("FEDSWEEP_CACHE", str(tmp_path / "cache"))
-    data.load("imagefolder", root, image_size=8)
+    datasets.load("imagefolder", root, image_size=8)
     kept = [place.name for place in (tmp_path / "cache").glob("imagefolder-*")]
     assert sorted(name.split("-")[1] for name in kept) == ["1", "2"]
 
@@ -198,7 +198,7 @@ def test_an_orientation_is_applied(turn: int, form: str, tmp_path: Path) -> None
     for place in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / place).mkdir(parents=True)
         stored.save(tmp_path / place / "x.png", form, exif=exif, quality=100)
-    decoded = data.load("imagefolder", tmp_path, image_size=48)
+    decoded = datasets.load("imagefolder", tmp_path, image_size=48)
     seen = decoded.train.images[0, 8::24, 8::16, 0].numpy().astype(int)
     assert abs(seen - CORNERS[8::16, 8::16]).max() <= 8
     told = any("EXIF orientation" in line for line in decoded.found)
@@ -239,7 +239,7 @@ def test_a_loss_is_told_with_one_image_as_an_example(form: str, tmp_path: Path) 
     assert note.endswith("(train/a/x.png)")
     assert content.fingerprint == content.released
     if text == "several frames":
-        assert abs(data.load("imagefolder", tmp_path).train.images.numpy() - 50.0).max() <= 1
+        assert abs(datasets.load("imagefolder", tmp_path).train.images.numpy() - 50.0).max() <= 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
@@ -254,7 +254,7 @@ def test_a_truncated_image_is_refused_by_name(form: str, left: float, tmp_path: 
     victim.write_bytes(content[: int(left) if left in (0, 1) else int(len(content) * left)])
     list_files("imagefolder", tmp_path).content()
     with pytest.raises(BadData, match=r"train/b/x\.png cannot be read"):
-        data.load("imagefolder", tmp_path, image_size=8)
+        datasets.load("imagefolder", tmp_path, image_size=8)
 
 
 LABELS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -285,14 +285,14 @@ def test_a_label_image_in_another_mode_is_refused_by_name_and_mode(
 def test_gray_labels_of_4_bits_are_refused_and_palettes_of_4_bits_are_read(tmp_path: Path) -> None:
     """Pillow stretches gray of 4 bits to 0 to 255, which would make other labels of them."""
     make_camvid(tmp_path)
-    before = data.load("camvid", tmp_path, image_height=48)
+    before = datasets.load("camvid", tmp_path, image_height=48)
     victim = tmp_path / "CamVid" / "trainannot" / "0006R0_f00001.png"
     with Image.open(victim) as label:
         values = np.asarray(label)
     palette = Image.fromarray(values)
     palette.putpalette([5, 50, 90] * 12)
     palette.save(victim, bits=4)
-    assert data.load("camvid", tmp_path, image_height=48).fingerprint == before.fingerprint
+    assert datasets.load("camvid", tmp_path, image_height=48).fingerprint == before.fingerprint
     content = victim.read_bytes()
     header = content[16:25] + b"\0" + content[26:29]
     sum_ = struct.pack(">I", zlib.crc32(b"IHDR" + header))
@@ -300,13 +300,13 @@ def test_gray_labels_of_4_bits_are_refused_and_palettes_of_4_bits_are_read(tmp_p
     end = start + 12 + struct.unpack(">I", content[start : start + 4])[0]
     victim.write_bytes(content[:16] + header + sum_ + content[33:start] + content[end:])
     with pytest.raises(BadData, match=r"0006R0_f00001\.png is no label image.*L;4"):
-        data.load("camvid", tmp_path, image_height=48)
+        datasets.load("camvid", tmp_path, image_height=48)
 
 
 def test_an_image_and_its_labels_are_turned_alike(tmp_path: Path) -> None:
     """Equal orientations turn both, and different ones are refused."""
     make_camvid(tmp_path)
-    before = data.load("camvid", tmp_path, image_height=48)
+    before = datasets.load("camvid", tmp_path, image_height=48)
     exif = Image.Exif()
     exif[0x112] = 3
     places = [tmp_path / "CamVid" / kind / "0006R0_f00001.png" for kind in ("trainannot", "train")]
@@ -315,14 +315,14 @@ def test_an_image_and_its_labels_are_turned_alike(tmp_path: Path) -> None:
             image.transpose(Image.Transpose.ROTATE_180).save(place, exif=exif)
         if i == 0:
             with pytest.raises(BadData, match="differ in EXIF orientation"):
-                data.load("camvid", tmp_path, image_height=48)
-    assert data.load("camvid", tmp_path, image_height=48).fingerprint == before.fingerprint
+                datasets.load("camvid", tmp_path, image_height=48)
+    assert datasets.load("camvid", tmp_path, image_height=48).fingerprint == before.fingerprint
 
 
 def test_deep_images_and_8_bit_images_of_the_same_gray_are_equal(tmp_path: Path) -> None:
     """A class of 16-bit files and a class of 8-bit files decode to the same scale."""
     root = folder(tmp_path, DEEP["png"])
-    before = data.load("imagefolder", root, image_size=8).train.images.numpy()
+    before = datasets.load("imagefolder", root, image_size=8).train.images.numpy()
     for place in root.glob("*/b/x.png"):
         Image.fromarray((ramp(reverse=True) >> 8).astype(np.uint8)).save(place)
-    assert (data.load("imagefolder", root, image_size=8).train.images.numpy() == before).all()
+    assert (datasets.load("imagefolder", root, image_size=8).train.images.numpy() == before).all()

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainers.arms import MOMENTA, NORMALIZERS, small
-from trainers import data, fedavg, models
+from trainers import fedavg, models
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset
+from trainers.data import datasets
+from trainers.data.batches import Normalize, local_batches
+from trainers.data.dataset import Dataset
 from trainers.normalizers import set_training
-from trainers.numerics import settle
+from trainers.numerics import make_deterministic
 
 EVERY_ROUND: dict[str, Any] = {
     "local_steps": 1,
@@ -35,8 +37,8 @@ UNMIXED = ["gn", "ln", "in", "wn", "none"]
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 def servers(config: TrainConfig, digits: Dataset) -> list[Tensor]:
@@ -81,13 +83,13 @@ def centralized(
         )
         for name, parameter in model.named_parameters():
             optimizer.state[parameter]["momentum_buffer"] = velocity[name].clone()
-    normalize = data.Normalize(digits, torch.float64, torch.device("cpu"))
+    normalize = Normalize(digits, torch.float64, torch.device("cpu"))
     sizes = np.array([len(samples) for samples in trial.samples])
     assert len(set(sizes)) > 1
     after = []
     for t in range(start.round + 1 if start else 1, config.rounds + 1):
         set_training(model, frozen=config.frozen(t))
-        batches = [data.local_batches(s, config, t, m)[0] for m, s in enumerate(trial.samples)]
+        batches = [local_batches(s, config, t, m)[0] for m, s in enumerate(trial.samples)]
         logits = model(normalize(digits.train.images[np.concatenate(batches)]))
         losses = [
             nn.functional.cross_entropy(part, digits.train.labels[batch])

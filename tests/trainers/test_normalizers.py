@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+import trainers.config
 from tests.trainers.arms import NORMALIZERS, ROAD, config, small
-from trainers import config as configuration
-from trainers import data, fedavg, models, normalizers
+from trainers import fedavg, models, normalizers
+from trainers.config import ENTRY_POINT
+from trainers.data import datasets
 from trainers.models import build
 from trainers.normalizers import (
     OURS,
@@ -205,7 +207,7 @@ def test_ws_clips_the_gradients_of_its_convolutions_alone() -> None:
     weights = standardized(model)
     assert [tuple(w.shape) for w in weights] == [(32, 1, 3, 3), (64, 32, 3, 3)]
     assert standardized(build(config(), 1, 8, 10)) == []
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     changes = {"momentum": "none", "weight_decay": 0.0, "clip_norm": 0.0, "local_steps": 1}
     tight = small(**changes, normalizer="ws", agc_clip=1e-9, rounds=1)
     trial = fedavg._Federation(tight, digits, torch.device("cpu"))
@@ -336,9 +338,9 @@ NOT_ONE = Doubled
 
 def offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """As if an installed package had declared it."""
-    point = EntryPoint("doubled", value, configuration.ENTRY_POINT)
+    point = EntryPoint("doubled", value, ENTRY_POINT)
     monkeypatch.setattr(normalizers, "entry_points", lambda **_: [point])
-    monkeypatch.setattr(configuration, "normalizer_names", lambda: (*OURS, "doubled"))
+    monkeypatch.setattr("trainers.config.normalizer_names", lambda: (*OURS, "doubled"))
 
 
 def test_another_package_s_normalizer_is_averaged_like_ours(
@@ -346,7 +348,7 @@ def test_another_package_s_normalizer_is_averaged_like_ours(
 ) -> None:
     """Its scale is trained, its floating-point buffer averaged, its integer one is not."""
     offer(monkeypatch, "tests.trainers.test_normalizers:DOUBLED")
-    chosen, digits = small(normalizer="doubled", rounds=2, local_steps=3), data.load("digits")
+    chosen, digits = small(normalizer="doubled", rounds=2, local_steps=3), datasets.load("digits")
     first, second = ((r.weights(), r.state()) for r in fedavg.run(chosen, digits))
     assert float(first[0]["norm1.seen"]) == pytest.approx(1 + 2 + 3)
     assert float(second[0]["norm1.seen"]) == pytest.approx(2 * (1 + 2 + 3))
@@ -362,7 +364,7 @@ def test_a_layer_that_replaces_its_buffer_is_refused(monkeypatch: pytest.MonkeyP
     """What it writes elsewhere would pass from client to client, unseen."""
     offer(monkeypatch, "tests.trainers.test_normalizers:REPLACING")
     with pytest.raises(ValueError, match=r"norm1\.seen was replaced: a layer must write it"):
-        next(fedavg.run(small(normalizer="doubled"), data.load("digits")))
+        next(fedavg.run(small(normalizer="doubled"), datasets.load("digits")))
 
 
 def test_a_wrong_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,14 +379,14 @@ def test_a_wrong_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_registry_is_what_the_configuration_names() -> None:
     """`plan` knows the names without torch."""
-    assert set(OURS) == set(configuration.NORMALIZERS)
+    assert set(OURS) == set(trainers.config.NORMALIZERS)
     assert isinstance(OURS["bn"].layer(4, config()), BatchNorm)
     assert isinstance(OURS["in"].layer(4, config(normalizer="in")), InstanceNorm)
 
 
 def test_a_model_loads_exported_weights() -> None:
     """A plain dict of tensors, as safetensors gives, is all that torch's model asks for."""
-    (only,) = fedavg.run(small(rounds=1), data.load("digits"))
+    (only,) = fedavg.run(small(rounds=1), datasets.load("digits"))
     model = models.build(config(), 1, 8, 10)
     exported = only.weights()
     assert model.load_state_dict(exported) == ([], [])

@@ -10,9 +10,10 @@ import pytest
 
 from tests.image_folders import make_camvid, make_image_folder
 from tests.trainers.arms import config
-from trainers import data, partition, precheck
-from trainers.config import CLASS_SAMPLES
-from trainers.folder import list_files
+from trainers import partition, precheck
+from trainers.data import datasets
+from trainers.data.files import list_files
+from trainers.facts import CLASS_SAMPLES
 from trainers.precheck import (
     MOST_NUMBERS,
     NUMBERS_PER_CLASS,
@@ -40,7 +41,7 @@ def small(**changes: Any) -> Any:
 
 def test_the_known_class_sizes_are_those_of_the_data() -> None:
     """The samples of each class of the digits are counted once, in the configuration."""
-    labels = data.load("digits").train.labels.numpy()
+    labels = datasets.load("digits").train.labels.numpy()
     assert tuple(np.bincount(labels).tolist()) == CLASS_SAMPLES["digits"]
     assert released("digits") == Stock(len(labels), CLASS_SAMPLES["digits"])
 

@@ -11,11 +11,12 @@ from filelock import FileLock
 
 from tests.image_folders import make_image_folder
 from tests.trainers.arms import small
-from trainers import cache, data, fedavg, partition, sources
+from trainers import fedavg, partition
 from trainers import progress as progress_file
-from trainers.dataset import Dataset
-from trainers.folder import list_files
-from trainers.numerics import settle
+from trainers.data import cache, datasets, sources
+from trainers.data.dataset import Dataset
+from trainers.data.files import list_files
+from trainers.numerics import make_deterministic
 from trainers.progress import progress
 
 
@@ -34,8 +35,8 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    settle(1)
-    return data.load("digits")
+    make_deterministic(1)
+    return datasets.load("digits")
 
 
 def steps_of(counter: Steps, work: Callable[[], object]) -> int:

@@ -20,9 +20,9 @@ from platformdirs import user_cache_path
 from torchvision.datasets import CIFAR100
 
 from tests.image_folders import make_image_folder, make_tiny_imagenet
-from trainers import data, sources
-from trainers.dataset import VOID
-from trainers.folder import BadData, list_files
+from trainers.data import datasets, sources
+from trainers.data.dataset import VOID
+from trainers.data.files import BadData, list_files
 
 
 def pixels(path: Path) -> torch.Tensor:
@@ -53,7 +53,7 @@ assert not {{"torch", "torchvision", "PIL", "numpy"}} & set(sys.modules)
 
 def test_an_image_folder_is_decoded_to_rgb_of_one_size(image_folder: Path) -> None:
     """Gray images and larger ones too; classes and files in alphabetical order."""
-    found = data.load("imagefolder", image_folder, image_size=32)
+    found = datasets.load("imagefolder", image_folder, image_size=32)
     assert found.train.images.shape == (48, 32, 32, 3)
     assert found.train.labels.tolist() == [0] * 24 + [1] * 24
     assert found.classes == 2
@@ -107,26 +107,26 @@ def test_missing_and_damaged_folders_are_bad_data(image_folder: Path, tmp_path: 
     shutil.rmtree(strange)
     (image_folder / "train" / "class0" / "005.png").write_bytes(b"no image")
     with pytest.raises(BadData, match="005.png cannot be read"):
-        data.load("imagefolder", image_folder, image_size=32)
+        datasets.load("imagefolder", image_folder, image_size=32)
 
 
 @pytest.mark.parametrize("dataset", ["imagefolder", "camvid", "cityscapes"])
 def test_a_data_set_that_is_never_downloaded_needs_a_place(dataset: str) -> None:
     """The sentence says how to get it and how to name its folder."""
     with pytest.raises(BadData, match=f"{dataset} needs a place: .* --data or FEDSWEEP_DATA"):
-        data.load(dataset)
+        datasets.load(dataset)
 
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "camvid", "cityscapes"])
 def test_a_folder_in_another_layout_is_bad_data(dataset: str, image_folder: Path) -> None:
     """The sentence names the folder, its parts, and where to get them."""
     with pytest.raises(BadData, match=f"neither {image_folder} nor .* holds .*train.*: .*http"):
-        data.load(dataset, image_folder)
+        datasets.load(dataset, image_folder)
 
 
 def test_channel_statistics_are_those_of_numpy(image_folder: Path) -> None:
     """Mean and standard deviation of each channel, over all training images."""
-    found = data.load("imagefolder", image_folder, image_size=32)
+    found = datasets.load("imagefolder", image_folder, image_size=32)
     values = found.train.images.numpy().reshape(-1, 3).astype(np.float64)
     assert np.allclose(found.mean, values.mean(0), rtol=1e-12)
     assert np.allclose(found.std, values.std(0), rtol=1e-12)
@@ -138,7 +138,7 @@ def test_channel_statistics_are_those_of_numpy(image_folder: Path) -> None:
 def test_tiny_imagenet_is_read_in_its_official_layout(tiny_imagenet: Path) -> None:
     """Classes are the sorted wnids; the validation images test, with the labels of their list."""
     base = tiny_imagenet / "tiny-imagenet-200"
-    found = data.load("tiny-imagenet", tiny_imagenet)
+    found = datasets.load("tiny-imagenet", tiny_imagenet)
     assert found.train.images.shape == (18, 64, 64, 3)
     assert found.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert torch.equal(found.train.images[7], pixels(base / "train/n02/images/n02_1.JPEG"))
@@ -148,12 +148,12 @@ def test_tiny_imagenet_is_read_in_its_official_layout(tiny_imagenet: Path) -> No
     assert found.classes == 3
     assert found.mean[0] == 255 * 0.4802
     assert found.std[2] == 255 * 0.2821
-    assert data.load("tiny-imagenet", base).fingerprint == found.fingerprint
+    assert datasets.load("tiny-imagenet", base).fingerprint == found.fingerprint
 
 
 def test_grey_images_of_tiny_imagenet_become_rgb(tiny_imagenet: Path) -> None:
     """Their three channels are equal; some of the official ones are gray."""
-    found = data.load("tiny-imagenet", tiny_imagenet)
+    found = datasets.load("tiny-imagenet", tiny_imagenet)
     gray, colored = found.train.images[0], found.train.images[1]
     assert torch.equal(gray[..., 0], gray[..., 2])
     assert not torch.equal(colored[..., 0], colored[..., 2])
@@ -205,7 +205,7 @@ def test_a_validation_image_without_a_known_class_is_bad_data(tiny_imagenet: Pat
 @pytest.mark.data
 def test_the_real_tiny_imagenet_is_read(real_tiny_imagenet: Path) -> None:
     """20 of its classes: 500 training and 50 test images each, some of them gray."""
-    found = data.load("tiny-imagenet", real_tiny_imagenet)
+    found = datasets.load("tiny-imagenet", real_tiny_imagenet)
     assert found.train.images.shape == (10_000, 64, 64, 3)
     assert found.train.labels.bincount().tolist() == [500] * 20
     assert found.test.labels.bincount().tolist() == [50] * 20
@@ -221,7 +221,7 @@ def test_the_real_tiny_imagenet_is_read(real_tiny_imagenet: Path) -> None:
 
 def test_camvid_has_eleven_classes_void_and_its_drives(camvid: Path) -> None:
     """Label 11 is void; a drive is a image's name up to the underscore."""
-    found = data.load("camvid", camvid, image_height=48)
+    found = datasets.load("camvid", camvid, image_height=48)
     assert found.segmentation
     assert found.classes == 11
     assert found.train.images.shape == (6, 48, 64, 3)
@@ -243,7 +243,7 @@ def test_a_test_set_without_a_counted_pixel_is_bad_data(camvid: Path) -> None:
     for path in (camvid / "CamVid" / "testannot").iterdir():
         save(np.full(np.array(Image.open(path)).shape, 11), path)
     with pytest.raises(BadData, match="every pixel of the test images"):
-        data.load("camvid", camvid, image_height=32)
+        datasets.load("camvid", camvid, image_height=32)
 
 
 def test_cityscapes_has_nineteen_classes_void_and_its_cities(cityscapes: Path) -> None:
@@ -252,7 +252,7 @@ def test_cityscapes_has_nineteen_classes_void_and_its_cities(cityscapes: Path) -
     ids = np.zeros((32, 64))
     ids[0, :35] = [*range(34), 255]
     save(ids, place)
-    found = data.load("cityscapes", cityscapes, image_height=32)
+    found = datasets.load("cityscapes", cityscapes, image_height=32)
     void = VOID
     wanted = [
         void, void, void, void, void, void, void, 0, 1, void, void, 2, 3, 4, void, void, void, 5,
@@ -272,7 +272,7 @@ def test_road_scenes_are_resized_to_a_height_and_a_multiple_of_sixteen(camvid: P
     odd = camvid / "CamVid" / "train" / "0016E5_f00001.png"
     save(np.full((90, 100), 77), odd)
     save(np.full((90, 100), 3), camvid / "CamVid" / "trainannot" / odd.name)
-    found = data.load("camvid", camvid, image_height=32)
+    found = datasets.load("camvid", camvid, image_height=32)
     assert found.train.images.shape == (6, 32, 48, 3)
     assert (found.train.images[4] == 77).all()
     assert (found.train.labels[4] == 3).all()
@@ -282,11 +282,11 @@ def test_road_scenes_are_resized_to_a_height_and_a_multiple_of_sixteen(camvid: P
 
 def test_the_groups_are_part_of_what_a_road_scene_is(camvid: Path) -> None:
     """The same images from other drives are another fingerprint of the data."""
-    before = data.load("camvid", camvid, image_height=16).fingerprint
+    before = datasets.load("camvid", camvid, image_height=16).fingerprint
     for folder in ("train", "trainannot"):
         place = camvid / "CamVid" / folder
         (place / "0016E5_f00000.png").rename(place / "0006R0_f00009.png")
-    after = data.load("camvid", camvid, image_height=16)
+    after = datasets.load("camvid", camvid, image_height=16)
     assert after.members is not None
     assert after.members.tolist() == [0, 0, 0, 0, 1, 1]
     assert after.fingerprint != before
@@ -297,19 +297,19 @@ def test_a_label_that_is_no_class_is_bad_data(camvid: Path, cityscapes: Path) ->
     label = camvid / "CamVid" / "testannot" / "Seq05VD_f00001.png"
     save(np.full((48, 64), 12), label)
     with pytest.raises(BadData, match="Seq05VD_f00001.png holds the label 12, which is no class"):
-        data.load("camvid", camvid)
+        datasets.load("camvid", camvid)
     save(np.zeros((48, 64, 3)), label)
     with pytest.raises(BadData, match="Seq05VD_f00001.png is no label image"):
-        data.load("camvid", camvid)
+        datasets.load("camvid", camvid)
     save(np.zeros((48, 32)), label)
     with pytest.raises(BadData, match="Seq05VD_f00001.png .* differ in size"):
-        data.load("camvid", camvid)
+        datasets.load("camvid", camvid)
     save(
         np.full((32, 64), 34),
         cityscapes / "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png",
     )
     with pytest.raises(BadData, match="labelIds.png holds the label 34"):
-        data.load("cityscapes", cityscapes)
+        datasets.load("cityscapes", cityscapes)
 
 
 def test_a_image_without_its_label_image_is_bad_data(camvid: Path, cityscapes: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_image_without_its_label_image_is_bad_data(camvid: Path, cityscapes: P
 @pytest.mark.data
 def test_the_real_camvid_is_read(real_camvid: Path) -> None:
     """A tenth of it: three drives, all eleven classes, void a small part."""
-    found = data.load("camvid", real_camvid)
+    found = datasets.load("camvid", real_camvid)
     assert found.train.images.shape == (31, 256, 336, 3)
     assert found.test.labels.shape == (20, 256, 336)
     assert found.groups == ("0001TP", "0006R0", "0016E5")
@@ -346,8 +346,8 @@ def test_another_content_than_planned_is_bad_data(
     planned = list_files(dataset, root).fingerprint()
     for _ in range(2):
         with pytest.raises(BadData, match=f"fingerprint {planned}. are not those .*{'0' * 32}"):
-            data.load(dataset, root, fingerprint="0" * 32)
-        data.load(dataset, root, fingerprint=planned)
+            datasets.load(dataset, root, fingerprint="0" * 32)
+        datasets.load(dataset, root, fingerprint=planned)
 
 
 # CIFAR
@@ -364,9 +364,9 @@ def test_a_missing_cifar10_is_bad_data_with_a_remedy(
 
     monkeypatch.setattr(downloads, "_get_redirect_url", refused)
     with pytest.raises(BadData, match="cifar-10-batches-py"):
-        data.load("cifar10", tmp_path)
+        datasets.load("cifar10", tmp_path)
     with pytest.raises(BadData, match="CIFAR-100 is not in .*cifar-100-python"):
-        data.load("cifar100", tmp_path)
+        datasets.load("cifar100", tmp_path)
 
 
 def test_cifar10_is_found_in_its_official_layout(
@@ -383,7 +383,7 @@ def test_cifar10_is_found_in_its_official_layout(
         (folder / name).write_bytes(pickle.dumps({"data": values, "labels": [0, 1, 2, 9]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
-    found = data.load("cifar10", tmp_path)
+    found = datasets.load("cifar10", tmp_path)
     assert found.train.images.shape == (20, 32, 32, 3)
     assert found.test.images.shape == (4, 32, 32, 3)
     assert found.classes == 10
@@ -414,7 +414,7 @@ def test_cifar100_is_found_in_its_official_layout(
 
     make_cifar100(tmp_path)
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
-    found = data.load("cifar100", tmp_path)
+    found = datasets.load("cifar100", tmp_path)
     assert found.train.labels.tolist() == [0, 42, 99]
     assert found.classes == 100
     assert found.mean[0] == 255 * 0.5071
@@ -500,12 +500,12 @@ def test_a_missing_tiny_imagenet_is_downloaded_once(
     tiny_net: type[_Archive], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Into the user's cache, with a bar of its progress; the archive is not kept."""
-    found = data.load("tiny-imagenet")
+    found = datasets.load("tiny-imagenet")
     assert found.train.images.shape == (18, 64, 64, 3)
     assert "100%" in capfd.readouterr().err
     assert left(user_cache_path("fedsweep")) == {"tiny-imagenet-200", "decoded"}
     asked = tiny_net.asked
-    assert data.load("tiny-imagenet").fingerprint == found.fingerprint
+    assert datasets.load("tiny-imagenet").fingerprint == found.fingerprint
     assert tiny_net.asked == asked
 
 
@@ -532,10 +532,10 @@ def test_a_damaged_download_is_bad_data_and_no_obstacle(
     good = net.content
     harm(net)
     with pytest.raises(BadData, match=f"^{name} is not in .* and could not be downloaded"):
-        data.load(dataset)
+        datasets.load(dataset)
     assert left(user_cache_path("fedsweep")) <= {"cifar-100-python.tar.gz"}
     net.content, net.sent = good, len(good)
-    assert len(data.load(dataset).train.labels) in (3, 18)
+    assert len(datasets.load(dataset).train.labels) in (3, 18)
 
 
 def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) -> None:
@@ -543,7 +543,7 @@ def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) ->
     aside = user_cache_path("fedsweep") / ".tiny-imagenet-200.new"
     (aside / "tiny-imagenet-200" / "train" / "n01").mkdir(parents=True)
     (aside / "tiny-imagenet-200.zip").write_bytes(tiny_net.content[:100])
-    assert data.load("tiny-imagenet").train.images.shape == (18, 64, 64, 3)
+    assert datasets.load("tiny-imagenet").train.images.shape == (18, 64, 64, 3)
     assert left(user_cache_path("fedsweep")) == {"tiny-imagenet-200", "decoded"}
 
 
@@ -552,5 +552,5 @@ def test_a_named_place_without_tiny_imagenet_starts_no_download(
 ) -> None:
     """Whoever points --data at a folder means that folder."""
     with pytest.raises(BadData, match="neither .*elsewhere nor tiny-imagenet-200 in it"):
-        data.load("tiny-imagenet", tmp_path / "elsewhere")
+        datasets.load("tiny-imagenet", tmp_path / "elsewhere")
     assert tiny_net.asked == 0

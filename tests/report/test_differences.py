@@ -8,7 +8,7 @@ from scipy import stats
 from fedsweep.errors import RequestError
 from fedsweep.report import tables
 from fedsweep.report.differences import against, find_column, gaps, marks
-from fedsweep.report.summary import summarize
+from fedsweep.report.grouping import summarize
 from tests.report.rows import failed, trial
 
 BN, GN, LN = ("bn", None), ("gn", None), ("ln", None)

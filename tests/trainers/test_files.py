@@ -17,8 +17,8 @@ from tests.image_folders import (
     make_image_folder,
     make_tiny_imagenet,
 )
-from trainers import data
-from trainers.folder import BadData, is_hidden, list_files, shown
+from trainers.data import datasets
+from trainers.data.files import BadData, is_hidden, list_files, shown
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": lambda root: make_image_folder(root, each=4),
@@ -136,7 +136,7 @@ def test_links_to_images_and_folders_are_followed_and_counted(tmp_path: Path) ->
         "4 images in folders inside a class folder, which belong to that class (train/class0/more)",
         "9 images behind links, which are followed",
     )
-    assert len(data.load("imagefolder", root).train.labels) == 13
+    assert len(datasets.load("imagefolder", root).train.labels) == 13
 
 
 def test_the_summary_names_classes_images_and_what_is_ignored(tmp_path: Path) -> None:
@@ -267,15 +267,15 @@ def test_names_that_are_not_utf8_work(dataset: str, tmp_path: Path) -> None:
             (root / part / "class0").rename(root / part / "\udce9")
         for path in (root / "train" / "\udce9").iterdir():
             path.rename(path.with_name(f"\udcff{path.name}"))
-    first = data.load(dataset, root, image_height=16)
+    first = datasets.load(dataset, root, image_height=16)
     planned = list_files(dataset, root).fingerprint()
-    assert data.load(dataset, root, image_height=16, fingerprint=planned).fingerprint == (
+    assert datasets.load(dataset, root, image_height=16, fingerprint=planned).fingerprint == (
         first.fingerprint
     )
     victim = list_files(dataset, root).train[0][0]
     victim.write_bytes(b"x")
     with pytest.raises(BadData, match=r"caf\\xe9/.*cannot be read") as caught:
-        data.load(dataset, root, image_height=16)
+        datasets.load(dataset, root, image_height=16)
     assert str(caught.value).encode()
 
 

@@ -385,7 +385,7 @@ def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes
     """
     if path.suffix.lower() not in SUFFIXES or _is_plain(content, label=label):
         return b""
-    from trainers.images import inspect
+    from trainers.data.images import inspect
 
     with warnings.catch_warnings(action="ignore"):  # the decoding gives them again
         return inspect(path, content, notes, label=label)

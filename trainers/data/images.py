@@ -16,7 +16,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers import regular
-from trainers.folder import (
+from trainers.data.files import (
     MOST_PIXELS,
     UNREADABLE,
     BadData,

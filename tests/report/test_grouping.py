@@ -11,13 +11,9 @@ from typing import Any
 import pytest
 
 from fedsweep.report import tables
+from fedsweep.report.grouping import mean_curve, summarize
+from fedsweep.report.labels import column_text, describe
 from fedsweep.report.records import as_csv, as_json, records
-from fedsweep.report.summary import (
-    column_text,
-    describe,
-    mean_curve,
-    summarize,
-)
 from tests.report.rows import ROWS, failed, trial
 
 

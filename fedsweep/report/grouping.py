@@ -1,4 +1,4 @@
-"""Rows of the store into the values of a report. Pure: no database, no printing."""
+"""Grouping: rows of the store become the cells of a report. Pure: no database, no printing."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from typing import Any
 from fedsweep.appearance import normalizer_place
 from fedsweep.fields import (
     ARM_FIELDS,
-    DESCRIBED,
     ROW_FIELDS,
-    UNSET,
-    column_label,
     config_columns,
-    label,
 )
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.plan import OUTSIDE_IDENTITY
+from fedsweep.report.labels import describe, is_axis, sort_key
 from fedsweep.report.statistics import mean_interval
 
 Row = Mapping[str, Any]
+
+
 Key = tuple[Any, ...]
+
+
 Column = tuple[Any, ...]
 """(normalizer, T*), and whatever else of ARM_FIELDS varies in the sweep."""
+
 
 NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
 """Fields that never head a row. Trials of one cell may differ in those outside the identity."""
 
+
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
 
+
 COLUMNS = ("trial_id", "cell_id", "state", "failure", "error", *FIELDS, *COMPARABLE)
 """The columns of `results` that a summary, its figures and conditions look at."""
-
-BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
 
 
 Unit = tuple[Any, ...]
@@ -168,7 +170,7 @@ def summarize(
     `group_by` names the fields that make a row; what else varies is pooled. `tuned` fields are
     neither: `selection.tune` has left one value of them in each cell.
     """
-    varying = {name for name in FIELDS if _is_axis(name, _values(rows, name))} - set(tuned)
+    varying = {name for name in FIELDS if is_axis(name, _values(rows, name))} - set(tuned)
     others = varying - {*ROW_FIELDS, *ARM_FIELDS}
     usual = [*ROW_FIELDS, *(name for name in FIELDS if name in others)]
     asked = [*(usual if group_by is None else group_by)]
@@ -215,55 +217,6 @@ def _failure(row: Row, fields: Sequence[str]) -> Failure:
 def _place(column: Column) -> tuple[Any, ...]:
     """Normalizers in their usual order, then by name; then by T* and the rest."""
     return (normalizer_place(column[0]), column[0], *sort_key(column[1:]))
-
-
-def column_text(summary: Summary, column: Column) -> str:
-    """BN; FIXBN T⋆=6; FIXBN T⋆=6 layer; GN groups=4."""
-    said = [column[0].upper()]
-    for name, value in zip(summary.arm_fields, column[1:], strict=True):
-        if value is None or (name, value) == ("freeze_rule", "given"):
-            continue
-        heading = column_label(name)
-        said.append(f"{heading}={value_text(value)}" if heading else str(value))
-    return " ".join(said)
-
-
-def _is_axis(name: str, values: set[Any]) -> bool:
-    """Whether a field tells a sweep's trials apart and has no column of its own."""
-    if name in NOT_AXES:
-        return False
-    if name == "local_epochs" and values - {None}:  # even one value: no E stands for it
-        return True
-    return len(values if name in UNSET else values - {None}) > 1
-
-
-def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
-    """A trial in a few words: its normalizer, the fields that matter, its seed."""
-    told = [
-        label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
-        for name in axes
-        if row.get(name) is not None and not (name in BOOLEANS and not row[name])
-    ]
-    return " ".join([row["normalizer"], *told, f"seed={row['seed']}"])
-
-
-def value_text(value: Any) -> str:
-    """A configuration value as people write it: 0.1, 1, reset; – where it has no meaning."""
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def field_text(name: str, value: Any) -> str:
-    """The same of a named field: of one that is true or false, which the store keeps as 1 or 0."""
-    if name in BOOLEANS and value is not None:
-        return "yes" if value else "no"
-    return value_text(value)
-
-
-def sort_key(key: Key) -> tuple[tuple[int, Any], ...]:
-    """None first, then numbers, then words."""
-    return tuple(
-        (0, 0) if v is None else (1, v) if isinstance(v, (int, float)) else (2, str(v)) for v in key
-    )
 
 
 @dataclass(frozen=True)

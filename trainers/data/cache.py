@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from trainers import private, regular
-from trainers.dataset import Dataset, assemble
-from trainers.folder import BadData, Missing, shown
+from trainers.data.dataset import Dataset, assemble
+from trainers.data.files import BadData, Missing, shown
+from trainers.data.sources import Source
 from trainers.progress import progress
-from trainers.sources import Source
 from trainers.text import BYTE_ORDER_MARK
 
 VERSION = 2

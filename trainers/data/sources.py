@@ -28,9 +28,8 @@ from PIL import Image, features
 from platformdirs import user_cache_path
 
 from trainers import pickles, private, regular
-from trainers.config import SEGMENTATION
-from trainers.dataset import VOID, Dataset, assemble
-from trainers.folder import (
+from trainers.data.dataset import VOID, Dataset, assemble
+from trainers.data.files import (
     POINT,
     REMEDIES,
     TINY_IMAGENET,
@@ -45,7 +44,8 @@ from trainers.folder import (
     refuse_limit,
     shown,
 )
-from trainers.images import decoding, is_deep, is_inverted, orientation, sample_bits, upright
+from trainers.data.images import decoding, is_deep, is_inverted, orientation, sample_bits, upright
+from trainers.facts import SEGMENTATION
 from trainers.progress import progress
 
 Images = NDArray[np.uint8]

@@ -1,0 +1,34 @@
+"""`fedsweep work`: a watch and its slots."""
+
+from fedsweep.worker.messages import Broken, Ended, Lacking, Options
+from fedsweep.worker.slot import kind_of
+from fedsweep.worker.watch import (
+    LONGEST_LOOK,
+    SILENT_SECONDS,
+    STALL_ROUNDS,
+    STALL_SECONDS,
+    Slot,
+    Snapshot,
+    Tally,
+    note_stop,
+    work,
+    worn_out,
+)
+
+__all__ = [
+    "LONGEST_LOOK",
+    "SILENT_SECONDS",
+    "STALL_ROUNDS",
+    "STALL_SECONDS",
+    "Broken",
+    "Ended",
+    "Lacking",
+    "Options",
+    "Slot",
+    "Snapshot",
+    "Tally",
+    "kind_of",
+    "note_stop",
+    "work",
+    "worn_out",
+]

@@ -1,0 +1,44 @@
+"""Facts about the models and data sets that fedsweep knows."""
+
+from __future__ import annotations
+
+CLASS_SAMPLES = {
+    "digits": (142, 146, 142, 146, 145, 145, 145, 143, 139, 144),
+    "cifar10": (5000,) * 10,
+    "cifar100": (500,) * 100,
+}
+"""Training samples of each class of the data sets whose content never changes; others are counted
+on disk."""
+
+
+TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
+
+
+ON_DISK = frozenset({"imagefolder", "tiny-imagenet", "cityscapes", "camvid"})
+"""Data sets that are what lies in their folder: a fingerprint tells one content from another."""
+
+
+DOWNLOADED = frozenset({"tiny-imagenet"})
+"""Those of them that are fetched where no folder is named: always the same content."""
+
+
+SEGMENTATION = frozenset({"cityscapes", "camvid"})
+"""Data sets with a class for each pixel. Their images come in groups: cities, drives."""
+
+
+CHANNELS = {
+    "cnn": (32, 64),
+    "resnet20": (16, 32, 64),
+    "resnet18": (64, 128, 256, 512),
+    "deeplabv3plus": (16, 24, 32, 48, 64, 96, 144, 160, 192, 256, 320, 384, 576, 960, 1280),
+}
+"""Channels that a normalizer meets in each model."""
+
+
+STATE_ELEMENTS = {
+    "cnn": 67_000,
+    "resnet20": 274_000,
+    "resnet18": 11_200_000,
+    "deeplabv3plus": 4_420_000,
+}
+"""Elements of a model's state, about: to tell a plan's disk without building the model."""
