@@ -26,7 +26,7 @@ from fedsweep.execution import data
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import read_plan
-from fedsweep.store import clock, planning
+from fedsweep.store import moment, planning
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import attempts, trials
@@ -361,11 +361,11 @@ def test_without_proc_all_processes_of_a_boot_name_the_same_clock(
 
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr("psutil.boot_time", refuse)
-    clock.boot_id.cache_clear()
-    clock.boot_offset.cache_clear()
+    moment.boot_id.cache_clear()
+    moment.boot_offset.cache_clear()
     try:
-        assert clock.boot_id() == os.uname().nodename
-        assert clock.boot_offset() == 0.0
+        assert moment.boot_id() == os.uname().nodename
+        assert moment.boot_offset() == 0.0
     finally:
-        clock.boot_id.cache_clear()
-        clock.boot_offset.cache_clear()
+        moment.boot_id.cache_clear()
+        moment.boot_offset.cache_clear()

@@ -258,7 +258,7 @@ def test_shares_of_whole_rounds_stay_within_them(rounds: int, percent: int) -> N
     """floor(p T + 1/2) lies in 0..T, so that no share is ever refused."""
     from decimal import Decimal
 
-    from trainers.feasible import share
+    from trainers.sizes import share
 
     frozen = share(Decimal(percent) / 100, rounds)
     assert 0 <= frozen <= rounds

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from trainers.facts import CHANNELS, ON_DISK, SEGMENTATION, TRAINING_SAMPLES
-from trainers.feasible import check_sizes, share
 from trainers.own_normalizers import OWN
+from trainers.sizes import check_sizes, share
 
 NORMALIZERS = tuple(own.name for own in OWN)
 """Our own normalizers. `trainers.normalizers` explains each."""

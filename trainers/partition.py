@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.config import TrainConfig
-from trainers.feasible import check_sizes, held_back
 from trainers.identity import TINY_ALPHA
 from trainers.keys import keyed
 from trainers.progress import progress
+from trainers.sizes import check_sizes, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from trainers.config import TrainConfig
 from trainers.facts import CLASS_SAMPLES
-from trainers.feasible import check_sizes, held_back
+from trainers.sizes import check_sizes, held_back
 
 if TYPE_CHECKING:
     from trainers.data.files import Files

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from fedsweep.report.figures import CaptionedFigure
     from fedsweep.report.findings import Finding
-    from fedsweep.report.grouping import Row, Summary
+    from fedsweep.report.grouping import Summary
+    from fedsweep.report.labels import Row
     from fedsweep.report.selection import Condition
     from fedsweep.report.tables import View
 

@@ -23,7 +23,8 @@ from fedsweep.plan.packed import Trials
 from fedsweep.plan.sweep import Budget, SweepSpec
 from fedsweep.plan.trials import TrialSpec, more_measured
 from trainers.config import LARGEST, TrainConfig
-from trainers.feasible import check_feasible, share
+from trainers.feasible import check_feasible
+from trainers.sizes import share
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 AUTO = "auto"

@@ -19,9 +19,9 @@ from fedsweep.queue.statements import DUE, PARTS, RUNNING, key_of, lease_lost
 from fedsweep.states import Hold
 from fedsweep.store import trunks
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.identity import store_name
+from fedsweep.store.moment import Moment
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.stops import Lack
 from fedsweep.store.tables import (

@@ -23,7 +23,8 @@ from fedsweep.queue.statements import (
 from fedsweep.states import RETRIED, FailureKind, Outcome, TrialState
 from fedsweep.store import trunks
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment, as_sql
+from fedsweep.store.clock import as_sql
+from fedsweep.store.moment import Moment
 from fedsweep.store.prepared import Prepared, Steps
 from fedsweep.store.tables import (
     SHARING,

@@ -21,7 +21,8 @@ from fedsweep.queue.statements import (
 )
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment, as_sql, is_ahead
+from fedsweep.store.clock import as_sql, is_ahead
+from fedsweep.store.moment import Moment
 from fedsweep.store.tables import (
     BACKING_OFF,
     attempts,

@@ -10,8 +10,9 @@ from sqlalchemy.engine import Connection
 from fedsweep.queue.statements import AMONG_SHARED, OPEN, OWN, RUNNING
 from fedsweep.states import Hold
 from fedsweep.store import arms
-from fedsweep.store.clock import AHEAD_SECONDS, Moment, as_sql
+from fedsweep.store.clock import AHEAD_SECONDS, as_sql
 from fedsweep.store.dialects.base import Dialect
+from fedsweep.store.moment import Moment
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.stops import Lack
 from fedsweep.store.tables import (

@@ -12,8 +12,8 @@ from fedsweep.appearance import central_twin
 from fedsweep.errors import RequestError
 from fedsweep.fields import FEDERATED
 from fedsweep.measures import MEASURES
-from fedsweep.report.grouping import Cell, Column, Key, Summary, Unit
-from fedsweep.report.labels import column_text, value_text
+from fedsweep.report.grouping import Cell, Summary, Unit, column_text
+from fedsweep.report.labels import Column, Key, value_text
 from fedsweep.report.statistics import Difference, difference, holm, not_worse
 
 Mark = Literal["best", "level", ""]

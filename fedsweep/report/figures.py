@@ -16,7 +16,8 @@ from fedsweep.files import make_folder, write_whole
 from fedsweep.measures import CURVES, MEASURES
 from fedsweep.report import plots, queries
 from fedsweep.report.findings import Finding, names
-from fedsweep.report.grouping import Row, Summary
+from fedsweep.report.grouping import Summary
+from fedsweep.report.labels import Row
 from fedsweep.report.selection import Condition
 from fedsweep.store.rows import Curves
 

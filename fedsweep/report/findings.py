@@ -9,8 +9,7 @@ from typing import Any
 
 from fedsweep.fields import ROW_FIELDS, label
 from fedsweep.plan import TrialSpec
-from fedsweep.report.grouping import Row
-from fedsweep.report.labels import describe, value_text
+from fedsweep.report.labels import Row, describe, value_text
 from fedsweep.report.statistics import difference
 from fedsweep.search import Answer, Probe, Space, answer
 from fedsweep.store.arms import Arm, Proposal

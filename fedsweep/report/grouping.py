@@ -14,26 +14,12 @@ from fedsweep.appearance import normalizer_place
 from fedsweep.fields import (
     ARM_FIELDS,
     ROW_FIELDS,
+    column_label,
     config_columns,
 )
 from fedsweep.measures import COMPARABLE, OPTIONAL
-from fedsweep.plan import OUTSIDE_IDENTITY
-from fedsweep.report.labels import describe, is_axis, sort_key
+from fedsweep.report.labels import Column, Key, Row, describe, is_axis, sort_key, value_text
 from fedsweep.report.statistics import mean_interval
-
-Row = Mapping[str, Any]
-
-
-Key = tuple[Any, ...]
-
-
-Column = tuple[Any, ...]
-"""(normalizer, T*), and whatever else of ARM_FIELDS varies in the sweep."""
-
-
-NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
-"""Fields that never head a row. Trials of one cell may differ in those outside the identity."""
-
 
 FIELDS = tuple(config_columns())
 """The configuration columns of a row of `results`."""
@@ -266,3 +252,14 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
 def _taken(rows: Sequence[Row], name: str, units: Sequence[Unit]) -> dict[Unit, float]:
     values = ((unit, row.get(name)) for unit, row in zip(units, rows, strict=True))
     return {unit: value for unit, value in values if value is not None}
+
+
+def column_text(summary: Summary, column: Column) -> str:
+    """BN; FIXBN T⋆=6; FIXBN T⋆=6 layer; GN groups=4."""
+    said = [column[0].upper()]
+    for name, value in zip(summary.arm_fields, column[1:], strict=True):
+        if value is None or (name, value) == ("freeze_rule", "given"):
+            continue
+        heading = column_label(name)
+        said.append(f"{heading}={value_text(value)}" if heading else str(value))
+    return " ".join(said)

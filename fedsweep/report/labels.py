@@ -1,31 +1,19 @@
-"""Labels of configuration values, trials and columns, as people write them."""
+"""Labels of configuration values and trials, as people write them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsweep.fields import (
     DESCRIBED,
     UNSET,
-    column_label,
     config_columns,
     label,
 )
-from fedsweep.report.grouping import NOT_AXES, Column, Key, Row, Summary
+from fedsweep.plan import OUTSIDE_IDENTITY
 
 BOOLEANS = frozenset(name for name, kind in config_columns().items() if kind is bool)
-
-
-def column_text(summary: Summary, column: Column) -> str:
-    """BN; FIXBN T⋆=6; FIXBN T⋆=6 layer; GN groups=4."""
-    said = [column[0].upper()]
-    for name, value in zip(summary.arm_fields, column[1:], strict=True):
-        if value is None or (name, value) == ("freeze_rule", "given"):
-            continue
-        heading = column_label(name)
-        said.append(f"{heading}={value_text(value)}" if heading else str(value))
-    return " ".join(said)
 
 
 def is_axis(name: str, values: set[Any]) -> bool:
@@ -64,3 +52,17 @@ def sort_key(key: Key) -> tuple[tuple[int, Any], ...]:
     return tuple(
         (0, 0) if v is None else (1, v) if isinstance(v, (int, float)) else (2, str(v)) for v in key
     )
+
+
+Row = Mapping[str, Any]
+
+
+Key = tuple[Any, ...]
+
+
+Column = tuple[Any, ...]
+"""(normalizer, T*), and whatever else of ARM_FIELDS varies in the sweep."""
+
+
+NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
+"""Fields that never head a row. Trials of one cell may differ in those outside the identity."""

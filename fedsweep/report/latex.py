@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 
 from fedsweep.fields import label
-from fedsweep.report.grouping import Summary
-from fedsweep.report.labels import column_text
+from fedsweep.report.grouping import Summary, column_text
 from fedsweep.report.tables import (
     Entry,
     View,

@@ -19,8 +19,8 @@ from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
 from fedsweep.fields import label
 from fedsweep.report import layout
 from fedsweep.report.differences import marks
-from fedsweep.report.grouping import Cell, Column, Curve, Key, Row, Summary, mean_curve
-from fedsweep.report.labels import column_text, field_text, sort_key
+from fedsweep.report.grouping import Cell, Curve, Summary, column_text, mean_curve
+from fedsweep.report.labels import Column, Key, Row, field_text, sort_key
 
 if TYPE_CHECKING:
     from fedsweep.report.findings import Finding

@@ -13,7 +13,8 @@ from fedsweep.errors import RequestError
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report import queries
 from fedsweep.report.differences import Contrast, against, gaps, marks
-from fedsweep.report.grouping import FIELDS, Cell, Column, Key, Summary
+from fedsweep.report.grouping import FIELDS, Cell, Summary
+from fedsweep.report.labels import Column, Key
 from fedsweep.report.tables import View
 
 if TYPE_CHECKING:

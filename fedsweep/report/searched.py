@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from fedsweep.report.findings import Finding
-    from fedsweep.report.grouping import Row
+    from fedsweep.report.labels import Row
 
 
 def findings(

@@ -14,8 +14,8 @@ from typing import Any
 from fedsweep.errors import RequestError
 from fedsweep.fields import config_columns
 from fedsweep.plan import OUTSIDE_IDENTITY
-from fedsweep.report.grouping import FIELDS, Row
-from fedsweep.report.labels import BOOLEANS, describe, field_text, sort_key
+from fedsweep.report.grouping import FIELDS
+from fedsweep.report.labels import BOOLEANS, Row, describe, field_text, sort_key
 
 SELECTED_BY = "validation_accuracy"
 """What tuning looks at: never the test set."""

@@ -16,8 +16,8 @@ from fedsweep.report import queries
 from fedsweep.report.differences import Contrast, Mark, against, gaps, marks, outdone_by_partial
 from fedsweep.report.fit import Column as FitColumn
 from fedsweep.report.fit import Grid
-from fedsweep.report.grouping import Cell, Column, Key, Spread, Summary
-from fedsweep.report.labels import column_text, field_text
+from fedsweep.report.grouping import Cell, Spread, Summary, column_text
+from fedsweep.report.labels import Column, Key, field_text
 from fedsweep.report.selection import Condition
 
 WIDE = 160

@@ -14,8 +14,8 @@ from fedsweep.appearance import page_colors
 from fedsweep.fields import label
 from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_tables, searched, tables
-from fedsweep.report.grouping import Cell, Column, Key, Spread, Summary, summarize
-from fedsweep.report.labels import column_text, field_text, sort_key
+from fedsweep.report.grouping import Cell, Spread, Summary, column_text, summarize
+from fedsweep.report.labels import Column, Key, field_text, sort_key
 from fedsweep.serve import views
 from fedsweep.serve.look import OFTEN, SELDOM, Look
 from fedsweep.serve.screen import Part, Screen, part

@@ -15,8 +15,8 @@ from fedsweep.errors import (
 )
 from fedsweep.store import driver_errors
 from fedsweep.store.dialects import DIALECTS, dialect_of, dialect_of_text
-from fedsweep.store.location import WRITE_A_URL, shown_url
-from fedsweep.store.transactions import translated
+from fedsweep.store.location import WRITE_A_URL
+from fedsweep.store.transactions import shown_url, translated
 
 
 def parse_url(text: str) -> URL:

@@ -12,26 +12,30 @@ from sqlalchemy.engine import URL
 from fedsweep.errors import (
     RequestError,
 )
-from fedsweep.store.dialects import sqlite_file
 
 WRITE_A_URL = (
     "--db is not a database URL: write sqlite:///fedsweep.db or "
     "postgresql://user:password@host/name"
 )
 
+
 URI_OPTIONS = frozenset({"uri", "mode", "cache", "immutable", "nolock", "psow", "vfs"})
 """Options that SQLite reads after the `?` of a URL."""
+
 
 DRIVER_OPTIONS = frozenset(
     {"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 )
 """Options that Python's driver of SQLite reads after the `?` of a URL."""
 
+
 SIDECARS = ("-wal", "-shm", "-journal", "-turn")
 """Ends of the names of the files that SQLite and fedsweep keep next to a database file."""
 
+
 ARTIFACTS = ".artifacts"
 """End of the name of the folder for snapshots and weights, next to a database file."""
+
 
 _links: dict[Path, dict[Path, None]] = {}
 """Symbolic links by which this process opened a database file, by that file."""
@@ -135,14 +139,3 @@ def shown(file: Path) -> Path:
         return file.relative_to(Path.cwd())
     except (OSError, ValueError):
         return file
-
-
-def shown_url(url: URL) -> str:
-    """The URL for a message, as it was written, without its password."""
-    if (file := sqlite_file(url)) is not None:
-        return f"sqlite:///{shown(file)}"
-    text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
-    place, mark, query = text.partition("?")
-    for coded, plain in (("+", "%20"), ("%2C", ","), ("%2F", "/")):
-        query = query.replace(coded, plain)
-    return place + mark + query

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep.errors import (
@@ -20,7 +20,7 @@ from fedsweep.store import driver_errors, identity
 from fedsweep.store.access import access_of
 from fedsweep.store.dialects import dialect_of, sqlite_file
 from fedsweep.store.dialects.postgres_engine import connector_of
-from fedsweep.store.location import shown_url
+from fedsweep.store.location import shown
 from fedsweep.store.outage import OUTAGE, OUTAGE_SECONDS, note_outage, note_served
 from fedsweep.store.write_lock import hold_write_lock
 
@@ -152,3 +152,14 @@ def _on_a_standby(
 
 
 _ROLE = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')"
+
+
+def shown_url(url: URL) -> str:
+    """The URL for a message, as it was written, without its password."""
+    if (file := sqlite_file(url)) is not None:
+        return f"sqlite:///{shown(file)}"
+    text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()
+    place, mark, query = text.partition("?")
+    for coded, plain in (("+", "%20"), ("%2C", ","), ("%2F", "/")):
+        query = query.replace(coded, plain)
+    return place + mark + query

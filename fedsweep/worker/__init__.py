@@ -1,7 +1,7 @@
 """`fedsweep work`: a watch and its slots."""
 
 from fedsweep.worker.messages import Broken, Ended, Lacking, Options
-from fedsweep.worker.slot import kind_of
+from fedsweep.worker.slot import kind_of, worn_out
 from fedsweep.worker.watch import (
     LONGEST_LOOK,
     SILENT_SECONDS,
@@ -12,7 +12,6 @@ from fedsweep.worker.watch import (
     Tally,
     note_stop,
     work,
-    worn_out,
 )
 
 __all__ = [

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import psutil
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -48,7 +47,6 @@ from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, through_an_outage, transaction
 from fedsweep.store.wakeup import Wakeup
 from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
-from fedsweep.worker.watch import LOOK_SECONDS, worn_out
 
 LONGEST_REST = 30.0
 """An idle slot that is rung for looks again after that, or when the next lease ends."""
@@ -66,10 +64,6 @@ slot prefers trials of other kinds until it has stored a round."""
 def kind_of(claim: Claim) -> Lack:
     """Return the kind of a trial: see `KIND`."""
     return tuple((name, claim.config.get(name)) for name in KIND)
-
-
-UNREADABLE = (psutil.Error, OSError, ValueError)
-"""Errors of psutil for a process that has ended, or where /proc is missing or hides it."""
 
 
 def run_slot(
@@ -380,3 +374,20 @@ class _SlotLoop:
             self.pipe.send(what)
         except OSError:  # the watching process is gone: finish the round, save, give back
             self.asked.set()
+
+
+LOOK_SECONDS = 1.0
+"""How often a slot that finds trials looks whether a search of more priority wants some first."""
+
+
+FAILURES_IN_A_ROW = 3
+"""Attempts in a row that end before their first round, after which a slot claims nothing more. So
+do deaths of its process without a claim. They count until a round is stored. On a device that has
+trained, trials of the same kind count once: they may be the reason."""
+
+
+def worn_out(failed: Sequence[Lack | None], *, proven: bool) -> bool:
+    """Return whether a slot has failed too often since a round was stored: see `PATIENCE`."""
+    if not proven:
+        return len(failed) >= FAILURES_IN_A_ROW
+    return len({kind for kind in failed if kind}) + failed.count(None) >= FAILURES_IN_A_ROW

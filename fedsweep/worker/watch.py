@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection as pipes
@@ -53,14 +53,15 @@ from fedsweep.store import (
 )
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment, read_clock
+from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import close_idle
+from fedsweep.store.moment import Moment
 from fedsweep.store.outage import OUTAGE
 from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
-from fedsweep.worker.slot import UNREADABLE, kind_of, run_slot
+from fedsweep.worker.slot import kind_of, run_slot, worn_out
 
 STALL_SECONDS = 300.0
 
@@ -91,16 +92,6 @@ machine, a store that does not answer) cannot tell what the trainers did."""
 
 QUICK_SECONDS = 0.05
 """A standing that is read faster than that is read after every trial."""
-
-
-LOOK_SECONDS = 1.0
-"""How often a slot that finds trials looks whether a search of more priority wants some first."""
-
-
-FAILURES_IN_A_ROW = 3
-"""Attempts in a row that end before their first round, after which a slot claims nothing more. So
-do deaths of its process without a claim. They count until a round is stored. On a device that has
-trained, trials of the same kind count once: they may be the reason."""
 
 
 @dataclass
@@ -733,13 +724,6 @@ UNFINISHED = "its worker stopped before the round was over"
 """Why a killed slot's trial is given back."""
 
 
-def worn_out(failed: Sequence[Lack | None], *, proven: bool) -> bool:
-    """Return whether a slot has failed too often since a round was stored: see `PATIENCE`."""
-    if not proven:
-        return len(failed) >= FAILURES_IN_A_ROW
-    return len({kind for kind in failed if kind}) + failed.count(None) >= FAILURES_IN_A_ROW
-
-
 def _is_stopped(slot: Slot) -> bool:
     """Whether the trainer is frozen (SIGSTOP, a debugger): it makes no progress."""
     assert slot.process is not None
@@ -760,3 +744,7 @@ def _cpu_seconds(slot: Slot) -> float:
         return float(used.user + used.system)
     except UNREADABLE:
         return 0.0
+
+
+UNREADABLE = (psutil.Error, OSError, ValueError)
+"""Errors of psutil for a process that has ended, or where /proc is missing or hides it."""

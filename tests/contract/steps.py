@@ -9,7 +9,7 @@ from fedsweep import queue
 from fedsweep.plan import Round, TrainConfig
 from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
+from fedsweep.store.moment import Moment
 from fedsweep.store.tables import attempts, trials
 
 ALICE = queue.Claimant("alice", "cpu", "host-a", 1)

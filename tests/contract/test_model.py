@@ -26,7 +26,7 @@ from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.states import RETRIED, FailureKind, Hold
 from fedsweep.store import planning, round_rows, sweep_rows, tables
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
+from fedsweep.store.moment import Moment
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, trials
 from fedsweep.store.transactions import transaction

@@ -27,7 +27,8 @@ from fedsweep.store import (
     trunks,
 )
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import LONGEST_LEASE, Moment
+from fedsweep.store.clock import LONGEST_LEASE
+from fedsweep.store.moment import Moment
 from fedsweep.store.tables import attempts, client_rounds, rounds, trials
 from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, BOB, LEASE, at, claimed, measured, outcomes, state, train

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedsweep.report import tables
-from fedsweep.report.grouping import mean_curve, summarize
-from fedsweep.report.labels import column_text, describe
+from fedsweep.report.grouping import column_text, mean_curve, summarize
+from fedsweep.report.labels import describe
 from fedsweep.report.records import as_csv, as_json, records
 from tests.report.rows import ROWS, failed, trial
 

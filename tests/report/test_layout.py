@@ -14,7 +14,8 @@ from PIL import Image
 
 from fedsweep.report import layout, partition_figure, plots
 from fedsweep.report.figures import CaptionedFigure, captioned_figures
-from fedsweep.report.grouping import Row, summarize
+from fedsweep.report.grouping import summarize
+from fedsweep.report.labels import Row
 from tests.report.figures import check, held
 from tests.report.rows import trial
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from fedsweep.report import page, plots
 from fedsweep.report.figures import captioned_figures
-from fedsweep.report.grouping import Row, summarize
+from fedsweep.report.grouping import summarize
+from fedsweep.report.labels import Row
 from fedsweep.report.tables import View
 from fedsweep.store.rows import Curves
 from tests.report.figures import svg

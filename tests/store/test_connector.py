@@ -13,12 +13,13 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import errors, queue
 from fedsweep.plan import read_plan
-from fedsweep.store import connector, location, outage, planning, transactions
+from fedsweep.store import connector, outage, planning, transactions
 from fedsweep.store.dialects import postgres_engine
 from fedsweep.store.engine import make_engine, parse_url
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
 from fedsweep.store.sql import ask
+from fedsweep.store.transactions import shown_url
 from fedsweep.store.wakeup import Wakeup
 
 
@@ -49,7 +50,7 @@ def test_every_form_of_libpq_s_urls_reaches_libpq(text: str, expected: dict[str,
     found = connector._parameters(url)
     assert found.items() >= expected.items()
     make_conninfo(**found)  # libpq knows all of them
-    assert ":p" not in location.shown_url(url)
+    assert ":p" not in shown_url(url)
 
 
 @pytest.mark.parametrize(

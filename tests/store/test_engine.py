@@ -15,8 +15,8 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import errors
 from fedsweep.store import clock, driver_errors, engine, transactions
-from fedsweep.store.clock import boot_id, boot_moment
 from fedsweep.store.dialects import sqlite_engine
+from fedsweep.store.moment import boot_id, boot_moment
 from fedsweep.store.schema import open_store
 
 

@@ -20,7 +20,8 @@ from fedsweep.plan import read_plan
 from fedsweep.queue import claims, ends, waiting
 from fedsweep.states import Hold
 from fedsweep.store import planning, trunks
-from fedsweep.store.clock import Moment, read_clock
+from fedsweep.store.clock import read_clock
+from fedsweep.store.moment import Moment
 from fedsweep.store.prepared import Prepared
 from fedsweep.store.tables import attempts, members, sweeps, trials
 from fedsweep.store.transactions import transaction

@@ -45,8 +45,8 @@ from fedsweep.store import (
     trust,
 )
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import Moment
 from fedsweep.store.engine import make_engine
+from fedsweep.store.moment import Moment
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import (
     attempts,

@@ -14,8 +14,8 @@ from fedsweep.plan import TrialSpec
 from tests.trainers.arms import BASE, ROAD, config
 from trainers.config import NORMALIZERS, USED_WHEN, TrainConfig
 from trainers.facts import STATE_ELEMENTS
-from trainers.feasible import share
 from trainers.identity import OUTSIDE_IDENTITY, canonical
+from trainers.sizes import share
 
 
 def test_released_ids_never_change() -> None:

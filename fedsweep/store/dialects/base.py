@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
-from fedsweep.store.clock import Moment
 from fedsweep.store.deadline import Deadline
+from fedsweep.store.moment import Moment
 from fedsweep.store.sql.limits import Found, Parameters
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fedsweep.errors import StoreError
-from fedsweep.store.clock import Moment
 from fedsweep.store.dialects import postgres_engine
 from fedsweep.store.dialects.base import LOOK_SECONDS, Deviation, Dialect, Listing, Question
 from fedsweep.store.driver import executed
+from fedsweep.store.moment import Moment
 from fedsweep.store.sql.limits import Found
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from sqlalchemy.exc import ArgumentError
 
 from fedsweep.errors import RequestError
 from fedsweep.store.access import Access, access_of
-from fedsweep.store.clock import Moment, boot_moment
 from fedsweep.store.deadline import within
 from fedsweep.store.dialects import sqlite_engine
 from fedsweep.store.dialects.base import Deviation, Dialect, Listing, Question
 from fedsweep.store.location import URI_OPTIONS, WRITE_A_URL, file_named, of_text, resolved
+from fedsweep.store.moment import Moment, boot_moment
 from fedsweep.store.sql.limits import Found
 
 if TYPE_CHECKING:
