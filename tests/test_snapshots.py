@@ -377,7 +377,7 @@ def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
     """Else hundreds of them would hold a server's connections."""
     at_once(monkeypatch)
     gone: list[Engine] = []
-    monkeypatch.setattr(attempt, "let_go", gone.append)
+    monkeypatch.setattr(attempt, "close_idle", gone.append)
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
     assert gone == []
