@@ -10,7 +10,6 @@ from rich.console import Group
 
 from fedsweep.cli import console
 from fedsweep.cli.arguments import as_given, data_folder, setting, url
-from fedsweep.cli.sql import _text_of
 from fedsweep.errors import StoreUnreachable
 from tests.acceptance.command import at_once
 
@@ -24,7 +23,7 @@ def test_a_byte_order_mark_is_no_part_of_a_value(monkeypatch: pytest.MonkeyPatch
     assert data_folder(None) == Path("/data")
     assert setting("FEDSWEEP_NOTIFY") == "https://x"
     assert setting("FEDSWEEP_NOTHING") is None
-    assert _text_of("\ufeffSELECT 1", None) == "SELECT 1"
+    assert at_once("sql", "\ufeffSELECT 1", "--show").stdout == "SELECT 1\n"
 
 
 @pytest.mark.parametrize(

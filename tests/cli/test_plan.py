@@ -100,8 +100,8 @@ def test_a_large_plan_is_made_if_a_person_wants_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`--yes` asks nothing; on a terminal the answer decides, and a no writes nothing."""
-    monkeypatch.setattr(command, "TOLD_ABOVE", 3)
-    monkeypatch.setattr(command, "ASKED_ABOVE", 4)
+    monkeypatch.setattr(command, "ANNOUNCED_ABOVE", 3)
+    monkeypatch.setattr(command, "CONFIRMED_ABOVE", 4)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     asked: list[str] = []
     monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or answer)
