@@ -222,7 +222,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the descriptor of this process that the path names, through symbolic links; or None."""
+    """Return the descriptor of this process that the path leads to; None if it leads to none."""
     place = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow the descriptor
     for _ in range(_LINKS):
         place = Path(os.path.realpath(place.parent)) / place.name

@@ -38,8 +38,8 @@ USER_FOLDERS = {"XDG_CACHE_HOME": ".cache", "XDG_DATA_HOME": ".local/share"}
 def settle_home() -> str | None:
     """Give this process and its children a user name and a folder for caches if they lack one.
 
-    Return a warning if a folder was replaced, otherwise None. A home folder that exists but is read-only keeps its files: only
-    the folders that cannot be created in it are replaced.
+    Return a warning if a folder was replaced, otherwise None. A home folder that exists but is
+    read-only keeps its files. Only the folders that cannot be created in it are replaced.
     """
     try:
         getpass.getuser()
