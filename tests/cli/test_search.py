@@ -46,9 +46,9 @@ def test_the_answer_is_shown_with_the_tried_freeze_rounds_and_reasons(searched: 
     assert [gain["seeds"] for gain in record["gains"]] == [[2, 3], [2, 3]]
     shown = at_once("search", "show", cwd=searched).stdout
     assert "the best freeze round" in shown
-    told = at_once("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
-    assert "BN to the end, the trunk of all others" in told
-    assert "on seeds that did not choose it" in told
+    proposals = at_once("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
+    assert "BN to the end, the trunk of all others" in proposals
+    assert "on seeds that did not choose it" in proposals
 
 
 def test_the_report_has_the_answer_in_every_format_for_readers(searched: Path) -> None:
@@ -68,14 +68,14 @@ def test_an_export_is_a_study_that_optuna_opens(searched: Path) -> None:
     """The study has values, parameters and curves, and a second export replaces it."""
     url = f"sqlite:///{searched}/study.db"
     for _ in range(2):
-        said = at_once("search", "export", "--storage", url, cwd=searched).stdout
-        assert "trials" in said
+        output = at_once("search", "export", "--storage", url, cwd=searched).stdout
+        assert "trials" in output
     (record,) = json.loads(at_once("search", "show", "--json", cwd=searched).stdout)
     (summary,) = optuna.get_all_study_summaries(url)
     study = optuna.load_study(study_name=summary.study_name, storage=url)
     tried = {t["freeze_round"]: t["values"].values() for t in record["tried"]}
-    found = {t.params["freeze_round"]: t.value for t in study.trials}
-    assert found == pytest.approx({t: sum(v) / len(v) for t, v in tried.items()})
+    values = {t.params["freeze_round"]: t.value for t in study.trials}
+    assert values == pytest.approx({t: sum(v) / len(v) for t, v in tried.items()})
     assert study.best_params["freeze_round"] in tried
     assert study.metric_names == ["validation_accuracy"]
     for trial in study.trials:
@@ -87,13 +87,13 @@ def test_wrong_storages_and_arms_are_refused_in_one_sentence(
     searched: Path, tmp_path: Path
 ) -> None:
     """A wrong storage, a wrong arm and a database without a search are refused."""
-    for arguments, says in (
+    for arguments, message in (
         (("export", "--storage", "nothing://x"), "--storage nothing://x cannot be used"),
         (("show", "--arm", "zzz"), "there is no arm 'zzz'"),
         (("show", "--sweep", "other"), "there is no sweep 'other'"),
     ):
         done = at_once("search", *arguments, cwd=searched, code=2)
-        assert says in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     grid = PLAN[: PLAN.index("[search]")].replace('"gn", "fixbn"', '"gn"')
     (tmp_path / "grid.toml").write_text(grid)
