@@ -92,13 +92,13 @@ TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.CANCELLED: frozenset({TrialState.QUEUED}),
 }
 
-_AGAIN = "tried again after 5, 10, 20 … 300 s (each ±50 %), up to `work --max-attempts` failures"
+_AGAIN = "retried after 5, 10, 20 … 300 s (each ±50 %), up to `work --max-attempts` failures"
 RULES: dict[FailureKind, str] = {
-    FailureKind.DIVERGED: "a result: never tried again",
+    FailureKind.DIVERGED: "a result: never retried",
     FailureKind.OUT_OF_MEMORY: _AGAIN,
-    FailureKind.BAD_DATA: "set aside until somebody looks: fedsweep trial retry",
+    FailureKind.BAD_DATA: "set aside: mend the data, then run fedsweep trial retry",
     FailureKind.STALLED: _AGAIN,
-    FailureKind.LOST: "its workers die of it: set aside until somebody looks: fedsweep trial retry",
+    FailureKind.LOST: "set aside, because it kills its workers: find the cause, then fedsweep trial retry",
     FailureKind.ERROR: _AGAIN,
 }
 """The consequence of each kind of failure in words; `queue.retry_delay` computes the delay."""

@@ -76,7 +76,7 @@ def standing(trial_id: str, result: Mapping[str, Any], row: Mapping[str, Any]) -
     if row["waits"] and result["state"] == TrialState.QUEUED:
         carrier = row["carrier"]
         trainer = (
-            f" {carrier[:8]} trains them" if carrier else " it begins when somebody trains them"
+            f" {carrier[:8]} trains them" if carrier else " it begins when a trial trains them"
         )
         yield f"waits for rounds that it shares with others:{trainer}"
     if row["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):

@@ -33,7 +33,9 @@ def require_parameter(text: str, sweep: str | None) -> None:
 
     """
     if sweep is not None and not limits.names(text, "sweep"):
-        raise RequestError("--sweep says what :sweep stands for, and the statement has none")
+        raise RequestError(
+            "--sweep sets the parameter :sweep, which the statement does not have: leave it out"
+        )
 
 
 def answer(engine: Engine, text: str, sweep: str | None, *, limit: int, seconds: float) -> Answer:

@@ -132,7 +132,7 @@ def hold(engine: Engine, prefixes: Sequence[str], reason: Hold | None) -> int:
             if not queue.hold(connection, [key], reason):
                 state = trial_rows.trial_result(connection, trial_id)["state"]
                 raise Refused(
-                    f"trial {trial_id} is {state}: only what is queued or running can be held"
+                    f"trial {trial_id} is {state}: only queued and running ones can be held"
                 )
     return len(trials)
 

@@ -105,7 +105,7 @@ def _ask(shown: str) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         raise RequestError(
             f"files are to be written to and deleted from {shown}: if that is right, name it "
-            "(fedsweep db trust PLACE), or say --yes"
+            "(fedsweep db trust PLACE), or confirm with --yes"
         )
     if not typer.confirm(f"Read, write and delete this database's files in {shown}?", err=True):
         raise RequestError("nothing is approved")

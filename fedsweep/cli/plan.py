@@ -102,8 +102,8 @@ def plan(
             print(f"  {note}")
         if read.is_data_unseen:
             print(
-                "note: the data are not at hand, so their content is no part of the trials' "
-                "identity: give --data or FEDSWEEP_DATA to pin it"
+                "note: the data are not on this machine, so their content is not part of the "
+                "trials' identity: give --data or FEDSWEEP_DATA to pin it"
             )
 
 
@@ -156,7 +156,7 @@ def _print_added(sweep: SweepSpec, added: Added, artifacts: str | None) -> None:
     planned = added.planned
     if added.unapproved is not None:
         print(
-            f"note: that you named {artifacts} cannot be noted here ({added.unapproved}): start "
+            f"note: your approval of {artifacts} cannot be stored ({added.unapproved}): start "
             f"workers with --artifacts, or set {VARIABLE}",
             file=sys.stderr,
         )
@@ -171,8 +171,8 @@ def _print_added(sweep: SweepSpec, added: Added, artifacts: str | None) -> None:
     if planned.otherwise:
         keys = ", ".join(sorted(OUTSIDE_IDENTITY))
         print(
-            f"  {counted(planned.otherwise, 'kept trial')} began as planned before, and what they "
-            f"measure and keep ({keys}) stays: plan into another database to have it otherwise"
+            f"  {counted(planned.otherwise, 'kept trial')} began as planned before and keep their "
+            f"old {keys}: plan into another database to change them"
         )
 
 

@@ -103,7 +103,7 @@ def budget(
     from fedsweep.actions import sweep as sweeps
 
     if none == (rounds is not None or hours is not None):
-        raise RequestError("say what the budget is: --rounds, --hours, or --none")
+        raise RequestError("give either a budget (--rounds, --hours) or --none")
     sweeps.limit(open_store(db), name, rounds=rounds, hours=hours)
     limits = [f"{rounds:,} rounds"] if rounds is not None else []
     limits += [f"{hours:g} hours"] if hours is not None else []

@@ -54,7 +54,7 @@ def test_a_statement_can_use_the_parameter_sweep(folder: Path) -> None:
         (["SELECT 1", "--recipe", "ledger"], "give a SELECT or a --recipe, and not both"),
         (["--show"], "give a SELECT or a --recipe, and not both"),
         (["--recipe", "legder"], "there is no recipe 'legder': did you mean ledger?"),
-        (["SELECT 1", "--sweep", "study"], "--sweep says what :sweep stands for"),
+        (["SELECT 1", "--sweep", "study"], "--sweep sets the parameter :sweep"),
         (["--recipe", "ledger", "--sweep", "x' --"], 'there is no sweep "x\' --": there are stu'),
     ],
     ids=str,
