@@ -98,7 +98,7 @@ RULES: dict[FailureKind, str] = {
     FailureKind.OUT_OF_MEMORY: _AGAIN,
     FailureKind.BAD_DATA: "set aside: mend the data, then run fedsweep trial retry",
     FailureKind.STALLED: _AGAIN,
-    FailureKind.LOST: "set aside: it kills its workers. Find the cause, then run fedsweep trial retry",
+    FailureKind.LOST: "set aside: it kills its workers; find the cause, then fedsweep trial retry",
     FailureKind.ERROR: _AGAIN,
 }
 """The consequence of each kind of failure in words; `queue.retry_delay` computes the delay."""
