@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import RequestError
@@ -163,20 +163,26 @@ def partition_figure(sweep: SweepSpec, data: Path | None, path: Path) -> Iterato
 def add(
     engine: Engine, sweep: SweepSpec, *, priority: int = 0, artifacts: str | None = None
 ) -> Added:
-    """Store a sweep's trials and arms, and queue its cancelled trials again.
+    """Add a sweep's trials and arms, and queue its cancelled trials again.
 
-    Trials that the database has are kept as they are.
+    Trials that the database has are kept as they are. This user's workers may use `artifacts`.
     """
     with transaction(engine) as connection:
-        planned = planning.add_sweep(connection, sweep, priority)
-        searched = arms.add_arms(connection, sweep, priority)
-        if planned.cancelled:
-            queue.retry(connection, sweep_rows.trial_keys(connection, planned.cancelled))
-        queue.planned(connection, sweep.name, sweep.budget)
+        planned, searched = add_within(connection, sweep, priority)
         if artifacts is not None:
             file_index.put_files(connection, sweep.name, artifacts)
         name = store_name(connection)
     return Added(planned, searched, None if artifacts is None else _approve(name, artifacts))
+
+
+def add_within(connection: Connection, sweep: SweepSpec, priority: int = 0) -> tuple[Planned, int]:
+    """Add a sweep within the caller's transaction; return the change and the arms to search."""
+    planned = planning.add_sweep(connection, sweep, priority)
+    searched = arms.add_arms(connection, sweep, priority)
+    if planned.cancelled:
+        queue.retry(connection, sweep_rows.trial_keys(connection, planned.cancelled))
+    queue.planned(connection, sweep.name, sweep.budget)
+    return planned, searched
 
 
 def _approve(store: str, place: str) -> OSError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import Refused
@@ -48,11 +48,16 @@ def cancel(engine: Engine, name: str) -> Cancelled:
 
     """
     with transaction(engine) as connection:
-        sweep_rows.require_sweep(connection, name)
-        queue.hold_sweep(connection, name, Hold.CANCEL)  # first, because it takes the write lock
-        members = sweep_rows.sweep_trials(connection, name)
-        unshared = sweep_rows.held_alone(connection, name)
-        count = queue.cancel(connection, unshared)
+        return cancel_within(connection, name)
+
+
+def cancel_within(connection: Connection, name: str) -> Cancelled:
+    """Cancel a sweep within the caller's transaction, as `cancel` does."""
+    sweep_rows.require_sweep(connection, name)
+    queue.hold_sweep(connection, name, Hold.CANCEL)  # first, because it takes the write lock
+    members = sweep_rows.sweep_trials(connection, name)
+    unshared = sweep_rows.held_alone(connection, name)
+    count = queue.cancel(connection, unshared)
     return Cancelled(count, len(members) - len(unshared))
 
 

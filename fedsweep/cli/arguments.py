@@ -21,7 +21,8 @@ Db = Annotated[
     typer.Option(
         "--db",
         metavar="URL",
-        help="URL of the database. Default: $FEDSWEEP_DB, otherwise sqlite:///fedsweep.db.",
+        help="URL of the database. Default: $FEDSWEEP_DB, otherwise sqlite:///fedsweep.db in this "
+        "folder.",
         show_default=False,
     ),
 ]

@@ -183,8 +183,9 @@ def gc(
 ) -> None:
     """Delete the files that no trial has needed for an hour.
 
-    These are replaced snapshots, snapshots of trials that have ended, and files of killed attempts.
-    Only files that fedsweep named for this database are deleted. Workers may go on meanwhile.
+    These are replaced snapshots, snapshots of trials that will not go on, and files of killed
+    attempts. Only files that the database names, and that fedsweep named for it, are deleted.
+    Workers may go on at the same time.
     """
     from fedsweep.store import garbage_collection
 

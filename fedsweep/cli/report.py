@@ -73,7 +73,7 @@ def report(
         typer.Option(
             metavar="FIELDS",
             help="Make a row for each value of these fields, and pool the other fields. "
-            "Default: all fields that differ.",
+            "Default: the main fields and all others that differ.",
             show_default=False,
         ),
     ] = None,
