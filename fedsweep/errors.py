@@ -33,9 +33,9 @@ FedsweepError
 from __future__ import annotations
 
 from fedsweep.redaction import clipped
-from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # others take it from here
-from fedsweep.redaction import legible as legible  # noqa: PLC0414  # others take it from here
-from fedsweep.redaction import visible as visible  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # re-exported
+from fedsweep.redaction import legible as legible  # noqa: PLC0414  # re-exported
+from fedsweep.redaction import visible as visible  # noqa: PLC0414  # re-exported
 
 LONGEST = 10_000
 """Characters of a message. It is one sentence, but may quote a server or a request."""

@@ -276,7 +276,7 @@ def _open(name: str, descriptor: int, old: TextIO | None, *, returns: bool) -> N
 
 
 def in_background() -> None:
-    """Write both streams in threads, so that a stopped reader does not stop the process."""
+    """Write both streams in threads: neither a stopped reader nor an error stops the process."""
     for stream in _streams.values():
         stream.in_background()
 

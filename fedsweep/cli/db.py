@@ -104,7 +104,7 @@ def _approve(place: Place, *, confirmed: bool) -> None:
 def _ask(shown: str) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         raise RequestError(
-            f"files are to be written to and deleted from {shown}: if that is right, name it "
+            f"commands would write and delete files in {shown}: to allow it, name the place "
             "(fedsweep db trust PLACE), or confirm with --yes"
         )
     if not typer.confirm(f"Read, write and delete this database's files in {shown}?", err=True):
