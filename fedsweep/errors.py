@@ -1,14 +1,14 @@
-"""Every error that fedsweep raises on purpose. A class's docstring is its default message.
+"""The errors that fedsweep raises on purpose. The docstring of a class is its default message.
 
 FedsweepError
-├── RequestError              exit 2: the request was wrong, nothing was written
+├── RequestError              exit code 2: the request was wrong; nothing was written
 │   ├── PlanError             the plan file
-│   ├── DeviceError           the device asked for
+│   ├── DeviceError           the device that was requested
 │   ├── MachineError          a setting of this machine
-│   ├── MachineLacks          something that a trial needs is not here
+│   ├── MachineLacks          this machine lacks something that a trial needs
 │   │   ├── PackageMissing
 │   │   └── DataMissing
-│   ├── NotFound              a sweep or trial that is not there
+│   ├── NotFound              a sweep or trial that does not exist
 │   ├── Refused               a change that the state of a trial forbids
 │   ├── SqlRefused            a statement that does more than read, or reads too long
 │   └── StoreError            the database
@@ -23,9 +23,9 @@ FedsweepError
 │       ├── StoreReplaced
 │       ├── SchemaOld
 │       └── SchemaNew
-├── StoreBusy                 exit 1: another process held the database too long
-├── OutputLost                exit 1: standard output cannot be written
-├── ReaderGone                exit 141: the reader of the output has ended; nothing is said
+├── StoreBusy                 exit code 1: another process locked the database for too long
+├── OutputLost                exit code 1: standard output cannot be written
+├── ReaderGone                exit code 141: the reader of the output has ended; no message
 ├── LeaseLost                 the attempt no longer holds its trial; its writes are refused
 └── TrialFailed               a trial ended without a result; carries the failure kind
 """
@@ -33,12 +33,12 @@ FedsweepError
 from __future__ import annotations
 
 from fedsweep.redaction import clipped
-from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # others take it from here
-from fedsweep.redaction import legible as legible  # noqa: PLC0414  # others take it from here
-from fedsweep.redaction import visible as visible  # noqa: PLC0414  # others take it from here
+from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # re-exported
+from fedsweep.redaction import legible as legible  # noqa: PLC0414  # re-exported
+from fedsweep.redaction import visible as visible  # noqa: PLC0414  # re-exported
 
 LONGEST = 10_000
-"""Characters of a message. It is one sentence, but may repeat what a server or a request said."""
+"""Characters of a message. It is one sentence, but may quote a server or a request."""
 
 
 class FedsweepError(Exception):
@@ -77,7 +77,7 @@ class MachineLacks(RequestError):
     ) -> None:
         super().__init__(message)
         self.lack = lack
-        """The fields of the configurations that need it; None if only this trial does."""
+        """The fields of the configurations that need it; None if only this trial needs it."""
 
 
 class PackageMissing(MachineLacks):
@@ -159,7 +159,7 @@ class OutputLost(FedsweepError):
 class ReaderGone(FedsweepError):
     """The reader of the output has ended."""
 
-    exit_code = 128 + 13  # a shell's status for SIGPIPE, as of other programs in a pipe
+    exit_code = 128 + 13  # a shell's status for SIGPIPE, as other programs in a pipe have
 
 
 class LeaseLost(FedsweepError):

@@ -1,4 +1,4 @@
-"""File names from texts of others: one name in one folder, no path, however the text reads."""
+"""Safe file names from any text: one name in one folder, never a path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 
 LONGEST = 200
-"""Bytes of a name. File systems take 255, and the writer may add an ending."""
+"""Bytes of a name. File systems allow 255, and the writer may add an ending."""
 
 _PLAIN = re.compile(r"\w(?:[\w .+-]*[\w+-])?")
 _OTHERS = re.compile(r"[^\w.+-]+")

@@ -1,8 +1,8 @@
-"""The one way to write a file that a user names: whole, or not at all.
+"""Write a file that a user names, whole or not at all.
 
-A regular file is written to a temporary file in the same folder, synced and renamed. Symbolic
-links are followed, and the mode and owner of the old file are kept. Devices, pipes and open
-descriptors (/dev/stdout) are never replaced: they get the content after it is complete.
+The content of a regular file goes to a temporary file in the same folder, which is synced and
+renamed. Symbolic links are followed. The mode and owner of the old file are kept. Devices, pipes
+and open descriptors (/dev/stdout) are never replaced. They receive the content when it is complete.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from types import FrameType
 from typing import IO
 
 TEMPORARY = ".fedsweep-"
-"""The start of the name of each temporary file. A kill may leave such a file in the folder."""
+"""The prefix of each temporary file. A killed process may leave such a file in the folder."""
 
 _SPOOLED_BYTES = 64 * 2**20
-"""Content for a device or pipe stays in memory up to this size, then goes to a temporary file."""
+"""Largest content for a device or pipe in memory. More goes to a temporary file."""
 _COPIED_BYTES = 2**20
-"""Bytes that one step copies into a device, a pipe or a file that is written in place."""
+"""Bytes per step of a copy into a device, a pipe or a file that is written in place."""
 _NO_FOLDER_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.ETXTBSY)
-"""Errors of a folder that takes no new name. EBUSY: the file itself is a mount point."""
+"""Errors of a folder that accepts no new name. EBUSY: the file itself is a mount point."""
 _DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?P<process>\d+)(/task/\d+)?/fd")
 _EFFECTIVE = os.access in os.supports_effective_ids
 _LINKS = 40
-"""Symbolic links that lead to a descriptor, at most, as in the Linux kernel."""
+"""The most symbolic links that are followed to a descriptor, as in the Linux kernel."""
 
 
 @contextmanager
@@ -43,11 +43,11 @@ def written(path: Path, *, overwrite: bool = True, durable: bool = True) -> Iter
     """Open a seekable file whose content goes to the path when the block ends without an error.
 
     If the block raises, the old file stays and no temporary file is left. Ctrl-C and SIGTERM raise.
-    Without `durable` the file is not synced to the disk.
+    Without `durable`, the file is not synced to the disk.
 
     Raises:
-        FileExistsError: a file has that name, and `overwrite` is off.
-        OSError: the file cannot be written.
+        FileExistsError: A file has this name, and `overwrite` is off.
+        OSError: The file cannot be written.
 
     """
     descriptor, before = _descriptor(path), _status(path)
@@ -92,7 +92,7 @@ def written(path: Path, *, overwrite: bool = True, durable: bool = True) -> Iter
 def _signals_raise() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise SystemExit, so that the temporary file is removed.
 
-    A handler that a command has set stays. Only the main thread can set one.
+    A handler that a command has set stays. Only the main thread can set a handler.
     """
     numbers = [
         number
@@ -117,8 +117,8 @@ def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        FileExistsError: a file has that name, and `overwrite` is off.
-        OSError: the file cannot be written.
+        FileExistsError: A file has this name, and `overwrite` is off.
+        OSError: The file cannot be written.
 
     """
     with written(path, overwrite=overwrite) as file:
@@ -126,10 +126,10 @@ def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
 
 
 def created(path: Path, mode: int = 0o666) -> IO[bytes]:
-    """Create a file that is not there yet and open it for reading and writing.
+    """Create a new file, and open it for reading and writing.
 
     Raises:
-        OSError: it is there, as a symbolic link too, or cannot be created.
+        OSError: The file or a symbolic link of this name exists, or it cannot be created.
 
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -137,13 +137,13 @@ def created(path: Path, mode: int = 0o666) -> IO[bytes]:
 
 
 def make_folder(folder: Path, *, like: Path | None = None) -> None:
-    """Make a folder, and the missing ones above it, which only this user can open.
+    """Create a folder and its missing parents, which only this user can open.
 
-    With `like`, the users of that file's or folder's group can use them as they can use that; with
-    a file, also all others. A folder that exists keeps its mode.
+    `like` is a file or folder whose group gets the same access to the new folders. If it is a
+    file, all other users get the access that they have to it. An existing folder keeps its mode.
 
     Raises:
-        OSError: it cannot be made, or is a file.
+        OSError: The folder cannot be created, or is a file.
 
     """
     if folder.is_dir():
@@ -162,7 +162,7 @@ def make_folder(folder: Path, *, like: Path | None = None) -> None:
 
 
 def _share(folder: Path, like: os.stat_result) -> None:
-    """Give a new folder the group of another file, and what that lets others do."""
+    """Give a new folder the group of another file, and the access that others have to that file."""
     bits = like.st_mode & (0o066 if stat.S_ISREG(like.st_mode) else 0o060)
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -182,8 +182,8 @@ def sync_and_replace(file: IO[bytes], aside: Path, target: Path, *, overwrite: b
     """Give a complete temporary file its final name, also after a power loss.
 
     Raises:
-        FileExistsError: a file has that name, and `overwrite` is off.
-        OSError: the file cannot be synced or renamed.
+        FileExistsError: A file has this name, and `overwrite` is off.
+        OSError: The file cannot be synced or renamed.
 
     """
     file.flush()
@@ -199,7 +199,7 @@ def sync_and_replace(file: IO[bytes], aside: Path, target: Path, *, overwrite: b
 def stdout_kept_for(path: Path | None) -> Iterator[None]:
     """Send printed lines to stderr while the path is the same open file as stdout.
 
-    `--output /dev/stdout` then gives the data and nothing else.
+    `--output /dev/stdout` then writes only the data.
     """
     if path is None or not _is_stdout(path):
         yield
@@ -215,14 +215,14 @@ def _is_stdout(path: Path) -> bool:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Return the status of what the path leads to; None if there is nothing."""
+    """Return the status of the file at the path, through symbolic links; None if there is none."""
     with suppress(FileNotFoundError):
         return path.stat()
     return None
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return the number of this process's descriptor that the path names, through any links."""
+    """Return the descriptor of this process that the path leads to; None if it leads to none."""
     place = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow the descriptor
     for _ in range(_LINKS):
         place = Path(os.path.realpath(place.parent)) / place.name
@@ -237,7 +237,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _keeps_its_inode(before: os.stat_result) -> bool:
-    """Return if a rename would lose a hard link, or an owner that we cannot give back."""
+    """Return whether a rename would lose a hard link, or an owner that cannot be restored."""
     foreign = before.st_uid != os.geteuid() or before.st_gid not in (os.getegid(), *os.getgroups())
     return before.st_nlink > 1 or (foreign and os.geteuid() != 0)
 
@@ -247,7 +247,7 @@ def _spooled() -> IO[bytes]:
 
 
 def _write_through(path: Path, descriptor: int | None, content: IO[bytes]) -> None:
-    """Copy the content into a device, a pipe or a descriptor, at its present position."""
+    """Copy the content into a device, a pipe or a descriptor, at its current position."""
     if descriptor is None:
         opened = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
     else:
@@ -264,11 +264,11 @@ def _write_through(path: Path, descriptor: int | None, content: IO[bytes]) -> No
         except BrokenPipeError:
             if descriptor is None:
                 raise
-            # The reader of stdout has seen enough: `--output /dev/stdout | head`.
+            # The reader of stdout has ended early, as in `--output /dev/stdout | head`.
 
 
 def _write_in_place(target: Path, content: IO[bytes]) -> None:
-    """Overwrite a file whose folder takes no new names; the space is reserved first."""
+    """Overwrite a file whose folder accepts no new name; the space is reserved first."""
     size = content.seek(0, os.SEEK_END)
     content.seek(0)
     with target.open("r+b") as out:
@@ -294,7 +294,7 @@ def _put(
     overwrite: bool,
     durable: bool,
 ) -> None:
-    """Give the temporary file the old file's owner and mode, then its name."""
+    """Give the temporary file the owner, the mode and then the name of the old file."""
     file.flush()
     if before is not None:
         with suppress(OSError):  # not every file system has owners and modes
@@ -321,7 +321,7 @@ def _rename(file: IO[bytes], aside: Path, target: Path, before: os.stat_result |
 
 
 def _link(aside: Path, target: Path) -> None:
-    """Name the file, unless another process has created one of that name in the meantime."""
+    """Name the file, unless another process has created a file of this name in the meantime."""
     try:
         os.link(aside, target)
     except FileExistsError:
@@ -331,7 +331,7 @@ def _link(aside: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not every file system can sync a folder
         opened = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(opened)

@@ -1,7 +1,7 @@
-"""The settings of the machine: what fedsweep needs of them, and what it does without.
+"""The settings of the machine that fedsweep needs, and their replacements.
 
 A container often has no home folder, no temporary folder, and few open files. Such a setting never
-fails a trial: it has another way, or it is one sentence.
+fails a trial. It is replaced, or it becomes one sentence for the user.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 FILES = 28
-"""Open files that each process of a worker needs: torch and the database take about 24."""
+"""Open files that each process of a worker needs. Torch and the database use about 24."""
 FILES_PER_SLOT = 2
-"""Open files of the watch for each slot: a pipe, and the sentinel of its process."""
+"""Open files of the watching process per slot: a pipe and the sentinel of its process."""
 ENOUGH_FILES = 4096
-"""The soft limit is raised to that, as far as the hard limit allows."""
+"""The soft limit is raised to this number, as far as the hard limit allows. It is ample."""
 
 USER_FOLDERS = {"XDG_CACHE_HOME": ".cache", "XDG_DATA_HOME": ".local/share"}
 """Variables that name a folder of the user, and the folder in the home folder that they replace."""
@@ -38,8 +38,8 @@ USER_FOLDERS = {"XDG_CACHE_HOME": ".cache", "XDG_DATA_HOME": ".local/share"}
 def settle_home() -> str | None:
     """Give this process and its children a user name and a folder for caches if they lack one.
 
-    Returns a warning if it had to. A home folder that exists but is read-only keeps its files: only
-    the folders that cannot be made in it are replaced.
+    Return a warning if a folder was replaced, otherwise None. A home folder that exists but is
+    read-only keeps its files. Only the folders that cannot be created in it are replaced.
     """
     try:
         getpass.getuser()
@@ -68,7 +68,7 @@ def settle_home() -> str | None:
 
 
 def _usable(folder: Path) -> bool:
-    """Return whether the folder exists, or can be made."""
+    """Return whether the folder exists or can be created."""
     with suppress(OSError):
         if folder.is_dir():
             return True
@@ -84,8 +84,8 @@ def _own_folder() -> Path | None:
     try:
         folder = Path(tempfile.gettempdir()) / f"fedsweep-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
             folder.chmod(0o700)
             return folder
         return Path(tempfile.mkdtemp(prefix="fedsweep-"))
@@ -97,7 +97,7 @@ def settle_temporary() -> None:
     """Find a folder for temporary files, for this process and its children.
 
     Raises:
-        MachineError: no folder can be written.
+        MachineError: No folder can be written.
 
     """
     try:
@@ -119,7 +119,7 @@ def allow_files(slots: int) -> None:
     """Raise the limit of open files, for this process and its children, as far as allowed.
 
     Raises:
-        MachineError: the limit is too low for so many slots.
+        MachineError: The limit is too low for this number of slots.
 
     """
     if resource is None:
@@ -141,7 +141,7 @@ def allow_files(slots: int) -> None:
 
 
 def no_file_left() -> str | None:
-    """Return a sentence if this process can open no further file now, None if it can.
+    """Return a message if this process cannot open another file now, otherwise None.
 
     SQLite does not say why it cannot open a file.
     """
@@ -153,7 +153,7 @@ def no_file_left() -> str | None:
 
 
 def fault(error: BaseException) -> str | None:
-    """Return a sentence if a setting of this machine caused an error, None otherwise."""
+    """Return a message if a setting of this machine caused an error, otherwise None."""
     chain: BaseException | None = error
     while chain is not None:
         if hasattr(chain, "characters_written"):  # of a stream that would block, not of a process
@@ -201,4 +201,4 @@ _MESSAGES = {
     "determine the home directory": "this user has no home folder: set HOME",
     "determine home directory": "this user has no home folder: set HOME",
 }
-"""Parts of the messages of Python, torch and platformdirs, and what they mean."""
+"""Parts of the messages of Python, torch and platformdirs, and the message for the user."""

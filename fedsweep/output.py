@@ -1,8 +1,9 @@
-"""Standard output and standard error that never end the work.
+"""Standard output and standard error whose failures never stop a command.
 
-A failed write raises nothing. `check` says at the end of a command that its output is incomplete.
-A character that the encoding lacks is replaced by an ASCII stand-in. A character that a terminal
-would obey is replaced in all that is printed: names, errors and plans come from others.
+A failed write raises nothing. `check` reports at the end of a command that its output is
+incomplete. A character that the encoding lacks is replaced by an ASCII stand-in. A character that
+would control the terminal is replaced in all printed text, because names, errors and plans come
+from others.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ STAND_INS = {
     "⋆": "*", "–": "-", "—": "-", "−": "-", "…": "...", "±": "+/-", "†": "^", "·": "-",
     "α": "alpha", "β": "beta", "γ": "gamma", "μ": "mu", "≥": ">=", "≤": "<=", "×": "x",
 }  # fmt: skip
-"""ASCII for the characters of our own texts. Other characters are written as escapes."""
+"""ASCII for the characters of fedsweep's own texts. Other characters are written as escapes."""
 ERRORS = "fedsweep-stand-ins"
 """The name of the error handler that replaces characters."""
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.ECONNRESET})
-"""Errors of a stream whose reader has ended: a closed pipe, a terminal that hung up."""
+"""Errors of a stream whose reader has ended, such as a closed pipe or a closed terminal."""
 PENDING_BYTES = 1 << 20
-"""Bytes that wait for a reader that has stopped. More are left out, so that memory is bounded."""
+"""Bytes that wait for a stopped reader. More are dropped, so that memory is bounded."""
 DRAIN_SECONDS = 5.0
-"""Seconds without progress after which the end of a process no longer waits for a reader."""
+"""Seconds without progress after which an ending process stops waiting for a reader."""
 PUT_SECONDS = 0.2
-"""Seconds that a process waits for a reader before it takes it for stopped."""
+"""Seconds of one write after which a process treats its reader as stopped."""
 CHUNK = 4096
-"""Bytes of one write. A pipe takes so many at once."""
+"""Bytes of one write. A pipe accepts this number at once."""
 
 
 class Stream(io.RawIOBase):
-    """A file descriptor to write to. An error is kept in `failure`, and never raised."""
+    """A file descriptor to write to. An error is stored in `failure` and never raised."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Stream(io.RawIOBase):
         self.failure: OSError | None = None
         """The first error."""
         self.text: io.TextIOWrapper | None = None
-        """The text stream on top of it."""
+        """The text stream that writes to this stream."""
         self._writer: _Writer | None = None
 
     def fileno(self) -> int:
@@ -62,7 +63,7 @@ class Stream(io.RawIOBase):
         return self.descriptor
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self.descriptor)
 
     def writable(self) -> bool:
@@ -70,7 +71,7 @@ class Stream(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of it, or hand it to the writing thread."""
+        """Write all data, or pass it to the writing thread."""
         content = bytes(data)
         if self._writer is not None:
             self._writer.put(content)
@@ -79,28 +80,28 @@ class Stream(io.RawIOBase):
         return len(content)
 
     def put(self, content: bytes) -> None:
-        """Write now. It waits if the reader is slow."""
+        """Write now, and wait if the reader is slow."""
         try:
             while content:
                 try:
                     content = content[os.write(self.descriptor, content[:CHUNK]) :]
-                except BlockingIOError:  # somebody has set the descriptor to non-blocking
+                except BlockingIOError:  # another program has made the descriptor non-blocking
                     select.select([], [self.descriptor], [])
         except OSError as error:
             self.failure = self.failure or error
 
     def in_background(self) -> None:
-        """From now on, let a thread write, so that a stopped reader does not stop the process."""
+        """Start a thread that writes, so that a stopped reader does not stop the process."""
         if self._writer is None:
             self._writer = _Writer(self)
 
     @property
     def is_in_background(self) -> bool:
-        """Return whether a thread writes it."""
+        """Return whether a thread writes the stream."""
         return self._writer is not None
 
     def drain(self) -> None:
-        """Write what is buffered. Wait for the thread as long as the reader takes anything."""
+        """Write the buffer. Wait for the thread as long as the reader reads."""
         if self.text is not None:
             self.text.flush()
         if self._writer is not None:
@@ -108,20 +109,20 @@ class Stream(io.RawIOBase):
 
 
 class _Text(io.TextIOWrapper):
-    """A text stream that a terminal obeys in nothing."""
+    """A text stream without characters that would control a terminal."""
 
     returns = False
-    """True if a carriage return is written: the progress bars of plug-ins have them."""
+    """True if carriage returns are written, which the progress bars of plug-ins use."""
 
     def write(self, text: str, /) -> int:
-        """Write a text without what a terminal would obey."""
+        """Write a text; replace the characters that would control a terminal."""
         if not self.returns or "\r" not in text:
             return super().write(visible(text))
         return super().write("\r".join(map(visible, text.split("\r"))))
 
 
 class _Replaced:
-    """The same for a stream that a caller has put in the place of ours."""
+    """The same filter around a stream that a caller has put into `sys`."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -134,7 +135,7 @@ class _Replaced:
 
 
 class _Unfiltered:
-    """A text stream of ours for those who put terminal codes around texts that are visible."""
+    """A `_Text` without its filter, for code that adds terminal codes to filtered texts."""
 
     def __init__(self, stream: _Text) -> None:
         self.stream = stream
@@ -147,7 +148,7 @@ class _Unfiltered:
 
 
 def unfiltered(stream: Any) -> IO[str]:
-    """Return the stream under a filter of ours; any other stream as it is."""
+    """Return a filtered stream without its filter, and any other stream as it is."""
     if isinstance(stream, _Replaced):
         stream = stream.stream
     return cast("IO[str]", _Unfiltered(stream) if isinstance(stream, _Text) else stream)
@@ -155,7 +156,7 @@ def unfiltered(stream: Any) -> IO[str]:
 
 @contextmanager
 def visible_only() -> Iterator[None]:
-    """Filter the streams that a caller has replaced, while a command runs."""
+    """Filter the streams that a caller has put into `sys`, while a command runs."""
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -168,9 +169,9 @@ def visible_only() -> Iterator[None]:
 
 
 class _Writer:
-    """Writes a stream in a thread of its own.
+    """A thread that writes a stream.
 
-    It tries each write, also after an error: a full disk may have room again.
+    It tries each write, also after an error, because a full disk may have room again.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -178,7 +179,7 @@ class _Writer:
         self.pending: deque[bytes] = deque()
         self.bytes = self.left_out = 0
         self.stuck = False
-        """True if the reader has stopped. Then no write waits for it until it has taken all."""
+        """True if the reader has stopped. No write waits for it until it has read everything."""
         self.changed = threading.Condition()
         threading.Thread(target=self._run, name="fedsweep-output", daemon=True).start()
 
@@ -196,7 +197,7 @@ class _Writer:
                 self.pending.append(content[start : start + CHUNK])
             self.bytes += len(content)
             self.changed.notify_all()
-            if not self.stuck:  # it is written before a crash, and before the other stream's next
+            if not self.stuck:  # wait, so that a crash loses nothing and the streams stay in order
                 self.stuck = not self.changed.wait_for(self._is_written, PUT_SECONDS)
 
     def _is_written(self) -> bool:
@@ -224,16 +225,16 @@ class _Writer:
 
 
 _streams: dict[str, Stream] = {}
-"""The streams of this process, by their names in `sys`."""
+"""The streams of this process by name in `sys`."""
 
 
 def prepare(*, returns: bool = False) -> None:
-    """Let `sys.stdout` and `sys.stderr` be streams that raise nothing.
+    """Replace `sys.stdout` and `sys.stderr` by streams that raise nothing.
 
-    With `returns` they take carriage returns.
+    With `returns`, they accept carriage returns.
 
     A stream that a caller has replaced stays as it is. A closed descriptor is opened on the null
-    device: otherwise the next file, the database for one, would take its number.
+    device. Otherwise the next file, for example the database, would take its number.
     """
     for descriptor in range(3):
         try:
@@ -244,14 +245,14 @@ def prepare(*, returns: bool = False) -> None:
         old = getattr(sys, name)
         if name in _streams or old is not getattr(sys, f"__{name}__"):
             continue
-        if old is None:  # it was closed when Python began, and its number may be another file's
+        if old is None:  # closed when Python started; its number may be another file's
             descriptor = os.open(os.devnull, os.O_WRONLY)  # noqa: PLW2901  # the null device instead
         _open(name, descriptor, old, returns=returns)
     atexit.register(_finish)
 
 
 def reopen_stderr(descriptor: int) -> None:
-    """Let `sys.stderr` write to another descriptor from now on."""
+    """Make `sys.stderr` write to another descriptor."""
     old = _streams.get("stderr")
     if old is not None:
         old.drain()
@@ -275,17 +276,19 @@ def _open(name: str, descriptor: int, old: TextIO | None, *, returns: bool) -> N
 
 
 def in_background() -> None:
-    """Let threads write both streams: neither a stopped reader nor an error stops the process."""
+    """Write both streams in threads: neither a stopped reader nor an error stops the process."""
     for stream in _streams.values():
         stream.in_background()
 
 
 def check() -> None:
-    """Say if standard output has failed: as an error, or as a note if the process only works.
+    """Raise an error if standard output has failed.
+
+    If a thread writes it (`in_background`), only print a note about a failure.
 
     Raises:
-        ReaderGone: the reader of the output has ended.
-        OutputLost: the output cannot be written, for example because the disk is full.
+        ReaderGone: The reader of the output has ended.
+        OutputLost: The output cannot be written, for example because the disk is full.
 
     """
     stream = _streams.get("stdout")
@@ -309,20 +312,20 @@ def check() -> None:
 
 
 def _finish() -> None:
-    """Write at the end of the process what is still buffered."""
+    """Write the buffers at the end of the process."""
     for stream in _streams.values():
         stream.drain()
 
 
 def write_utf8(text: str) -> None:
-    """Write a text for programs to standard output: in UTF-8, as in a file, in every locale.
+    """Write a text for programs to standard output, in UTF-8 in every locale.
 
-    A terminal gets it without what it would obey.
+    On a terminal, characters that would control it are replaced.
     """
     if sys.stdout.isatty():
         text = visible(text)
     buffer = getattr(sys.stdout, "buffer", None)
-    if buffer is None:  # a caller has replaced it by a text of its own
+    if buffer is None:  # a caller has replaced it by a stream without a buffer
         unfiltered(sys.stdout).write(text)
         return
     sys.stdout.flush()

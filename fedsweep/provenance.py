@@ -1,4 +1,4 @@
-"""What an attempt ran with: the versions of packages, the commit of our code, the machine."""
+"""The provenance of an attempt: versions of packages, the commit of the code, the machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 import fedsweep
 
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "sqlalchemy")
-"""Those of every attempt, beside our own."""
+"""The packages that are stored for every attempt, in addition to fedsweep."""
 GIT_SECONDS = 5.0
-"""A git that takes longer (a folder on a slow network) is done without."""
+"""The time limit of a git command. A folder on a slow network has no commit after that."""
 
 
 def provenance(
     processor: str, device: str, memory: int, more: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What an attempt on a device runs with, to be kept as JSON; what is not known is None.
+    """Return the provenance of an attempt on a device, as JSON values; unknown values are None.
 
-    `processor` is the device's model, `memory` its bytes; `more` names packages that its trial
-    needs besides.
+    `processor` is the device's model, and `memory` its bytes. `more` names the packages that the
+    trial needs in addition to `PACKAGES`.
     """
     commit, dirty = code(Path(fedsweep.__file__).parent)
     packages = {name: v for name in (*PACKAGES, *more) if (v := package_version(name))}
@@ -44,7 +44,7 @@ def provenance(
 
 @cache
 def package_version(name: str) -> str | None:
-    """The version of an installed package; None where there is none."""
+    """Return the version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -53,10 +53,11 @@ def package_version(name: str) -> str | None:
 
 @cache
 def code(package: Path) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that a package lies in, and whether its code differs from it.
+    """Return the commit of a package's checkout, and if the code differs from it.
 
-    None, None where there is no git or no checkout; also where a checkout only surrounds an
-    installed package, as a project does its virtual environment. `trainers` lies beside it.
+    Both are None without git or a checkout. They are also None if the package is installed in a
+    virtual environment inside a checkout, which does not track it. The package `trainers` lies in
+    the same folder and is compared too.
     """
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(package, "rev-parse", "HEAD") if tracked else None
@@ -67,13 +68,13 @@ def code(package: Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of a folder; None where it fails, or is not there."""
-    # Where git itself started us (a hook, `git bisect run`), it says what to look at instead.
+    """Return the output of a git command in a folder; None if it fails or git is not installed."""
+    # If git started this process (a hook, `git bisect run`), its variables name another checkout.
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments],
-            # `git status` would take the index's lock, under the hands of whoever works there.
+            # Otherwise `git status` takes the index's lock, which disturbs a user's git commands.
             env=clean | {"GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -90,19 +91,19 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @cache
 def driver() -> str | None:
-    """The version of NVIDIA's driver; None where there is none."""
+    """Return the version of NVIDIA's driver; None if there is none."""
     try:
-        said = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return driver_in(said)
+    return driver_in(text)
 
 
-def driver_in(said: str) -> str | None:
-    """The version in what the driver says of itself.
+def driver_in(text: str) -> str | None:
+    """Return the version in the text of /proc/driver/nvidia/version.
 
     >>> driver_in("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar 5 …")
     '550.54.15'
     """
-    words = said.partition("\n")[0].split()
+    words = text.partition("\n")[0].split()
     return next((word for word in words if word[:1].isdigit() and "." in word), None)

@@ -1,8 +1,8 @@
-"""Texts of others, before they are shown or stored: bounded, legible, without secrets.
+"""Clean texts from outside before they are shown or stored: bounded, legible, without secrets.
 
 Errors, logs and addresses come from libraries, servers and strangers. Each function takes time
-linear in the length of its text. Each repetition in a pattern is bounded, or possessive and
-followed by nothing that can fail.
+linear in the length of its text. For this, each repetition in a pattern is bounded, or it is
+possessive and followed by nothing that can fail.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from __future__ import annotations
 import re
 
 LONGEST = 100_000
-"""Characters of a text that `hide_secrets` keeps. A page and a database row have room for them."""
+"""Characters of a text that `hide_secrets` keeps. They fit on a page and in a database row."""
 
 
 def legible(text: str) -> str:
-    """Return the text without what a database or a terminal would stumble over.
+    """Return the text with control characters and invalid Unicode replaced.
 
-    These are control characters and characters that are not Unicode.
+    A database refuses them, and a terminal obeys them.
     """
     return _CONTROL.sub("\ufffd", text.encode(errors="replace").decode())
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and ends of lines
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # without tab and line feed
 
 
 def visible(text: str) -> str:
-    """Return the text without what a terminal would obey, which others may have put there."""
+    """Return the text with each character replaced that would control a terminal."""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls but tab and line feed, separators of lines, what turns the direction of writing, and
-halves of characters."""
+"""Control characters except tab and line feed, line separators, characters that change the writing
+direction, and surrogates."""
 
 
 def clipped(text: str, most: int) -> str:
-    """Return the text; if it is longer than `most` characters, its start and its end."""
+    """Return the text, or its start and its end if it is longer than `most` characters."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -56,13 +56,13 @@ def hide_secrets(text: str) -> str:
     has_name = any(word in lowered for word in _WORDS)
     for pattern, replacement in _SECRETS:
         if _NAME in pattern.pattern and not has_name:
-            continue  # most texts name no secret, and the search for names is the slowest
+            continue  # most texts do not name a secret, and the search for names is the slowest
         text = pattern.sub(replacement, text)
     return text
 
 
 def _clipped_at_lines(text: str) -> str:
-    """Cut a long text where no secret can be cut in two: between words, and between lines."""
+    """Cut a long text only between words and lines, so that a secret is not cut in two."""
     if len(text) <= LONGEST:
         return text
     half = LONGEST // 2
@@ -75,7 +75,7 @@ def _clipped_at_lines(text: str) -> str:
 def _without_passwords(text: str) -> str:
     """Hide the password in `scheme://user:password@host`, and the token in `https://token@host`.
 
-    A password reaches to the last @ of its word, because people write it as it is.
+    A password ends at the last @ of its word, because users write an @ in it without escaping.
     """
     pieces, kept, place = [], 0, text.find("://")
     while place >= 0:
@@ -103,15 +103,15 @@ def _without_passwords(text: str) -> str:
 _BLANK = re.compile(r"\s")
 _MARK = re.compile(r"[/:@]")
 _SCHEME = 5
-"""Characters of the longest scheme in `_OF_THE_WEB`."""
-_OF_THE_WEB = ("http", "https", "ws", "wss", "ftp", "ftps")
-"""Schemes whose URLs name no user without a password, but a token."""
+"""Characters of the longest scheme in `_WEB_SCHEMES`."""
+_WEB_SCHEMES = ("http", "https", "ws", "wss", "ftp", "ftps")
+"""Schemes whose URLs have a token instead of a user without a password."""
 _TOKEN_LENGTH = 20
-"""Letters of a user's name from which it is taken for a token."""
+"""Letters of a user name that make it a token. User names are shorter."""
 
 
 def _is_token(scheme: str, user: str) -> bool:
-    return scheme.lower().endswith(_OF_THE_WEB) or len(user) >= _TOKEN_LENGTH
+    return scheme.lower().endswith(_WEB_SCHEMES) or len(user) >= _TOKEN_LENGTH
 
 
 _NAME = r"""
@@ -169,7 +169,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         r"\1***",
     ),
-    (  # password: x9, --password x9: a word that is none of a sentence
+    (  # password: x9, --password x9: a word that is not part of a sentence
         re.compile(
             rf"""(?ix)
             ( {_NAME}[ \t]{{0,3}}:[ \t]{{0,3}} | (?<![\w-])--[a-z-]{{0,30}}{_NAME}[ \t]{{1,3}} )
@@ -190,7 +190,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(rf"(?ix) ({_NAME}>)[^<\s]{{1,300}}(?=</)"), r"\1***"),
     (re.compile(r"""([?&](?:key|auth)=)[^\s&'"]++"""), r"\1***"),
-    (  # secrets that are known by their own form
+    (  # secrets with a form of their own
         re.compile(r"""(?x) (?<![A-Za-z0-9])(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?![A-Za-z0-9])"""),
         r"\1***",
     ),
@@ -204,4 +204,4 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?<![\w-])(eyJ)[\w-]{8,}+\.[\w-]{4,}+\.[\w-]*+"), r"\1***"),
 )
-"""Patterns of secrets, and what is left of them."""
+"""Patterns of secrets, and their replacements."""

@@ -1,4 +1,4 @@
-"""What a trial can be, why it can fail, how an attempt can end, and what may follow what.
+"""The states of a trial and their transitions, kinds of failure, and outcomes of attempts.
 
 claim                 finish
 queued ─────────► running ───────────────► finished
@@ -15,70 +15,71 @@ from enum import StrEnum
 
 
 class TrialState(StrEnum):
-    """Where a trial stands. Only `fedsweep.queue` changes it."""
+    """The state of a trial. Only `fedsweep.queue` changes it."""
 
     QUEUED = "queued"
-    """Waiting for a worker. Set by planning, by a worker that gives the trial back or loses it,
-    and by a failure that is worth another attempt (then with the time before which nobody may
-    claim it). Left by a claim, or by a cancellation."""
+    """The trial waits for a worker. Planning sets it, and so does a worker that gives the trial
+    back or loses it. A failure that is worth another attempt sets it too, with the time before
+    which no worker may claim the trial. A claim or a cancellation ends it."""
 
     RUNNING = "running"
-    """Held by one attempt, under a lease that the worker renews. Set by a claim alone. Left by the
-    attempt's outcome; when the lease ends without one, any worker's rescue queues it again."""
+    """One attempt holds the trial under a lease, which its worker renews. Only a claim sets it. The
+    attempt's outcome ends it. If the lease expires first, the rescue of any worker queues the trial
+    again."""
 
     FINISHED = "finished"
-    """All rounds are stored. Set by the attempt that stored the last. Never left: what a trial
-    measured is a fact."""
+    """All rounds are stored. The attempt that stored the last round sets it. It never ends, because
+    the measurements of a trial are facts."""
 
     FAILED = "failed"
-    """No further attempt is worth making; `failure` says why. A diverged trial is a result too.
-    Left by `trial retry`."""
+    """No further attempt is worth making; `failure` is the reason. A diverged trial is a result
+    too. `trial retry` ends it."""
 
     CANCELLED = "cancelled"
-    """A person does not want it. Set from queued or running; a running attempt notices at its next
-    write. Left by `trial retry` or by planning it again."""
+    """A user has cancelled the trial while it was queued or running. A running attempt notices at
+    its next write. `trial retry` ends it, and so does planning the trial again."""
 
 
 class FailureKind(StrEnum):
-    """Why an attempt failed, and whether trying again can help."""
+    """The kinds of failure of an attempt. `RETRIED` are those that another attempt may mend."""
 
     DIVERGED = "diverged"
-    """A loss or a weight was not finite. A result: never tried again."""
+    """A loss or a weight was not finite. This is a result, and is never retried."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The device had too little memory; it may have been shared. Tried again."""
+    """The device had too little memory, perhaps because it was shared. The trial is retried."""
     BAD_DATA = "bad_data"
-    """The data are missing, damaged or others than planned. Not tried again: a person must look."""
+    """The data are missing, damaged or not as planned. Not retried: a user must look."""
     STALLED = "stalled"
-    """The trainer made no step for long. Tried again."""
+    """The trainer made no step for a long time. The trial is retried."""
     LOST = "lost"
     """The worker vanished three times in a row without a new round."""
     ERROR = "error"
-    """Anything else; the traceback is kept. Tried again, in case it was the machine."""
+    """Any other error; its traceback is kept. Retried, in case the machine caused it."""
 
 
 class Outcome(StrEnum):
-    """How an attempt ended; an attempt without one still runs."""
+    """The outcome of an attempt. An attempt without an outcome still runs."""
 
     FINISHED = "finished"
     FAILED = "failed"
     RELEASED = "released"
-    """Given back by a worker that was asked to stop. Free."""
+    """A worker gave the trial back because it was told to stop. It does not count as a failure."""
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Its lease ended first."""
+    """The lease ended before the attempt did."""
 
 
 class Hold(StrEnum):
-    """Why nothing of a sweep, or not this trial, is claimed. Left by `resume`."""
+    """The reasons why no trial of a sweep, or not this trial, is claimed. `resume` ends a hold."""
 
     PAUSE = "pause"
-    """A person wants the machines for something else: running trials are saved and given back."""
+    """A user wants the machines for other work. Running trials are saved and given back."""
     DRAIN = "drain"
-    """Nothing new is begun; what runs goes on to its end."""
+    """No new trial is started. Running trials go on to their end."""
     BUDGET = "budget"
-    """The sweep's rounds or hours are used up; running trials are saved and given back."""
+    """The sweep's budget is used up. Running trials are saved and given back."""
     CANCEL = "cancel"
-    """The sweep is not wanted any more; of sweeps alone. Left by planning it again."""
+    """A user has cancelled the sweep; single trials do not have it. Planning again ends it."""
 
 
 TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
@@ -91,16 +92,16 @@ TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.CANCELLED: frozenset({TrialState.QUEUED}),
 }
 
-_AGAIN = "tried again after 5, 10, 20 … 300 s (each ±50 %), up to `work --max-attempts` failures"
+_AGAIN = "retried after 5, 10, 20 … 300 s (each ±50 %), up to `work --max-attempts` failures"
 RULES: dict[FailureKind, str] = {
-    FailureKind.DIVERGED: "a result: never tried again",
+    FailureKind.DIVERGED: "a result: never retried",
     FailureKind.OUT_OF_MEMORY: _AGAIN,
-    FailureKind.BAD_DATA: "set aside until somebody looks: fedsweep trial retry",
+    FailureKind.BAD_DATA: "set aside: mend the data, then run fedsweep trial retry",
     FailureKind.STALLED: _AGAIN,
-    FailureKind.LOST: "its workers die of it: set aside until somebody looks: fedsweep trial retry",
+    FailureKind.LOST: "set aside: it kills its workers; find the cause, then fedsweep trial retry",
     FailureKind.ERROR: _AGAIN,
 }
-"""What becomes of a trial after each kind of failure, in words; `queue.retry_delay` does it."""
+"""The consequence of each kind of failure in words; `queue.retry_delay` computes the delay."""
 
 RETRIED = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.STALLED, FailureKind.ERROR})
 """The kinds of failure that another attempt may mend."""

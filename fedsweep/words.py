@@ -1,4 +1,4 @@
-"""Durations, sizes, counts, and where a trial stands, in words."""
+"""Durations, sizes, counts and the state of a trial in words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 HELD = {"pause": "paused", "drain": "drained", "budget": "budget used up", "cancel": "cancelled"}
-"""What a hold is called (`states.Hold`)."""
+"""The name of each hold (`states.Hold`) in a text."""
 
 
 def duration(seconds: float | None) -> str:
-    """41s, 3m20s, 5h07m, 3d04h."""
+    """Return a duration such as 41s, 3m20s, 5h07m or 3d04h; "?" for None."""
     if seconds is None:
         return "?"
     whole = round(seconds)
@@ -31,18 +31,21 @@ def duration(seconds: float | None) -> str:
 
 
 def time_left(progress: SweepProgress) -> str:
-    """1h20m (58m to 2h10m), with the slots at work now; without any, what one would take."""
+    """Return the time left with the slots that run now, such as 1h20m (58m to 2h10m).
+
+    Without a running slot it is the time of one slot. It is "–" if nothing is left.
+    """
     if progress.queued + progress.running == 0:
         return "–"
     left, more = progress.time_left, " or more" if progress.searching else ""
     if left is None:
-        alone = progress.seconds_left
-        return "?" if alone is None else f"{duration(alone)} of one slot{more}"
+        seconds = progress.seconds_left
+        return "?" if seconds is None else f"{duration(seconds)} of one slot{more}"
     return f"{duration(left.middle)} ({duration(left.low)} to {duration(left.high)}){more}"
 
 
 def size(count: float) -> str:
-    """512 B, 1.1 MB, 3.0 GB."""
+    """Return a number of bytes such as 512 B, 1.1 MB or 3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -51,48 +54,53 @@ def size(count: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """1 trial, 2 trials."""
+    """Return a number with its noun, such as 1 trial or 2 trials."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def standing(trial_id: str, result: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """What a trial's failures cost so far, and why it waits (`store.reads.trial_standing`)."""
-    if count := found["failures"]:
-        off = found["seconds_off"]
-        when = f", tried again in {duration(max(off, 0))}" if off is not None else ""
+def standing(trial_id: str, result: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each failure, loss, shared trunk and hold of a trial.
+
+    `row` is the result of `store.trial_rows.trial_standing`.
+    """
+    if count := row["failures"]:
+        seconds = row["seconds_off"]
+        when = f", tried again in {duration(max(seconds, 0))}" if seconds is not None else ""
         kind = f" ({result['failure']})" if result["failure"] else ""
         yield f"{counted(count, 'failure')} so far{kind}{when}"
-    if count := found["losses"]:
+    if count := row["losses"]:
         yield f"{counted(count, 'worker')} lost in a row without a new round; the third ends it"
     if count := result["rounds_shared"]:
         shared = counted(count, "round")
         yield f"shares {shared} with a trial of another freeze round, which trained them"
-    if found["waits"] and result["state"] == TrialState.QUEUED:
-        carrier = found["carrier"]
-        who = f" {carrier[:8]} trains them" if carrier else " it begins when somebody trains them"
-        yield f"waits for rounds that it shares with others:{who}"
-    if found["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):
-        if found["wish"]:
-            yield f"held ({found['held']}): fedsweep trial resume {trial_id[:8]} lets it go on"
+    if row["waits"] and result["state"] == TrialState.QUEUED:
+        carrier = row["carrier"]
+        trainer = (
+            f" {carrier[:8]} trains them" if carrier else " it begins when a trial trains them"
+        )
+        yield f"waits for rounds that it shares with others:{trainer}"
+    if row["held"] and result["state"] in (TrialState.QUEUED, TrialState.RUNNING):
+        if row["wish"]:
+            yield f"held ({row['held']}): fedsweep trial resume {trial_id[:8]} lets it go on"
         else:
-            held = [f"{s['name']} ({s['held']})" for s in found["held_by"]]
+            held = [f"{s['name']} ({s['held']})" for s in row["held_by"]]
             yield f"held with {', '.join(held)}: fedsweep sweep resume lets it go on"
 
 
 def ran_with(attempt: Mapping[str, Any]) -> Iterator[str]:
-    """An attempt's code, packages and machine, as far as they were noted."""
+    """Yield lines with an attempt's code, packages, machine and numerics, if they are stored."""
     if attempt["provenance"]:
-        found = json.loads(attempt["provenance"])
-        commit = f" {found['commit'][:10]}" if found["commit"] else ""
-        changed = " (changed)" if found["dirty"] else ""
-        packages = dict(found["packages"])
+        stored = json.loads(attempt["provenance"])
+        commit = f" {stored['commit'][:10]}" if stored["commit"] else ""
+        changed = " (changed)" if stored["dirty"] else ""
+        packages = dict(stored["packages"])
         own = f"fedsweep {packages.pop('fedsweep', '?')}{commit}{changed}"
         others = "".join(f", {name} {version}" for name, version in packages.items())
-        yield f"{own}{others}, Python {found['python']}"
-        driver = f", driver {found['driver']}" if found["driver"] else ""
-        yield f"{found['device']}{driver}, {found['platform']}"
+        yield f"{own}{others}, Python {stored['python']}"
+        driver = f", driver {stored['driver']}" if stored["driver"] else ""
+        yield f"{stored['device']}{driver}, {stored['platform']}"
     if attempt["numerics"]:
-        found = json.loads(attempt["numerics"])
+        numerics = json.loads(attempt["numerics"])
         yield f"numerics {attempt['numerics_id']}: " + ", ".join(
-            f"{name} {value}" for name, value in found.items() if value and name != "processor"
+            f"{name} {value}" for name, value in numerics.items() if value and name != "processor"
         )

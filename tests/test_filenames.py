@@ -1,4 +1,4 @@
-"""File names from texts of others."""
+"""File names from foreign texts."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_a_hostile_text_becomes_one_name_in_one_folder(text: str, tmp_path: Path
     assert len(name.encode()) <= LONGEST
 
 
-def test_hostile_texts_get_names_of_their_own() -> None:
+def test_hostile_texts_get_different_names() -> None:
     assert len({safe_name(text) for text in HOSTILE}) == len(HOSTILE)
 
 
 @pytest.mark.parametrize("text", ["study", "cifar10 v1.2+x_y-z", "bn-alpha0.5-seed0-0123abcd", "ü"])
 def test_a_plain_name_stays_as_it_is(text: str) -> None:
-    """The files of an earlier export are found again."""
+    """A later export finds the files of an earlier one again."""
     assert safe_name(text) == text

@@ -1,4 +1,4 @@
-"""One way to write a file that a user names."""
+"""Writing a file that a user names, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsweep import files
 from fedsweep.files import stdout_kept_for, write_whole, written
 
 UNPRIVILEGED = 65534
-"""The user nobody, for whom root's rights do not hide a missing one."""
+"""The user nobody, who does not have the permissions of root."""
 
 
 def left(folder: Path) -> list[str]:
@@ -26,7 +26,7 @@ def left(folder: Path) -> list[str]:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Without root's rights, for a while."""
+    """Drop the permissions of root within the block."""
     os.setegid(UNPRIVILEGED)
     os.seteuid(UNPRIVILEGED)
     try:
@@ -39,12 +39,12 @@ def nobody() -> Iterator[None]:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["file", "dangling"])
-def test_symbolic_links_are_followed(tmp_path: Path, there: bool) -> None:
-    """The link stays, through a second link and another folder, and its target has the content."""
+@pytest.mark.parametrize("exists", [True, False], ids=["file", "dangling"])
+def test_symbolic_links_are_followed(tmp_path: Path, exists: bool) -> None:
+    """The link stays and its target has the content, also through a second link."""
     (tmp_path / "data").mkdir()
     target, middle, link = tmp_path / "data" / "target", tmp_path / "middle", tmp_path / "link"
-    if there:
+    if exists:
         target.write_bytes(b"old")
     middle.symlink_to("data/target")
     link.symlink_to(middle)
@@ -58,7 +58,7 @@ def test_symbolic_links_are_followed(tmp_path: Path, there: bool) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o666])
 def test_the_mode_of_the_old_file_is_kept(tmp_path: Path, mode: int) -> None:
-    """The umask does not matter then."""
+    """The umask does not change the mode of an existing file."""
     file = tmp_path / "file"
     file.write_bytes(b"old")
     file.chmod(mode)
@@ -68,7 +68,7 @@ def test_the_mode_of_the_old_file_is_kept(tmp_path: Path, mode: int) -> None:
 
 
 def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
-    """As if the shell had created it."""
+    """The mode is that of a file that the shell creates."""
     before = os.umask(0o027)
     try:
         write_whole(tmp_path / "file", b"new")
@@ -78,7 +78,7 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
 
 
 def test_a_hard_link_stays_linked(tmp_path: Path) -> None:
-    """Both names have the new content, also if it is shorter."""
+    """Both names have the new content, also if the content is shorter."""
     (tmp_path / "one").write_bytes(b"old and long")
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     write_whole(tmp_path / "two", b"new")
@@ -88,7 +88,7 @@ def test_a_hard_link_stays_linked(tmp_path: Path) -> None:
 
 @needs_root
 def test_the_owner_of_the_old_file_is_kept(tmp_path: Path) -> None:
-    """Root replaces the file of another user."""
+    """The owner stays if root replaces the file of another user."""
     file = tmp_path / "file"
     file.write_bytes(b"old")
     os.chown(file, UNPRIVILEGED, UNPRIVILEGED)
@@ -98,10 +98,10 @@ def test_the_owner_of_the_old_file_is_kept(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("sticky", [False, True], ids=["closed folder", "sticky folder"])
-def test_a_writable_file_in_a_folder_that_takes_no_names_is_written_in_place(
+def test_a_writable_file_in_a_read_only_folder_is_written_in_place(
     tmp_path: Path, sticky: bool
 ) -> None:
-    """Its inode, mode and owner stay."""
+    """The inode, mode and owner of the file stay."""
     place = Path("/tmp", f"fedsweep-test-{os.getpid()}")  # a folder that others may enter
     place.mkdir()
     try:
@@ -127,7 +127,7 @@ def test_a_writable_file_in_a_folder_that_takes_no_names_is_written_in_place(
 
 
 def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
-    """The reader gets every byte of more than a pipe holds."""
+    """The reader gets every byte of a content that is larger than the pipe's buffer."""
     pipe, content, got = tmp_path / "pipe", os.urandom(300_000), []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
@@ -142,7 +142,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
 
 
 def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
-    """Through a link too, and without asking for permission to overwrite it."""
+    """The device stays, also through a link, and although `overwrite` is off."""
     link = tmp_path / "link"
     link.symlink_to("/dev/null")
     for path in (Path("/dev/null"), link):
@@ -153,7 +153,7 @@ def test_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}", "link"])
 def test_an_open_descriptor_is_written_at_its_position(tmp_path: Path, form: str) -> None:
-    """A shell's `>> file` keeps what the file has, and its inode."""
+    """A shell's `>> file` keeps the old content and the inode."""
     log = tmp_path / "log"
     log.write_bytes(b"before ")
     with log.open("ab") as opened:
@@ -167,13 +167,13 @@ def test_an_open_descriptor_is_written_at_its_position(tmp_path: Path, form: str
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, there: bool, stop: BaseException | type[BaseException]
+    tmp_path: Path, exists: bool, stop: BaseException | type[BaseException]
 ) -> None:
-    """Ctrl-C and a full disk."""
+    """Neither Ctrl-C nor a full disk leaves anything else."""
     file = tmp_path / "file"
-    if there:
+    if exists:
         file.write_bytes(b"old")
 
     def interrupted() -> None:
@@ -183,12 +183,12 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
     with pytest.raises((KeyboardInterrupt, OSError)):
         interrupted()
-    assert left(tmp_path) == (["file"] if there else [])
-    assert not there or file.read_bytes() == b"old"
+    assert left(tmp_path) == (["file"] if exists else [])
+    assert not exists or file.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["in place", "replaced"])
-def test_a_disk_that_fills_up_at_the_end_leaves_the_old_file(
+def test_a_disk_without_room_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     """The space is reserved before a file is overwritten in place."""
@@ -209,8 +209,8 @@ def test_a_disk_that_fills_up_at_the_end_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_file_is_not_overwritten_unasked(tmp_path: Path, dangling: bool) -> None:
-    """Nor a file that another process creates in the meantime, through a link too."""
+def test_a_file_is_only_overwritten_on_request(tmp_path: Path, dangling: bool) -> None:
+    """A file that another process creates in the meantime is not overwritten either."""
     target = path = tmp_path / "file"
     if dangling:
         path = tmp_path / "link"
@@ -226,7 +226,7 @@ def test_a_file_is_not_overwritten_unasked(tmp_path: Path, dangling: bool) -> No
 
 
 def test_a_folder_and_a_loop_of_links_are_refused(tmp_path: Path) -> None:
-    """Nothing is written."""
+    """Nothing is written to them."""
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(IsADirectoryError):
         write_whole(tmp_path, b"new")
@@ -266,7 +266,7 @@ def test_lines_printed_next_to_data_on_stdout_go_to_stderr(
 def test_a_signal_during_a_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """SIGTERM and SIGHUP remove the temporary file, and have their old handlers afterwards."""
+    """SIGTERM and SIGHUP remove the temporary file, and get their old handlers back."""
     target = tmp_path / "report.html"
     target.write_text("old")
     before = signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Time left: what is foretold of replayed sweeps, against what came."""
+"""Forecasts of replayed sweeps, compared with the time that was really left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from fedsweep.forecast import Pace, TimeLeft, Work, time_left
 
 RECORDED = Path(__file__).parent / "recorded_seconds.json"
-"""Of real trials of digits: kind, rounds, seconds of the rounds, seconds of the attempt."""
+"""Real trials of digits: kind, rounds, seconds of the rounds, seconds of the attempt."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Job:
     kind: str
     rounds: int
     seconds: float
-    """Of each of its rounds."""
+    """Seconds per round."""
     around: float = 1.0
-    """Seconds of its attempt a second of its rounds."""
+    """Ratio of the attempt's seconds to its rounds' seconds."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Run:
         return self.begun + self.job.rounds * self.job.seconds * self.job.around
 
     def done(self, now: float) -> int:
-        """Rounds stored."""
+        """Return the number of stored rounds."""
         if now >= self.over:
             return self.job.rounds
         each = self.job.seconds * self.job.around
@@ -48,7 +48,7 @@ class Run:
 
 
 def replay(jobs: Sequence[Job], slots: int) -> list[Run]:
-    """Who ran when, if so many slots take the trials in order."""
+    """Return the start of each trial if the slots take the trials in order."""
     free, runs = [0.0] * slots, []
     for job in jobs:
         run = Run(job, heapq.heappop(free))
@@ -57,8 +57,8 @@ def replay(jobs: Sequence[Job], slots: int) -> list[Run]:
     return runs
 
 
-def foretell(runs: Sequence[Run], now: float) -> TimeLeft | None:
-    """What the store would say at this moment."""
+def forecast(runs: Sequence[Run], now: float) -> TimeLeft | None:
+    """Return the forecast of the store at this moment."""
     rounds: dict[str, list[tuple[int, float]]] = defaultdict(list)
     left: dict[str, list[int]] = defaultdict(list)
     for run in runs:
@@ -76,7 +76,7 @@ def foretell(runs: Sequence[Run], now: float) -> TimeLeft | None:
 
 
 def pace(of: Sequence[tuple[int, float]]) -> Pace:
-    """From rounds and seconds of each trial."""
+    """Return the pace from the rounds and seconds of each trial."""
     squares = sum(seconds * seconds / rounds for rounds, seconds in of)
     return Pace(
         len(of), sum(rounds for rounds, _ in of), sum(seconds for _, seconds in of), squares
@@ -84,8 +84,9 @@ def pace(of: Sequence[tuple[int, float]]) -> Pace:
 
 
 def coverage(sweeps: Sequence[Sequence[Run]]) -> tuple[float, float]:
-    """How often the truth lay within, at moments from 5 % of the rounds on; the median width of
-    the interval, as a share of the truth.
+    """Return the fraction of moments at which the interval held the truth, and its median width.
+
+    The moments begin after 5 % of the rounds. The width is relative to the truth.
     """
     held, widths = [], []
     for runs in sweeps:
@@ -94,56 +95,56 @@ def coverage(sweeps: Sequence[Sequence[Run]]) -> tuple[float, float]:
             now = end * step / 100
             if sum(run.done(now) for run in runs) < 0.05 * total:
                 continue
-            found = foretell(runs, now)
-            if found is None:
+            left = forecast(runs, now)
+            if left is None:
                 continue
-            held.append(found.low <= end - now <= found.high)
-            widths.append((found.high - found.low) / (end - now))
+            held.append(left.low <= end - now <= left.high)
+            widths.append((left.high - left.low) / (end - now))
     return sum(held) / len(held), sorted(widths)[len(widths) // 2]
 
 
 def invented(seed: int) -> tuple[list[Job], int]:
-    """Kinds of different cost, in order or mixed, trials that differ, a pace that drifts."""
-    draw = random.Random(seed)
-    kinds = {f"k{i}": draw.lognormvariate(0, 0.5) for i in range(draw.randint(1, 6))}
-    spread, drift = draw.uniform(0.02, 0.2), draw.uniform(-0.15, 0.15)
-    count, rounds = draw.randint(12, 120), draw.choice([20, 50, 128])
+    """Return trials of kinds with different costs and a drifting pace, and a number of slots."""
+    generator = random.Random(seed)
+    kinds = {f"k{i}": generator.lognormvariate(0, 0.5) for i in range(generator.randint(1, 6))}
+    spread, drift = generator.uniform(0.02, 0.2), generator.uniform(-0.15, 0.15)
+    count, rounds = generator.randint(12, 120), generator.choice([20, 50, 128])
     jobs = [Job(kind, rounds, mean) for kind, mean in kinds.items() for _ in range(count)]
-    jobs = draw.sample(jobs, count) if draw.random() < 0.5 else jobs[:count]
-    paces = [draw.lognormvariate(0, spread) * (1 + drift * i / count) for i in range(count)]
+    jobs = generator.sample(jobs, count) if generator.random() < 0.5 else jobs[:count]
+    paces = [generator.lognormvariate(0, spread) * (1 + drift * i / count) for i in range(count)]
     jobs = [Job(j.kind, j.rounds, j.seconds * p, 1.1) for j, p in zip(jobs, paces, strict=True)]
-    return jobs, draw.choice([1, 2, 4, 8])
+    return jobs, generator.choice([1, 2, 4, 8])
 
 
-def test_the_interval_holds_the_truth_nine_times_in_ten_on_invented_sweeps() -> None:
-    """60 of them, at every third hundredth of their time once 5 % is done."""
+def test_the_interval_holds_the_truth_in_90_percent_of_invented_sweeps() -> None:
+    """The interval is checked at every 3 % of the time of 60 sweeps, after 5 % of the rounds."""
     sweeps = [replay(*invented(seed)) for seed in range(60)]
-    share, width = coverage(sweeps)
-    assert share >= 0.9
+    fraction, width = coverage(sweeps)
+    assert fraction >= 0.9
     assert width < 0.6
 
 
-def test_the_interval_holds_the_truth_nine_times_in_ten_on_recorded_sweeps() -> None:
-    """Trials that were really run, in their order and in 20 others, on 1 to 8 slots."""
+def test_the_interval_holds_the_truth_in_90_percent_of_recorded_sweeps() -> None:
+    """The real trials are replayed in their order and in 20 others, on 1 to 8 slots."""
     rows = json.loads(RECORDED.read_text())
     recorded = [Job(kind, n, own / n, max(1.0, took / own)) for kind, n, own, took in rows]
     orders = [recorded, *(random.Random(i).sample(recorded, len(recorded)) for i in range(20))]
     sweeps = [replay(jobs, slots) for jobs in orders for slots in (1, 2, 4, 8)]
-    share, width = coverage(sweeps)
-    assert share >= 0.9
+    fraction, width = coverage(sweeps)
+    assert fraction >= 0.9
     assert width < 1.0
 
 
 PACE = Pace(trials=4, rounds=40, seconds=20.0, squares=10.0)
-"""Half a second a round, always."""
+"""Half a second per round, always."""
 
 
-def test_equal_trials_on_one_slot_take_what_they_took() -> None:
-    """100 rounds of half a second: 50 s in the middle."""
-    found = time_left([Work("a", 100, 10)], {"a": PACE}, 1)
-    assert found is not None
-    assert found.middle == pytest.approx(50)
-    assert found.low < 50 < found.high
+def test_equal_trials_on_one_slot_take_as_long_as_before() -> None:
+    """100 rounds of half a second take 50 s in the middle of the interval."""
+    left = time_left([Work("a", 100, 10)], {"a": PACE}, 1)
+    assert left is not None
+    assert left.middle == pytest.approx(50)
+    assert left.low < 50 < left.high
 
 
 @pytest.mark.parametrize(
@@ -154,24 +155,26 @@ def test_equal_trials_on_one_slot_take_what_they_took() -> None:
         (lambda: time_left([Work("a", 100, 10)], {"a": Pace(400, 4000, 2000.0, 1000.0)}, 1), False),
     ],
 )
-def test_the_less_is_known_the_wider_it_is(change: Callable[[], TimeLeft], wider: bool) -> None:
-    """A kind that was never measured; a kind measured once; one measured often."""
+def test_the_interval_is_wider_for_a_kind_with_fewer_measurements(
+    change: Callable[[], TimeLeft], wider: bool
+) -> None:
+    """A kind measured never or once has a wider interval than one measured often."""
     usual = time_left([Work("a", 100, 10)], {"a": PACE}, 1)
     assert usual is not None
     other = change()
     assert (other.high - other.low > usual.high - usual.low) == wider
 
 
-def test_more_slots_are_sooner_but_the_last_trial_is_waited_for() -> None:
-    """Four slots: a quarter of the work, and up to one trial more."""
-    found = time_left([Work("a", 400, 100)], {"a": PACE}, 4)
-    assert found is not None
-    assert 50 < found.middle < 100
-    assert found.high > 50 + 37.5
+def test_more_slots_end_sooner_but_wait_for_the_last_trial() -> None:
+    """Four slots take a quarter of the time, and up to one trial more."""
+    left = time_left([Work("a", 400, 100)], {"a": PACE}, 4)
+    assert left is not None
+    assert 50 < left.middle < 100
+    assert left.high > 50 + 37.5
 
 
-def test_nothing_is_foretold_of_nothing() -> None:
-    """No round measured, nobody at work: None; nothing left: nothing."""
+def test_the_forecast_is_unknown_without_measurements_or_slots() -> None:
+    """The forecast is None without measured rounds or slots, and zero without work."""
     assert time_left([Work("a", 10, 10)], {}, 1) is None
     assert time_left([Work("a", 10, 10)], {"a": PACE}, 0) is None
     assert time_left([Work("a", 0, 0)], {}, 0) == TimeLeft(0, 0.0, 0.0, 0.0)

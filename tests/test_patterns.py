@@ -1,6 +1,7 @@
-"""Every pattern takes time linear in the length of its text, which a stranger may have written.
+"""Every regular expression takes time linear in the length of its text.
 
-The patterns are found in the source, so a new one is tested too. Times are of the processor.
+A stranger may have written the text. The patterns are read from the source, so that a new pattern
+is tested too. Times are processor times.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.builders import REPOSITORY
 
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub"}
 VALUES = {"key": "alpha"}
-"""Values of the local names that patterns are made of."""
+"""Values of the local variables in patterns."""
 FILES = [
     f for folder in ("fedsweep", "trainers") for f in sorted(REPOSITORY.glob(f"{folder}/**/*.py"))
 ]
@@ -40,16 +41,16 @@ REPEATS = {_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_R
 STEPS = (500, 2_000, 8_000)
 MEGABYTE = (250_000, 1_000_000)
 CLOCK = 0.001
-"""Seconds of a processor below which a time says nothing."""
+"""Processor seconds below which a time is too short to compare."""
 
 Search = Callable[[str], object]
 Attack = tuple[str, str, str]
-"""A start, what is repeated, and an end at which nothing fits."""
+"""A start, a repeated text, and an end that does not match."""
 
 
 @cache
 def patterns() -> dict[str, re.Pattern[str]]:
-    """Return all patterns of both packages by their places."""
+    """Return all patterns of both packages by their place in the source."""
     known = {}
     for file in FILES:
         name = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts)
@@ -73,9 +74,9 @@ def evaluated(node: ast.expr, module: Any) -> Any:
 
 
 def sample(parts: Any, *, first: bool) -> str:
-    """Return a text that the parts of a pattern match, but for what they look around for.
+    """Return a text that the parts of a pattern match, except for its lookarounds.
 
-    Each set of characters gives its first one, or its last one.
+    A set of characters gives its first or its last character.
     """
     return "".join(one(operation, value, first=first) for operation, value in parts)
 
@@ -109,7 +110,7 @@ def inner(operation: Any, value: Any) -> Iterator[Any]:
 
 
 def attacks_on(parts: Any, before: str = "", *, first: bool) -> Iterator[Attack]:
-    """Yield starts of matches, repeated, and repetitions, each with an end that does not fit."""
+    """Yield repeated starts of matches and repeated parts, with an end that does not match."""
     for place, (operation, value) in enumerate(parts):
         start = before + sample(list(parts)[:place], first=first)
         through = start + one(operation, value, first=first)
@@ -133,7 +134,7 @@ def text_of(attack: Attack, length: int) -> str:
 
 
 def seconds(search: Search, text: str) -> float:
-    """Return the processor's time for a search."""
+    """Return the processor time of a search."""
     began = time.thread_time()
     search(text)
     return max(CLOCK, time.thread_time() - began)
@@ -142,7 +143,7 @@ def seconds(search: Search, text: str) -> float:
 def linear_seconds(search: Search, attack: Attack, lengths: tuple[int, ...]) -> float | None:
     """Return the time at the longest length; None if it grew three times as fast as the text.
 
-    A search that is not linear ends at a length at which it is still quick.
+    A search that is not linear is stopped at a length at which it is still fast.
     """
     before, last = 0, 0.0
     for length in lengths:
@@ -170,7 +171,7 @@ def searches(pattern: re.Pattern[str]) -> list[Search]:
     ],
 )
 def test_a_pattern_that_is_not_linear_is_found(slow: str) -> None:
-    """The attacks that are made from a pattern are the worst ones for it."""
+    """The attacks that are derived from a pattern include its worst case."""
     pattern = re.compile(slow)
     assert any(
         linear_seconds(search, attack, STEPS) is None
@@ -181,7 +182,7 @@ def test_a_pattern_that_is_not_linear_is_found(slow: str) -> None:
 
 @pytest.mark.slow  # it takes processor time, which a busy machine disturbs
 def test_every_pattern_is_linear() -> None:
-    """All attacks at 8,000 characters, and the slowest at a million."""
+    """Each attack is tried at 8,000 characters, and the slowest at a million."""
     known = patterns()
     assert len(known) > 30
     for place, pattern in known.items():
@@ -196,8 +197,8 @@ def test_every_pattern_is_linear() -> None:
                 assert took is not None, (place, pattern.pattern, attack)
 
 
-def test_patterns_come_from_nowhere_else() -> None:
-    """No other way to search by a pattern is used, and `re` has its own name everywhere."""
+def test_patterns_are_only_used_through_re() -> None:
+    """No other module for patterns is imported, and `re` always keeps its name."""
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -213,7 +214,7 @@ WORST = [
     "--", "token>", "eyJ", "eyJa.", "bearer ", "cookie: a", "authorization: digest ", "''", ":a",
     "-----BEGIN PRIVATE KEY-----", "\x1b[", "\ud800", "é",
 ]  # fmt: skip
-"""What is repeated, of all forms that a function looks for."""
+"""The repeated texts, one of each form that a function searches."""
 
 
 def refused(work: Search) -> Search:
@@ -239,8 +240,8 @@ def refused(work: Search) -> Search:
     ],
     ids=["legible", "visible", "urls", "secrets", "sql", "artifacts", "where", "options"],
 )
-def test_work_on_foreign_text_is_linear(work: Search) -> None:
-    """A megabyte of each worst case takes about four times as long as a quarter of it."""
+def test_functions_on_foreign_text_are_linear(work: Search) -> None:
+    """A megabyte of each worst case takes about four times as long as a quarter megabyte."""
     for unit in WORST:
         for end in ("", " x", "\n"):
             assert linear_seconds(work, ("", unit, end), MEGABYTE) is not None, (unit, end)
@@ -248,6 +249,6 @@ def test_work_on_foreign_text_is_linear(work: Search) -> None:
 
 @pytest.mark.parametrize("unit", WORST)
 def test_a_message_is_bounded(unit: str) -> None:
-    """An error, however long the text that it repeats, fits on a page."""
+    """The message of an error fits on a page, even if it quotes a long text."""
     assert len(str(errors.RequestError(unit * 100_000))) <= errors.LONGEST + 100
     assert len(redaction.hide_secrets(unit * 300_000)) <= redaction.LONGEST + 100

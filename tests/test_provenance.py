@@ -1,4 +1,4 @@
-"""What an attempt ran with."""
+"""The provenance of an attempt."""
 
 from __future__ import annotations
 
@@ -39,62 +39,62 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def looked_at(checkout: Path) -> tuple[str | None, bool | None]:
+def code_of(checkout: Path) -> tuple[str | None, bool | None]:
     provenance.code.cache_clear()
     return provenance.code(checkout / "fedsweep")
 
 
-def test_it_is_plain_values_with_the_versions_that_are_installed() -> None:
-    """As JSON; what is not installed is left out, what is asked for besides is there."""
-    found = provenance.provenance("a processor", "cpu", 2**30, ["typer", "no-such-package"])
-    assert json.loads(json.dumps(found)) == found
-    assert found["packages"]["fedsweep"] == fedsweep.__version__
+def test_the_provenance_is_json_with_the_installed_versions() -> None:
+    """Packages that are not installed are left out, and requested packages are added."""
+    values = provenance.provenance("a processor", "cpu", 2**30, ["typer", "no-such-package"])
+    assert json.loads(json.dumps(values)) == values
+    assert values["packages"]["fedsweep"] == fedsweep.__version__
     assert {"torch", "torchvision", "numpy", "safetensors", "sqlalchemy", "typer"} < set(
-        found["packages"]
+        values["packages"]
     )
-    assert "no-such-package" not in found["packages"]
-    assert (found["device"], found["memory"], found["driver"]) == ("a processor", 2**30, None)
-    assert all(found[name] for name in ("python", "host", "platform"))
+    assert "no-such-package" not in values["packages"]
+    assert (values["device"], values["memory"], values["driver"]) == ("a processor", 2**30, None)
+    assert all(values[name] for name in ("python", "host", "platform"))
 
 
-def test_the_commit_is_that_of_the_code_and_changes_beside_it_do_not_count(
+def test_only_changes_of_the_code_make_the_commit_dirty(
     checkout: Path,
 ) -> None:
-    """A database in the checkout is no change of the code; a module that is not added is."""
+    """A database in the checkout is not a change, but a module that is not added is one."""
     head = git(checkout, "rev-parse", "HEAD")
     (checkout / "fedsweep.db").write_text("")
-    assert looked_at(checkout) == (head, False)
+    assert code_of(checkout) == (head, False)
     (checkout / "trainers" / "new.py").write_text("")
-    assert looked_at(checkout) == (head, True)
+    assert code_of(checkout) == (head, True)
 
 
-def test_a_hook_s_variables_do_not_mislead_it(
+def test_the_variables_of_a_git_hook_are_ignored(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Git sets GIT_DIR where it starts programs itself."""
+    """The commit is right although git sets GIT_DIR for a program that it starts."""
     monkeypatch.setenv("GIT_DIR", str(REPOSITORY / ".git"))
-    assert looked_at(checkout) == (git(checkout, "rev-parse", "HEAD"), False)
+    assert code_of(checkout) == (git(checkout, "rev-parse", "HEAD"), False)
 
 
-def test_a_checkout_around_an_installed_package_is_not_its_own(checkout: Path) -> None:
-    """A virtual environment lies in a project of another."""
+def test_a_checkout_around_an_installed_package_is_ignored(checkout: Path) -> None:
+    """A package in a virtual environment does not belong to the project around it."""
     place = checkout / ".venv" / "fedsweep"
     place.mkdir(parents=True)
     (place / "__init__.py").write_text("")
-    assert looked_at(checkout / ".venv") == (None, None)
+    assert code_of(checkout / ".venv") == (None, None)
 
 
-def test_without_git_or_a_checkout_nothing_is_said(
+def test_the_commit_is_unknown_without_git_or_a_checkout(
     checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither costs an attempt."""
-    assert looked_at(tmp_path_factory.mktemp("plain")) == (None, None)
+    """The provenance is stored without it."""
+    assert code_of(tmp_path_factory.mktemp("plain")) == (None, None)
     monkeypatch.setenv("PATH", "")
-    assert looked_at(checkout) == (None, None)
+    assert code_of(checkout) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("text", "version"),
     [
         (
             "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar 5\nGCC version: 12",
@@ -107,6 +107,6 @@ def test_without_git_or_a_checkout_nothing_is_said(
         ("", None),
     ],
 )
-def test_the_driver_s_version_is_found_in_what_it_says(said: str, version: str | None) -> None:
-    """The closed and the open kernel module word it differently."""
-    assert provenance.driver_in(said) == version
+def test_the_version_of_the_driver_is_read_from_its_text(text: str, version: str | None) -> None:
+    """The closed and the open kernel module have different texts."""
+    assert provenance.driver_in(text) == version

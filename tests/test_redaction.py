@@ -1,4 +1,4 @@
-"""Secrets in the texts of others."""
+"""Secrets in foreign texts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ PLAIN = [
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS)
 def test_a_secret_is_hidden(text: str, secret: str) -> None:
-    """In every form that libraries and servers write it in; twice is as once."""
+    """Every form that libraries and servers write is hidden, and a second time changes nothing."""
     shown = hide_secrets(text.format(secret))
     assert secret not in shown
     assert "***" in shown
@@ -88,14 +88,14 @@ def test_a_secret_is_hidden(text: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_a_sentence_stays_as_it_is(text: str) -> None:
-    """Words about secrets are not secrets."""
+def test_a_sentence_about_secrets_stays_as_it_is(text: str) -> None:
+    """Words about secrets are not hidden."""
     assert hide_secrets(text) == text
 
 
 @pytest.mark.parametrize(("text", "secret"), [*SECRETS[:3], SECRETS[16], SECRETS[-1]])
 def test_a_long_text_is_cut_between_secrets(text: str, secret: str) -> None:
-    """Wherever the cut is, no half of a secret is left."""
+    """No half of a secret is left at any place of the cut."""
     part = text.format(secret)
     half = redaction.LONGEST // 2
     for place in (0, len(part) // 4, len(part) // 2, len(part) - 1, len(part)):
@@ -107,7 +107,7 @@ def test_a_long_text_is_cut_between_secrets(text: str, secret: str) -> None:
 
 
 def test_a_long_error_keeps_its_start_and_its_end() -> None:
-    """The first words tell what it is, the last ones why."""
+    """The first words name the error, and the last words its cause."""
     text = redaction.clipped("first " + "x" * 60_000 + " last", 1_000)
     assert text.startswith("first ")
     assert text.endswith(" last")

@@ -1,4 +1,4 @@
-"""The command line: each command parses, makes one call, and prints."""
+"""The command line: each command parses its options, calls an action, and prints the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fedsweep.errors import FedsweepError, MachineError, ReaderGone, RequestErro
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence on stderr, and an exit code."""
+    """Run the command line. An error becomes one sentence on stderr and an exit code."""
     output.prepare()
     with output.visible_only():
         try:
@@ -44,15 +44,15 @@ def _run() -> None:
 
 
 def _as_given(error: FedsweepError) -> str:
-    """Return an error's sentence; one about the database names the setting that gave its URL."""
+    """Return an error's message; one about the database names the option or variable of its URL."""
     from fedsweep.cli.arguments import as_given
 
     return as_given(str(error)) if isinstance(error, RequestError) else str(error)
 
 
 def _refusal(error: Exception) -> str | None:
-    """Return the sentence for an error of the database; None for any other error."""
-    if "sqlalchemy" not in sys.modules:  # not imported for that: it takes long
+    """Return the message for an error of the database; None for any other error."""
+    if "sqlalchemy" not in sys.modules:  # an import would take long
         return None
     from fedsweep.store import driver_errors
 

@@ -1,4 +1,4 @@
-"""The tree of commands. Nothing heavy is imported here: `--help` must be quick."""
+"""The tree of commands. It imports nothing heavy, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ app = typer.Typer(
     rich_markup_mode=None,  # a third of the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("plan")(plan.plan)
-app.command("work")(work.work)
-app.command("report")(report.report)
-app.command("status")(status.status)
-app.command("serve")(serve.serve)
+app.command("plan", epilog="Example: fedsweep plan study.toml --db sqlite:///study.db")(plan.plan)
+app.command("work", epilog="Example: fedsweep work --db sqlite:///study.db --until-empty")(
+    work.work
+)
+app.command(
+    "report", epilog="Example: fedsweep report --sweep study --format markdown --output study.md"
+)(report.report)
+app.command("status", epilog="Example: fedsweep status --watch")(status.status)
+app.command("serve", epilog="Example: fedsweep serve --port 8080")(serve.serve)
 app.add_typer(trial.app, name="trial")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(search.app, name="search")
-app.command("sql")(sql.sql)
-app.command("verify")(verify.verify)
+app.command("sql", epilog='Example: fedsweep sql "SELECT * FROM cells" --format csv')(sql.sql)
+app.command("verify", epilog="Example: fedsweep verify 3f2a --rounds 3")(verify.verify)
 app.add_typer(export.app, name="export")
 app.add_typer(db.app, name="db")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"fedsweep {fedsweep.__version__}")
         raise typer.Exit
 
@@ -52,7 +56,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
     """Plan, run and read sweeps of federated-learning trials."""

@@ -1,4 +1,4 @@
-"""How things are said: a console, and the phrases of a report."""
+"""The console of the commands, and output that is updated until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["console", "counted", "duration", "keep_showing", "plain_console", "size", "time_left"]
 
 WATCH_SECONDS = 2.0
-
+"""Seconds between two updates, so that a watch costs the database little."""
 
 WIDE = 160
-"""Columns of an output that no terminal shows: a file, or a pipe in a script."""
+"""Columns of an output that no terminal shows, such as a file or a pipe in a script."""
 
 
 @cache
@@ -33,11 +33,11 @@ def console() -> Console:
     """Return the console of standard output, as wide as the terminal that shows it."""
     if (named := os.environ.get("COLUMNS", "")).isdigit() and int(named):
         return plain_console(width=int(named))
-    found = plain_console()
-    return found if found.is_terminal else plain_console(width=_behind_a_pipe())
+    console = plain_console()
+    return console if console.is_terminal else plain_console(width=_width_for_a_pipe())
 
 
-def _behind_a_pipe() -> int:
+def _width_for_a_pipe() -> int:
     """Return the columns of the terminal on stderr or stdin if stdout is a pipe (`| less`)."""
     with suppress(OSError, ValueError, AttributeError):  # AttributeError: stdout is closed
         if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
@@ -51,8 +51,7 @@ def _behind_a_pipe() -> int:
 def plain_console(*, file: IO[str] | None = None, width: int | None = None) -> Console:
     """Return a console that takes texts as they are: without markup, emoji codes and colors.
 
-    Names, errors and paths come from others, and may hold "[/old]", ":smile:" or a terminal's
-    codes, which are replaced.
+    Names, errors and paths may contain "[/old]" or ":smile:". Terminal codes in them are replaced.
     """
     from fedsweep.cli.visible_console import VisibleConsole
 
@@ -60,12 +59,12 @@ def plain_console(*, file: IO[str] | None = None, width: int | None = None) -> C
 
 
 def keep_showing(look: Callable[[], RenderableType]) -> None:
-    """Show it, again and again, until Ctrl-C or SIGTERM; the terminal is left as it was.
+    """Update the output until Ctrl-C or SIGTERM, and leave the terminal as it was.
 
-    During an outage of the database the last look stays, with the reason below it.
+    During an outage of the database, the last output stays with the reason below it.
 
     Raises:
-        ReaderGone: the reader of the output has ended.
+        ReaderGone: The reader of the output has ended.
 
     """
     from rich.live import Live
@@ -83,7 +82,7 @@ def keep_showing(look: Callable[[], RenderableType]) -> None:
 
 
 def _frames(look: Callable[[], RenderableType]) -> Iterator[RenderableType]:
-    """Yield a look every WATCH_SECONDS; during an outage the last one, with the reason below it."""
+    """Yield the output every WATCH_SECONDS; during an outage the last one, with the reason."""
     from rich.console import Group
     from rich.text import Text
 

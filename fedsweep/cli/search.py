@@ -1,4 +1,4 @@
-"""`fedsweep search`: follow the searches of the best freeze round."""
+"""`fedsweep search`: show and export the searches of the best freeze round."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import typer
 
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, keep_showing
-from fedsweep.errors import NotFound, RequestError, hide_secrets
-from fedsweep.report.searched import findings
+from fedsweep.errors import hide_secrets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from sqlalchemy.engine import Connection, Engine
 
     from fedsweep.report.findings import Finding
 
 
 app = typer.Typer(
-    help="Follow the searches of the best freeze round.",
+    help="Show and export the searches of the best freeze round.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep search show --sweep study --watch")
 def show(
     db: Db = None,
     sweep: Sweep = None,
@@ -36,100 +34,72 @@ def show(
         typer.Option(
             "--arm",
             metavar="ARM",
-            help="Only this arm, with each proposal and why.",
+            help="Show only this arm, with the reason of each proposal. Default: all arms.",
             show_default=False,
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list of arms.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update the output until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of arms.")] = False,
 ) -> None:
-    """Say what each arm's best T* is as far as it is known, and what was tried."""
+    """Show each arm's best T* so far, and the T* that were tried."""
+    from fedsweep.actions import search
     from fedsweep.report.findings import record
 
     engine = read_store(db)
     if as_json:
-        print(json.dumps([record(f) for f in _found(engine, sweep, arm)], indent=2))
+        print(json.dumps([record(f) for f in search.find(engine, sweep, arm)], indent=2))
         return
+
+    def tables() -> list[RenderableType]:
+        return _tables(search.find(engine, sweep, arm), proposals=arm is not None)
+
     if not watch:
-        console().print(*_shown(_found(engine, sweep, arm), proposals=arm is not None), sep="\n")
+        console().print(*tables(), sep="\n")
         return
     from rich.console import Group
 
-    keep_showing(lambda: Group(*_shown(_found(engine, sweep, arm), proposals=arm is not None)))
+    keep_showing(lambda: Group(*tables()))
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep search export --storage sqlite:///optuna.db")
 def export(
     storage: Annotated[
         str,
         typer.Option(
-            "--storage", metavar="URL", help="Where Optuna keeps it: sqlite:///study.db, say."
+            "--storage",
+            metavar="URL",
+            help="URL of Optuna's storage, for example sqlite:///optuna.db.",
         ),
     ],
     db: Db = None,
     sweep: Sweep = None,
 ) -> None:
-    """Write each arm as a study that Optuna's own tools open, optuna-dashboard for one.
+    """Write each arm as a study for Optuna's tools, for example optuna-dashboard.
 
-    A trial for each T*: its value, its seeds' values, and the metric by round. A study that is
-    there already is written anew.
+    The study has a trial for each T*, with its value, the values of its seeds, and the metric by
+    round. A study that exists already is replaced.
     """
-    from fedsweep.search.export import export as write
-    from fedsweep.store import arms
-    from fedsweep.store.targets import refuse_own
-    from fedsweep.store.transactions import reading
+    from fedsweep.actions import search
 
-    engine = read_store(db)
-    refuse_own(engine, storage, "--storage")
-    with reading(engine) as connection:
-        written = [
-            write(connection, arm, storage)
-            for name in _searched(connection, sweep)
-            for arm in arms.of_sweep(connection, name)
-        ]
-    for name, count in written:
+    for name, count in search.export(read_store(db), storage, sweep):
         print(f"{name}: {counted(count, 'trial')}")
     print(f"open it: optuna-dashboard {hide_secrets(storage)}")
 
 
-def _searched(connection: Connection, sweep: str | None) -> list[str]:
-    """The sweeps that search, or the one that is named."""
-    from fedsweep.store import arms, sweep_rows
-
-    names = sweep_rows.named_or_all(connection, sweep)
-    found = [name for name in names if arms.of_sweep(connection, name)]
-    if not found:
-        which = f"sweep {sweep} has no" if sweep else "no sweep here has a"
-        raise NotFound(f"{which} [search] section: nothing is searched")
-    return found
-
-
-def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:
-    from fedsweep.store.transactions import reading
-
-    with reading(engine) as connection:
-        found = [f for name in _searched(connection, sweep) for f in findings(connection, name)]
-    if arm is None:
-        return found
-    some = [f for f in found if f.arm.spec.arm_id.startswith(arm)]
-    if not some:
-        ids = ", ".join(f.arm.spec.arm_id[:8] for f in found)
-        raise RequestError(f"there is no arm {arm!r}: there are {ids}")
-    return some
-
-
-def _shown(found: Sequence[Finding], *, proposals: bool) -> list[RenderableType]:
+def _tables(findings: Sequence[Finding], *, proposals: bool) -> list[RenderableType]:
     from fedsweep.report import search_tables
 
     by_sweep: dict[str, list[Finding]] = {}
-    for finding in found:
+    for finding in findings:
         by_sweep.setdefault(finding.arm.sweep_name, []).append(finding)
-    shown: list[RenderableType] = [
-        part for some in by_sweep.values() for part in search_tables.terminal(some, console().width)
+    tables: list[RenderableType] = [
+        table
+        for of_sweep in by_sweep.values()
+        for table in search_tables.terminal(of_sweep, console().width)
     ]
     if proposals:
-        shown += [_proposals(finding) for finding in found]
-    return shown
+        tables += [_proposals(finding) for finding in findings]
+    return tables
 
 
 def _proposals(finding: Finding) -> RenderableType:

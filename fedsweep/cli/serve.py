@@ -1,4 +1,4 @@
-"""`fedsweep serve`: a page to watch."""
+"""`fedsweep serve`: serve web pages that show the sweeps."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from fedsweep.errors import PackageMissing, RequestError
 PACKAGES = ("starlette", "uvicorn", "sse_starlette", "plotly")
 
 SHORTEST = 16
-"""Characters of a token that a person chose."""
+"""The fewest characters of a token that a user chooses, so that it cannot be guessed."""
 
 
 def serve(
     db: Db = None,
     host: Annotated[
         str,
-        typer.Option(help="Where to listen; with 0.0.0.0 or ::, other machines can reach it."),
+        typer.Option(help="Address to listen on; with 0.0.0.0 or ::, other machines can reach it."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free port.")
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
             envvar="FEDSWEEP_TOKEN",
-            help="What pages are asked for; else a fresh one.",
+            help="Token that the pages require. Default: a new one.",
             show_default=False,
             show_envvar=True,
         ),
@@ -39,18 +41,19 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A further name of this server; may be repeated.",
+            help="Accept this further name of the server; repeatable.",
             show_default=False,
         ),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--open", help="Open it in the browser, if that can read /tmp.")
+        bool,
+        typer.Option("--open", help="Open the page in the browser, if the browser can read /tmp."),
     ] = False,
 ) -> None:
-    """Serve a page to watch: what runs, waits and fails, curves, SQL. It changes nothing.
+    """Serve web pages with trials, curves and SQL. They change nothing.
 
-    Only who has the token sees it. Ctrl-C ends it.
-    """  # fmt: skip
+    A browser needs the token to see them. Ctrl-C ends the server.
+    """
     require()
     token = (token or "").strip()  # a file of the environment often has a line end
     token = checked(token) if token else secrets.token_urlsafe(24)
@@ -60,18 +63,18 @@ def serve(
 
     options = Options(host, port, token, tuple(allow_host or ()))
     output.in_background()
-    run(open_to_read(url(db), page=True), options, _told, show=show)
+    run(open_to_read(url(db), page=True), options, _print_address, show=show)
 
 
-def _told(address: str, reach: str | None) -> None:
+def _print_address(address: str, reach: str | None) -> None:
     print("\n".join(filter(None, [address, reach, "Ctrl-C ends it"])), flush=True)
 
 
 def require() -> None:
-    """Refuse where a package of the extra is missing.
+    """Refuse to serve if a package of the extra is missing.
 
     Raises:
-        PackageMissing: one is; says how to install it.
+        PackageMissing: A package is missing. The message says how to install it.
 
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -82,10 +85,10 @@ def require() -> None:
 
 
 def checked(token: str) -> str:
-    """A token that a person chose.
+    """Return a token that a user chose, if it can be used.
 
     Raises:
-        RequestError: it is short, or has characters that a cookie or an address cannot hold.
+        RequestError: It is short, or has characters that a cookie or an address cannot hold.
 
     """
     if len(token) < SHORTEST or not re.fullmatch(r"[A-Za-z0-9_.~-]+", token):

@@ -1,4 +1,4 @@
-"""`fedsweep sql`: ask the database anything, change nothing."""
+"""`fedsweep sql`: run SQL statements and recipes that only read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from fedsweep.cli.console import console
 from fedsweep.errors import RequestError, visible
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
-
     from fedsweep.store.sql.ask import Answer
 
 
 class Format(StrEnum):
-    """How rows are printed."""
+    """The formats of printed rows."""
 
     TABLE = "table"
     CSV = "csv"
@@ -33,71 +31,53 @@ class Format(StrEnum):
 def sql(
     statement: Annotated[
         str | None,
-        typer.Argument(metavar="[SELECT]", help="One reading statement.", show_default=False),
+        typer.Argument(
+            metavar="[SELECT]", help="One statement that only reads.", show_default=False
+        ),
     ] = None,
     db: Db = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="NAME", help="A named question.", show_default=False),
+        typer.Option(
+            "--recipe", metavar="NAME", help="Run a recipe by its name.", show_default=False
+        ),
     ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(
-            "--sweep", metavar="NAME", help="What :sweep stands for; else NULL.", show_default=False
+            "--sweep",
+            metavar="NAME",
+            help="Value of the parameter :sweep. Default: NULL.",
+            show_default=False,
         ),
     ] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the recipes.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, do not run it.")] = False,
-    format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.TABLE,
-    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 10_000,
-    timeout: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Seconds at most.")] = 30.0,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe and do not run it.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="Format of the rows.")] = Format.TABLE,
+    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Maximum number of rows.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.1, max=3600.0, help="Maximum seconds.")] = 30.0,
 ) -> None:
-    """Ask the database in SQL, reading only: a statement, or a recipe.
+    """Run a SQL statement or a recipe that only reads, and print its rows.
 
     The views are results, curves, clients, cells, members and ledger.
     """
     if recipes:
         _print_recipes()
         return
-    text = _text_of(statement, recipe)
+    from fedsweep.actions import sql as statements
+
+    select = None if statement is None else statement.removeprefix(BYTE_ORDER_MARK)
+    text = statements.statement(select, recipe)
     if show:
         print(text.rstrip())
         return
-    from fedsweep.store.sql import ask, limits
-
-    if sweep is not None and not limits.names(text, "sweep"):
-        raise RequestError("--sweep says what :sweep stands for, and the statement has none")
-    engine = read_store(db)
-    _require(engine, sweep)
-    answer = ask.ask(engine, text, {"sweep": sweep}, limit=limit, seconds=timeout)
+    statements.require_parameter(text, sweep)
+    answer = statements.answer(read_store(db), text, sweep, limit=limit, seconds=timeout)
     _PRINT[format](answer)
     if answer.cut:
         print(f"only the first {limit:,} rows: raise --limit", file=sys.stderr)
-
-
-def _text_of(statement: str | None, recipe: str | None) -> str:
-    """What is to be run: a statement, or a recipe's."""
-    if (statement is None) == (recipe is None):
-        raise RequestError(
-            "give a SELECT or a --recipe, and not both: `fedsweep sql --recipes` lists them"
-        )
-    if statement is not None:
-        return statement.removeprefix(BYTE_ORDER_MARK)
-    from fedsweep.store.sql import recipes
-
-    assert recipe is not None
-    return recipes.recipe(recipe).text
-
-
-def _require(engine: Engine, sweep: str | None) -> None:
-    """Refuse a sweep that is not there: its answer would be empty."""
-    if sweep is None:
-        return
-    from fedsweep.store import sweep_rows
-    from fedsweep.store.transactions import reading
-
-    with reading(engine) as connection:
-        sweep_rows.require_sweep(connection, sweep)
 
 
 def _print_recipes() -> None:
@@ -108,13 +88,13 @@ def _print_recipes() -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
-    for found in recipes():
-        table.add_row(Text(found.name), Text(found.about))
+    for recipe in recipes():
+        table.add_row(Text(recipe.name), Text(recipe.about))
     console().print(table)
 
 
 def _print_table(answer: Answer) -> None:
-    """A table; if it does not fit the width, a block of lines for each row."""
+    """Print a table; if it does not fit the width, print a block of lines for each row."""
     from fedsweep.report.fit import Column, Grid
 
     columns = []
@@ -129,7 +109,7 @@ def _print_table(answer: Answer) -> None:
 
 
 def _text(value: object) -> str:
-    """A value in a table; six digits are enough there, --format csv and json have all."""
+    """Return a value as text, with six digits; --format csv and json have all digits."""
     if isinstance(value, float) and 1e-4 <= abs(value) < 1e5:
         return f"{value:.6g}"
     return "" if value is None else visible(str(value))

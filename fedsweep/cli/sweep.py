@@ -1,4 +1,4 @@
-"""`fedsweep sweep`: look at sweeps, hold them, cancel them."""
+"""`fedsweep sweep`: list, pause, drain, resume, cancel, prioritize and limit sweeps."""
 
 from __future__ import annotations
 
@@ -9,128 +9,108 @@ import typer
 from fedsweep.cli import status
 from fedsweep.cli.arguments import MOST_STORED, Db, open_store
 from fedsweep.cli.console import counted
-from fedsweep.errors import Refused, RequestError
+from fedsweep.errors import RequestError
 from fedsweep.states import Hold
 
 app = typer.Typer(
-    help="Look at sweeps, hold them, cancel them.", no_args_is_help=True, rich_markup_mode=None
+    help="List, pause, limit and cancel sweeps.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep.")]
 
 
-@app.command("list")
+@app.command("list", epilog="Example: fedsweep sweep list --db sqlite:///study.db")
 def list_(db: Db = None) -> None:
-    """List the sweeps and where they stand."""
+    """List the sweeps with their progress."""
     status.status(db=db)
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep pause study")
 def pause(name: Name, db: Db = None) -> None:
-    """Let a sweep wait.
+    """Pause a sweep.
 
-    Its running trials are saved after the round and given back, all within a lease. What another
-    sweep has too goes on.
+    Its running trials finish the round, are saved and given back, all within a lease. Trials that
+    also belong to another sweep go on.
     """
     _hold(name, Hold.PAUSE, db)
     print(f"{name}: paused; go on with fedsweep sweep resume")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep drain study")
 def drain(name: Name, db: Db = None) -> None:
-    """Begin none of a sweep's trials any more; those that run go on to their end."""
+    """Start no more trials of a sweep; running trials go on to their end."""
     _hold(name, Hold.DRAIN, db)
     print(f"{name}: drained; go on with fedsweep sweep resume")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep resume study")
 def resume(name: Name, db: Db = None) -> None:
-    """Let a sweep that was paused or drained go on.
+    """Resume a paused or drained sweep.
 
-    One that has used up its budget goes on when that is raised.
+    A sweep whose budget is used up resumes when its budget is raised.
     """
     _hold(name, None, db)
     print(f"{name}: goes on")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep cancel study")
 def cancel(name: Name, db: Db = None) -> None:
-    """Cancel a sweep's trials.
+    """Cancel a sweep's queued and running trials.
 
-    Those that wait or run, save what another live sweep has too. Planning it again takes it back.
+    Trials that also belong to another live sweep go on. Plan the sweep again to undo this.
     """
-    from fedsweep import queue
-    from fedsweep.store import sweep_rows
-    from fedsweep.store.transactions import transaction
+    from fedsweep.actions import sweep as sweeps
 
-    with transaction(open_store(db)) as connection:
-        sweep_rows.require_sweep(connection, name)
-        queue.hold_sweep(connection, name, Hold.CANCEL)  # first: who cancels takes turns
-        mine = sweep_rows.sweep_trials(connection, name)
-        only = sweep_rows.held_alone(connection, name)
-        count = queue.cancel(connection, only)
-    print(f"{name}: {counted(count, 'trial')} cancelled")
-    if len(mine) > len(only):
-        print(f"  {counted(len(mine) - len(only), 'trial')} of other sweeps too: left alone")
+    trials = sweeps.cancel(open_store(db), name)
+    print(f"{name}: {counted(trials.cancelled, 'trial')} cancelled")
+    if trials.kept:
+        print(f"  {counted(trials.kept, 'trial')} of other sweeps too: left alone")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep priority study 10")
 def priority(
     name: Name,
     number: Annotated[
-        int, typer.Argument(metavar="N", min=-1000, max=1000, help="More runs first.")
+        int,
+        typer.Argument(
+            metavar="N", min=-1000, max=1000, help="The new priority; the highest runs first."
+        ),
     ],
     db: Db = None,
 ) -> None:
-    """Let a sweep's trials run before those of less priority."""
-    from fedsweep import queue
-    from fedsweep.store import sweep_rows
-    from fedsweep.store.transactions import transaction
+    """Set the priority of a sweep's trials."""
+    from fedsweep.actions import sweep as sweeps
 
-    with transaction(open_store(db)) as connection:
-        sweep_rows.require_sweep(connection, name)
-        count = queue.prioritize(connection, sweep_rows.sweep_trials(connection, name), number)
+    count = sweeps.prioritize(open_store(db), name, number)
     print(f"{name}: {counted(count, 'trial')} at priority {number}")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep sweep budget study --hours 12")
 def budget(
     name: Name,
     db: Db = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_STORED, help="Rounds to train in all.", show_default=False),
+        typer.Option(min=1, max=MOST_STORED, help="Rounds to train in total.", show_default=False),
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Hours of slots to train in all.", show_default=False),
+        typer.Option(min=0.0, help="Slot hours to train in total.", show_default=False),
     ] = None,
-    none: Annotated[bool, typer.Option("--none", help="No limit any more.")] = False,
+    none: Annotated[bool, typer.Option("--none", help="Remove the limit.")] = False,
 ) -> None:
-    """Limit what a sweep may train; at the limit its running trials are saved and given back."""
-    from fedsweep import queue
-    from fedsweep.store import sweep_rows
-    from fedsweep.store.transactions import transaction
+    """Limit the training of a sweep; at the limit, running trials are saved and given back."""
+    from fedsweep.actions import sweep as sweeps
 
     if none == (rounds is not None or hours is not None):
-        raise RequestError("say what the budget is: --rounds, --hours, or --none")
-    with transaction(open_store(db)) as connection:
-        sweep_rows.require_sweep(connection, name)
-        queue.budget(connection, name, rounds=rounds, hours=hours)
+        raise RequestError("give either a budget (--rounds, --hours) or --none")
+    sweeps.limit(open_store(db), name, rounds=rounds, hours=hours)
     limits = [f"{rounds:,} rounds"] if rounds is not None else []
     limits += [f"{hours:g} hours"] if hours is not None else []
     print(f"{name}: {' and '.join(limits) or 'no limit'}")
 
 
-def _hold(name: str, why: Hold | None, db: str | None) -> None:
-    from fedsweep import queue
-    from fedsweep.store import sweep_rows
-    from fedsweep.store.transactions import transaction
+def _hold(name: str, reason: Hold | None, db: str | None) -> None:
+    from fedsweep.actions import sweep as sweeps
 
-    with transaction(open_store(db)) as connection:
-        sweep_rows.require_free(connection, name)
-        queue.hold_sweep(connection, name, why)
-        if why is None and name in queue.overspent(connection):
-            raise Refused(
-                f"{name} has used up its budget: raise it with `fedsweep sweep budget {name}`"
-            )
+    sweeps.hold(open_store(db), name, reason)

@@ -1,4 +1,4 @@
-"""`fedsweep trial`: look at single trials, cancel them, try them again."""
+"""`fedsweep trial`: list, show, cancel, retry, pause and prioritize single trials."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ import typer
 
 from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_store
 from fedsweep.cli.console import console, counted, duration, size
-from fedsweep.errors import NotFound, Refused, visible
+from fedsweep.errors import visible
 from fedsweep.measures import FROM_ALL_ROUNDS, FROM_LAST_ROUND
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
 from fedsweep.words import ran_with, standing
 
 app = typer.Typer(
-    help="Look at trials, cancel them, try them again.", no_args_is_help=True, rich_markup_mode=None
+    help="List, show, cancel, retry and pause trials.", no_args_is_help=True, rich_markup_mode=None
 )
 
 SHOWN = 20
-"""Lines of the last attempt's log that `trial show` prints."""
+"""Lines of the last attempt's log that `trial show` prints. `trial logs` prints all."""
 
-Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="An id, or a unique beginning of it.")]
+Trial = Annotated[
+    str, typer.Argument(metavar="TRIAL", help="Id of the trial, or a unique prefix of it.")
+]
 Trials = Annotated[
-    list[str], typer.Argument(metavar="TRIAL…", help="Ids, or unique beginnings of them.")
+    list[str], typer.Argument(metavar="TRIAL…", help="Ids of trials, or unique prefixes of them.")
 ]
 
 
-@app.command("list")
+@app.command("list", epilog="Example: fedsweep trial list --state failed")
 def list_(
     db: Db = None,
     sweep: Sweep = None,
     state: Annotated[
-        TrialState | None, typer.Option(help="Only those in this state.", show_default=False)
+        TrialState | None,
+        typer.Option(help="List only trials in this state. Default: all.", show_default=False),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Rows at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10**7, help="Maximum number of trials.")] = 100,
 ) -> None:
     """List trials in the order of planning."""
+    from fedsweep.actions import trial as trials
     from fedsweep.report.fit import Column, Grid, folding
     from fedsweep.report.labels import describe
-    from fedsweep.store import sweep_rows, trial_rows
-    from fedsweep.store.transactions import reading
 
-    with reading(read_store(db)) as connection:
-        if sweep is not None:
-            sweep_rows.require_sweep(connection, sweep)
-        rows = trial_rows.trial_list(connection, sweep, state, limit + 1)
+    rows = trials.list_trials(read_store(db), sweep, state, limit + 1)
     columns = [
         Column("trial", left=True),
         Column("state", left=True),
@@ -69,71 +68,57 @@ def list_(
         print(f"more than {limit} trials: raise --limit, or narrow by --sweep and --state")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial show 3f2a")
 def show(trial: Trial, db: Db = None) -> None:
-    """Show a trial: configuration, result, attempts, and what the last one said."""
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import reading
+    """Show a trial: its configuration, result, attempts and last log lines."""
+    from fedsweep.actions import trial as trials
 
-    with reading(read_store(db)) as connection:
-        key, trial_id = trial_rows.find_trial(connection, trial)
-        result = trial_rows.trial_result(connection, trial_id)
-        stands = trial_rows.trial_standing(connection, key)
-        attempts = trial_rows.trial_attempts(connection, key)
-        last = attempts[-1]["fence"] if attempts else 0
-        said = trial_rows.trial_logs(connection, key, last, SHOWN + 1)
+    details = trials.show(read_store(db), trial, log_lines=SHOWN + 1)
+    trial_id, result = details.trial_id, details.result
     print(f"trial {trial_id}  {result['state']}  (planned first by {visible(result['sweep'])})")
-    for line in standing(trial_id, result, stands):
+    for line in standing(trial_id, result, details.standing):
         print(f"  {visible(line)}")
     print("\nconfiguration")
     _print_pairs(json.loads(result["config"]))
-    shown = ("final_round", *FROM_LAST_ROUND, *FROM_ALL_ROUNDS, "numerics_id")
-    found = {name: result[name] for name in shown if result[name] is not None}
-    if found:
+    names = ("final_round", *FROM_LAST_ROUND, *FROM_ALL_ROUNDS, "numerics_id")
+    measures = {name: result[name] for name in names if result[name] is not None}
+    if measures:
         print("\nresult")
-        _print_pairs(found)
+        _print_pairs(measures)
     if result["error"]:
         print(f"\n{result['failure']}: {visible(result['error'])}")
-    kinds = {a["failure"]: None for a in [*attempts, result] if a["failure"]}
+    kinds = {a["failure"]: None for a in [*details.attempts, result] if a["failure"]}
     if kinds:
         print("\nafter a failure")
         _print_pairs({kind: RULES[FailureKind(kind)] for kind in kinds})
-    print(f"\n{counted(len(attempts), 'attempt')}")
-    for attempt in attempts:
+    print(f"\n{counted(len(details.attempts), 'attempt')}")
+    for attempt in details.attempts:
         _print_attempt(attempt)
-    if said:
-        earlier = ": the last lines; fedsweep trial logs shows all" if len(said) > SHOWN else ""
-        print(f"\nlog of attempt {last}{earlier}")
-        _print_log(said[-SHOWN:])
+    if details.log:
+        more = len(details.log) > SHOWN
+        earlier = ": the last lines; fedsweep trial logs shows all" if more else ""
+        print(f"\nlog of attempt {details.last_fence}{earlier}")
+        _print_log(details.log[-SHOWN:])
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial logs 3f2a --attempt 1")
 def logs(
     trial: Trial,
     attempt: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST_STORED, help="Only this one, by its number.", show_default=False
+            min=1,
+            max=MOST_STORED,
+            help="Number of the attempt. Default: all attempts.",
+            show_default=False,
         ),
     ] = None,
     db: Db = None,
 ) -> None:
-    """Show what was said during a trial's attempts."""
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import reading
+    """Show the log lines of a trial's attempts."""
+    from fedsweep.actions import trial as trials
 
-    with reading(read_store(db)) as connection:
-        key, trial_id = trial_rows.find_trial(connection, trial)
-        fences = [row["fence"] for row in trial_rows.trial_attempts(connection, key)]
-        if attempt is not None and attempt not in fences:
-            there = f"it has {', '.join(map(str, fences))}" if fences else "it has none yet"
-            raise NotFound(f"trial {trial_id} has no attempt {attempt}: {there}")
-        said = {
-            fence: trial_rows.trial_logs(connection, key, fence)
-            for fence in fences
-            if attempt in (None, fence)
-        }
-    for fence, lines in said.items():
+    for fence, lines in trials.logs(read_store(db), trial, attempt).items():
         print(f"attempt {fence}" + ("" if lines else ": nothing was kept"))
         _print_log(lines)
 
@@ -171,91 +156,69 @@ def _print_log(lines: list[dict[str, Any]]) -> None:
         print(f"  {at} {visible(line['level']):<8} {visible(line['message'])}")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial retry 3f2a")
 def retry(trials: Trials, db: Db = None) -> None:
     """Queue failed or cancelled trials again."""
-    from fedsweep import queue
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import transaction
+    from fedsweep.actions import trial
 
-    with transaction(open_store(db)) as connection:
-        keys = [trial_rows.find_trial(connection, trial)[0] for trial in trials]
-        again = queue.retry(connection, keys)
-    print(f"{counted(again, 'trial')} queued again")
+    print(f"{counted(trial.retry(open_store(db), trials), 'trial')} queued again")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial cancel 3f2a 9c41")
 def cancel(trials: Trials, db: Db = None) -> None:
-    """Cancel trials that wait or run.
+    """Cancel queued or running trials.
 
-    A running one stops at its next write.
+    A running trial stops at its next write.
     """
-    from fedsweep import queue
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import transaction
+    from fedsweep.actions import trial
 
-    with transaction(open_store(db)) as connection:
-        found = [trial_rows.find_trial(connection, trial) for trial in trials]
-        for key, trial_id in found:
-            if not queue.cancel(connection, [key]):
-                state = trial_rows.trial_result(connection, trial_id)["state"]
-                raise Refused(
-                    f"trial {trial_id} is {state}: only queued and running ones can be cancelled"
-                )
-    print(f"{counted(len(found), 'trial')} cancelled")
+    print(f"{counted(trial.cancel(open_store(db), trials), 'trial')} cancelled")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial pause 3f2a")
 def pause(trials: Trials, db: Db = None) -> None:
-    """Let trials wait.
+    """Pause trials.
 
-    Those that run are saved after the round and given back, within a lease.
+    Running trials finish the round, are saved and given back, all within a lease.
     """
     print(f"{counted(_hold(trials, Hold.PAUSE, db), 'trial')} paused")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial drain 3f2a")
 def drain(trials: Trials, db: Db = None) -> None:
-    """Begin trials no more; those that run go on to their end."""
+    """Do not start trials any more; running trials go on to their end."""
     print(f"{counted(_hold(trials, Hold.DRAIN, db), 'trial')} drained")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial resume 3f2a")
 def resume(trials: Trials, db: Db = None) -> None:
-    """Let trials that were paused or drained go on."""
+    """Resume paused or drained trials."""
     print(f"{counted(_hold(trials, None, db), 'trial')} let go on")
 
 
-@app.command()
+@app.command(epilog="Example: fedsweep trial priority 3f2a --to 10")
 def priority(
     trials: Trials,
     number: Annotated[
-        int, typer.Option("--to", metavar="N", min=-1000, max=1000, help="More runs first.")
+        int,
+        typer.Option(
+            "--to",
+            metavar="N",
+            min=-1000,
+            max=1000,
+            help="The new priority; the highest runs first.",
+        ),
     ],
     db: Db = None,
 ) -> None:
-    """Let trials run before those of less priority."""
-    from fedsweep import queue
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import transaction
+    """Set the priority of trials."""
+    from fedsweep.actions import trial
 
-    with transaction(open_store(db)) as connection:
-        keys = [trial_rows.find_trial(connection, trial)[0] for trial in trials]
-        count = queue.prioritize(connection, keys, number)
+    count = trial.prioritize(open_store(db), trials, number)
     print(f"{counted(count, 'trial')} at priority {number}")
 
 
-def _hold(trials: list[str], wish: Hold | None, db: str | None) -> int:
-    from fedsweep import queue
-    from fedsweep.store import trial_rows
-    from fedsweep.store.transactions import transaction
+def _hold(trials: list[str], reason: Hold | None, db: str | None) -> int:
+    from fedsweep.actions import trial
 
-    with transaction(open_store(db)) as connection:
-        found = [trial_rows.find_trial(connection, trial) for trial in trials]
-        for key, trial_id in found:
-            if not queue.hold(connection, [key], wish):
-                state = trial_rows.trial_result(connection, trial_id)["state"]
-                raise Refused(
-                    f"trial {trial_id} is {state}: only what is queued or running can be held"
-                )
-    return len(found)
+    return trial.hold(open_store(db), trials, reason)

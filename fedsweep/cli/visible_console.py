@@ -1,4 +1,4 @@
-"""Rich's console for texts of others: the only terminal codes that it writes are rich's own."""
+"""A console of rich that writes no terminal codes except rich's own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fedsweep.errors import visible
 
 
 class VisibleConsole(Console):
-    """A console that replaces what a terminal would obey in each text."""
+    """A console that replaces each character of a text that would control the terminal."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render with visible texts."""
+        """Render with visible characters only."""
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else visible(segment.text)
             yield segment if text == segment.text else Segment(text, segment.style)
 
     @property
     def file(self) -> IO[str]:
-        """The stream to write to, past the filter of `output`, which would stop rich's codes."""
+        """Return the stream without the filter of `output`, which would remove rich's codes."""
         file = Console.file.__get__(self)
         while (inner := getattr(file, "rich_proxied_file", None)) is not None:
             file = inner

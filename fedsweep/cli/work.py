@@ -1,4 +1,4 @@
-"""`fedsweep work`: claim and run trials."""
+"""`fedsweep work`: claim and train trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, as_given, data_folder, setting, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import DeviceError, MachineError, visible
+from fedsweep.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedsweep.worker import Slot, Snapshot
 
 BAR = 30
-"""Columns of a sweep's bar."""
+"""Terminal columns of a sweep's progress bar."""
 
 
 def work(
@@ -29,39 +29,53 @@ def work(
     sweep: Sweep = None,
     data: Data = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to train.")
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Device to train on.")
     ] = "auto",
     slots: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials at a time; else one for each device.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Trials to train at the same time. Default: one per device.",
+            show_default=False,
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Torch's threads of a slot.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch per slot.")] = 1,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="Stop when no trial is left to run, anywhere.")
+        bool,
+        typer.Option(
+            "--until-empty", help="Stop when no trial is queued or running, on any machine."
+        ),
     ] = False,
     max_trials: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many trials.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Stop after this number of trials. Default: no limit.", show_default=False
+        ),
     ] = None,
     max_hours: Annotated[
         float | None,
         typer.Option(
-            min=0.0, help="Stop after so many hours, saving what runs.", show_default=False
+            min=0.0,
+            help="Stop after this number of hours, and save the running trials. Default: no limit.",
+            show_default=False,
         ),
     ] = None,
     max_attempts: Annotated[
-        int, typer.Option(min=1, help="Failures after which a trial stays failed.")
+        int, typer.Option(min=1, help="Failures after which a trial is not retried.")
     ] = 3,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 where a trial in scope has failed.")
+        bool, typer.Option("--strict", help="Exit with code 1 if a trial in scope has failed.")
     ] = False,
     lease: Annotated[
         float,
         typer.Option(
-            min=1.0, max=21600.0, help="Seconds after which a silent worker's trial is free."
+            min=1.0,
+            max=21600.0,
+            help="Seconds after which another worker may claim a silent worker's trial.",
         ),
     ] = 15.0,
     grace: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to finish the round when asked to stop.")
+        float, typer.Option(min=0.0, help="Seconds to finish the round after a stop signal.")
     ] = 20.0,
     artifacts: Annotated[
         list[str] | None,
@@ -69,7 +83,7 @@ def work(
             "--artifacts",
             metavar="URL",
             help="Approve a folder or URL that the database names for its files; repeatable. "
-            "Else $FEDSWEEP_ARTIFACTS, and what you approved before (fedsweep db trust).",
+            "$FEDSWEEP_ARTIFACTS and earlier approvals (fedsweep db trust) count too.",
             show_default=False,
         ),
     ] = None,
@@ -78,38 +92,29 @@ def work(
         typer.Option(
             "--notify",
             metavar="URL",
-            help="A webhook to tell of a sweep's end, of many failures, of a stall; repeatable. "
-            "Else $FEDSWEEP_NOTIFY, several with spaces between.",
+            help="Webhook to notify of a sweep's end, of many failures and of a stall; repeatable. "
+            "Default: $FEDSWEEP_NOTIFY, which separates several by spaces.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Claim trials and train them, until stopped. Start it on as many machines as you like.
+    """Claim trials and train them until stopped. Start it on as many machines as you like.
 
-    Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back; a second one drops
-    the round. A terminal that hangs up does the same; with nohup or in tmux, work goes on.
-    Output that cannot be written ends nothing.
+    Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back. A second one drops
+    the round. A closed terminal does the same; with nohup or in tmux, the worker goes on. The
+    worker goes on if its output cannot be written.
     """
     from fedsweep import machine, output, worker
-    from fedsweep.execution.device import devices
-    from fedsweep.notify import webhook
+    from fedsweep.actions import work as actions
+    from fedsweep.store.trust import VARIABLE
 
     output.in_background()
     if warning := machine.settle_home():
         print(f"fedsweep: {warning}", file=sys.stderr)
-    hooks = tuple(notify or (setting("FEDSWEEP_NOTIFY") or "").split())
-    for hook in hooks:
-        webhook.checked(hook)
-    store = url(db)
-    try:
-        found = devices(device)
-    except (DeviceError, MachineError) as error:
-        worker.note_stop(store, device, str(error))
-        raise
-    options = worker.Options(
-        url=store,
-        devices=tuple(found),
-        slots=slots or len(found),
+    options = actions.options(
+        url(db),
+        device,
+        slots=slots,
         threads=threads,
         sweep=sweep,
         until_empty=until_empty,
@@ -119,8 +124,9 @@ def work(
         data=data_folder(data),
         lease=lease,
         grace=grace,
-        artifacts=_approved(artifacts),
-        notify=hooks,
+        artifacts=artifacts or (),
+        artifacts_variable=setting(VARIABLE),
+        notify=notify or (setting("FEDSWEEP_NOTIFY") or "").split(),
     )
     with _screen() as show:
         tally = worker.work(options, show)
@@ -137,23 +143,9 @@ def work(
             raise typer.Exit(1)
 
 
-def _approved(artifacts: list[str] | None) -> tuple[str, ...]:
-    """The places of --artifacts, and that of the variable, as the database spells them."""
-    from fedsweep.errors import RequestError
-    from fedsweep.store import places, trust
-
-    named = [places.parse(place) for place in artifacts or ()]
-    if text := setting(trust.VARIABLE):
-        try:
-            named.append(places.parse(text))
-        except RequestError as error:
-            raise RequestError(str(error).replace("--artifacts", trust.VARIABLE)) from error
-    return tuple(named)
-
-
 @contextmanager
 def _screen() -> Iterator[Callable[[Snapshot], None]]:
-    """A live view on a terminal, plain lines elsewhere."""
+    """Show a live view on a terminal, and a line for each ended trial otherwise."""
     if not console().is_terminal:
         yield _plain
         return
@@ -190,27 +182,29 @@ def _ended(view: Snapshot) -> str:
             result = f" {ended.last.test_accuracy:.2%}{at}"
         else:
             result = at
-    what = _what(ended.claim.config)
+    description = _description(ended.claim.config)
     done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
     left = f"  [{done}/{total}, {duration(_seconds_left(view, view.progress))} left]"
     end = f"{outcome}{result} in {duration(ended.seconds)}"
     if ended.again is not None:
         end = f"{outcome}{result}, again in {duration(ended.again)}"
     end += f" ({ended.error})" if ended.error else ""
-    return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
+    return visible(
+        f"{ended.claim.trial_id[:8]} {description}: {end}{left if view.progress else ''}"
+    )
 
 
 def _seconds_left(view: Snapshot, progress: list[SweepProgress]) -> float | None:
-    """Of these sweeps, with our open slots and whatever else is running now."""
+    """Return the seconds until these sweeps end, with all slots that run now; None if unknown."""
     each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
     if any(seconds is None for seconds in each):
         return None
-    ours = sum(not slot.closed for slot in view.slots)
-    slots = max(1, ours, sum(p.running for p in view.progress))
+    open_slots = sum(not slot.closed for slot in view.slots)
+    slots = max(1, open_slots, sum(p.running for p in view.progress))
     return sum(seconds or 0.0 for seconds in each) / slots
 
 
-def _what(config: object) -> str:
+def _description(config: object) -> str:
     from fedsweep.report.labels import describe
 
     assert isinstance(config, dict)
@@ -241,7 +235,7 @@ def _frame(view: Snapshot) -> RenderableType:
 
 
 def _standing(view: Snapshot, progress: SweepProgress) -> RenderableType:
-    """Return a line for a sweep; without its bar if that does not fit."""
+    """Return a sweep's line; the progress bar is left out if it does not fit."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -276,7 +270,7 @@ def _slot_row(slot: Slot) -> list[str]:
     return [
         *head,
         slot.claim.trial_id[:8],
-        _what(config),
+        _description(config),
         f"{last.round if last else slot.claim.final_round}/{config['rounds']}",
         f"{accuracy:.2%}" if accuracy is not None else "–",
         f"{rate:.3g}" if rate else "–",

@@ -117,7 +117,7 @@ def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Pa
     )
     assert not (here / "scratch").exists()
     refused = at_once("db", "trust", cwd=here, code=2, XDG_DATA_HOME=other).stderr
-    assert f"to be written to and deleted from {place} (sweep tiny)" in refused
+    assert f"would write and delete files in {place} (sweep tiny)" in refused
     unknown = at_once("db", "trust", "/elsewhere", cwd=here, code=2, XDG_DATA_HOME=other).stderr
     assert "names no place /elsewhere" in unknown
     said = at_once("db", "trust", place, cwd=here, XDG_DATA_HOME=other).stdout

@@ -63,7 +63,7 @@ def test_a_failure_says_why_at_once_and_what_follows_from_it(
     ((trial,),) = query(url, "SELECT trial_id FROM results")
     shown = at_once("trial", "show", trial, "--db", url).stdout
     assert "1 failure so far (diverged)" in shown
-    assert "  diverged  a result: never tried again" in shown
+    assert "  diverged  a result: never retried" in shown
     assert "error    diverged: the training loss of round 1 is nan" in shown
 
     at_once("trial", "retry", trial, "--db", url)

@@ -1,6 +1,6 @@
-"""Runs commands on broken outputs, each in a fork, so that what they import is imported once.
+"""Run commands on broken outputs, each in a fork, so that modules are imported only once.
 
-Reads a list of cases (JSON) from its standard input, and writes a list of their ends.
+Read a list of cases (JSON) from standard input, and write the list of their results.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [  # imported before the forks
 
 
 def run(arguments: list[str], broken: str) -> dict[str, Any]:
-    """Run a command in a fork: its exit code, standard output and standard error."""
+    """Run a command in a fork; return its exit code, standard output and standard error."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if not child:
@@ -61,7 +61,7 @@ def run(arguments: list[str], broken: str) -> dict[str, Any]:
 
 
 def _break(broken: str, out: int) -> None:
-    """Let standard output be what Python makes of such a descriptor."""
+    """Make standard output the stream that Python makes of such a descriptor."""
     encoding = "utf-8"
     if broken == "full":
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
@@ -84,7 +84,7 @@ def _stream(descriptor: int, encoding: str, errors: str) -> io.TextIOWrapper:
 
 
 def _code(arguments: list[str]) -> int:
-    """Return the exit code, as the interpreter would: 120 if the last flush fails."""
+    """Return the exit code of the interpreter, which is 120 if the last flush fails."""
     sys.argv = ["fedsweep", *arguments]
     code: Any = 1
     try:

@@ -10,13 +10,12 @@ from rich.console import Group
 
 from fedsweep.cli import console
 from fedsweep.cli.arguments import as_given, data_folder, setting, url
-from fedsweep.cli.sql import _text_of
 from fedsweep.errors import StoreUnreachable
 from tests.acceptance.command import at_once
 
 
-def test_a_byte_order_mark_is_no_part_of_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every variable and option that is read from a file, as in `"$(cat url.txt)"`."""
+def test_a_byte_order_mark_is_removed_from_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variable and option may be read from a file, as in `"$(cat url.txt)"`."""
     for name, value in (("DB", "sqlite:///x.db"), ("DATA", "/data"), ("NOTIFY", "https://x")):
         monkeypatch.setenv(f"FEDSWEEP_{name}", f"\ufeff{value}")
     assert url(None) == "sqlite:///x.db"
@@ -24,7 +23,7 @@ def test_a_byte_order_mark_is_no_part_of_a_value(monkeypatch: pytest.MonkeyPatch
     assert data_folder(None) == Path("/data")
     assert setting("FEDSWEEP_NOTIFY") == "https://x"
     assert setting("FEDSWEEP_NOTHING") is None
-    assert _text_of("\ufeffSELECT 1", None) == "SELECT 1"
+    assert at_once("sql", "\ufeffSELECT 1", "--show").stdout == "SELECT 1\n"
 
 
 @pytest.mark.parametrize(
@@ -34,10 +33,10 @@ def test_a_byte_order_mark_is_no_part_of_a_value(monkeypatch: pytest.MonkeyPatch
 def test_a_number_that_a_database_cannot_hold_is_refused(
     command: tuple[str, ...], option: str, tmp_path: Path
 ) -> None:
-    """Above 2^63 - 1, the database's driver would end in a traceback."""
-    said = at_once(*command, option, str(2**63), cwd=tmp_path, code=2).stderr
-    assert f"'{option}'" in said
-    assert "Traceback" not in said
+    """A number above 2^63 - 1 is refused before the database's driver fails with a traceback."""
+    message = at_once(*command, option, str(2**63), cwd=tmp_path, code=2).stderr
+    assert f"'{option}'" in message
+    assert "Traceback" not in message
 
 
 WRONG_URLS = {
@@ -64,7 +63,7 @@ WRONG_URLS = {
 def test_a_message_about_the_url_names_the_setting_that_gave_it(
     wrong: str, command: str, tmp_path: Path
 ) -> None:
-    """The option, or the variable of the environment, whichever the user has to correct."""
+    """The message names the option or the environment variable that the user has to correct."""
     (tmp_path / "loop.db").symlink_to("loop.db")
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("not a database at all")
@@ -77,32 +76,32 @@ def test_a_message_about_the_url_names_the_setting_that_gave_it(
 
 
 def test_a_message_about_the_default_database_names_the_option(tmp_path: Path) -> None:
-    """Nobody has set the variable."""
-    said = at_once("status", cwd=tmp_path, code=2, FEDSWEEP_DB=" ").stderr
-    assert "there is no database fedsweep.db" in said
-    assert "or name another with --db" in said
+    """The option is named if the variable is not set."""
+    message = at_once("status", cwd=tmp_path, code=2, FEDSWEEP_DB=" ").stderr
+    assert "there is no database fedsweep.db" in message
+    assert "or name another with --db" in message
 
 
-def test_other_options_are_no_setting_of_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text that only contains the option's letters stays."""
+def test_similar_options_are_not_replaced_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the option itself is replaced, not a longer word that contains it."""
     monkeypatch.setenv("FEDSWEEP_DB", "sqlite:///x.db")
     url(None)
     assert as_given("correct --db, --db2 or x--db") == "correct $FEDSWEEP_DB, --db2 or x--db"
 
 
 def test_a_watch_names_the_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason of an outage, below the last look."""
+    """The reason of an outage follows the last output and names the variable."""
     monkeypatch.setenv("FEDSWEEP_DB", "postgresql://host/name")
     monkeypatch.setattr(console, "WATCH_SECONDS", 0.0)
-    looks = iter(["a look"])
+    outputs = iter(["an output"])
 
     def look() -> str:
-        for text in looks:
+        for text in outputs:
             return text
         raise StoreUnreachable
 
     url(None)
     frames = console._frames(look)
-    assert next(frames) == "a look"
+    assert next(frames) == "an output"
     reason = cast("Group", next(frames)).renderables[-1]
     assert "user and password in $FEDSWEEP_DB. (trying again)" in str(reason)

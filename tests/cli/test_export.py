@@ -1,4 +1,4 @@
-"""`fedsweep export`, as a user starts it."""
+"""`fedsweep export`, started as a user starts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.builders import REPOSITORY
 
 
 @pytest.fixture
-def here(sqlite_url: str, tmp_path: Path) -> Path:
+def folder(sqlite_url: str, tmp_path: Path) -> Path:
     """A folder whose database has the study."""
     store = open_store(sqlite_url)
     study.fill(store, tmp_path)
@@ -21,16 +21,16 @@ def here(sqlite_url: str, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_export_says_what_it_wrote(here: Path) -> None:
-    """With counts."""
-    said = at_once("export", "parquet", "--output", "p", cwd=here).stdout
-    assert "p/results.parquet: 12 rows (" in said
-    assert "p/curves.parquet: 34 rows (" in said
-    said = at_once("export", "tensorboard", "--output", "t", cwd=here).stdout
-    assert said == "t: 12 trials, 34 rounds\nlook at them: tensorboard --logdir t\n"
-    said = at_once("export", "mlflow", "--output", "m", "--sweep", "study", cwd=here)
-    assert said.stdout == "m: 12 runs (12 written, 0 added to, 0 kept)\n"
-    assert said.stderr == ""
+def test_each_export_prints_the_number_of_written_rows(folder: Path) -> None:
+    """The output has the files, trials, rounds and runs."""
+    output = at_once("export", "parquet", "--output", "p", cwd=folder).stdout
+    assert "p/results.parquet: 12 rows (" in output
+    assert "p/curves.parquet: 34 rows (" in output
+    output = at_once("export", "tensorboard", "--output", "t", cwd=folder).stdout
+    assert output == "t: 12 trials, 34 rounds\nlook at them: tensorboard --logdir t\n"
+    output = at_once("export", "mlflow", "--output", "m", "--sweep", "study", cwd=folder)
+    assert output.stdout == "m: 12 runs (12 written, 0 added to, 0 kept)\n"
+    assert output.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_each_export_says_what_it_wrote(here: Path) -> None:
     ],
 )
 def test_a_missing_package_is_named_with_its_remedy(
-    format: str, package: str, extra: str, here: Path
+    format: str, package: str, extra: str, folder: Path
 ) -> None:
-    """In one sentence, exit 2, and nothing is written."""
-    blocked = here / "blocked"
+    """The message is one sentence, the exit code is 2, and nothing is written."""
+    blocked = folder / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(
         "import importlib.util as u\n"
@@ -53,7 +53,7 @@ def test_a_missing_package_is_named_with_its_remedy(
         f"u.find_spec = lambda name, *a: None if name == {package!r} else found(name, *a)\n"
     )
     export = ("export", format, "--output", "out")
-    refused = fedsweep(*export, cwd=here, code=2, PYTHONPATH=f"{blocked}:{REPOSITORY}").stderr
+    refused = fedsweep(*export, cwd=folder, code=2, PYTHONPATH=f"{blocked}:{REPOSITORY}").stderr
     needs = f"export {format} needs packages: pip install 'fedsweep[{extra}]'"
     assert refused == f"fedsweep: {needs}\n"
-    assert not (here / "out").exists()
+    assert not (folder / "out").exists()

@@ -1,4 +1,4 @@
-"""Commands and workers whose output is broken, narrow, or of another encoding."""
+"""Commands and workers with an output that is broken, narrow, or in another encoding."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually,
 from tests.builders import TINY
 
 HOSTILE = "[/old] :smile: [bold]ü⋆日本"
-"""A text of others: rich's markup, an emoji code, and characters that encodings lack."""
+"""A text with rich's markup, an emoji code, and characters that encodings lack."""
 
 READING = [
     ["status"],
@@ -58,16 +58,16 @@ READING = [
     ["trial", "cancel", "--help"],
     ["--version"],
 ]
-TELLING = [c for c in READING if c[0] in ("status", "report", "trial", "sweep", "sql")]
-TELLING = [c for c in TELLING if c[1:2] not in (["--recipes"], ["--recipe"], ["cancel"])]
-"""Those that print texts of others."""
+PRINTING = [c for c in READING if c[0] in ("status", "report", "trial", "sweep", "sql")]
+PRINTING = [c for c in PRINTING if c[1:2] not in (["--recipes"], ["--recipe"], ["cancel"])]
+"""Commands that print free texts of the database."""
 BROKEN = ("full", "gone", "closed", "latin-1")
 UTF8 = ("csv", "markdown", "latex")
 """Formats that are UTF-8 in every locale."""
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose database has the study, with a hostile text in every free text."""
     folder = tmp_path_factory.mktemp("hostile")
     store = open_store(f"sqlite:///{folder}/fedsweep.db", create=True)
@@ -92,9 +92,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ends(here: Path) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The end of every reading command on every broken output."""
-    trial = query(f"sqlite:///{here}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
+def ends(folder: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The result of every reading command on every broken output."""
+    trial = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
     cases = [
         ([trial if word == "TRIAL" else word for word in command], broken)
         for command in READING
@@ -103,7 +103,7 @@ def ends(here: Path) -> dict[tuple[str, ...], dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.cli.outputs"],
         input=json.dumps(cases),
-        env=environment(FEDSWEEP_DB=f"sqlite:///{here}/fedsweep.db"),
+        env=environment(FEDSWEEP_DB=f"sqlite:///{folder}/fedsweep.db"),
         capture_output=True,
         text=True,
         check=True,
@@ -113,10 +113,10 @@ def ends(here: Path) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_a_command_whose_output_fails_ends_in_a_sentence_or_quietly(
+def test_a_failing_output_ends_a_command_with_one_sentence_or_quietly(
     command: list[str], ends: dict[tuple[str, ...], dict[str, Any]]
 ) -> None:
-    """A full disk is one sentence and exit 1; a reader that is gone is exit 141 without a word."""
+    """A full disk is one sentence and exit code 1; an ended reader is exit code 141, silently."""
     full, gone, closed = (ends[broken, *command] for broken in ("full", "gone", "closed"))
     assert full["code"] == 1
     assert full["err"] == (
@@ -131,7 +131,7 @@ def test_a_command_whose_output_fails_ends_in_a_sentence_or_quietly(
 def test_a_character_that_the_encoding_lacks_is_replaced(
     command: list[str], ends: dict[tuple[str, ...], dict[str, Any]]
 ) -> None:
-    """By an ASCII stand-in or an escape; formats for programs keep every character."""
+    """It becomes an ASCII stand-in or an escape; formats for programs keep every character."""
     end = ends["latin-1", *command]
     assert (end["code"], end["err"]) == (0, "")
     if command[-1] in UTF8:
@@ -144,23 +144,23 @@ def test_a_character_that_the_encoding_lacks_is_replaced(
         assert "*\\u65e5\\u672c" in "".join(end["out"].split())
 
 
-@pytest.mark.parametrize("command", TELLING, ids=" ".join)
-def test_texts_of_others_are_never_markup(
-    command: list[str], here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_texts_of_the_database_are_never_markup(
+    command: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tags and emoji codes in names, errors, hosts and logs are printed as they are."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    trial = query(f"sqlite:///{here}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
+    trial = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
     words = [trial if word == "TRIAL" else word for word in command]
-    said = at_once(*words, cwd=here).stdout
+    printed = at_once(*words, cwd=folder).stdout
     if command == ["trial", "list"]:
-        assert "finished" in said
+        assert "finished" in printed
     elif command[-1] == "latex":
-        assert ":smile:" in said
+        assert ":smile:" in printed
     elif command[-1] in ("json", "--json"):
-        assert HOSTILE in json.dumps(json.loads(said), ensure_ascii=False)
+        assert HOSTILE in json.dumps(json.loads(printed), ensure_ascii=False)
     else:
-        assert HOSTILE in " ".join(re.sub("\x1b\\[[0-9;]*m", "", said).split())
+        assert HOSTILE in " ".join(re.sub("\x1b\\[[0-9;]*m", "", printed).split())
 
 
 def claim() -> Claim:
@@ -203,7 +203,7 @@ def stream() -> Iterator[Callable[[int], output.Stream]]:
         os.close(descriptor)
 
 
-def test_each_encoding_has_its_stand_ins() -> None:
+def test_only_characters_that_the_encoding_lacks_get_stand_ins() -> None:
     """ASCII loses the letters that Latin-1 keeps, and no text raises an error."""
     text = "T⋆ ± ü \udc80"
     assert text.encode("ascii", output.ERRORS) == b"T* +/- \\xfc \\udc80"
@@ -212,10 +212,10 @@ def test_each_encoding_has_its_stand_ins() -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_a_full_disk_is_kept_as_a_failure(
+def test_a_full_disk_is_stored_as_a_failure(
     background: bool, stream: Callable[[int], output.Stream]
 ) -> None:
-    """A write raises nothing, neither now nor at the flush."""
+    """Neither the write nor the flush raises an error."""
     full = stream(os.open("/dev/full", os.O_WRONLY))
     if background:
         full.in_background()
@@ -226,15 +226,15 @@ def test_a_full_disk_is_kept_as_a_failure(
     text.detach().detach()  # type: ignore[attr-defined]  # a buffer
 
 
-def test_a_reader_that_stops_does_not_stop_the_writer(
+def test_a_stopped_reader_does_not_stop_the_writer(
     stream: Callable[[int], output.Stream],
 ) -> None:
-    """A full pipe takes nothing; the lines beyond the bound are counted, and this is written."""
+    """Lines above the bound are dropped, and their number is written later."""
     reader, writer = os.pipe()
     slow = stream(writer)
     slow.in_background()
     line = b"x" * 1023 + b"\n"
-    for _ in range(3000):  # three times what waits at most; a blocked write would hang here
+    for _ in range(3000):  # three times the bound; a blocked write would hang
         slow.write(line)
     received = b""
     while len(received) < output.PENDING_BYTES:
@@ -247,10 +247,10 @@ def test_a_reader_that_stops_does_not_stop_the_writer(
     assert received.count(line) + int(count) == 3000
 
 
-def test_a_descriptor_that_does_not_block_loses_nothing(
+def test_a_non_blocking_descriptor_loses_nothing(
     stream: Callable[[int], output.Stream],
 ) -> None:
-    """Another process has set the pipe to non-blocking: the write waits for its reader."""
+    """The write waits for the reader, although another process made the pipe non-blocking."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     child = os.fork()
@@ -269,10 +269,10 @@ def test_a_descriptor_that_does_not_block_loses_nothing(
 @pytest.mark.parametrize(
     ("error", "raised"), [(32, ReaderGone), (5, ReaderGone), (28, OutputLost), (27, OutputLost)]
 )
-def test_a_failure_is_told_by_its_kind(
+def test_the_error_tells_an_ended_reader_from_a_lost_output(
     error: int, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A closed pipe and a hung-up terminal are a reader that is gone; the rest is a loss."""
+    """A closed pipe and a closed terminal mean an ended reader; other errors mean a loss."""
     broken = output.Stream(1)
     broken.failure = OSError(error, os.strerror(error))
     monkeypatch.setitem(output._streams, "stdout", broken)
@@ -306,7 +306,7 @@ seed = [0, 1]
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sweep of eight varied axes, all finished, with known accuracies."""
+    """A folder with a sweep of eight varied axes, all trials finished with known accuracies."""
     folder = tmp_path_factory.mktemp("wide")
     (folder / "wide.toml").write_text(WIDE)
     store = open_store(f"sqlite:///{folder}/fedsweep.db", create=True)
@@ -339,25 +339,25 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=str,
 )
-def test_numbers_are_whole_at_every_width(
+def test_numbers_are_not_cut_at_any_width(
     command: list[str], numbers: str, width: int, wide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each number of the widest table is on one line of every narrower one."""
+    """Each number of the widest table is on one line of every narrower table."""
     monkeypatch.setattr(
         "tests.acceptance.command.environment",
         lambda **more: environment(COLUMNS=str(more.get("COLUMNS", columns))),
     )
     columns = 10_000
-    wanted = re.findall(numbers, at_once(*command, cwd=wide).stdout)
+    expected = re.findall(numbers, at_once(*command, cwd=wide).stdout)
     columns = width
-    said = at_once(*command, cwd=wide).stdout
-    assert wanted
+    printed = at_once(*command, cwd=wide).stdout
+    assert expected
     if width >= 45:
-        assert sorted(re.findall(numbers, said)) == sorted(wanted)
-        assert max(map(len, said.splitlines())) <= width
-    digits = set(re.findall(r"[\d.,]+", " ".join(wanted)))
-    assert digits <= set(re.findall(r"[\d.,]+", said))
-    assert "…" not in said
+        assert sorted(re.findall(numbers, printed)) == sorted(expected)
+        assert max(map(len, printed.splitlines())) <= width
+    digits = set(re.findall(r"[\d.,]+", " ".join(expected)))
+    assert digits <= set(re.findall(r"[\d.,]+", printed))
+    assert "…" not in printed
 
 
 def lines_of(shown: Any, width: int) -> list[str]:
@@ -369,10 +369,10 @@ def lines_of(shown: Any, width: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [20, 30, 45, 80, 200])
-def test_the_live_view_names_the_columns_that_it_leaves_out(
+def test_the_live_view_names_the_hidden_columns(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Round and accuracy are whole at every width; what is not shown is named."""
+    """Round and accuracy are not cut at any width, and hidden columns are named."""
     from fedsweep.cli.console import plain_console
 
     slot = Slot(0, "cuda:0", claim=claim())
@@ -388,7 +388,7 @@ def test_the_live_view_names_the_columns_that_it_leaves_out(
 
 
 def test_a_cut_text_ends_between_two_words() -> None:
-    """A live view cuts a description, and no number in it."""
+    """A live view cuts a description, but not a number in it."""
     column = Column("what", left=True, least=lambda _: 24, elides=True)
     grid = Grid([column], [["bn α=0.5 E=20 lr=0.0625 seed=12"]], boxed=False)
     assert lines_of(grid.table(24), 24)[1].strip() == "bn α=0.5 E=20 …"
@@ -416,8 +416,8 @@ def watch_of(url: str, shown: list[Snapshot]) -> _Watch:
     return _Watch(Options(url), shown.append)
 
 
-def test_an_end_is_shown_when_the_standing_counts_it(store_url: str, tiny: Path) -> None:
-    """A large store is read less often than trials end: the line waits for it."""
+def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path) -> None:
+    """The line waits for the next read of the progress, which is rare for a large store."""
     store = open_store(store_url)
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
@@ -456,7 +456,7 @@ def gone() -> tuple[int, Callable[[], None]]:
 
 
 def stopped() -> tuple[int, Callable[[], None]]:
-    """Return a full pipe whose reader takes nothing."""
+    """Return a full pipe whose reader does not read."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -468,19 +468,19 @@ def stopped() -> tuple[int, Callable[[], None]]:
 
 def dead_terminal() -> tuple[int, Callable[[], None]]:
     """Return a terminal whose other end is closed."""
-    ours, theirs = pty.openpty()
-    os.close(ours)
-    return theirs, lambda: None
+    main_end, terminal = pty.openpty()
+    os.close(main_end)
+    return terminal, lambda: None
 
 
 @pytest.mark.parametrize(
     "make",
     [full, *(pytest.param(m, marks=pytest.mark.slow) for m in (gone, stopped, dead_terminal))],
 )
-def test_a_worker_goes_on_whatever_becomes_of_its_output(
+def test_a_worker_goes_on_if_its_output_fails(
     make: Callable[[], tuple[int, Callable[[], None]]], sqlite_url: str, tiny: Path
 ) -> None:
-    """Both streams fail, in an encoding that lacks characters: every trial is trained, exit 0."""
+    """Every trial is trained, and the exit code is 0, although both streams fail."""
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0")
     descriptor, close = make()
     run = [*FEDSWEEP, "work", "--db", sqlite_url, "--device", "cpu", "--until-empty"]
@@ -505,30 +505,30 @@ def test_a_worker_goes_on_with_closed_streams(sqlite_url: str, tiny: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nohup", [False, True], ids=["plain", "nohup"])
-def test_a_terminal_that_hangs_up_costs_no_trial(nohup: bool, sqlite_url: str, tiny: Path) -> None:
-    """The worker saves the round and gives the trial back; under nohup it goes on."""
-    many = 150 if nohup else 100_000  # of which one round at least is left when it hangs up
+def test_a_closed_terminal_does_not_lose_a_trial(nohup: bool, sqlite_url: str, tiny: Path) -> None:
+    """The worker saves the round and gives the trial back, and with nohup it goes on."""
+    many = 150 if nohup else 100_000  # so many that a round is left when the terminal is closed
     change = ["seed=0", "normalizer=bn", f"rounds={many}"]
     at_once("plan", str(tiny), "--db", sqlite_url, *(f"--set={text}" for text in change))
-    ours, theirs = pty.openpty()
+    main_end, terminal = pty.openpty()
 
     def own_terminal() -> None:
         os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         if nohup:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     worker = subprocess.Popen(
         [*FEDSWEEP, "work", "--db", sqlite_url, "--device", "cpu", "--until-empty"],
         env=environment(TERM="xterm"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         preexec_fn=own_terminal,  # noqa: PLW1509  # nothing else runs in this process
     )
-    os.close(theirs)
+    os.close(terminal)
     eventually(lambda: query(sqlite_url, "SELECT * FROM curves LIMIT 1"))
-    os.close(ours)
+    os.close(main_end)
     assert worker.wait(120) == 0
     ((state, rounds),) = query(sqlite_url, "SELECT state, final_round FROM results")
     outcomes = query(sqlite_url, "SELECT outcome, rounds_lost FROM attempts")
@@ -542,8 +542,8 @@ def test_a_terminal_that_hangs_up_costs_no_trial(nohup: bool, sqlite_url: str, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["status", "--watch"]])
-def test_a_watch_ends_when_its_reader_does(command: list[str], sqlite_url: str, tiny: Path) -> None:
-    """In a pipe it prints each time, and ends quietly when nobody reads."""
+def test_a_watch_ends_with_its_reader(command: list[str], sqlite_url: str, tiny: Path) -> None:
+    """In a pipe it prints each update, and ends quietly after the reader has ended."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     watch = start(*command, FEDSWEEP_DB=sqlite_url)
     assert watch.stdout is not None
@@ -562,7 +562,7 @@ def test_a_watch_ends_when_its_reader_does(command: list[str], sqlite_url: str, 
         (False, 2, 160),
     ],
 )
-def test_a_pipe_has_the_width_of_the_terminal_behind_it(
+def test_a_pipe_has_the_width_of_the_terminal_that_shows_it(
     piped: bool, terminal: int | None, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`report | less` fits the terminal on stderr or stdin; a file has the wide layout."""

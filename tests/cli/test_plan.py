@@ -1,4 +1,4 @@
-"""`fedsweep plan`: large grids are counted before they are built; data are described."""
+"""`fedsweep plan`: the size of large grids, and the description of the data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def grid(folder: Path, *lengths: int) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `fedsweep` in this process and in its own folder; gives the exit code."""
+    """Run `fedsweep` in this process and in its own folder; return the exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDSWEEP_DB", raising=False)
 
@@ -66,7 +66,7 @@ def test_a_dry_run_of_a_large_grid_only_counts(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It says how many points there are, and neither builds nor writes anything."""
+    """The number of points is printed, and nothing is built or written."""
     assert run("plan", grid(tmp_path, *lengths).name, "--dry-run") == 0
     assert f"large.toml makes {points} points" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["large.toml"]
@@ -75,7 +75,7 @@ def test_a_dry_run_of_a_large_grid_only_counts(
 def test_a_grid_above_ten_million_points_is_refused_without_a_terminal(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """240 million points are counted before one is built; the remedy is in the message."""
+    """The points are counted before one is built, and the message has the remedy."""
     assert run("plan", grid(tmp_path, 1000, 100, 100, 24).name) == 2
     out, err = capsys.readouterr()
     assert not out
@@ -90,7 +90,7 @@ def test_a_grid_above_ten_million_points_is_refused_without_a_terminal(
     [(["--yes"], None, 0), ([], True, 0), ([], False, 2)],
     ids=["yes", "confirmed", "declined"],
 )
-def test_a_large_plan_is_made_if_a_person_wants_it(
+def test_a_large_plan_is_made_if_the_user_confirms_it(
     options: list[str],
     answer: bool | None,
     code: int,
@@ -99,22 +99,22 @@ def test_a_large_plan_is_made_if_a_person_wants_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`--yes` asks nothing; on a terminal the answer decides, and a no writes nothing."""
-    monkeypatch.setattr(command, "TOLD_ABOVE", 3)
-    monkeypatch.setattr(command, "ASKED_ABOVE", 4)
+    """With `--yes` no question is asked; on a terminal the answer decides."""
+    monkeypatch.setattr(command, "ANNOUNCED_ABOVE", 3)
+    monkeypatch.setattr(command, "CONFIRMED_ABOVE", 4)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    asked: list[str] = []
-    monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or answer)
+    questions: list[str] = []
+    monkeypatch.setattr("typer.confirm", lambda text, **_: questions.append(text) or answer)
     assert run("plan", grid(tmp_path, 3, 2).name, *options) == code
-    assert len(asked) == (answer is not None)
+    assert len(questions) == (answer is not None)
     out, err = capsys.readouterr()
     assert "large.toml makes 6 points" in err
     assert ("6 new trials" in out) == (code == 0)
     assert (tmp_path / "fedsweep.db").exists() == (code == 0)
 
 
-def test_a_plan_counts_all_its_blocks_without_what_is_fixed(tmp_path: Path) -> None:
-    """The count is that of the points, before duplicates are merged."""
+def test_the_points_of_all_blocks_are_counted_without_fixed_keys(tmp_path: Path) -> None:
+    """Points are counted before duplicates are merged."""
     path = grid(tmp_path, 7, 3)
     more = '[[grid]]\nnormalizer = ["gn", "bn"]\nlr = 1\nseed = [1, 2]\n'
     path.write_text(path.read_text() + more)
@@ -138,8 +138,8 @@ seed = [0, 9223372036854775807]
 """
 
 
-def test_packed_trials_are_the_trials(tiny: Path) -> None:
-    """Ids, trunks, configurations and their order are those of the trials that were packed."""
+def test_packed_trials_equal_the_trials(tiny: Path) -> None:
+    """Ids, trunks, configurations and order are the same before and after packing."""
     tiny.write_text(TINY.partition("[[grid]]")[0] + EVERY_KIND)
     packed = read_plan(tiny).trials
     assert isinstance(packed, Trials)
@@ -192,16 +192,16 @@ finally:
 def test_a_hundred_thousand_trials_need_at_most_200_mib(
     lengths: tuple[int, ...], store_url: str, tmp_path: Path
 ) -> None:
-    """The peak of the whole process is that low for a new plan, and for the same plan again."""
+    """The peak of the process stays below it for a new plan and for the same plan again."""
     path = grid(tmp_path, *lengths)
-    for says in ("100,000 new trials, 0 kept", "0 new trials, 100,000 kept"):
+    for summary in ("100,000 new trials, 0 kept", "0 new trials, 100,000 kept"):
         done = subprocess.run(
             [sys.executable, "-c", MEASURED, "plan", str(path), "--db", store_url],
             check=True,
             capture_output=True,
             text=True,
         )
-        assert says in done.stdout
+        assert summary in done.stdout
         assert int(done.stdout.split("peak KiB: ")[1]) <= 200 * 1024
 
 
@@ -210,7 +210,7 @@ def test_a_hundred_thousand_trials_need_at_most_200_mib(
 def test_a_report_of_a_hundred_thousand_trials_needs_at_most_200_mib(
     format: str, store_url: str, tmp_path: Path
 ) -> None:
-    """The peak of the whole process is that low for a report of cells with many seeds."""
+    """The peak of the process stays below it for a report of cells with many seeds."""
     path = grid(tmp_path, 2500, 10, 4)
     plan = [sys.executable, "-m", "fedsweep", "plan", str(path), "--db", store_url]
     subprocess.run(plan, check=True, capture_output=True)
@@ -223,7 +223,7 @@ def test_a_report_of_a_hundred_thousand_trials_needs_at_most_200_mib(
     assert int(done.stdout.split("peak KiB: ")[1]) <= 200 * 1024
 
 
-def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
+def test_a_plan_prints_a_summary_of_an_image_folder(tmp_path: Path) -> None:
     """The summary follows the number of trials, in a dry run too."""
     root = make_image_folder(tmp_path / "data", classes=3, each=20)
     for i in range(15):
@@ -233,19 +233,19 @@ def test_a_plan_says_what_it_found_in_an_image_folder(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     plan = ("plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "data")
     for more in (("--dry-run",), ()):
-        said = at_once(*plan, *more, cwd=tmp_path).stdout.splitlines()
-        assert said[0].startswith("tiny: ")
-        assert "  imagefolder: 3 classes, 60 + 15 images; ignored: 15 .gif, 2 hidden" in said
+        output = at_once(*plan, *more, cwd=tmp_path).stdout.splitlines()
+        assert output[0].startswith("tiny: ")
+        assert "  imagefolder: 3 classes, 60 + 15 images; ignored: 15 .gif, 2 hidden" in output
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_a_plan_refuses_a_file_that_is_no_image(content: bytes, tmp_path: Path) -> None:
-    """Every trial would fail on a file without a readable header, so nothing is written."""
+def test_a_plan_refuses_a_file_that_is_not_an_image(content: bytes, tmp_path: Path) -> None:
+    """Nothing is written, because every trial would fail on a file without a readable header."""
     root = make_image_folder(tmp_path / "data", each=6)
     for name in ("x.png", "y.jpg"):
         (root / "test" / "class1" / name).write_bytes(content)
     (tmp_path / "tiny.toml").write_text(TINY)
     plan = ("plan", "tiny.toml", "--set", "dataset=imagefolder", "--data", "data")
-    said = at_once(*plan, cwd=tmp_path, code=2).stderr
-    assert "test/class1/x.png (and 1 more) cannot be read as an image: mend" in said
+    output = at_once(*plan, cwd=tmp_path, code=2).stderr
+    assert "test/class1/x.png (and 1 more) cannot be read as an image: mend" in output
     assert not (tmp_path / "fedsweep.db").exists()

@@ -1,4 +1,4 @@
-"""`fedsweep search`, and what plan and report say of searches, from plan to answer."""
+"""`fedsweep search`, and the output of plan and report about searches."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def searched(walk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "searched", search)
 
 
-def test_the_answer_is_shown_with_what_was_tried_and_why(searched: Path) -> None:
-    """A table; with --arm each proposal; with --json all of it."""
+def test_the_answer_is_shown_with_the_tried_freeze_rounds_and_reasons(searched: Path) -> None:
+    """The output is a table, with --arm also each proposal, and with --json everything."""
     (record,) = json.loads(at_once("search", "show", "--json", cwd=searched).stdout)
     assert record["standing"] in ("settled", "budget", "tried")
     assert record["freeze_round"] in range(0, 11, 2)
@@ -46,13 +46,13 @@ def test_the_answer_is_shown_with_what_was_tried_and_why(searched: Path) -> None
     assert [gain["seeds"] for gain in record["gains"]] == [[2, 3], [2, 3]]
     shown = at_once("search", "show", cwd=searched).stdout
     assert "the best freeze round" in shown
-    told = at_once("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
-    assert "BN to the end, the trunk of all others" in told
-    assert "on seeds that did not choose it" in told
+    proposals = at_once("search", "show", "--arm", record["arm_id"][:6], cwd=searched).stdout
+    assert "BN to the end, the trunk of all others" in proposals
+    assert "on seeds that did not choose it" in proposals
 
 
-def test_the_report_has_the_answer_in_every_form_that_people_read(searched: Path) -> None:
-    """Terminal, Markdown, a page with its figure; the lists of cells stay lists of cells."""
+def test_the_report_has_the_answer_in_every_format_for_readers(searched: Path) -> None:
+    """Terminal, Markdown and page have it, the page with its figure; lists of cells do not."""
     assert "the best freeze round" in at_once("report", cwd=searched).stdout
     markdown = at_once("report", "--format", "markdown", cwd=searched).stdout
     assert "### searched: the best freeze round" in markdown
@@ -65,17 +65,17 @@ def test_the_report_has_the_answer_in_every_form_that_people_read(searched: Path
 
 
 def test_an_export_is_a_study_that_optuna_opens(searched: Path) -> None:
-    """Values, parameters, curves; written anew where it is there already."""
+    """The study has values, parameters and curves, and a second export replaces it."""
     url = f"sqlite:///{searched}/study.db"
     for _ in range(2):
-        said = at_once("search", "export", "--storage", url, cwd=searched).stdout
-        assert "trials" in said
+        output = at_once("search", "export", "--storage", url, cwd=searched).stdout
+        assert "trials" in output
     (record,) = json.loads(at_once("search", "show", "--json", cwd=searched).stdout)
     (summary,) = optuna.get_all_study_summaries(url)
     study = optuna.load_study(study_name=summary.study_name, storage=url)
     tried = {t["freeze_round"]: t["values"].values() for t in record["tried"]}
-    found = {t.params["freeze_round"]: t.value for t in study.trials}
-    assert found == pytest.approx({t: sum(v) / len(v) for t, v in tried.items()})
+    values = {t.params["freeze_round"]: t.value for t in study.trials}
+    assert values == pytest.approx({t: sum(v) / len(v) for t, v in tried.items()})
     assert study.best_params["freeze_round"] in tried
     assert study.metric_names == ["validation_accuracy"]
     for trial in study.trials:
@@ -83,17 +83,17 @@ def test_an_export_is_a_study_that_optuna_opens(searched: Path) -> None:
         assert trial.intermediate_values[10] == pytest.approx(trial.value)
 
 
-def test_what_cannot_be_exported_or_shown_is_refused_in_one_sentence(
+def test_wrong_storages_and_arms_are_refused_in_one_sentence(
     searched: Path, tmp_path: Path
 ) -> None:
-    """A storage that is none, an arm that is none, a store that searches nothing."""
-    for arguments, says in (
+    """A wrong storage, a wrong arm and a database without a search are refused."""
+    for arguments, message in (
         (("export", "--storage", "nothing://x"), "--storage nothing://x cannot be used"),
         (("show", "--arm", "zzz"), "there is no arm 'zzz'"),
         (("show", "--sweep", "other"), "there is no sweep 'other'"),
     ):
         done = at_once("search", *arguments, cwd=searched, code=2)
-        assert says in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     grid = PLAN[: PLAN.index("[search]")].replace('"gn", "fixbn"', '"gn"')
     (tmp_path / "grid.toml").write_text(grid)
@@ -102,8 +102,8 @@ def test_what_cannot_be_exported_or_shown_is_refused_in_one_sentence(
     assert "no sweep here has a [search] section" in done.stderr
 
 
-def test_a_search_is_plain_sql(searched: Path) -> None:
-    """Why each T* was tried, beside what it took."""
+def test_a_search_can_be_queried_in_sql(searched: Path) -> None:
+    """A query returns the reason of each tried T* with its cost."""
     with sqlite3.connect(searched / "fedsweep.db") as c:
         rows = c.execute(
             "SELECT number, freeze_round, cost FROM proposals ORDER BY number"

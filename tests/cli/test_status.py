@@ -17,31 +17,31 @@ from tests.acceptance.command import FEDSWEEP, environment
 HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
 
 
-def test_a_watch_that_is_ended_leaves_the_terminal_as_it_was(sqlite_url: str, tiny: Path) -> None:
-    """The cursor is there again, and the exit is a good one."""
+def test_an_ended_watch_leaves_the_terminal_as_it_was(sqlite_url: str, tiny: Path) -> None:
+    """The cursor is shown again, and the exit code is 0."""
     store = open_store(sqlite_url)
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
     store.dispose()
-    ours, theirs = pty.openpty()
+    main_end, terminal = pty.openpty()
     process = subprocess.Popen(
         [*FEDSWEEP, "status", "--watch", "--db", sqlite_url],
         env=environment(TERM="xterm"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
     )
-    os.close(theirs)
-    said = b""
-    while b"tiny" not in said:
-        said += os.read(ours, 4096)
+    os.close(terminal)
+    output = b""
+    while b"tiny" not in output:
+        output += os.read(main_end, 4096)
     process.send_signal(signal.SIGTERM)  # Ctrl-C may be ignored where tests run in the background
     try:
-        while more := os.read(ours, 4096):
-            said += more
-    except OSError:  # Linux says so when the other end is closed
+        while more := os.read(main_end, 4096):
+            output += more
+    except OSError:  # Linux reports a closed other end this way
         pass
-    os.close(ours)
+    os.close(main_end)
     assert process.wait(60) == 0
-    assert said.rfind(SHOWN) > said.rfind(HIDDEN) >= 0
-    assert b"Traceback" not in said
+    assert output.rfind(SHOWN) > output.rfind(HIDDEN) >= 0
+    assert b"Traceback" not in output

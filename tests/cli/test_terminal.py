@@ -1,4 +1,4 @@
-"""A terminal obeys nothing that a database, a plan or a name says, whichever command prints it."""
+"""No text of a database, a plan or a name can control the terminal, in any command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.acceptance.command import FEDSWEEP, at_once, environment, fedsweep, q
 from tests.builders import TINY
 
 CODES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2066\r"
-"""A title, a cleared screen, a color in one byte, text from right to left, a line anew."""
+"""Codes for a title, a cleared screen, a color in one byte, right-to-left text, a new line."""
 
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -57,8 +57,8 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose database has codes in each text that may be any, and plans with codes."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose database has codes in each free text, and plans with codes."""
     folder = tmp_path_factory.mktemp("codes")
     store = open_store(f"sqlite:///{folder}/fedsweep.db", create=True)
     study.fill(store, folder)
@@ -104,7 +104,7 @@ PROCESSES = (
     ["plan", "codes.toml"],
     ["plan", "named.toml"],
 )
-"""Those that are started as a user does, too; `work` has a process of its own below it."""
+"""Commands that are also started as a user starts them; `work` starts its own process."""
 
 
 @pytest.mark.parametrize(
@@ -114,18 +114,18 @@ PROCESSES = (
         *(pytest.param("process", words, id=ascii(f"process: {words}")) for words in PROCESSES),
     ],
 )
-def test_no_command_prints_what_a_terminal_obeys(
-    started: str, command: list[str], here: Path
-) -> None:
-    """On standard output and on standard error, whether it succeeds or is refused."""
-    trial = query(f"sqlite:///{here}/fedsweep.db", "SELECT trial_id FROM trials ORDER BY id")[0][0]
+def test_no_command_prints_terminal_codes(started: str, command: list[str], folder: Path) -> None:
+    """Neither standard output nor standard error has codes, if the command succeeds or fails."""
+    trial = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM trials ORDER BY id")[0][
+        0
+    ]
     words = [trial if word == "TRIAL" else word for word in command]
     if started == "within":
-        out, err = said_within(words, here)
+        out, err = output_within(words, folder)
     else:
         done = subprocess.run(
             [*FEDSWEEP, *words],
-            cwd=here,
+            cwd=folder,
             env=environment(PYTHONIOENCODING="utf-8"),
             capture_output=True,
             timeout=300,
@@ -137,8 +137,8 @@ def test_no_command_prints_what_a_terminal_obeys(
     assert OBEYED.findall(out + err) == []
 
 
-def said_within(words: list[str], folder: Path) -> tuple[str, str]:
-    """What a command says in this process, whatever its exit code."""
+def output_within(words: list[str], folder: Path) -> tuple[str, str]:
+    """Return the output of a command in this process, for any exit code."""
     for code in (0, 1, 2):
         try:
             done = at_once(*words, cwd=folder, code=code)
@@ -149,27 +149,27 @@ def said_within(words: list[str], folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("format", ["csv", "markdown"])
-def test_data_are_whole_in_a_file_and_visible_on_a_terminal(format: str, here: Path) -> None:
-    """A program gets the value as it is; a terminal gets stand-ins."""
-    command = ["report", "--format", format, "--sweep", query_name(here)]
+def test_data_are_unchanged_in_a_file_and_visible_on_a_terminal(format: str, folder: Path) -> None:
+    """A program gets the value as it is; a terminal gets replacement characters."""
+    command = ["report", "--format", format, "--sweep", query_name(folder)]
     if format == "csv":
         command = ["sql", f"SELECT 'a{CODES[:-1]}b' AS x", "--format", "csv"]
-        assert "\x1b]0;owned" in fedsweep(*command, cwd=here).stdout
-    ours, theirs = pty.openpty()
+        assert "\x1b]0;owned" in fedsweep(*command, cwd=folder).stdout
+    main_end, terminal = pty.openpty()
     env = environment(TERM="xterm", PYTHONIOENCODING="utf-8")
     with subprocess.Popen(
-        [*FEDSWEEP, *command], cwd=here, env=env, stdout=theirs, stderr=theirs
+        [*FEDSWEEP, *command], cwd=folder, env=env, stdout=terminal, stderr=terminal
     ) as done:
-        os.close(theirs)
-        said = b""
+        os.close(terminal)
+        output = b""
         try:
-            while chunk := os.read(ours, 4096):
-                said += chunk
-        except OSError:  # Linux's end of a terminal
+            while chunk := os.read(main_end, 4096):
+                output += chunk
+        except OSError:  # Linux reports the end of a terminal this way
             pass
-    os.close(ours)
+    os.close(main_end)
     assert done.returncode == 0
-    assert OBEYED.findall(said.decode().replace("\r\n", "\n")) == []
+    assert OBEYED.findall(output.decode().replace("\r\n", "\n")) == []
 
 
 def query_name(folder: Path) -> str:
@@ -178,13 +178,13 @@ def query_name(folder: Path) -> str:
     )
 
 
-def test_a_live_view_keeps_its_own_codes_only(here: Path) -> None:
-    """Colors and cursor are rich's; the codes of a name are not."""
+def test_a_live_view_prints_only_its_own_codes(folder: Path) -> None:
+    """The colors of rich are printed, and the codes of a name are not."""
     import io
 
     from rich.text import Text
 
-    from fedsweep import output
+    from fedsweep import output as streams
     from fedsweep.cli.visible_console import VisibleConsole
 
     out = io.StringIO()
@@ -193,11 +193,11 @@ def test_a_live_view_keeps_its_own_codes_only(here: Path) -> None:
     assert "\x1b[31m" in out.getvalue()
     assert "\x1b]0;" not in out.getvalue()
     assert "\x9b" not in out.getvalue()
-    assert output.unfiltered(out) is out
+    assert streams.unfiltered(out) is out
 
 
 def test_export_tensorboard_stays_in_its_folder(sqlite_url: str, tmp_path: Path) -> None:
-    """Whatever a foreign database calls its sweeps and trials."""
+    """No name of a sweep or trial in a foreign database leads out of the folder."""
     home = tmp_path / "home"
     home.mkdir()
     store = open_store(sqlite_url)
@@ -217,18 +217,18 @@ def test_export_tensorboard_stays_in_its_folder(sqlite_url: str, tmp_path: Path)
 
 
 def test_a_foreign_name_stays_text_in_latex_and_markdown(sqlite_url: str, tmp_path: Path) -> None:
-    """A line end in it ends no comment, no heading and no row."""
+    """A line end in a name does not end a comment, a heading or a row."""
     store = open_store(sqlite_url)
     study.fill(store, tmp_path)
     name = "x\n\\input{/etc/passwd}\r\\write18{id}\n\n<script>alert(1)</script>"
     with transaction(store) as connection:
         connection.execute(sa.text("UPDATE sweeps SET name = :name"), {"name": name})
     store.dispose()
-    said = at_once("report", "--format", "latex", "--db", sqlite_url, cwd=tmp_path).stdout
-    assert "% \\input{/etc/passwd}" in said
-    for line in said.splitlines():
+    output = at_once("report", "--format", "latex", "--db", sqlite_url, cwd=tmp_path).stdout
+    assert "% \\input{/etc/passwd}" in output
+    for line in output.splitlines():
         assert "\\input{/" not in line.partition("%")[0]
         assert "\\write18" not in line.partition("%")[0]
-    said = at_once("report", "--format", "markdown", "--db", sqlite_url, cwd=tmp_path).stdout
-    assert "&lt;script>" in said.splitlines()[0]
-    assert not [line for line in said.splitlines() if line.startswith(("\\", "<"))]
+    output = at_once("report", "--format", "markdown", "--db", sqlite_url, cwd=tmp_path).stdout
+    assert "&lt;script>" in output.splitlines()[0]
+    assert not [line for line in output.splitlines() if line.startswith(("\\", "<"))]

@@ -1,4 +1,4 @@
-"""What `fedsweep work` prints of an attempt's end."""
+"""The line that `fedsweep work` prints at the end of an attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRESS = SweepProgress(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "error", "again", "said"),
+    ("outcome", "error", "again", "text"),
     [
         (Outcome.FINISHED, None, None, "finished in 2s"),
         (
@@ -35,19 +35,19 @@ PROGRESS = SweepProgress(
         (None, None, None, "lost in 2s"),
     ],
 )
-def test_an_end_says_how_why_and_when_it_is_tried_again(
-    outcome: Outcome | None, error: str | None, again: float | None, said: str
+def test_the_end_of_an_attempt_has_outcome_reason_and_retry_time(
+    outcome: Outcome | None, error: str | None, again: float | None, text: str
 ) -> None:
-    """In one line."""
+    """All of it is on one line."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, outcome, None, 2.0, error, again)
     line = _ended(Snapshot([], [PROGRESS], Tally(), ended))
     assert line.startswith("abcdef01 bn ")
-    assert line.endswith(f": {said}  [1/1, 0s left]")
+    assert line.endswith(f": {text}  [1/1, 0s left]")
 
 
 def test_a_count_that_was_not_read_is_not_shown() -> None:
-    """If the store does not answer at the end, the line has no count."""
+    """If the store does not answer at the end, the line does not have a count."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, Outcome.FINISHED, None, 2.0, None, None)
     assert _ended(Snapshot([], [], Tally(), ended)).endswith("finished in 2s")

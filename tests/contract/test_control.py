@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
+from fedsweep.actions.plan import add_within
+from fedsweep.actions.sweep import cancel_within
 from fedsweep.errors import LeaseLost, NotFound, Refused
 from fedsweep.plan import Budget, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
-from fedsweep.store import planning, sweep_rows, trial_rows
+from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.claim import Claim
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import sweeps, trials
@@ -63,18 +65,13 @@ def plan(
 ) -> list[int]:
     """Plan a sweep of one trial a seed, as `fedsweep plan` does; returns their rows, in order."""
     specs = tuple(TrialSpec.of(config(seed)) for seed in seeds)
-    planned = planning.add_sweep(c, SweepSpec(name, f"seeds {seeds}", specs, budget), priority)
-    if planned.cancelled:
-        queue.retry(c, sweep_rows.trial_keys(c, planned.cancelled))
-    queue.planned(c, name, budget)
+    add_within(c, SweepSpec(name, f"seeds {seeds}", specs, budget), priority)
     return [trial_rows.find_trial(c, spec.trial_id)[0] for spec in specs]
 
 
 def cancel_sweep(c: Connection, name: str) -> int:
     """As `fedsweep sweep cancel` does."""
-    only = sweep_rows.held_alone(c, name)
-    queue.hold_sweep(c, name, Hold.CANCEL)
-    return queue.cancel(c, only)
+    return cancel_within(c, name).cancelled
 
 
 def held(c: Connection) -> dict[int, str | None]:

@@ -8,12 +8,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
+from fedsweep.actions.plan import add_within
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.search.planner import tend
 from fedsweep.states import Outcome
-from fedsweep.store import arms, planning
+from fedsweep.store import arms
 from fedsweep.store.claim import Claim
 from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import proposals
@@ -50,9 +51,7 @@ def of(folder: Path, text: str) -> SweepSpec:
 
 def plan(store: Engine, sweep: SweepSpec, priority: int = 0) -> None:
     with transaction(store) as c:
-        planning.add_sweep(c, sweep, priority)
-        arms.add_arms(c, sweep, priority)
-        queue.planned(c, sweep.name, sweep.budget)
+        add_within(c, sweep, priority)
 
 
 def claimed(store: Engine, sweep: str | None = None) -> Claim | None:

@@ -1,0 +1,75 @@
+"""Check the options of a worker before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsweep import worker
+from fedsweep.errors import DeviceError, MachineError, RequestError
+from fedsweep.execution.device import devices
+from fedsweep.notify import webhook
+from fedsweep.store import places, trust
+
+
+def options(
+    url: str,
+    device: str,
+    *,
+    slots: int | None,
+    threads: int,
+    sweep: str | None,
+    until_empty: bool,
+    max_trials: int | None,
+    max_hours: float | None,
+    max_attempts: int,
+    data: Path | None,
+    lease: float,
+    grace: float,
+    artifacts: Sequence[str],
+    artifacts_variable: str | None,
+    notify: Sequence[str],
+) -> worker.Options:
+    """Return the options of `worker.work`; by default a slot for each device.
+
+    A missing device is also stored in the database, so that `status` shows it.
+
+    Raises:
+        DeviceError: There is no such device.
+        RequestError: A webhook or a place for files cannot be used.
+
+    """
+    for address in notify:
+        webhook.checked(address)
+    try:
+        names = devices(device)
+    except (DeviceError, MachineError) as error:
+        worker.note_stop(url, device, str(error))
+        raise
+    return worker.Options(
+        url=url,
+        devices=tuple(names),
+        slots=slots or len(names),
+        threads=threads,
+        sweep=sweep,
+        until_empty=until_empty,
+        max_trials=max_trials,
+        max_hours=max_hours,
+        max_attempts=max_attempts,
+        data=data,
+        lease=lease,
+        grace=grace,
+        artifacts=_approved(artifacts, artifacts_variable),
+        notify=tuple(notify),
+    )
+
+
+def _approved(artifacts: Sequence[str], variable: str | None) -> tuple[str, ...]:
+    """Return the places of the option and of the variable in the spelling of the database."""
+    approved = [places.parse(place) for place in artifacts]
+    if variable:
+        try:
+            approved.append(places.parse(variable))
+        except RequestError as error:
+            raise RequestError(str(error).replace("--artifacts", trust.VARIABLE)) from error
+    return tuple(approved)
