@@ -27,7 +27,7 @@ from tests.acceptance.command import eventually
 from tests.builders import WORKER
 
 LONG, DEADLINE = 3600.0, 60.0
-"""Seconds. No wait is as long as the first. A worker without a notification within the second gets none."""
+"""Seconds. No wait lasts LONG. A worker without a notification within DEADLINE gets none."""
 
 
 @pytest.fixture
