@@ -18,7 +18,7 @@ from trainers.identity import canonical
 
 
 class Lattice(BaseModel):
-    """Which T* a search may try: rounds, or shares of T ("25%")."""
+    """The freeze rounds T* that a search may try, as rounds or as fractions of T ("25%")."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -28,39 +28,41 @@ class Lattice(BaseModel):
 
 
 class SearchSpec(BaseModel):
-    """How the best T* of each arm is searched for; the `[search]` section of a plan."""
+    """The `[search]` section of a plan: how the best T* of each arm is found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     freeze_round: Lattice = Lattice()
     probes_per_arm: Annotated[int, Field(ge=1, le=10_000)] = 12
-    """The most T* to try."""
+    """Maximum number of T* to try."""
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     metric: Literal["validation_accuracy", "test_accuracy"] = "validation_accuracy"
     rounds_per_seed: int | str | None = "366%"
-    """The most rounds to spend on an arm for each of its seeds, its trunk included: by default a
-    third of a grid of eleven T*."""
+    """Maximum number of rounds per seed of an arm, including its trunk. The default is a third of a
+    grid of eleven T*.
+    """
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
-    """The most seeds to add to an arm where two T* cannot be told apart."""
+    """Maximum number of seeds that are added to an arm if two T* cannot be told apart."""
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
-    """New seeds on which the proposed T*, BN and GN are trained when the search is over: what it
-    gains is then measured on seeds that did not choose it."""
+    """Number of new seeds on which the proposed T*, BN and GN are trained after the search. They
+    measure the gain on seeds that did not choose T*.
+    """
     prune: Literal["none", "median", "wilcoxon"] = "none"
-    """Whether to cancel calibration tails that cannot win: see `search.pruning`."""
+    """The rule that cancels trials of the search that cannot win (see `search.pruning`)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the search's own draws."""
+    """Seed of the search's own random choices."""
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """A cell without T*, and how its best T* is to be found."""
+    """A cell without its T*, and how its best T* is found."""
 
     arm_id: str
     config: TrainConfig
-    """With T* = T, and the first of the seeds."""
+    """The configuration with T* = T and the first of the seeds."""
     seeds: tuple[int, ...]
     rivals: tuple[TrainConfig, ...]
-    """The cells of BN and GN that the sweep compares it with: they get its added seeds too."""
+    """The cells of BN and GN that the sweep compares it with. They get its added seeds too."""
     search: SearchSpec
     low: int
     high: int
@@ -68,7 +70,7 @@ class ArmSpec:
     """T* that may be tried, rounds."""
     rounds_per_seed: int | None
     shared: bool = True
-    """Whether its trials share their trunk."""
+    """True if its trials share their trunk."""
 
     @classmethod
     def of(
@@ -78,7 +80,7 @@ class ArmSpec:
         search: SearchSpec,
         rivals: Sequence[TrainConfig] = (),
     ) -> ArmSpec:
-        """The arm of a fixbn configuration.
+        """Return the arm of a fixbn configuration.
 
         Raises:
             ValueError: the search's rounds do not fit the arm's.
@@ -135,41 +137,47 @@ class ArmSpec:
 
     @property
     def all_seeds(self) -> list[int]:
-        """The seeds of the plan, and those that the search may add, which count up from them."""
+        """The seeds of the plan, and the seeds that the search may add. The added ones count up
+        from the highest.
+        """
         last, added = max(self.seeds), self.search.extra_seeds + self.search.confirm_seeds
         return [*self.seeds, *range(last + 1, last + 1 + added)]
 
     @property
     def points(self) -> range:
-        """Every T* that may be tried, ascending."""
+        """Every T* that may be tried, in ascending order."""
         return range(self.low, self.high + 1, self.step)
 
     def trial(self, freeze_round: int, seed: int) -> TrialSpec:
-        """One of its trials."""
+        """Return the arm's trial with this T* and seed."""
         update = {"freeze_round": freeze_round, "seed": seed}
         trial = TrialSpec.of(self.config.model_copy(update=update))
         return trial if self.shared else replace(trial, trunk=None)
 
     def rival_trials(self, seed: int) -> list[TrialSpec]:
-        """BN's and GN's trials of a seed."""
+        """Return the trials of BN and GN with this seed."""
         trials = [TrialSpec.of(c.model_copy(update={"seed": seed})) for c in self.rivals]
         return trials if self.shared else [replace(trial, trunk=None) for trial in trials]
 
 
 def arm_identity(config: TrainConfig) -> dict[str, Any]:
-    """Of a fixbn configuration."""
+    """Return the fields of a fixbn configuration that make its arm."""
     own = ("seed", "freeze_round")
     return {key: value for key, value in canonical(config).items() if key not in own}
 
 
 def comparison_of(config: TrainConfig) -> str:
-    """Equal for configurations that differ only in their normalizer, its settings and the seed."""
+    """Return an id that is equal for configurations that differ only in normalizer, its settings
+    and the seed.
+    """
     own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 
 MOST_POINTS = 2000
-"""Rounds T* that a search may choose from. Its surrogate takes memory by the square of them."""
+"""Maximum number of T* that a search may choose from. The memory of its surrogate grows with the
+square of it.
+"""
 
 
 def _positive(step: int | str) -> bool:
@@ -178,7 +186,7 @@ def _positive(step: int | str) -> bool:
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
-    """Rounds, given as such or as a share of T.
+    """Return a number of rounds, given as such or as a fraction of T.
 
     Raises:
         ValueError: it is neither, or more than a database holds.

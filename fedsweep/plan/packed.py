@@ -18,8 +18,8 @@ from trainers.config import (
 class Trials(Sequence[TrialSpec]):
     """The trials of a plan, each once, in about 200 bytes each.
 
-    The values of a configuration are kept in groups that trials share. The configuration is made
-    again when a trial is read.
+    Trials share groups of configuration values. A configuration is built again when its trial is
+    read.
     """
 
     def __init__(self, trials: Iterable[TrialSpec] = (), *, shared: bool = True) -> None:
@@ -34,11 +34,13 @@ class Trials(Sequence[TrialSpec]):
 
     @classmethod
     def of(cls, trials: Iterable[TrialSpec]) -> Trials:
-        """Return these trials as they are, if they are `Trials`, otherwise packed."""
+        """Return these trials unchanged if they are `Trials` already, otherwise packed."""
         return trials if isinstance(trials, cls) else cls(trials)
 
     def add(self, trial: TrialSpec) -> None:
-        """Add a trial. If it is there, it measures and keeps all that both spellings ask for."""
+        """Add a trial. If it exists, it then measures and keeps everything that either spelling
+        asks for.
+        """
         place = self._places.get(trial.trial_id)
         if place is None:
             self._places[trial.trial_id] = len(self._rows)
@@ -72,7 +74,7 @@ class Trials(Sequence[TrialSpec]):
         return map(self._config, self._rows)
 
     def distinct(self, *fields: str) -> Iterator[TrainConfig]:
-        """The first configuration of each combination of values of these fields, in order."""
+        """Yield the first configuration of each combination of values of these fields, in order."""
         read = _reading(*fields)
         seen: set[Any] = set()
         for row in self._rows:
@@ -82,7 +84,7 @@ class Trials(Sequence[TrialSpec]):
 
     @property
     def rounds(self) -> int:
-        """The rounds of all trials, if they shared nothing."""
+        """The rounds of all trials, counted as if they shared none."""
         return sum(itertools.starmap(int, map(_reading("rounds"), self._rows)))
 
     @property
@@ -141,7 +143,8 @@ _Row = tuple[Any, ...]
 
 
 GROUP = 8
-"""Fields of one group. In a grid few axes fall into one group, so few groups differ."""
+"""Number of fields in a group. In a grid, few axes fall into the same group, so few groups differ.
+"""
 
 
 @functools.cache

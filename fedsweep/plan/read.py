@@ -28,7 +28,8 @@ from trainers.sizes import share
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 AUTO = "auto"
-"""A freeze round that the trial finds itself: see `trainers.freeze`."""
+"""The value of freeze_round for a trial that finds its freeze round itself (see `trainers.freeze`).
+"""
 
 
 @functools.cache
@@ -37,15 +38,18 @@ def _required() -> tuple[str, ...]:
 
 
 Permit = Callable[[int], None]
-"""Called with the most points that a plan may make, before the first is made. It may raise."""
+"""A function that is called with the maximum number of points of a plan before the first is made.
+It may raise.
+"""
 
 
 def read_plan(
     path: Path, overrides: Sequence[str] = (), permit: Permit = lambda _points: None
 ) -> SweepSpec:
-    """Read, override (`key=value`, a TOML value or a bare word) and check a plan file.
+    """Read a plan file, apply the overrides (`key=value`, a TOML value or a bare word), and check
+    it.
 
-    `permit` is called with the number of points, before duplicates are merged.
+    `permit` is called with the number of points before duplicates are merged.
 
     Raises:
         PlanError: one sentence with the file, the key and, where there is one, the right spelling.
@@ -77,15 +81,17 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
-"""Of a sweep: an option and a way through folders are none."""
+"""Pattern of a sweep's name. It excludes options and paths through folders."""
 
 
 MOST_ROUNDS = 10**15
-"""Rounds of one plan. A database sums the rounds of thousands of plans in an integer of 63 bits."""
+"""Maximum number of rounds in one plan. A database sums the rounds of thousands of plans in a
+63-bit integer.
+"""
 
 
 class _Open:
-    """The arms of a plan that is being read, each with the seeds that it names."""
+    """The arms of a plan that is being read, each with its seeds."""
 
     def __init__(self) -> None:
         self.arms: dict[str, tuple[TrainConfig, set[int]]] = {}
@@ -99,7 +105,7 @@ class _Open:
 
 
 class _Reader:
-    """One plan file being read; it knows the file's name for its messages."""
+    """Reads one plan file. It knows the file's name for its messages."""
 
     def __init__(self, file: str, fixed: Mapping[str, Any], permit: Permit) -> None:
         self.file = file
@@ -144,7 +150,7 @@ class _Reader:
         return SweepSpec(name, text, trials, budget, arms)
 
     def search(self, table: Any) -> SearchSpec:
-        """How T* is to be searched for."""
+        """Return the `[search]` section, checked."""
         if not isinstance(table, dict):
             self.refuse("search must be a table: write [search]")
         self.known(table, SearchSpec.model_fields, "[search] ")
@@ -173,7 +179,9 @@ class _Reader:
         open_: _Open,
         trials: Trials,
     ) -> tuple[ArmSpec, ...]:
-        """What is searched, with the seeds of the plan; BN and GN of the same plan are rivals."""
+        """Return the arms to search, with the seeds of the plan. BN and GN of the same plan are
+        their rivals.
+        """
         if search is None:
             return ()
         if not open_.arms:
@@ -199,7 +207,7 @@ class _Reader:
             self.refuse(f"[search] {error}{self.override_in(str(error))}")
 
     def budget(self, table: Any) -> Budget:
-        """The rounds and hours that the sweep may train in all."""
+        """Return the rounds and hours that the sweep may train in all."""
         if not isinstance(table, dict) or not table:
             self.refuse("budget must be a table: write [budget] with rounds or hours")
         self.known(table, ["rounds", "hours"], "[budget] ")
@@ -243,7 +251,7 @@ class _Reader:
         *,
         searched: bool,
     ) -> Iterator[tuple[TrainConfig, bool]]:
-        """Each configuration of the grid, and whether its T* is to be searched for."""
+        """Yield each configuration of the grid, and whether its T* is searched for."""
         for axes in grids:
             for point in itertools.product(*axes.values()):
                 chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
@@ -291,7 +299,7 @@ class _Reader:
         return f" ({', '.join(named)})" if named else ""
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
-        """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""
+        """Return T*, given as rounds or as a fraction of them: "25%" is floor(0.25 T + 1/2)."""
         if isinstance(value, str) and value.strip() != AUTO:
             return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
         return AUTO if isinstance(value, str) else value
@@ -342,7 +350,7 @@ class _Reader:
 
 @functools.cache
 def _adapter(key: str) -> TypeAdapter[Any]:
-    """What validates one field of TrainConfig on its own."""
+    """Return the validator of one field of TrainConfig."""
     info = TrainConfig.model_fields[key]
     kind: Any = info.annotation
     for check in info.metadata:

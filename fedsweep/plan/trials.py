@@ -12,19 +12,20 @@ from trainers.identity import OUTSIDE_IDENTITY, RECIPE, TINY_ALPHA, canonical, r
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """One trial to run. Equal configurations have equal ids, on every machine."""
+    """One trial to run. Equal configurations have equal ids on every machine."""
 
     trial_id: str
     cell_id: str
     """The id of the configuration without its seed."""
     config: TrainConfig
     trunk: str | None = None
-    """The id of what bn and fixbn trials have in common that differ in T* alone: BN's rounds up to
-    the earlier of their freeze rounds. None where the trial shares nothing."""
+    """The id of the trunk: the BN rounds that bn and fixbn trials share if they differ only in T*.
+    They share the rounds before the earlier freeze round. None if the trial shares nothing.
+    """
 
     @classmethod
     def of(cls, config: TrainConfig) -> TrialSpec:
-        """The trial of a configuration, with its ids."""
+        """Return the trial of a configuration, with its ids."""
         identity = canonical(config)
         cell = {key: value for key, value in identity.items() if key != "seed"}
         trunk = trunk_of(config, identity)
@@ -32,7 +33,7 @@ class TrialSpec:
 
 
 def check_recipe(trial_id: str, config: TrainConfig) -> None:
-    """Refuse to train a stored trial whose id was made under an earlier recipe.
+    """Refuse to train a stored trial whose id comes from an earlier recipe.
 
     Raises:
         ValueError: today's code would compute other numbers under this id.
@@ -46,7 +47,7 @@ def check_recipe(trial_id: str, config: TrainConfig) -> None:
 
 
 def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
-    """A trial with all that either of two spellings of it measures and keeps."""
+    """Return a trial that measures and keeps everything that either of two spellings asks for."""
     flags = [name for name in OUTSIDE_IDENTITY if config_columns()[name] is bool]
     more = {name: getattr(one, name) or getattr(other, name) for name in flags}
     for name in ("evaluate_every", "snapshot_every"):

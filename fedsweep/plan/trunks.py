@@ -9,8 +9,8 @@ from fedsweep.plan.trials import TrialSpec
 
 
 def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
-    """The rounds that each of these trials trains, where they share what they can: of a trunk, the
-    one that goes furthest trains all of it.
+    """Return the rounds that each of these trials trains itself if they share trunks. The trial
+    that goes furthest trains the whole trunk.
     """
     furthest: dict[str, tuple[int, int]] = {}
     own = []
@@ -27,8 +27,8 @@ def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
 
 
 def most_forks(trials: Sequence[TrialSpec]) -> int:
-    """How many snapshots a trunk of these trials needs at most: one at each round at which one of
-    them forks.
+    """Return the maximum number of snapshots that a trunk of these trials needs: one at each round
+    at which a trial forks.
     """
     forks: dict[str, set[int]] = {}
     for trial in trials:

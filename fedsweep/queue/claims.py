@@ -34,7 +34,7 @@ LEASE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims: one slot of one `fedsweep work`."""
+    """The slot of a `fedsweep work` process that claims trials."""
 
     name: str
     device: str
@@ -53,13 +53,17 @@ def claim(
     served: float = math.inf,
     passed_over: frozenset[Lack] = frozenset(),
 ) -> Claim | None:
-    """Take the first trial that may run, by priority and then by age; None where there is none.
+    """Claim the first trial that may run, by priority and then by age. Return None if there is
+    none.
 
-    What other workers lost, and what has backed off for long enough, is queued again, and taken
-    where nothing else waits; so is what waits for a trunk that nobody trains. Without `rescuing`,
-    trials stay with workers whose leases have ended: after an outage these renew them. `served`
-    is for how many seconds the database has answered the caller without a break (see `rescue`).
-    Trials that need what is `passed_over` are left to other machines.
+    Trials whose worker is lost, and trials that have backed off for long enough, are queued again.
+    They are claimed if no other trial waits. The same holds for trials that wait for a trunk that
+    no trial trains.
+
+    Without `rescuing`, trials stay with workers whose leases have ended. After an outage, these
+    workers renew their leases. `served` is the number of seconds for which the database has
+    answered the caller without a break (see `rescue`). Trials that need something in `passed_over`
+    are left to other machines.
     """
     given = {
         "now": now.seconds,
@@ -87,9 +91,10 @@ def claim(
 def reclaim(
     connection: Connection, worker: str, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Claim | None:
-    """Return the claim that a worker's name already holds, with a renewed lease; None for none.
+    """Return the claim that a worker's name already holds, with a renewed lease. Return None if it
+    holds none.
 
-    The answer of a claim can be lost after its commit. The worker then trains that trial.
+    The answer to a claim can be lost after its commit. The worker then trains that trial.
     """
     row = connection.execute(
         sa.select(*_OF_A_CLAIM)
@@ -140,7 +145,9 @@ def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -
 
 
 def _any_shared(connection: Connection, sweep: str) -> bool:
-    """A sweep that has trials of its own alone has an index of them."""
+    """Return whether a sweep has trials that belong to other sweeps too. An index holds the trials
+    of each sweep that has none.
+    """
     return _ANY_SHARED(connection, sweep=sweep).first() is not None
 
 
@@ -169,9 +176,10 @@ _UNDO = Prepared.named("undo_claim")
 
 @lru_cache(maxsize=16)
 def _statements(passed_over: frozenset[Lack]) -> dict[bool | None, Prepared]:
-    """Return the statements of a claim: by any sweep (None), by one with shared trials or without.
+    """Return the statements of a claim, by scope: any sweep (None), a sweep with shared trials
+    (True), a sweep without (False).
 
-    They are those of any other claim if nothing is passed over.
+    If nothing is passed over, they equal the statements of any other claim.
     """
     lacks = sorted(passed_over, key=repr)
     values = {
@@ -203,12 +211,12 @@ def _unlike(number: int, lack: Lack) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """What a renewal says of a trial."""
+    """The answer to a renewal: how far the trial is, and whether it must be given back."""
 
     final_round: int
     """The last stored round, 0 where there is none."""
     give_back: bool
-    """A person, or the sweep's budget, wants it saved and given back."""
+    """True if a person, or the sweep's budget, asks to save the trial and give it back."""
 
 
 def renew(
@@ -216,7 +224,7 @@ def renew(
 ) -> Held:
     """Prove that the claim still holds its trial, and hold it for another lease.
 
-    In front of every write of an attempt: on Postgres it locks the row until the commit.
+    Every write of an attempt comes after this call. On Postgres it locks the row until the commit.
 
     Raises:
         LeaseLost: the trial was cancelled, or another attempt took it over.

@@ -23,8 +23,10 @@ from fedsweep.store.tables import (
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:
-    """Cancel trials that wait or run, by their rows, and say why; a running attempt notices at its
-    next write. Returns how many there were.
+    """Cancel waiting and running trials, by their row ids, with a reason. Return how many were
+    cancelled.
+
+    A running attempt notices it at its next write.
     """
     count = 0
     for batch in batches(ids):
@@ -51,7 +53,7 @@ def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> int:
-    """Queue failed and cancelled trials again, by their rows; returns how many there were.
+    """Queue failed and cancelled trials again, by their row ids. Return their number.
 
     Raises:
         Refused: one of them is finished, running or queued; nothing is changed.
@@ -87,9 +89,10 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
 
 
 def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
-    """Hold single trials that wait or run, by their rows, or (None) hold them no longer.
+    """Hold waiting or running trials, by their row ids. None ends the hold. Return how many trials
+    changed.
 
-    Returns how many there were. What runs notices when its lease is renewed.
+    A running attempt notices it when its lease is renewed.
     """
     take_turns(connection)
     count = 0
@@ -103,7 +106,7 @@ def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
 
 
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
-    """Hold what a sweep alone has, or (None) hold it no longer."""
+    """Hold the trials that belong only to this sweep. None ends the hold."""
     take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.values(held=why and why.value))
@@ -111,7 +114,9 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
-    """A sweep was planned, or planned again: it is wanted, and its trials are as free as it is."""
+    """Free a sweep that has just been planned, even if it was cancelled before, and set its
+    budget.
+    """
     take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
@@ -123,7 +128,9 @@ def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
 
 
 def update_sweep_holds(connection: Connection, sweep: str) -> None:
-    """Hold each of a sweep's trials, or not, as its sweeps now say; wakes the workers."""
+    """Update the hold of each of a sweep's trials from all the sweeps that have it, and wake
+    workers.
+    """
     key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
     update_holds(
         connection, trials.c.id.in_(sa.select(members.c.trial).where(members.c.sweep == key))
@@ -132,7 +139,10 @@ def update_sweep_holds(connection: Connection, sweep: str) -> None:
 
 
 def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int:
-    """Let trials that are not done run before others of less priority, or after those of more."""
+    """Set the priority of trials that are not done. Return how many changed.
+
+    Trials of higher priority are claimed first.
+    """
     count = 0
     for batch in batches(ids):
         asked = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
@@ -141,7 +151,10 @@ def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int
 
 
 def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
-    """Limit what a sweep may train in all; None does not. A sweep held by its budget goes on."""
+    """Limit the rounds and hours that a sweep may train in all. None sets no limit.
+
+    A sweep that its budget held continues if the new budget allows it.
+    """
     take_turns(connection)
     mine = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
@@ -151,7 +164,9 @@ def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: flo
 
 
 def overspent(connection: Connection) -> list[str]:
-    """Sweeps that have used up their budget and are not held yet: see the view `ledger`."""
+    """Return the sweeps that have used up their budget and are not held yet (see the view
+    `ledger`).
+    """
     limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
     if connection.execute(sa.select(sweeps.c.id).where(limited).limit(1)).first() is None:
         return []
@@ -179,7 +194,7 @@ def overspent(connection: Connection) -> list[str]:
 
 
 def spend(connection: Connection) -> list[str]:
-    """Hold the sweeps that have used up their budget; returns their names."""
+    """Hold the sweeps that have used up their budget. Return their names."""
     over = overspent(connection)
     for name in over:
         hold_sweep(connection, name, Hold.BUDGET)

@@ -37,7 +37,7 @@ MAX_ATTEMPTS = 3
 
 
 def finish(connection: Connection, claim: Claim) -> None:
-    """All rounds are stored: take the trial's final numbers from them.
+    """Finish a trial whose rounds are all stored, and copy its final numbers from them.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -65,9 +65,9 @@ def fail(
     *,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> float | None:
-    """The attempt failed: queue the trial again after a delay, or leave it failed.
+    """End a failed attempt. Queue the trial again after a delay, or leave it failed.
 
-    Returns the delay in seconds, None where the trial stays failed.
+    Return the delay in seconds, or None if the trial stays failed.
     """
     mine = held_by(claim)
     found = connection.execute(sa.select(trials.c.failures).where(mine)).one_or_none()
@@ -106,10 +106,10 @@ def fail(
 
 
 def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
-    """A trial has come to a round of its trunk: whoever forks there, or before, may begin.
+    """Let the trials begin that fork at or before a stored round of the claim's trunk.
 
-    Returns the next round at which another one forks, or this one; None where there is none. To be
-    called with what makes that round's snapshot known.
+    Return the next round at which another trial forks, or this one. Return None if there is none.
+    Call it in the transaction that stores the snapshot of that round.
     """
     if claim.trunk is None:
         return None
@@ -124,7 +124,9 @@ def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
 
 
 def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
-    """The trunk itself diverged: whoever forks later would, in the same round."""
+    """Fail the trials that fork from the trunk later. The trunk diverged, so each would diverge in
+    the same round.
+    """
     here = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
     last = connection.execute(here).scalar_one()
     if last >= claim.fork_round:
@@ -152,9 +154,9 @@ def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
 def release(
     connection: Connection, claim: Claim, why: str | None = None, traceback: str | None = None
 ) -> None:
-    """Give the trial back, at no cost: the worker was asked to stop, or the trial to wait.
+    """Give the trial back at no cost, because the worker must stop or the trial must wait.
 
-    `why` tells what else ended the attempt: a fault of the machine or of the store.
+    `why` tells if anything else ended the attempt: a fault of the machine or of the store.
     """
     if _RELEASE(connection, **key_of(claim)).rowcount != 1:
         raise lease_lost(connection, claim)
@@ -169,9 +171,9 @@ _RELEASE = Prepared.named("release")
 def retry_delay(
     kind: FailureKind, failures: int, trial_id: str, *, max_attempts: int = MAX_ATTEMPTS
 ) -> float | None:
-    """Seconds before the next attempt: 5, 10, 20 … up to 300, each +-50 %; None for no attempt.
+    """Return the seconds before the next attempt, or None if there is no next attempt.
 
-    The jitter is a function of the trial and the count, so that the decision can be repeated.
+    The delays are 5, 10, 20 … up to 300 seconds, each varied by up to 50 % either way.
     """
     if kind not in RETRIED or failures >= max_attempts:
         return None

@@ -25,7 +25,7 @@ from fedsweep.store.tables import (
 )
 
 CHANNEL = "fedsweep_work"
-"""On Postgres: notified when there may be something to claim."""
+"""The channel of Postgres that is notified when there may be a trial to claim."""
 
 
 # Literals, not parameters: only so can a planner see that a partial index applies.
@@ -72,17 +72,13 @@ END_ATTEMPT = Prepared.named("end_attempt")
 
 
 def pass_on(connection: Connection, trunk: str | None) -> None:
-    """Whoever carried the trunk does so no more, or may not: somebody else may."""
+    """Let another trial train a trunk after its trial has ended or must stop."""
     if trunk is not None and trunks.pass_on(connection, trunk):
         wake(connection)
 
 
 def update_holds(connection: Connection, some: sa.ColumnElement[bool]) -> None:
-    """`held` of some trials, from what is wished for them and from their sweeps.
-
-    A trial is held by its own wish; else where no sweep that has it is free, by the mildest reason.
-    A cancelled sweep has no say.
-    """
+    """Set the column `held` of some trials, from their own wish and from their sweeps."""
     of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
     having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
     free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
@@ -102,7 +98,7 @@ def update_holds(connection: Connection, some: sa.ColumnElement[bool]) -> None:
 
 
 def wake(connection: Connection) -> None:
-    """Tell idle workers, when this transaction commits, that there may be something to claim."""
+    """Wake idle workers when this transaction commits, because there may be a trial to claim."""
     dialect_of(connection).notify(connection, CHANNEL)
 
 
@@ -111,7 +107,7 @@ class _Lost(LeaseLost):
 
 
 def lease_lost(connection: Connection, claim: Claim) -> _Lost:
-    """Why a guarded write met no row."""
+    """Return the error that tells why a guarded write met no row."""
     row = connection.execute(
         sa.select(trials.c.state, trials.c.fence).where(trials.c.id == claim.trial)
     ).one_or_none()
@@ -141,7 +137,7 @@ def ending(
     error: str | None = None,
     traceback: str | None = None,
 ) -> dict[str, Any]:
-    """Of `_END` and `_FINISH`."""
+    """Return the parameters of the statements `end_attempt` and `finish`."""
     return key_of(claim) | {
         "ended_at": time.time(),
         "outcome": outcome.value,

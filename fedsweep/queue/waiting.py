@@ -32,10 +32,10 @@ def others(lacks: Collection[Lack]) -> list[sa.ColumnElement[bool]]:
 
 
 def outstanding(connection: Connection, sweep: str | None = None) -> bool:
-    """Whether a trial in scope is running anywhere, queued, backing off, paused, or still to be
+    """Return whether a trial in scope is running, queued, backing off, paused, or still to be
     proposed.
 
-    What is drained, or beyond its sweep's budget, is not waited for.
+    Drained sweeps, and sweeps that have used up their budget, do not count.
     """
     statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
     return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
@@ -67,7 +67,7 @@ _OUTSTANDING_IN = Prepared(_outstanding(OWN, AMONG_SHARED))
 
 
 def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, str | None]]:
-    """Return what the open trials in scope need of a machine, each combination once."""
+    """Return the data sets and packages that the open trials in scope need, without duplicates."""
     columns = [trials.c[name] for name in NEEDS]
     query = sa.select(*columns).where(OPEN, _in_scope(sweep)).distinct()
     return [dict(row) for row in connection.execute(query.limit(MOST_NEEDS)).mappings()]
@@ -78,13 +78,15 @@ NEEDS = ("dataset", "fingerprint", "model", "normalizer")
 
 
 MOST_NEEDS = 1000
-"""Combinations that a worker looks at before its first claim; it meets others at their claim."""
+"""Number of combinations that a worker checks before its first claim. It checks others when it
+claims them.
+"""
 
 
 def may_come(connection: Connection, sweep: str | None, passed_over: Collection[Lack]) -> bool:
-    """Return whether an open trial in scope, or one still to be proposed, is not passed over.
+    """Return whether an open or future trial in scope is not passed over.
 
-    What is drained, or beyond its sweep's budget, does not come.
+    Drained sweeps, and sweeps that have used up their budget, do not count.
     """
     wanted = RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
     query = sa.select(trials.c.id).where(OPEN, wanted, _in_scope(sweep), *others(passed_over))
@@ -97,7 +99,9 @@ def may_come(connection: Connection, sweep: str | None, passed_over: Collection[
 
 
 def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
-    """Return the condition of a sweep's trials, its shared ones too; true for no sweep."""
+    """Return the condition of a sweep's trials, including shared ones. Without a sweep it is always
+    true.
+    """
     if sweep is None:
         return sa.true()
     mine = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
@@ -105,7 +109,9 @@ def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
 
 
 def next_change(connection: Connection, now: Moment) -> float | None:
-    """Seconds until the first lease ends, or the first trial has backed off; None for never."""
+    """Return the seconds until the first lease ends or the first trial has backed off. Return None
+    if neither will happen.
+    """
     c = trials.c
     soonest = (
         sa.select(sa.func.min(c.lease_until)).where(RUNNING).scalar_subquery(),

@@ -24,9 +24,9 @@ class Moment:
 
 
 def boot_moment() -> Moment:
-    """Return the seconds since boot: nobody sets this clock.
+    """Return the seconds since boot, on a clock that no user can set.
 
-    Containers may each have an offset of their own, which is taken off.
+    A container may have an offset of its own. It is subtracted.
     """
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return Moment(time.clock_gettime(clock) - boot_offset(), boot_id())

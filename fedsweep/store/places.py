@@ -1,8 +1,8 @@
 """The spelling of a place for a store's files: a folder, or the URL of a bucket.
 
-A place in a database may have been written by anybody. Only a spelling that `parse` gives is used,
-and only protocols of this list ever reach fsspec: others run templates, chain further protocols,
-or contact any host.
+Any person may have written a place into a database. Only a spelling that `parse` returns is used,
+and only protocols of this list reach fsspec. Other protocols run templates, chain further
+protocols, or contact any host.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def _require_package(protocol: str) -> None:
 
 
 def opened(place: str) -> tuple[Any, str]:
-    """Return the file system of a URL of a known protocol, and the URL's path there.
+    """Return the file system of a URL of a known protocol, and the URL's path on it.
 
-    The class is taken from fsspec by the protocol alone: it never parses a chain of URLs.
+    fsspec finds the class by the protocol only. It never parses a chain of URLs.
 
     Raises:
         ImportError: its package is not installed.

@@ -39,7 +39,7 @@ from fedsweep.store.tables import (
 
 @dataclass(frozen=True)
 class Planned:
-    """What planning a sweep did. Nothing is ever removed."""
+    """The result of planning a sweep."""
 
     new: int
     """Trials that the database did not have."""
@@ -56,7 +56,7 @@ class Planned:
 
 
 def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Planned:
-    """Add a sweep, its text and its trials; what is there already is kept as it is."""
+    """Add a sweep, its text and its trials. Existing rows are kept as they are."""
     take_turns(connection)
     key, earlier = _sweep_key(connection, sweep)
     wanted = Trials.of(sweep.trials)
@@ -89,10 +89,10 @@ def add_trials(
     priority: int,
     before: Mapping[str, Any] | None = None,
 ) -> tuple[set[str], dict[str, int]]:
-    """Add those of these trials that are not there (`before` has the rows of the others, where they
-    are known), and make all of them members of a sweep.
+    """Add the trials that do not exist yet, and make all of them members of a sweep.
 
-    Returns the ids of the new ones, and the rows of all by their ids; behind `take_turns`.
+    `before` has the rows of the existing trials if they are known. Return the ids of the new
+    trials, and the rows of all trials by id. Call it after `take_turns`.
     """
     packed = Trials.of(wanted)
     if before is None:
@@ -124,18 +124,20 @@ def _members(connection: Connection, sweep: int) -> set[int]:
 
 
 def _proposed(connection: Connection, sweep: int) -> set[int]:
-    """The trials that a sweep's searches chose: no plan names them."""
+    """Return the trials that a sweep's searches chose. No plan names them."""
     of_it = sa.select(proposed.c.trial).join(arms, arms.c.id == proposed.c.arm)
     return set(connection.execute(of_it.where(arms.c.sweep == sweep)).scalars())
 
 
 def _differs(row: Any, trial: TrialSpec) -> bool:
-    """Whether a stored trial measures or keeps something else than is asked now."""
+    """Return whether a stored trial measures or keeps something else than the plan asks for."""
     return any(getattr(row, name) != getattr(trial.config, name) for name in OUTSIDE_IDENTITY)
 
 
 def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
-    """Let a trial that has not begun measure and keep what is asked now too; False where it has."""
+    """Let a trial that has not begun also measure and keep what the plan asks for. Return False if
+    it has begun.
+    """
     stored = connection.execute(
         sa.select(trials.c.config).where(trials.c.id == row.id)
     ).scalar_one()
@@ -155,14 +157,16 @@ def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
 
 
 def take_turns(connection: Connection) -> None:
-    """Who plans and who holds sweeps take turns: two that share trials in another order would wait
-    for each other, and of two that hold what they share, neither would see what the other did.
+    """Lock out other planners, and other commands that hold sweeps, until the commit.
+
+    Two planners that share trials in different orders would otherwise deadlock. Two commands that
+    hold shared trials would not see each other's change.
     """
     dialect_of(connection).lock(connection, Lock.PLAN)
 
 
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
-    """The sweep's row, made if need be, and the text it was last planned with."""
+    """Return the sweep's row, created if it is missing, and the text of its latest plan."""
     _ADD_SWEEP(connection, name=sweep.name, created_at=time.time())
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
     last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
@@ -170,7 +174,7 @@ def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | Non
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
-    """Those of these trials that are there: their rows, states and what they measure."""
+    """Return the existing ones of these trials: their rows, states and measures."""
     outside = [trials.c[name] for name in sorted(OUTSIDE_IDENTITY)]
     found = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
     for batch in batches(ids):
@@ -178,8 +182,9 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
 
 
 def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
-    """Of each trunk, the new trial that is to carry it, the one that goes furthest; None where
-    a trial that is there may do so, and comes no later.
+    """Return, by trunk, the new trial that will train it: the one that forks last.
+
+    The value is None if an existing trial can train the trunk at least as far.
     """
     furthest: dict[str, tuple[int, str]] = {}
     for trial_id, trunk, fork in fresh.forks:

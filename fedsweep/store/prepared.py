@@ -21,18 +21,18 @@ from fedsweep.store.texts import escaped
 
 @dataclass(frozen=True)
 class Answer:
-    """What a statement answered; values are as the driver has them."""
+    """The answer to a statement. The values are those of the driver."""
 
     rows: Sequence[Any]
     """Named tuples."""
     rowcount: int
 
     def first(self) -> Any:
-        """The first row, or None."""
+        """Return the first row, or None."""
         return self.rows[0] if self.rows else None
 
     def one(self) -> Any:
-        """The row, of which there must be one."""
+        """Return the only row."""
         (row,) = self.rows
         return row
 
@@ -41,13 +41,13 @@ class Answer:
 class _Compiled:
     text: str
     order: tuple[str, ...] | None
-    """Names of the parameters where the driver takes them by position."""
+    """Names of the parameters, if the driver takes them by position."""
     fixed: dict[str, Any]
     row: Callable[[Any], Any] | None = None
     """Makes a named tuple of an answer's row; known after the first one."""
 
     def given(self, values: Mapping[str, Any]) -> Any:
-        """What the driver is given for these values."""
+        """Return these values in the form that the driver takes."""
         if self.order is None:
             return {**self.fixed, **values}
         if not self.fixed:
@@ -60,11 +60,11 @@ NO_PARTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Prepared:
-    """A statement that is built and compiled once for each dialect, and goes past SQLAlchemy's
-    own work on each execution, which takes ten times as long as SQLite's.
+    """A statement that is built and compiled once for each dialect. It bypasses SQLAlchemy's own
+    work on each execution, which takes ten times as long as SQLite's.
 
-    Parameters are given by name. It takes part in the connection's transaction, begins one where
-    there is none, and raises what SQLAlchemy would.
+    Parameters are given by name. The statement takes part in the connection's transaction, or
+    begins one if there is none. It raises the same errors as SQLAlchemy.
     """
 
     def __init__(self, build: Callable[[Dialect], sa.ClauseElement]) -> None:
@@ -117,7 +117,7 @@ class Prepared:
         executed(connection, compiled.text, execute)
 
     def text(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, Any]:
-        """Its SQL on this database, and what the driver would be given for these values."""
+        """Return its SQL on this database, and these values in the form that the driver takes."""
         compiled = self._of(connection)
         return compiled.text, compiled.given(values)
 

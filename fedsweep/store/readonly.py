@@ -1,4 +1,4 @@
-"""A store for those who only look: nothing that goes through its engine can write."""
+"""A store that is only read: no connection of its engine can write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a round that was trained again does not come out as it is stored. Pure: rows and values."""
+"""Differences between a round that was trained again and the stored one. Pure: rows and values."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Differs:
 
     @property
     def apart(self) -> float:
-        """How far the two lie apart; of several layers the farthest. Infinite where one is missing,
-        or they are no numbers.
+        """The distance between the two values. If they hold several layers, the largest distance.
+
+        It is infinite if a value is missing, or if the values are not numbers.
         """
         one, other = _numbers(self.stored), _numbers(self.again)
         if one is None or other is None or one.keys() != other.keys():
@@ -33,14 +34,14 @@ class Differs:
 
 
 def _numbers(value: float | str | None) -> dict[str, float] | None:
-    """A number, or the numbers of layers, by name."""
+    """Return a number, or the numbers of layers, by name."""
     if isinstance(value, str):
         return json.loads(value) if value.startswith("{") else None
     return None if value is None else {"": value}
 
 
 def as_stored(measured: Round) -> dict[str, Any]:
-    """A round's own columns, its layers as JSON."""
+    """Return a round's own columns, with its layers as JSON."""
     names = ("round", "phase", *(measure.name for measure in OF_ROUNDS))
     row = {name: getattr(measured, name) for name in names}
     layers = {name: row[name] for name in BY_LAYER if row[name] is not None}
@@ -50,9 +51,9 @@ def as_stored(measured: Round) -> dict[str, Any]:
 def differences(
     stored: Mapping[Any, Any], clients: Mapping[int, ClientScore], again: Round
 ) -> Iterator[Differs]:
-    """Every number of a round that is not what is stored, bit for bit.
+    """Yield every number of a round that differs from the stored one, bit for bit.
 
-    `stored` is the round's row, by column; `clients` what is stored of its clients.
+    `stored` is the round's row by column. `clients` are the stored rows of its clients.
     """
     row = as_stored(again)
     for column in COMPARED:

@@ -1,4 +1,4 @@
-"""Types of what is read from the store."""
+"""Types of the rows that are read from the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema's life: made when a database is empty, checked at every start, upgraded on request."""
+"""The schema: created in an empty database, checked at every start, upgraded on request."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 REVISIONS = ("0007", "0006", "0005", "0004", "0003", "0002", "0001")
-"""Every revision that this version knows, the newest first. Written down, so that Alembic, which
-takes a fifth of a second to import, is needed by a migration alone."""
+"""Every revision that this version knows, the newest first.
+
+The list is written down because Alembic takes a fifth of a second to import. Only a migration needs
+it.
+"""
 
 
 def open_store(url: str, *, create: bool = False) -> Engine:
-    """An engine for a store with the current schema; an empty database gets it.
+    """Return an engine for a store with the current schema. An empty database gets the
+    schema.
 
     Raises:
         StoreError: it is missing, unreachable, read-only, foreign, older or newer.
@@ -86,9 +90,11 @@ def check(connection: Connection) -> None:
 
 
 def migrate(engine: Engine) -> tuple[str | None, str]:
-    """Bring a store to the current schema, in one transaction; returns the revisions from, to.
+    """Upgrade a store to the current schema in one transaction. Return the revisions before and
+    after.
 
-    Safe when many start at once: the first one migrates, the others wait and find it done.
+    Several processes may start it at the same time. The first one upgrades, and the others wait and
+    then see that it is done.
 
     Raises:
         Refused: workers of the older version hold trials.
@@ -118,7 +124,7 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
 
 
 def _refuse_running(connection: Connection) -> None:
-    """The tables must not change under workers that know them as they were."""
+    """Refuse to change the tables while workers use them."""
     now = read_clock(connection)
     leases = sa.table("trials", sa.column("lease_until"), sa.column("clock"), sa.column("state"))
     held = sa.select(sa.func.count()).where(
@@ -145,7 +151,7 @@ def current(connection: Connection) -> str | None:
 
 
 def head() -> str:
-    """The revision that this version writes."""
+    """Return the revision that this version writes."""
     return REVISIONS[0]
 
 

@@ -38,19 +38,20 @@ class Spare:
     name: str
     home: Home
     host: str
-    """Where it was written."""
+    """The machine that wrote it."""
 
 
 UNWANTED = trials.c.state.in_([TrialState.FINISHED, TrialState.CANCELLED]) | (
     sa.func.coalesce(trials.c.failure, "") == FailureKind.DIVERGED
 )
-"""Trials that will not go on, or, of a cancelled one, may as well begin again: their snapshots are
-not needed."""
+"""States of trials whose snapshots are not needed: the trial will not continue. A cancelled trial
+may as well start from round 1.
+"""
 
 
 def needed_by_siblings() -> sa.ColumnElement[bool]:
-    """Whether a sibling that is not done would go on from this snapshot of the trunk, or a search
-    may yet let one fork there.
+    """Return whether another trial of the trunk, or a search, may still start from this
+    snapshot.
     """
     of_arm = lattices.c
     live = arms.join(sweeps, sweeps.c.id == arms.c.sweep)
@@ -82,16 +83,16 @@ def needed_by_siblings() -> sa.ColumnElement[bool]:
 
 
 def over_since(before: float) -> sa.ColumnElement[bool]:
-    """Trials whose last attempt ended before this wall time."""
+    """Return the trials whose last attempt ended before this wall-clock time."""
     last = sa.select(sa.func.max(attempts.c.ended_at)).where(attempts.c.trial == trials.c.id)
     return last.correlate(trials).scalar_subquery() <= before
 
 
 def spare_files(connection: Connection, before: float) -> list[Spare]:
-    """Files that nothing has needed since this wall time, by the index alone.
+    """Return the files of the index that no trial has needed since this wall-clock time.
 
-    None of a running attempt, and none that weights are in, or the snapshot of a trial that may go
-    on. Nothing ever refers to a file again, once it is here: an attempt writes only its own names.
+    Files of running attempts, of weights, and of snapshots that a trial may continue from are not
+    among them. No row refers to such a file again: an attempt writes only its own names.
     """
     mine = (attempts.c.trial == files.c.trial) & (attempts.c.fence == files.c.fence)
     at_work = (trials.c.state == TrialState.RUNNING) & (trials.c.fence == files.c.fence)
@@ -118,7 +119,7 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
 
 
 def kept_weights(connection: Connection, trial: int) -> Weights | None:
-    """Where a finished trial's weights lie; None where none were kept."""
+    """Return the index row of a finished trial's weights, or None if none were kept."""
     query = sa.select(weights.c.name, weights.c.bytes, weights.c.sha256)
     row = connection.execute(query.where(weights.c.trial == trial)).one_or_none()
     return Weights(*row) if row else None

@@ -1,7 +1,7 @@
-"""Workers that cannot train, and why. Nothing of it is charged to a trial.
+"""Workers that cannot train, and the reasons. None of them is charged to a trial.
 
-A worker that stops because of its machine adds a row, and so does one that passes over the trials
-for which its machine lacks data or a package. The page and `fedsweep status` show them.
+A worker that stops because of its machine adds a row. A worker that passes over trials, because its
+machine lacks data or a package, adds one too. The page and `fedsweep status` show them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def note(
 
 
 def recent(connection: Connection) -> list[Row]:
-    """Return the stops of the last day, one for each machine, device and reason, latest first.
+    """Return the stops of the last day, one for each machine, device and reason, the latest first.
 
-    `at` is the latest time, `times` their number, and `lacks` tells if the worker goes on with
-    other trials (1) or stopped (0).
+    `at` is the latest time, and `times` is their number. `lacks` is 1 if the worker continues with
+    other trials, and 0 if it stopped.
     """
     c = stops.c
     query = (

@@ -1,7 +1,7 @@
-"""The tables. They are the truth: nothing about a sweep is kept anywhere else.
+"""The tables. They hold everything that is known about a sweep.
 
-Times ending in `_at` are wall-clock seconds since 1970 and for display; leases and delays are
-measured on the database's clock (`store.engine.Moment`).
+Times ending in `_at` are wall-clock seconds since 1970, for display. Leases and delays are measured
+on the database's clock (`store.moment.Moment`).
 """
 
 from __future__ import annotations
@@ -185,8 +185,9 @@ attempts = Table(
     CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
 )
-"""`rounds_new` were stored for the first time. `rounds_lost` were trained in vain: again although
-stored, or stored under numerics that this attempt replaced."""
+"""`rounds_new` counts rounds that were stored for the first time. `rounds_lost` counts rounds that
+were trained again although stored, or stored under numerics that this attempt replaced.
+"""
 
 rounds = Table(
     "rounds",
@@ -211,7 +212,7 @@ client_rounds = Table(
     Column("test_accuracy", Double, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Each registered client's own test accuracy, where the trial was told to measure it."""
+"""Each registered client's own test accuracy, if the trial measures it."""
 
 snapshots = Table(
     "snapshots",
@@ -231,7 +232,7 @@ weights = Table(
     "weights",
     metadata,
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
-    Column("name", Text, nullable=False),  # of the file, beside the snapshots
+    Column("name", Text, nullable=False),  # of the file, next to the snapshots
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -259,7 +260,7 @@ logs = Table(
     Column("message", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""What was said during an attempt, line by line."""
+"""The lines that were logged during an attempt."""
 
 arms = Table(
     "arms",
@@ -268,7 +269,7 @@ arms = Table(
     Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False),
     Column("arm_id", Text, nullable=False),  # hash of the configuration without seed and T*
     Column("config", Text, nullable=False),  # JSON, with T* = T
-    Column("rivals", Text, nullable=False),  # JSON: the configurations of BN and GN beside it
+    Column("rivals", Text, nullable=False),  # JSON: the configurations of its BN and GN
     Column("settings", Text, nullable=False),  # JSON: see `store.arms.Arm`
     Column("seeds", Text, nullable=False),  # JSON: the plan's
     Column("priority", Integer, nullable=False, server_default="0"),
@@ -279,7 +280,7 @@ arms = Table(
     UniqueConstraint("sweep", "arm_id"),
     CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ended"),
 )
-"""What a sweep searches: cells without T*, each with its search."""
+"""The cells whose best T* a sweep searches for, each with its search."""
 _partial("ix_arms_open", "ended IS NULL", arms.c.priority.desc(), arms.c.id)
 
 proposals = Table(
@@ -295,7 +296,7 @@ proposals = Table(
     Column("pruned_at", BigInteger),  # the round in which it was given up
     sqlite_with_rowid=False,
 )
-"""What an arm's search chose to try, in order, and why."""
+"""The choices of an arm's search, in order, with the reason for each."""
 
 proposed = Table(
     "proposed",
@@ -318,7 +319,7 @@ lattices = Table(
     Column("step", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Where trials of a trunk may yet fork, for as long as an arm is searched."""
+"""The rounds at which trials of a trunk may still fork, as long as an arm is searched."""
 
 stops = Table(
     "stops",

@@ -1,4 +1,4 @@
-"""The record of a trial: its rounds, and what they were computed under."""
+"""The record of a trial: its rounds, and the numerics under which they were computed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Record:
 
 
 def trial_record(connection: Connection, trial: int) -> Record:
-    """What is to come out again when the trial is trained again.
+    """Return the stored rounds that must come out again when the trial is trained again.
 
     Raises:
         RequestError: nothing is stored of it yet.

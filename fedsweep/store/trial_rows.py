@@ -26,15 +26,15 @@ from fedsweep.store.tables import (
 )
 
 FETCHED_ROWS = 5_000
-"""Rows of a long answer that are fetched at once."""
+"""Number of rows of a long answer that are fetched in one step."""
 
 
 def results(
     connection: Connection, sweep: str, columns: Sequence[str] | None = None
 ) -> list[PackedRow]:
-    """The view `results` of a sweep's members, in the order of planning.
+    """Return the view `results` of a sweep's trials, in the order of planning.
 
-    `columns` names those that are read; by default, all are.
+    `columns` names the columns to read. By default, all are read.
     """
     chosen = ", ".join(f"r.{name}" for name in columns) if columns else "r.*"
     query = sa.text(
@@ -51,9 +51,10 @@ _SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} 
 
 
 def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
-    """The measures by round of a sweep's trials, whatever became of them: those that were taken.
+    """Return the measures by round of a sweep's trials in any state, if they were taken.
 
-    A measure at a time, and rows as they come: a study has millions.
+    One measure is read at a time, and rows are read one after another, because a study has
+    millions.
     """
     of_sweep = (
         rounds.join(trials, trials.c.id == rounds.c.trial)
@@ -97,7 +98,7 @@ def trial_list(
 
 
 def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
-    """The row and full id of the one trial whose id begins so.
+    """Return the row and the full id of the only trial whose id begins with this text.
 
     Raises:
         NotFound: none does. RequestError: several do.
@@ -125,16 +126,17 @@ def trial_result(connection: Connection, trial_id: str) -> Row:
 
 
 def trial_attempts(connection: Connection, trial: int) -> list[Row]:
-    """A trial's attempts, the first one first."""
+    """Return a trial's attempts, the first one first."""
     query = sa.select(attempts).where(attempts.c.trial == trial).order_by(attempts.c.fence)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def trial_standing(connection: Connection, trial: int) -> Row:
-    """What the view `results` does not say: what its failures cost, and why it waits.
+    """Return the cost of a trial's failures, and the reasons for which it waits.
 
-    `seconds_off`: until it has backed off, None where it does not; `held_by`: its sweeps that are
-    held, and why, as rows; `waits`: for its trunk; `carrier`: the trial that trains it, or None.
+    `seconds_off` counts down to the end of its back-off, or is None without one. `held_by` are its
+    held sweeps and the reasons, as rows. `waits` is true if it waits for its trunk. `carrier` is
+    the trial that trains the trunk, or None.
     """
     c, now = trials.c, read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
@@ -162,7 +164,7 @@ def trial_standing(connection: Connection, trial: int) -> Row:
 def trial_logs(
     connection: Connection, trial: int, fence: int, last: int | None = None
 ) -> list[Row]:
-    """What was said during an attempt, in order; of many lines the last ones."""
+    """Return the log lines of an attempt, in order. Of many lines, return the last ones."""
     query = sa.select(logs.c.at, logs.c.level, logs.c.message)
     query = query.where(logs.c.trial == trial, logs.c.fence == fence)
     newest = query.order_by(logs.c.n.desc()).limit(last)

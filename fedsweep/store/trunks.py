@@ -1,11 +1,11 @@
-"""What bn and fixbn trials share that differ in their freeze round alone: BN's rounds up to the
-earlier of the two, their trunk.
+"""Trunks: the BN rounds that bn and fixbn trials share if they differ only in their freeze round.
 
-A trial that has a trunk may share it up to its fork round. One of a trunk's trials carries it: it
-trains the shared rounds, and keeps a snapshot of each round at which another one forks. The others
-wait (`trials.waits`) until the trunk has come to their fork, or its carrier is gone. Waiting keeps
-them out of the queue's index; what keeps two workers from training the same round is the look at
-each claim (`busy`), under the trunk's lock.
+A trial that has a trunk may share it up to its fork round. One trial of a trunk is its carrier. It
+trains the shared rounds, and keeps a snapshot of each round at which another trial forks. The
+others wait (`trials.waits`) until the trunk has reached their fork, or until the carrier is gone.
+
+Waiting keeps them out of the queue's index. A check at each claim (`busy`), under the trunk's lock,
+keeps two workers from training the same round.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ _ZERO: sa.ColumnElement[int] = sa.literal_column("0")
 
 
 def _here(row: Any = trials) -> sa.ColumnElement[int]:
-    """The last stored round of a trial."""
+    """Return the last stored round of a trial."""
     got_to: sa.ColumnElement[int] = sa.func.coalesce(row.c.final_round, _ZERO)
     return got_to
 
 
 def _start(row: Any = trials) -> sa.ColumnElement[int]:
-    """The round after which a trial goes on, itself or from a snapshot of its trunk."""
+    """Return the round after which a trial continues, from itself or from a snapshot of its
+    trunk.
+    """
     latest = (
         sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
         .where(snapshots.c.trunk == row.c.trunk, snapshots.c.round <= row.c.fork_round)
@@ -71,12 +73,12 @@ def _earlier(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.Col
 
 
 def lock(connection: Connection, trunk: str) -> None:
-    """Let nobody else begin to train this trunk until the commit."""
+    """Lock a trunk until the commit, so that no other trial begins to train it."""
     dialect_of(connection).lock(connection, int(trunk[:15], 16))
 
 
 def busy(connection: Connection, trial: int, trunk: str) -> bool:
-    """Whether another trial is at work on rounds of the trunk that this one needs too."""
+    """Return whether another running trial trains rounds of the trunk that this trial needs too."""
     return bool(_BUSY(connection, of_trial=trial, of_trunk=trunk).rows)
 
 
@@ -97,9 +99,8 @@ _BUSY = Prepared(lambda _: _busy())
 
 
 def free_forks(connection: Connection, trunk: str, round: int) -> int:
-    """The trunk has come to a round: whoever forks there or before need not wait any more.
-
-    Returns how many there were.
+    """Free the trials that fork at or before the round that the trunk has reached. Return their
+    number.
     """
     return _GET_ON(connection, of_trunk=trunk, of_round=round).rowcount
 
@@ -123,8 +124,9 @@ _GET_ON = Prepared(
 
 
 def pass_on(connection: Connection, trunk: str) -> int:
-    """Where nobody carries the trunk, or will, let the next one do so: by priority, then by how
-    far it goes. Returns how many there were, one or none.
+    """Choose the next carrier of a trunk if it has none: by priority, then by how far it goes.
+
+    Return the number of chosen trials, 1 or 0.
     """
     return _PASS_ON(connection, of_trunk=trunk).rowcount
 
@@ -162,10 +164,10 @@ _PASS_ON = Prepared(lambda _: _passing_on())
 
 
 def free(connection: Connection, sweep: str | None = None) -> int:
-    """Of each trunk that trials in scope wait for and that nobody trains, let one of them carry it;
-    of some trunks at a time. Returns how many there were.
+    """Choose a carrier for each trunk that trials in scope wait for and that no trial trains.
 
-    For whoever finds nothing to claim: those that were to carry them may be held, or out of scope.
+    It handles a limited number of trunks per call. Return the number of freed trials. A worker that
+    finds nothing to claim calls it, because the intended carriers may be held or out of scope.
     """
     scope = sa.true() if sweep is None else _in_sweep(sweep)
     found = connection.execute(_idle_trunks(scope)).scalars().all()
@@ -182,7 +184,7 @@ def free(connection: Connection, sweep: str | None = None) -> int:
 
 
 def anybody_waits(connection: Connection) -> bool:
-    """Whether there is a trial that would run, were it not for its trunk."""
+    """Return whether a trial waits only for its trunk."""
     return bool(_ANY(connection).rows)
 
 
@@ -216,8 +218,8 @@ def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
-    """The first round after this one at which a trial forks that is not done, or at which a search
-    may let one fork.
+    """Return the first round after this one at which an unfinished trial forks, or a search may let
+    one fork.
     """
     row = _NEXT(connection, of_trunk=trunk, of_round=round).one()
     forks = [fork for fork in row if fork is not None]
@@ -258,15 +260,16 @@ class Origin:
     """A snapshot that a trial can go on from."""
 
     trial: int
-    """Whose it is."""
+    """The trial that wrote it."""
     home: Home
-    """Where its file lies."""
+    """The place of its file."""
     snapshot: Snapshot
 
 
 def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Origin]:
-    """What a claimed trial can go on from, bit for bit: its own snapshots and its trunk's, the
-    furthest first.
+    """Return the snapshots that a claimed trial can continue from, bit for bit, the furthest first.
+
+    They are its own snapshots and those of its trunk.
     """
     s = snapshots.c
     mine = s.trial == claim.trial
@@ -296,8 +299,9 @@ def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Orig
 
 
 def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
-    """A finished sibling that shares all its rounds with this trial (FIXBN frozen after the last
-    round, and BN); None where there is none.
+    """Return a finished trial that shares all its rounds with this one, or None.
+
+    An example is FIXBN frozen after the last round, and BN.
     """
     fingerprint = sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial)
     query = sa.select(trials.c.id).where(
@@ -311,10 +315,10 @@ def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
 
 
 def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numerics_id: str) -> int:
-    """Give a trial the rounds of its trunk, up to one that a sibling has stored.
+    """Give a trial the rounds of its trunk, up to a round that another trial has stored.
 
-    Returns the trial's last round; to be called behind `queue.renew`. Where the sibling's rounds
-    are not all there (under other numerics by now), nothing is written.
+    Return the trial's last round. Call it after `queue.renew`. If the other trial's rounds are not
+    all stored under these numerics, nothing is written.
     """
     here = connection.execute(sa.select(_here()).where(trials.c.id == claim.trial)).scalar_one()
     if to <= here:
@@ -341,8 +345,10 @@ def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numeric
 
 
 def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
-    """Forget the trunk's snapshots that neither a sibling nor a search needs any more, but for the
-    latest ones of those that run; returns their files, and where these lie.
+    """Forget the trunk's snapshots that no other trial and no search needs any more. Return their
+    files and the places of these.
+
+    The latest snapshots of running trials are kept.
     """
     owner = trials.alias("owner")
     kept = sa.exists().where(

@@ -1,9 +1,11 @@
-"""Which places this user has approved for a store's files, on this machine.
+"""Places for a store's files that this user has approved on this machine.
 
-A database says where its files lie, and may come from anybody. The folder next to a database, and
-that in the user's data folder, are its own. Any other place is used after this user has named it:
-by `plan --artifacts`, `work --artifacts`, FEDSWEEP_ARTIFACTS or `db trust`. Approvals are kept in
-the user's data folder, a file for each store and place: machines that share it share them.
+A database names the places of its files, and may come from any person. The folder next to a
+database, and the one in the user's data folder, belong to it. Any other place is used only after
+this user has named it: by `plan --artifacts`, `work --artifacts`, FEDSWEEP_ARTIFACTS or `db trust`.
+
+Approvals are kept in the user's data folder, one file for each store and place. Machines that share
+the folder share the approvals.
 """
 
 from __future__ import annotations

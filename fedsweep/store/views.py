@@ -1,8 +1,8 @@
-"""The views: a documented contract, the same columns and values on both databases.
+"""The views: a documented contract, with the same columns and values on both databases.
 
-They are dropped before a migration and made again after it, from this file. Columns are only ever
-added, at the end: none changes its place. Only functions that a stock sqlite3 has: no square root,
-for one.
+They are dropped before a migration and created after it, from this file. New columns are only added
+at the end, so none changes its place. The views use only functions of a stock sqlite3, which has no
+square root.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 
 def create_views(connection: Connection) -> None:
-    """Make every view; to be called after the tables are as this version wants them."""
+    """Create every view. Call it after the tables have this version's columns."""
     for statement in statements(dialect_of(connection)).values():
         connection.execute(sa.text(statement))
 

@@ -1,8 +1,8 @@
-"""What an idle worker waits at: woken when there is something to claim, else after a while.
+"""The wait of an idle worker: it is woken when there is something to claim, or after a while.
 
-SQLite has no such thing: there a wait is a short sleep, and the file is on the same machine. On
-Postgres it is LISTEN, on a connection of its own, as long as the server has many left: listeners
-must never take the last ones from those that work.
+SQLite has no notification, so there a wait is a short sleep. On Postgres it is LISTEN, on a
+connection of its own, as long as the server has many connections left. Listeners must never take
+the last connections from workers that train.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Wakeup:
         self.listening: psycopg.Connection[Any] | None = None
 
     def wait(self, seconds: float, stopping: Callable[[], bool]) -> None:
-        """Wait for a ring; for `seconds` and a little at most, for less where none can come."""
+        """Wait for a notification, for `seconds` and a little at most. Wait less if none
+        can come.
+        """
         if self.listening is None:
             self.listening = dialect_of(self.engine).listen(self.engine, self.channel)
             if self.listening is not None:

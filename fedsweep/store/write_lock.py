@@ -1,11 +1,11 @@
 """SQLite's writers wait for their turn in the kernel.
 
-SQLite itself has a writer ask again and again, which starves the unlucky and takes the time of
-the one that writes. The turn is a courtesy: SQLite's own lock is what excludes. If the lock of the
-turn does not come in time, because a process that holds it is stopped, the writer goes on without.
+SQLite itself lets a writer retry again and again. That starves some writers and slows down the one
+that writes. The turn is only a courtesy, because SQLite's own lock excludes writers. If the turn
+does not come in time, because a process that holds it is stopped, the writer continues without it.
 
-Everybody who can open a file can hold a lock on it. The turn file is therefore open only to users
-who can write the database. A turn file that others can open is replaced.
+Every user who can open a file can lock it. Only users who can write the database can therefore open
+the turn file. A turn file that others can open is replaced.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FLAGS = (
 
 @contextmanager
 def hold_write_lock(database: Path) -> Iterator[None]:
-    """Hold the turn to write to this file. The turn of a process that dies is free at once."""
+    """Hold the turn to write to this file. If the process dies, the turn is free immediately."""
     if fcntl is None:
         yield
         return
@@ -94,7 +94,7 @@ class _Queue:
         self._modeless = False
         """True on a file system that gives each new file the same mode."""
         self._trusted: tuple[tuple[int, int], int] | None = None
-        """Device, inode and mode of the turn file that was looked at last."""
+        """Device, inode and mode of the turn file at the latest look."""
         self._trusted_until = 0.0
 
     def take(self) -> int | None:
@@ -159,10 +159,10 @@ class _Queue:
         return made
 
     def _wait(self, descriptor: int) -> bool:
-        """Return if the lock came in time. If not, the descriptor is closed when it comes.
+        """Return whether the lock came in time. If not, the descriptor is closed when it comes.
 
-        The kernel has no wait for a lock that ends after a while: a thread waits, and we for it. As
-        long as that thread still waits for an earlier lock, nobody waits.
+        The kernel cannot limit a wait for a lock. A thread waits for the lock, and the writer waits
+        for the thread. While that thread still waits for an earlier lock, no other writer waits.
         """
         if not self._in_kernel.acquire(blocking=False):
             os.close(descriptor)

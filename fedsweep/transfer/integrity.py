@@ -1,4 +1,4 @@
-"""Whether a store is sound: by the database's own check, and by what must hold in it."""
+"""The integrity of a store: the database's own check, and the rules that its rows must meet."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ RULES = {
         SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
         JOIN snapshots s ON s.trial = t.id AND s.name = w.name""",
 }
-"""What is wrong with a trial that a query finds."""
+"""The fault of the trials that each query finds."""
 
 
 def faults(engine: Engine) -> list[str]:
-    """What is wrong with a store, a line each; none where it is sound."""
+    """Return the faults of a store, one line each. The list is empty if it is sound."""
     with reading(engine) as connection:
         found = dialect_of(engine).own_check(connection)
         for wrong, query in RULES.items():
@@ -66,7 +66,7 @@ def faults(engine: Engine) -> list[str]:
 
 @dataclass
 class FilesChecked:
-    """What a look at every file that the database names has found."""
+    """The result of a check of every file that the database names."""
 
     sound: int = 0
     """Files that are as they were written."""
@@ -105,7 +105,7 @@ def _home(row: Any) -> Home:
 
 
 def _files_of(table: sa.Table) -> sa.Select[Any]:
-    """Select the files that a table names, with where they lie and who wrote them."""
+    """Select the files that a table names, with their places and the machines that wrote them."""
     finished = attempts.c.outcome == Outcome.FINISHED.value
     host = (
         sa.select(attempts.c.host)
@@ -126,7 +126,7 @@ def _files_of(table: sa.Table) -> sa.Select[Any]:
 
 
 def _fault(folder: Folder, name: str) -> str:
-    """Return what is wrong with a file that could not be read."""
+    """Return the fault of a file that could not be read."""
     try:
         return MISSING if folder.size(name) is None else "damaged"
     except OSError as error:

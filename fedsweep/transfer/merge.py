@@ -50,7 +50,7 @@ MERGED = "finished in a database that was merged, as another attempt had here"
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did."""
+    """The result of a merge."""
 
     added: int
     """Trials that only FROM had."""
@@ -61,19 +61,21 @@ class Merged:
     rounds: int
     """Rounds that INTO did not have."""
     sweeps: tuple[str, ...]
-    """Whose holds and budgets are to be looked at again: FROM's."""
+    """FROM's sweeps. Their holds and budgets must be checked again."""
     lost: tuple[str, ...]
     """Files of weights that were missing or damaged: left out, with their rows."""
 
 
 def merge_stores(source: Engine, here: Connection) -> Merged:
-    """Add a store's sweeps, trials and measurements to another's, within its transaction.
+    """Add a store's sweeps, trials and measurements to another store, within its transaction.
 
-    A trial of both is one trial: rounds that both have must be equal, bit for bit. It goes on from
-    whichever got further; a tie is INTO's. Finished is furthest. What was trained in vain for that
-    counts as lost, and every attempt is kept: the ledger says what it all cost. Whether a trial is
-    cancelled, held or urgent is INTO's to say, and how an arm is searched that both have. Merging
-    again adds nothing.
+    A trial of both stores is one trial: the rounds that both have must be equal, bit for bit. The
+    trial continues from the store that trained it further. INTO wins a tie, and finished counts as
+    furthest. The rounds that are dropped for it count as lost. Every attempt is kept, so the ledger
+    shows the whole cost.
+
+    INTO decides whether a trial is cancelled, held or urgent, and how an arm of both is searched. A
+    second merge adds nothing.
 
     Raises:
         Refused: a trial of both runs in INTO, or the two contradict each other; the caller's
@@ -123,7 +125,7 @@ def _join_sweeps(there: Connection, here: Connection) -> dict[int, int]:
 
 
 MINE = frozenset({"id", "trial_id", "cell_id", "sweep", "priority", "fence", "wish", "held"})
-"""What a trial of both keeps of INTO's row when it is taken over."""
+"""Columns of INTO's row that a trial of both keeps when FROM's rounds replace INTO's."""
 
 
 FATE = frozenset({"state", "failure", "failures", "error", "losses"})
@@ -170,7 +172,7 @@ class _Merging:
         self.kept += len(both) - len(over)
 
     def carry(self, step: _Step) -> None:
-        """Attempts with what they said, rounds, weights."""
+        """Add the attempts with their logs, the rounds and the weights."""
         fences = _add_attempts(self.there, self.here, step, self.now)
         _add_logs(self.there, self.here, step, fences)
         self.rounds += _add_rows_of(self.there, self.here, rounds, step)
@@ -187,7 +189,7 @@ class _Step:
     fresh: frozenset[int]
     """Those that INTO did not have."""
     over: frozenset[int]
-    """Those that go on as FROM had them."""
+    """The trials that continue as they are in FROM."""
     fences: Mapping[int, int]
     """The last of INTO, of those that it had."""
 
@@ -195,7 +197,9 @@ class _Step:
 def _of(
     connection: Connection, column: sa.Column[Any], some: Iterable[Any], *, lock: bool = False
 ) -> list[Row]:
-    """The rows of a table in which a column has one of some values; few of each."""
+    """Return the rows of a table in which a column has one of these values. Each value has few
+    rows.
+    """
     table = column.table
     query = sa.select(table).where(column.in_(list(some))).order_by(*table.primary_key)
     found = connection.execute(query.with_for_update() if lock else query)
@@ -222,8 +226,8 @@ def _require_agreement(both: Sequence[tuple[Row, Row]]) -> None:
 def _require_equal_rounds(
     there: Connection, here: Connection, both: Sequence[tuple[Row, Row]]
 ) -> None:
-    """Refuse trials whose common rounds differ. Of two that were told to measure other things,
-    only what both have measured is compared.
+    """Refuse trials whose common rounds differ. Only measures that both trials take are
+    compared.
     """
     begun = {t["trial_id"]: (t, o) for t, o in both if t["final_round"] and o["final_round"]}
     for table, measured in ((rounds, COMPARED), (client_rounds, ["samples", "test_accuracy"])):
@@ -255,7 +259,7 @@ def _unequal(theirs: Row, ours: Row, number: int, said: str, other: object) -> s
 def _side_by_side(
     there: Connection, here: Connection, table: sa.Table, measured: Sequence[str], ids: list[str]
 ) -> Iterator[tuple[Values, dict[int, Values]]]:
-    """By trial, round (and client): what was measured in FROM (0) and in INTO (1)."""
+    """Return the measurements in FROM (0) and in INTO (1), by trial, round and client."""
     within = [c for c in table.primary_key if c is not table.c.trial]
     head = 1 + len(within)
     query = sa.select(trials.c.trial_id, *within, *(table.c[name] for name in measured))
@@ -274,7 +278,7 @@ def _side_by_side(
 
 
 def _standing(row: Row) -> tuple[bool, int, bool]:
-    """How far a trial has got: the further, the greater."""
+    """Return how far a trial is trained. A greater value is further."""
     diverged = row["failure"] == FailureKind.DIVERGED
     return row["state"] == TrialState.FINISHED, row["final_round"] or 0, diverged
 
@@ -314,10 +318,10 @@ def _take_over(here: Connection, over: Sequence[tuple[Row, Row]]) -> int:
 def _add_attempts(
     there: Connection, here: Connection, step: _Step, now: float
 ) -> dict[tuple[int, int], int]:
-    """Add the attempts that INTO does not have, behind its own; returns its fences, by FROM's
-    trials and fences.
+    """Add the attempts that INTO does not have, after its own. Return its fences by FROM's trials
+    and fences.
 
-    An attempt is known by its trial, its worker and its start.
+    An attempt is identified by its trial, its worker and its start.
     """
     found = _of(there, attempts.c.trial, step.keys)
     theirs = [at_rest(attempts.name, row, now) for row in found]
@@ -349,9 +353,9 @@ def _name(attempt: Row) -> Values:
 
 
 def in_vain(attempt: Row) -> Row:
-    """An attempt of which no round is stored here: the other database's were taken, or kept.
+    """Return an attempt of which no round is stored, because the other database's rounds are used.
 
-    It counts as lost. Nor has it finished the trial: another one has.
+    Its rounds count as lost. It has not finished the trial either, because another attempt has.
     """
     trained = {"rounds_lost": attempt["rounds_trained"], "seconds_lost": attempt["seconds_trained"]}
     if attempt["outcome"] == Outcome.FINISHED:
@@ -371,7 +375,7 @@ def _write_attempts(here: Connection, new: Sequence[Row], newer: Sequence[Row]) 
 
 
 def _raise_fences(here: Connection, last: Mapping[int, int]) -> None:
-    """The next claim goes on behind the attempts that came."""
+    """Raise the fences, so that the next claim comes after the added attempts."""
     if last:
         raised = sa.update(trials).where(trials.c.id == sa.bindparam("of_trial"))
         here.execute(raised, [{"of_trial": key, "fence": fence} for key, fence in last.items()])
@@ -380,7 +384,7 @@ def _raise_fences(here: Connection, last: Mapping[int, int]) -> None:
 def _add_logs(
     there: Connection, here: Connection, step: _Step, fences: Mapping[tuple[int, int], int]
 ) -> None:
-    """What was said during attempts, where INTO does not have it."""
+    """Add the log lines of attempts that INTO does not have."""
     c = logs.c
     mine = sa.select(c.trial, c.fence, sa.func.max(c.n)).where(c.trial.in_(step.keys.values()))
     had = {(trial, fence): n for trial, fence, n in here.execute(mine.group_by(c.trial, c.fence))}
@@ -424,7 +428,7 @@ def _add_members(
     joined: Mapping[int, int],
     first: Mapping[int, int],
 ) -> None:
-    """Who has these trials; `first` are the sweeps of INTO that planned them first."""
+    """Add the memberships of these trials. `first` are INTO's sweeps that planned them first."""
     had = {(row["sweep"], row["trial"]) for row in _of(here, members.c.trial, step.keys.values())}
     new = []
     for row in _of(there, members.c.trial, step.keys):
@@ -435,7 +439,9 @@ def _add_members(
 
 
 def _add_arms(there: Connection, here: Connection, joined: Mapping[int, int]) -> None:
-    """The searches that INTO does not have, with what they proposed; behind all trials."""
+    """Add the searches that INTO does not have, with their proposals. Call it after all trials are
+    added.
+    """
     had = {tuple(row) for row in here.execute(sa.select(arms.c.sweep, arms.c.arm_id))}
     rows = there.execute(sa.select(arms).order_by(arms.c.id)).mappings().all()
     keys: dict[int, int] = {}

@@ -14,7 +14,7 @@ from fedsweep.store.dialects.base import Lock
 from fedsweep.store.rows import Row
 
 COPIED_ROWS = 5000
-"""Rows in memory at once, and of one statement."""
+"""Number of rows in memory at a time, and in one statement."""
 
 
 Values = tuple[Any, ...]
@@ -24,7 +24,7 @@ Parts = Generator[list[Values], None, None]
 
 
 def row_parts(connection: Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """The rows of a query, a few at a time, also from a server."""
+    """Yield the rows of a query, some at a time, also from a server."""
     with connection.execute(query, execution_options={"yield_per": COPIED_ROWS}) as found:
         yield from found.partitions()
 
@@ -44,7 +44,8 @@ def insert(
 
 
 def begin(there: Connection, here: Connection) -> None:
-    """Of both transactions: take the time it takes, alone with the planners, in two databases.
+    """Prepare both transactions: no time limit, and a lock against planners in both
+    databases.
 
     Raises:
         RequestError: it is one.

@@ -25,7 +25,8 @@ from fedsweep.store.transactions import ARGUMENT
 def both(
     source: str, target: str, *, names: tuple[str, str], create: bool = False
 ) -> Iterator[tuple[Engine, Engine]]:
-    """The stores of two URLs, the first one to be read alone: not even a schema is made in it.
+    """Open the stores of two URLs. The first one is only read: not even a schema is created
+    in it.
 
     Raises:
         StoreError: one is missing, unreachable, foreign, older or newer; by its name here.
@@ -40,7 +41,7 @@ def both(
 
 
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
-    """What other commands say of their --db is said of this argument."""
+    """Name this argument instead of --db in the errors about its database."""
     try:
         opened = open_one(url)
     except RequestError as error:

@@ -26,8 +26,9 @@ def weights_to_add(
     keys: Mapping[int, int] | None,
     lost: list[str],
 ) -> list[Values]:
-    """What to add of FROM's rows of weights, under INTO's keys, once their files are copied; those
-    that are missing or damaged go on the list.
+    """Return FROM's rows of weights to add, under INTO's row ids, after copying their files.
+
+    Missing and damaged files are added to the list.
     """
     brought = []
     for row in rows:

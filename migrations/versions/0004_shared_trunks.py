@@ -1,6 +1,6 @@
-"""What bn and fixbn trials share that differ in their freeze round alone.
+"""The BN rounds that bn and fixbn trials share if they differ only in their freeze round.
 
-Trials that are there go on as they are: they share nothing.
+Existing trials stay as they are and share nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an attempt takes of its device's memory."""
+"""The memory of its device that an attempt takes."""
 
 from __future__ import annotations
 

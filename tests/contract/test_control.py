@@ -98,7 +98,7 @@ def gives_back(c: Connection, claim: Claim) -> bool:
 
 @pytest.mark.parametrize("why", [Hold.PAUSE, Hold.DRAIN, Hold.BUDGET])
 def test_nothing_of_a_held_sweep_is_claimed_until_it_is_resumed(why: Hold, c: Connection) -> None:
-    """Whatever holds it; in its scope or out of it."""
+    """Each kind of hold does so, for claims of the sweep and for claims of any sweep."""
     plan(c, "a", 0, 1)
     queue.hold_sweep(c, "a", why)
     assert held(c) == {0: why, 1: why}
@@ -130,10 +130,10 @@ def test_a_trial_that_another_free_sweep_has_is_claimed_all_the_same(c: Connecti
         (Hold.PAUSE, Hold.CANCEL, Hold.PAUSE),
     ],
 )
-def test_of_several_reasons_the_mildest_holds(
+def test_the_mildest_of_several_reasons_holds(
     one: Hold, other: Hold, together: Hold, c: Connection
 ) -> None:
-    """What one of its sweeps lets run to its end is not taken away by another's budget or pause."""
+    """A trial that one of its sweeps lets finish is not held by another sweep's budget or pause."""
     plan(c, "a", 0)
     plan(c, "b", 0)
     claim = claimed(c)
@@ -158,7 +158,7 @@ def test_a_trial_s_own_wish_beats_its_sweeps(c: Connection) -> None:
     assert held(c) == {0: "drain", 1: "drain"}
 
 
-def test_what_is_over_cannot_be_held(c: Connection) -> None:
+def test_a_finished_trial_cannot_be_held(c: Connection) -> None:
     """Finished, failed and cancelled trials are left as they are, and not counted."""
     rows = plan(c, "a", 0, 1, 2)
     train(c, one := claimed(c), 1, ROUNDS)
@@ -210,7 +210,7 @@ def test_a_pause_that_is_taken_back_in_time_disturbs_nobody(c: Connection) -> No
     assert not gives_back(c, claim)
 
 
-def test_what_others_hold_is_not_waited_for_in_another_sweep_s_scope(c: Connection) -> None:
+def test_trials_that_others_hold_are_not_waited_for_in_another_sweep_s_scope(c: Connection) -> None:
     """A paused sweep keeps no worker of another one."""
     plan(c, "a", 0)
     plan(c, "b", 1)
@@ -234,7 +234,7 @@ def test_a_shared_trial_is_waited_for_by_both_of_its_sweeps(c: Connection) -> No
     assert not queue.outstanding(c, "b")
 
 
-def test_what_is_planned_into_a_held_sweep_is_held_too(c: Connection) -> None:
+def test_trials_planned_into_a_held_sweep_are_held_too(c: Connection) -> None:
     """Added to a paused sweep, it waits with the rest of it."""
     plan(c, "a", 0)
     queue.hold_sweep(c, "a", Hold.PAUSE)
@@ -243,7 +243,7 @@ def test_what_is_planned_into_a_held_sweep_is_held_too(c: Connection) -> None:
 
 
 def test_a_new_sweep_that_has_a_held_trial_frees_it(c: Connection) -> None:
-    """Whoever plans it wants it; a person's wish for that trial stands."""
+    """A person who plans it asks for it. A person's own hold of that trial stays."""
     _, second = plan(c, "a", 0, 1)
     queue.hold(c, [second], Hold.DRAIN)
     queue.hold_sweep(c, "a", Hold.PAUSE)
@@ -305,7 +305,7 @@ def test_planning_a_cancelled_sweep_again_takes_it_back(c: Connection) -> None:
 def test_planning_back_a_sweep_whose_trials_another_paused_one_has_frees_them(
     c: Connection,
 ) -> None:
-    """What was left to the paused one alone is wanted again."""
+    """Trials that only the paused sweep still had are free again."""
     plan(c, "a", 0, 1)
     plan(c, "b", 1)
     queue.hold_sweep(c, "b", Hold.PAUSE)
@@ -368,7 +368,7 @@ def test_raising_a_budget_lets_the_sweep_go_on(c: Connection) -> None:
 
 
 def test_a_budget_is_kept_by_its_own_sweep_alone(c: Connection) -> None:
-    """What another free sweep has goes on; what that one trains counts for both."""
+    """Trials of another free sweep continue. The rounds that it trains count for both."""
     plan(c, "a", 0, 1, budget=Budget(rounds=3))
     plan(c, "b", 1, 2)
     train(c, claim := claimed(c), 1, ROUNDS)
@@ -390,7 +390,7 @@ def test_a_paused_sweep_stays_paused_beyond_its_budget(c: Connection) -> None:
 
 
 def test_priorities_can_be_raised_and_lowered_later(c: Connection) -> None:
-    """Of what waits or runs; a planned trial keeps the priority that it has."""
+    """Waiting and running trials change. A planned trial keeps the priority that it has."""
     rows = plan(c, "a", 0, 1, 2, 3)
     queue.cancel(c, rows[3:])
     assert queue.prioritize(c, rows[2:], 5) == 1
@@ -454,7 +454,7 @@ def test_a_retried_trial_of_a_held_sweep_stays_held(c: Connection) -> None:
 
 
 def test_a_retried_trial_of_a_sweep_that_was_resumed_meanwhile_is_free(c: Connection) -> None:
-    """What it was held by when it was cancelled is long gone."""
+    """The hold that it had when it was cancelled no longer exists."""
     rows = plan(c, "a", 0)
     queue.hold_sweep(c, "a", Hold.PAUSE)
     queue.cancel(c, rows)
@@ -509,7 +509,7 @@ def test_a_trial_that_failed_for_good_while_held_is_not_waited_for(c: Connection
     assert taken(c) == []
 
 
-def test_what_has_backed_off_is_taken_where_nothing_else_waits(c: Connection) -> None:
+def test_a_trial_that_has_backed_off_is_claimed_if_no_other_waits(c: Connection) -> None:
     """And queued again on the way, where something does: by its age, it is then the next."""
     plan(c, "a", 0, 1, 2)
     delay = queue.fail(c, claimed(c), at(0), FailureKind.ERROR, "boom")

@@ -1,4 +1,4 @@
-"""The queue against a small model of it: whatever is asked, in whatever order, at whatever time."""
+"""The queue against a small model of it, under any calls, in any order, at any time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
 STORIES = {"sqlite": 30, "postgres": 12}
-"""Of thirty steps each: about five seconds. `make slow` has a thousand and three hundred."""
+"""Stories of thirty steps each take about five seconds. `make slow` has a thousand and three
+hundred.
+"""
 SEEDS, SWEEPS = range(4), ("a", "b")
 OPEN = ("queued", "running")
 
@@ -52,7 +54,7 @@ class Attempt:
 
 @dataclass
 class Trial:
-    """What the tables should say of one trial."""
+    """The values that the tables must have for one trial."""
 
     row: int
     sweep: str
@@ -129,7 +131,7 @@ class Model:
         return {seed: self.trials[seed] for seed in seeds}
 
     def order(self, sweep: str | None = None) -> list[int]:
-        """What can be claimed at once, the first one first."""
+        """The trials that can be claimed now, the first one first."""
         waiting = [
             (-trial.priority, trial.row, seed)
             for seed, trial in self.scope(sweep).items()
@@ -426,7 +428,7 @@ class Machine(RuleBasedStateMachine):
         with transaction(self.engine) as c, pytest.raises(LeaseLost):
             write(c, claim, self.now)
 
-    # What happens by itself, or is done by whoever comes by.
+    # Events that no person asks for: time, and the work of any worker.
 
     @rule(seconds=st.sampled_from([None, None, 0.25, 5.0, 15.25, 40.0]), rescue=st.booleans())
     def wait(self, seconds: float | None, rescue: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the queue promises, on every database; time is moved by hand."""
+"""The promises of the queue, on every database. The test moves the time."""
 
 from __future__ import annotations
 

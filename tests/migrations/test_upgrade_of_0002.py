@@ -55,7 +55,9 @@ def test_an_upgrade_keeps_every_value_of_every_row(second_store: str) -> None:
 
 
 def test_members_and_files_get_what_they_are_now_looked_up_by(upgraded: Engine) -> None:
-    """Who shares a trial that another sweep planned; every file that a row names."""
+    """Members know if another sweep planned their trial first. Every file that a row names is in
+    the index.
+    """
     with reading(upgraded) as c:
         shared = sa.text("SELECT sweep, trial FROM sweep_members WHERE shared = 1")
         assert [tuple(row) for row in c.execute(shared)] == [(2, 1)]
@@ -67,7 +69,7 @@ def test_members_and_files_get_what_they_are_now_looked_up_by(upgraded: Engine) 
         assert c.execute(sa.text("SELECT fence FROM files")).scalars().all() == [1, 1, 1]
 
 
-def test_what_the_old_version_left_half_way_is_taken_over_and_finished(upgraded: Engine) -> None:
+def test_trials_that_the_old_version_left_unfinished_are_finished(upgraded: Engine) -> None:
     """Its worker is long gone, and its snapshot too: that costs rounds."""
     with transaction(upgraded) as c:
         waiting = sa.text("UPDATE trials SET state = 'cancelled' WHERE state = 'queued'")

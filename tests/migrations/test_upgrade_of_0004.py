@@ -56,7 +56,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(fourth_store: str) -> None:
     engine.dispose()
 
 
-def test_what_shares_a_trunk_goes_on(upgraded: Engine) -> None:
+def test_trials_that_share_a_trunk_continue(upgraded: Engine) -> None:
     """Its snapshots are elsewhere, and so the trunk begins again; the paused carrier stays so."""
     assert work(upgraded) == 5
     with reading(upgraded) as c:

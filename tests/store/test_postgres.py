@@ -97,7 +97,7 @@ def limited(server: Postgres, monkeypatch: pytest.MonkeyPatch, name: str, limit:
         ("lock_timeout", "LOCK TABLE sweeps IN EXCLUSIVE MODE"),
     ],
 )
-def test_what_takes_too_long_is_told_and_may_be_tried_again(
+def test_a_statement_that_takes_too_long_is_named_and_may_be_retried(
     name: str, statement: str, store: Engine, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sleep, and a lock that another transaction has; one sentence without the password."""
@@ -117,7 +117,7 @@ def test_what_takes_too_long_is_told_and_may_be_tried_again(
 def test_a_worker_that_stops_within_a_transaction_loses_it_and_does_it_again(
     store: Engine, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows are free for others long before it wakes up; then it begins anew."""
+    """Its rows are free for others long before it wakes up. Then it starts again."""
     short = limited(server, monkeypatch, "idle_in_transaction_session_timeout", "1s")
     with transactions.transaction(store) as c:
         c.execute(sa.insert(sweeps).values(name="x", created_at=0))
@@ -126,7 +126,7 @@ def test_a_worker_that_stops_within_a_transaction_loses_it_and_does_it_again(
 
     def work(c: Connection) -> None:
         tries.append(c.execute(renamed.values(created_at=sweeps.c.created_at + 1)).rowcount)
-        if len(tries) == 1:  # asleep; whoever takes over waits for the row, and gets it
+        if len(tries) == 1:  # asleep; the next worker waits for the row, and gets it
             with transactions.transaction(store) as other:
                 other.execute(renamed.values(created_at=sweeps.c.created_at + 10))
         c.execute(sa.select(sweeps.c.id))
@@ -288,7 +288,9 @@ AT_ONCE: dict[str, tuple[Ask, Ask, str, tuple[str, str | None]]] = {
 
 
 @pytest.mark.parametrize("what", AT_ONCE)
-def test_what_people_ask_at_once_comes_out_as_if_in_turns(what: str, store: Engine) -> None:
+def test_commands_of_several_people_come_out_as_if_one_after_another(
+    what: str, store: Engine
+) -> None:
     """The second waits for the first one's commit, and sees what it did to the trials of both."""
     one, other, normalizer, expected = AT_ONCE[what]
     with transactions.transaction(store) as c:
@@ -320,7 +322,7 @@ def _plain(store: Engine) -> str:
 
 
 def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> None:
-    """One worker, which lets go of its connection after each transaction."""
+    """Claim and finish trials as one worker, which closes its connection after each transaction."""
     worker, lease = queue.Claimant(name, "cpu"), 600.0  # nobody renews it on a busy machine
 
     def take(c: Connection) -> Claim | None:
@@ -340,7 +342,7 @@ def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> Non
             transactions.patiently(store, lambda c, claim=claim: finish(c, claim))  # type: ignore[misc]
             close_idle(store)
         store.dispose()
-    except Exception as error:  # noqa: BLE001  # whatever it is
+    except Exception as error:  # noqa: BLE001  # any error at all
         failures.append(repr(error))
 
 
@@ -509,7 +511,7 @@ def everything(store: Engine) -> list[dict[str, Any]]:
 
 
 def test_a_role_that_does_not_own_the_views_cannot_upgrade(analyst: str) -> None:
-    """What the server says of it is told as the rest is."""
+    """The server's own message is shown like the others."""
     engine = make_engine(analyst)
     with (
         pytest.raises(StoreReadOnly, match="must be owner of"),
@@ -520,7 +522,7 @@ def test_a_role_that_does_not_own_the_views_cannot_upgrade(analyst: str) -> None
 
 
 def test_a_password_is_in_no_message(server: Postgres) -> None:
-    """Whatever is wrong: the user, the database, the server."""
+    """The fault may be in the user, the database or the server."""
     right = sa.make_url(server.url).set(password="hunter2")
     for wrong in ({"username": "nobody"}, {"database": "nowhere"}, {"query": {"host": "/nowhere"}}):
         with pytest.raises(StoreError) as caught:

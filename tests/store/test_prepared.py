@@ -44,7 +44,7 @@ def test_many_rows_go_in_at_once(store: Engine) -> None:
         assert COUNT(c).one().n == before + 3
 
 
-def test_what_fails_is_rolled_back_with_its_transaction(store: Engine) -> None:
+def test_a_failed_statement_is_rolled_back_with_its_transaction(store: Engine) -> None:
     with transaction(store) as c:
         ADD(c, name="twice")
     with pytest.raises(IntegrityError) as caught, transaction(store) as c:

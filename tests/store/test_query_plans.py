@@ -1,6 +1,7 @@
-"""What a claim costs does not depend on what else waits: asserted by query plans and counted work.
+"""The cost of a claim does not depend on the other trials that wait.
 
-20,000 trials; FEDSWEEP_TEST_ROWS sets another number (`make million` a million).
+Query plans and counted work prove it for 20,000 trials. FEDSWEEP_TEST_ROWS sets another number
+(`make million` a million).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def filled(store: Engine, tiny: Path) -> Engine:
 
 
 def plan(c: Connection, statement: Prepared, now: Moment) -> str:
-    """What the database would do, as text."""
+    """Return the database's plan of a statement, as text."""
     text, given = statement.text(c, {**GIVEN, "now": now.seconds, "clock": now.clock})
     if c.dialect.name == "sqlite":
         rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
@@ -71,7 +72,7 @@ def plan(c: Connection, statement: Prepared, now: Moment) -> str:
 
 
 SOME = frozenset({(("dataset", "camvid"), ("fingerprint", None)), (("normalizer", "mine"),)})
-"""What a worker on a machine without a data set passes over."""
+"""The needs that a worker on a machine without a data set passes over."""
 
 BY_INDEX = [
     (claims._statements(frozenset())[None], "ix_trials_claimable"),
@@ -91,7 +92,7 @@ BY_INDEX = [
 ]
 
 
-def test_what_every_trial_goes_through_reads_by_index(filled: Engine) -> None:
+def test_the_statements_of_every_trial_read_by_index(filled: Engine) -> None:
     """No scan of the trials. (Empty tables, of attempts and rounds, Postgres scans with right.)"""
     with transaction(filled) as c:
         finish = ends._FINISH.steps(c)[0]
@@ -214,7 +215,9 @@ def test_a_claim_does_the_same_work_whatever_else_waits(
         assert c.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one() == 0
 
 
-def test_what_a_trunk_costs_does_not_depend_on_who_waits_for_it(store: Engine, tiny: Path) -> None:
+def test_the_cost_of_a_trunk_does_not_depend_on_the_trials_that_wait_for_it(
+    store: Engine, tiny: Path
+) -> None:
     """A claim that finds nothing else, and the carrier's steps: one waits, or thousands do."""
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny, ["seed=0"]))

@@ -1,4 +1,4 @@
-"""SQL from a person: it reads, whatever it is given."""
+"""SQL from a person only reads, with any text."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_plan_of_gigabytes_is_measured_where_it_is_made(
     store.dispose()
 
 
-def test_what_outgrows_its_temporary_file_takes_too_much(sqlite_url: str) -> None:
+def test_a_statement_that_outgrows_its_temporary_file_is_refused(sqlite_url: str) -> None:
     """A sort that spills is told as such, not as a broken disk."""
     store = make_engine(sqlite_url)
     statement = (
@@ -181,7 +181,7 @@ def test_what_outgrows_its_temporary_file_takes_too_much(sqlite_url: str) -> Non
         ("SELECT * FROM trails WHERE error LIKE '%interrupted%'", '"trails" does not exist'),
     ],
 )
-def test_what_is_wrong_is_told_not_what_the_statement_says(
+def test_a_refusal_names_the_fault_and_not_the_statement(
     postgres_url: str, statement: str, says: str
 ) -> None:
     """Postgres repeats the statement in its error."""

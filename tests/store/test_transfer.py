@@ -78,13 +78,13 @@ ODD = (5e-324, 1e308, 0.1 + 0.2, -1.5, 0.0, 1 / 3, 2.0**-1074 * 3, 123456789.123
 DIRECTIONS = ["sqlite-sqlite", "sqlite-postgres", "postgres-sqlite", "postgres-postgres"]
 OTHERS = ["sqlite-postgres", "postgres-sqlite"]
 FILES = ["sqlite-sqlite"]
-"""Where it is a rule that is tested, not what it is told to a database in."""
+"""For tests of a rule that does not depend on the database."""
 
 between = functools.partial(pytest.mark.parametrize, "two", indirect=True)
 
 
 def another(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
-    """The URL of a database without tables, beside the one of `sqlite_url` and `postgres_url`."""
+    """The URL of a database without tables, other than `sqlite_url` and `postgres_url`."""
     if kind == "postgres":
         return str(request.getfixturevalue("empty_postgres"))
     return f"sqlite:///{tmp_path / 'another.db'}"
@@ -225,7 +225,7 @@ def search(connection: Connection, tiny: Path) -> None:
 
 
 def folder(engine: Engine) -> Path:
-    """Where the files of a store's trials lie."""
+    """Return the folder of the files of a store's trials."""
     with reading(engine) as c:
         return Path(str(artifacts.folder_of(engine.url, file_places.home(c, 1))))
 
@@ -290,7 +290,7 @@ def test_a_copy_has_every_row_bit_for_bit_under_its_own_key(
 
 
 @between(argvalues=OTHERS)
-def test_what_ran_is_queued_in_the_copy_and_was_released(
+def test_a_running_trial_is_queued_in_the_copy_and_its_attempt_released(
     two: tuple[Engine, Engine], tiny: Path
 ) -> None:
     """Nobody holds it there; what backed off need not wait; FROM goes on as it was."""
@@ -390,7 +390,7 @@ def test_a_copy_is_what_was_there_at_one_moment_while_workers_go_on(
 
 
 def assert_consistent(store: Engine) -> None:
-    """What a trial and its attempts say of its rounds is so, of each."""
+    """Check that each trial and its attempts agree with their stored rounds."""
     with reading(store) as c:
         stored = c.execute(sa.select(rounds.c.trial, rounds.c.round)).all()
         new = c.execute(sa.select(attempts.c.trial, attempts.c.rounds_new)).all()
@@ -475,7 +475,7 @@ def test_a_database_with_anything_in_it_is_no_place_for_a_copy(
 def test_a_database_is_not_copied_to_or_merged_with_itself(
     store_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """By whatever other name it is called."""
+    """Other names of the same database are recognized."""
     url = make_url(store_url)
     if url.drivername == "sqlite":
         assert url.database is not None
@@ -554,7 +554,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(
 
 @between(argvalues=OTHERS)
 @pytest.mark.parametrize("damage", ["dropped", "changed"])
-def test_what_does_not_come_back_as_it_was_written_is_not_kept(
+def test_a_copy_that_reads_back_differently_is_not_kept(
     two: tuple[Engine, Engine], tiny: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """A row less, or one bit of one float: exit 1, and the target stays empty."""
@@ -618,7 +618,7 @@ def rounds_of(row: int, n: int) -> list[Round]:
 
 
 def science(engine: Engine) -> list[list[tuple[Any, ...]]]:
-    """What a sweep says, whoever measured it, wherever."""
+    """Return the results of a sweep, without the machines that measured them."""
     results = (
         "trial_id, sweep, state, failure, config, final_round, test_accuracy, test_loss, "
         "best_round, bytes_up, seconds, numerics_id, attempts"
@@ -647,7 +647,9 @@ def test_merged_halves_of_a_sweep_are_the_whole(
 
 
 @between(argvalues=OTHERS)
-def test_what_only_one_has_is_added_under_new_keys(two: tuple[Engine, Engine], tiny: Path) -> None:
+def test_trials_of_only_one_store_are_added_under_new_keys(
+    two: tuple[Engine, Engine], tiny: Path
+) -> None:
     """Sweeps of one name are joined, with all their texts; others come whole."""
     source, target = two
     plan(target, tiny, "seed=5")
@@ -719,7 +721,7 @@ def test_a_trial_with_an_unequal_round_is_named_and_nothing_is_merged(
     says: str,
     ends: tuple[str, str],
 ) -> None:
-    """Whatever became of it; not the other trials either."""
+    """The state of the trial does not matter. The other trials are not merged either."""
     source = open_store(str(request.getfixturevalue("sqlite_url")))
     target = open_store(f"sqlite:///{tmp_path}/into.db", create=True)
     plan(source, tiny)
@@ -802,10 +804,12 @@ def test_only_what_both_have_measured_is_compared_where_they_were_asked_otherwis
 
 
 @between(argvalues=FILES)
-def test_of_two_unfinished_the_further_one_goes_on_and_a_tie_is_into_s(
+def test_the_further_of_two_unfinished_trials_continues_and_into_wins_a_tie(
     two: tuple[Engine, Engine], tiny: Path
 ) -> None:
-    """What the other one trained is lost, and the ledger says so; the next fence is a new one."""
+    """The rounds of the other one are lost, and the ledger counts them. The next fence is a new
+    one.
+    """
     source, target = two
     for engine, name in zip(two, ("alice", "bob"), strict=True):
         plan(engine, tiny)
@@ -852,9 +856,7 @@ def test_a_finished_trial_is_taken_whatever_into_made_of_it(
 
 
 @between(argvalues=FILES)
-def test_whether_a_trial_is_cancelled_is_into_s_to_say(
-    two: tuple[Engine, Engine], tiny: Path
-) -> None:
+def test_into_decides_if_a_trial_is_cancelled(two: tuple[Engine, Engine], tiny: Path) -> None:
     """FROM's rounds come all the same."""
     source, target = two
     for engine in two:
@@ -971,7 +973,7 @@ def test_a_file_that_was_copied_and_worked_on_in_two_places_comes_together(
 
 @between(argvalues=FILES)
 def test_merged_weights_come_once_with_their_file(two: tuple[Engine, Engine], tiny: Path) -> None:
-    """Where INTO has none of them; a file that is missing comes with a later merge."""
+    """They come if INTO has none. A file that is missing comes with a later merge."""
     source, target = two
     for engine in two:
         plan(engine, tiny)

@@ -91,14 +91,14 @@ def test_a_transaction_that_fails_lets_go_of_the_turn(file: Path, store: Engine)
     assert is_free(file)
 
 
-def test_whoever_comes_later_waits_until_the_turn_is_free(
+def test_a_later_writer_waits_until_the_turn_is_free(
     store: Engine, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write_lock, "TURN_SECONDS", 3600.0)
     writer = threading.Thread(target=write, args=(store, "late"))
     writer.start()
     assert names(store) == []
-    holder.send_signal(signal.SIGKILL)  # whoever dies lets go
+    holder.send_signal(signal.SIGKILL)  # the lock of a dead process is free
     writer.join(60)
     assert names(store) == ["late"]
 

@@ -1,4 +1,4 @@
-"""SQL from a person: read-only whatever it says, one statement, bounded in time and rows."""
+"""SQL from a person: read-only in any case, one statement, limited in time and rows."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def ask(
     seconds: float = 30.0,
     room: int | None = None,
 ) -> Answer:
-    """Run one reading statement; of its rows `limit`, and about `room` bytes, are taken.
+    """Run one reading statement. Return at most `limit` rows and about `room` bytes.
 
-    The seconds are for all of it: to connect, to plan, to run and to fetch. Without `room` it is a
-    person's own terminal, whose answer has MOST_BYTES at most. Parameters are bound by the driver
-    or quoted: they are data, whatever they say.
+    `seconds` limits the whole call: connect, plan, run and fetch. Without `room`, the answer is for
+    a person's own terminal and has at most MOST_BYTES. The driver binds or quotes the parameters,
+    so their text is never run as SQL.
 
     Raises:
         SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.
@@ -66,7 +66,7 @@ def ask(
 
 
 def _fitting(rows: Sequence[Sequence[Any]], room: int) -> int:
-    """How many of these rows have room."""
+    """Return the number of these rows that fit."""
     used = 0
     for n, row in enumerate(rows):
         used += size(row)
@@ -79,7 +79,7 @@ _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON and CSV know."""
+    """Return a value of a type that JSON and CSV have."""
     if isinstance(value, decimal.Decimal):
         whole = value.is_finite() and value == value.to_integral_value()
         if whole and value.adjusted() > 4_000:  # more digits than Python writes of an int

@@ -1,4 +1,4 @@
-"""What an answer to a person's SQL may be, on both databases, and how a statement is refused."""
+"""Limits of an answer to a person's SQL on both databases, and the refusal of a statement."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from fedsweep.errors import SqlRefused
 
 Parameters = Mapping[str, str | None]
-"""Values by name. In a statement `:name` stands for one, wherever a value may."""
+"""Values by name. In a statement, `:name` stands for one, in any place of a value."""
 
 Found = tuple[list[str], Sequence[Sequence[Any]]]
 """Columns and rows."""
 
 MOST_COLUMNS = 300
-"""Of an answer that has a bound on its size."""
+"""Maximum number of columns of an answer that is limited in size."""
 
 MOST_BYTES = 256 * 2**20
-"""Of an answer on a person's own terminal, or in a file."""
+"""Maximum size of an answer on a person's own terminal, or in a file."""
 
 TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
 TOO_MUCH = "the statement takes too much memory: narrow it"
@@ -42,7 +42,7 @@ def taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence
 
 
 def names(statement: str, parameter: str) -> bool:
-    """Whether a statement has a `:parameter`, outside its strings and comments."""
+    """Return whether a statement has a `:parameter` outside its strings and comments."""
     return any(found["name"] == parameter for found in LEXEME.finditer(statement))
 
 
@@ -58,11 +58,11 @@ What is not closed reaches to the end, so that no text is searched twice.
 
 
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")
-"""Parts of what the drivers say where a statement writes, or is several."""
+"""Parts of the drivers' messages about a statement that writes, or about several statements."""
 
 
 def refusal(text: str, seconds: float) -> SqlRefused:
-    """What a person is told of a driver's error."""
+    """Return the refusal that tells a person about a driver's error."""
     first = text.strip().splitlines()[0] if text.strip() else "the statement failed"
     if "interrupted" in text or "statement timeout" in text:
         return SqlRefused(

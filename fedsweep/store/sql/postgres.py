@@ -1,8 +1,8 @@
-"""A person's SQL on Postgres: read-only, bounded, and without a superuser's rights.
+"""A person's SQL on Postgres: read-only, limited, and without the rights of a superuser.
 
-A superuser's session keeps its right to be one: any function that a statement calls may take it
-back by RESET ROLE. There, the statement runs within a function of a role that may only read, in
-which the server lets nobody change roles.
+A superuser's session keeps its rights: any function that a statement calls may take them back with
+RESET ROLE. For a superuser, the statement therefore runs in a function of a role that may only
+read. Inside it the server refuses every change of role.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SETTINGS = {
     "client_min_messages": "error",
     "standard_conforming_strings": "on",  # as our own look at a statement has it
 }
-"""Of a statement's transaction, as far as the server knows them."""
+"""Settings of a statement's transaction, as far as the server knows them."""
 WORK_MEMORY = 64 * 2**10
 """Kilobytes of memory for a sort or a hash table; a server may allow less."""
 SPILLED = 2**20
@@ -61,8 +61,8 @@ SPILLED = 2**20
 class _Words:
     """Words that a text must not have, in any case.
 
-    A plan has millions of characters. A pattern would take a second for them, in which no other
-    thread of the process runs.
+    A plan has millions of characters. A pattern would take a second to search them, and no other
+    thread of the process would run in that second.
     """
 
     def __init__(self, words: str) -> None:
@@ -93,11 +93,11 @@ _REACHING_OUT = _Words(
     """
 )
 """Functions that could take a superuser's rights back, run SQL from a string, or end or block a
-worker; and the spelling of a name in escapes, which could hide them."""
+worker. The spelling of a name in escapes could hide them, so it is refused too."""
 
 
 def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]:
-    """The text as Postgres takes it, with $1 for the first parameter, and its values."""
+    """Return the text for Postgres, with $1 for the first parameter, and the values."""
     used = [name for name in parameters if names(text, name)]
 
     def number(found: re.Match[str]) -> str:
@@ -107,7 +107,9 @@ def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]
 
 
 def _quoted(text: str, parameters: Parameters) -> str:
-    """The text with each parameter as a literal: a function's statement has none of its own."""
+    """Return the text with each parameter as a literal, because a function's statement has no
+    parameters.
+    """
 
     def quote(found: re.Match[str]) -> str:
         if found["name"] is None or found["name"] not in parameters:
@@ -126,9 +128,11 @@ def ask(
     deadline: Deadline,
     room: int | None,
 ) -> Found:
-    """As a subquery, so that nothing but a SELECT fits; by the extended protocol, which takes one
-    statement; in a read-only transaction; and not with a superuser's rights, which reach files
-    and programs from within a SELECT.
+    """Run one SELECT and return its columns and rows.
+
+    It runs as a subquery, so that only a SELECT fits. The extended protocol takes one statement
+    only. The transaction is read-only. It has no superuser's rights, because these reach files and
+    programs from within a SELECT.
     """
     if _REACHING_OUT.search(text):
         raise SqlRefused
@@ -239,7 +243,7 @@ SELECT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
 
 
 def _set(cursor: psycopg.RawCursor[Any], deadline: Deadline) -> None:
-    """Bound a transaction in time and memory, and let it find our tables and nobody's functions."""
+    """Limit a transaction in time and memory, and let it find only our tables."""
     cursor.execute(f"SET LOCAL statement_timeout = {deadline.milliseconds()}")
     cursor.execute(
         "SELECT pg_catalog.set_config('search_path', 'pg_catalog, ' || coalesce("
@@ -283,7 +287,7 @@ class _Plain:
         return _numbered(text, parameters)
 
     def found(self) -> Found:
-        """The columns and rows."""
+        """Return the columns and rows."""
         self._prepare()
         self._plan(self.text)  # what breaks out of its brackets is no statement
         asked = f"(\n{self.text}\n) AS fedsweep_asked{_of_size(self.room)}"
@@ -293,14 +297,14 @@ class _Plain:
         return self._run(asked, query)
 
     def _prepare(self) -> None:
-        """Make what the statement runs in."""
+        """Create the objects that the statement needs."""
 
     def _run(self, _asked: str, query: str) -> Found:
         rows = taken(self._rows(query, self.values), self.limit, self.room)
         return [column.name for column in self.cursor.description or ()], rows
 
     def _plan(self, statement: str) -> str:
-        """How Postgres would go about it, with the constants worked out."""
+        """Return the plan that Postgres makes, with its constants evaluated."""
         explain = f"EXPLAIN (VERBOSE, COSTS OFF)\n{statement}"
         self._hurry()
         if self.values:  # of a recipe, from a person's own terminal
@@ -328,7 +332,7 @@ class _Plain:
             count = max(TOGETHER[0], min(most, AT_ONCE // each))
 
     def _hurry(self) -> None:
-        """Give the next step what is left of the time."""
+        """Give the next step the time that is left."""
         self.cursor.execute(f"SET LOCAL statement_timeout = {self.deadline.milliseconds()}")
 
 
@@ -336,8 +340,9 @@ class _Enclosed(_Plain):
     """A statement of a superuser, in a function of a role that may only read.
 
     In a function with its owner's rights (SECURITY DEFINER) the server refuses each change of the
-    role, so that nothing that a statement calls gets the session's own rights back. Even the look
-    at a statement is a call: to read a constant can call a function of whoever made its type.
+    role. So no function that a statement calls gets the session's own rights back. Even the check
+    of a statement is a call, because reading a constant can call a function of the user who made
+    its type.
     """
 
     def _written(self, text: str, parameters: Parameters) -> tuple[str, list[str | None]]:
@@ -381,7 +386,7 @@ class _Enclosed(_Plain):
         return columns, taken(rows, self.limit, self.room)
 
     def _types(self, one: str, count: int) -> list[int]:
-        """The numbers of the columns' types."""
+        """Return the type numbers of the columns."""
         if not count:
             return []
         columns = [f"c{n}" for n in range(count)]
@@ -397,8 +402,8 @@ class _Enclosed(_Plain):
         return types
 
     def _lines(self, statement: str, most: int, fault: str = "") -> Iterator[str]:
-        """The lines of a statement, until they are longer than so many bytes: then it is at fault,
-        if a fault is given.
+        """Return the lines of a statement. If they exceed this number of bytes, raise the given
+        error.
         """
         self.cursor.execute("CLOSE ALL")
         query = "SELECT line FROM pg_temp.fedsweep_lines($1, $2, $3) AS line"
@@ -411,7 +416,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def _pairs(line: str) -> list[tuple[str, Any]]:
-    """The names and values of a row."""
+    """Return the names and values of a row."""
     pairs: list[tuple[str, Any]] = json.loads(
         line, object_pairs_hook=_Object, parse_int=_whole, parse_float=Decimal
     )
@@ -423,7 +428,7 @@ def _whole(digits: str) -> int | Decimal:
 
 
 def _readable(value: Any) -> Any:
-    """A value as Python's own types, also within an array or an object."""
+    """Return a value as Python's own types, also inside an array or an object."""
     if isinstance(value, _Object):
         return {name: _readable(inner) for name, inner in value}
     if isinstance(value, list):
@@ -460,7 +465,7 @@ END
 $lines$""",
     "ALTER FUNCTION pg_temp.fedsweep_lines(text, bigint, text) OWNER TO pg_read_all_data",
 )
-"""What a superuser's statement runs in. It is gone with the transaction."""
+"""The function in which a superuser's statement runs. It ends with the transaction."""
 
 
 _MEASURE = f"""\
@@ -478,7 +483,7 @@ BEGIN
     PERFORM set_config('fedsweep.plan', plan, true);
 END
 $measure$"""
-"""Measures a plan where it is made: a line of it may have a constant of a gigabyte."""
+"""Measures a plan inside the server, because one line of it may hold a constant of a gigabyte."""
 
 
 def _execute(
@@ -498,6 +503,8 @@ def _execute(
 
 
 def _of_size(room: int) -> str:
-    """A condition that is an error for a row that has no room alone; before it is sent."""
+    """Return a condition that raises an error for a row that alone is too large, before it
+    is sent.
+    """
     fits = f"octet_length(fedsweep_asked::text) <= {int(room)}"
     return f" WHERE CAST(CASE WHEN {fits} THEN '1' ELSE '{TOO_LARGE}' END AS integer) = 1"

@@ -1,8 +1,10 @@
 """A person's SQL on SQLite in a process of its own, which can be killed and has little memory.
 
-SQLite asks for the deadline between its steps only: planning a statement, or one call of LIKE,
-instr or trim, may take hours and gigabytes. Run as a program: a question on stdin, an answer out.
-The program ends with the process that asks, however that ends.
+SQLite checks the deadline only between its steps. Planning a statement, or one call of LIKE, instr
+or trim, may take hours and gigabytes.
+
+Run as a program, it reads a question from stdin and writes the answer to stdout. It ends with the
+process that asks, in every case.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ SPILLED = 256 * 2**20
 NO_ROOM = 3
 """The exit code of what took too much."""
 _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
-"""What SQLite says where its temporary file may not grow: nothing else is written here."""
+"""Errors of SQLite if its temporary file may not grow. Nothing else is written."""
 
 
 def ask(question: dict[str, Any], deadline: Deadline) -> Found:

@@ -1,6 +1,6 @@
-"""A person's SQL on SQLite: read-only, and bounded, here or in a process of its own.
+"""A person's SQL on SQLite: read-only and limited, in this process or in one of its own.
 
-Of the standard library alone: a question from the page starts a process.
+It needs only the standard library, because each question from the page starts a process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def read(
     views: dict[str, str],
     opened: Callable[[sqlite3.Connection], object] = lambda _: None,
 ) -> Found:
-    """Columns and rows of a statement on a SQLite file, until a moment of the monotonic clock.
+    """Return the columns and rows of a statement on a SQLite file, until a time of the monotonic
+    clock.
 
-    `views` are the statements that make our views: a file of somebody else may have others of the
-    same names. `opened` is given the connection, so that another thread can interrupt it.
+    `views` are the statements that create our views, because a file from another person may have
+    other views of the same names. `opened` gets the connection, so that another thread can
+    interrupt it.
     """
     left = max(0.0, until - time.monotonic())
     connection = sqlite3.connect(address, uri=True, timeout=left, check_same_thread=False)

@@ -20,14 +20,14 @@ class Recipe:
 
     name: str
     about: str
-    """What it answers, in one sentence."""
+    """The question that it answers, in one sentence."""
     text: str
     """The whole file, its sentence included: it can be run as it is."""
 
 
 @cache
 def recipes() -> tuple[Recipe, ...]:
-    """All recipes, by name."""
+    """Return all recipes, by name."""
     files = (file for file in resources.files(__name__).iterdir() if file.name.endswith(".sql"))
     return tuple(
         _read(file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
         NotFound: there is none; says which is nearest.
