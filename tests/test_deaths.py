@@ -21,9 +21,9 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker import Ended, kind_of, worn_out
-from fedsweep.worker.slot import _SlotLoop
 from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
+from tests.slots import slot_loop
 
 pytestmark = pytest.mark.quick_on("sqlite")
 
@@ -110,7 +110,7 @@ def die(watch: Any, held: Claim | None, words: str = "") -> None:
     if held is not None:
         watch.note(slot, held)
     slot.box.write_text(words)
-    watch.bury(slot)
+    watch.reap(slot)
 
 
 def losses(store: Engine, held: Claim) -> tuple[Any, ...]:
@@ -192,11 +192,9 @@ def test_a_lack_is_told_and_stored_once(
 @pytest.fixture
 def slot(planned: Engine) -> Any:
     """A slot's loop without its process."""
-    slot: Any = object.__new__(_SlotLoop)
-    slot.engine, slot.options = planned, worker.Options("")
-    slot.worker = WORKER
-    slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []
-    slot.say = slot.told.append
+    slot = slot_loop(planned)
+    slot.sent = []
+    slot.send = slot.sent.append
     return slot
 
 
@@ -240,7 +238,7 @@ def test_a_slot_stops_only_if_nothing_that_is_left_can_be_trained(
     slot.pass_over(DataMissing("no digits", DATA))
     with pytest.raises(MachineLacks, match="no gn; no digits"):
         slot.require_work()
-    assert [said.lack for said in slot.told] == [(("normalizer", "gn"),), DATA]
+    assert [message.lack for message in slot.sent] == [(("normalizer", "gn"),), DATA]
     slot.proven = True
     slot.require_work()  # it has trained, and waits for other sweeps
     slot.options = worker.Options("", until_empty=True)

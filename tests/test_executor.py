@@ -424,7 +424,7 @@ def test_the_log_of_each_attempt_says_what_was_found(
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
     told: list[str] = []
-    look_at_data(read_plan(tiny, changes), image_folder, tell=told.append)
+    look_at_data(read_plan(tiny, changes), image_folder, report=told.append)
     assert told == expected
     planned(store, tiny, *changes)
     for _ in range(2):

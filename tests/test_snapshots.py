@@ -17,7 +17,8 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.errors import MachineError
 from fedsweep.execution import attempt
-from fedsweep.execution.attempt import _Attempt, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.files import AttemptFiles
 from fedsweep.execution.place import Place
 from fedsweep.plan import Round
 from fedsweep.states import Hold, Outcome
@@ -228,7 +229,7 @@ def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_
     with monkeypatch.context() as patch:
         at_once(patch)
         patch.setattr(file_index, "add_snapshot", killed)
-        patch.setattr(_Attempt, "clear_up", lambda _: None)
+        patch.setattr(AttemptFiles, "clear_up", lambda _: None)
         with pytest.raises(Killed):
             run(store, first)
     a, b = file_names.snapshot_names(first)
@@ -377,7 +378,7 @@ def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
     """Else hundreds of them would hold a server's connections."""
     at_once(monkeypatch)
     gone: list[Engine] = []
-    monkeypatch.setattr(attempt, "let_go", gone.append)
+    monkeypatch.setattr(attempt, "close_idle", gone.append)
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
     assert gone == []

@@ -35,9 +35,9 @@ from fedsweep.store import clock, outage, planning, round_rows, transactions
 from fedsweep.store.claim import Claim
 from fedsweep.store.outage import OUTAGE_SECONDS
 from fedsweep.store.tables import attempts, trials
-from fedsweep.worker.slot import _SlotLoop
 from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
+from tests.slots import slot_loop
 
 FAULTS = [
     psycopg.errors.UndefinedTable("relation does not exist"),
@@ -128,7 +128,7 @@ def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
     slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
     watch.note(slot, worker.Broken("the database is away", blameless=True))
-    watch.bury(slot)
+    watch.reap(slot)
     watch.engine.dispose()
     watch.boxes.cleanup()
     assert (slot.closed, watch.tally.broken) == (True, "the database is away")
@@ -157,8 +157,7 @@ def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: En
 
 def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long trial before it does not use up the time; past the bound the error is raised."""
-    loop = _SlotLoop.__new__(_SlotLoop)
-    loop.reached = time.monotonic()
+    loop = slot_loop(sa.create_engine("sqlite://"))
     monkeypatch.setattr("fedsweep.worker.slot.OUTAGE_SECONDS", 1000.0)
     with loop.through_outages():
         raise StoreUnreachable
@@ -171,9 +170,8 @@ def test_a_server_that_only_reads_is_not_waited_for_without_end(
     planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker reads between its claims; that it can read is no end of the outage."""
-    slot = object.__new__(_SlotLoop)
-    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, time.monotonic() - OUTAGE_SECONDS - 1
+    slot = slot_loop(planned)
+    slot.reached -= OUTAGE_SECONDS + 1
 
     def refused(_engine: Engine) -> Any:
         raise StoreStandby
@@ -306,9 +304,7 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
     planned: Engine, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
     """The commit succeeds, but its answer is lost: the slot claims that trial, or releases it."""
-    slot = object.__new__(_SlotLoop)
-    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, time.monotonic()
+    slot = slot_loop(planned)
 
     @contextmanager
     def unanswered(engine: Engine) -> Iterator[sa.Connection]:
