@@ -44,7 +44,7 @@ def test_each_attempt_keeps_a_warning_but_a_process_says_it_once(
 ) -> None:
     """What would have reached the terminal without it still does; of our INFO nothing."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(log_handler._Aloud, "said", set())
+    monkeypatch.setattr(log_handler._Printer, "printed", set())
     for _ in range(2):
         with LogHandler() as book:
             logging.getLogger("fedsweep").info("quiet")

@@ -62,7 +62,7 @@ def test_a_trial_s_rounds_come_out_again_bit_for_bit(store: Engine, tiny: Path) 
     claimed = trained(store, tiny, "client_accuracy=true", "diagnostics=true")
     stored = record(store, claimed)
     assert len(stored.clients[3]) == 4
-    assert verdict(stored) == Verdict(equal=True, says="")
+    assert verdict(stored) == Verdict(equal=True, difference="")
     here = training.numerics_of(verification.configured(stored), Place())
     assert verification.other_numerics(stored, here) == []
     assert verification.same_kind_of_device(stored) == "cpu"
@@ -79,10 +79,10 @@ def test_one_changed_bit_is_found_and_named(store: Engine, tiny: Path) -> None:
     second = (rounds.c.trial == claimed.trial) & (rounds.c.round == 2)
     change(store, rounds, second, train_loss=near)
     said = f"round 2, train_loss: stored {near!r}, again {loss!r}"
-    assert verdict(record(store, claimed)) == Verdict(equal=False, says=said)
+    assert verdict(record(store, claimed)) == Verdict(equal=False, difference=said)
     assert verdict(record(store, claimed), 1).equal
     assert verdict(record(store, claimed), tolerance=1e-9) == Verdict(
-        equal=True, says=f"train_loss of round 2, by {abs(loss - near):.3g}"
+        equal=True, difference=f"train_loss of round 2, by {abs(loss - near):.3g}"
     )
     change(store, rounds, second, train_loss=loss)
 
@@ -90,10 +90,10 @@ def test_one_changed_bit_is_found_and_named(store: Engine, tiny: Path) -> None:
     one = (c.trial == claimed.trial) & (c.round == 3) & (c.client == 2)
     change(store, client_rounds, one, test_accuracy=0.125)
     found = verdict(record(store, claimed), tolerance=1e-9)
-    assert found.says.startswith("round 3, test_accuracy of client 2: stored 0.125, again ")
+    assert found.difference.startswith("round 3, test_accuracy of client 2: stored 0.125, again ")
 
     gap = replace(sound, rounds=[sound.rounds[0], sound.rounds[2]])
-    assert "round 2: stored: nothing is stored" in verdict(gap).says
+    assert "round 2: stored: nothing is stored" in verdict(gap).difference
 
 
 def test_a_field_of_the_numerics_that_is_another_here_is_named(store: Engine, tiny: Path) -> None:
@@ -132,16 +132,16 @@ def test_a_diverged_trial_must_diverge_again_in_the_same_round(store: Engine, ti
     assert stored.error == "the training loss of round 3 is nan"
     assert verification.to_diverge(stored, 2)
     assert not verification.to_diverge(stored, 1)
-    assert verdict(stored) == Verdict(equal=True, says="")
+    assert verdict(stored) == Verdict(equal=True, difference="")
     assert verdict(stored, 1).equal
 
     tame = replace(stored, config={**stored.config, "lr": 0.01})
     assert not verdict(tame).equal
-    assert verdict(tame, tolerance=math.inf).says == (
+    assert verdict(tame, tolerance=math.inf).difference == (
         "round 3: stored: the training loss of round 3 is nan; again: it does not diverge"
     )
     later = replace(stored, rounds=[*stored.rounds, {**stored.rounds[1], "round": 3}])
-    assert verdict(later).says == (
+    assert verdict(later).difference == (
         "round 3: stored: it is stored; again: the training loss of round 3 is nan"
     )
 
@@ -155,7 +155,7 @@ def test_one_that_diverged_in_its_first_round_has_that_to_compare(
     run(store, claimed)
     stored = record(store, claimed)
     assert stored.rounds == []
-    assert verdict(stored) == Verdict(equal=True, says="")
+    assert verdict(stored) == Verdict(equal=True, difference="")
 
     planned(store, tiny, "rounds=7")
     waiting = claim(store)
@@ -186,14 +186,14 @@ def test_the_first_difference_is_told_and_of_what_is_near_the_farthest() -> None
     near, far = Differs(1, "test_loss", 1.0, 1.25), Differs(2, "train_loss", 1.0, 1.5)
     steps = [Step(measured, (near,)), Step(measured, (far,))]
     assert judge(steps, None) == Verdict(
-        equal=False, says="round 1, test_loss: stored 1.0, again 1.25"
+        equal=False, difference="round 1, test_loss: stored 1.0, again 1.25"
     )
     assert judge(steps, 0.25) == Verdict(
-        equal=False, says="round 2, train_loss: stored 1.0, again 1.5"
+        equal=False, difference="round 2, train_loss: stored 1.0, again 1.5"
     )
-    assert judge(steps, 0.5) == Verdict(equal=True, says="train_loss of round 2, by 0.5")
+    assert judge(steps, 0.5) == Verdict(equal=True, difference="train_loss of round 2, by 0.5")
     assert judge([*steps, Otherwise(3, "a", "b")], math.inf) == Verdict(
-        equal=False, says="round 3: stored: a; again: b"
+        equal=False, difference="round 3: stored: a; again: b"
     )
 
 

@@ -84,16 +84,18 @@ def verify(
         verdict = verification.judge(_told(steps, record, count, advance), tolerance)
     end = f"in {duration(time.monotonic() - began)}"
     if not verdict.equal:
-        print(f"differs: {verdict.says}, {end}")
+        print(f"differs: {verdict.difference}, {end}")
         raise typer.Exit(1)
-    near = f"within {tolerance:g} (farthest: {verdict.says})" if verdict.says else "bit for bit"
+    near = "bit for bit"
+    if verdict.difference:
+        near = f"within {tolerance:g} (farthest: {verdict.difference})"
     again = f"; it diverges again: {record.error}" if verification.to_diverge(record, count) else ""
     print(f"equal: {counted(count, 'round')}, {near}, {end}{again}")
 
 
 def _say_others(record: Record, others: list[Field], tolerance: float | None) -> None:
     """Refuse to compare under other numerics, or say that it is done."""
-    parts = [f"{f.name} is {f.here or 'none'} here and was {f.there or 'none'}" for f in others]
+    parts = [f"{f.name} is {f.current or 'none'} here and was {f.stored or 'none'}" for f in others]
     said = "; ".join(parts)
     if tolerance is None:
         raise RequestError(
