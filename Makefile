@@ -37,6 +37,7 @@ lint: .venv/made
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 bench: .venv/made .venv-flower/made
 	$(BIN)/python -m tests.benchmarks

@@ -15,11 +15,11 @@ from tests.acceptance.command import eventually
 PROGRAM = """
 import ctypes, os, sys, warnings
 from pathlib import Path
-from fedsweep import blackbox
+from fedsweep import stderr_tail
 path = Path({path!r})
-with blackbox.recording(path):
+with stderr_tail.recording(path):
     os.write(2, b"of an earlier trial\\n")
-    blackbox.trim(path)
+    stderr_tail.trim(path)
     print("to the terminal", file=sys.stderr)
     {death}
 """

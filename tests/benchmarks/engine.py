@@ -130,11 +130,11 @@ FIRST_ROUND = """
 import sys, time
 from tests.benchmarks.cases import configured, dataset
 from trainers import fedavg, models
-from trainers.numerics import settle
+from trainers.numerics import make_deterministic
 import sklearn.datasets, sklearn.model_selection
 case = sys.argv[1]
 began = time.perf_counter()
-settle(1)
+make_deterministic(1)
 trial = fedavg._Federation(configured(case), dataset(case), fedavg.torch.device("cpu"))
 trial.train(1, sorted)
 print(time.perf_counter() - began)
@@ -152,8 +152,8 @@ MEMORY = """
 import sys
 from tests.benchmarks.cases import configured, random_images
 from trainers import fedavg
-from trainers.numerics import settle
-settle(1)
+from trainers.numerics import make_deterministic
+make_deterministic(1)
 clients, momentum = int(sys.argv[1]), sys.argv[2]
 config = configured("resnet20-e1", clients=clients, participation=10 / clients, momentum=momentum)
 trial = fedavg._Federation(config, random_images(20_000), fedavg.torch.device("cpu"))

@@ -63,7 +63,7 @@ class Outcome:
     regret: float
     """Of the T* it proposes, on the recorded mean over all seeds."""
     allowed: float
-    """The larger of the best's gap to its nearer neighbour, and one standard error of the paired
+    """The larger of the best's gap to its nearer neighbor, and one standard error of the paired
     difference of the two."""
     rounds_per_seed: float
     probes: int

@@ -71,7 +71,7 @@ def test_equal_arguments_give_equal_choices_and_say_why(sampler: str) -> None:
 
 
 def test_the_search_goes_where_values_rise() -> None:
-    """With a peak that is plain to see, between its neighbours."""
+    """With a peak that is plain to see, between its neighbors."""
     history = three()
     for n in range(3):
         choice = propose(SPACE, history, n)

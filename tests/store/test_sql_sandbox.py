@@ -14,11 +14,11 @@ from tests.acceptance.command import environment, eventually
 
 ASKER = """
 import sys
-from fedsweep.store import reader
+from fedsweep.store.sql import ask
 from fedsweep.store.engine import make_engine
 
 endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT max(i) FROM n"
-reader.ask(make_engine(sys.argv[1]), endless, seconds=3600, room=2**20)
+ask.ask(make_engine(sys.argv[1]), endless, seconds=3600, room=2**20)
 """
 
 

@@ -1034,7 +1034,7 @@ def test_weights_at_a_place_that_was_not_approved_are_not_left_out_in_silence(
     trust.approve(own, str(place))
     keep(source, 1, b"theirs")
     shutil.rmtree(tmp_path / "data" / "fedsweep" / "approved")
-    for work in (copy.copy_store, merge):
+    for work in (copy.copy_store, merged_into):
         with pytest.raises(RequestError, match="weights of FROM cannot be read: .*not approved"):
             work(source, target)
         assert count(target, trials) == count(target, sweeps) == 0

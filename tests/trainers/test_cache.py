@@ -173,7 +173,7 @@ def test_what_a_killed_process_left_is_no_obstacle(
 
 ASKS = """
 import pathlib, sys
-from trainers import data, sources
+from trainers.data import datasets, sources
 decode = sources.image_folder
 def counted(*given):
     print("decoded")
@@ -181,7 +181,7 @@ def counted(*given):
 sources.image_folder = counted
 print("ready", flush=True)
 sys.stdin.readline()
-print(data.load("imagefolder", pathlib.Path(sys.argv[1])).fingerprint)
+print(datasets.load("imagefolder", pathlib.Path(sys.argv[1])).fingerprint)
 """
 """A process that waits for the start, then says each decoding and the fingerprint it found."""
 

@@ -153,7 +153,7 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> N
 
 
 def test_shares_round_half_up() -> None:
-    """As the decimals that were written, not as their binary neighbours."""
+    """As the decimals that were written, not as their binary neighbors."""
     assert [share(0.15, 10), share(0.25, 10), share(0.5, 5), share(0.49, 1)] == [2, 3, 3, 0]
     assert config(participation=0.25).cohort_size(10) == 3
     assert config(participation=0.01).cohort_size(10) == 1

@@ -36,7 +36,8 @@ def test_an_engine_is_asked_for_without_torch() -> None:
     """A worker says what is missing, on a machine on which torch cannot be imported."""
     program = (
         "import sys\n"
-        "from fedsweep import executor, verification, worker\n"
+        "from fedsweep import verification, worker\n"
+        "from fedsweep.execution import attempt\n"
         "from trainers.engines import engine_of\n"
         "engine_of()\n"
         "print('torch' in sys.modules, 'numpy' in sys.modules)\n"
