@@ -14,7 +14,7 @@ from pathlib import Path
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Python's variable. If it is not empty, `sys.path` does not contain the working folder."""
-OURS = "fedsweep"
+OUR_VALUE = "fedsweep"
 """Our value of SAFE_PATH. A child process removes it, because it is not meant for grandchildren."""
 
 _START = "import sys; sys.path.append(sys.argv.pop()); from {0} import main; main()"
@@ -33,7 +33,7 @@ def safe_path() -> Iterator[None]:
     if os.environ.get(SAFE_PATH):
         yield
         return
-    os.environ[SAFE_PATH] = OURS
+    os.environ[SAFE_PATH] = OUR_VALUE
     try:
         yield
     finally:
@@ -42,5 +42,5 @@ def safe_path() -> Iterator[None]:
 
 def forget_safe_path() -> None:
     """Remove the setting of `safe_path`, so that a plug-in's programs start as usual."""
-    if os.environ.get(SAFE_PATH) == OURS:
+    if os.environ.get(SAFE_PATH) == OUR_VALUE:
         del os.environ[SAFE_PATH]

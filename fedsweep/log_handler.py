@@ -16,11 +16,11 @@ from typing import ClassVar, Self, TextIO
 
 from fedsweep.errors import hide_secrets, legible
 
-LINES = 1000
+KEPT_LINES = 1000
 """Lines that are kept of one attempt, at most."""
-LINE = 2000
+LINE_LENGTH = 2000
 """Characters of a line, at most."""
-OURS = ("fedsweep", "trainers")
+OWN_LOGGERS = ("fedsweep", "trainers")
 """The loggers whose INFO is kept too."""
 WARNINGS = "py.warnings"
 """The logger that `logging.captureWarnings` uses."""
@@ -60,7 +60,7 @@ class LogHandler(logging.Handler):
             self._printer = _Printer()
             root.addHandler(self._printer)
         root.addHandler(self)
-        ours = [logging.getLogger(name) for name in OURS]
+        ours = [logging.getLogger(name) for name in OWN_LOGGERS]
         self._before = [(logger, logger.level) for logger in ours]
         for logger in ours:
             logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
@@ -78,7 +78,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the lines of a record."""
-        foreign = record.name.partition(".")[0] not in (*OURS, "py")
+        foreign = record.name.partition(".")[0] not in (*OWN_LOGGERS, "py")
         if foreign and record.levelno < logging.WARNING:
             return
         try:
@@ -100,11 +100,11 @@ class LogHandler(logging.Handler):
 
     def _note(self, at: float, level: str, message: str) -> None:
         self._count += 1
-        if self._count <= LINES:
+        if self._count <= KEPT_LINES:
             self._lines.append(Line(self._count, at, level, cut(message)))
             return
-        dropped = self._count - LINES
-        self._dropped = Line(LINES + 1, at, "warning", f"{dropped} more lines were dropped")
+        dropped = self._count - KEPT_LINES
+        self._dropped = Line(KEPT_LINES + 1, at, "warning", f"{dropped} more lines were dropped")
 
     def unstored(self) -> list[Line]:
         """Return the lines that are not stored yet.
@@ -152,6 +152,6 @@ class _Printer(logging.StreamHandler[TextIO]):
 
 
 def cut(message: str) -> str:
-    """Return a message as a line that can be stored, clipped to LINE characters."""
+    """Return a message as a line that can be stored, clipped to LINE_LENGTH characters."""
     message = legible(message)
-    return message if len(message) <= LINE else message[: LINE - 2] + " …"
+    return message if len(message) <= LINE_LENGTH else message[: LINE_LENGTH - 2] + " …"

@@ -19,11 +19,11 @@ from pathlib import Path
 from fedsweep import output
 from fedsweep.errors import FedsweepError, hide_secrets
 
-LINES = 50
+LAST_LINES = 50
 """Lines of last words that are read, at most."""
-BYTES = 64 * 1024
+LAST_BYTES = 64 * 1024
 """Bytes of last words that are read, at most. A longer file is emptied between rounds."""
-GIST = 300
+GIST_LENGTH = 300
 """Characters of the line that says why a process died, at most."""
 ASK = signal.SIGUSR1
 """The signal at which a process writes its Python stack."""
@@ -89,7 +89,7 @@ def gist(words: Sequence[str]) -> str:
     if marks and len(lines) > 1:
         lines.pop()
     reason = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return reason if len(reason) <= GIST else f"{reason[:GIST]} …"
+    return reason if len(reason) <= GIST_LENGTH else f"{reason[:GIST_LENGTH]} …"
 
 
 def death(code: int | None) -> str:
@@ -107,10 +107,10 @@ def last_words(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - BYTES))
+            file.seek(max(0, length - LAST_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []
     # This line lists every compiled module. It has thousands of characters.
     lines = [line for line in text.splitlines() if not line.startswith("Extension modules:")]
-    return [hide_secrets(line) for line in lines if line.strip()][-LINES:]
+    return [hide_secrets(line) for line in lines if line.strip()][-LAST_LINES:]

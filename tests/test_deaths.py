@@ -261,7 +261,7 @@ def test_data_that_no_machine_has_are_not_passed_over(slot: Any, planned: Engine
         (["a warning", "ZeroDivisionError: x"], "ZeroDivisionError: x"),
         (["terminate", "  what():  y", "Fatal Python error: Aborted", "", "File z"], "what():  y"),
         (["Fatal Python error: Segmentation fault", "", "File z"], "Fatal Python error: Segmen"),
-        (["x" * 1000], "x" * stderr_tail.GIST + " …"),
+        (["x" * 1000], "x" * stderr_tail.GIST_LENGTH + " …"),
     ],
 )
 def test_the_gist_of_last_words_is_the_reason_of_a_death(words: list[str], gist: str) -> None:

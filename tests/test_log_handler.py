@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from fedsweep import log_handler
-from fedsweep.log_handler import LINE, LINES, LogHandler
+from fedsweep.log_handler import KEPT_LINES, LINE_LENGTH, LogHandler
 
 
 def lines_of(handler: LogHandler) -> list[tuple[str, str]]:
@@ -63,21 +63,21 @@ def test_dropped_lines_are_counted() -> None:
     """The number of lines is limited. One more line has the count, and is replaced."""
     with LogHandler() as handler:
         log = logging.getLogger("fedsweep")
-        for i in range(LINES + 2):
+        for i in range(KEPT_LINES + 2):
             log.info("line %d", i)
-        log.info("x" * (LINE + 1))
+        log.info("x" * (LINE_LENGTH + 1))
         stored = handler.unstored()
-        assert [line.n for line in stored] == list(range(1, LINES + 2))
+        assert [line.n for line in stored] == list(range(1, KEPT_LINES + 2))
         assert stored[-1].message == "3 more lines were dropped"
         handler.forget(stored)
         assert handler.unstored() == []
         log.info("one more")
         (last,) = handler.unstored()
-        assert (last.n, last.message) == (LINES + 1, "4 more lines were dropped")
+        assert (last.n, last.message) == (KEPT_LINES + 1, "4 more lines were dropped")
     with LogHandler() as handler:
-        logging.getLogger("fedsweep").info("x" * (LINE + 1))
+        logging.getLogger("fedsweep").info("x" * (LINE_LENGTH + 1))
     ((_, cut),) = lines_of(handler)
-    assert len(cut) == LINE
+    assert len(cut) == LINE_LENGTH
     assert cut.endswith("x …")
 
 

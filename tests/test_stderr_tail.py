@@ -86,9 +86,9 @@ def test_the_number_of_last_words_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "words"
     die(path, "[os.write(2, b'step %d\\n' % i) for i in range(20000)]")
     lines = stderr_tail.last_words(path)
-    assert len(lines) == stderr_tail.LINES
+    assert len(lines) == stderr_tail.LAST_LINES
     assert lines[-1] == "step 19999"
-    stderr_tail.trim(path, stderr_tail.BYTES)
+    stderr_tail.trim(path, stderr_tail.LAST_BYTES)
     assert path.stat().st_size == 0
 
 

@@ -95,22 +95,24 @@ def count_steps_in(counter: Counter) -> None:
     progress.counter = counter
 
 
-Watch = Callable[[Round], None]
+OnRound = Callable[[Round], None]
 
 
 Stop = Callable[[], bool]
 
 
-def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch) -> End | None:
+def execute(
+    engine: Engine, claim: Claim, place: Place, stop: Stop, on_round: OnRound
+) -> End | None:
     """Run a claimed trial, and return how the attempt ended. Return None if the claim was lost.
 
     `stop` is called after each round. If it returns True, the state is saved and the trial is
-    given back. `watch` is called with each round when it is measured.
+    given back. `on_round` is called with each round when it is measured.
     """
     with LogHandler() as log_handler:
         attempt = _Attempt(engine, claim, place, log_handler)
         try:
-            return _to_its_end(attempt, stop, watch)
+            return _to_its_end(attempt, stop, on_round)
         except LeaseLost:
             return None
         except SQLAlchemyError as error:  # the store's fault costs the worker, never the trial
@@ -125,10 +127,10 @@ _STORE_REFUSED = (
 )
 
 
-def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
+def _to_its_end(attempt: _Attempt, stop: Stop, on_round: OnRound) -> End:
     try:
         attempt.require_packages()
-        return End(attempt.run(stop, watch))
+        return End(attempt.run(stop, on_round))
     except DataMissing as error:
         if not attempt.leave(error):
             raise
@@ -215,7 +217,7 @@ class _Attempt:
         self.give_back(str(missing))
         return False
 
-    def run(self, stop: Stop, watch: Watch) -> Outcome:
+    def run(self, stop: Stop, on_round: OnRound) -> Outcome:
         """Train the trial to its last round, or until it is given back."""
         config = TrainConfig(**self.claim.config)
         try:
@@ -261,7 +263,7 @@ class _Attempt:
                 row = stored_round(measured)
                 self.measured = True
                 self.pending.append(row)
-                watch(row)
+                on_round(row)
                 if row.round == config.rounds:
                     return self.finish(measured if config.keep_weights else None)
                 stopping, since = stop(), time.monotonic() - saved

@@ -180,7 +180,9 @@ class _SlotLoop:
         """Claim and train trials until the slot is to stop.
 
         Raises:
-            MachineError: this machine cannot train.
+            MachineError: a setting or a fault of this machine prevents training.
+            DeviceError: the device is broken.
+            MachineLacks: this machine lacks the needs of every open trial.
 
         """
         from fedsweep.execution.attempt import count_steps_in, execute
@@ -208,7 +210,7 @@ class _SlotLoop:
             self.send(claim)
             stop, place = partial(self.stopping, claim), replace(at, proven=self.proven)
             try:
-                end = execute(self.engine, claim, place, stop, self.watch)
+                end = execute(self.engine, claim, place, stop, self.report_round)
             except MachineLacks as missing:
                 seconds, why = time.monotonic() - began, str(missing)
                 self.send(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
@@ -402,7 +404,7 @@ class _SlotLoop:
         close_idle(self.engine)
         self.doorbell.wait(longest if due is None else min(due, longest), self.stopping)
 
-    def watch(self, row: Round) -> None:
+    def report_round(self, row: Round) -> None:
         """Send a round to the watch, without the fields that the watch does not show."""
         self.last = replace(row, clients=(), statistics_mismatch_layers=None)
         self.send(self.last)

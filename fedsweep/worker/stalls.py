@@ -69,7 +69,7 @@ def is_stopped(slot: Slot) -> bool:
             psutil.STATUS_STOPPED,
             psutil.STATUS_ZOMBIE,
         )
-    except UNREADABLE:
+    except PSUTIL_ERRORS:
         return not slot.process.is_alive()
 
 
@@ -79,9 +79,9 @@ def cpu_seconds(slot: Slot) -> float:
     try:
         used = psutil.Process(slot.process.pid).cpu_times()
         return float(used.user + used.system)
-    except UNREADABLE:
+    except PSUTIL_ERRORS:
         return 0.0
 
 
-UNREADABLE = (psutil.Error, OSError, ValueError)
+PSUTIL_ERRORS = (psutil.Error, OSError, ValueError)
 """Errors of psutil for a process that has ended, or if /proc is missing or hides it."""

@@ -327,7 +327,7 @@ class _Watch:
             slot.recent.append(message.seconds)
             evaluated = message.test_accuracy is not None
             slot.round_seconds.setdefault(evaluated, deque(maxlen=100)).append(message.seconds)
-            stderr_tail.trim(slot.box, most=stderr_tail.BYTES)
+            stderr_tail.trim(slot.box, most=stderr_tail.LAST_BYTES)
         elif isinstance(message, Ended):
             slot.claim = slot.last = slot.unwanted = None
             if message.last is not None and message.outcome is not None:
