@@ -254,31 +254,51 @@ class _Attempt:
         self.files.delete(dropped)
         if self.is_twin():
             return self.finish(None)
-        every, saved = config.snapshot_every, time.monotonic()
+        began = time.monotonic()
         state = self.resume(origins)
         self.start_trunk(state.round if state else 0)
         log.info(f"goes on after round {state.round}" if state else "begins with round 1")
         try:
-            for measured in self.train(config, dataset, state):
-                row = stored_round(measured)
-                self.measured = True
-                self.pending.append(row)
-                on_round(row)
-                if row.round == config.rounds:
-                    return self.finish(measured if config.keep_weights else None)
-                stopping, since = stop(), time.monotonic() - saved
-                long = since >= SNAPSHOT_SECONDS
-                due = stopping or (long if every is None else row.round % every == 0)
-                due |= row.round == self.files.next_fork
-                if not due and not long:
-                    continue
-                if self.save(measured, snapshot=due, release=stopping):
-                    return Outcome.RELEASED
-                if since >= IDLE_SECONDS:
-                    close_idle(self.engine)
-                saved = time.monotonic()
+            rounds = self.train(config, dataset, state)
+            return self.store_rounds(config, rounds, began, stop, on_round)
         except Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+
+    def store_rounds(
+        self,
+        config: TrainConfig,
+        rounds: Iterator[engines.Round],
+        began: float,
+        stop: Stop,
+        on_round: OnRound,
+    ) -> Outcome:
+        """Store rounds as they are measured, until the last one or until the trial is given back.
+
+        `began` is the time when the training began, on the monotonic clock.
+
+        Raises:
+            FedsweepError: the trainer stopped before the last round.
+
+        """
+        every, saved = config.snapshot_every, began
+        for measured in rounds:
+            row = stored_round(measured)
+            self.measured = True
+            self.pending.append(row)
+            on_round(row)
+            if row.round == config.rounds:
+                return self.finish(measured if config.keep_weights else None)
+            stopping, seconds = stop(), time.monotonic() - saved
+            is_time = seconds >= SNAPSHOT_SECONDS
+            is_due = stopping or (is_time if every is None else row.round % every == 0)
+            is_due |= row.round == self.files.next_fork
+            if not is_due and not is_time:
+                continue
+            if self.save(measured, snapshot=is_due, release=stopping):
+                return Outcome.RELEASED
+            if seconds >= IDLE_SECONDS:
+                close_idle(self.engine)
+            saved = time.monotonic()
         raise FedsweepError("the trainer stopped before the last round")
 
     def require_place(self, config: TrainConfig) -> None:

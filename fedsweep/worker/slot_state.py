@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
@@ -63,6 +64,21 @@ class Slot:
     """Time since when its trial is to be given back or is lost, on the monotonic clock."""
     box: Path = Path()
     """The file that its process's last words are written to."""
+
+    def begin(self, claim: Claim) -> None:
+        """Note that its process has claimed a trial."""
+        self.claim, self.last, self.granted = claim, None, False
+        self.unwanted, self.shared.give_back = None, 0
+        self.recent.clear()
+        self.round_seconds.clear()
+        self.renewed = time.monotonic()
+
+    def add_round(self, row: Round) -> None:
+        """Note a round of its trial."""
+        self.last = row
+        self.recent.append(row.seconds)
+        evaluated = row.test_accuracy is not None
+        self.round_seconds.setdefault(evaluated, deque(maxlen=100)).append(row.seconds)
 
     def rate(self) -> float | None:
         """Return the rounds per second, from the latest rounds. Return None before any."""

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -317,16 +316,9 @@ class _Watch:
         if isinstance(message, Ask):
             self.grant(slot, message)
         elif isinstance(message, Claim):
-            slot.claim, slot.last, slot.granted = message, None, False
-            slot.unwanted, slot.shared.give_back = None, 0
-            slot.recent.clear()
-            slot.round_seconds.clear()
-            slot.renewed = time.monotonic()
+            slot.begin(message)
         elif isinstance(message, Round):
-            slot.last = message
-            slot.recent.append(message.seconds)
-            evaluated = message.test_accuracy is not None
-            slot.round_seconds.setdefault(evaluated, deque(maxlen=100)).append(message.seconds)
+            slot.add_round(message)
             stderr_tail.trim(slot.box, most=stderr_tail.LAST_BYTES)
         elif isinstance(message, Ended):
             slot.claim = slot.last = slot.unwanted = None
@@ -392,10 +384,10 @@ class _Watch:
         code, claim = slot.process.exitcode, slot.claim
         if slot.granted:
             self.grant(slot, Ask.BACK)
-        if code == 0:  # it has given back what it held
+        if code == 0:  # the process has given its trial back
             slot.name = ""
         words = [] if slot.broken else stderr_tail.last_words(slot.box)
-        if code is not None and code < 0:  # Python had no time to say why
+        if code is not None and code < 0:  # Python could not print the reason
             for word in words:
                 print(visible(word), file=sys.stderr)
         gist = f": {line}" if (line := stderr_tail.gist(words)) else ""
