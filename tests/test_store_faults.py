@@ -228,12 +228,12 @@ def test_an_unreported_claim_of_a_killed_slot_is_given_back(
     watch = _Watch(worker.Options(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.name = "another"
-    watch.drop(slot, why="its trainer died (SIGKILL)")
+    watch.leases.give_up(slot, why="its trainer died (SIGKILL)")
     with transactions.reading(planned) as c:
         running = sa.select(trials.c.id).where(trials.c.state == "running")
         assert c.execute(running).scalars().all() == [held.trial]
     slot.name = WORKER.name
-    watch.drop(slot, why="its trainer died (SIGKILL)")
+    watch.leases.give_up(slot, why="its trainer died (SIGKILL)")
     watch.engine.dispose()
     watch.boxes.cleanup()
     assert (watch.tally.released, watch.tally.lost) == (1, 0)
@@ -260,7 +260,7 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     held = claim(planned)
     taken_over(planned, held)
     slot.claim = held
-    watch.heartbeat()
+    watch.leases.renew(watch.slots)
     assert slot.unwanted is not None
     assert charged(planned) == (0, 0, 0)
     again = claim(planned)

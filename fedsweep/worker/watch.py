@@ -17,15 +17,13 @@ from multiprocessing import connection as pipes
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import children, interrupt, machine, queue, shared, stderr_tail
+from fedsweep import children, interrupt, machine, shared, stderr_tail
 from fedsweep.errors import (
     FedsweepError,
-    LeaseLost,
     MachineError,
-    StoreBusy,
     StoreError,
     StoreReplaced,
     visible,
@@ -33,9 +31,7 @@ from fedsweep.errors import (
 from fedsweep.notify.announcer import Announcer
 from fedsweep.notify.webhook import DRAIN_SECONDS
 from fedsweep.plan import Round
-from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import (
-    attempt_rows,
     file_places,
     identity,
     schema,
@@ -45,13 +41,11 @@ from fedsweep.store import (
 )
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.claim import Claim
-from fedsweep.store.clock import read_clock
-from fedsweep.store.engine import close_idle
-from fedsweep.store.moment import Moment
 from fedsweep.store.outage import OUTAGE
 from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, transaction
+from fedsweep.worker.leases import Leases
 from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
 from fedsweep.worker.slot import kind_of, run_slot, worn_out
 from fedsweep.worker.slot_state import Slot
@@ -156,6 +150,7 @@ class _Watch:
         )
         self.proven: set[str] = set()
         """The devices on which a round was stored in this run."""
+        self.leases = Leases(self.engine, self.options, self.tally, self.proven)
         self.lacks: set[tuple[str, Lack]] = set()
         """The lacks that were reported, with their devices."""
         self.unshown: list[Ended] = []
@@ -266,7 +261,7 @@ class _Watch:
                     self.evict(slot)
                     slot.closed = True
         self.check_stalls()
-        self.heartbeat()
+        self.leases.renew(self.slots)
         self.take_back()
         self.upkeep.run()
         self.show(self.view())
@@ -326,7 +321,7 @@ class _Watch:
                 self.stored(slot)
             self.tally.count(message.outcome)
             if message.outcome is None:
-                self.vouch(slot, message.claim)
+                self.leases.vouch(slot, message.claim)
             self.unshown.append(message)
             self.upkeep.run(now=True)
         elif isinstance(message, Lacking):
@@ -350,17 +345,6 @@ class _Watch:
         print(f"fedsweep: passing over trials: {visible(lacking.why)}", file=sys.stderr)
         with suppress(FedsweepError, SQLAlchemyError):
             _store_stop(self.engine, slot.device, lacking.why, lacking.lack)
-
-    def vouch(self, slot: Slot, claim: Claim) -> None:
-        """Tell the queue, once per claim, that the worker of a lost trial is alive."""
-        if slot.vouched == claim:
-            return
-        slot.vouched = claim
-        with (
-            suppress(StoreError, StoreBusy, SQLAlchemyError),
-            transaction(self.engine) as connection,
-        ):
-            queue.come_back(connection, claim)
 
     def grant(self, slot: Slot, request: Ask) -> None:
         """Grant a slot one of --max-trials, or take it back unused."""
@@ -393,7 +377,7 @@ class _Watch:
         gist = f": {line}" if (line := stderr_tail.gist(words)) else ""
         died = f"{stderr_tail.death(code)}{gist}"
         why = slot.broken or f"its trainer died ({stderr_tail.death(code)}){gist}"
-        if self.drop(slot, why=why, release=slot.blameless):
+        if self.leases.give_up(slot, why=why, release=slot.blameless):
             self.stored(slot)
         if code == 0 or self.stop:
             slot.closed = True
@@ -411,35 +395,6 @@ class _Watch:
             return
         self.start(slot)
 
-    def drop(self, slot: Slot, *, why: str = "", release: bool = False) -> bool:
-        """Give up the claim of a slot whose process is gone. Return whether it stored a round.
-
-        If the process claimed a trial without reporting it, the trial is given back. Its training
-        had not begun.
-        """
-        name, slot.name = slot.name, ""
-        claim, slot.claim, slot.last, slot.unwanted = slot.claim, None, None, None
-        stored = False
-        if claim is None and not name:
-            return stored
-        try:
-            with transaction(self.engine) as connection:
-                if claim is None:
-                    claim = queue.reclaim(connection, name, read_clock(connection))
-                    release = True
-                if claim is None:
-                    return stored
-                if release:
-                    queue.release(connection, claim, why or None)
-                else:
-                    self.store_last_words(connection, slot, claim)
-                    proven = slot.device in self.proven
-                    stored = queue.lose(connection, claim, why, charged=proven)
-            self.tally.count(Outcome.RELEASED if release else None)
-        except (LeaseLost, StoreError, StoreBusy, SQLAlchemyError):
-            pass  # its lease expires
-        return stored
-
     def check_stalls(self) -> None:
         """End the trainers that have stalled."""
         now = time.monotonic()
@@ -450,34 +405,6 @@ class _Watch:
         for slot in self.slots:
             if slot.claim is not None and not slot.closed and has_stalled(slot, passed):
                 self.end_stalled(slot)
-
-    def heartbeat(self) -> None:
-        """Renew each lease after a third of its time, unless its process is stopped."""
-        now, renewed = time.monotonic(), False
-        for slot in self.slots:
-            if slot.claim is None or slot.closed or now - slot.renewed < self.options.lease / 3:
-                continue
-            if is_stopped(slot):
-                continue
-            renewed = True
-            try:
-                with transaction(self.engine) as connection:
-                    moment = read_clock(connection)
-                    held = queue.renew(connection, slot.claim, moment, lease=self.options.lease)
-            except LeaseLost:
-                # The attempt notices the loss itself, at its next write.
-                self.vouch(slot, slot.claim)
-                slot.unwanted = slot.unwanted or now
-                slot.renewed = now
-            except OUTAGE:
-                slot.progressed()  # it may wait for the store too; the next heartbeat retries
-            else:
-                slot.renewed = now
-                if held.give_back:
-                    slot.shared.give_back = slot.claim.trial
-                    slot.unwanted = slot.unwanted or now
-        if renewed:
-            close_idle(self.engine)
 
     def take_back(self) -> None:
         """Evict the trials that are paused, cancelled or lost and whose round takes too long."""
@@ -493,48 +420,20 @@ class _Watch:
         """Kill a slot's process, and give its trial back."""
         self.kill(slot)
         self.receive_claim(slot)
-        self.drop(slot, why=UNFINISHED, release=True)
+        self.leases.give_up(slot, why=UNFINISHED, release=True)
 
     def end_stalled(self, slot: Slot) -> None:
-        """Kill a stalled slot's process, and fail its trial.
-
-        The trial is not charged if neither its device nor this attempt has stored a round.
-        """
+        """Kill a stalled slot's process, and fail its trial."""
         claim, slot.claim = slot.claim, None
-        silent, idle = slot.silent, slot.idle
         assert claim is not None
-        message = f"the trainer made no step for {silent:.0f} s"
+        message = f"the trainer made no step for {slot.silent:.0f} s"
         slot.stalled = kind_of(claim), message
+        if slot.idle > 1:
+            message += f" and used no processor time for {slot.idle:.0f} s"
         if slot.process is not None and slot.process.pid is not None and not is_stopped(slot):
             stderr_tail.ask(slot.process.pid, slot.box)
         self.kill(slot)
-        most = self.options.max_attempts
-        try:
-            with transaction(self.engine) as connection:
-                now = self.store_last_words(connection, slot, claim)
-                message += f" and used no processor time for {idle:.0f} s" if idle > 1 else ""
-                if charged := slot.device in self.proven or slot.last is not None:
-                    kind = FailureKind.STALLED
-                    queue.fail(connection, claim, now, kind, message, max_attempts=most)
-                else:
-                    queue.lose(connection, claim, message, charged=False)
-            self.tally.count(Outcome.FAILED if charged else None)
-        except (LeaseLost, *OUTAGE):
-            pass
-
-    def store_last_words(self, connection: Connection, slot: Slot, claim: Claim) -> Moment:
-        """Renew the claim of a slot's dead process, and store the last words of the process.
-
-        Returns the time of the renewal.
-
-        Raises:
-            LeaseLost: the claim does not hold the trial anymore.
-
-        """
-        now = read_clock(connection)
-        queue.renew(connection, claim, now, lease=self.options.lease)
-        attempt_rows.add_last_words(connection, claim, stderr_tail.last_words(slot.box))
-        return now
+        self.leases.fail_stalled(slot, claim, message)
 
     def kill(self, slot: Slot) -> None:
         """Kill a slot's process if it is alive."""
@@ -549,7 +448,7 @@ class _Watch:
             self.kill(slot)
         for slot in self.slots:
             self.receive_claim(slot)
-            self.drop(slot, why=UNFINISHED, release=True)
+            self.leases.give_up(slot, why=UNFINISHED, release=True)
 
     def read_progress(self) -> None:
         """Read the progress of the sweeps in scope."""
