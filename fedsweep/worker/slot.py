@@ -339,7 +339,9 @@ class _SlotLoop:
                 if claimed is None:
                     # After an outage, the holders of expired leases get time to renew them.
                     claimed = queue.claim(
-                        *(connection, self.claimant, now),
+                        connection,
+                        self.claimant,
+                        now,
                         lease=lease,
                         sweep=scope,
                         rescuing=seconds_since_outage() > lease,

@@ -228,9 +228,15 @@ class _Watch:
         slot.process = self.context.Process(
             target=run_slot,
             args=(
-                *(replace(self.options, notify=()), slot.number, slot.device, slot.name, slot_end),
-                *(slot.box, self.memory),
-                *(tuple(filter(None, slot.deaths)), slot.device in self.proven),
+                replace(self.options, notify=()),
+                slot.number,
+                slot.device,
+                slot.name,
+                slot_end,
+                slot.box,
+                self.memory,
+                tuple(filter(None, slot.deaths)),
+                slot.device in self.proven,
             ),
             name=f"fedsweep-slot-{slot.number}",
         )
