@@ -7,11 +7,14 @@ import psutil
 from fedsweep.worker.slot_state import Slot
 
 TRAINER_STALL_SECONDS = 300.0
-"""Seconds without a step and without processor time after which a trainer has stalled, at least."""
+"""Seconds without a step and without processor time after which a trainer has stalled.
+
+A long round extends this time: see `TRAINER_STALL_ROUNDS`.
+"""
 
 
 TRAINER_STALL_ROUNDS = 10
-"""A trainer also needs this many times its median round, without a step, to count as stalled.
+"""A trainer has not stalled before this many times its median round.
 
 Rounds with and without an evaluation have medians of their own. The longer one counts.
 """
