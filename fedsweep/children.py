@@ -1,7 +1,7 @@
-"""Python processes that fedsweep starts: no file of the working folder is a module of theirs.
+"""Python processes that fedsweep starts: they import no module from the working folder.
 
-Python puts the working folder in front of its own modules for `-m` and `-c`. There, a `pickle.py`
-or a `selectors.py` of anybody would run.
+With `-m` and `-c`, Python searches the working folder before its own modules. It would run any file
+there that is called `pickle.py` or `selectors.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Python's variable that leaves the working folder out of `sys.path`, if it is not empty."""
-OURS = "fedsweep"
-"""Our value of SAFE_PATH. A process that finds it removes it: it is not meant for grandchildren."""
+"""Python's variable. If it is not empty, `sys.path` does not contain the working folder."""
+OUR_VALUE = "fedsweep"
+"""Our value of SAFE_PATH. A child process removes it, because it is not meant for grandchildren."""
 
 _START = "import sys; sys.path.append(sys.argv.pop()); from {0} import main; main()"
 
@@ -29,11 +29,11 @@ def command(module: str) -> list[str]:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Let Python processes that are started in this block keep to their own modules."""
+    """Keep the working folder out of `sys.path` of processes that are started in this block."""
     if os.environ.get(SAFE_PATH):
         yield
         return
-    os.environ[SAFE_PATH] = OURS
+    os.environ[SAFE_PATH] = OUR_VALUE
     try:
         yield
     finally:
@@ -41,6 +41,6 @@ def safe_path() -> Iterator[None]:
 
 
 def forget_safe_path() -> None:
-    """Remove our setting of `safe_path`: the programs of a plug-in start as they always do."""
-    if os.environ.get(SAFE_PATH) == OURS:
+    """Remove the setting of `safe_path`, so that a plug-in's programs start as usual."""
+    if os.environ.get(SAFE_PATH) == OUR_VALUE:
         del os.environ[SAFE_PATH]

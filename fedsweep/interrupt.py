@@ -1,13 +1,13 @@
-"""Ctrl-C ends a command at any instant with exit code 130 and at most one line.
+"""Ctrl-C: it ends a command at any moment with exit code 130 and at most one line.
 
-Python raises KeyboardInterrupt wherever it is. While modules are imported, and while the
-interpreter ends, that prints a traceback. So the process has three phases:
+Python raises KeyboardInterrupt in the statement that is running. While modules are imported, and
+while the interpreter ends, that prints a traceback. Therefore the process has three phases.
 
-- starting: nothing is begun that must be undone, so Ctrl-C ends the process at once;
-- running: Ctrl-C raises, so that the command can clean up;
-- ending: the command is over, so Ctrl-C ends the process at once.
+- Starting: there is nothing to clean up, so Ctrl-C ends the process at once.
+- Running: Ctrl-C raises, so that the command can clean up.
+- Ending: the command is over, so Ctrl-C ends the process at once.
 
-Commands that stop in their own way (`work`, `serve`) have handlers of their own meanwhile.
+Commands that stop in their own way (`work`, `serve`) set other handlers while they run.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 EXIT_CODE = 128 + 2
 """A shell's status for SIGINT."""
 LINE = "fedsweep: interrupted"
+"""The line that a command prints when Ctrl-C ends it."""
 RETRY_SECONDS = 0.02
-"""How long an interrupt waits that came where nothing can be raised."""
+"""Seconds until an interrupt is raised again after it was lost, for example in a destructor."""
 
 _is_running = False
 _was_raised = False
 
 
 def watch() -> None:
-    """Let Ctrl-C end this process quietly from now on.
+    """End this process without a traceback at Ctrl-C, from now on.
 
-    A process that was started with Ctrl-C ignored goes on ignoring it.
+    A process that was started with Ctrl-C ignored still ignores it.
     """
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _interrupted)
@@ -44,9 +45,9 @@ def watch() -> None:
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; if Ctrl-C ended it, exit with EXIT_CODE.
+    """Run a command. If Ctrl-C ended it, exit with EXIT_CODE.
 
-    A library may turn the interrupt into another error, which tells nobody anything.
+    A library may turn the interrupt into another error. That error is not shown.
     """
     global _is_running  # noqa: PLW0603  # a process runs one command
     try:
@@ -64,10 +65,10 @@ def run(command: Callable[[], None]) -> None:
 
 
 def block(*numbers: int) -> set[int]:
-    """Hold signals back in this thread and in the processes that it starts.
+    """Block signals in this thread and in the processes that it starts.
 
-    A child begins with the signals blocked, so it can decide what to do before it gets them.
-    Returns what was blocked before, for `restore`.
+    A child begins with the signals blocked, so that it can set its handlers before it gets them.
+    Returns the signals that were blocked before, for `restore`.
     """
     from multiprocessing import resource_tracker
 
@@ -77,12 +78,12 @@ def block(*numbers: int) -> set[int]:
 
 
 def restore(before: set[int]) -> None:
-    """Get the signals that came in the meantime."""
+    """Unblock the signals that `block` has blocked. Those that came in the meantime arrive now."""
     _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 def ignore(*numbers: int) -> None:
-    """Ignore signals from now on, also those that the parent has blocked."""
+    """Ignore signals from now on, including those that the parent has blocked."""
     for number in numbers:
         _signal.signal(number, _signal.SIG_IGN)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, numbers)
@@ -101,7 +102,7 @@ def _interrupted(_number: int, _frame: FrameType | None) -> None:
 
 
 def _leave() -> None:
-    """End the process without any of its code."""
+    """End the process at once, without running any more Python code."""
     try:
         if not _was_raised:
             os.write(2, f"{LINE}\n".encode())
@@ -119,7 +120,7 @@ def _on_exception(
 
 
 def _on_unraisable(problem: sys.UnraisableHookArgs) -> None:
-    """Raise an interrupt later that came in a destructor or a callback, where it is lost."""
+    """Send the signal again if an interrupt was lost in a destructor or a callback."""
     if not issubclass(problem.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(problem)
         return

@@ -1,5 +1,7 @@
-"""What is said during an attempt: by fedsweep, the trainers, Python's warnings, and, at WARNING and
-above, by anyone. It is kept within bounds, to be stored with the attempt's next write.
+"""Log handler of an attempt: it keeps log lines until the attempt's next write stores them.
+
+It keeps the lines of fedsweep, the trainers and Python's warnings, and the lines of other loggers
+at WARNING and above. Their number and length are limited.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import ClassVar, Self, TextIO
 
 from fedsweep.errors import hide_secrets, legible
 
-LINES = 1000
-"""Lines that are kept of one attempt."""
-LINE = 2000
-"""Characters of a line."""
-OURS = ("fedsweep", "trainers")
+KEPT_LINES = 1000
+"""Lines that are kept of one attempt, at most."""
+LINE_LENGTH = 2000
+"""Characters of a line, at most."""
+OWN_LOGGERS = ("fedsweep", "trainers")
 """The loggers whose INFO is kept too."""
 WARNINGS = "py.warnings"
 """The logger that `logging.captureWarnings` uses."""
@@ -29,36 +31,36 @@ class Line:
     """One line of an attempt's log."""
 
     n: int
-    """Its place, from 1."""
+    """Its number in the attempt, from 1."""
     at: float
-    """Wall-clock seconds."""
+    """Its time in wall-clock seconds."""
     level: str
-    """Of Python's logging, in small letters; "stderr" for the last words of a process."""
+    """Its level in Python's logging, in lower case; "stderr" for the last words of a process."""
     message: str
 
 
 class LogHandler(logging.Handler):
-    """Listens while it is entered. What would have reached stderr still does."""
+    """A handler of the root logger, as a context. Output that reached stderr before still does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(logging.Formatter())
         self._lines: list[Line] = []
-        self._heard = 0
+        self._count = 0
         self._dropped: Line | None = None
         self._filters = warnings.catch_warnings()
         self._before: list[tuple[logging.Logger, int]] = []
-        self._aloud: logging.Handler | None = None
+        self._printer: logging.Handler | None = None
 
     def __enter__(self) -> Self:
-        self._filters.__enter__()  # each attempt sees a warning once, not each process
+        self._filters.__enter__()  # a warning is logged once per attempt, not once per process
         logging.captureWarnings(True)
         root = logging.getLogger()
         if not root.handlers:
-            self._aloud = _Aloud()
-            root.addHandler(self._aloud)
+            self._printer = _Printer()
+            root.addHandler(self._printer)
         root.addHandler(self)
-        ours = [logging.getLogger(name) for name in OURS]
+        ours = [logging.getLogger(name) for name in OWN_LOGGERS]
         self._before = [(logger, logger.level) for logger in ours]
         for logger in ours:
             logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
@@ -69,19 +71,19 @@ class LogHandler(logging.Handler):
             logger.setLevel(level)
         root = logging.getLogger()
         root.removeHandler(self)
-        if self._aloud is not None:
-            root.removeHandler(self._aloud)
+        if self._printer is not None:
+            root.removeHandler(self._printer)
         logging.captureWarnings(False)
         self._filters.__exit__(None, None, None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record, each of its lines."""
-        foreign = record.name.partition(".")[0] not in (*OURS, "py")
+        """Keep the lines of a record."""
+        foreign = record.name.partition(".")[0] not in (*OWN_LOGGERS, "py")
         if foreign and record.levelno < logging.WARNING:
             return
         try:
             text = hide_secrets(self.format(record))
-        except Exception:  # noqa: BLE001  # a malformed record of anyone must not cost the trial
+        except Exception:  # noqa: BLE001  # a malformed record of other code must not fail the trial
             self.handleError(record)
             return
         level = record.levelname.lower()
@@ -89,7 +91,7 @@ class LogHandler(logging.Handler):
             self._note(record.created, level, f"{record.name}: {line}" if foreign else line)
 
     def note(self, level: str, message: str) -> None:
-        """Keep a line that is told elsewhere as well: it goes to no other listener."""
+        """Keep a line without passing it to other handlers, because it is reported elsewhere."""
         self.acquire()
         try:
             self._note(time.time(), level, hide_secrets(message))
@@ -97,15 +99,19 @@ class LogHandler(logging.Handler):
             self.release()
 
     def _note(self, at: float, level: str, message: str) -> None:
-        self._heard += 1
-        if self._heard <= LINES:
-            self._lines.append(Line(self._heard, at, level, cut(message)))
+        self._count += 1
+        if self._count <= KEPT_LINES:
+            self._lines.append(Line(self._count, at, level, cut(message)))
             return
-        count = self._heard - LINES
-        self._dropped = Line(LINES + 1, at, "warning", f"{count} more lines were dropped")
+        dropped = self._count - KEPT_LINES
+        self._dropped = Line(KEPT_LINES + 1, at, "warning", f"{dropped} more lines were dropped")
 
     def unstored(self) -> list[Line]:
-        """What is to be stored. The count of dropped lines has one place, and is written over."""
+        """Return the lines that are not stored yet.
+
+        The last one may be the count of dropped lines. Its number stays the same, so that a new
+        count replaces the stored one.
+        """
         self.acquire()
         try:
             return self._lines + ([self._dropped] if self._dropped else [])
@@ -113,7 +119,7 @@ class LogHandler(logging.Handler):
             self.release()
 
     def forget(self, stored: Sequence[Line]) -> None:
-        """These are stored."""
+        """Remove lines that are stored."""
         self.acquire()
         try:
             last = stored[-1].n if stored else 0
@@ -124,13 +130,13 @@ class LogHandler(logging.Handler):
             self.release()
 
 
-class _Aloud(logging.StreamHandler[TextIO]):
-    """What Python does where nobody listens: WARNING and above go to stderr.
+class _Printer(logging.StreamHandler[TextIO]):
+    """The output of Python without any handler: WARNING and above are printed to stderr.
 
-    A warning is said once in a process, however many attempts it makes.
+    A warning is printed once per process, even if the process makes many attempts.
     """
 
-    said: ClassVar[set[str]] = set()
+    printed: ClassVar[set[str]] = set()
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -140,12 +146,12 @@ class _Aloud(logging.StreamHandler[TextIO]):
         if record.name != WARNINGS:
             return True
         text = record.getMessage()
-        new = text not in self.said
-        self.said.add(text)
+        new = text not in self.printed
+        self.printed.add(text)
         return new
 
 
 def cut(message: str) -> str:
-    """A message as a line that can be stored."""
+    """Return a message as a line that can be stored, clipped to LINE_LENGTH characters."""
     message = legible(message)
-    return message if len(message) <= LINE else message[: LINE - 2] + " …"
+    return message if len(message) <= LINE_LENGTH else message[: LINE_LENGTH - 2] + " …"

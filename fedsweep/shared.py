@@ -1,7 +1,7 @@
-"""Memory that the slots' processes share with their watch: a small file that all map.
+"""Shared memory of the slots' processes and their watch: a small file that all of them map.
 
-A file, because the shared memory and the semaphores of `multiprocessing` need a writable /dev/shm.
-No field has a lock: a process that was killed would keep it.
+It is a file because the shared memory and the semaphores of `multiprocessing` need a writable
+/dev/shm. The fields have no locks, because a process that was killed would keep a lock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fedsweep.files import created
 
 
 class Shared(ctypes.Structure):
-    """The fields, each written by one side."""
+    """Fields of one slot. Each is written by one side only."""
 
     stop: int
-    """1 if the slot is to stop; by the watch."""
+    """1 if the slot is to stop. Written by the watch."""
     give_back: int
-    """The row of the trial that the slot is to give back after the round; by the watch."""
+    """The row of the trial that the slot is to give back after its round. Written by the watch."""
     steps: int
-    """The steps that the trainer has taken; by the slot."""
+    """The number of steps that the trainer has taken. Written by the slot."""
 
     _fields_: ClassVar = [
         ("stop", ctypes.c_int64),
@@ -32,20 +32,22 @@ class Shared(ctypes.Structure):
 
 
 def create(file: Path, slots: int) -> list[Shared]:
-    """Make the file, with zeros in it, and map it; returns each slot's part.
+    """Create the file, filled with zeros, and map it. Return the fields of each slot.
 
     Raises:
-        OSError: there is no room, no permission, or no shared mapping on this file system.
+        OSError: the disk is full, permission is denied, or the file system has no shared mappings.
 
     """
     with created(file, 0o600) as opened:
-        opened.write(bytes(slots * ctypes.sizeof(Shared)))  # a hole may find no room later
+        opened.write(
+            bytes(slots * ctypes.sizeof(Shared))
+        )  # a sparse file may meet a full disk later
     mapped = _map(file)
     return [Shared.from_buffer(mapped, i * ctypes.sizeof(Shared)) for i in range(slots)]
 
 
 def attach(file: Path, number: int) -> Shared:
-    """Map the file that the watch made; returns the part of a slot, by its number."""
+    """Map the file that the watch created. Return the fields of the slot with this number."""
     return Shared.from_buffer(_map(file), number * ctypes.sizeof(Shared))
 
 

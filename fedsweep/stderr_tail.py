@@ -1,7 +1,7 @@
-"""The last words of a process that dies where Python cannot say why: a crash in compiled code.
+"""Last words of a process: the lines on stderr before it died, for example in compiled code.
 
-They go past Python, straight to file descriptor 2. A slot turns that to a file, which its watch
-reads when the slot has died. What Python itself says goes on reaching the terminal.
+Compiled code writes directly to file descriptor 2. A slot redirects the descriptor to a file, and
+its watch reads the file when the slot has died. Python's own output still reaches the terminal.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from pathlib import Path
 from fedsweep import output
 from fedsweep.errors import FedsweepError, hide_secrets
 
-LINES = 50
-"""Last words that are read: of lines."""
-BYTES = 64 * 1024
-"""The same, of bytes; a longer file is emptied between rounds."""
-GIST = 300
-"""Characters of the one line that tells why a process died."""
+LAST_LINES = 50
+"""Lines of last words that are read, at most."""
+LAST_BYTES = 64 * 1024
+"""Bytes of last words that are read, at most. A longer file is emptied between rounds."""
+GIST_LENGTH = 300
+"""Characters of the line that says why a process died, at most."""
 ASK = signal.SIGUSR1
-"""Asks a process where in Python it is."""
+"""The signal at which a process writes its Python stack."""
 ANSWER_SECONDS = 1.0
+"""Seconds to wait for the stack of a process, at most. A process that hangs may never write it."""
 
 
 @contextmanager
 def recording(path: Path) -> Iterator[None]:
-    """Keep this process's last words in a file, from here to its end.
+    """Write this process's last words to a file, from now until it ends.
 
-    With the Python stack where it crashes, and the traceback of what leaves this context.
+    The file also gets the Python stack of a crash, and the traceback of an exception that leaves
+    this context.
     """
-    if sys.stderr is None:  # closed by whoever started us: descriptor 2 may be anything
+    if sys.stderr is None:  # the parent process closed it: descriptor 2 may be another file
         yield
         return
     sys.stderr.flush()
@@ -50,15 +52,17 @@ def recording(path: Path) -> Iterator[None]:
     try:
         yield
     except FedsweepError:
-        raise  # it is one sentence, and said elsewhere
+        raise  # its message is reported elsewhere
     except Exception:
         os.write(2, traceback.format_exc().encode())
         raise
 
 
 def trim(path: Path, most: int = 0) -> None:
-    """Empty the file where it is longer: what was said before a trial is not about it, and
-    compiled code that complains at every step must not fill the disk.
+    """Empty the file if it has more than `most` bytes.
+
+    Lines from before a trial are not about it. Compiled code that warns at every step must not fill
+    the disk.
     """
     with suppress(OSError):
         if path.stat().st_size > most:
@@ -66,26 +70,26 @@ def trim(path: Path, most: int = 0) -> None:
 
 
 def ask(pid: int, path: Path) -> None:
-    """Let a process that hangs say where, before it is killed."""
+    """Make a hanging process write its Python stack, and wait for it."""
     with suppress(OSError):
         before, deadline = path.stat().st_size, time.monotonic() + ANSWER_SECONDS
         os.kill(pid, ASK)
         while path.stat().st_size == before and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.05)  # to the end of its sentence
+        time.sleep(0.05)  # until the stack is complete
 
 
 def gist(words: Sequence[str]) -> str:
-    """Return the line of a process's last words that tells most; nothing if there are none.
+    """Return the line of a process's last words that gives the reason of its death.
 
-    A crash is followed by where in Python it was: then the line before that tells why.
+    It is the last line, or the line before the Python stack of a crash; "" without any lines.
     """
     marks = [n for n, line in enumerate(words) if line.startswith("Fatal Python error:")]
     lines = [*words[: marks[-1] + 1]] if marks else list(words)
     if marks and len(lines) > 1:
         lines.pop()
-    told = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return told if len(told) <= GIST else f"{told[:GIST]} …"
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return reason if len(reason) <= GIST_LENGTH else f"{reason[:GIST_LENGTH]} …"
 
 
 def death(code: int | None) -> str:
@@ -99,14 +103,14 @@ def death(code: int | None) -> str:
 
 
 def last_words(path: Path) -> list[str]:
-    """What a process said at last, a line each; nothing where it kept no file."""
+    """Return the last lines that a process wrote to its file; none if it has no file."""
     try:
         with path.open("rb") as file:
             length = file.seek(0, os.SEEK_END)
-            file.seek(max(0, length - BYTES))
+            file.seek(max(0, length - LAST_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    # What follows is a list of every compiled module, thousands of characters long.
-    said = [line for line in text.splitlines() if not line.startswith("Extension modules:")]
-    return [hide_secrets(line) for line in said if line.strip()][-LINES:]
+    # This line lists every compiled module. It has thousands of characters.
+    lines = [line for line in text.splitlines() if not line.startswith("Extension modules:")]
+    return [hide_secrets(line) for line in lines if line.strip()][-LAST_LINES:]

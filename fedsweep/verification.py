@@ -1,6 +1,7 @@
-"""A trial trained again from scratch, and compared with what is stored of it. Nothing is written.
+"""Verification: train a trial again from round 1, and compare it with its stored rounds.
 
-The same bits are promised under the same numerics alone: see `trainers.numerics`.
+Nothing is written. Bitwise equal results are promised only under equal numerics (see
+`trainers.numerics`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from fedsweep.store.trial_record import Record
 
 @dataclass(frozen=True)
 class Field:
-    """A part of the numerics that is another one here."""
+    """A field of the numerics that differs on this machine."""
 
     name: str
-    there: str
-    """Where the stored rounds were computed; "" for none."""
-    here: str
+    stored: str
+    """Its value for the stored rounds; "" for none."""
+    current: str
+    """Its value on this machine; "" for none."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class Step:
 
     round: Round
     differs: tuple[Differs, ...]
-    """Its numbers that are not the stored ones, to the last bit."""
+    """Its numbers that are not bitwise equal to the stored ones."""
 
 
 @dataclass(frozen=True)
 class Otherwise:
-    """Training again ended in another way than the trial did."""
+    """A new training that ended in another way than the trial did."""
 
     round: int
     stored: str
@@ -47,49 +49,53 @@ class Otherwise:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a comparison."""
+    """Result of a comparison."""
 
     equal: bool
-    """Within the tolerance."""
-    says: str
-    """What is not equal first; or of what is near enough the farthest, "" where nothing is off."""
+    """True if all numbers are equal within the tolerance."""
+    difference: str
+    """The first difference beyond the tolerance. If there is none, the largest difference within
+    it, or "" if all numbers are bitwise equal."""
 
 
 def judge(steps: Iterable[Step | Otherwise], tolerance: float | None) -> Verdict:
-    """Equal where every number is the stored one to the last bit; or no farther off than that."""
-    farthest: Differs | None = None
+    """Return the verdict on the rounds that were trained again.
+
+    Without a tolerance, every number must be bitwise equal to the stored one.
+    """
+    largest: Differs | None = None
     for step in steps:
         if isinstance(step, Otherwise):
-            says = f"round {step.round}: stored: {step.stored}; again: {step.again}"
-            return Verdict(equal=False, says=says)
-        for found in step.differs:
-            if tolerance is None or found.apart > tolerance:
-                values = f"stored {found.stored!r}, again {found.again!r}"
-                says = f"round {found.round}, {found.column}: {values}"
-                return Verdict(equal=False, says=says)
-            farthest = max(farthest or found, found, key=lambda differs: differs.apart)
-    if farthest is None:
-        return Verdict(equal=True, says="")
-    says = f"{farthest.column} of round {farthest.round}, by {farthest.apart:.3g}"
-    return Verdict(equal=True, says=says)
+            message = f"round {step.round}: stored: {step.stored}; again: {step.again}"
+            return Verdict(equal=False, difference=message)
+        for number in step.differs:
+            if tolerance is None or number.apart > tolerance:
+                values = f"stored {number.stored!r}, again {number.again!r}"
+                message = f"round {number.round}, {number.column}: {values}"
+                return Verdict(equal=False, difference=message)
+            largest = max(largest or number, number, key=lambda differs: differs.apart)
+    if largest is None:
+        return Verdict(equal=True, difference="")
+    message = f"{largest.column} of round {largest.round}, by {largest.apart:.3g}"
+    return Verdict(equal=True, difference=message)
 
 
 def asked_rounds(record: Record, limit: int | None) -> int:
-    """How many of the stored rounds are to be trained again."""
+    """Return the number of stored rounds to train again. `limit` None: all of them."""
     last: int = record.rounds[-1]["round"] if record.rounds else 0
     return min(limit or last, last)
 
 
 def to_diverge(record: Record, rounds: int) -> bool:
-    """Whether the trial diverged behind these rounds."""
+    """Return whether the trial diverged in the round after these rounds."""
     return record.failure is FailureKind.DIVERGED and rounds == asked_rounds(record, None)
 
 
 def same_kind_of_device(record: Record) -> str:
-    """A device here of the kind that the stored rounds were computed on.
+    """Return a device of this machine, of the kind that computed the stored rounds.
 
     Raises:
-        DeviceError: it was a GPU, and there is none here.
+        DeviceError: it was a GPU, and this machine has none.
 
     """
     if not record.numerics.get("cuda"):
@@ -105,16 +111,16 @@ def same_kind_of_device(record: Record) -> str:
 
 
 def threads_of(record: Record) -> int:
-    """Torch's threads that the stored rounds were computed with."""
+    """Return the number of torch's threads that computed the stored rounds."""
     return int(record.numerics["threads"])
 
 
 def configured(record: Record) -> TrainConfig:
-    """The trial's configuration.
+    """Return the trial's configuration.
 
     Raises:
-        PackageMissing: it cannot be trained on this machine.
-        RequestError: it was planned under an earlier recipe.
+        PackageMissing: this machine lacks a package of the trial's model or normalizer.
+        RequestError: the trial was planned under an earlier recipe.
 
     """
     packages.require_packages(record.trial_id, record.config)
@@ -126,21 +132,22 @@ def configured(record: Record) -> TrainConfig:
     return config
 
 
-def other_numerics(record: Record, here: Mapping[str, str]) -> list[Field]:
-    """Where this machine's numerics are not those of the stored rounds."""
-    names = [*record.numerics, *(name for name in here if name not in record.numerics)]
-    fields = [Field(n, record.numerics.get(n, ""), here.get(n, "")) for n in names]
-    return [field for field in fields if field.there != field.here]
+def other_numerics(record: Record, current: Mapping[str, str]) -> list[Field]:
+    """Return the fields in which this machine's numerics differ from those of the stored rounds."""
+    names = [*record.numerics, *(name for name in current if name not in record.numerics)]
+    fields = [Field(n, record.numerics.get(n, ""), current.get(n, "")) for n in names]
+    return [field for field in fields if field.stored != field.current]
 
 
 def compare(
     record: Record, config: TrainConfig, place: Place, rounds: int
 ) -> Iterator[Step | Otherwise]:
-    """Train the first rounds again, and say of each how it compares; a trial that diverged must
-    diverge again where it did. `Otherwise` is the last word.
+    """Train the first rounds again, and yield the comparison of each.
+
+    A trial that diverged must diverge again in the same round. Nothing follows an `Otherwise`.
 
     Raises:
-        RequestError: it cannot be trained here; nothing is said about the trial.
+        RequestError: the trial cannot be trained on this machine.
 
     """
     again = training.train_again(config, place, record.data_fingerprint)

@@ -1,4 +1,4 @@
-"""Python files of the working folder: no command, and no process that it starts, runs them."""
+"""Python files of the working folder: no command and no child process imports them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fedsweep.cli import main
 if __name__ == "__main__":
     sys.exit(main())
 """
-"""What an installer writes for the command `fedsweep`."""
+"""The script that an installer writes for the command `fedsweep`."""
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sweep of a trial, and a file for each module of Python and some others."""
+    """A folder with a sweep, and a planted file for each module of Python and some packages."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "plan.toml").write_text(TINY.replace("seed = [0, 1]", "seed = 0"))
     at_once("plan", "plan.toml", "--set", "normalizer=bn", cwd=folder)
@@ -44,7 +44,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(folder: Path) -> list[str]:
-    """The planted files that ran."""
+    """Return the names of the planted files that ran."""
     marker = folder / "MARKER"
     return marker.read_text().split() if marker.exists() else []
 
@@ -72,7 +72,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_command_runs_no_file_of_its_working_folder(
     command: list[str], script: list[str], here: Path
 ) -> None:
-    """`work` has a trial to train, in a process of its own."""
+    """`work` trains a trial in a child process."""
     if command[0] == "work":
         change = ("--set", "seed=2", "--set", "normalizer=bn")
         run([*script, "plan", "plan.toml", *change], here)
@@ -95,16 +95,16 @@ def run(command: list[str], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pickle", "selectors", "random", "torch", "sqlite3", "trainers"])
-def test_python_m_runs_none_either(name: str, here: Path, tmp_path: Path) -> None:
-    """But for the few that Python itself imports to find the program: with -P, none at all."""
+def test_python_m_runs_no_file_of_the_working_folder(name: str, here: Path, tmp_path: Path) -> None:
+    """Python imports a few modules itself to find the program. They are not tested."""
     shutil.copy(here / f"{name}.py", tmp_path)
     shutil.copy(here / "fedsweep.db", tmp_path)
     run([*FEDSWEEP, "sql", "SELECT 1"], tmp_path)
     assert ran(here) == []
 
 
-def test_the_page_s_box_runs_no_file_of_the_working_folder(script: list[str], here: Path) -> None:
-    """It starts a process for each statement."""
+def test_the_sql_page_runs_no_file_of_the_working_folder(script: list[str], here: Path) -> None:
+    """It starts a child process for each statement."""
     env = environment(FEDSWEEP_TOKEN=TOKEN)
     with subprocess.Popen(
         [*script, "serve", "--port", "0"], cwd=here, env=env, stdout=subprocess.PIPE, text=True
@@ -112,19 +112,19 @@ def test_the_page_s_box_runs_no_file_of_the_working_folder(script: list[str], he
         try:
             assert server.stdout is not None
             address = server.stdout.readline().partition("?")[0]
-            asked = urllib.request.Request(
+            request = urllib.request.Request(
                 f"{address}sql?q={quote('SELECT 41 + 1 AS n')}",
                 headers={"authorization": f"Bearer {TOKEN}"},
             )
-            with urllib.request.urlopen(asked, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 assert ">42<" in "".join(answer.read().decode().split())
         finally:
             server.send_signal(signal.SIGINT)
     assert ran(here) == []
 
 
-def test_a_process_of_a_plug_in_starts_as_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The setting for our own processes is gone after their start; a person's own stays."""
+def test_child_processes_of_a_plug_in_are_not_affected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting for our own processes is removed after their start. A user's own stays."""
     monkeypatch.delenv(children.SAFE_PATH, raising=False)
     with children.safe_path():
         assert os.environ[children.SAFE_PATH]
@@ -136,8 +136,8 @@ def test_a_process_of_a_plug_in_starts_as_always(monkeypatch: pytest.MonkeyPatch
     assert os.environ[children.SAFE_PATH] == "1"
 
 
-def test_a_checkout_that_is_the_working_folder_stays_reachable(tmp_path: Path) -> None:
-    """Behind Python's own modules."""
+def test_a_checkout_as_the_working_folder_can_be_imported(tmp_path: Path) -> None:
+    """It comes after Python's own modules."""
     (tmp_path / "fedsweep").symlink_to(Path(children.__file__).parent)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"

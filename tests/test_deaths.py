@@ -1,4 +1,4 @@
-"""What a watch and its slots make of attempts that end before their first round."""
+"""Attempts that end before their first round: the reaction of a watch and its slots."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker import Ended, kind_of, worn_out
-from fedsweep.worker.slot import _SlotLoop
 from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
+from tests.slots import slot_loop
 
 pytestmark = pytest.mark.quick_on("sqlite")
 
@@ -48,13 +48,13 @@ ROUND = Round(1, "explore", 1.0, 0.5, 0.5, None, None, 0, 0, 0.1)
 def test_a_slot_stops_after_three_failures_in_a_row(
     failed: list[Any], unproven: bool, proven: bool
 ) -> None:
-    """On a device that has trained, one kind of trial may be at fault by itself."""
+    """On a device that has trained, failures of one kind of trial count once."""
     assert worn_out(failed, proven=False) is unproven
     assert worn_out(failed, proven=True) is proven
 
 
 class Process:
-    """A slot's process that has ended."""
+    """A process of a slot that has ended."""
 
     pid = os.getpid()
     exitcode = -6
@@ -67,10 +67,10 @@ class Process:
 
 
 class Pipe:
-    """A pipe that has been closed at its other end."""
+    """A pipe whose other end is closed."""
 
     def close(self) -> None:
-        """Nobody listens."""
+        """There is nothing to close."""
 
     def poll(self) -> bool:
         raise EOFError
@@ -85,7 +85,7 @@ def planned(store: Engine, tiny: Path) -> Engine:
 
 @pytest.fixture
 def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A watch whose slots are started on paper only."""
+    """A watch that starts no real processes."""
     watch = _Watch(worker.Options(store_url), lambda _view: None)
 
     def start(slot: Any) -> None:
@@ -110,7 +110,7 @@ def die(watch: Any, held: Claim | None, words: str = "") -> None:
     if held is not None:
         watch.note(slot, held)
     slot.box.write_text(words)
-    watch.bury(slot)
+    watch.reap(slot)
 
 
 def losses(store: Engine, held: Claim) -> tuple[Any, ...]:
@@ -119,10 +119,10 @@ def losses(store: Engine, held: Claim) -> tuple[Any, ...]:
         return tuple(c.execute(sa.select(*columns).where(trials.c.id == held.trial)).one())
 
 
-def test_deaths_count_until_a_round_is_stored_not_until_a_claim(
+def test_three_deaths_before_a_stored_round_close_the_slot(
     watch: Any, planned: Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Three in a row stop the slot, and charge no trial; the reason is stored and printed."""
+    """A claim does not reset the count. No trial is charged. The reason is stored and printed."""
     slot = watch.slots[0]
     for number in range(3):
         assert not slot.closed, number
@@ -141,10 +141,8 @@ def test_deaths_count_until_a_round_is_stored_not_until_a_claim(
     assert "std::bad_alloc" in capfd.readouterr().err
 
 
-def test_a_stored_round_forgives_deaths_and_makes_the_next_one_the_trial_s(
-    watch: Any, planned: Engine
-) -> None:
-    """Stored by an attempt that ended well, or by one that died after it."""
+def test_a_stored_round_resets_the_deaths_of_a_slot(watch: Any, planned: Engine) -> None:
+    """The next death is charged to its trial. The round may be of an attempt that died later."""
     slot = watch.slots[0]
     first = claim(planned)
     die(watch, first)
@@ -165,8 +163,8 @@ def test_a_stored_round_forgives_deaths_and_makes_the_next_one_the_trial_s(
     assert not slot.closed
 
 
-def test_a_claim_alone_forgives_nothing(watch: Any, planned: Engine) -> None:
-    """Neither does an end without a round."""
+def test_a_claim_without_a_round_does_not_reset_deaths(watch: Any, planned: Engine) -> None:
+    """The attempt may also have ended without dying."""
     slot = watch.slots[0]
     die(watch, claim(planned))
     held = claim(planned)
@@ -175,15 +173,15 @@ def test_a_claim_alone_forgives_nothing(watch: Any, planned: Engine) -> None:
     assert len(slot.deaths) == 1
 
 
-def test_a_lack_is_told_and_stored_once(
+def test_a_lack_is_printed_and_stored_once(
     watch: Any, planned: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each process of a slot finds it again."""
+    """Each process of a slot reports it again."""
     for _ in range(2):
         watch.note(watch.slots[0], worker.Lacking("no folder\x1b[2J", DATA))
-    said = capsys.readouterr().err
-    assert said.count("passing over trials: no folder") == 1
-    assert "\x1b" not in said
+    output = capsys.readouterr().err
+    assert output.count("passing over trials: no folder") == 1
+    assert "\x1b" not in output
     with reading(planned) as c:
         ((times, lacks),) = [(row["times"], row["lacks"]) for row in stops.recent(c)]
     assert (times, lacks) == (1, 1)
@@ -192,16 +190,14 @@ def test_a_lack_is_told_and_stored_once(
 @pytest.fixture
 def slot(planned: Engine) -> Any:
     """A slot's loop without its process."""
-    slot: Any = object.__new__(_SlotLoop)
-    slot.engine, slot.options = planned, worker.Options("")
-    slot.worker = WORKER
-    slot.in_doubt, slot.last, slot.number, slot.told = False, None, 0, []
-    slot.say = slot.told.append
+    slot = slot_loop(planned)
+    slot.sent = []
+    slot.send = slot.sent.append
     return slot
 
 
 def test_a_slot_prefers_other_kinds_of_trials_after_a_failure(slot: Any, planned: Engine) -> None:
-    """If there are no others it claims the same kind again."""
+    """If no other kind is left, it claims the same kind again."""
     slot.failed = (BN,)
     other = slot.take()
     assert kind_of(other) == GN
@@ -213,7 +209,7 @@ def test_a_slot_prefers_other_kinds_of_trials_after_a_failure(slot: Any, planned
 
 
 def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engine) -> None:
-    """A round proves it; a result or bad data say nothing; three errors in a row condemn it."""
+    """A round proves the machine, and three errors in a row stop it. Bad data do not count."""
     held = claim(planned)
     for kind in (None, FailureKind.DIVERGED, FailureKind.BAD_DATA):
         slot.judge(held, kind, "x")
@@ -231,16 +227,14 @@ def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engin
         slot.judge(held, FailureKind.ERROR, "error: a bug")
 
 
-def test_a_slot_stops_only_if_nothing_that_is_left_can_be_trained(
-    slot: Any, planned: Engine
-) -> None:
-    """What others train may come back; what was never needed is no reason."""
+def test_a_slot_stops_only_if_no_open_trial_can_be_trained(slot: Any, planned: Engine) -> None:
+    """A trial that another worker trains may be queued again. Unneeded lacks do not count."""
     slot.pass_over(PackageMissing("no gn", (("normalizer", "gn"),)))
     slot.require_work()
     slot.pass_over(DataMissing("no digits", DATA))
     with pytest.raises(MachineLacks, match="no gn; no digits"):
         slot.require_work()
-    assert [said.lack for said in slot.told] == [(("normalizer", "gn"),), DATA]
+    assert [message.lack for message in slot.sent] == [(("normalizer", "gn"),), DATA]
     slot.proven = True
     slot.require_work()  # it has trained, and waits for other sweeps
     slot.options = worker.Options("", until_empty=True)
@@ -251,8 +245,8 @@ def test_a_slot_stops_only_if_nothing_that_is_left_can_be_trained(
     slot.require_work()  # all is done
 
 
-def test_data_that_seem_to_be_nowhere_are_not_passed_over(slot: Any, planned: Engine) -> None:
-    """Their trials are claimed and fail, so that a person looks."""
+def test_data_that_no_machine_has_are_not_passed_over(slot: Any, planned: Engine) -> None:
+    """Their trials are claimed and fail, so that a person looks at them."""
     with transaction(planned) as c:
         about = {"pid": 1, "device": "cpu", "reason": "no digits", "lack": DATA}
         stops.note(c, host="another", **about)
@@ -267,15 +261,15 @@ def test_data_that_seem_to_be_nowhere_are_not_passed_over(slot: Any, planned: En
         (["a warning", "ZeroDivisionError: x"], "ZeroDivisionError: x"),
         (["terminate", "  what():  y", "Fatal Python error: Aborted", "", "File z"], "what():  y"),
         (["Fatal Python error: Segmentation fault", "", "File z"], "Fatal Python error: Segmen"),
-        (["x" * 1000], "x" * stderr_tail.GIST + " …"),
+        (["x" * 1000], "x" * stderr_tail.GIST_LENGTH + " …"),
     ],
 )
-def test_the_gist_of_last_words_is_why_a_process_died(words: list[str], gist: str) -> None:
-    """The line before the stack of a crash, or the last one."""
+def test_the_gist_of_last_words_is_the_reason_of_a_death(words: list[str], gist: str) -> None:
+    """It is the line before the stack of a crash, or the last line."""
     assert stderr_tail.gist(words).startswith(gist)
 
 
 def test_a_death_is_named_by_its_signal_or_exit() -> None:
-    """A real-time signal has a number only."""
-    said = [stderr_tail.death(code) for code in (-9, -6, 1, None, -40)]
-    assert said == ["SIGKILL", "SIGABRT", "exit 1", "exit None", "signal 40"]
+    """A real-time signal has only a number."""
+    names = [stderr_tail.death(code) for code in (-9, -6, 1, None, -40)]
+    assert names == ["SIGKILL", "SIGABRT", "exit 1", "exit None", "signal 40"]

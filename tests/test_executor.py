@@ -1,4 +1,4 @@
-"""One claimed trial, from its claim to its outcome, on every database."""
+"""One attempt at a trial, from its claim to its outcome, on every database."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_
 
 
 @pytest.mark.quick_on("sqlite", "postgres")
-def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, tiny: Path) -> None:
-    """Through the database and back, floats do not lose a bit."""
+def test_stored_rounds_are_bitwise_equal_to_the_trainer_s(store: Engine, tiny: Path) -> None:
+    """Floats do not change when they are stored and read again."""
     planned(store, tiny)
     claimed = claim(store)
     outcome, seen = run(store, claimed)
@@ -57,8 +57,8 @@ def test_a_trial_s_stored_rounds_are_the_trainer_s_bit_for_bit(store: Engine, ti
 
 
 @pytest.mark.quick_on("sqlite", "postgres")
-def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, tiny: Path) -> None:
-    """No round is trained twice; its snapshot goes when nothing needs it."""
+def test_a_stopped_trial_resumes_bitwise_from_its_snapshot(store: Engine, tiny: Path) -> None:
+    """Each round is trained once. The snapshot is deleted when nothing needs it."""
     planned(store, tiny)
     first = claim(store)
     outcome, seen = run(store, first, stop_after=1)
@@ -79,10 +79,8 @@ def test_a_stopped_trial_is_saved_given_back_and_goes_on_bitwise(store: Engine, 
             assert c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0
 
 
-def test_a_diverged_trial_is_a_result_with_its_rounds_up_to_there(
-    store: Engine, tiny: Path
-) -> None:
-    """Failed as `diverged`, with one sentence; nothing that is not finite is stored."""
+def test_a_diverged_trial_keeps_its_rounds_before_the_divergence(store: Engine, tiny: Path) -> None:
+    """It fails as `diverged` with one sentence. All stored numbers are finite."""
     planned(store, tiny, "normalizer=gn", "lr=1e25", "clip_norm=0", "seed=0")
     claimed = claim(store)
     outcome, seen = run(store, claimed)
@@ -93,10 +91,10 @@ def test_a_diverged_trial_is_a_result_with_its_rounds_up_to_there(
     assert [r[0] for r in stored(store, claimed)] == [r.round for r in seen]
 
 
-def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
+def test_a_bug_in_a_trainer_fails_the_attempt_with_its_traceback(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rounds before it are stored; the trial is queued again, with a delay."""
+    """The rounds before the bug are stored. The trial is queued again with a delay."""
     walk.install(monkeypatch)
 
     def broken(round: int) -> None:
@@ -118,10 +116,10 @@ def test_a_bug_in_a_trainer_costs_its_trial_an_attempt_and_keeps_the_traceback(
     assert (state, not_before is not None) == ("queued", True)
 
 
-def test_running_out_of_memory_is_told_apart(
+def test_out_of_memory_is_a_failure_of_its_own_kind(
     store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine's fault, perhaps: worth another attempt."""
+    """The machine may be at fault, so the trial is tried again."""
     walk.install(monkeypatch)
     monkeypatch.setenv(walk.FOLDER, str(tmp_path))
     (tmp_path / "fill-1").touch()
@@ -133,10 +131,10 @@ def test_running_out_of_memory_is_told_apart(
     assert attempt["failure"] == "out_of_memory"
 
 
-def test_a_snapshot_that_cannot_be_written_costs_rounds_never_a_trial(
+def test_a_snapshot_that_cannot_be_written_fails_no_trial(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk: the rounds are stored, the trial is given back, and finishes later."""
+    """With a full disk, rounds are stored, and the trial is given back and finishes later."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -152,10 +150,10 @@ def test_a_snapshot_that_cannot_be_written_costs_rounds_never_a_trial(
     assert stored(store, second) == direct(second)
 
 
-def test_a_broken_device_is_taken_out_of_service_and_its_trial_is_not_charged(
+def test_a_broken_device_stops_its_slot_and_charges_no_trial(
     store: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would claim and fail the whole queue."""
+    """Otherwise the device would claim and fail every trial in the queue."""
     walk.install(monkeypatch)
     monkeypatch.setenv(walk.FOLDER, str(tmp_path))
     (tmp_path / "fail-1").write_text("CUDA error: an illegal memory access was encountered")
@@ -168,16 +166,16 @@ def test_a_broken_device_is_taken_out_of_service_and_its_trial_is_not_charged(
         assert tuple(c.execute(state).one()) == ("queued", 0)
 
 
-def test_a_trial_of_another_machine_goes_on_from_no_foreign_snapshot(
+def test_a_trial_does_not_resume_from_a_snapshot_of_other_numerics(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounds of other numerics are replaced with their snapshot; going back starts again too."""
+    """Rounds of other numerics and their snapshot are replaced, in both directions."""
     planned(store, tiny)
-    here = numerics.numerics
+    original = numerics.numerics
     run(store, claim(store), stop_after=2)
-    monkeypatch.setattr(numerics, "numerics", lambda *a: here(*a) | {"processor": "another"})
+    monkeypatch.setattr(numerics, "numerics", lambda *a: original(*a) | {"processor": "another"})
     run(store, claim(store), stop_after=1)
-    monkeypatch.setattr(numerics, "numerics", here)
+    monkeypatch.setattr(numerics, "numerics", original)
     last = claim(store)
     outcome, seen = run(store, last)
     assert outcome is Outcome.FINISHED
@@ -204,7 +202,7 @@ def test_a_cancelled_trial_stops_at_its_next_write(store: Engine, tiny: Path) ->
 
 @pytest.mark.quick_on("sqlite", "postgres")
 def test_a_taken_over_trial_is_dropped_by_its_first_worker(store: Engine, tiny: Path) -> None:
-    """Its rounds are not stored, its end changes nothing."""
+    """Its rounds are not stored, and its end changes nothing."""
     planned(store, tiny)
     first = claim(store)
 
@@ -222,8 +220,10 @@ def test_a_taken_over_trial_is_dropped_by_its_first_worker(store: Engine, tiny: 
     assert result(store, first)["state"] == "running"
 
 
-def test_rounds_that_do_not_come_out_again_fail_the_attempt(store: Engine, tiny: Path) -> None:
-    """A machine that does not compute the same twice is found out."""
+def test_a_round_that_differs_when_trained_again_fails_the_attempt(
+    store: Engine, tiny: Path
+) -> None:
+    """A machine that computes different results each time is detected."""
     planned(store, tiny)
     first = claim(store)
     run(store, first, stop_after=2)
@@ -251,10 +251,10 @@ def charges(store: Engine, claimed: Claim) -> tuple[Any, ...]:
         return tuple(c.execute(sa.select(*columns).where(trials.c.id == claimed.trial)).one())
 
 
-def test_images_that_one_machine_lacks_are_left_to_others(
+def test_a_trial_whose_images_are_missing_here_is_given_back(
     store: Engine, tiny: Path, image_folder: Path
 ) -> None:
-    """The attempt keeps the reason, and costs the trial nothing."""
+    """The attempt stores the reason, and the trial is not charged."""
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     claimed = claim(store)
     with pytest.raises(DataMissing, match="there is no folder") as missing:
@@ -266,14 +266,14 @@ def test_images_that_one_machine_lacks_are_left_to_others(
 
 
 @pytest.mark.parametrize("evidence", ["none", "a plan saw them", "an attempt loaded them"])
-def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
+def test_images_that_no_machine_has_seen_are_bad_data(
     evidence: str,
     store: Engine,
     tiny: Path,
     image_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only then a person must look: data that were seen once are somewhere."""
+    """The trial fails after two machines lacked them, unless a plan or an attempt has read them."""
     sweep = read_plan(tiny, ["dataset=imagefolder", "normalizer=bn", "seed=0"])
     if evidence == "a plan saw them":
         sweep, _ = look_at_data(sweep, image_folder)
@@ -299,10 +299,10 @@ def test_images_that_two_machines_lack_and_nobody_has_seen_are_bad_data(
         assert charges(store, claimed) == ("queued", 0, 0)
 
 
-def test_other_images_than_those_of_the_stored_rounds_are_left_to_others(
+def test_a_trial_whose_images_changed_is_given_back(
     store: Engine, tiny: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    """A trial that was not pinned when it was planned is pinned by its first rounds."""
+    """The first stored rounds pin the data of a trial that the plan did not pin."""
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
     run(store, claim(store), Place(data=image_folder), stop_after=1)
     other = make_image_folder(tmp_path / "other", each=28)
@@ -313,10 +313,10 @@ def test_other_images_than_those_of_the_stored_rounds_are_left_to_others(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a bug")])
-def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
+def test_a_failure_on_an_unproven_machine_is_not_charged(
     error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The attempt keeps its error and traceback; the trial is charged on a proven machine."""
+    """The attempt keeps its error and traceback. A proven machine charges the trial."""
     walk.install(monkeypatch)
 
     def broken(_round: int) -> None:
@@ -338,10 +338,10 @@ def test_a_machine_that_never_trained_is_not_trusted_with_a_failure(
     assert charges(store, claimed) == ("queued", 1, 0)
 
 
-def test_a_failure_after_a_round_is_charged_by_any_machine(
+def test_a_failure_after_a_round_is_charged_on_every_machine(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine has just proved that it can train."""
+    """The round has proved that the machine can train."""
     walk.install(monkeypatch)
 
     def broken(round: int) -> None:
@@ -360,7 +360,7 @@ def test_a_failure_after_a_round_is_charged_by_any_machine(
 def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of an attempt too, on a machine that has trained before."""
+    """The import may fail during an attempt too, on a machine that has trained before."""
 
     def broken(*_: object) -> None:
         raise ImportError("libgomp.so.1: cannot open shared object file")
@@ -375,8 +375,8 @@ def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     assert "libgomp" in attempts_of(store, claimed)[0][2]
 
 
-def test_a_machine_proves_that_it_can_train() -> None:
-    """On a device that is there, by a step whose numbers are known."""
+def test_a_device_is_tried_before_the_first_claim() -> None:
+    """The device must exist, and compute a step with known results."""
     device.try_machine("cpu")
     with pytest.raises(DeviceError, match="out of service"):
         device.try_machine("cuda:99")
@@ -385,7 +385,7 @@ def test_a_machine_proves_that_it_can_train() -> None:
 def test_a_device_that_computes_wrong_numbers_is_out_of_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise all its trials would diverge, for good."""
+    """Otherwise all its trials would diverge, which is final."""
     import torch
 
     convolve = torch.nn.functional.conv2d
@@ -411,10 +411,10 @@ def test_a_model_that_does_not_fit_into_free_memory_is_passed_over(
     assert "cpu has too little free memory for resnet20" in str(missing)
 
 
-def test_the_log_of_each_attempt_says_what_was_found(
+def test_notes_about_the_data_are_logged_in_each_attempt(
     store: Engine, tiny: Path, image_folder: Path
 ) -> None:
-    """A trial whose data are cached says it too, and so does the plan."""
+    """They are logged for cached data too, and the plan prints them."""
     Image.new("RGBA", (8, 8)).save(image_folder / "train" / "class0" / "clear.png")
     (image_folder / "train" / "class0" / "x.gif").write_bytes(b"x")
     changes = ("dataset=imagefolder", "normalizer=gn", "rounds=1")
@@ -423,9 +423,9 @@ def test_the_log_of_each_attempt_says_what_was_found(
         "imagefolder: 2 classes, 49 + 12 images; ignored: 1 .gif",
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
-    told: list[str] = []
-    look_at_data(read_plan(tiny, changes), image_folder, tell=told.append)
-    assert told == expected
+    notes: list[str] = []
+    look_at_data(read_plan(tiny, changes), image_folder, report=notes.append)
+    assert notes == expected
     planned(store, tiny, *changes)
     for _ in range(2):
         claimed = claim(store)
@@ -433,14 +433,14 @@ def test_the_log_of_each_attempt_says_what_was_found(
         assert outcome is Outcome.FINISHED
         with reading(store) as c:
             rows = trial_rows.trial_logs(c, claimed.trial, claimed.fence, None)
-        said = [row["message"] for row in rows]
-        assert [line for line in said if line in expected] == expected
+        messages = [row["message"] for row in rows]
+        assert [line for line in messages if line in expected] == expected
 
 
 def test_a_refused_image_fails_the_trial_by_name_and_mode(
     store: Engine, tiny: Path, image_folder: Path
 ) -> None:
-    """A name that is not UTF-8 is stored with escapes, and nothing is tried again."""
+    """A name that is not UTF-8 is stored with escapes. The trial is not tried again."""
     victim = image_folder / "train" / "class0" / "caf\udce9.tif"
     Image.new("F", (8, 8)).save(victim)
     planned(store, tiny, "dataset=imagefolder", "normalizer=bn", "seed=0")
@@ -453,8 +453,8 @@ def test_a_refused_image_fails_the_trial_by_name_and_mode(
     assert r"class0/caf\xe9.tif has mode F" in row["error"]
 
 
-def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, image_folder: Path) -> None:
-    """It pins the content, and refuses what cannot be trained; else it says that it could not."""
+def test_a_plan_checks_the_data_folder(tiny: Path, image_folder: Path) -> None:
+    """It pins the content, and refuses untrainable data. Without a folder it reports that."""
     sweep = read_plan(tiny, ["dataset=imagefolder"])
     assert look_at_data(sweep, None) == (sweep, True)
     seen, unseen = look_at_data(sweep, image_folder)
@@ -468,8 +468,8 @@ def test_a_plan_looks_at_the_folder_where_it_can(tiny: Path, image_folder: Path)
     assert look_at_data(digits, None) == (digits, False)
 
 
-def test_a_plan_looks_at_each_data_set_of_a_mixed_sweep(tiny: Path, tmp_path: Path) -> None:
-    """All in one folder; each pins its own trials, and a missing one is refused by name."""
+def test_a_plan_checks_each_data_set_of_a_mixed_sweep(tiny: Path, tmp_path: Path) -> None:
+    """Each data set pins its own trials. A missing one is refused by name."""
     root = make_tiny_imagenet(tmp_path / "data")
     scenes = ["dataset=camvid", "model=deeplabv3plus", "partition=iid", "clients=2"]
     plans = [read_plan(tiny, changes) for changes in (["dataset=tiny-imagenet"], scenes, [])]
@@ -487,8 +487,8 @@ def test_a_plan_looks_at_each_data_set_of_a_mixed_sweep(tiny: Path, tmp_path: Pa
     assert look_at_data(sweep, None) == (sweep, True)
 
 
-def test_the_holdings_of_a_partition_are_all_of_the_data(tiny: Path, camvid: Path) -> None:
-    """Samples by client and class; pixels where each has a class, of the data's own groups."""
+def test_the_holdings_of_a_partition_cover_all_of_the_data(tiny: Path, camvid: Path) -> None:
+    """They count samples per client and class; in segmentation they count pixels."""
     (held,) = holdings([read_plan(tiny).trials[0].config], None)
     assert (len(held.counts), len(held.counts[0]), held.unit) == (4, 10, "samples")
     assert sum(map(sum, held.counts)) == 1437
@@ -504,7 +504,7 @@ def test_the_holdings_of_a_partition_are_all_of_the_data(tiny: Path, camvid: Pat
 def test_a_partition_that_cannot_be_drawn_fails_the_trial_as_bad_data(
     store: Engine, tiny: Path
 ) -> None:
-    """What the sizes alone do not tell: it is never tried again."""
+    """The sizes of the data set cannot show this. The trial is not tried again."""
     planned(store, tiny, "partition=dirichlet-class", "alpha=0.001", "clients=40", "min_samples=30")
     claimed = claim(store)
     assert run(store, claimed)[0] is Outcome.FAILED
@@ -516,8 +516,8 @@ def test_a_partition_that_cannot_be_drawn_fails_the_trial_as_bad_data(
 EVERYTHING = ("client_accuracy=true", "diagnostics=true", "keep_weights=true", "validation=0.2")
 
 
-def test_everything_that_can_be_measured_is_stored_bit_for_bit(store: Engine, tiny: Path) -> None:
-    """Diagnostics and clients, in one go and given back after a round."""
+def test_all_measures_are_stored_bitwise(store: Engine, tiny: Path) -> None:
+    """Diagnostics and client scores survive a trial that is given back after a round."""
     planned(store, tiny, *EVERYTHING, "normalizer=bn", "seed=0")
     first = claim(store)
     assert run(store, first, stop_after=1)[0] is Outcome.RELEASED
@@ -536,7 +536,7 @@ def test_everything_that_can_be_measured_is_stored_bit_for_bit(store: Engine, ti
 
 
 def test_a_diagnostic_that_is_not_finite_is_left_out() -> None:
-    """It says nothing, and no database holds it the same."""
+    """It carries no information, and databases store it differently."""
     from trainers.fedavg import Round as Measured
 
     values: dict[str, Any] = dict.fromkeys(Measured.__dataclass_fields__) | {"clients": ()}
@@ -547,8 +547,8 @@ def test_a_diagnostic_that_is_not_finite_is_left_out() -> None:
     assert row.statistics_mismatch_layers == {"b": 0.5}
 
 
-def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: Path) -> None:
-    """The model of the last round, in the commit that finishes the trial."""
+def test_final_weights_are_kept_with_keep_weights(store: Engine, tiny: Path) -> None:
+    """The model of the last round is indexed in the commit that finishes the trial."""
     from safetensors.torch import load
 
     planned(store, tiny, "normalizer=bn", "seed=0", "keep_weights=true")
@@ -561,13 +561,13 @@ def test_final_weights_are_kept_where_they_were_asked_for(store: Engine, tiny: P
     assert re.fullmatch(rf"{claimed.trial_id}-1-[0-9a-f]{{16}}-weights.safetensors", kept.name)
     content = (folder(store, claimed) / kept.name).read_bytes()
     *_, last = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
-    found, expected = load(content), last.weights()
-    assert found.keys() == expected.keys()
-    assert all(found[name].equal(expected[name]) for name in expected)
+    tensors, expected = load(content), last.weights()
+    assert tensors.keys() == expected.keys()
+    assert all(tensors[name].equal(expected[name]) for name in expected)
 
 
-def test_no_weights_are_kept_unasked(store: Engine, tiny: Path) -> None:
-    """Neither a row nor a file."""
+def test_no_weights_are_kept_by_default(store: Engine, tiny: Path) -> None:
+    """The trial has neither a row of weights nor a file."""
     planned(store, tiny, "normalizer=bn", "seed=0")
     claimed = claim(store)
     run(store, claimed)
@@ -578,10 +578,10 @@ def test_no_weights_are_kept_unasked(store: Engine, tiny: Path) -> None:
     assert not place.exists() or list(place.iterdir()) == []
 
 
-def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
+def test_a_trial_whose_weights_cannot_be_written_is_tried_again(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finished would be for good, without what was asked for. Its rounds are stored."""
+    """A finished trial would stay without its weights. Its rounds are stored."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -607,10 +607,10 @@ def test_a_trial_whose_weights_cannot_be_written_fails_and_is_tried_again(
     assert kept.name == file_names.weights_name(second)
 
 
-def test_road_scenes_are_trained_with_the_cities_own_clients(
+def test_road_scenes_are_trained_with_their_natural_partition(
     store: Engine, tiny: Path, camvid: Path
 ) -> None:
-    """A natural partition of a data set on disk, with the mean IoU of its classes."""
+    """The data set on disk has groups of its own. The trial stores the mean IoU."""
     scenes = ["dataset=camvid", "model=deeplabv3plus", "partition=natural", "image_height=32"]
     changes = ["rounds=1", "local_steps=1", "batch_size=2", "normalizer=gn", "seed=0"]
     planned(store, tiny, *scenes, *changes)
@@ -623,8 +623,8 @@ def test_road_scenes_are_trained_with_the_cities_own_clients(
     assert 0 <= row["test_miou"] <= 1
 
 
-def test_a_snapshot_holds_the_velocities_that_go_on(tiny: Path) -> None:
-    """One for each registered client, one of the server, or none."""
+def test_the_size_of_a_snapshot_includes_its_velocities(tiny: Path) -> None:
+    """There is one per registered client, one of the server, or none."""
 
     def size(*changes: str) -> int:
         return sizes.snapshot_bytes([read_plan(tiny, changes).trials[0].config])
@@ -640,8 +640,8 @@ def test_a_snapshot_holds_the_velocities_that_go_on(tiny: Path) -> None:
     assert sizes.snapshot_bytes([]) == 0
 
 
-def test_devices_that_are_not_there_are_refused() -> None:
-    """In one sentence with the remedy."""
+def test_missing_devices_are_refused() -> None:
+    """The refusal is one sentence with the remedy."""
     import torch
 
     assert device.devices("cpu") == ["cpu"]
@@ -649,6 +649,6 @@ def test_devices_that_are_not_there_are_refused() -> None:
         device.devices("tpu")
     if not torch.cuda.is_available():
         assert device.devices("auto") == ["cpu"]
-        for asked in ("cuda", "cuda:0"):
+        for option in ("cuda", "cuda:0"):
             with pytest.raises(DeviceError, match="no CUDA device here"):
-                device.devices(asked)
+                device.devices(option)

@@ -1,4 +1,4 @@
-"""Real trials that fork from a trunk: sharing its rounds changes none of their numbers."""
+"""Real trials that fork from a shared trunk have the same numbers as trials without one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fedsweep.store.schema import open_store
 from tests.trunks import PLAN, T, measured, plan, trained, work
 
 
-def test_trials_that_share_a_trunk_equal_trials_that_share_nothing(
+def test_trials_with_a_shared_trunk_equal_trials_without_one(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    """The T* trials cost six and a half trials instead of eleven."""
+    """Eleven T* trials cost as much as six and a half."""
     (tmp_path / "shared.toml").write_text(PLAN)
     sweep = read_plan(tmp_path / "shared.toml")
     shared = open_store(sqlite_url)

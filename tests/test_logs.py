@@ -1,4 +1,4 @@
-"""What an attempt said, as it is stored, on every database."""
+"""Logs of an attempt, as they are stored, on every database."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ def log_of(store: Engine, claimed: Claim, last: int | None = None) -> list[tuple
     return [(row["level"], row["message"]) for row in rows]
 
 
-def test_each_attempt_says_what_it_begins_with_on_what_and_how_it_fails(
-    store: Engine, tiny: Path
-) -> None:
-    """And what fedsweep, the trainers and others say meanwhile."""
+def test_an_attempt_logs_its_start_its_device_and_its_failure(store: Engine, tiny: Path) -> None:
+    """It also stores log lines of fedsweep, the trainers and other packages."""
     planned(store, tiny, "normalizer='gn'", "seed=0", "lr=100.0", "clip_norm=0.0", "rounds=5")
     first = claim(store)
 
@@ -68,27 +66,27 @@ def test_each_attempt_says_what_it_begins_with_on_what_and_how_it_fails(
     assert len(log_of(store, first)) == 6
 
 
-def test_a_snapshot_of_no_use_and_rounds_that_are_lost_are_said(
+def test_unusable_snapshots_and_lost_rounds_are_logged(
     store: Engine, tiny: Path, tmp_path: Path
 ) -> None:
-    """With the reason."""
+    """The line has the reason."""
     planned(store, tiny)
     run(store, claim(store), stop_after=1)
     for file in tmp_path.rglob("*.safetensors"):
         file.write_bytes(b"rubbish")
     second = claim(store)
     run(store, second, stop_after=1)
-    said = [message for _, message in log_of(store, second)]
-    assert any("begins again, its snapshot is missing, damaged" in line for line in said)
-    assert said[-1] == "begins with round 1"
+    messages = [message for _, message in log_of(store, second)]
+    assert any("begins again, its snapshot is missing, damaged" in line for line in messages)
+    assert messages[-1] == "begins with round 1"
     third = claim(store)
     run(store, third, Place(threads=2))
-    said = [message for _, message in log_of(store, third)]
-    assert any("the stored rounds were computed under other numerics" in line for line in said)
+    messages = [message for _, message in log_of(store, third)]
+    assert any("the stored rounds were computed under other numerics" in line for line in messages)
 
 
-def test_a_worker_that_lost_its_trial_adds_nothing_to_a_log(store: Engine, tiny: Path) -> None:
-    """Neither to its own nor to its successor's."""
+def test_an_attempt_that_lost_its_trial_stores_no_lines(store: Engine, tiny: Path) -> None:
+    """Neither its own log nor that of the next attempt gets a line."""
     planned(store, tiny)
     first = claim(store)
     taken: list[Claim | None] = []
@@ -115,8 +113,8 @@ def test_a_worker_that_lost_its_trial_adds_nothing_to_a_log(store: Engine, tiny:
     assert "too late" not in str(log_of(store, first))
 
 
-def test_lines_that_are_stored_twice_are_there_once(store: Engine, tiny: Path) -> None:
-    """An answer can be lost after the commit; the last words come behind them, cut to size."""
+def test_lines_that_are_stored_twice_appear_once(store: Engine, tiny: Path) -> None:
+    """The answer of a commit can be lost. Last words follow the lines, clipped."""
     planned(store, tiny)
     claimed = claim(store)
     lines = [Line(n, 1.0, "info", f"line {n}") for n in (1, 2)]
@@ -126,15 +124,15 @@ def test_lines_that_are_stored_twice_are_there_once(store: Engine, tiny: Path) -
     with transaction(store) as c:
         attempt_rows.add_logs(c, claimed, [Line(2, 2.0, "warning", "another")])
         attempt_rows.add_last_words(c, claimed, ["a\x00b", "x" * 3000])
-    found = log_of(store, claimed)
-    assert found[:3] == [("info", "line 1"), ("warning", "another"), ("stderr", "a\ufffdb")]
-    assert len(found[3][1]) == 2000
+    lines_read = log_of(store, claimed)
+    assert lines_read[:3] == [("info", "line 1"), ("warning", "another"), ("stderr", "a\ufffdb")]
+    assert len(lines_read[3][1]) == 2000
 
 
-def test_what_goes_wrong_outside_the_training_is_said_too(
+def test_errors_outside_the_training_are_logged(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package that is missing, a device that broke down, an error that no store would take."""
+    """A package is missing, a device breaks, or an error has text that no store accepts."""
 
     def fails(error: Exception) -> Any:
         def run(*_: object) -> None:
@@ -175,18 +173,18 @@ def test_what_goes_wrong_outside_the_training_is_said_too(
 
 
 def test_an_attempt_s_provenance_is_stored(store: Engine, tiny: Path) -> None:
-    """With the device that its numerics name."""
+    """It contains the device that its numerics name."""
     planned(store, tiny)
     claimed = claim(store)
     run(store, claimed)
     with reading(store) as c:
         (only,) = trial_rows.trial_attempts(c, claimed.trial)
-    found = json.loads(only["provenance"])
-    assert found["device"] == json.loads(only["numerics"])["processor"]
-    assert found["packages"]["torch"] in json.loads(only["numerics"])["torch"]
+    provenance = json.loads(only["provenance"])
+    assert provenance["device"] == json.loads(only["numerics"])["processor"]
+    assert provenance["packages"]["torch"] in json.loads(only["numerics"])["torch"]
 
 
-def test_every_kind_of_failure_has_a_rule_that_says_whether_it_is_tried_again() -> None:
-    """As the queue does it."""
+def test_every_kind_of_failure_has_a_retry_rule() -> None:
+    """The text of each rule agrees with the queue."""
     assert set(RULES) == set(FailureKind)
     assert {kind for kind in RULES if RULES[kind].startswith("tried again")} == RETRIED

@@ -1,4 +1,4 @@
-"""No setting of a machine fails a trial: it has another way, or it is one sentence."""
+"""Settings of a machine: none fails a trial. fedsweep avoids it, or ends with one sentence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 def own_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: None
 ) -> Iterator[Path]:
-    """An empty temporary folder, and an environment that is put back."""
+    """An empty temporary folder, and an environment that is restored."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     before = dict(os.environ)
@@ -63,7 +63,7 @@ def own_temporary_folder(
 
 
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's user: a number without a name, and without HOME."""
+    """Let the user be a number without a name and without HOME, as in a container."""
 
     def missing(number: object) -> None:
         raise KeyError(f"getpwuid(): uid not found: {number}")
@@ -73,7 +73,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", missing)
 
 
-def test_a_user_without_a_home_folder_and_a_name_gets_both(
+def test_a_user_without_a_home_folder_gets_one(
     monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
 ) -> None:
     """Caches go to a private folder, and one warning says so."""
@@ -91,17 +91,17 @@ def test_a_user_without_a_home_folder_and_a_name_gets_both(
 
 
 @pytest.mark.parametrize("command", [["plan", "tiny.toml"], ["status"], ["trial", "list"]])
-def test_commands_do_without_a_home_folder(
+def test_commands_work_without_a_home_folder(
     command: list[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
-    """Nobody needs a home folder to plan and to read."""
+    """Planning and reading need no home folder."""
     at_once("plan", "tiny.toml", cwd=tiny.parent)
     nobody(monkeypatch)
     assert at_once(*command, cwd=tiny.parent).stderr == ""
 
 
 def read_only(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """A home folder that this user cannot write, root included."""
+    """Let HOME be a folder that this user cannot write, even as root."""
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     real = os.access
@@ -115,7 +115,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 def test_a_home_folder_that_cannot_be_written_is_replaced_for_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """HOME stays: passwords and credentials are read from it."""
+    """HOME stays the same, because passwords and credentials are read from it."""
     read_only(monkeypatch, tmp_path / "home")
     warning = machine.settle_home()
     assert warning is not None
@@ -124,10 +124,10 @@ def test_a_home_folder_that_cannot_be_written_is_replaced_for_caches(
     assert not user_cache_path("fedsweep").is_relative_to(tmp_path / "home")
 
 
-def test_a_read_only_home_folder_with_data_keeps_them(
+def test_data_in_a_read_only_home_folder_are_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Data that were downloaded before are found again."""
+    """They were downloaded before, and are not downloaded again."""
     (tmp_path / "home" / ".cache" / "fedsweep").mkdir(parents=True)
     (tmp_path / "home" / ".local" / "share" / "fedsweep").mkdir(parents=True)
     (tmp_path / "home").rename(tmp_path / "full")
@@ -158,17 +158,17 @@ def no_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_temporary_files_find_another_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Children get it too, by TMPDIR."""
+    """Child processes get the folder by TMPDIR."""
     no_temporary(monkeypatch)
     monkeypatch.setattr(machine, "_other_places", lambda: [Path("/proc/none"), tmp_path])
     machine.settle_temporary()
     assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(tmp_path)
 
 
-def test_no_temporary_folder_at_all_is_one_sentence(
+def test_a_machine_without_a_temporary_folder_gets_one_sentence(
     monkeypatch: pytest.MonkeyPatch, sqlite_url: str, tiny: Path
 ) -> None:
-    """`work` ends with exit code 2 before it claims a trial; so does a report as a workbook."""
+    """`work` ends with exit code 2 before it claims a trial. A report as a workbook does too."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     no_temporary(monkeypatch)
     monkeypatch.setattr(machine, "_other_places", lambda: [Path("/proc/none")])
@@ -193,10 +193,10 @@ def test_no_temporary_folder_at_all_is_one_sentence(
         (8192, 8192, 1, 8192),
     ],
 )
-def test_a_worker_takes_the_open_files_that_it_may_or_says_how_many_it_needs(
+def test_a_worker_raises_its_limit_of_open_files(
     soft: int, hard: int, slots: int, allowed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The soft limit is raised as far as the hard one allows."""
+    """The hard limit bounds it. If it is too low, the error names the required number."""
     limits = [(soft, hard)]
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _kind, limit: limits.append(limit))
@@ -216,12 +216,12 @@ def assert_untouched(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"), [(NO_PROCESS, "ulimit -u"), (FULL, "ulimit -n"), (NO_THREAD, "ulimit -u")]
+    ("error", "remedy"), [(NO_PROCESS, "ulimit -u"), (FULL, "ulimit -n"), (NO_THREAD, "ulimit -u")]
 )
-def test_a_slot_that_cannot_be_started_is_one_sentence(
-    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, sqlite_url: str, tiny: Path
+def test_a_slot_that_cannot_be_started_ends_the_worker(
+    error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch, sqlite_url: str, tiny: Path
 ) -> None:
-    """No trial is claimed, and `work` ends with exit code 2."""
+    """No trial is claimed, and `work` ends with exit code 2 and one sentence."""
 
     def refuse(*_: object) -> None:
         raise error
@@ -230,7 +230,7 @@ def test_a_slot_that_cannot_be_started_is_one_sentence(
     monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", refuse)
     done = at_once("work", "--db", sqlite_url, "--device", "cpu", "--until-empty", code=2)
     assert done.stderr.count("\n") == 1
-    assert says in done.stderr
+    assert remedy in done.stderr
     assert_untouched(sqlite_url)
 
 
@@ -246,20 +246,20 @@ def test_a_watch_needs_neither_shared_memory_nor_semaphores(
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
     watch = _Watch(worker.Options(sqlite_url, slots=3), lambda _view: None)
     watch.slots[1].shared.steps = 7
-    theirs = shared.attach(watch.memory, 1)
-    theirs.steps += 1
+    attached = shared.attach(watch.memory, 1)
+    attached.steps += 1
     watch.stop_slots()
     assert [slot.shared.steps for slot in watch.slots] == [0, 8, 0]
-    assert theirs.stop == 1
+    assert attached.stop == 1
     watch.boxes.cleanup()
     watch.engine.dispose()
 
 
 @pytest.mark.parametrize("error", [FULL, NO_THREAD, MachineLimit("no room: name another")])
-def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
+def test_a_trial_that_meets_a_limit_is_given_back_uncharged(
     error: Exception, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another machine may train it; this worker ends with one sentence."""
+    """Another machine may train it. This worker ends with one sentence."""
 
     def refuse(*_: object, **__: object) -> None:
         raise error
@@ -282,8 +282,8 @@ def test_a_limit_that_a_trial_meets_gives_it_back_at_no_cost(
     assert outcome == "released"
 
 
-def test_an_error_of_the_trial_itself_is_no_fault_of_the_machine() -> None:
-    """A missing file, a wrong shape and a bug fail the trial as before."""
+def test_errors_of_the_trial_are_not_faults_of_the_machine() -> None:
+    """A missing file, a wrong shape and a bug fail the trial."""
     for error in (
         FileNotFoundError(errno.ENOENT, "no"),
         RuntimeError("shapes differ"),
@@ -301,10 +301,10 @@ READS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_too_many_open_files_say_nothing_about_an_image(
+def test_a_limit_of_open_files_is_not_bad_data(
     read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sound data are not called damaged, for good, because a limit was met."""
+    """Intact images are not called damaged, which would be final."""
 
     def refuse(*_: object, **__: object) -> None:
         raise FULL
@@ -319,10 +319,10 @@ def test_too_many_open_files_say_nothing_about_an_image(
         READS[read](root)
 
 
-def test_a_plan_that_meets_a_limit_is_one_sentence(
+def test_a_plan_that_meets_a_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
-    """The plan is not wrong, and nothing is written."""
+    """The error names the limit, and nothing is written."""
 
     def refuse(*_: object) -> None:
         raise MachineLimit("Too many open files: raise the limit")
@@ -337,24 +337,24 @@ def test_a_plan_that_meets_a_limit_is_one_sentence(
 def test_a_cache_that_cannot_be_written_is_not_bad_data(
     dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A data set that must be downloaded fails no trial for good."""
+    """A data set that must be downloaded fails no trial."""
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(MachineLimit, match="XDG_CACHE_HOME"):
         sources.find(dataset, None, image_size=None, image_height=None)
 
 
-def test_a_file_that_is_no_image_is_still_bad_data(tmp_path: Path) -> None:
-    """A limit is told from damage by the number of the error."""
+def test_a_file_that_is_not_an_image_is_bad_data(tmp_path: Path) -> None:
+    """The number of the error distinguishes a limit from damage."""
     (tmp_path / "x.png").write_text("no image")
     with pytest.raises(BadData, match="cannot be read as an image"):
         images.opened(tmp_path / "x.png")
 
 
-def test_without_proc_all_processes_of_a_boot_name_the_same_clock(
+def test_without_proc_all_processes_of_a_boot_share_one_clock_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The name must not be random, or they would take trials from each other."""
+    """With random names, they would take over trials from each other."""
 
     def refuse(*_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "no", "/proc")

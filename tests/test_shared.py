@@ -1,4 +1,4 @@
-"""Processes of one test run share folders and a Postgres server."""
+"""Folders and a Postgres server that the processes of one test run share."""
 
 from __future__ import annotations
 

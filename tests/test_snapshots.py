@@ -1,4 +1,4 @@
-"""Snapshots of a claimed trial: when they are taken, and what a bad one costs."""
+"""Snapshots of a claimed trial: their schedule, and the cost of a bad one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.errors import MachineError
 from fedsweep.execution import attempt
-from fedsweep.execution.attempt import _Attempt, execute
+from fedsweep.execution.attempt import execute
+from fedsweep.execution.files import AttemptFiles
 from fedsweep.execution.place import Place
 from fedsweep.plan import Round
 from fedsweep.states import Hold, Outcome
@@ -54,7 +55,7 @@ def indexed(store: Engine) -> list[str]:
 
 
 def watched(store: Engine, claimed: Claim, watch: Callable[[Round], None]) -> Outcome | None:
-    """How a trial ended that somebody watched."""
+    """Execute a claimed trial with this watch, and return its outcome."""
     end = execute(store, claimed, Place(), lambda: False, watch)
     return end and end.outcome
 
@@ -89,7 +90,7 @@ def a_folder(file: Path, _: Engine) -> None:
 
 
 def a_circle(file: Path, _: Engine) -> None:
-    """What even root cannot read."""
+    """Replace the file with a link to itself, which even root cannot read."""
     file.unlink()
     file.symlink_to(file.name)
 
@@ -140,10 +141,10 @@ HARMS += (no_tensors, of_no_round)
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_bad_snapshot_costs_its_rounds_and_nothing_else(
+def test_a_bad_snapshot_costs_only_its_rounds(
     harm: Callable[[Path, Engine], None], store: Engine, tiny: Path
 ) -> None:
-    """The trial begins again; its stored rounds come out equal, and count as lost."""
+    """The trial begins again. Its stored rounds come out equal, and count as lost."""
     planned(store, tiny, "momentum=local", "normalizer=bn", "seed=0")
     first = claim(store)
     run(store, first, stop_after=2)
@@ -164,7 +165,7 @@ def test_a_bad_snapshot_costs_its_rounds_and_nothing_else(
 def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that fails; once it is said."""
+    """A failing disk is logged once."""
 
     def failing(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
@@ -181,14 +182,14 @@ def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every round takes long."""
+    """Take a snapshot after every round."""
     monkeypatch.setattr(attempt, "SNAPSHOT_SECONDS", 0.0)
 
 
-def test_two_names_take_turns_and_what_the_index_names_is_never_overwritten(
+def test_an_indexed_snapshot_is_never_overwritten(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is on the index before it is written; after each commit one file is there."""
+    """Two names alternate. Each is indexed before its file is written."""
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=5")
     claimed, seen = claim(store), []
@@ -209,13 +210,13 @@ def test_two_names_take_turns_and_what_the_index_names_is_never_overwritten(
     assert indexed(store) == []
 
 
-def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_index_has(
+def test_a_file_that_a_killed_trainer_left_is_in_the_index(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes on from the snapshot before."""
+    """It was killed before the commit. The trial resumes from the snapshot before."""
 
     class Killed(BaseException):
-        """As by SIGKILL: nothing is cleared up."""
+        """The process is killed: nothing is cleared up."""
 
     def killed(*_: object) -> list[str]:
         if snapshot_of(store, first) is not None:
@@ -228,7 +229,7 @@ def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_
     with monkeypatch.context() as patch:
         at_once(patch)
         patch.setattr(file_index, "add_snapshot", killed)
-        patch.setattr(_Attempt, "clear_up", lambda _: None)
+        patch.setattr(AttemptFiles, "clear_up", lambda _: None)
         with pytest.raises(Killed):
             run(store, first)
     a, b = file_names.snapshot_names(first)
@@ -240,15 +241,15 @@ def test_a_trainer_killed_between_the_file_and_its_commit_leaves_names_that_the_
     outcome, seen = run(store, second)
     assert (outcome, [r.round for r in seen]) == (Outcome.FINISHED, [2, 3])
     assert stored(store, second) == direct(second)
-    # What is not sure to be the second attempt's is left to `db gc`.
+    # The second attempt deletes only its own files; the rest is left to `db gc`.
     assert [path.name for path in folder(store, first).iterdir()] == [b]
     assert indexed(store) == [b]
 
 
-def test_an_attempt_that_lost_its_trial_takes_its_uncommitted_files_away(
+def test_an_attempt_that_lost_its_trial_deletes_its_uncommitted_files(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its committed snapshot stays: whoever has the trial now goes on from that."""
+    """Its committed snapshot stays, because the next attempt resumes from it."""
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0")
     first = claim(store)
@@ -264,10 +265,10 @@ def test_an_attempt_that_lost_its_trial_takes_its_uncommitted_files_away(
     assert indexed(store) == [a, b]
 
 
-def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
+def test_weights_stay_if_the_answer_of_their_commit_was_lost(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Done again, it finds the trial finished: the attempt thinks that it has lost it."""
+    """The retried commit finds the trial finished, so the attempt believes it has lost it."""
 
     def twice(engine: Engine, work: Callable[[Any], Any]) -> Any:
         done = patiently(engine, work)
@@ -284,10 +285,10 @@ def test_weights_stay_where_only_the_answer_to_their_commit_was_lost(
     assert file.name == kept.name
 
 
-def test_snapshot_every_says_when_and_rounds_between_are_stored_all_the_same(
+def test_snapshot_every_sets_the_rounds_of_snapshots(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a kill the rounds since the snapshot are trained again, and compared."""
+    """Rounds between snapshots are stored too. After a kill they are trained again and compared."""
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
     first, taken = claim(store), []
@@ -315,10 +316,10 @@ def test_snapshot_every_says_when_and_rounds_between_are_stored_all_the_same(
     assert stored(store, second) == direct(second)
 
 
-def test_a_snapshot_is_due_at_its_round_also_where_rounds_are_quick(
+def test_snapshot_every_also_holds_for_quick_rounds(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one is always taken when the trial is given back."""
+    """A snapshot is always taken when the trial is given back."""
     monkeypatch.setattr(attempt, "SNAPSHOT_SECONDS", 1e9)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=6", "snapshot_every=2")
     first = claim(store)
@@ -339,10 +340,10 @@ def test_a_snapshot_is_due_at_its_round_also_where_rounds_are_quick(
 
 
 @pytest.mark.parametrize("every", [None, 5])
-def test_a_paused_trial_is_saved_given_back_and_goes_on_bitwise_when_it_may(
+def test_a_paused_trial_resumes_bitwise_from_its_snapshot(
     every: int | None, store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its next save, with a snapshot of that round, whether one was due or not."""
+    """It is given back at its next commit, with a snapshot even if none was due."""
     at_once(monkeypatch)
     planned(store, tiny, "normalizer=bn", "seed=0", "rounds=4", *_every(every))
     first = claim(store)
@@ -371,10 +372,10 @@ def _every(every: int | None) -> list[str]:
     return [] if every is None else [f"snapshot_every={every}"]
 
 
-def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
+def test_an_attempt_returns_its_connection_if_its_rounds_are_slow(
     store: Engine, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else hundreds of them would hold a server's connections."""
+    """Otherwise hundreds of attempts would hold connections of the server."""
     at_once(monkeypatch)
     gone: list[Engine] = []
     monkeypatch.setattr(attempt, "close_idle", gone.append)
@@ -391,7 +392,7 @@ def test_a_trainer_lets_go_of_the_store_where_its_rounds_are_not_quick(
 
 @pytest.fixture
 def bucket(memory_bucket: None) -> str:
-    """A URL that fsspec alone reaches."""
+    """A URL that only fsspec can read."""
     return "memory://bucket/study"
 
 
@@ -406,10 +407,10 @@ def in_bucket() -> list[str]:
     return sorted(MemoryFileSystem.store)
 
 
-def test_files_lie_under_the_url_of_their_sweep_in_a_folder_of_their_store(
+def test_files_lie_under_the_url_of_their_sweep(
     store: Engine, tiny: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another host goes on from there; what is not needed any more goes, the weights stay."""
+    """Another host resumes from them. Unneeded files are deleted, and the weights stay."""
     at_once(monkeypatch)
     planned_at(store, tiny, bucket, "keep_weights=true")
     with reading(store) as c:
@@ -427,8 +428,8 @@ def test_files_lie_under_the_url_of_their_sweep_in_a_folder_of_their_store(
     assert indexed(store) == [file_names.weights_name(second)]
 
 
-def test_a_damaged_file_far_away_costs_its_rounds(store: Engine, tiny: Path, bucket: str) -> None:
-    """Half of it was sent; or somebody emptied the bucket."""
+def test_a_damaged_remote_file_costs_its_rounds(store: Engine, tiny: Path, bucket: str) -> None:
+    """A file may be incomplete, or missing because the bucket was emptied."""
     planned_at(store, tiny, bucket)
     run(store, claim(store), stop_after=1)
     (path,) = in_bucket()
@@ -448,7 +449,7 @@ def test_snapshots_at_a_place_that_was_not_approved_cost_rounds(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing is written there, read there or deleted there. It is said once for a trial."""
+    """Nothing is written, read or deleted at that place. It is logged once per trial."""
     at_once(monkeypatch)
     planned_at(store, tiny, bucket)
     run(store, claim(store), stop_after=2)
@@ -463,10 +464,10 @@ def test_snapshots_at_a_place_that_was_not_approved_cost_rounds(
     assert caplog.text.count("which you have not approved here: run `fedsweep db trust`") == 2
 
 
-def test_weights_for_a_place_that_was_not_approved_cost_no_trial(
+def test_a_trial_whose_weights_have_no_approved_place_is_given_back(
     store: Engine, tiny: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial is given back uncharged: another worker can keep them. This one stops."""
+    """The trial is not charged, and another worker can keep its weights. This worker stops."""
     planned_at(store, tiny, bucket, "keep_weights=true")
     with monkeypatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tiny.parent / "another user"))
@@ -488,7 +489,7 @@ def unreachable(*_: object, **__: object) -> None:
 
 def of_its_own_kind(*_: object, **__: object) -> None:
     class ClientError(Exception):
-        """As each file system has them."""
+        """An exception class that only one file system has."""
 
     raise ClientError("the storage is away")
 
@@ -498,7 +499,7 @@ def without_its_package(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("fault", [unreachable, of_its_own_kind, without_its_package])
-def test_storage_that_is_away_is_said_once_and_training_goes_on(
+def test_unreachable_storage_is_logged_once_and_costs_no_trial(
     fault: Callable[..., None],
     store: Engine,
     tiny: Path,
@@ -506,7 +507,7 @@ def test_storage_that_is_away_is_said_once_and_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever the file system calls it."""
+    """File systems have exception classes of their own."""
     at_once(monkeypatch)
     planned_at(store, tiny, bucket)
     for verb in ("pipe_file", "cat_file", "info", "rm_file"):
@@ -522,10 +523,8 @@ def test_storage_that_is_away_is_said_once_and_training_goes_on(
     assert lost(store, second) == [0, 2]
 
 
-def test_snapshots_of_earlier_versions_are_gone_on_from_under_their_names(
-    store: Engine, tiny: Path
-) -> None:
-    """On Postgres from the folder that was called after the URL."""
+def test_a_trial_resumes_from_a_snapshot_of_an_earlier_version(store: Engine, tiny: Path) -> None:
+    """The file keeps its name. On Postgres it lies in a folder named after the URL."""
     planned(store, tiny, "normalizer=bn", "seed=0")
     first = claim(store)
     run(store, first, stop_after=2)

@@ -1,4 +1,4 @@
-"""When a watch takes a trainer for stalled."""
+"""Stalled trainers: the rules of the watch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ import pytest
 from fedsweep import worker
 from fedsweep.plan import Round
 from fedsweep.store.claim import Claim
-from fedsweep.worker import LONGEST_LOOK, SILENT_SECONDS, STALL_SECONDS, Snapshot
-from fedsweep.worker.watch import _cpu_seconds, _is_stopped, _Watch
+from fedsweep.worker import Snapshot
+from fedsweep.worker.stalls import (
+    LONGEST_CHECK,
+    SILENT_SECONDS,
+    TRAINER_STALL_ROUNDS,
+    TRAINER_STALL_SECONDS,
+    cpu_seconds,
+    has_stalled,
+    is_stopped,
+)
+from fedsweep.worker.watch import _Watch
 from tests.acceptance.command import at_once, query
 
 SECONDS = 10.0
-"""Between two looks."""
+"""Seconds between two checks."""
 CLAIM = Claim(1, "0" * 64, 1, {"rounds": 12}, None, None, 0)
 
 
 class Process:
-    """A slot's process, of which only the processor time matters."""
+    """A process of a slot. Only its processor time matters."""
 
     pid = os.getpid()
 
@@ -35,14 +44,14 @@ class Process:
         return True
 
     def kill(self) -> None:
-        """Nobody is killed in these tests."""
+        """There is no process to kill."""
 
     def join(self) -> None:
-        """Nobody is waited for."""
+        """There is no process to wait for."""
 
 
 class Cpu:
-    """The processor seconds of the process, as the test sets them."""
+    """Processor seconds of the process, as the test sets them."""
 
     used = 0.0
 
@@ -50,7 +59,7 @@ class Cpu:
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
     cpu = Cpu()
-    monkeypatch.setattr("fedsweep.worker.watch._cpu_seconds", lambda _slot: cpu.used)
+    monkeypatch.setattr("fedsweep.worker.stalls.cpu_seconds", lambda _slot: cpu.used)
     return cpu
 
 
@@ -72,41 +81,41 @@ def measured(number: int, seconds: float, *, evaluated: bool) -> Round:
 
 
 def until_stalled(watch: Any, most: float = 50_000.0) -> float | None:
-    """Return after how many seconds without a step the trainer has stalled; None for never."""
+    """Return the seconds without a step until the trainer has stalled; None for never."""
     slot, passed = watch.slots[0], 0.0
     while passed < most:
         passed += SECONDS
-        if watch.stalled(slot, SECONDS):
+        if has_stalled(slot, SECONDS):
             return passed
     return None
 
 
 def test_a_trainer_that_takes_steps_never_stalls(watch: Any) -> None:
-    """Steps count in a round of any length, without processor time that anyone can read."""
+    """A step counts in a round of any length, even if no processor time can be read."""
     for round in range(1, 12):
         watch.note(watch.slots[0], measured(round, 0.1, evaluated=False))
     for _ in range(10_000):
         watch.slots[0].shared.steps += 1
-        assert not watch.stalled(watch.slots[0], 0.9 * STALL_SECONDS)
+        assert not has_stalled(watch.slots[0], 0.9 * TRAINER_STALL_SECONDS)
 
 
 def test_a_trainer_without_a_step_and_without_processor_time_stalls(watch: Any) -> None:
-    """It has stalled as soon as five minutes are over, before its first round and after it."""
-    assert until_stalled(watch) == STALL_SECONDS + SECONDS
+    """It has stalled after five minutes, before its first round and after it."""
+    assert until_stalled(watch) == TRAINER_STALL_SECONDS + SECONDS
     watch.note(watch.slots[0], measured(1, 1.0, evaluated=True))
-    assert until_stalled(watch) == STALL_SECONDS + SECONDS
+    assert until_stalled(watch) == TRAINER_STALL_SECONDS + SECONDS
 
 
-def test_processor_time_is_a_witness_for_an_hour(
+def test_processor_time_counts_as_progress_for_an_hour(
     watch: Any, cpu: Cpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One step may take long; a wait for a GPU that hangs uses processor time for ever."""
-    monkeypatch.setattr("fedsweep.worker.watch.BUSY_SECONDS", 0.0)
+    """One step may take long. Waiting for a hanging GPU uses processor time without end."""
+    monkeypatch.setattr("fedsweep.worker.stalls.STEP_CPU_SECONDS", 0.0)
     watch.note(watch.slots[0], measured(1, 1.0, evaluated=False))
     assert until_stalled(watch) == SILENT_SECONDS + SECONDS
 
 
-def test_rounds_with_and_without_an_evaluation_are_measured_apart(watch: Any) -> None:
+def test_rounds_with_and_without_an_evaluation_have_their_own_medians(watch: Any) -> None:
     """Many quick rounds do not make a trainer stall in a slow evaluation."""
     for round in range(1, 101):
         evaluated = round % 4 == 0
@@ -114,45 +123,45 @@ def test_rounds_with_and_without_an_evaluation_are_measured_apart(watch: Any) ->
             watch.slots[0], measured(round, 600.0 if evaluated else 1.0, evaluated=evaluated)
         )
     assert watch.slots[0].usual_round() == 600.0
-    assert until_stalled(watch) == worker.STALL_ROUNDS * 600.0 + SECONDS
+    assert until_stalled(watch) == TRAINER_STALL_ROUNDS * 600.0 + SECONDS
 
 
 @pytest.mark.parametrize("away", [0.0, 3600.0, 86_400.0])
-def test_a_watch_that_did_not_run_blames_no_trainer(
+def test_a_suspended_watch_ends_no_trainer(
     away: float, watch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a suspended machine the trainer has all but one look of its time left."""
+    """After the machine was suspended, one check adds ten seconds at most."""
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=time.sleep)
     ended: list[object] = []
-    now = watch.looked
+    now = watch.checked
     monkeypatch.setattr("fedsweep.worker.watch.time", clock)
     monkeypatch.setattr(watch, "end_stalled", ended.append)
     now += away
-    watch.look()
-    assert watch.slots[0].idle == min(away, LONGEST_LOOK)
+    watch.check_stalls()
+    assert watch.slots[0].idle == min(away, LONGEST_CHECK)
     assert not ended
-    for _ in range(int(STALL_SECONDS / SECONDS) + 1):
+    for _ in range(int(TRAINER_STALL_SECONDS / SECONDS) + 1):
         now += SECONDS
-        watch.look()
+        watch.check_stalls()
     assert ended
 
 
 def test_a_slot_without_a_trial_cannot_stall(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for work, perhaps for days."""
+    """It may wait for a trial for days."""
     watch.slots[0].claim = None
-    watch.looked -= 1_000_000
+    watch.checked -= 1_000_000
     watch.slots[0].idle = 1_000_000.0
-    monkeypatch.setattr(watch, "end_stalled", lambda _slot: pytest.fail("it ended"))
-    watch.look()
+    monkeypatch.setattr(watch, "end_stalled", lambda _slot: pytest.fail("it was ended"))
+    watch.check_stalls()
 
 
 @pytest.mark.parametrize(
     "error", [psutil.NoSuchProcess(1), psutil.AccessDenied(1), FileNotFoundError(), ValueError()]
 )
-def test_a_machine_that_hides_its_processes_ends_no_work(
+def test_unreadable_processes_count_as_running(
     error: Exception, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without /proc a living trainer counts as running, and its steps are the only witness."""
+    """Without /proc, only steps count as progress of a living trainer."""
 
     def refuse(*_: object) -> None:
         raise error
@@ -160,18 +169,18 @@ def test_a_machine_that_hides_its_processes_ends_no_work(
     monkeypatch.setattr(psutil, "Process", refuse)
     slot: Any = worker.Slot(0, "cpu")
     slot.process = Process()
-    assert _cpu_seconds(slot) == 0.0
-    assert not _is_stopped(slot)
+    assert cpu_seconds(slot) == 0.0
+    assert not is_stopped(slot)
 
 
 @pytest.mark.slow
-def test_a_frozen_trainer_is_ended_and_said_to_have_stalled(
+def test_a_stopped_trainer_fails_its_trial_as_stalled(
     sqlite_url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real trainer that is stopped in its rounds fails as stalled, and the worker goes on."""
+    """A real trainer is stopped by SIGSTOP. The worker goes on with the next trial."""
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "normalizer=bn")
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0", "--set", "rounds=500")
-    monkeypatch.setattr("fedsweep.worker.watch.STALL_SECONDS", 3.0)
+    monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 3.0)
     frozen: list[str] = []
 
     def freeze(view: Snapshot) -> None:

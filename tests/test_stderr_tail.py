@@ -40,28 +40,28 @@ def die(path: Path, death: str) -> subprocess.CompletedProcess[str]:
         ("1 / 0", 1, ["ZeroDivisionError: division by zero"]),
     ],
 )
-def test_a_process_that_dies_leaves_why(
+def test_a_process_that_dies_leaves_the_reason(
     death: str, code: int, words: list[str], tmp_path: Path
 ) -> None:
-    """What compiled code says, the Python stack of a crash, a traceback; nothing of before."""
+    """The file has compiled code's output, the stack or a traceback, and no earlier lines."""
     done = die(tmp_path / "words", death)
     assert done.returncode == code
-    found = stderr_tail.last_words(tmp_path / "words")
-    assert all(any(word in line for line in found) for word in words), found
-    assert "earlier" not in str(found)
-    assert not any(line.startswith("Extension modules") for line in found)
+    lines = stderr_tail.last_words(tmp_path / "words")
+    assert all(any(word in line for line in lines) for word in words), lines
+    assert "earlier" not in str(lines)
+    assert not any(line.startswith("Extension modules") for line in lines)
     assert done.stderr.startswith("to the terminal\n")
 
 
 def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
-    """It has no time to speak; nor has one that was never started."""
+    """The same holds for a process that was never started."""
     die(tmp_path / "words", "os.kill(os.getpid(), 9)")
     assert stderr_tail.last_words(tmp_path / "words") == []
     assert stderr_tail.last_words(tmp_path / "none") == []
 
 
-def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
-    """Whoever asks may kill it then; one that is frozen does not answer."""
+def test_a_hanging_process_writes_its_stack_and_lives_on(tmp_path: Path) -> None:
+    """A process that is stopped by a signal does not answer."""
     path = tmp_path / "words"
     hanging = "import time; Path(sys.argv[1]).touch(); time.sleep(60)"
     program = PROGRAM.format(path=str(path), death=hanging)
@@ -69,8 +69,8 @@ def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
     try:
         eventually((tmp_path / "there").exists)
         stderr_tail.ask(process.pid, path)
-        found = stderr_tail.last_words(path)
-        assert any('"<string>", line 10 in <module>' in line for line in found), found
+        lines = stderr_tail.last_words(path)
+        assert any('"<string>", line 10 in <module>' in line for line in lines), lines
         assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
         stderr_tail.trim(path)
@@ -81,19 +81,19 @@ def test_a_process_that_hangs_says_where_and_lives_on(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_only_the_last_words_are_read_and_a_chatterer_is_cut_short(tmp_path: Path) -> None:
-    """Its file is emptied when it grows too long."""
+def test_the_number_of_last_words_is_limited(tmp_path: Path) -> None:
+    """The file is emptied when it is too long."""
     path = tmp_path / "words"
     die(path, "[os.write(2, b'step %d\\n' % i) for i in range(20000)]")
-    found = stderr_tail.last_words(path)
-    assert len(found) == stderr_tail.LINES
-    assert found[-1] == "step 19999"
-    stderr_tail.trim(path, stderr_tail.BYTES)
+    lines = stderr_tail.last_words(path)
+    assert len(lines) == stderr_tail.LAST_LINES
+    assert lines[-1] == "step 19999"
+    stderr_tail.trim(path, stderr_tail.LAST_BYTES)
     assert path.stat().st_size == 0
 
 
-def test_without_a_stderr_it_keeps_out_of_the_way(tmp_path: Path) -> None:
-    """Descriptor 2 may be a file of somebody else's by then."""
+def test_nothing_is_recorded_without_a_stderr(tmp_path: Path) -> None:
+    """Descriptor 2 may be another file of the process."""
     program = PROGRAM.format(path=str(tmp_path / "words"), death="sys.exit(7)")
     program = program.replace('print("to the terminal", file=sys.stderr)', "").replace(
         'os.write(2, b"of an earlier trial\\n")', ""

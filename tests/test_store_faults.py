@@ -1,4 +1,4 @@
-"""A fault of the store costs a trial nothing: it is retried, or the worker gives the trial back."""
+"""Faults of the store: a write is retried, or the worker gives its trial back uncharged."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from fedsweep.store import clock, outage, planning, round_rows, transactions
 from fedsweep.store.claim import Claim
 from fedsweep.store.outage import OUTAGE_SECONDS
 from fedsweep.store.tables import attempts, trials
-from fedsweep.worker.slot import _SlotLoop
 from fedsweep.worker.watch import _Watch
 from tests.builders import WORKER
+from tests.slots import slot_loop
 
 FAULTS = [
     psycopg.errors.UndefinedTable("relation does not exist"),
@@ -82,7 +82,7 @@ def charged(store: Engine) -> tuple[int, int, int]:
 def test_no_error_of_the_store_fails_a_trial(
     planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any error of the driver ends the worker with a sentence; the trial is not charged."""
+    """Every error of the driver ends the worker with one sentence. The trial is not charged."""
     for fault in FAULTS:
 
         def refused(*_: object, fault: Exception = fault) -> None:
@@ -99,10 +99,8 @@ def test_no_error_of_the_store_fails_a_trial(
     assert charged(planned) == (0, 0, 0)
 
 
-def test_an_outage_in_the_middle_of_a_trial_is_waited_out(
-    planned: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each kind of outage is met once, and the trial finishes in its first attempt."""
+def test_a_trial_outlives_an_outage(planned: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of outage occurs once, and the trial finishes in its first attempt."""
     kinds = OUTAGES if planned.dialect.name == "postgresql" else OUTAGES[:-1]
     add, left = round_rows.add_rounds, list(kinds)
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -121,14 +119,14 @@ def test_an_outage_in_the_middle_of_a_trial_is_waited_out(
 
 
 def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store_url: str) -> None:
-    """The watch releases the trial of a slot that ends by the store's fault, uncharged."""
+    """The watch releases the trial of a slot that the store has ended. It is not charged."""
     claimed = claim(planned)
     watch = _Watch(worker.Options(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
     slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
     watch.note(slot, worker.Broken("the database is away", blameless=True))
-    watch.bury(slot)
+    watch.reap(slot)
     watch.engine.dispose()
     watch.boxes.cleanup()
     assert (slot.closed, watch.tally.broken) == (True, "the database is away")
@@ -137,8 +135,8 @@ def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store
     assert claim(planned).trial == claimed.trial
 
 
-def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: Engine) -> None:
-    """Other workers leave the trial to it for one lease, and only then take it over."""
+def test_after_an_outage_the_holder_may_renew_an_expired_lease(planned: Engine) -> None:
+    """Other workers take the trial over only after one more lease."""
     with transactions.transaction(planned) as c:
         c.execute(sa.update(trials).where(trials.c.id > 1).values(held="pause"))
     held = claim(planned)
@@ -155,10 +153,11 @@ def test_after_an_outage_a_lease_that_ended_is_its_holder_s_to_renew(planned: En
         queue.renew(c, held, clock.read_clock(c))
 
 
-def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long trial before it does not use up the time; past the bound the error is raised."""
-    loop = _SlotLoop.__new__(_SlotLoop)
-    loop.reached = time.monotonic()
+def test_the_time_limit_of_an_outage_begins_with_the_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long trial before it does not count. After the limit the error is raised."""
+    loop = slot_loop(sa.create_engine("sqlite://"))
     monkeypatch.setattr("fedsweep.worker.slot.OUTAGE_SECONDS", 1000.0)
     with loop.through_outages():
         raise StoreUnreachable
@@ -167,13 +166,12 @@ def test_an_outage_is_waited_for_from_its_own_beginning(monkeypatch: pytest.Monk
         raise StoreUnreachable
 
 
-def test_a_server_that_only_reads_is_not_waited_for_without_end(
+def test_a_standby_is_waited_for_up_to_the_limit(
     planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An idle worker reads between its claims; that it can read is no end of the outage."""
-    slot = object.__new__(_SlotLoop)
-    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, time.monotonic() - OUTAGE_SECONDS - 1
+    """An idle worker reads between its claims. A successful read does not end the outage."""
+    slot = slot_loop(planned)
+    slot.reached -= OUTAGE_SECONDS + 1
 
     def refused(_engine: Engine) -> Any:
         raise StoreStandby
@@ -190,17 +188,17 @@ def test_a_server_that_only_reads_is_not_waited_for_without_end(
 
 
 def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last look stays on the screen with the reason; other errors end the command."""
+    """The last status stays on the screen with the reason. Other errors end the command."""
     looks = ["one", StoreUnreachable("the server is away"), "two", RequestError("gone")]
     screen = Console(record=True, width=100, force_terminal=True)
     monkeypatch.setattr(console, "console", lambda: screen)
     monkeypatch.setattr(console, "WATCH_SECONDS", 0.0)
 
     def look() -> str:
-        found = looks.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        status = looks.pop(0)
+        if isinstance(status, Exception):
+            raise status
+        return status
 
     with pytest.raises(RequestError, match="gone"):
         console.keep_showing(look)
@@ -209,8 +207,8 @@ def test_a_watched_status_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) ->
     assert "two" in text
 
 
-def test_a_claim_whose_answer_was_lost_is_found_again(planned: Engine) -> None:
-    """The worker trains the trial that it holds already; its lease is renewed, nothing charged."""
+def test_a_claim_without_an_answer_is_claimed_again(planned: Engine) -> None:
+    """The worker gets the trial that it holds already. The lease is renewed, without a charge."""
     held = claim(planned)
     with transactions.transaction(planned) as c:
         now = clock.read_clock(c)
@@ -222,20 +220,20 @@ def test_a_claim_whose_answer_was_lost_is_found_again(planned: Engine) -> None:
     assert charged(planned) == (0, 0, 0)
 
 
-def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
+def test_an_unreported_claim_of_a_killed_slot_is_given_back(
     planned: Engine, store_url: str
 ) -> None:
-    """Its watch finds the claim by the slot's name; the trial is not charged."""
+    """The watch finds the claim by the slot's name. The trial is not charged."""
     held = claim(planned)
     watch = _Watch(worker.Options(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.name = "another"
-    watch.drop(slot, why="its trainer died (SIGKILL)")
+    watch.leases.give_up(slot, why="its trainer died (SIGKILL)")
     with transactions.reading(planned) as c:
         running = sa.select(trials.c.id).where(trials.c.state == "running")
         assert c.execute(running).scalars().all() == [held.trial]
     slot.name = WORKER.name
-    watch.drop(slot, why="its trainer died (SIGKILL)")
+    watch.leases.give_up(slot, why="its trainer died (SIGKILL)")
     watch.engine.dispose()
     watch.boxes.cleanup()
     assert (watch.tally.released, watch.tally.lost) == (1, 0)
@@ -244,7 +242,7 @@ def test_a_claim_that_a_killed_slot_had_no_time_to_tell_is_given_back(
 
 
 def taken_over(store: Engine, held: Claim) -> None:
-    """A lease ends while its worker is frozen; another worker, who was there, takes the trial."""
+    """Let a lease expire while its worker is stopped, so that another worker takes the trial."""
     over = sa.update(trials).where(trials.c.id == held.trial).values(lease_until=0.0)
     with transactions.transaction(store) as c:
         c.execute(over)
@@ -255,14 +253,14 @@ def taken_over(store: Engine, held: Claim) -> None:
 def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     planned: Engine, store_url: str
 ) -> None:
-    """Its watch notices at the next beat, or hears it from the slot, and says so once."""
+    """The watch notices the loss at the next heartbeat or from the slot, and reports it once."""
     watch = _Watch(worker.Options(store_url, lease=0.0), lambda _: None)
     (slot,) = watch.slots
     slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
     held = claim(planned)
     taken_over(planned, held)
     slot.claim = held
-    watch.heartbeat()
+    watch.leases.renew(watch.slots)
     assert slot.unwanted is not None
     assert charged(planned) == (0, 0, 0)
     again = claim(planned)
@@ -279,10 +277,10 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     watch.boxes.cleanup()
 
 
-def test_who_was_cut_off_from_the_store_is_no_witness(
+def test_an_outage_resets_the_time_of_service(
     planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of outage ends a process's time of service; its next write begins a new one."""
+    """Each kind of outage ends a process's time of service. Its next write begins a new one."""
     moment = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: moment[0])
     monkeypatch.setattr(outage, "_served_since", None)
@@ -302,13 +300,11 @@ def test_who_was_cut_off_from_the_store_is_no_witness(
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
+def test_a_slot_keeps_or_releases_a_claim_without_an_answer(
     planned: Engine, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    """The commit succeeds, but its answer is lost: the slot claims that trial, or releases it."""
-    slot = object.__new__(_SlotLoop)
-    slot.options, slot.engine, slot.worker = worker.Options(""), planned, WORKER
-    slot.in_doubt, slot.reached = False, time.monotonic()
+    """The commit succeeds, but its answer is lost. The slot claims that trial, or releases it."""
+    slot = slot_loop(planned)
 
     @contextmanager
     def unanswered(engine: Engine) -> Iterator[sa.Connection]:
@@ -336,7 +332,7 @@ def test_a_slot_keeps_or_releases_a_claim_whose_answer_was_lost(
 def test_a_command_ends_with_a_sentence_for_an_error_of_the_database(
     fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2 and no traceback, for a SQLSTATE that has no meaning of its own."""
+    """The exit code is 2, and there is no traceback, for every unknown SQLSTATE."""
 
     def refused(**_: object) -> None:
         raise fault

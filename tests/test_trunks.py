@@ -1,4 +1,4 @@
-"""What T* trials share is trained once, bit for bit. The trials are random walks."""
+"""Rounds that T* trials share are trained once, bitwise. The trials are random walks."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def claim(store: Engine, sweep: str | None = None) -> Claim | None:
         return queue.claim(c, WORKER, read_clock(c), sweep=sweep)
 
 
-def forks(found: Sequence[Claim | None]) -> list[int | None]:
-    return [one.fork_round if one else None for one in found]
+def forks(claims: Sequence[Claim | None]) -> list[int | None]:
+    return [claim.fork_round if claim else None for claim in claims]
 
 
 def run(store: Engine, held: Claim, *, until: int | None = None) -> Outcome | None:
-    """Train a claimed trial to its end, or until it has come to a round and is given back."""
+    """Train a claimed trial to its end, or until it is given back after a round."""
     seen = [0]
     end = execute(store, held, Place(), lambda: seen[0] == until, lambda r: seen.insert(0, r.round))
     return end.outcome if end is not None else None
 
 
 def test_bn_is_the_trunk_and_its_twin_costs_nothing(store: Engine, tmp_path: Path) -> None:
-    """FIXBN frozen after the last round is BN: whichever is first trains, the other inherits."""
+    """FIXBN frozen after the last round is BN. The first one trains, and the other inherits."""
     file = tmp_path / "twins.toml"
     file.write_text(PROTOCOL + "[[grid]]\n" + BN + TWIN)
     plan(store, read_plan(file))
@@ -83,8 +83,8 @@ def test_bn_is_the_trunk_and_its_twin_costs_nothing(store: Engine, tmp_path: Pat
     assert integrity.faults(store) == []
 
 
-def test_a_twin_that_keeps_weights_trains_what_it_must(store: Engine, tmp_path: Path) -> None:
-    """Weights are in no sibling's snapshot: it goes on from the last one there is."""
+def test_a_twin_that_keeps_weights_trains_its_last_rounds(store: Engine, tmp_path: Path) -> None:
+    """A sibling's snapshot does not contain weights. The twin resumes from the last snapshot."""
     file = tmp_path / "twins.toml"
     file.write_text(PROTOCOL + "keep_weights = true\n[[grid]]\n" + BN + TWIN)
     plan(store, read_plan(file))
@@ -94,10 +94,10 @@ def test_a_twin_that_keeps_weights_trains_what_it_must(store: Engine, tmp_path: 
 
 
 @pytest.mark.parametrize("harm", ["vanish", "damaged"])
-def test_lost_snapshots_cost_rounds_and_no_trial(
+def test_lost_snapshots_of_a_trunk_cost_only_rounds(
     store: Engine, sweep: SweepSpec, alone: Curves, harm: str
 ) -> None:
-    """All of the trunk's, when it has come to its end."""
+    """All snapshots of the trunk are lost after its last round."""
     plan(store, sweep)
     carrier = claim(store)
     while carrier is not None and carrier.fork_round < T:
@@ -121,10 +121,10 @@ def test_lost_snapshots_cost_rounds_and_no_trial(
     assert integrity.faults(store) == []
 
 
-def test_a_sibling_planned_behind_its_fork_goes_on_from_the_last_snapshot_before(
+def test_a_sibling_planned_after_its_fork_resumes_from_an_earlier_snapshot(
     store: Engine, sweep: SweepSpec, alone: Curves
 ) -> None:
-    """The trunk stands at round 7 when one is planned that forks after round 6."""
+    """The trunk is at round 7 when a trial is planned that forks after round 6."""
     late = [t for t in sweep.trials if t.config.freeze_round == 6]
     plan(store, replace(sweep, trials=tuple(t for t in sweep.trials if t not in late)))
     while (held := claim(store)) is not None and held.fork_round < T:
@@ -134,27 +134,27 @@ def test_a_sibling_planned_behind_its_fork_goes_on_from_the_last_snapshot_before
     plan(store, replace(sweep, trials=tuple(late)))
     work(store)
     assert measured(store) == alone
-    assert trained(store) == 6.5 * T + 1  # round 6, for there is a snapshot of round 5
+    assert trained(store) == 6.5 * T + 1  # round 6 is trained again, from the snapshot of round 5
 
 
-def test_one_at_a_time_trains_the_trunk(store: Engine, sweep: SweepSpec) -> None:
-    """Who needs none of it runs beside; the others wait, each until its fork."""
+def test_only_one_trial_at_a_time_trains_the_trunk(store: Engine, sweep: SweepSpec) -> None:
+    """A trial without shared rounds runs at the same time. The others wait until their fork."""
     plan(store, sweep)
     held = [claim(store) for _ in range(3)]
     assert forks(held) == [0, T, None]
     carrier = held[1]
     assert carrier is not None
     assert run(store, carrier, until=3) is Outcome.RELEASED
-    # Given back, it is the first to go on, for it is planned; those that fork before run beside.
-    found = [claim(store) for _ in range(5)]
-    assert sorted(fork for fork in forks(found) if fork is not None) == [1, 2, 3, T]
-    assert found[-1] is None
+    # The carrier that was given back is claimed again. Trials with an earlier fork run as well.
+    claims = [claim(store) for _ in range(5)]
+    assert sorted(fork for fork in forks(claims) if fork is not None) == [1, 2, 3, T]
+    assert claims[-1] is None
 
 
-def test_trial_show_says_what_a_trial_waits_for_and_what_it_shared(
+def test_trial_show_names_the_carrier_and_the_shared_rounds(
     sqlite_url: str, sweep: SweepSpec
 ) -> None:
-    """And whom to look at."""
+    """It does so while the trial waits and after it has finished."""
     store = open_store(sqlite_url)
     plan(store, sweep)
     carrier, waiting = (
@@ -163,21 +163,21 @@ def test_trial_show_says_what_a_trial_waits_for_and_what_it_shared(
     _, held = claim(store), claim(store)
     assert held is not None
     assert held.trial_id == carrier
-    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
-    assert f"waits for rounds that it shares with others: {carrier[:8]} trains them" in said
+    output = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
+    assert f"waits for rounds that it shares with others: {carrier[:8]} trains them" in output
     run(store, held)
     work(store)
-    said = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
-    assert "shares 4 rounds with a trial of another freeze round, which trained them" in said
-    said = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
-    assert "equal" in said
+    output = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
+    assert "shares 4 rounds with a trial of another freeze round, which trained them" in output
+    output = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
+    assert "equal" in output
     store.dispose()
 
 
 def test_a_cancelled_carrier_is_followed_by_another(
     store: Engine, sweep: SweepSpec, alone: Curves
 ) -> None:
-    """What it had trained is not trained again."""
+    """The rounds that it has trained are not trained again."""
     plan(store, sweep)
     first = [claim(store), claim(store)]
     assert forks(first) == [0, T]
@@ -187,47 +187,45 @@ def test_a_cancelled_carrier_is_followed_by_another(
         queue.cancel(c, [first[1].trial])
         queue.cancel(c, [first[0].trial if first[0] else 0])
     assert work(store) == 9
-    found = measured(store)
-    gone = [trial for trial in alone if len(found.get(trial, [])) != T]
+    curves = measured(store)
+    gone = [trial for trial in alone if len(curves.get(trial, [])) != T]
     assert len(gone) == 2
-    assert {k: v for k, v in found.items() if k not in gone} == {
+    assert {k: v for k, v in curves.items() if k not in gone} == {
         k: v for k, v in alone.items() if k not in gone
     }
     assert trained(store) == 9 + sum(range(1, 10))  # the trunk to round 9, and every tail
 
 
-def test_a_carrier_that_was_paused_waits_for_the_one_that_took_over(
-    store: Engine, sweep: SweepSpec
-) -> None:
-    """Resumed, it does not train what another is training."""
+def test_a_paused_carrier_waits_for_its_successor(store: Engine, sweep: SweepSpec) -> None:
+    """When it resumes, it does not train rounds that another trial is training."""
     plan(store, sweep)
     _, carrier = claim(store), claim(store)
     assert carrier is not None
     run(store, carrier, until=2)
     with transaction(store) as c:
         queue.hold(c, [carrier.trial], Hold.PAUSE)
-    found = [claim(store) for _ in range(4)]
-    assert forks(found) == [1, 2, 9, None]
+    claimed = [claim(store) for _ in range(4)]
+    assert forks(claimed) == [1, 2, 9, None]
     with transaction(store) as c:
         queue.hold(c, [carrier.trial], None)
     assert claim(store) is None
-    assert found[2] is not None
-    run(store, found[2])
+    assert claimed[2] is not None
+    run(store, claimed[2])
     assert {one.fork_round for _ in range(7) if (one := claim(store))} == {3, 4, 5, 6, 7, 8, T}
     with reading(store) as c:  # the claim that had to wait left no gap
         fences = c.execute(sa.select(attempts.c.trial, attempts.c.fence).order_by(attempts.c.id))
-        found_ = sa.select(trials.c.id, trials.c.fence).where(trials.c.fence > 0)
-        claims = {row.id: row.fence for row in c.execute(found_)}
+        begun = sa.select(trials.c.id, trials.c.fence).where(trials.c.fence > 0)
+        claims = {row.id: row.fence for row in c.execute(begun)}
         by_trial: dict[int, list[int]] = {}
         for trial, fence in fences:
             by_trial.setdefault(trial, []).append(fence)
     assert by_trial == {t: list(range(1, n + 1)) for t, n in claims.items()}
 
 
-def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(
+def test_a_worker_of_one_sweep_does_not_wait_for_another_sweep_s_carrier(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """Two sweeps share a trunk, and nobody works for the one that was to carry it."""
+    """Two sweeps share a trunk, and the carrier's sweep has no worker."""
     far = tuple(t for t in sweep.trials if t.config.freeze_round in (9, T))
     near = tuple(t for t in sweep.trials if t.config.freeze_round in (2, 5))
     with transaction(store) as c:
@@ -237,17 +235,17 @@ def test_a_worker_in_the_scope_of_one_sweep_does_not_wait_for_another_s(
     assert held is not None
     assert held.fork_round == 5
     assert claim(store, "near") is None
-    assert claim(store, "far") is None  # the trunk is at work
+    assert claim(store, "far") is None  # the trunk is being trained
     assert run(store, held) is Outcome.FINISHED
     assert work(store) == 3
     assert trained(store) == 10 + 8 + 5 + 1
     assert integrity.faults(store) == []
 
 
-def test_a_diverged_trunk_fails_those_that_fork_later_unrun(
+def test_a_diverged_trunk_fails_all_later_forks_without_training(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """Those that fork before do not diverge for that."""
+    """Trials that fork earlier do not fail."""
     plan(store, sweep)
     _, carrier = claim(store), claim(store)
     assert carrier is not None
@@ -261,7 +259,7 @@ def test_a_diverged_trunk_fails_those_that_fork_later_unrun(
         queue.fail(c, again, read_clock(c), FailureKind.DIVERGED, "nan in round 5")
     query = sa.select(trials.c.fork_round, trials.c.error).where(trials.c.state == "failed")
     with reading(store) as c:
-        found = {row.fork_round: row.error for row in c.execute(query)}
-    assert sorted(found) == [5, 6, 7, 8, 9, T]
-    assert found[T] == "nan in round 5"
-    assert found[7] == f"its trunk diverged in trial {carrier.trial_id}: nan in round 5"
+        errors = {row.fork_round: row.error for row in c.execute(query)}
+    assert sorted(errors) == [5, 6, 7, 8, 9, T]
+    assert errors[T] == "nan in round 5"
+    assert errors[7] == f"its trunk diverged in trial {carrier.trial_id}: nan in round 5"

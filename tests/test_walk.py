@@ -1,4 +1,4 @@
-"""The engine of the tests that are not about training: it must be as exact as a real one."""
+"""Engine `walk` of the tests: it must be as exact as a real one."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def numbers(walked: list[walk.Round]) -> list[tuple[object, ...]]:
     return [tuple(getattr(one, name) for name in sorted(names)) for one in walked]
 
 
-def test_a_walk_from_a_snapshot_is_the_walk_in_one_go() -> None:
+def test_a_walk_resumes_exactly_from_a_snapshot() -> None:
     whole = rounds(CONFIG)
     state = walk.unpack(2, walk.pack(whole[1].state()))
     assert numbers(rounds(CONFIG, state)) == numbers(whole)[2:]
 
 
-def test_trials_share_their_numbers_up_to_the_freeze_only() -> None:
-    """And after it, trials of another freeze round go other ways."""
+def test_trials_have_equal_numbers_up_to_the_freeze_round() -> None:
+    """After it, trials with different freeze rounds have different numbers."""
     trunk = numbers(rounds(CONFIG))
     frozen = [numbers(rounds(changed(normalizer="fixbn", freeze_round=t))) for t in (2, 3, 6)]
     assert [one[:2] for one in frozen] == [trunk[:2]] * 3
@@ -55,13 +55,13 @@ def test_a_state_of_another_trial_is_refused() -> None:
         walk.unpack(1, b"short")
 
 
-def test_a_large_learning_rate_without_a_bound_diverges() -> None:
+def test_a_large_learning_rate_without_clipping_diverges() -> None:
     with pytest.raises(Diverged, match="the training loss of round 1 is nan"):
         rounds(changed(lr=1e25, clip_norm=0.0))
     assert len(rounds(changed(lr=1e25))) == 6
 
 
-def test_deeds_are_done_once_in_their_round(
+def test_each_deed_happens_once_in_its_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(walk.FOLDER, str(tmp_path))

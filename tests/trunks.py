@@ -54,7 +54,7 @@ def plan(store: Engine, sweep: SweepSpec) -> None:
 
 
 def work(store: Engine) -> int:
-    """One worker, until nothing is left; how many trials it ran."""
+    """Run all trials with one worker, and return their number."""
     count = 0
     while True:
         with transaction(store) as c:
@@ -68,14 +68,14 @@ def work(store: Engine) -> int:
 
 
 def measured(store: Engine) -> Curves:
-    """Every trial's rounds, but for the seconds they took and who trained them."""
+    """Return every trial's rounds, without their seconds and the trial that trained them."""
     names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
     query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
-    found: Curves = {}
+    curves: Curves = {}
     with reading(store) as c:
         for row in c.execute(query.order_by(trials.c.trial_id, rounds.c.round)):
-            found.setdefault(row[0], []).append(tuple(row[1:]))
-    return found
+            curves.setdefault(row[0], []).append(tuple(row[1:]))
+    return curves
 
 
 def trained(store: Engine) -> int:
@@ -84,7 +84,7 @@ def trained(store: Engine) -> int:
 
 
 def train_alone(folder: Path) -> None:
-    """Train the same trials in a store of this folder. Nothing is shared."""
+    """Train the same trials in a store of this folder, without a shared trunk."""
     (folder / "shared.toml").write_text(PLAN)
     store = open_store(f"sqlite:///{folder}/alone.db", create=True)
     plan(store, read_plan(folder / "shared.toml").alone())

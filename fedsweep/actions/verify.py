@@ -74,7 +74,7 @@ def prepare(
     numerics = training.numerics_of(config, place)
     fields = verification.other_numerics(record, numerics)
     difference = "; ".join(
-        f"{f.name} is {f.here or 'none'} here and was {f.there or 'none'}" for f in fields
+        f"{f.name} is {f.current or 'none'} here and was {f.stored or 'none'}" for f in fields
     )
     if difference and tolerance is None:
         raise RequestError(

@@ -85,9 +85,9 @@ def verify(
         verdict = verify.compare(comparison, tolerance, advance)
     end = f"in {duration(time.monotonic() - began)}"
     if not verdict.equal:
-        print(f"differs: {verdict.says}, {end}")
+        print(f"differs: {verdict.difference}, {end}")
         raise typer.Exit(1)
-    near = f"within {tolerance:g} (farthest: {verdict.says})" if verdict.says else "bit for bit"
+    near = f"within {tolerance:g} (farthest: {verdict.difference})" if verdict.difference else "bit for bit"
     again = f"; it diverges again: {record.error}" if comparison.diverges else ""
     print(f"equal: {counted(count, 'round')}, {near}, {end}{again}")
 

@@ -1,1 +1,1 @@
-"""Execution: one attempt at a trial, and the looks at data, devices and packages before it."""
+"""Execution: one attempt at a trial, and the checks of data, devices and packages before it."""

@@ -6,10 +6,9 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +27,12 @@ from fedsweep.errors import (
     hide_secrets,
     legible,
 )
+from fedsweep.execution.data import sound_data
+from fedsweep.execution.faults import ERROR_LENGTH, failure_kind, machine_limit, one_line
+from fedsweep.execution.files import AttemptFiles, Unneeded, warn_unusable
+from fedsweep.execution.packages import not_imported, require_packages
+from fedsweep.execution.place import Place
+from fedsweep.execution.training import numerics_of, provenance_of, stored_round
 from fedsweep.log_handler import Line, LogHandler
 from fedsweep.plan import (
     Round,
@@ -38,49 +43,40 @@ from fedsweep.plan import (
 from fedsweep.redaction import clipped
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import (
-    artifacts,
     attempt_rows,
     driver_errors,
     file_index,
-    file_names,
     file_places,
-    garbage_collection,
     round_rows,
-    spare_files,
     stops,
     trunks,
 )
 from fedsweep.store.claim import Claim
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import close_idle
-from fedsweep.store.transactions import patiently, reading, transaction
+from fedsweep.store.transactions import patiently, reading
 from trainers import engines
-from trainers.engines import Diverged, Unfit, Unreadable, engine_of
+from trainers.engines import Diverged, Unfit, engine_of
 from trainers.progress import Counter, progress
-
-if TYPE_CHECKING:
-    pass
-from fedsweep.execution.data import sound_data
-from fedsweep.execution.faults import ERROR_LENGTH, failure_kind, machine_limit, one_line
-from fedsweep.execution.packages import not_imported, require_packages
-from fedsweep.execution.place import Place
-from fedsweep.execution.training import numerics_of, provenance_of, stored_round
 
 log = logging.getLogger("fedsweep")
 
 
 SNAPSHOT_SECONDS = 1.0
-"""Rounds are stored, and a snapshot taken, when this has passed since the last time: every round
-where a round takes longer, else once a second. A kill loses no more than that, or the rounds since
-the last snapshot where the trial says how often to take one."""
+"""Seconds between two commits of an attempt.
+
+A commit stores the rounds, and a snapshot unless the trial sets `snapshot_every`. If a round takes
+longer, every round is stored. A killed attempt loses the rounds since its latest snapshot.
+"""
 
 
 TRACE_LENGTH = 100_000
-"""Characters of an attempt's traceback that are stored."""
+"""Characters of an attempt's traceback that are stored, at most."""
 
 
 IDLE_SECONDS = 0.5
-"""A trainer that has not needed the store for so long will not need it soon: it lets go of it."""
+"""If a round takes longer than this, the attempt returns its database connection until the next
+write."""
 
 
 @dataclass(frozen=True)
@@ -91,36 +87,38 @@ class End:
     failure: FailureKind | None = None
     error: str | None = None
     again: float | None = None
-    """Seconds until a failed trial is tried again, None for never."""
+    """Seconds until a failed trial is tried again. None: it is not tried again."""
 
 
 def count_steps_in(counter: Counter) -> None:
-    """Let this process's trainer count its steps in an object that its watch reads."""
+    """Count the steps of this process's trainer in an object that its watch reads."""
     progress.counter = counter
 
 
-Watch = Callable[[Round], None]
+OnRound = Callable[[Round], None]
 
 
 Stop = Callable[[], bool]
 
 
-def execute(engine: Engine, claim: Claim, place: Place, stop: Stop, watch: Watch) -> End | None:
-    """Run a claimed trial to its outcome, and say it; None where the claim was lost meanwhile.
+def execute(
+    engine: Engine, claim: Claim, place: Place, stop: Stop, on_round: OnRound
+) -> End | None:
+    """Run a claimed trial, and return how the attempt ended. Return None if the claim was lost.
 
-    `stop` is asked after each round: True saves the state and gives the trial back. `watch` sees
-    each round as it is measured.
+    `stop` is called after each round. If it returns True, the state is saved and the trial is
+    given back. `on_round` is called with each round when it is measured.
     """
-    with LogHandler() as book:
-        attempt = _Attempt(engine, claim, place, book)
+    with LogHandler() as log_handler:
+        attempt = _Attempt(engine, claim, place, log_handler)
         try:
-            return _to_its_end(attempt, stop, watch)
+            return _to_its_end(attempt, stop, on_round)
         except LeaseLost:
             return None
         except SQLAlchemyError as error:  # the store's fault costs the worker, never the trial
             raise StoreError(_STORE_REFUSED.format(driver_errors.first_line(error))) from error
         finally:
-            attempt.clear_up()
+            attempt.files.clear_up()
 
 
 _STORE_REFUSED = (
@@ -129,10 +127,10 @@ _STORE_REFUSED = (
 )
 
 
-def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
+def _to_its_end(attempt: _Attempt, stop: Stop, on_round: OnRound) -> End:
     try:
         attempt.require_packages()
-        return End(attempt.run(stop, watch))
+        return End(attempt.run(stop, on_round))
     except DataMissing as error:
         if not attempt.leave(error):
             raise
@@ -146,46 +144,36 @@ def _to_its_end(attempt: _Attempt, stop: Stop, watch: Watch) -> End:
         attempt.give_back(str(missing))
         raise missing from error
     except Exception as error:  # a trainer's bug must cost its trial, not the worker
-        said = one_line(error)
+        message = one_line(error)
         if limit := machine_limit(error):
             attempt.give_back(limit)
             raise MachineError(
                 f"trial {attempt.claim.trial_id} cannot run here: {limit}"
             ) from error
         if attempt.trainer.is_broken_device(error):
-            attempt.lose(said)
-            raise DeviceError(f"{attempt.place.device} is out of service: {said}") from error
+            attempt.lose(message)
+            raise DeviceError(f"{attempt.place.device} is out of service: {message}") from error
         kind = failure_kind(error, attempt.trainer)
         if attempt.place.proven or attempt.measured:
-            return attempt.fail(kind, said, traceback.format_exc())
-        attempt.give_back(f"{kind}: {said}", traceback.format_exc())
-        return End(Outcome.RELEASED, kind, said)
+            return attempt.fail(kind, message, traceback.format_exc())
+        attempt.give_back(f"{kind}: {message}", traceback.format_exc())
+        return End(Outcome.RELEASED, kind, message)
 
 
 class _Attempt:
-    """The claim, and the rounds that are measured but not stored yet."""
+    """The claim, its files, and the rounds that are measured but not stored yet."""
 
-    def __init__(self, engine: Engine, claim: Claim, place: Place, book: LogHandler) -> None:
+    def __init__(self, engine: Engine, claim: Claim, place: Place, log_handler: LogHandler) -> None:
         self.engine = engine
         self.claim = claim
         self.trainer = engine_of(claim.config)
         self.place = place
-        self.book = book
-        self.said: Sequence[Line] = ()
-        """What the last transaction stored of the book."""
-        self.folder: artifacts.Folder | None = None
-        self.latest: str | None = None
-        """The file of its own that the trial's snapshot is in."""
-        self.written: set[str] = set()
-        """The files of its own that there are, as far as it knows."""
-        self.fork: int | None = None
-        """The next round of its trunk at which a trial forks."""
-        self.names = set(file_names.file_names(claim))
-        """The files that it may write, as the index has them."""
-        self.over = False
+        self.files = AttemptFiles(engine, claim, self.trainer)
+        self.log_handler = log_handler
+        self.logged: Sequence[Line] = ()
+        """The log lines that the last transaction stored."""
         self.measured = False
-        """Whether the trainer gave a round."""
-        self.warned = False
+        """True after the trainer's first round."""
         self.pending: list[Round] = []
         self.numerics_id = ""
 
@@ -193,7 +181,7 @@ class _Attempt:
         """Give the trial back if this machine lacks what its model or normalizer needs.
 
         Raises:
-            PackageMissing: says which, and how to get it.
+            PackageMissing: a package is missing; the message names it and the remedy.
 
         """
         try:
@@ -205,7 +193,7 @@ class _Attempt:
     def give_back(self, why: str, trace: str | None = None) -> None:
         """Release the trial at no cost, because this machine cannot run it."""
         why, trace = hide_secrets(legible(why)), trace and hide_secrets(legible(trace))
-        self.book.note("error", why)
+        self.log_handler.note("error", why)
 
         def give_back(connection: Connection) -> None:
             self.renew(connection)
@@ -214,9 +202,9 @@ class _Attempt:
         patiently(self.engine, give_back)
 
     def leave(self, missing: DataMissing) -> bool:
-        """Leave the trial to a machine that has its data; returns whether none seems to have them.
+        """Give the trial back, so that a machine that has its data claims it.
 
-        Then the claim stays.
+        If no machine seems to have the data, keep the claim and return True.
         """
         lack, host = missing.lack, platform.node()
 
@@ -229,19 +217,20 @@ class _Attempt:
         self.give_back(str(missing))
         return False
 
-    def run(self, stop: Stop, watch: Watch) -> Outcome:
+    def run(self, stop: Stop, on_round: OnRound) -> Outcome:
+        """Train the trial to its last round, or until it is given back."""
         config = TrainConfig(**self.claim.config)
         try:
             check_recipe(self.claim.trial_id, config)
         except ValueError as error:
             raise TrialFailed(FailureKind.BAD_DATA, str(error)) from error
-        said = "attempt %d: %d of %d rounds are stored"
-        log.info(said, self.claim.fence, self.claim.final_round, config.rounds)
+        stored = "attempt %d: %d of %d rounds are stored"
+        log.info(stored, self.claim.fence, self.claim.final_round, config.rounds)
         dataset = self.load(config)
         computed_under = numerics_of(config, self.place)
         self.numerics_id = content_hash(computed_under)
         ran_with = provenance_of(config, self.place, computed_under)
-        self.say_where(computed_under)
+        self.log_numerics(computed_under)
         self.trainer.begin_memory(self.place.device)
 
         def begin(
@@ -260,47 +249,68 @@ class _Attempt:
             return home, trunks.origins(connection, self.claim, self.numerics_id), dropped
 
         home, origins, dropped = patiently(self.engine, begin)
-        self.folder = artifacts.folder_of(self.engine.url, home)
+        self.files.open(home)
         self.require_place(config)
-        self.discard(dropped)
+        self.files.delete(dropped)
         if self.is_twin():
             return self.finish(None)
-        every, saved = config.snapshot_every, time.monotonic()
+        began = time.monotonic()
         state = self.resume(origins)
-        self.look_ahead(state.round if state else 0)
+        self.start_trunk(state.round if state else 0)
         log.info(f"goes on after round {state.round}" if state else "begins with round 1")
         try:
-            for measured in self.train(config, dataset, state):
-                row = stored_round(measured)
-                self.measured = True
-                self.pending.append(row)
-                watch(row)
-                if row.round == config.rounds:
-                    return self.finish(measured if config.keep_weights else None)
-                stopping, since = stop(), time.monotonic() - saved
-                long = since >= SNAPSHOT_SECONDS
-                due = stopping or (long if every is None else row.round % every == 0)
-                due |= row.round == self.fork
-                if not due and not long:
-                    continue
-                if self.save(measured, snapshot=due, release=stopping):
-                    return Outcome.RELEASED
-                if since >= IDLE_SECONDS:
-                    close_idle(self.engine)
-                saved = time.monotonic()
+            rounds = self.train(config, dataset, state)
+            return self.store_rounds(config, rounds, began, stop, on_round)
         except Diverged as error:
             raise TrialFailed(FailureKind.DIVERGED, str(error)) from error
+
+    def store_rounds(
+        self,
+        config: TrainConfig,
+        rounds: Iterator[engines.Round],
+        began: float,
+        stop: Stop,
+        on_round: OnRound,
+    ) -> Outcome:
+        """Store rounds as they are measured, until the last one or until the trial is given back.
+
+        `began` is the time when the training began, on the monotonic clock.
+
+        Raises:
+            FedsweepError: the trainer stopped before the last round.
+
+        """
+        every, saved = config.snapshot_every, began
+        for measured in rounds:
+            row = stored_round(measured)
+            self.measured = True
+            self.pending.append(row)
+            on_round(row)
+            if row.round == config.rounds:
+                return self.finish(measured if config.keep_weights else None)
+            stopping, seconds = stop(), time.monotonic() - saved
+            is_time = seconds >= SNAPSHOT_SECONDS
+            is_due = stopping or (is_time if every is None else row.round % every == 0)
+            is_due |= row.round == self.files.next_fork
+            if not is_due and not is_time:
+                continue
+            if self.save(measured, snapshot=is_due, release=stopping):
+                return Outcome.RELEASED
+            if seconds >= IDLE_SECONDS:
+                close_idle(self.engine)
+            saved = time.monotonic()
         raise FedsweepError("the trainer stopped before the last round")
 
     def require_place(self, config: TrainConfig) -> None:
-        """Give the trial back if its weights are to be kept at a place that is not used here.
+        """Give the trial back if this worker may not use the place of its final weights.
+
+        A trial without weights is trained without snapshots, which may cost rounds.
 
         Raises:
-            MachineError: it says which place, and what to do. Without weights, no snapshot is
-                written or read, which costs rounds.
+            MachineError: the place is refused; the message names it and the remedy.
 
         """
-        if (refusal := self.files.refusal) is None or not config.keep_weights:
+        if (refusal := self.files.folder.refusal) is None or not config.keep_weights:
             return
         why = f"its final weights cannot be kept: {refusal}"
         self.give_back(why)
@@ -309,24 +319,25 @@ class _Attempt:
     def train(
         self, config: TrainConfig, dataset: engines.Data, state: engines.State | None
     ) -> Iterator[engines.Round]:
-        """Train the trial from a state; from the start if the state does not belong to it."""
+        """Train the trial from a state. Begin at round 1 if the state does not fit the trial."""
         device = self.place.device
         try:
             yield from self.trainer.run(config, dataset, state, device=device)
         except Unfit as error:
-            self.begin_again(f"no state of this trial: {error}")
+            warn_unusable(self.claim, f"no state of this trial: {error}")
             yield from self.trainer.run(config, dataset, device=device)
 
-    def say_where(self, computed_under: Mapping[str, str]) -> None:
-        """Say what it trains on, and which stored rounds that does away with."""
+    def log_numerics(self, computed_under: Mapping[str, str]) -> None:
+        """Log the device, and that stored rounds of other numerics are lost."""
         processor, threads = computed_under["processor"], computed_under["threads"]
         log.info("on %s (%s), threads: %s", self.place.device, processor, threads)
         before = self.claim.numerics_id
         if self.claim.final_round and before and before != self.numerics_id:
-            said = "the stored rounds were computed under other numerics (%s, here %s): lost"
-            log.info(said, before, self.numerics_id)
+            message = "the stored rounds were computed under other numerics (%s, here %s): lost"
+            log.info(message, before, self.numerics_id)
 
     def load(self, config: TrainConfig) -> engines.Data:
+        """Load the trial's data set, and log its notes and the seconds it took."""
         before = self.claim.data_fingerprint if self.claim.final_round else None
         began = time.monotonic()
         dataset = sound_data(config, self.place.data, before)
@@ -336,246 +347,120 @@ class _Attempt:
         return dataset
 
     def resume(self, origins: Sequence[trunks.Origin]) -> engines.State | None:
-        """The state to go on from, of the furthest snapshot that is sound, with the rounds before
-        it; None for the start.
+        """Return the state to resume from, or None if the trial begins at round 1.
+
+        It comes from the first origin whose snapshot is intact and whose rounds are stored.
         """
         for origin in origins:
-            state = self.read(origin)
+            state = self.files.read_state(origin)
             if state is not None and self.has_rounds(origin):
                 return state
         return None
 
-    def read(self, origin: trunks.Origin) -> engines.State | None:
-        """A snapshot's state, None where it is of no use."""
-        snapshot = origin.snapshot
-        stored = self.claim.final_round if origin.trial == self.claim.trial else snapshot.round
-        if not 0 < snapshot.round <= min(stored, self.claim.config["rounds"] - 1):
-            self.begin_again(f"of round {snapshot.round}, of {self.claim.final_round} stored")
-            return None
-        files = artifacts.folder_of(self.engine.url, origin.home)
-        content = files.read(snapshot)
-        progress.step()
-        if content is None:
-            why = f"missing, damaged or out of reach in {files}"
-            self.begin_again(why if files.refusal is None else f"not read: {files.refusal}")
-            return None
-        try:
-            return self.trainer.unpack(snapshot.round, content)
-        except Unreadable as error:
-            self.begin_again(one_line(error.__cause__ or error))
-            return None
-
     def has_rounds(self, origin: trunks.Origin) -> bool:
-        """Whether the rounds up to a snapshot are stored; a sibling's are inherited."""
+        """Return whether the rounds up to a snapshot are stored. Inherit a sibling's rounds."""
         if origin.trial == self.claim.trial:
             return True
         return self.inherit(origin.trial, origin.snapshot.round)
 
     def inherit(self, sibling: int, to: int) -> bool:
-        """Take over the trunk's rounds that a sibling has stored; whether they are all there."""
+        """Copy a sibling's rounds of the shared trunk. Return whether all up to `to` are stored."""
 
-        def take(connection: Connection) -> int:
+        def copy(connection: Connection) -> int:
             self.renew(connection)
             return trunks.inherit(connection, self.claim, sibling, to, self.numerics_id)
 
-        shared = patiently(self.engine, take) >= to
+        shared = patiently(self.engine, copy) >= to
         if shared:
             log.info("shares its trunk's rounds up to %d", to)
         return shared
 
     def is_twin(self) -> bool:
-        """Whether a finished sibling's rounds are this trial's, to the last."""
+        """Return whether all rounds of this trial are inherited from a finished sibling."""
         config = self.claim.config
         if self.claim.trunk is None or self.claim.fork_round < config["rounds"]:
             return False
-        if config.get("keep_weights"):  # which are in no snapshot
+        if config.get("keep_weights"):  # no snapshot contains them
             return False
         with reading(self.engine) as connection:
             sibling = trunks.twin(connection, self.claim, self.numerics_id)
         return sibling is not None and self.inherit(sibling, config["rounds"])
 
-    def look_ahead(self, round: int) -> None:
-        """Know the next fork of the trunk, and let those begin who fork before."""
+    def start_trunk(self, round: int) -> None:
+        """Free the trials that fork from the shared trunk up to `round`. Find the next fork."""
         if self.claim.trunk is None:
             return
 
-        def look(connection: Connection) -> None:
+        def start(connection: Connection) -> None:
             self.renew(connection)
-            self.get_on(connection, round)
+            self.advance_trunk(connection, round)
 
-        patiently(self.engine, look)
+        patiently(self.engine, start)
 
-    def get_on(self, connection: Connection, round: int) -> None:
-        """Say how far the trunk is, and index the next fork's file."""
-        self.fork = queue.reach_round(connection, self.claim, round)
-        if self.fork is not None:
-            file_index.expect_fork(connection, self.claim, self.fork)
-            self.names.add(file_names.fork_name(self.claim, self.fork))
-
-    def begin_again(self, why: str) -> None:
-        """Say that a snapshot is of no use."""
-        log.warning("trial %s begins again, its snapshot is %s", self.claim.trial_id, why)
-
-    @property
-    def files(self) -> artifacts.Folder:
-        """Where its files lie, as the store said when it began."""
-        assert self.folder is not None
-        return self.folder
+    def advance_trunk(self, connection: Connection, round: int) -> None:
+        """Store that the shared trunk is trained up to `round`, and index the next fork's file."""
+        self.files.expect_fork(connection, queue.reach_round(connection, self.claim, round))
 
     def save(self, measured: engines.Round, *, snapshot: bool, release: bool) -> bool:
-        """Store the pending rounds, and a snapshot where one is due, in one commit.
+        """Store the pending rounds, and a snapshot if one is due, in one commit.
 
-        Where this worker wants to `release` the trial, or somebody wants it back, it is given back
-        with its snapshot; returns whether it was.
+        Give the trial back if `release` is set or if someone asked for it. Return whether it was
+        given back.
         """
-        kept = self.snapshot(measured.state()) if snapshot else None
+        kept: file_index.Snapshot | None = None
+        if snapshot:
+            kept = self.files.write_snapshot(measured.state(), self.numerics_id)
 
         def store(connection: Connection) -> tuple[bool, bool, list[str]]:
-            wanted_back = self.store_pending(connection).give_back
-            replaced = file_index.add_snapshot(connection, self.claim, kept) if kept else []
+            is_requested = self.store_pending(connection).give_back
+            replaced = self.files.index_snapshot(connection, kept)
             if snapshot:
-                self.get_on(connection, measured.round)
-            over = release or (wanted_back and snapshot)
-            if over:
-                self.end_files(connection)
+                self.advance_trunk(connection, measured.round)
+            released = release or (is_requested and snapshot)
+            if released:
+                self.files.forget_unwritten(connection)
                 queue.release(connection, self.claim)
-            return over, wanted_back, replaced
+            return released, is_requested, replaced
 
-        self.over, wanted_back, replaced = patiently(self.engine, store)
+        released, is_requested, replaced = patiently(self.engine, store)
         self.pending.clear()
-        self.book.forget(self.said)
-        self.latest = kept.name if kept else self.latest
-        self.discard(replaced)
-        if wanted_back and not self.over:  # the snapshot must be there before the commit
+        self.log_handler.forget(self.logged)
+        self.files.committed(kept, replaced, closed=released)
+        if is_requested and not released:  # the snapshot must be written before the commit
             return self.save(measured, snapshot=True, release=True)
-        return self.over
-
-    def snapshot(self, state: engines.State) -> file_index.Snapshot | None:
-        """Write the state to a file. Where that cannot be done, rounds may be lost, not trials."""
-        if self.files.refusal is not None:
-            self.go_without(self.files.refusal)
-            return None
-        content = self.trainer.pack(state)
-        progress.step()  # an artifacts folder may take minutes for one file
-        one, other = file_names.snapshot_names(self.claim)
-        name = other if self.latest == one else one
-        if state.round == self.fork:
-            name = file_names.fork_name(self.claim, state.round)
-        self.written.add(name)
-        try:
-            total = self.files.write(name, content)
-        except OSError as error:
-            self.go_without(error)
-            return None
-        finally:
-            progress.step()
-        return file_index.Snapshot(state.round, self.numerics_id, name, len(content), total)
-
-    def go_without(self, error: OSError) -> None:
-        """Say once why there is no snapshot."""
-        if not self.warned:
-            said = "no snapshot of trial %s, which goes on without: %s"
-            log.warning(said, self.claim.trial_id, hide_secrets(str(error)))
-        self.warned = True
-
-    def end_files(self, connection: Connection) -> None:
-        """Take the names off the index that were never written to; the attempt ends."""
-        file_index.forget_files(connection, self.names - self.written)
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Delete files that nothing refers to any more, and take them off the index, where their
-        attempt is over. What does not work out is left to `fedsweep db gc`.
-        """
-        gone = []
-        for name in names:
-            progress.step()
-            with suppress(OSError):
-                found = self.files.remove(name) is not None
-                self.written.discard(name)
-                if name in self.names:
-                    gone += [name] if self.over else []
-                elif found or self.files.shared:
-                    gone.append(name)
-        if gone:
-            with (
-                suppress(StoreError, StoreBusy, SQLAlchemyError),
-                transaction(self.engine) as connection,
-            ):
-                file_index.forget_files(connection, gone)
-
-    def clear_up(self) -> None:
-        """Delete what was written, and then not referred to: the attempt failed, or lost its trial.
-        Who reads the index must find it still: the names stay on it.
-        """
-        unsure = self.written - {self.latest}
-        if self.over or not unsure:
-            return
-        with suppress(StoreError, StoreBusy, SQLAlchemyError, OSError):
-            with reading(self.engine) as connection:
-                unused = spare_files.unreferenced(connection, self.claim.trial, unsure)
-            for name in unused:
-                self.files.remove(name)
+        return released
 
     def finish(self, last: engines.Round | None) -> Outcome:
-        """Store the pending rounds, and the weights of the last round where they are to be kept."""
-        kept = self.keep(last) if last is not None else None
+        """Store the pending rounds, and the weights of `last` unless it is None."""
+        kept = self.files.write_weights(last.weights()) if last is not None else None
 
-        def end(connection: Connection) -> tuple[set[str], dict[str, file_places.Home]]:
+        def end(connection: Connection) -> Unneeded:
             self.store_pending(connection)
-            self.get_on(connection, self.claim.fork_round)
+            self.advance_trunk(connection, self.claim.fork_round)
             queue.finish(connection, self.claim)
-            if kept is not None:
-                file_index.add_weights(connection, self.claim, kept)
-            self.end_files(connection)
-            spare: dict[str, file_places.Home] = {}
-            if self.claim.trunk is not None:
-                spare = trunks.drop_unneeded(connection, self.claim.trunk)
-            gone = {*file_index.drop_latest(connection, self.claim.trial), *self.written}
-            return set(spare_files.unreferenced(connection, self.claim.trial, gone)), spare
+            return self.files.index_finished(connection, kept)
 
-        unused, spare = patiently(self.engine, end)
-        self.over = True
-        self.discard(unused)
-        garbage_collection.delete(self.engine, spare)
+        self.files.finished(patiently(self.engine, end))
         return Outcome.FINISHED
 
-    def keep(self, last: engines.Round) -> file_index.Weights:
-        """Write the final weights to a file.
-
-        Where that cannot be done the trial fails. Finished is for good: its weights would be lost,
-        though they were asked for. A failed trial is tried again, from its latest snapshot.
-        """
-        content = self.trainer.pack_weights(last.weights())
-        name = file_names.weights_name(self.claim)
-        progress.step()
-        self.written.add(name)
-        try:
-            return file_index.Weights(name, len(content), self.files.write(name, content))
-        except OSError as error:
-            raise TrialFailed(
-                FailureKind.ERROR,
-                f"the final weights cannot be written to {self.files} "
-                f"({error.strerror or error}): make room there, or plan without keep_weights",
-            ) from error
-
     def fail(self, kind: FailureKind, error: str, trace: str | None) -> End:
-        """Store the rounds up to the failure, and say it."""
+        """Store the rounds up to the failure, and the failure. Return the end of the attempt."""
         error = clipped(hide_secrets(legible(error)), ERROR_LENGTH)
         trace = trace and clipped(hide_secrets(legible(trace)), TRACE_LENGTH)
-        self.book.note("error", f"{kind}: {error}")
+        self.log_handler.note("error", f"{kind}: {error}")
 
         def end(connection: Connection) -> float | None:
             with suppress(TrialFailed):  # the rounds may be what failed: the stored ones stay
                 self.store_pending(connection)
-            self.end_files(connection)
+            self.files.forget_unwritten(connection)
             now, most = read_clock(connection), self.place.max_attempts
             return queue.fail(connection, self.claim, now, kind, error, trace, max_attempts=most)
 
         return End(Outcome.FAILED, kind, error, patiently(self.engine, end))
 
     def lose(self, why: str) -> None:
-        """Leave the trial to another device."""
-        self.book.note("error", why)
+        """Queue the trial again for another device, because this device is broken."""
+        self.log_handler.note("error", why)
         charged = self.place.proven or self.measured
 
         def end(connection: Connection) -> None:
@@ -585,6 +470,12 @@ class _Attempt:
         patiently(self.engine, end)
 
     def store_pending(self, connection: Connection) -> queue.Held:
+        """Renew the lease, and store the rounds that are measured but not stored.
+
+        Raises:
+            TrialFailed: a round was trained before under equal numerics and differs now.
+
+        """
         held = self.renew(connection)
         memory = self.trainer.peak_memory(self.place.device) if self.pending else None
         differs = round_rows.add_rounds(
@@ -599,9 +490,14 @@ class _Attempt:
         return held
 
     def renew(self, connection: Connection) -> queue.Held:
-        """Prove that the trial is its own; what was said is stored behind that."""
+        """Renew the lease, and store the log lines after that.
+
+        Raises:
+            LeaseLost: the claim does not hold the trial anymore.
+
+        """
         now = read_clock(connection)
         held = queue.renew(connection, self.claim, now, lease=self.place.lease)
-        self.said = self.book.unstored()
-        attempt_rows.add_logs(connection, self.claim, self.said)
+        self.logged = self.log_handler.unstored()
+        attempt_rows.add_logs(connection, self.claim, self.logged)
         return held

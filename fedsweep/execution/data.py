@@ -1,4 +1,4 @@
-"""Data sets on disk: look at them before a plan and before an attempt."""
+"""Data sets on disk: checks before a plan and before an attempt."""
 
 from __future__ import annotations
 
@@ -59,11 +59,13 @@ def data_of(need: Mapping[str, Any]) -> stops.Lack:
 
 
 def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> engines.Data:
-    """A trial's data, if they can be split as it wants, and are those that it was begun on.
+    """Return a trial's data set, split as configured.
+
+    `before` is the fingerprint of the data of its stored rounds, or None.
 
     Raises:
-        DataMissing: they are not here.
-        TrialFailed: no machine can train on them.
+        DataMissing: the data are not on this machine, or have another fingerprint than `before`.
+        TrialFailed: no machine can train on the data.
 
     """
     from trainers.data.files import BadData, Missing
@@ -87,11 +89,12 @@ def look_at_data(
     sweep: SweepSpec,
     root: Path | None,
     file: Path | None = None,
-    tell: Callable[[str], object] = log.info,
+    report: Callable[[str], object] = log.info,
 ) -> tuple[SweepSpec, bool]:
-    """The sweep with the content of its data sets on disk in its identity, as far as they are at
-    hand; and whether something could not be looked at. `file` is the plan's, for messages. `tell`
-    gets sentences on what was found.
+    """Check the data sets of a sweep, and pin the fingerprints of those on disk.
+
+    Returns the sweep with the fingerprints, and True if a data set could not be checked. `file` is
+    the plan's file, for messages. `report` is called with each note about the data.
 
     Raises:
         PlanError: the folder is missing or empty, or the samples cannot be split as planned.
@@ -108,8 +111,8 @@ def look_at_data(
     for dataset in dict.fromkeys(config.dataset for config in configs):
         stock = precheck.released(dataset)
         if dataset in ON_DISK and root is None:
-            # Also where they were downloaded meanwhile: the same plan is the same trials. What is
-            # downloaded is one content, checked by its sum.
+            # The same plan gives the same trials, before and after a download. The downloaded
+            # content is always the same: its checksum is verified.
             unseen |= dataset not in DOWNLOADED and any(
                 c.fingerprint is None for c in configs if c.dataset == dataset
             )
@@ -126,7 +129,7 @@ def look_at_data(
                 raise PlanError(str(error)) from error
             sweep = pinned(sweep, dataset, content.fingerprint)
             for line in (*files.found, *content.notes):
-                tell(f"{dataset}: {line}")
+                report(f"{dataset}: {line}")
             stock = precheck.on_disk(files)
         if stock is not None:
             stocks[dataset] = stock
@@ -140,7 +143,7 @@ def _check_partitions(
     """Refuse a sweep with a trial whose samples cannot be split as planned.
 
     Raises:
-        PlanError: names the plan's file, the keys and the remedy.
+        PlanError: the samples cannot be split; it names the plan's file, the keys and the remedy.
 
     """
     from trainers import precheck
@@ -158,10 +161,10 @@ def _check_partitions(
 
 
 def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings]:
-    """Who holds what under each of these configurations.
+    """Return the number of samples per client and class under each configuration.
 
     Raises:
-        PlanError: the data are not at hand, or cannot be split so.
+        PlanError: the data are not on this machine, or cannot be split as configured.
 
     """
     from trainers.data.files import BadData, MachineLimit

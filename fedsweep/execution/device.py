@@ -1,11 +1,10 @@
-"""Devices: their names, whether they compute, and whether a model fits into their memory."""
+"""Devices: their names, a test of each, and a check that a model fits into its memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedsweep import stderr_tail
 from fedsweep.errors import (
@@ -13,16 +12,13 @@ from fedsweep.errors import (
     MachineError,
     MachineLacks,
 )
+from fedsweep.execution.faults import machine_limit, one_line
+from fedsweep.execution.packages import import_error
 from trainers import engines
 from trainers.engines import engine_of
 
-if TYPE_CHECKING:
-    pass
-from fedsweep.execution.faults import machine_limit, one_line
-from fedsweep.execution.packages import import_error
-
 COPIES = 3
-"""Numbers for each parameter of a model, at least: the parameter, its gradient and its momentum."""
+"""Numbers per parameter of a model, at least: the parameter, its gradient and its momentum."""
 
 
 def try_machine(device: str, threads: int = 1) -> None:
@@ -35,8 +31,8 @@ def try_machine(device: str, threads: int = 1) -> None:
     """
     trainer = engine_of()
     for module in trainer.MODULES:
-        if said := import_error(module):
-            raise MachineError(f"a trial needs {module}, {said}")
+        if problem := import_error(module):
+            raise MachineError(f"a trial needs {module}, {problem}")
     try:
         trainer.rehearse(device, threads)
     except Exception as error:
@@ -46,9 +42,9 @@ def try_machine(device: str, threads: int = 1) -> None:
 
 
 def too_small(model: str, device: str) -> MachineLacks | None:
-    """Return a refusal if the device has too little free memory for a model; None if it is enough.
+    """Return a refusal if a device has too little free memory for a model, None otherwise.
 
-    Enough for the model alone: how much a trial takes shows in its first round.
+    Only the model is checked. The first round of a trial shows how much memory it needs.
     """
     from trainers.facts import STATE_ELEMENTS
 
@@ -56,32 +52,32 @@ def too_small(model: str, device: str) -> MachineLacks | None:
     try:
         engine_of().reserve(elements, device)
     except RuntimeError as error:
-        said = f"{device} has too little free memory for {model} ({one_line(error)})"
-        return MachineLacks(f"{said}: free some, or use another device", (("model", model),))
+        problem = f"{device} has too little free memory for {model} ({one_line(error)})"
+        return MachineLacks(f"{problem}: free some, or use another device", (("model", model),))
     return None
 
 
-def devices(asked: str) -> list[str]:
-    """The devices that --device names, one or several; `auto` takes every GPU, else the CPU.
+def devices(option: str) -> list[str]:
+    """Return the devices that --device names. `auto` is every GPU, or the CPU without a GPU.
 
     Raises:
-        DeviceError: there is no such device here.
-        MachineError: torch cannot be imported, so that nobody can tell.
+        DeviceError: this machine does not have the device.
+        MachineError: torch cannot be imported, so that GPUs cannot be counted.
 
     """
-    if asked == "cpu":
+    if option == "cpu":
         return ["cpu"]
-    if asked not in ("auto", "cuda") and not asked.startswith("cuda:"):
-        raise DeviceError(f"--device {asked} is none of auto, cpu, cuda, cuda:N")
-    there = [f"cuda:{i}" for i in range(_count_gpus())]
-    if asked == "auto":
-        return there or ["cpu"]
-    if asked == "cuda" and there:
-        return there
-    if asked in there:
-        return [asked]
-    found = f"only {', '.join(there)}" if there else "no CUDA device"
-    raise DeviceError(f"--device {asked}: there is {found} here; choose --device auto or cpu")
+    if option not in ("auto", "cuda") and not option.startswith("cuda:"):
+        raise DeviceError(f"--device {option} is none of auto, cpu, cuda, cuda:N")
+    gpus = [f"cuda:{i}" for i in range(_count_gpus())]
+    if option == "auto":
+        return gpus or ["cpu"]
+    if option == "cuda" and gpus:
+        return gpus
+    if option in gpus:
+        return [option]
+    present = f"only {', '.join(gpus)}" if gpus else "no CUDA device"
+    raise DeviceError(f"--device {option}: there is {present} here; choose --device auto or cpu")
 
 
 COUNT_GPUS = """
@@ -90,11 +86,14 @@ sys.path.append(sys.argv[1])
 from trainers.engines import engine_of
 print("GPUs:", engine_of().count_gpus())
 """
-"""The program that counts GPUs. Its argument is the folder of our packages, in a checkout too."""
+"""A Python program that counts GPUs. Its argument is the folder that contains our packages."""
 
 
 def _count_gpus() -> int:
-    """Count this machine's GPUs in a process of its own: a broken torch may take it down."""
+    """Count this machine's GPUs, in another process unless torch is imported already.
+
+    A broken torch may crash the process.
+    """
     trainer = engine_of()
     if sys.modules.keys() >= {*trainer.MODULES}:
         return trainer.count_gpus()
@@ -106,8 +105,7 @@ def _count_gpus() -> int:
     for line in done.stdout.splitlines():
         if line.startswith("GPUs: ") and done.returncode == 0:
             return int(line.removeprefix("GPUs: "))
-    said = stderr_tail.gist(done.stderr.splitlines())
-    end = stderr_tail.death(done.returncode)
+    reason = stderr_tail.gist(done.stderr.splitlines()) or stderr_tail.death(done.returncode)
     raise MachineError(
-        f"a trial needs torch, which cannot be imported here ({said or end}): mend its installation"
+        f"a trial needs torch, which cannot be imported here ({reason}): mend its installation"
     )

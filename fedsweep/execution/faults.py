@@ -1,8 +1,6 @@
-"""Errors of a training run: the kind of failure, and whether the machine is at fault."""
+"""Errors of a training run: the kind of failure, and the errors that the machine caused."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from fedsweep import machine
 from fedsweep.errors import (
@@ -13,12 +11,8 @@ from fedsweep.redaction import clipped
 from fedsweep.states import FailureKind
 from trainers import engines
 
-if TYPE_CHECKING:
-    pass
-
-
 ERROR_LENGTH = 4_000
-"""Characters of an attempt's error that are stored: one line of a page and of a terminal."""
+"""Characters of an attempt's error that are stored. Pages and terminals show it as one line."""
 
 
 def machine_limit(error: Exception) -> str | None:

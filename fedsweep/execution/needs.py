@@ -5,38 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsweep.errors import (
     MachineLacks,
     PackageMissing,
 )
-from fedsweep.store import stops
-
-if TYPE_CHECKING:
-    pass
 from fedsweep.execution.data import data_of, missing_data
 from fedsweep.execution.device import too_small
 from fedsweep.execution.packages import missing_module, missing_package
+from fedsweep.store import stops
 
 
 def lacking(
     needs: Iterable[Mapping[str, Any]], root: Path | None, device: str
 ) -> list[MachineLacks]:
-    """Return what this machine lacks of the packages, memory and data that trials need, each once.
+    """Return the packages, memory and data that trials need and this machine lacks, each once.
 
-    A need has the fields `queue.NEEDS`. The content of files is left to the first trial.
+    A need is a row of `queue.needs`. The content of files is checked by the first trial.
     """
-    looks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
+    checks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
     for need in needs:
-        looks[("model", need["model"]),] = partial(_missing_for_model, need, device)
-        looks[("normalizer", need["normalizer"]),] = partial(missing_package, need)
-        looks[data_of(need)] = partial(missing_data, need, root)
-    return [missing for look in looks.values() if (missing := look()) is not None]
+        checks[("model", need["model"]),] = partial(_missing_for_model, need, device)
+        checks[("normalizer", need["normalizer"]),] = partial(missing_package, need)
+        checks[data_of(need)] = partial(missing_data, need, root)
+    return [missing for check in checks.values() if (missing := check()) is not None]
 
 
 def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | None:
     model = need["model"]
-    if (said := missing_module(model)) is not None:
-        return PackageMissing(said, (("model", model),))
+    if (problem := missing_module(model)) is not None:
+        return PackageMissing(problem, (("model", model),))
     return too_small(model, device)

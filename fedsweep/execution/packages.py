@@ -1,27 +1,24 @@
-"""Packages that a trial needs, and whether they can be imported here."""
+"""Packages that a trial needs, and a check that they can be imported on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsweep.errors import (
     PackageMissing,
 )
-from trainers.engines import engine_of
-
-if TYPE_CHECKING:
-    pass
 from fedsweep.execution.faults import one_line
+from trainers.engines import engine_of
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """See to it that this machine has what a trial's model and normalizer need.
+    """Check that this machine has the packages of a trial's model and normalizer.
 
     Raises:
-        PackageMissing: says which it lacks, and how to get it.
+        PackageMissing: a package is missing; the message names it and the remedy.
 
     """
     if (missing := missing_package(config)) is not None:
@@ -30,9 +27,9 @@ def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
 
 def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
     """Return a refusal if a model's or a normalizer's package is missing, None otherwise."""
-    for field, look in (("model", missing_module), ("normalizer", _missing_normalizer)):
-        if (said := look(need[field])) is not None:
-            return PackageMissing(said, ((field, need[field]),))
+    for field, check in (("model", missing_module), ("normalizer", _missing_normalizer)):
+        if (problem := check(need[field])) is not None:
+            return PackageMissing(problem, ((field, need[field]),))
     return None
 
 
@@ -43,8 +40,8 @@ def missing_module(model: str) -> str | None:
         package = "'fedsweep[segmentation]'" if model == "deeplabv3plus" else modules[0]
         return f"{model} needs packages: pip install {package}"
     for module in modules:
-        if (said := import_error(module)) is not None:
-            return f"{model} needs {module}, {said}"
+        if (problem := import_error(module)) is not None:
+            return f"{model} needs {module}, {problem}"
     return None
 
 
@@ -58,16 +55,16 @@ def _missing_normalizer(name: str) -> str | None:
         return f"normalizer {name} is offered by no package: install its own"
     try:
         engine_of().load_normalizer(name)
-    except ValueError:  # the same on every machine: its trials say it
+    except ValueError:  # the same on every machine: its trials fail with this error
         return None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
-        said = f"normalizer {name} cannot be imported ({one_line(error)})"
-        return f"{said}: mend the installation of its package"
+        problem = f"normalizer {name} cannot be imported ({one_line(error)})"
+        return f"{problem}: mend the installation of its package"
     return None
 
 
 def import_error(module: str) -> str | None:
-    """Import a module; returns the end of a sentence if that fails."""
+    """Import a module. Return the end of a sentence if that fails, None otherwise."""
     try:
         import_module(module)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # a broken installation has many faces
@@ -76,9 +73,9 @@ def import_error(module: str) -> str | None:
 
 
 def not_imported(config: Mapping[str, Any], error: ImportError) -> PackageMissing:
-    """Return what a trial lacks that met a failed import."""
+    """Return the refusal of a trial whose training met a failed import."""
     from trainers.config import NORMALIZERS
 
-    said = f"a package cannot be imported here ({one_line(error)}): mend its installation"
+    problem = f"a package cannot be imported here ({one_line(error)}): mend its installation"
     fields = ("model", "dataset") if config["normalizer"] in NORMALIZERS else ("normalizer",)
-    return PackageMissing(said, tuple((name, config[name]) for name in fields))
+    return PackageMissing(problem, tuple((name, config[name]) for name in fields))

@@ -1,25 +1,21 @@
-"""Sizes of the files that trials write, as far as a plan can tell."""
+"""Estimated sizes of the files that trials write."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from fedsweep.plan import (
     TrainConfig,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 def snapshot_bytes(configs: Iterable[TrainConfig]) -> int:
-    """The largest snapshot of these trials, bytes, as far as a plan can tell."""
+    """Return the size of the largest snapshot of these trials, in bytes, estimated."""
     return max((_model_bytes(c) * (1 + _velocities(c)) for c in configs), default=0)
 
 
 def weights_bytes(configs: Iterable[TrainConfig]) -> int:
-    """All the final weights that these trials are to keep, bytes, about."""
+    """Return the size of all final weights that these trials keep, in bytes, estimated."""
     return sum(_model_bytes(config) for config in configs if config.keep_weights)
 
 
@@ -30,7 +26,10 @@ def _model_bytes(config: TrainConfig) -> int:
 
 
 def _velocities(config: TrainConfig) -> int:
-    """Vectors as long as the model: each registered client's, or the averaged one; the server's."""
-    clients = 1 if config.centralized else config.clients or 1  # natural ones are not known yet
+    """Return the number of velocity vectors in a snapshot. Each is as long as the model.
+
+    Local momentum has one per client, global momentum one, and server momentum one more.
+    """
+    clients = 1 if config.centralized else config.clients or 1  # a natural split is not known yet
     kept = {"local": clients, "global": 1}.get(config.momentum, 0)
     return kept + (config.server_momentum > 0)

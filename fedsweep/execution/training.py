@@ -1,11 +1,11 @@
-"""Training with an engine, and the rounds as the store keeps them."""
+"""Training with an engine, and the rounds as they are stored."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsweep import measures
 from fedsweep.errors import (
@@ -14,6 +14,9 @@ from fedsweep.errors import (
     MachineError,
     TrialFailed,
 )
+from fedsweep.execution.data import sound_data
+from fedsweep.execution.faults import failure_kind, machine_limit, one_line
+from fedsweep.execution.place import Place
 from fedsweep.plan import (
     Round,
     TrainConfig,
@@ -23,15 +26,12 @@ from fedsweep.states import FailureKind
 from trainers import engines
 from trainers.engines import Diverged, engine_of
 
-if TYPE_CHECKING:
-    pass
-from fedsweep.execution.data import sound_data
-from fedsweep.execution.faults import failure_kind, machine_limit, one_line
-from fedsweep.execution.place import Place
-
 
 def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
-    """What a trial's results are bitwise equal under, here; this process's arithmetic is set so."""
+    """Set this process's arithmetic, and return the numerics under which a trial is computed.
+
+    Results of equal numerics are bitwise equal.
+    """
     return engine_of(vars(config)).numerics_of(config, place.device, place.threads)
 
 
@@ -45,10 +45,12 @@ def provenance_of(
 
 
 def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
-    """A trial's rounds from the first, on the data of this fingerprint; nothing is stored.
+    """Train a trial from round 1 on the data of this fingerprint, and yield its rounds.
+
+    Nothing is stored.
 
     Raises:
-        TrialFailed: it diverged, or cannot be trained.
+        TrialFailed: the trial diverged, or cannot be trained.
 
     """
     trainer = engine_of(vars(config))
@@ -68,7 +70,7 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
 
 
 def stored_round(measured: engines.Round) -> Round:
-    """As it is stored. A diagnostic that is not finite says nothing, and is left out."""
+    """Return an engine's round as it is stored. Diagnostics that are not finite are left out."""
     values = {field.name: getattr(measured, field.name) for field in fields(Round)}
     values |= {name: _finite(values[name]) for name in measures.DIAGNOSTICS}
     return Round(**values)

@@ -2,23 +2,11 @@
 
 from fedsweep.worker.messages import Broken, Ended, Lacking, Options
 from fedsweep.worker.slot import kind_of, worn_out
-from fedsweep.worker.watch import (
-    LONGEST_LOOK,
-    SILENT_SECONDS,
-    STALL_ROUNDS,
-    STALL_SECONDS,
-    Slot,
-    Snapshot,
-    Tally,
-    note_stop,
-    work,
-)
+from fedsweep.worker.slot_state import Slot
+from fedsweep.worker.status import Snapshot, Tally
+from fedsweep.worker.watch import note_stop, work
 
 __all__ = [
-    "LONGEST_LOOK",
-    "SILENT_SECONDS",
-    "STALL_ROUNDS",
-    "STALL_SECONDS",
     "Broken",
     "Ended",
     "Lacking",

@@ -1,4 +1,4 @@
-"""The messages between a slot and its watch, and the options of the work."""
+"""Messages between a slot and its watch, and the options of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fedsweep.store.stops import Lack
 
 @dataclass(frozen=True)
 class Options:
-    """What `fedsweep work` was asked for."""
+    """Options of one run of `fedsweep work`."""
 
     url: str
     devices: tuple[str, ...] = ("cpu",)
@@ -41,54 +41,60 @@ class Options:
     data: Path | None = None
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
-    """Seconds that a stopping slot gets to finish its round."""
+    """Seconds that a stopping slot has to finish its round."""
     artifacts: tuple[str, ...] = ()
     """Places for files that the user has approved for this worker."""
     identity: Identity | None = None
-    """The store that the watching process has opened: its slots open no other one."""
+    """The store that the watch has opened. Its slots refuse to open another one."""
     notify: tuple[str, ...] = field(default=(), repr=False)
-    """Webhooks that are told of ends, failures and stalls: secrets."""
+    """URLs of webhooks that get notices of ends, failures and stalls. They are secrets."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Why a slot's process ends for good, in one sentence."""
+    """Message of a slot whose process ends for good."""
 
     why: str
+    """The reason, in one sentence."""
     blameless: bool
     """True if the store or the machine is at fault. The trial that it held is then given back."""
     replaced: bool = False
-    """True if the store is no longer the one that was opened: nothing else can be said."""
+    """True if the store is no longer the one that was opened."""
 
 
 @dataclass(frozen=True)
 class Lacking:
-    """Trials that a slot passes over, because its machine lacks what they need."""
+    """Message of a slot that passes over trials, because its machine lacks what they need."""
 
     why: str
+    """The reason, in one sentence."""
     lack: Lack
 
 
 class Ask(Enum):
-    """What a slot asks of its watch where --max-trials limits it."""
+    """Request of a slot to its watch, with --max-trials."""
 
     TRIAL = 1
+    """Grant one trial."""
     BACK = 2
+    """Take back one trial that was granted and not trained."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """One attempt's end, as its slot reported it; no outcome where the claim was lost."""
+    """Message of a slot about the end of one attempt."""
 
     slot: int
     claim: Claim
     outcome: Outcome | None
+    """None if the claim was lost."""
     last: Round | None
+    """The last round of the attempt. None if it ended before its first round."""
     seconds: float
     error: str | None = None
-    """Why it failed: the kind, and the first line of what was said."""
+    """The kind of the failure, and the first line of its error."""
     again: float | None = None
-    """Seconds until a failed trial is tried again, None for never."""
+    """Seconds until a failed trial is tried again. None: it is not tried again."""
 
 
 @contextmanager
@@ -103,7 +109,7 @@ def machine_faults() -> Iterator[None]:
 
 
 def sentence(error: FedsweepError | SQLAlchemyError) -> str:
-    """Return an error of ours, or of the database's driver, as one sentence."""
+    """Return an error of fedsweep or of the database's driver as one sentence."""
     if isinstance(error, FedsweepError):
         return str(error)
     return driver_errors.refusal(error)

@@ -1,4 +1,4 @@
-"""A slot's process: claim a trial, train it, claim the next."""
+"""Process of a slot: claim a trial, train it, claim the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -31,6 +30,7 @@ from fedsweep.errors import (
     StoreReplaced,
 )
 from fedsweep.plan import Round
+from fedsweep.shared import Shared
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import (
     arms,
@@ -49,16 +49,34 @@ from fedsweep.store.wakeup import Wakeup
 from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
 
 LONGEST_REST = 30.0
-"""An idle slot that is rung for looks again after that, or when the next lease ends."""
+"""Seconds after which an idle slot tries to claim again, at most.
+
+It also tries when it is notified, and when the next lease expires.
+"""
 
 
 SHORT_REST = 2.0
-"""The same, where it is to stop when all is done: nobody rings for that."""
+"""The same with --until-empty, because no notification says that all trials are done."""
 
 
 KIND = ("dataset", "model", "normalizer")
-"""The fields that trials of one kind share. After an attempt that ended before its first round, a
-slot prefers trials of other kinds until it has stored a round."""
+"""The fields that trials of one kind have in common.
+
+After an attempt that ended before its first round, a slot prefers trials of other kinds until it
+has stored a round.
+"""
+
+
+SEARCH_SECONDS = 1.0
+"""Seconds between two checks whether a search of higher priority proposes trials first."""
+
+
+FAILURES_IN_A_ROW = 3
+"""Attempts in a row that end before their first round, after which a slot claims nothing more.
+
+Deaths of its process without a claim count too. The count begins again when a round is stored. On a
+device that has trained, trials of the same kind count once, because they may be the reason.
+"""
 
 
 def kind_of(claim: Claim) -> Lack:
@@ -77,11 +95,11 @@ def run_slot(
     failed: tuple[Lack, ...],
     proven: bool,
 ) -> None:
-    """A slot's process: claim, train, claim the next."""
+    """Run a slot's process: claim a trial, train it, claim the next."""
     children.forget_safe_path()
-    asked = threading.Event()
+    stop_requested = threading.Event()
     interrupt.ignore(signal.SIGINT, signal.SIGHUP)
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
     output.prepare(returns=True)
     output.in_background()
     try:
@@ -89,9 +107,18 @@ def run_slot(
             trust.allow(options.artifacts)
             engine = through_an_outage(lambda: schema.open_store(options.url))
             identity.require(engine, options.identity)
-            worker = queue.Claimant(name=name, device=device)
-            loop = _SlotLoop(options, number, engine, worker, pipe, asked, box, memory)
-            loop.failed, loop.proven = failed, proven
+            loop = _SlotLoop(
+                options,
+                number,
+                engine,
+                queue.Claimant(name=name, device=device),
+                pipe,
+                stop_requested,
+                box,
+                shared.attach(memory, number),
+                failed=failed,
+                proven=proven,
+            )
             try:
                 loop.run()
             finally:
@@ -106,40 +133,58 @@ def run_slot(
 
 
 class _SlotLoop:
-    failed: tuple[Lack, ...] = ()
-    """The kinds of trials that failed here before their first round, since one was stored."""
-    proven: bool = False
-    """Whether a round was stored on this device in this run."""
-    lacks: Mapping[Lack, str] = MappingProxyType({})
-    """What this machine lacks, and why its trials are passed over."""
+    """The claims of one slot, one after another, and its judgement of its machine."""
 
     def __init__(
         self,
         options: Options,
         number: int,
         engine: Engine,
-        worker: queue.Claimant,
+        claimant: queue.Claimant,
         pipe: Any,
-        asked: threading.Event,
+        stop_requested: threading.Event,
         box: Path,
-        memory: Path,
+        memory: Shared,
+        *,
+        failed: tuple[Lack, ...] = (),
+        proven: bool = False,
     ) -> None:
+        self.options = options
+        self.number = number
+        self.engine = engine
+        self.claimant = claimant
+        self.pipe = pipe
+        self.stop_requested = stop_requested
         self.box = box
-        self.shared = shared.attach(memory, number)
+        self.shared = memory
+        self.failed = failed
+        """The kinds of trials that failed before their first round, since a round was stored."""
+        self.proven = proven
+        """True if a round was stored on this device in this run."""
+        self.lacks: Mapping[Lack, str] = {}
+        """The lacks of this machine, and the reasons why their trials are passed over."""
         self.doorbell = Wakeup(engine, queue.CHANNEL)
-        self.options, self.number, self.engine, self.worker = options, number, engine, worker
-        self.pipe, self.asked = pipe, asked
+        self.last: Round | None = None
+        """The last round of the current attempt."""
         self.spent = False
-        """Whether --max-trials is used up."""
+        """True if --max-trials is used up."""
         self.reached = time.monotonic()
-        """When the store last took a write: a standby answers, but only to reads."""
+        """Time of the last successful write to the store. A standby answers only reads."""
         self.parent = multiprocessing.parent_process()
         self.in_doubt = False
         """True if a claim may have been committed without an answer."""
-        self.look_due = 0.0
-        """When to look again whether a search comes before what may be claimed."""
+        self.search_due = 0.0
+        """Time of the next check whether a search proposes trials first, monotonic."""
 
     def run(self) -> None:
+        """Claim and train trials until the slot is to stop.
+
+        Raises:
+            MachineError: a setting or a fault of this machine prevents training.
+            DeviceError: the device is broken.
+            MachineLacks: this machine lacks the needs of every open trial.
+
+        """
         from fedsweep.execution.attempt import count_steps_in, execute
         from fedsweep.execution.device import try_machine
         from fedsweep.execution.place import Place
@@ -147,9 +192,9 @@ class _SlotLoop:
         count_steps_in(self.shared)
         options = self.options
         at = Place(
-            self.worker.device, options.threads, options.data, options.lease, options.max_attempts
+            self.claimant.device, options.threads, options.data, options.lease, options.max_attempts
         )
-        try_machine(self.worker.device, options.threads)
+        try_machine(self.claimant.device, options.threads)
         self.look_for_needs()
         while not self.stopping():
             claim = self.claim()
@@ -159,26 +204,26 @@ class _SlotLoop:
                 self.rest()
                 continue
             self.doorbell.close()
-            stderr_tail.trim(self.box)  # what was said before is not about this trial
+            stderr_tail.trim(self.box)  # earlier lines are not about this trial
             began = time.monotonic()
-            self.last: Round | None = None
-            self.say(claim)
-            wanted, place = partial(self.stopping, claim), replace(at, proven=self.proven)
+            self.last = None
+            self.send(claim)
+            stop, place = partial(self.stopping, claim), replace(at, proven=self.proven)
             try:
-                end = execute(self.engine, claim, place, wanted, self.watch)
+                end = execute(self.engine, claim, place, stop, self.report_round)
             except MachineLacks as missing:
                 seconds, why = time.monotonic() - began, str(missing)
-                self.say(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
+                self.send(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
                 self.pass_over(missing, claim)
                 self.unspend()
                 continue
             self.reached = time.monotonic()  # the attempt's end is stored
             seconds = time.monotonic() - began
             if end is None:
-                self.say(Ended(self.number, claim, None, self.last, seconds))
+                self.send(Ended(self.number, claim, None, self.last, seconds))
                 continue
             error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
-            self.say(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
+            self.send(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
             if end.outcome is Outcome.RELEASED and end.failure is not None:
                 self.unspend()
             self.judge(claim, end.failure, error)
@@ -186,23 +231,24 @@ class _SlotLoop:
     def unspend(self) -> None:
         """Do not count a trial that was given back as one of --max-trials."""
         if self.options.max_trials is not None:
-            self.say(Ask.BACK)
+            self.send(Ask.BACK)
 
     def look_for_needs(self) -> None:
-        """Find out what this machine lacks of all that open trials in scope need."""
+        """Find out which needs of the open trials in scope this machine lacks."""
         from fedsweep.execution.needs import lacking
 
         needs: list[dict[str, str | None]] = []
         with self.through_outages(), reading(self.engine) as connection:
             needs = queue.needs(connection, self.options.sweep)
         close_idle(self.engine)
-        for missing in lacking(needs, self.options.data, self.worker.device):
+        for missing in lacking(needs, self.options.data, self.claimant.device):
             self.pass_over(missing)
 
     def pass_over(self, missing: MachineLacks, claim: Claim | None = None) -> None:
-        """Claim no trial that needs what this machine lacks, and say so.
+        """Pass over the trials that need something that this machine lacks, and report it.
 
-        Data that no machine seems to have are no reason: their trials fail, for a person to look.
+        Data that no machine seems to have are not passed over. Their trials fail, so that a person
+        looks at them.
         """
         lack = missing.lack
         if lack is None:
@@ -211,15 +257,15 @@ class _SlotLoop:
         if isinstance(missing, DataMissing):
             nowhere = False
             with self.through_outages(), reading(self.engine) as connection:
-                nowhere = stops.nowhere(connection, lack, self.worker.host)
+                nowhere = stops.nowhere(connection, lack, self.claimant.host)
             if nowhere:
                 return
         if lack not in self.lacks:
             self.lacks = {**self.lacks, lack: str(missing)}
-            self.say(Lacking(str(missing), lack))
+            self.send(Lacking(str(missing), lack))
 
     def judge(self, claim: Claim, failure: FailureKind | None, error: str | None) -> None:
-        """Take an attempt's end as a sign for or against this machine.
+        """Judge this machine by the end of an attempt.
 
         Raises:
             MachineError: too many attempts in a row failed before their first round.
@@ -232,24 +278,24 @@ class _SlotLoop:
             self.failed = (*self.failed, kind_of(claim))
             if worn_out(self.failed, proven=self.proven):
                 raise MachineError(
-                    f"{len(self.failed)} attempts in a row failed on {self.worker.device} before "
+                    f"{len(self.failed)} attempts in a row failed on {self.claimant.device} before "
                     f"their first round, the last with {error}: mend the machine or the plan"
                 )
 
     def claim(self) -> Claim | None:
-        """Claim, within --max-trials, which all slots share: the watch grants each."""
+        """Claim a trial. With --max-trials, which all slots share, ask the watch first."""
         limited = self.options.max_trials is not None
         if limited and not self.granted():
             self.spent = True
             return None
-        if time.monotonic() >= self.look_due:
+        if time.monotonic() >= self.search_due:
             self.propose(first=True)
-            self.look_due = time.monotonic() + LOOK_SECONDS
+            self.search_due = time.monotonic() + SEARCH_SECONDS
         claimed = self.take()
         while claimed is None and self.propose():
             claimed = self.take()
         if claimed is None and limited:
-            self.say(Ask.BACK)
+            self.send(Ask.BACK)
         if claimed is None and self.lacks:
             self.require_work()
         return claimed
@@ -257,10 +303,10 @@ class _SlotLoop:
     def require_work(self) -> None:
         """Stop if this machine can train nothing that is open in scope.
 
-        A worker that has trained, and is not to stop when all is done, waits for other trials.
+        Without --until-empty, a worker that has trained waits for other trials instead.
 
         Raises:
-            MachineLacks: says what it lacks.
+            MachineLacks: this machine lacks a need of every open trial; the message lists them.
 
         """
         if self.proven and not self.options.until_empty:
@@ -275,25 +321,27 @@ class _SlotLoop:
             raise MachineLacks(f"nothing that is left in scope can be trained here: {why}")
 
     def take(self) -> Claim | None:
-        """Claim what may run: of another kind than what failed here, if there is such."""
+        """Claim a trial, if possible of another kind than the trials that failed here."""
         lacks = frozenset(self.lacks)
         claimed = self.take_but(lacks | set(self.failed)) if self.failed else None
         return claimed or self.take_but(lacks)
 
     def take_but(self, passed_over: frozenset[Lack]) -> Claim | None:
-        """Claim what may run and needs none of this."""
+        """Claim a trial that is of no kind in `passed_over` and needs nothing in it."""
         scope = self.options.sweep
         lease = self.options.lease
         with self.through_outages():
             with transaction(self.engine) as connection:
                 now, claimed = read_clock(connection), None
                 if self.in_doubt:
-                    claimed = queue.reclaim(connection, self.worker.name, now, lease=lease)
+                    claimed = queue.reclaim(connection, self.claimant.name, now, lease=lease)
                 self.in_doubt = True
                 if claimed is None:
-                    # Leases that ended during an outage are first renewed by those who hold them.
+                    # After an outage, the holders of expired leases get time to renew them.
                     claimed = queue.claim(
-                        *(connection, self.worker, now),
+                        connection,
+                        self.claimant,
+                        now,
                         lease=lease,
                         sweep=scope,
                         rescuing=seconds_since_outage() > lease,
@@ -306,16 +354,16 @@ class _SlotLoop:
         return None
 
     def give_back(self) -> None:
-        """Release the trial of a claim whose answer was lost, before the process ends."""
+        """Release the trial of a claim without an answer, because the process ends."""
         if not self.in_doubt:
             return
         with suppress(FedsweepError, SQLAlchemyError), transaction(self.engine) as connection:
-            claim = queue.reclaim(connection, self.worker.name, read_clock(connection))
+            claim = queue.reclaim(connection, self.claimant.name, read_clock(connection))
             if claim is not None:
                 queue.release(connection, claim, "the answer of its claim was lost")
 
     def propose(self, *, first: bool = False) -> bool:
-        """Let a search choose what to try next; whether it did."""
+        """Let a search propose trials. Return whether it proposed any."""
         with self.through_outages():
             with reading(self.engine) as connection:
                 if not arms.any_open(connection):
@@ -326,13 +374,15 @@ class _SlotLoop:
         return False
 
     def granted(self) -> bool:
-        self.say(Ask.TRIAL)
+        """Ask the watch for one of --max-trials. Return whether it was granted."""
+        self.send(Ask.TRIAL)
         try:
             return bool(self.pipe.recv())
         except (EOFError, OSError):
             return False
 
     def empty(self) -> bool:
+        """Return whether no trial is outstanding in scope. Return False during an outage."""
         left = True
         with self.through_outages(), reading(self.engine) as connection:
             left = queue.outstanding(connection, self.options.sweep)
@@ -340,7 +390,7 @@ class _SlotLoop:
 
     @contextmanager
     def through_outages(self) -> Iterator[None]:
-        """Let a store that does not answer pass for one without trials, for a while."""
+        """Ignore an outage of the store for OUTAGE_SECONDS, as if it had no trials."""
         try:
             yield
         except OUTAGE:
@@ -348,7 +398,7 @@ class _SlotLoop:
                 raise
 
     def rest(self) -> None:
-        """Until someone rings, the next lease ends, or a trial has backed off."""
+        """Wait for a notification, the end of the next lease, or the end of a trial's backoff."""
         longest = SHORT_REST if self.options.until_empty else LONGEST_REST
         due = None
         with self.through_outages(), reading(self.engine) as connection:
@@ -356,38 +406,33 @@ class _SlotLoop:
         close_idle(self.engine)
         self.doorbell.wait(longest if due is None else min(due, longest), self.stopping)
 
-    def watch(self, row: Round) -> None:
-        # The watch shows a round: what it does not show need not cross the pipe.
+    def report_round(self, row: Round) -> None:
+        """Send a round to the watch, without the fields that the watch does not show."""
         self.last = replace(row, clients=(), statistics_mismatch_layers=None)
-        self.say(self.last)
+        self.send(self.last)
 
     def stopping(self, claim: Claim | None = None) -> bool:
-        """Asked to, or left alone: without its watch nobody renews the slot's lease. Of a claim:
-        also where that trial alone is to be given back.
+        """Return whether the slot is to stop, or to give back the trial of `claim`.
+
+        It also stops if its watch has died, because then its lease is not renewed.
         """
         orphaned = self.parent is not None and os.getppid() != self.parent.pid
         wanted_back = claim is not None and self.shared.give_back == claim.trial
-        return orphaned or wanted_back or self.asked.is_set() or bool(self.shared.stop)
+        return orphaned or wanted_back or self.stop_requested.is_set() or bool(self.shared.stop)
 
-    def say(self, what: object) -> None:
+    def send(self, message: object) -> None:
+        """Send a message to the watch."""
         try:
-            self.pipe.send(what)
-        except OSError:  # the watching process is gone: finish the round, save, give back
-            self.asked.set()
-
-
-LOOK_SECONDS = 1.0
-"""How often a slot that finds trials looks whether a search of more priority wants some first."""
-
-
-FAILURES_IN_A_ROW = 3
-"""Attempts in a row that end before their first round, after which a slot claims nothing more. So
-do deaths of its process without a claim. They count until a round is stored. On a device that has
-trained, trials of the same kind count once: they may be the reason."""
+            self.pipe.send(message)
+        except OSError:  # the watch is gone: finish the round, save, give back
+            self.stop_requested.set()
 
 
 def worn_out(failed: Sequence[Lack | None], *, proven: bool) -> bool:
-    """Return whether a slot has failed too often since a round was stored: see `PATIENCE`."""
+    """Return whether a slot has failed too often since a round was stored.
+
+    See `FAILURES_IN_A_ROW`.
+    """
     if not proven:
         return len(failed) >= FAILURES_IN_A_ROW
     return len({kind for kind in failed if kind}) + failed.count(None) >= FAILURES_IN_A_ROW

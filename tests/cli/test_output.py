@@ -423,8 +423,8 @@ def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path)
         planning.add_sweep(connection, read_plan(tiny))
     shown: list[Snapshot] = []
     watch = watch_of(store_url, shown)
-    watch.refresh()
-    watch.progress_cost, watch.progress_due = 1.0, float("inf")
+    watch.upkeep.run()
+    watch.upkeep.cost, watch.upkeep.due = 1.0, float("inf")
     with transaction(store) as connection:
         connection.execute(sa.text("UPDATE trials SET state = 'finished', final_round = 3"))
     slot = watch.slots[0]
