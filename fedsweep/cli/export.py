@@ -91,7 +91,7 @@ def mlflow(
     with _progress("trials") as progress:
         did = mlflow.export(read_store(db), output, sweep, progress)
     counts = ", ".join(f"{did[what]:,} {what}" for what in ("written", "added to", "kept"))
-    print(f"{mlflow.shown(output)}: {counted(did.total(), 'run')} ({counts})")
+    print(f"{mlflow.shown_uri(output)}: {counted(did.total(), 'run')} ({counts})")
 
 
 @contextmanager

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from fedsweep.report.figures import CaptionedFigure
-    from fedsweep.report.findings import Finding
     from fedsweep.report.grouping import Summary
     from fedsweep.report.labels import Row
+    from fedsweep.report.search_results import SearchResult
     from fedsweep.report.selection import Condition
-    from fedsweep.report.tables import View
+    from fedsweep.report.tables import ReportOptions
 
 
 LONGEST_STEM = 120
@@ -62,9 +62,9 @@ class _Told:
     """One sweep, as it is asked about."""
 
     summary: Summary
-    view: View
+    view: ReportOptions
     rows: Sequence[Row]
-    findings: Sequence[Finding]
+    findings: Sequence[SearchResult]
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,14 @@ def _asked(
 
     from fedsweep.fields import ARM_FIELDS
     from fedsweep.measures import COMPARABLE
-    from fedsweep.report.selection import condition, known_field
+    from fedsweep.report.selection import parse_condition, require_field
 
     rows = group_by.split(",") if group_by else None
     for name in rows or ():
-        known_field(name.strip(), "--group-by")
+        require_field(name.strip(), "--group-by")
         if name.strip() in ("normalizer", "seed", *ARM_FIELDS):
             raise RequestError(f"--group-by: {name.strip()} makes no rows: it tells columns apart")
-    tuned = [known_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
+    tuned = [require_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
     if "seed" in tuned or "normalizer" in tuned:
         raise RequestError("--tune chooses hyperparameters, lr for one: not the seed or normalizer")
     if metric is not None and metric not in COMPARABLE:
@@ -216,7 +216,7 @@ def _asked(
         more = f": did you mean {near[0]}?" if near else f": there are {', '.join(COMPARABLE)}"
         raise RequestError(f"--metric: there is no final measure {metric!r}{more}")
     return _Asked(
-        conditions=[condition(text) for text in where or ()],
+        conditions=[parse_condition(text) for text in where or ()],
         group_by=[name.strip() for name in rows] if rows else None,
         tuned=tuned,
         measure=metric,
@@ -242,17 +242,17 @@ def _each(connection: Connection, names: Sequence[str], asked: _Asked) -> list[_
 
 
 def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
-    from fedsweep.report import searched
+    from fedsweep.report import search_results
     from fedsweep.report.differences import find_column
     from fedsweep.report.grouping import COLUMNS, summarize
-    from fedsweep.report.selection import nothing, select, tune
-    from fedsweep.report.tables import View
+    from fedsweep.report.selection import no_match_message, select, tune
+    from fedsweep.report.tables import ReportOptions
     from fedsweep.store import trial_rows
 
     every = trial_rows.results(connection, name, None if asked.every_column else COLUMNS)
     rows = select(every, asked.conditions)
     if every and not rows:
-        raise NotFound(nothing(name, every, asked.conditions))
+        raise NotFound(no_match_message(name, every, asked.conditions))
     if asked.tuned:
         rows = tune(rows, asked.tuned)
     summary = summarize(name, rows, group_by=asked.group_by, tuned=asked.tuned)
@@ -262,13 +262,13 @@ def _told(connection: Connection, name: str, asked: _Asked) -> _Told:
             f"--metric {asked.measure}: no trial of sweep {name} has it: there are "
             f"{', '.join(measured)}"
         )
-    view = View(
+    view = ReportOptions(
         measure=asked.measure,
         interval=asked.interval,
         baseline=find_column(summary, asked.baseline) if asked.baseline else None,
         conditions=asked.conditions,
     )
-    findings = searched.findings(connection, name, every)
+    findings = search_results.read_search_results(connection, name, every)
     return _Told(summary, view, rows if asked.keeps_rows else (), findings)
 
 

@@ -11,13 +11,13 @@ import typer
 from fedsweep.cli.arguments import Db, Sweep, read_store
 from fedsweep.cli.console import console, counted, keep_showing
 from fedsweep.errors import NotFound, RequestError, hide_secrets
-from fedsweep.report.searched import findings
+from fedsweep.report.search_results import read_search_results
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy.engine import Connection, Engine
 
-    from fedsweep.report.findings import Finding
+    from fedsweep.report.search_results import SearchResult
 
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list of arms.")] = False,
 ) -> None:
     """Say what each arm's best T* is as far as it is known, and what was tried."""
-    from fedsweep.report.findings import record
+    from fedsweep.report.search_results import record
 
     engine = read_store(db)
     if as_json:
@@ -104,11 +104,15 @@ def _searched(connection: Connection, sweep: str | None) -> list[str]:
     return found
 
 
-def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:
+def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[SearchResult]:
     from fedsweep.store.transactions import reading
 
     with reading(engine) as connection:
-        found = [f for name in _searched(connection, sweep) for f in findings(connection, name)]
+        found = [
+            f
+            for name in _searched(connection, sweep)
+            for f in read_search_results(connection, name)
+        ]
     if arm is None:
         return found
     some = [f for f in found if f.arm.spec.arm_id.startswith(arm)]
@@ -118,10 +122,10 @@ def _found(engine: Engine, sweep: str | None, arm: str | None) -> list[Finding]:
     return some
 
 
-def _shown(found: Sequence[Finding], *, proposals: bool) -> list[RenderableType]:
+def _shown(found: Sequence[SearchResult], *, proposals: bool) -> list[RenderableType]:
     from fedsweep.report import search_tables
 
-    by_sweep: dict[str, list[Finding]] = {}
+    by_sweep: dict[str, list[SearchResult]] = {}
     for finding in found:
         by_sweep.setdefault(finding.arm.sweep_name, []).append(finding)
     shown: list[RenderableType] = [
@@ -132,7 +136,7 @@ def _shown(found: Sequence[Finding], *, proposals: bool) -> list[RenderableType]
     return shown
 
 
-def _proposals(finding: Finding) -> RenderableType:
+def _proposals(finding: SearchResult) -> RenderableType:
     from fedsweep.report.fit import Column, Grid, folding
 
     at = {probe.freeze_round: probe for probe in finding.history}

@@ -94,7 +94,7 @@ def test_a_run_that_was_not_written_to_its_end_is_written_again(
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=mlflow.tracking_uri(str(folder)))
-    client.delete_tag(half.info.run_id, mlflow.ROUNDS)
+    client.delete_tag(half.info.run_id, mlflow.ROUNDS_TAG)
     assert mlflow.export(filled, str(folder), None, silent) == Counter(kept=2, written=10)
     assert len(runs(folder)) == 12
 

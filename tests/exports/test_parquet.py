@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.exports import parquet
-from fedsweep.exports.columns import columns_of, kinds
+from fedsweep.exports.columns import column_types, view_columns
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.views import NAMES
@@ -67,13 +67,13 @@ def test_every_column_of_every_view_has_the_type_that_postgres_says(postgres_url
     store = open_store(postgres_url)
     with reading(store) as connection:
         for view in NAMES:
-            columns_of(connection, view)
+            view_columns(connection, view)
             driver: Any = connection.connection.driver_connection
             with driver.cursor() as cursor:
                 cursor.execute(f"SELECT * FROM {view} LIMIT 0")
                 for column in cursor.description:
                     name = psycopg.adapters.types[column.type_code].name
-                    assert kinds()[column.name] is python[name], (view, column.name)
+                    assert column_types()[column.name] is python[name], (view, column.name)
     store.dispose()
 
 

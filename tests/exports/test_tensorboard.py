@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams import metadata
 
 from fedsweep.errors import RequestError
 from fedsweep.exports import tensorboard
-from fedsweep.exports.tensorboard import Written
+from fedsweep.exports.tensorboard import WrittenTrials
 from tests.acceptance.command import environment
 from tests.builders import silent
 
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_trial_s_rounds_are_scalars_at_their_steps(filled: Engine, tmp_path: Path) -> None:
     """The first bn trial: 0.2, 0.5, 0.8, a quarter of a second apart."""
     written = tensorboard.export(filled, tmp_path / "out", "study", silent)
-    assert written == Written(trials=12, rounds=34, without=0)
+    assert written == WrittenTrials(trials=12, rounds=34, without=0)
     (folder,) = (tmp_path / "out" / "study").glob("bn-alpha0.5-E2-reset-seed0-*")
     read = EventAccumulator(str(folder)).Reload()
     accuracy = read.Scalars("accuracy/test_accuracy")
@@ -71,10 +71,10 @@ def test_neither_torch_nor_tensorflow_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from fedsweep.exports import tensorboard as t\n"
-        "from fedsweep.exports.trials import Measured, Trial\n"
+        "from fedsweep.exports.trials import MeasuredRound, Trial\n"
         "from pathlib import Path\n"
         "row = {'config': '{}', 'cell_id': 'c', 'state': 'finished'}\n"
-        "t._write(Trial('t', row, 1.0, 2.0, [Measured(1, 1.5, {})]), Path('events'))\n"
+        "t._write(Trial('t', row, 1.0, 2.0, [MeasuredRound(1, 1.5, {})]), Path('events'))\n"
         "print(sorted({'torch', 'tensorflow'} & set(sys.modules)))\n"
     )
     done = subprocess.run(

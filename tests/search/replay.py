@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedsweep.search import AddSeed, Probe, Space, Stop, Try, answer, propose
-from fedsweep.search.pruning import Progress, losers
+from fedsweep.search.pruning import ProbeCurves, hopeless_probes
 
 ROUNDS = 40
 STEP = 4
@@ -87,7 +87,11 @@ def replay(recorded: Recorded, number: int, sampler: str = "tpe", **settings: An
     """One search, on some of the recorded seeds, to its end."""
     seeds = sorted(random.Random(number).sample(sorted(recorded[0]), SEEDS))
     space = Space(
-        *(0, ROUNDS, STEP, ROUNDS, tuple(seeds)),
+        low=0,
+        high=ROUNDS,
+        step=STEP,
+        rounds=ROUNDS,
+        seeds=tuple(seeds),
         **{"probes": 12, "rounds_per_seed": LIMIT, "sampler": sampler, **settings},
     )
     history: list[Probe] = []
@@ -160,15 +164,15 @@ def pruned(rule: str, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Pruned:
 
         def progress(
             point: int, until: int, running: bool, at: tuple[float, int] = (alpha, steps)
-        ) -> Progress:
+        ) -> ProbeCurves:
             some = {s: dict(enumerate(all_curves[(*at, point, s)][:until], 1)) for s in seeds}
-            return Progress(point, some, running)
+            return ProbeCurves(point, some, running)
 
         first = [progress(point, ROUNDS, running=False) for point in (40, 20, 32)]
         for point in sorted(set(arm) - {40, 20, 32}):
             probes, tails = probes + 1, tails + ROUNDS - point
             for until in range(point + 1, ROUNDS):
-                if losers(rule, ROUNDS, [*first, progress(point, until, running=True)]):
+                if hopeless_probes(rule, ROUNDS, [*first, progress(point, until, running=True)]):
                     given_up, saved = given_up + 1, saved + ROUNDS - until
                     best = max((40, 20, 32), key=lambda t: sum(arm[t].values()))
                     apart = [arm[point][s] - arm[best][s] for s in arm[point]]

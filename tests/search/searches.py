@@ -11,7 +11,7 @@ from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
-from fedsweep.search.planner import tend
+from fedsweep.search.planner import plan_next
 from fedsweep.states import Outcome
 from fedsweep.store import arms, planning
 from fedsweep.store.claim import Claim
@@ -72,7 +72,7 @@ def work(store: Engine) -> int:
     while True:
         claim = claimed(store)
         if claim is None:
-            if not tend(store):
+            if not plan_next(store):
                 return count
             continue
         run(store, claim)

@@ -179,7 +179,7 @@ def test_seeds_are_added_where_two_cannot_be_told_apart() -> None:
 
 def test_what_is_there_already_costs_nothing() -> None:
     """Another sweep's finished trials are taken before any that must be trained."""
-    space = replace(SPACE, there=frozenset({40}), rounds_per_seed=170)
+    space = replace(SPACE, finished=frozenset({40}), rounds_per_seed=170)
     choice = propose(space, three(), 0)
     assert isinstance(choice, Try)
     assert (choice.freeze_round, choice.cost) == (40, 0)

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.search.choice import Stop, Try
-from fedsweep.search.planner import chosen, history_of, tend
+from fedsweep.search.planner import history_of, next_choice, plan_next
 from fedsweep.states import Hold
 from fedsweep.store import arms, planning, spare_files, sweep_rows, trial_rows
 from fedsweep.store.schema import open_store
@@ -113,7 +113,7 @@ def test_of_two_that_ask_at_once_one_proposes_and_the_other_thinks_again(
         assert (claim := claimed(store)) is not None
         assert claim.fork_round == 4
         assert wanted == len(mine)
-    assert tend(store)
+    assert plan_next(store)
     assert points(store) == [4, 10]
 
 
@@ -129,7 +129,7 @@ def test_a_killed_asker_leaves_nothing_behind(
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     assert (the_arm(store), points(store), count(store, trials)) == before
-    assert tend(store)
+    assert plan_next(store)
     assert points(store) == [10]
 
 
@@ -154,12 +154,12 @@ def test_equal_states_give_equal_proposals(store: Engine, sweep: SweepSpec, tmp_
         choices = []
         for one in (store, store, other):
             with reading(one) as c:
-                choices.append(chosen(c, the_arm(one)))
+                choices.append(next_choice(c, the_arm(one)))
         assert choices[0] == choices[1] == choices[2]
         if isinstance(choices[0], Stop):
             break
         for one in (store, other):
-            assert tend(one)
+            assert plan_next(one)
             grid_done(one)
     other.dispose()
 
@@ -171,11 +171,11 @@ def test_what_is_queued_at_the_same_priority_or_above_comes_first(
     plan(store, replace(sweep, trials=()), priority=3)
     other = replace(sweep, name="other", arms=())
     plan(store, other, priority=3)
-    assert not tend(store, first=True)
+    assert not plan_next(store, first=True)
     with transaction(store) as c:
         ids = sweep_rows.sweep_trials(c, "other")
         queue.prioritize(c, ids, 2)
-    assert tend(store, first=True)
+    assert plan_next(store, first=True)
     claim = claimed(store)
     assert claim is not None
     assert claim.config["normalizer"] == "fixbn"
@@ -194,14 +194,14 @@ def test_a_held_sweep_is_not_searched(
         assert queue.outstanding(c, "searched")
     with transaction(store) as c:
         queue.hold_sweep(c, "searched", why)
-    assert not tend(store)
+    assert not plan_next(store)
     assert points(store) == []
     with reading(store) as c:
         assert queue.outstanding(c) is waited_for
         assert queue.outstanding(c, "searched") is waited_for
     with transaction(store) as c:
         queue.hold_sweep(c, "searched", None)
-    assert tend(store)
+    assert plan_next(store)
 
 
 def test_a_sweep_held_while_somebody_thought_gets_no_proposal(
@@ -270,9 +270,9 @@ def test_a_cancelled_sweep_keeps_no_snapshots_for_its_search(
         queue.hold_sweep(c, "searched", Hold.CANCEL)
     with reading(store) as c:
         assert len(spare_files.spare_files(c, 1e12)) == 8
-    assert not tend(store)
+    assert not plan_next(store)
     plan(store, sweep)
-    assert tend(store)
+    assert plan_next(store)
 
 
 def test_proposals_of_a_plan_that_shares_nothing_share_nothing(
@@ -281,7 +281,7 @@ def test_proposals_of_a_plan_that_shares_nothing_share_nothing(
     """`plan --no-share`: no trunk, no lattice; each trial trains all its rounds."""
     plan(store, replace(sweep, trials=()).alone())
     assert count(store, lattices) == 0
-    assert tend(store)
+    assert plan_next(store)
     with reading(store) as c:
         assert set(c.execute(sa.select(trials.c.trunk)).scalars()) == {None}
         assert c.execute(sa.select(proposals.c.cost)).scalar_one() == 2 * T
@@ -299,7 +299,7 @@ def test_trials_that_are_there_are_taken_before_any_is_trained(
     plan(store, replace(sweep, trials=()))
     for _ in range(4):
         assert claimed(store) is None
-        if not tend(store):
+        if not plan_next(store):
             break
     tried = points(store)
     assert tried[:3] == [10, 6, 8]
@@ -335,7 +335,7 @@ def test_a_search_goes_on_past_trials_that_a_person_cancels(
     """They say nothing, and are not proposed again; nobody waits for ever."""
     plan(store, sweep)
     grid_done(store)
-    assert tend(store)
+    assert plan_next(store)
     with transaction(store) as c:
         ids = c.execute(sa.select(proposed.c.trial)).scalars().all()
         queue.cancel(c, ids)
@@ -353,10 +353,10 @@ def test_a_choice_costs_what_the_ledger_then_says(store: Engine, sweep: SweepSpe
     grid_done(store)
     while True:
         with reading(store) as c:
-            choice = chosen(c, the_arm(store))
+            choice = next_choice(c, the_arm(store))
         if not isinstance(choice, Try):
             break
         before = trained(store)
-        assert tend(store)
+        assert plan_next(store)
         grid_done(store)
         assert trained(store) - before == choice.cost

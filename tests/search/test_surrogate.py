@@ -19,7 +19,7 @@ AT = [0.0, 0.1, 0.3, 0.77, 1.0]
 def one(length: float = 0.25, scale: float = 2.0) -> Belief:
     """A belief of a single length and scale."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surrogate, "LENGTHS", (length,))
+        patch.setattr(surrogate, "LENGTH_SCALES", (length,))
         patch.setattr(surrogate, "SCALES", (scale,))
         return believe(X, Y, NOISE, AT)
 
@@ -39,7 +39,7 @@ def test_one_posterior_is_scikit_learn_s() -> None:
 def test_lengths_and_scales_are_weighed_by_their_marginal_likelihood() -> None:
     """Scikit-learn's, of each pair of the grid."""
     ours, logs = believe(X, Y, NOISE, AT), []
-    for length in surrogate.LENGTHS:
+    for length in surrogate.LENGTH_SCALES:
         for scale in surrogate.SCALES:
             kernel = ConstantKernel((scale * np.std(Y)) ** 2, "fixed")
             kernel = kernel * Matern(length, "fixed", nu=2.5)
@@ -53,7 +53,7 @@ def test_lengths_and_scales_are_weighed_by_their_marginal_likelihood() -> None:
 def test_gains_and_chances_are_those_of_draws() -> None:
     """The closed forms of a mixture, within four standard errors of 200,000 draws."""
     belief, best = believe(X, Y, NOISE, AT), 0.5
-    drawn = belief.draws(200_000, seed=0)
+    drawn = belief.sample(200_000, seed=0)
     above = np.maximum(drawn - best, 0)
     error = above.std(axis=0) / len(drawn) ** 0.5
     assert (np.abs(belief.gain(best) - above.mean(axis=0)) <= 4 * error + 1e-9).all()
