@@ -111,9 +111,8 @@ def test_an_empty_family_needs_no_adjustment() -> None:
     assert holm([]) == []
 
 
-def test_what_is_surely_below_the_best_is_worse_and_what_cannot_be_tested_is_not_said_to_be_level(
-) -> None:  # fmt: skip
-    """Three seeds: 20 points differences each time is worse, a tenth this way and that is not."""
+def test_groups_that_are_worse_or_cannot_be_tested_are_not_level() -> None:
+    """With three seeds, 20 points less each time is worse, and one point more or less is not."""
     best = {0: 0.90, 1: 0.91, 2: 0.92}
     level = {0: 0.89, 1: 0.92, 2: 0.91}
     worse = {0: 0.70, 1: 0.71, 2: 0.73}
