@@ -75,12 +75,12 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Of the test accuracy."""
+        """The mean of the test accuracy."""
         return self.measure("test_accuracy").mean
 
     @property
     def std(self) -> float | None:
-        """Of the test accuracy."""
+        """The sample standard deviation of the test accuracy."""
         return self.measure("test_accuracy").std
 
     def measure(self, name: str) -> Spread:

@@ -1,7 +1,7 @@
 """Pruning: find running probes that cannot win by their curves. A plan has to enable it.
 
-A probe is compared with the finished probes of its arm, on the same seeds, at the latest round that
-all of its seeds have measured. There are two rules:
+A probe is compared with the finished probes of its arm on the same seeds. The comparison is at the
+latest round that all of its seeds have measured. There are two rules:
 
 - `median` (Golovin et al. 2017): its mean is below the median of three or more finished probes.
 - `wilcoxon`: it is below the best finished probe by a one-sided signed-rank test over the paired

@@ -1,9 +1,9 @@
 """The surrogate of the accuracy over T*: a Gaussian process on a few noisy means.
 
 The kernel is Matern 5/2 over x = T*/T, with a constant mean. The noise of each point is known from
-its seeds. The length scale and the variance are not fitted. They are averaged over a small grid,
-weighted by their marginal likelihood, because with four points the most likely pair would be
-overconfident. (Rasmussen and Williams 2006, chapters 2 and 5.)
+its seeds. The length scale and the variance are not fitted, because with four points the most
+likely pair would be overconfident. They are averaged over a small grid, weighted by their marginal
+likelihood. (Rasmussen and Williams 2006, chapters 2 and 5.)
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class Outcome:
     allowed: float
     """The largest allowed regret.
 
-    It is the larger of two numbers: the gap between the best T* and its nearer neighbor, and one
-    standard error of the paired difference between the best T* and this one.
+    One limit is the gap between the best T* and its better neighbor. The other is one standard
+    error of the paired difference between the best T* and this one. The larger limit counts.
     """
     rounds_per_seed: float
     probes: int
