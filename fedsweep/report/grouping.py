@@ -184,7 +184,9 @@ def summarize(
         pooled=pooled,
         tuned=tuple(tuned),
         arm_fields=arm_fields,
-        columns=tuple(sorted({c for columns in cells.values() for c in columns}, key=_place)),
+        columns=tuple(
+            sorted({c for columns in cells.values() for c in columns}, key=_column_order)
+        ),
         cells=cells,
         usual_n=max(sizes, key=lambda n: (sizes[n], n), default=0),
         states=Counter(row["state"] for row in rows),
@@ -202,8 +204,8 @@ def _failure(row: Row, fields: Sequence[str]) -> Failure:
     return Failure(row["trial_id"], row["failure"] or "error", row["error"] or "", trial)
 
 
-def _place(column: ColumnKey) -> tuple[Any, ...]:
-    """Sort by the usual order of normalizers, then by name, then by T* and the other fields."""
+def _column_order(column: ColumnKey) -> tuple[Any, ...]:
+    """Return a sort key: normalizers in their usual order, then by name, then by T* and others."""
     return (normalizer_place(column[0]), column[0], *sort_key(column[1:]))
 
 

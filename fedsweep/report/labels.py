@@ -63,7 +63,7 @@ def field_text(name: str, value: Any) -> str:
 
 
 def sort_key(key: RowKey) -> tuple[tuple[int, Any], ...]:
-    """Sort None first, then numbers, then words."""
+    """Return a sort key: None first, then numbers, then words."""
     return tuple(
         (0, 0) if v is None else (1, v) if isinstance(v, (int, float)) else (2, str(v)) for v in key
     )

@@ -343,12 +343,10 @@ def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Fig
     handles = {
         name: h for axis in axes for h, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    more = (
-        f"the first {MOST_SETTINGS} of {panels} settings: --where shows others"
-        if panels > MOST_SETTINGS
-        else ""
-    )
-    layout.fit_texts(figure, axes, handles, more)
+    heading = ""
+    if panels > MOST_SETTINGS:
+        heading = f"the first {MOST_SETTINGS} of {panels} settings: --where shows others"
+    layout.fit_texts(figure, axes, handles, heading)
     return figure
 
 
