@@ -235,7 +235,7 @@ def refused(work: Search) -> Search:
         lambda text: [pattern.sub("", text) for pattern, _ in redaction._SECRETS],
         lambda text: limits.names(text, "sweep"),
         refused(lambda text: artifacts.parse(f"s3://{text}")),
-        refused(lambda text: selection.condition(f"alpha={text}")),
+        refused(lambda text: selection.parse_condition(f"alpha={text}")),
         refused(connector.settings_of),
     ],
     ids=["legible", "visible", "urls", "secrets", "sql", "artifacts", "where", "options"],

@@ -17,19 +17,25 @@ from fedsweep.fields import ARM_FIELDS
 from fedsweep.filenames import safe_name
 from fedsweep.files import written
 from fedsweep.measures import COMPARABLE
-from fedsweep.report import searched
+from fedsweep.report import search_results
 from fedsweep.report.differences import find_column
 from fedsweep.report.grouping import COLUMNS, Summary, summarize
 from fedsweep.report.labels import Row
-from fedsweep.report.selection import Condition, condition, known_field, nothing, select, tune
-from fedsweep.report.tables import View
+from fedsweep.report.selection import (
+    Condition,
+    no_match_message,
+    parse_condition,
+    require_field,
+    select,
+    tune,
+)
 from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.transactions import reading
 
 if TYPE_CHECKING:
     from fedsweep.report.figures import CaptionedFigure
-    from fedsweep.report.findings import Finding
+    from fedsweep.report.search_results import SearchResult
 
 LONGEST_STEM = 120
 """Bytes of a sweep's name in the name of a figure's file. File systems take 255 with the rest."""
@@ -61,9 +67,9 @@ class SweepReport:
     """The results of one sweep."""
 
     summary: Summary
-    view: View
+    view: ReportOptions
     rows: Sequence[Row]
-    findings: Sequence[Finding]
+    findings: Sequence[SearchResult]
     plan: str = ""
     """The text of the last plan file."""
     figures: Sequence[CaptionedFigure] = ()
@@ -95,10 +101,10 @@ def question(
     """
     rows = [name.strip() for name in group_by.split(",")] if group_by else None
     for name in rows or ():
-        known_field(name, "--group-by")
+        require_field(name, "--group-by")
         if name in ("normalizer", "seed", *ARM_FIELDS):
             raise RequestError(f"--group-by: {name} makes no rows: it tells columns apart")
-    tuned = [known_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
+    tuned = [require_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
     if "seed" in tuned or "normalizer" in tuned:
         raise RequestError("--tune chooses hyperparameters, lr for one: not the seed or normalizer")
     if metric is not None and metric not in COMPARABLE:
@@ -106,7 +112,7 @@ def question(
         more = f": did you mean {near[0]}?" if near else f": there are {', '.join(COMPARABLE)}"
         raise RequestError(f"--metric: there is no final measure {metric!r}{more}")
     return Question(
-        conditions=[condition(text) for text in where],
+        conditions=[parse_condition(text) for text in where],
         group_by=rows,
         tuned=tuned,
         measure=metric,
@@ -143,7 +149,7 @@ def _sweep_report(connection: Connection, name: str, question: Question) -> Swee
     every = trial_rows.results(connection, name, None if question.every_column else COLUMNS)
     rows = select(every, question.conditions)
     if every and not rows:
-        raise NotFound(nothing(name, every, question.conditions))
+        raise NotFound(no_match_message(name, every, question.conditions))
     if question.tuned:
         rows = tune(rows, question.tuned)
     summary = summarize(name, rows, group_by=question.group_by, tuned=question.tuned)
@@ -153,13 +159,13 @@ def _sweep_report(connection: Connection, name: str, question: Question) -> Swee
             f"--metric {question.measure}: no trial of sweep {name} has it: there are "
             f"{', '.join(measured)}"
         )
-    view = View(
+    view = ReportOptions(
         measure=question.measure,
         interval=question.interval,
         baseline=find_column(summary, question.baseline) if question.baseline else None,
         conditions=question.conditions,
     )
-    findings = searched.findings(connection, name, every)
+    findings = search_results.read_search_results(connection, name, every)
     return SweepReport(summary, view, rows if question.keeps_rows else (), findings)
 
 

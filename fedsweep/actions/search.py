@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.errors import NotFound, RequestError
-from fedsweep.report.searched import findings
+from fedsweep.report.search_results import read_search_results
 from fedsweep.store import arms, sweep_rows
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.transactions import reading
 
 if TYPE_CHECKING:
-    from fedsweep.report.findings import Finding
+    from fedsweep.report.search_results import SearchResult
 
 
-def find(engine: Engine, sweep: str | None = None, arm: str | None = None) -> list[Finding]:
+def find(engine: Engine, sweep: str | None = None, arm: str | None = None) -> list[SearchResult]:
     """Return the findings of each arm of a sweep, or of all sweeps (None).
 
     With `arm`, return only the arms whose id begins with it.
@@ -30,7 +30,7 @@ def find(engine: Engine, sweep: str | None = None, arm: str | None = None) -> li
         every = [
             finding
             for name in _searching_sweeps(connection, sweep)
-            for finding in findings(connection, name)
+            for finding in read_search_results(connection, name)
         ]
     if arm is None:
         return every

@@ -86,7 +86,7 @@ def mlflow(
     with _progress("trials") as progress:
         runs = mlflow.export(read_store(db), output, sweep, progress)
     counts = ", ".join(f"{runs[change]:,} {change}" for change in ("written", "added to", "kept"))
-    print(f"{mlflow.shown(output)}: {counted(runs.total(), 'run')} ({counts})")
+    print(f"{mlflow.shown_uri(output)}: {counted(runs.total(), 'run')} ({counts})")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fedsweep.errors import hide_secrets
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fedsweep.report.findings import Finding
+    from fedsweep.report.search_results import SearchResult
 
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def show(
 ) -> None:
     """Show each arm's best T* so far, and the T* that were tried."""
     from fedsweep.actions import search
-    from fedsweep.report.findings import record
+    from fedsweep.report.search_results import record
 
     engine = read_store(db)
     if as_json:
@@ -86,10 +86,10 @@ def export(
     print(f"open it: optuna-dashboard {hide_secrets(storage)}")
 
 
-def _tables(findings: Sequence[Finding], *, proposals: bool) -> list[RenderableType]:
+def _tables(findings: Sequence[SearchResult], *, proposals: bool) -> list[RenderableType]:
     from fedsweep.report import search_tables
 
-    by_sweep: dict[str, list[Finding]] = {}
+    by_sweep: dict[str, list[SearchResult]] = {}
     for finding in findings:
         by_sweep.setdefault(finding.arm.sweep_name, []).append(finding)
     tables: list[RenderableType] = [
@@ -102,7 +102,7 @@ def _tables(findings: Sequence[Finding], *, proposals: bool) -> list[RenderableT
     return tables
 
 
-def _proposals(finding: Finding) -> RenderableType:
+def _proposals(finding: SearchResult) -> RenderableType:
     from fedsweep.report.fit import Column, Grid, folding
 
     at = {probe.freeze_round: probe for probe in finding.history}

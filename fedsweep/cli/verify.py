@@ -87,7 +87,11 @@ def verify(
     if not verdict.equal:
         print(f"differs: {verdict.difference}, {end}")
         raise typer.Exit(1)
-    near = f"within {tolerance:g} (farthest: {verdict.difference})" if verdict.difference else "bit for bit"
+    near = (
+        f"within {tolerance:g} (farthest: {verdict.difference})"
+        if verdict.difference
+        else "bit for bit"
+    )
     again = f"; it diverges again: {record.error}" if comparison.diverges else ""
     print(f"equal: {counted(count, 'round')}, {near}, {end}{again}")
 

@@ -1,4 +1,4 @@
-"""The results for those who live elsewhere: Parquet, TensorBoard, MLflow."""
+"""Exports of the results for other tools: Parquet, TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from fedsweep.errors import PackageMissing
 
-Progress = Callable[[str, int, int | None], None]
-"""Told what is written, how much of it so far, and of how much, where that is known."""
+ShowProgress = Callable[[str, int, int | None], None]
+"""Called with the part that is written, the count so far, and the total if it is known."""
 
 
-def require(what: str, extra: str, *packages: str) -> None:
-    """Check that an export's packages are here.
+def require(export: str, extra: str, *packages: str) -> None:
+    """Check that the packages of an export are installed.
 
     Raises:
-        PackageMissing: says how to get them.
+        PackageMissing: a package is missing. The message says how to install it.
 
     """
     if any(importlib.util.find_spec(package) is None for package in packages):
-        raise PackageMissing(f"export {what} needs packages: pip install 'fedsweep[{extra}]'")
+        raise PackageMissing(f"export {export} needs packages: pip install 'fedsweep[{extra}]'")

@@ -1,4 +1,4 @@
-"""A folder of files that are there whole or not at all."""
+"""A folder whose files are all written, or none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsweep.files import TEMPORARY, make_folder, written
 
 @contextmanager
 def opened_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO[bytes]]]:
-    """Open files of a folder for writing; they get their names when all of them are complete.
+    """Open files of a folder for writing. They get their names when all are complete.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -29,11 +29,11 @@ def opened_together(folder: Path, names: Sequence[str]) -> Iterator[dict[str, IO
         ) from error
 
 
-def refuse_foreign(folder: Path, ours: Callable[[Path], bool]) -> None:
-    """Refuse a folder in which something lies that an earlier export has not written.
+def refuse_foreign_files(folder: Path, ours: Callable[[Path], bool]) -> None:
+    """Refuse a folder with files that an earlier export has not written.
 
     Raises:
-        RequestError: it does, or it is no folder.
+        RequestError: the folder has such files, or is a file.
 
     """
     if folder.exists() and not folder.is_dir():

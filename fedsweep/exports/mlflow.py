@@ -1,8 +1,8 @@
-"""A run a trial, an experiment a sweep, in an MLflow tracking store.
+"""Export to an MLflow tracking store: a run for each trial, an experiment for each sweep.
 
-A run is found again by its tag `trial_id`. What has not changed since is left alone; rounds that
-came since are added; a run that was not written to its end, or whose rounds were trained anew, is
-deleted and written again.
+A later export finds a run by its tag `trial_id`. An unchanged run is kept. New rounds are added to
+a run. A run that was not completely written, or whose rounds were trained again, is deleted and
+written again.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import FedsweepError, RequestError, hide_secrets
-from fedsweep.exports import Progress, require
-from fedsweep.exports.trials import Trial, read, sweeps_of
+from fedsweep.exports import ShowProgress, require
+from fedsweep.exports.trials import Trial, read_trials, trial_ids_by_sweep
 from fedsweep.files import make_folder
 from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
-METRICS = 1000
-"""In one request, by MLflow's own limit."""
-PARAMS = 100
-"""The same."""
-LONGEST = 5000
-"""Characters of a tag, by MLflow's own limit."""
-ROUNDS = "rounds_written"
-"""The tag that a run gets when all of it is written: the number of its rounds."""
-TOLD = ("sweep", "cell_id", "state", "failure", "error", "numerics_id", "device")
+METRICS_PER_REQUEST = 1000
+"""The most metrics per request, a limit of MLflow."""
+PARAMS_PER_REQUEST = 100
+"""The most parameters per request, a limit of MLflow."""
+MOST_TAG_CHARACTERS = 5000
+"""The most characters of a tag, a limit of MLflow."""
+ROUNDS_TAG = "rounds_written"
+"""The tag with the number of written rounds. A run gets it when it is complete."""
+TAG_COLUMNS = ("sweep", "cell_id", "state", "failure", "error", "numerics_id", "device")
 """The columns of `results` that become tags."""
 STATUS = {
     TrialState.QUEUED: "SCHEDULED",
@@ -44,10 +44,11 @@ STATUS = {
 }
 
 
-def export(engine: Engine, output: str, sweep: str | None, progress: Progress) -> Counter[str]:
-    """Write every trial to a tracking store: a URI, or a folder for an `mlflow.db` of its own.
+def export(engine: Engine, output: str, sweep: str | None, progress: ShowProgress) -> Counter[str]:
+    """Write every trial to a tracking store.
 
-    Returns how many runs were written, added to, and left as they were.
+    `output` is a URI, or a folder in which an `mlflow.db` is created. Returns the number of runs
+    that were "written", "added to" and "kept".
 
     Raises:
         PackageMissing: mlflow-skinny is not installed.
@@ -58,21 +59,21 @@ def export(engine: Engine, output: str, sweep: str | None, progress: Progress) -
     require("mlflow", "trackers", "mlflow")
     uri = tracking_uri(output)
     refuse_own(engine, uri, "--output")
-    sweeps = sweeps_of(engine, sweep)
-    did: Counter[str] = Counter()
+    sweeps = trial_ids_by_sweep(engine, sweep)
+    counts: Counter[str] = Counter()
     with _quiet(), _translated(output):
         client = _client(uri)
         for name, ids in sweeps.items():
             experiment = _experiment(client, name)
             known = _runs(client, experiment)
-            for done, trial in enumerate(read(engine, ids), start=1):
-                did[_put(client, experiment, known.get(trial.trial_id), trial)] += 1
+            for done, trial in enumerate(read_trials(engine, ids), start=1):
+                counts[_put(client, experiment, known.get(trial.trial_id), trial)] += 1
                 progress(name, done, len(ids))
-    return did
+    return counts
 
 
 def tracking_uri(output: str) -> str:
-    """A URI as it is; for a folder, that of a SQLite file in it (MLflow's own default)."""
+    """Return a URI as it is. For a folder, return the URI of a SQLite file in it."""
     if "://" in output or output.startswith("file:"):
         return output
     folder = Path(output).absolute()
@@ -87,12 +88,12 @@ def tracking_uri(output: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow tells neither its makers nor stderr what it does."""
+    """Silence MLflow: no telemetry, no warnings, and no log messages below warnings."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own deprecations
-        import mlflow.tracking  # noqa: F401  # it sets its loggers' levels
+        warnings.simplefilter("ignore")  # MLflow uses deprecated functions
+        import mlflow.tracking  # noqa: F401  # the import sets the levels of its loggers
 
         before = {name: logging.getLogger(name).level for name in ("mlflow", "alembic")}
         for name in before:
@@ -106,30 +107,30 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _translated(output: str) -> Iterator[None]:
-    """MLflow lets its drivers' errors through."""
+    """Turn all errors of MLflow and its drivers into a RequestError without secrets."""
     try:
         yield
     except FedsweepError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         for secret in (output, *_secrets(output)):
-            said = said.replace(secret, "…")
-        said = hide_secrets(said)  # before it is cut: half a secret looks like none
-        said = said if len(said) <= 200 else said[:199] + "…"
-        raise RequestError(f"--output {shown(output)} cannot be used: {said}") from error
+            message = message.replace(secret, "…")
+        message = hide_secrets(message)  # before it is cut: half a secret is not recognized
+        message = message if len(message) <= 200 else message[:199] + "…"
+        raise RequestError(f"--output {shown_uri(output)} cannot be used: {message}") from error
 
 
 def _secrets(output: str) -> list[str]:
-    """The user, password and query of a URI, the longest first."""
-    place, _, query = output.partition("://")[2].partition("?")
-    pair = place.rpartition("@")[0]
-    found = {query, *query.split("&"), pair, pair.partition(":")[2]} - {""}
-    return sorted(found, key=len, reverse=True)
+    """Return the user, password and query of a URI, the longest first."""
+    address, _, query = output.partition("://")[2].partition("?")
+    user = address.rpartition("@")[0]
+    secrets = {query, *query.split("&"), user, user.partition(":")[2]} - {""}
+    return sorted(secrets, key=len, reverse=True)
 
 
-def shown(output: str) -> str:
-    """A URI without its user, password and query."""
+def shown_uri(output: str) -> str:
+    """Return a URI without its user, password and query."""
     head, sign, rest = output.partition("://")
     return hide_secrets(f"{head}{sign}{rest.partition('?')[0].rpartition('@')[2]}")
 
@@ -141,45 +142,46 @@ def _client(uri: str) -> Any:
 
 
 def _experiment(client: Any, name: str) -> str:
-    """The id of a sweep's experiment, made where it is not there."""
-    found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found is not None else client.create_experiment(name))
+    """Return the id of a sweep's experiment. It is created if it does not exist."""
+    experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def _runs(client: Any, experiment: str) -> dict[str, Any]:
-    """The runs of an experiment that are trials, by their ids."""
-    found: dict[str, Any] = {}
+    """Return the runs of an experiment by trial id."""
+    runs: dict[str, Any] = {}
     token = None
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found |= {r.data.tags["trial_id"]: r for r in page if "trial_id" in r.data.tags}
+        runs |= {r.data.tags["trial_id"]: r for r in page if "trial_id" in r.data.tags}
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def _put(client: Any, experiment: str, run: Any, trial: Trial) -> str:
-    """Bring a trial's run up to date; returns what that took."""
+    """Bring a trial's run up to date. Return "written", "added to" or "kept"."""
     tags = _tags(trial)
     if run is None:
         _begin(client, experiment, trial, tags)
         return "written"
     same = tags.items() <= run.data.tags.items()
-    if same and run.data.tags.get(ROUNDS) == str(len(trial.rounds)):
+    if same and run.data.tags.get(ROUNDS_TAG) == str(len(trial.rounds)):
         return "kept"
-    if not _goes_on(run.data.tags, tags, trial):
+    if not _continues(run.data.tags, tags, trial):
         client.delete_run(run.info.run_id)
         _begin(client, experiment, trial, tags)
         return "written"
-    _fill(client, run.info.run_id, trial, tags, after=int(run.data.tags[ROUNDS]))
+    _fill(client, run.info.run_id, trial, tags, after=int(run.data.tags[ROUNDS_TAG]))
     return "added to"
 
 
-def _goes_on(before: Mapping[str, str], now: Mapping[str, str], trial: Trial) -> bool:
-    """Whether what was written is still true, as far as it goes."""
-    written = int(before.get(ROUNDS, -1))
+def _continues(before: Mapping[str, str], now: Mapping[str, str], trial: Trial) -> bool:
+    """Return whether the written rounds and tags are still those of the trial."""
+    written = int(before.get(ROUNDS_TAG, -1))
     unchanged = written <= 0 or before.get("numerics_id") == now.get("numerics_id")
-    outdated = set(before) & set(TOLD) - set(now)  # a failure that was tried again
+    # Such as the failure of a trial that was retried.
+    outdated = set(before) & set(TAG_COLUMNS) - set(now)
     return 0 <= written <= len(trial.rounds) and unchanged and not outdated
 
 
@@ -189,13 +191,13 @@ def _begin(client: Any, experiment: str, trial: Trial, tags: dict[str, str]) -> 
     start = round(1000 * trial.began)
     run = client.create_run(experiment, start_time=start, tags=tags, run_name=trial.name)
     params = [Param(name, str(value)) for name, value in trial.config.items()]
-    for some in _batches(params, PARAMS):
-        client.log_batch(run.info.run_id, params=some)
+    for batch in _batches(params, PARAMS_PER_REQUEST):
+        client.log_batch(run.info.run_id, params=batch)
     _fill(client, run.info.run_id, trial, tags, after=0)
 
 
 def _fill(client: Any, run_id: str, trial: Trial, tags: dict[str, str], after: int) -> None:
-    """Add the rounds after the first so many, and the standing."""
+    """Add the rounds after round `after`, the tags and the status."""
     from mlflow.entities import Metric, RunTag
 
     metrics = [
@@ -203,9 +205,9 @@ def _fill(client: Any, run_id: str, trial: Trial, tags: dict[str, str], after: i
         for measured in trial.rounds[after:]
         for name, value in measured.values.items()
     ]
-    for some in _batches(metrics, METRICS):
-        client.log_batch(run_id, metrics=some)
-    written = {**tags, ROUNDS: str(len(trial.rounds))}
+    for batch in _batches(metrics, METRICS_PER_REQUEST):
+        client.log_batch(run_id, metrics=batch)
+    written = {**tags, ROUNDS_TAG: str(len(trial.rounds))}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in written.items()])
     status, ended = STATUS[TrialState(trial.result["state"])], trial.ended
     if status in ("FINISHED", "FAILED", "KILLED"):
@@ -215,8 +217,10 @@ def _fill(client: Any, run_id: str, trial: Trial, tags: dict[str, str], after: i
 
 
 def _tags(trial: Trial) -> dict[str, str]:
-    found = {"trial_id": trial.trial_id, **{name: trial.result[name] for name in TOLD}}
-    return {name: str(value)[:LONGEST] for name, value in found.items() if value is not None}
+    tags = {"trial_id": trial.trial_id, **{name: trial.result[name] for name in TAG_COLUMNS}}
+    return {
+        name: str(value)[:MOST_TAG_CHARACTERS] for name, value in tags.items() if value is not None
+    }
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""Each view as a Parquet file, for pandas, DuckDB, polars, R and Spark."""
+"""Export each view to a Parquet file, for pandas, DuckDB, polars, R and Spark."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
 
-from fedsweep.exports import Progress, require
-from fedsweep.exports.columns import columns_of, kinds, rows_of
-from fedsweep.exports.folder import opened_together, refuse_foreign
+from fedsweep.exports import ShowProgress, require
+from fedsweep.exports.columns import column_types, view_columns, view_query
+from fedsweep.exports.folder import opened_together, refuse_foreign_files
 from fedsweep.store import sweep_rows
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.targets import refuse_own
@@ -22,13 +22,13 @@ from fedsweep.store.views import NAMES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MARK = b"fedsweep.view"
-"""The key under which a file says which view it is."""
+VIEW_KEY = b"fedsweep.view"
+"""The key of the view's name in the metadata of a file."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file that was written."""
+class WrittenView:
+    """The file of a view, with its number of rows and bytes."""
 
     file: Path
     rows: int
@@ -36,9 +36,9 @@ class Written:
 
 
 def export(
-    engine: Engine, folder: Path, sweep: str | None, progress: Progress, *, force: bool = False
-) -> list[Written]:
-    """Write every view, of one sweep or of all: one state of the whole database, typed.
+    engine: Engine, folder: Path, sweep: str | None, progress: ShowProgress, *, force: bool = False
+) -> list[WrittenView]:
+    """Write every view of one sweep or of all, from one snapshot of the database.
 
     Raises:
         PackageMissing: pyarrow is not installed.
@@ -51,7 +51,7 @@ def export(
     for target in (folder, *files.values()):
         refuse_own(engine, target, "--output")
     if not force:
-        refuse_foreign(folder, _is_ours)
+        refuse_foreign_files(folder, _is_ours)
     with reading(engine) as connection:
         if sweep is not None:
             sweep_rows.require_sweep(connection, sweep)
@@ -61,11 +61,11 @@ def export(
                 view: _write(connection, view, opened[file.name], sweep, progress)
                 for view, file in files.items()
             }
-    return [Written(files[view], n, files[view].stat().st_size) for view, n in counts.items()]
+    return [WrittenView(files[view], n, files[view].stat().st_size) for view, n in counts.items()]
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether an earlier export wrote it."""
+    """Return whether an earlier export wrote the file."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -75,26 +75,26 @@ def _is_ours(file: Path) -> bool:
         metadata = parquet.read_schema(file).metadata
     except (pa.ArrowInvalid, OSError):
         return False
-    return MARK in (metadata or {})
+    return VIEW_KEY in (metadata or {})
 
 
 def _write(
-    connection: Connection, view: str, file: IO[bytes], sweep: str | None, progress: Progress
+    connection: Connection, view: str, file: IO[bytes], sweep: str | None, progress: ShowProgress
 ) -> int:
-    """Write one view; returns the number of its rows."""
+    """Write a view, and return the number of its rows."""
     from pyarrow import parquet
 
     schema, count = _schema(connection, view), 0
     dialect, scoped = dialect_of(connection), sweep is not None
-    dialect.lift_time_limits(connection)  # it fetches as fast as the file takes it
+    dialect.lift_time_limits(connection)  # rows are fetched only as fast as the file is written
     batches = dialect.read_all(
         connection,
-        rows_of(view, scoped=scoped),
+        view_query(view, scoped=scoped),
         {"sweep": sweep} if scoped else {},
         from_rows=lambda rows: [_batch(rows, schema)],
         from_csv=lambda block: _parsed(block, schema),
     )
-    # Closed before the connection is: an unfinished COPY would keep it.
+    # An unfinished COPY would keep the connection busy, so it is closed first.
     with closing(batches), parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -104,16 +104,16 @@ def _write(
 
 
 def _schema(connection: Connection, view: str) -> pa.Schema:
-    """Integers, doubles and strings, whatever the values are: a column of NULL keeps its type."""
+    """Return the schema of a view. A column of only NULL keeps its type, too."""
     import pyarrow as pa
 
     arrow = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    fields = [(name, arrow[kinds()[name]]) for name in columns_of(connection, view)]
-    return pa.schema(fields, metadata={MARK: view.encode()})
+    fields = [(name, arrow[column_types()[name]]) for name in view_columns(connection, view)]
+    return pa.schema(fields, metadata={VIEW_KEY: view.encode()})
 
 
 def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """Turn rows to columns."""
+    """Turn rows into columns."""
     import pyarrow as pa
 
     columns = zip(*rows, strict=True)
@@ -122,7 +122,7 @@ def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch
 
 
 def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Let Arrow read the text: no value becomes an object of Python's."""
+    """Parse CSV by Arrow, without a Python object for each value."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -132,7 +132,7 @@ def _parsed(block: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=schema,
-            null_values=[""],  # without quotes; "" is an empty text
+            null_values=[""],  # only without quotes: a quoted "" is an empty text
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),

@@ -1,7 +1,7 @@
-"""An event file a trial, for TensorBoard: scalars by round, and its hyperparameters.
+"""Export an event file for each trial to TensorBoard: scalars by round, and hyperparameters.
 
-Written by tensorboard's own records and protocol buffers; torch is not needed. A file is a function
-of what is stored: written again it is the same, and there is one a trial.
+The files are written with tensorboard's own records and protocol buffers, without torch. A file
+depends only on the stored trial, so a second export writes the same file again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import RequestError
-from fedsweep.exports import Progress, require
-from fedsweep.exports.trials import Measured, Trial, read, sweeps_of
+from fedsweep.exports import ShowProgress, require
+from fedsweep.exports.trials import MeasuredRound, Trial, read_trials, trial_ids_by_sweep
 from fedsweep.filenames import safe_name
 from fedsweep.files import make_folder, written
 from fedsweep.measures import BY_GROUP
@@ -23,21 +23,25 @@ from fedsweep.states import TrialState
 from fedsweep.store.targets import refuse_own
 
 TAGS = {name: f"{group}/{name}" for group, names in BY_GROUP.items() for name in names}
-"""A measure's tag: TensorBoard puts those with the same beginning side by side."""
+"""The tag of each measure. TensorBoard groups tags with the same beginning."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """What went into the folder."""
+class WrittenTrials:
+    """The numbers of trials and rounds that were written."""
 
     trials: int
     rounds: int
     without: int
-    """Trials that have no rounds yet, and so no file."""
+    """The number of trials without rounds. They have no file."""
 
 
-def export(engine: Engine, folder: Path, sweep: str | None, progress: Progress) -> Written:
-    """Write each trial with rounds to FOLDER/SWEEP/NAME; a trial of two sweeps is in both.
+def export(
+    engine: Engine, folder: Path, sweep: str | None, progress: ShowProgress
+) -> WrittenTrials:
+    """Write each trial with rounds to FOLDER/SWEEP/NAME.
+
+    A trial of two sweeps is written for both.
 
     Raises:
         PackageMissing: tensorboard is not installed.
@@ -48,30 +52,33 @@ def export(engine: Engine, folder: Path, sweep: str | None, progress: Progress) 
     require("tensorboard", "trackers", "tensorboard")
     refuse_own(engine, folder, "--output")
     trials = rounds = without = 0
-    for name, ids in sweeps_of(engine, sweep).items():
-        for done, trial in enumerate(read(engine, ids), start=1):
+    for name, ids in trial_ids_by_sweep(engine, sweep).items():
+        for done, trial in enumerate(read_trials(engine, ids), start=1):
             progress(name, done, len(ids))
             if not trial.rounds:
                 without += 1
                 continue
-            _write(trial, _place(folder, name, trial))
+            _write(trial, _event_file(folder, name, trial))
             trials, rounds = trials + 1, rounds + len(trial.rounds)
-    return Written(trials, rounds, without)
+    return WrittenTrials(trials, rounds, without)
 
 
-def _place(folder: Path, sweep: str, trial: Trial) -> Path:
-    """A trial's file. Its name carries when the trial began, as TensorBoard expects."""
+def _event_file(folder: Path, sweep: str, trial: Trial) -> Path:
+    """Return the file of a trial. TensorBoard expects the trial's start time in its name."""
     place = folder / safe_name(sweep) / safe_name(trial.name)
     return place / f"events.out.tfevents.{int(trial.began)}.fedsweep"
 
 
 def _write(trial: Trial, file: Path) -> None:
-    """One file, in one step: a TensorBoard that watches sees the old one or the new one."""
+    """Write the file of a trial.
+
+    A TensorBoard that reads at the same time sees the old file or the new one.
+    """
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     try:
         make_folder(file.parent)
-        # A sync of each of thousands of files takes longer than another export.
+        # A sync of thousands of files takes longer than another export.
         with written(file, durable=False) as opened:
             writer = RecordWriter(opened)
             for event in _events(trial):
@@ -84,7 +91,7 @@ def _write(trial: Trial, file: Path) -> None:
 
 
 def _events(trial: Trial) -> Iterator[Any]:
-    """A trial's events, in the order of time."""
+    """Return a trial's events in the order of time."""
     from tensorboard.compat.proto import event_pb2
 
     yield event_pb2.Event(wall_time=trial.began, file_version="brain.Event:2")
@@ -97,7 +104,7 @@ def _events(trial: Trial) -> Iterator[Any]:
         yield event_pb2.Event(wall_time=last, summary=_end(trial, last))
 
 
-def _scalars(measured: Measured) -> Any:
+def _scalars(measured: MeasuredRound) -> Any:
     from tensorboard.compat.proto import summary_pb2
 
     values = [
@@ -108,7 +115,7 @@ def _scalars(measured: Measured) -> Any:
 
 
 def _begin(trial: Trial) -> Any:
-    """The hyperparameters; the trials of a cell, which differ in the seed, are one group."""
+    """Return the hyperparameters. The trials of a cell are one group."""
     from tensorboard.plugins.hparams import summary_v2
 
     known = {k: v for k, v in trial.config.items() if isinstance(v, (bool, int, float, str))}

@@ -1,4 +1,4 @@
-"""Trials as the trackers want them: a configuration, its rounds, and when they were."""
+"""Trials as trackers need them: configurations, rounds and times."""
 
 from __future__ import annotations
 
@@ -16,43 +16,47 @@ from fedsweep.store import sweep_rows
 from fedsweep.store.tables import attempts, members, sweeps, trials
 from fedsweep.store.transactions import reading
 
-TOGETHER = 50
-"""Trials that are in memory at once."""
+TRIALS_IN_MEMORY = 50
+"""The most trials in memory at the same time."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The numbers of one round."""
+class MeasuredRound:
+    """The measures of one round."""
 
     round: int
     at: float
-    """Wall-clock seconds, counted from the trial's begin over the rounds that it trained itself: no
-    round's own time is stored."""
+    """The wall-clock time of the round's end, in seconds.
+
+    The time of a round is not stored. This is the start of the trial plus the seconds of the rounds
+    that it trained itself.
+    """
     values: dict[str, float]
-    """The measures that were taken."""
+    """The values of the measures that the round has."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial."""
+    """A trial with its rounds."""
 
     trial_id: str
     result: dict[str, Any]
-    """Its row of the view `results`."""
+    """The trial's row of the view `results`."""
     began: float
-    """Wall-clock seconds of its first attempt; 0 before that."""
+    """The start of its first attempt, in wall-clock seconds. 0 if there is none."""
     ended: float | None
-    rounds: list[Measured]
+    """The end of its last attempt, in wall-clock seconds."""
+    rounds: list[MeasuredRound]
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its canonical configuration: values at their default are left out."""
+        """The canonical configuration, without values at their default."""
         config: dict[str, Any] = json.loads(self.result["config"])
         return config
 
     @property
     def name(self) -> str:
-        """What tells it apart, for people; its id's first digits make it unique."""
+        """A name for people. The first digits of the trial id make it unique."""
         r = self.result
         parts = [r["normalizer"]]
         parts += [f"T{r['freeze_round']}"] if r["freeze_round"] is not None else []
@@ -61,8 +65,10 @@ class Trial:
         return "-".join([*parts, r["momentum"], f"seed{r['seed']}", self.trial_id[:8]])
 
 
-def sweeps_of(engine: Engine, sweep: str | None) -> dict[str, list[str]]:
-    """The trials of a sweep, or of each, by the sweep's name, in the order of planning.
+def trial_ids_by_sweep(engine: Engine, sweep: str | None) -> dict[str, list[str]]:
+    """Return the trial ids of one sweep or of each, by the name of the sweep.
+
+    The ids are in the order in which the trials were planned.
 
     Raises:
         NotFound: there is no such sweep.
@@ -72,10 +78,10 @@ def sweeps_of(engine: Engine, sweep: str | None) -> dict[str, list[str]]:
         names = sweep_rows.sweep_names(connection)
         if sweep is not None:
             names = [sweep_rows.require_sweep(connection, sweep)]
-        return {name: _members(connection, name) for name in names}
+        return {name: _trial_ids(connection, name) for name in names}
 
 
-def _members(connection: Connection, sweep: str) -> list[str]:
+def _trial_ids(connection: Connection, sweep: str) -> list[str]:
     joined = members.join(sweeps, sweeps.c.id == members.c.sweep)
     query = sa.select(trials.c.trial_id).select_from(
         joined.join(trials, trials.c.id == members.c.trial)
@@ -84,34 +90,34 @@ def _members(connection: Connection, sweep: str) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def read(engine: Engine, ids: Sequence[str]) -> Iterator[Trial]:
-    """These trials, each as it is when it comes up: a long export holds no transaction open."""
-    for start in range(0, len(ids), TOGETHER):
-        some = ids[start : start + TOGETHER]
+def read_trials(engine: Engine, ids: Sequence[str]) -> Iterator[Trial]:
+    """Read these trials, a few at a time, so that no transaction stays open during an export."""
+    for start in range(0, len(ids), TRIALS_IN_MEMORY):
+        batch = ids[start : start + TRIALS_IN_MEMORY]
         with reading(engine) as connection:
-            found = _read(connection, some)
-        yield from (found[trial_id] for trial_id in some if trial_id in found)
+            by_id = _read(connection, batch)
+        yield from (by_id[trial_id] for trial_id in batch if trial_id in by_id)
 
 
 def _read(connection: Connection, ids: Sequence[str]) -> dict[str, Trial]:
-    these: sa.BindParameter[list[str]] = sa.bindparam("ids", value=list(ids), expanding=True)
-    results = sa.text("SELECT * FROM results WHERE trial_id IN :ids").bindparams(these)
+    bound: sa.BindParameter[list[str]] = sa.bindparam("ids", value=list(ids), expanding=True)
+    results = sa.text("SELECT * FROM results WHERE trial_id IN :ids").bindparams(bound)
     curves = sa.text(
         "SELECT * FROM curves WHERE trial_id IN :ids ORDER BY trial_id, round"
-    ).bindparams(these)
+    ).bindparams(bound)
     times = _times(connection, ids)
     rows = connection.execute(curves).mappings()
-    rounds = {key: list(of_it) for key, of_it in itertools.groupby(rows, lambda r: r["trial_id"])}
-    found = {}
+    rounds = {key: list(group) for key, group in itertools.groupby(rows, lambda r: r["trial_id"])}
+    by_id = {}
     for result in connection.execute(results).mappings():
         key = result["trial_id"]
         began, ended = times.get(key, (0.0, None))
-        found[key] = Trial(key, dict(result), began, ended, _measured(rounds.get(key, []), began))
-    return found
+        by_id[key] = Trial(key, dict(result), began, ended, _measured(rounds.get(key, []), began))
+    return by_id
 
 
 def _times(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[float, float | None]]:
-    """When each trial's first attempt began, and its last one ended."""
+    """Return when the first attempt of each trial began and the last one ended."""
     query = (
         sa.select(
             trials.c.trial_id,
@@ -125,11 +131,11 @@ def _times(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[float,
     return {row.trial_id: (row.began, row.ended) for row in connection.execute(query)}
 
 
-def _measured(rows: Sequence[Any], began: float) -> list[Measured]:
+def _measured(rows: Sequence[Any], began: float) -> list[MeasuredRound]:
     names = [name for group in BY_GROUP.values() for name in group]
-    at, found = began, []
+    at, measured = began, []
     for row in rows:
         at += 0.0 if row["inherited"] else row["seconds"]
         values = {name: float(row[name]) for name in names if row[name] is not None}
-        found.append(Measured(row["round"], at, values))
-    return found
+        measured.append(MeasuredRound(row["round"], at, values))
+    return measured

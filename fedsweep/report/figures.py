@@ -1,4 +1,4 @@
-"""All figures of a sweep, each with what it shows and the query that gives its numbers."""
+"""All figures of a sweep, each with a caption and the query that gives its numbers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fedsweep.errors import RequestError
 from fedsweep.files import make_folder, write_whole
 from fedsweep.measures import CURVES, MEASURES
 from fedsweep.report import plots, queries
-from fedsweep.report.findings import Finding, names
 from fedsweep.report.grouping import Summary
 from fedsweep.report.labels import Row
+from fedsweep.report.search_results import SearchResult, arm_names
 from fedsweep.report.selection import Condition
 from fedsweep.store.rows import Curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("pdf", "svg", "png")
+FORMATS = ("pdf", "svg", "png")
 
-_BAND = "Mean over seeds; the band is one sample standard deviation."
+_BAND = "Mean over seeds. The band is one sample standard deviation."
 _BARS = "Final test accuracy, mean over seeds ± one sample standard deviation."
 
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure; `name` is its file's."""
+    """A figure with its texts. `name` is a part of its file names."""
 
     name: str
     heading: str
@@ -41,19 +41,23 @@ class CaptionedFigure:
     figure: Figure
 
     def svg(self) -> str:
-        """As an element of a page."""
+        """Return the figure as an SVG element of a page."""
         text = self.written("svg").decode()
         return text[text.index("<svg") :]
 
     def written(self, kind: str) -> bytes:
-        """As a file of one of KINDS, the same each time; text stays text."""
+        """Return the content of a file in one of FORMATS.
+
+        Equal figures give equal files. Text in a PDF can be searched.
+        """
         out = io.BytesIO()
-        said: dict[str, str | None] = {"Title": self.heading}
-        said |= {"pdf": {"CreationDate": None}, "svg": {"Date": None, "Creator": None}}.get(
-            kind, {}
-        )
+        metadata: dict[str, str | None] = {"Title": self.heading}
+        if kind == "pdf":
+            metadata["CreationDate"] = None
+        if kind == "svg":
+            metadata |= {"Date": None, "Creator": None}
         with rc_context({"svg.hashsalt": "fedsweep", "pdf.fonttype": 42}):
-            self.figure.savefig(out, format=kind, dpi=200, metadata=said)
+            self.figure.savefig(out, format=kind, dpi=200, metadata=metadata)
         return out.getvalue()
 
 
@@ -61,36 +65,36 @@ def captioned_figures(
     summary: Summary,
     rows: Sequence[Row],
     curves: Mapping[str, Curves],
-    findings: Sequence[Finding] = (),
+    results: Sequence[SearchResult] = (),
     conditions: Sequence[Condition] = (),
 ) -> list[CaptionedFigure]:
-    """Those that the sweep has something to show in, in the order of reading."""
-    return [*_final(summary, conditions, findings), *_by_round(summary, rows, curves, conditions)]
+    """Return the figures for which the sweep has data, in the order of the page."""
+    return [*_final(summary, conditions, results), *_by_round(summary, rows, curves, conditions)]
 
 
 def _final(
-    summary: Summary, conditions: Sequence[Condition], findings: Sequence[Finding]
+    summary: Summary, conditions: Sequence[Condition], results: Sequence[SearchResult]
 ) -> Iterator[CaptionedFigure]:
-    query = queries.of_table(summary, "test_accuracy", conditions)
+    query = queries.table_query(summary, "test_accuracy", conditions)
     if figure := plots.wins(summary):
         caption = (
-            "The best mean of each setting, and its lead over the next, in points. An arm that "
-            "lacks a trial takes no part."
+            "The best mean of each setting, and its lead over the next, in points. An arm with a "
+            "missing trial takes no part."
         )
-        yield CaptionedFigure("wins", "Who wins where", caption, query, figure)
+        yield CaptionedFigure("wins", "The best arm of each setting", caption, query, figure)
     for field, name in (("alpha", "α"), ("local_steps", "E")):
         if figure := plots.accuracy_by_field(summary, field):
             heading = f"Accuracy by {name}"
             yield CaptionedFigure(f"accuracy-by-{field}", heading, _BARS, query, figure)
-    if findings and (figure := plots.searches(findings, names(findings))):
+    if results and (figure := plots.searches(results, arm_names(results))):
         caption = (
-            "Each arm: what was seen at each T⋆, what a Gaussian process believes between, with "
-            "its 95 % interval, and the best T⋆ with its 90 %."
+            "For each arm: the values at each T⋆, the mean of a Gaussian process with its 95 % "
+            "interval, and the best T⋆ with its 90 % interval."
         )
-        sought = queries.searched(summary.sweep, findings[0].arm.spec.search.metric)
-        yield CaptionedFigure("searches", "The best freeze round", caption, sought, figure)
+        by_probe = queries.search_query(summary.sweep, results[0].arm.spec.search.metric)
+        yield CaptionedFigure("searches", "The best freeze round", caption, by_probe, figure)
     if figure := plots.accuracy_by_freeze_round(summary):
-        caption = "FIXBN's final accuracy over T⋆; the other normalizers as dashed lines. " + _BARS
+        caption = "Dashed lines: the normalizers without a T⋆. " + _BARS
         heading = "Accuracy by freeze round"
         yield CaptionedFigure("accuracy-by-freeze-round", heading, caption, query, figure)
 
@@ -98,21 +102,22 @@ def _final(
 def _by_round(
     summary: Summary,
     rows: Sequence[Row],
-    taken: Mapping[str, Curves],
+    curves_by_measure: Mapping[str, Curves],
     conditions: Sequence[Condition],
 ) -> Iterator[CaptionedFigure]:
-    def captioned(measure: str, what: str, figure: Figure | None) -> Iterator[CaptionedFigure]:
+    def captioned(measure: str, quantity: str, figure: Figure | None) -> Iterator[CaptionedFigure]:
         if figure is not None:
-            name, heading = f"{slug(what)}-by-round", f"{what[0].upper()}{what[1:]} by round"
-            query = queries.curves(summary.sweep, measure, conditions)
+            name = f"{slug(quantity)}-by-round"
+            heading = f"{quantity[0].upper()}{quantity[1:]} by round"
+            query = queries.curves_query(summary.sweep, measure, conditions)
             yield CaptionedFigure(name, heading, _BAND, query, figure)
 
-    accuracy = plots.arms_by_round(summary, rows, taken.get("test_accuracy", {}))
+    accuracy = plots.arms_by_round(summary, rows, curves_by_measure.get("test_accuracy", {}))
     yield from captioned("test_accuracy", "accuracy", accuracy)
-    # Nothing goes on between one: of centralized trials only the accuracy is drawn.
+    # A centralized trial has one client, so measures between clients mean nothing for it.
     federated = [row for row in rows if not row["centralized"]]
     for measure in (MEASURES[name] for name in CURVES if name != "test_accuracy"):
-        curves, axis = taken.get(measure.name, {}), measure.heading
+        curves, axis = curves_by_measure.get(measure.name, {}), measure.heading
         if measure.curve == "alpha":
             shown = plots.alphas_by_round(summary, federated, curves, axis)
         else:
@@ -121,12 +126,12 @@ def _by_round(
 
 
 def slug(text: str) -> str:
-    """A text as a part of a file's name."""
+    """Return a text as a part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def write(stem: str, found: Sequence[CaptionedFigure], folder: Path) -> list[Path]:
-    """Each figure as PDF, SVG and PNG: <stem>-<name>.<kind>.
+def write(stem: str, figures: Sequence[CaptionedFigure], folder: Path) -> list[Path]:
+    """Write each figure as <stem>-<name>.pdf, .svg and .png, and return the files.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -135,8 +140,8 @@ def write(stem: str, found: Sequence[CaptionedFigure], folder: Path) -> list[Pat
     files = []
     try:
         make_folder(folder)
-        for figure in found:
-            for kind in KINDS:
+        for figure in figures:
+            for kind in FORMATS:
                 file = folder / f"{stem}-{figure.name}.{kind}"
                 write_whole(file, figure.written(kind))
                 files.append(file)

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal: a number is shown whole, or what is left out is said.
+"""Tables that fit a terminal: numbers are never cut, and omitted columns are named.
 
 A table that does not fit becomes a block of lines for each of its rows. A live view leaves out
 columns instead, because it must stay as high as it is.
@@ -18,12 +18,12 @@ from rich.text import Text
 
 from fedsweep.errors import visible
 
-LEAST = 20
-"""Columns of the narrowest terminal that blocks of lines are made for."""
+NARROWEST = 20
+"""Characters per line of the narrowest terminal for which blocks of lines are made."""
 FOLDED = 24
-"""Columns below which a text is not folded."""
+"""Characters per line below which a text is not folded."""
 
-Cell = str | Text
+CellText = str | Text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Column:
     left: bool = False
     """True if its cells are aligned to the left, as texts are. Numbers are aligned to the right."""
     least: Callable[[str], int] = cell_len
-    """Returns the columns that a cell's line needs. By default the line is not folded."""
+    """Returns the width that a cell's line needs. By default the line is not folded."""
     elides: bool = False
     """True if a text is cut between two words, with an ellipsis, instead of folded."""
     leave_out: int = 0
@@ -42,32 +42,32 @@ class Column:
 
 
 def folding(text: str) -> int:
-    """Return the columns that a text needs which may be folded between its words."""
+    """Return the width that a text needs if it may be folded between its words."""
     longest = max(map(cell_len, text.split()), default=0)
     return min(cell_len(text), max(FOLDED, min(longest, 2 * FOLDED)))
 
 
 def eliding(text: str) -> int:
-    """Return the columns that a text needs which may be cut."""
+    """Return the width that a text needs if it may be cut."""
     return min(cell_len(text), FOLDED)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Columns, rows and the texts around them."""
+    """A table as columns, rows, a title and a caption."""
 
     columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[CellText]]
     title: str = ""
     caption: str = ""
     boxed: bool = True
     keys: int = 1
     """The first columns name a row: they are the first line of its block."""
     sections: frozenset[int] = frozenset()
-    """The rows that a line follows."""
+    """The rows after which a line is drawn."""
 
     def fits(self, width: int) -> bool:
-        """Return whether it fits as a table."""
+        """Return whether the table fits this width."""
         return sum(self._least()) + self._frame() <= width
 
     def fitted(self, width: int) -> RenderableType:
@@ -95,29 +95,29 @@ class Grid:
         return replace(self, columns=columns, rows=[[*r[:at], *r[at + 1 :]] for r in self.rows])
 
     def _frame(self) -> int:
-        """Return the columns between and around the cells."""
+        """Return the characters between and around the cells of a line."""
         count = len(self.columns)
         return 3 * count + 1 if self.boxed else 2 * (count - 1)
 
     def _least(self) -> list[int]:
-        """Return the columns that each column needs at least."""
+        """Return the least width of each column."""
         return [
             max([*map(cell_len, column.name.split()), *map(column.least, _lines(cells)), 1])
             for column, cells in zip(self.columns, self._cells(), strict=True)
         ]
 
     def _most(self) -> list[int]:
-        """Return the columns that each column needs if nothing is folded."""
+        """Return the width of each column if nothing is folded."""
         return [
             max([cell_len(column.name), *map(cell_len, _lines(cells)), 1])
             for column, cells in zip(self.columns, self._cells(), strict=True)
         ]
 
-    def _cells(self) -> list[list[Cell]]:
+    def _cells(self) -> list[list[CellText]]:
         return [[row[i] for row in self.rows] for i in range(len(self.columns))]
 
     def _widths(self, width: int) -> list[int]:
-        """Return each column's width: what it needs at least, then what is left, evenly."""
+        """Return the width of each column: its least width, and an even part of the spare width."""
         widths, most = self._least(), self._most()
         spare = width - self._frame() - sum(widths)
         while spare > 0 and (open_ := [i for i, w in enumerate(widths) if w < most[i]]):
@@ -127,7 +127,7 @@ class Grid:
         return widths
 
     def table(self, width: int) -> Table:
-        """Return it as a table of this width at most."""
+        """Return a table that is at most this wide."""
         look = Table if self.boxed else _unboxed
         table = look(
             title=Text(visible(self.title)) if self.title else None,
@@ -153,7 +153,7 @@ class Grid:
 
     def blocks(self, width: int) -> RenderableType:
         """Return a block of lines for each row: a line for each cell that is not empty."""
-        width = max(width, LEAST)
+        width = max(width, NARROWEST)
         parts: list[RenderableType] = [Text(visible(self.title))] if self.title else []
         for n, row in enumerate(self.rows):
             parts += [Rule(characters="-", style="dim")] if n else []
@@ -167,7 +167,7 @@ class Grid:
         return Group(*parts, *([Text(visible(self.caption))] if self.caption else []))
 
 
-def pair_lines(pairs: Sequence[tuple[str, Cell]], width: int) -> list[RenderableType]:
+def pair_lines(pairs: Sequence[tuple[str, CellText]], width: int) -> list[RenderableType]:
     """Return lines of names and values. If a word of a value does not fit, it has its own line."""
     most = max((cell_len(name) for name, _ in pairs), default=0)
     words = max((cell_len(w) for _, cell in pairs for w in _text(cell).plain.split()), default=0)
@@ -192,12 +192,12 @@ def _unboxed(**around: object) -> Table:
     return Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), **around)  # type: ignore[arg-type]  # of `Table`
 
 
-def _text(cell: Cell) -> Text:
+def _text(cell: CellText) -> Text:
     """Return a cell as text: a string is never markup."""
     return cell if isinstance(cell, Text) else Text(visible(cell))
 
 
-def _lines(cells: Sequence[Cell]) -> list[str]:
+def _lines(cells: Sequence[CellText]) -> list[str]:
     return [line for cell in cells for line in _text(cell).plain.splitlines()]
 
 

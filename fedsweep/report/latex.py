@@ -1,4 +1,4 @@
-"""A summary as a LaTeX document: booktabs tables, to be compiled as they are or pasted."""
+"""A summary as a LaTeX document of booktabs tables, to compile or to paste."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fedsweep.fields import label
 from fedsweep.report.grouping import Summary, column_text
 from fedsweep.report.tables import (
     Entry,
-    View,
-    contrast_note,
-    contrast_rows,
-    contrast_tables,
-    contrast_title,
+    ReportOptions,
+    difference_note,
+    difference_rows,
+    difference_tables,
+    difference_title,
     footnotes,
     key_texts,
     query_note,
@@ -40,9 +40,9 @@ _SPECIAL = {
 }
 
 _UNSET = frozenset("«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
-"""Latin letters that LaTeX's first fonts lack."""
+"""Latin letters that the default fonts of LaTeX lack."""
 
-_PREAMBLE = r"""% Made by fedsweep. Compiles as it is; a table can be pasted into a paper that has
+_PREAMBLE = r"""% Made by fedsweep. Compile it as it is, or paste a table into a paper with
 % \usepackage{booktabs,graphicx}.
 \documentclass{article}
 \usepackage[margin=2cm,landscape]{geometry}
@@ -51,63 +51,63 @@ _PREAMBLE = r"""% Made by fedsweep. Compiles as it is; a table can be pasted int
 """
 
 _WIDE = 7
-"""Columns beyond which a table is set in a smaller type."""
+"""The most columns of a table in normal type. Wider tables are set smaller."""
 
 _LONG = 32
-"""Rows that a page holds."""
+"""The most rows of a table on one page."""
 
 _AT_MOST_A_LINE = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-"""Shrinks what is wider than the text."""
+"""LaTeX that shrinks a table that is wider than the text."""
 
 _Line = tuple[tuple[object, ...], Sequence[str]]
-"""A row's group, and its texts; groups are set apart."""
+"""The group of a row, and its texts. There is a gap between groups."""
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it; what its fonts may lack is a question mark."""
+    """Escape text for LaTeX. A character that the fonts may lack becomes a question mark."""
     out = "".join(_SPECIAL.get(c, c) for c in text)
     return "".join(
         c if ord(c) < 0x180 and c.isprintable() and c not in _UNSET else "?" for c in out
     )
 
 
-def document(summaries: Sequence[tuple[Summary, View]]) -> str:
-    """All tables in one document."""
+def document(summaries: Sequence[tuple[Summary, ReportOptions]]) -> str:
+    """Return a document with the tables of all sweeps."""
     used: set[str] = set()
-    tables = [table for summary, view in summaries for table in _tables(summary, view, used)]
-    # LaTeX holds 52 tables that it has not placed yet.
+    tables = [table for summary, options in summaries for table in _tables(summary, options, used)]
+    # LaTeX can hold 52 tables that it has not placed yet.
     tables = [t + "\\clearpage\n" * (i % 10 == 0) for i, t in enumerate(tables, 1)]
     return _PREAMBLE + "\n".join(tables) + "\\end{document}\n"
 
 
-def _tables(summary: Summary, view: View, used: set[str]) -> list[str]:
-    """A sweep's tables, with labels that are not in `used`, and are then."""
+def _tables(summary: Summary, options: ReportOptions, used: set[str]) -> list[str]:
+    """Return a sweep's tables. Their labels are unique, and are added to `used`."""
 
     def tag(what: str) -> str:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{summary.sweep} {what}".lower()).strip("-")
         names = (slug, *(f"{slug}-{n}" for n in range(2, len(used) + 3)))
-        found = next(name for name in names if name not in used)
-        used.add(found)
-        return found
+        free = next(name for name in names if name not in used)
+        used.add(free)
+        return free
 
     headings = [*map(label, summary.axes), *(column_text(summary, c) for c in summary.columns)]
-    found = []
-    for measure in view.measures(summary):
+    parts = []
+    for measure in options.measures(summary):
         lines = [
             (key[:1], [*map(escape, key_texts(summary, key)), *map(_entry, entries)])
-            for key, entries in rows(summary, measure, view)
+            for key, entries in rows(summary, measure, options)
         ]
-        first = measure == view.first
-        notes = footnotes(summary, view) if first else [query_note(summary, measure, view)]
-        name = f"{summary.sweep}: {title(measure, view)}"
-        found += _table(name, headings, len(summary.axes), lines, notes, tag(measure))
-    for what, contrasts in contrast_tables(summary, view):
-        names, texts = contrast_rows(summary, view.first, contrasts)
-        name = f"{summary.sweep}: {contrast_title(view.first, what)}"
+        first = measure == options.first
+        notes = footnotes(summary, options) if first else [query_note(summary, measure, options)]
+        name = f"{summary.sweep}: {title(measure, options)}"
+        parts += _table(name, headings, len(summary.axes), lines, notes, tag(measure))
+    for what, differences in difference_tables(summary, options):
+        names, texts = difference_rows(summary, options.first, differences)
+        name = f"{summary.sweep}: {difference_title(options.first, what)}"
         lines = [((), [_numbers(escape(text)) for text in line]) for line in texts]
-        notes = [contrast_note(summary, view)]
-        found += _table(name, names, len(summary.axes), lines, notes, tag(what))
-    return found
+        notes = [difference_note(summary, options)]
+        parts += _table(name, names, len(summary.axes), lines, notes, tag(what))
+    return parts
 
 
 def _table(
@@ -120,8 +120,10 @@ def _table(
 ) -> list[str]:
     size = r"\footnotesize" if len(headings) > _WIDE else r"\small"
     queries = [note for note in notes if note.startswith("query: ")]
-    out = [f"% {line}" for query in queries for line in query.splitlines()]  # all of it a comment
-    said = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
+    out = [
+        f"% {line}" for query in queries for line in query.splitlines()
+    ]  # each line is a comment
+    note_texts = [escape(note.strip()) for note in notes if not note.startswith("query: ")]
     tables: list[str] = []
     for start in range(0, max(len(lines), 1), _LONG):
         out += [r"\begin{table}[tbp]", r"\centering", size]
@@ -133,8 +135,8 @@ def _table(
         out += [r"\toprule", " & ".join(map(escape, headings)) + r" \\", r"\midrule"]
         out += _body(lines[start : start + _LONG])
         out += [r"\bottomrule", r"\end{tabular}}"]
-        if said and start + _LONG >= len(lines):
-            out += [r"\par\smallskip\footnotesize", f"{'; '.join(said)}."]
+        if note_texts and start + _LONG >= len(lines):
+            out += [r"\par\smallskip\footnotesize", f"{'; '.join(note_texts)}."]
         out += [r"\end{table}", ""]
         tables.append("\n".join(out))
         out = []
@@ -163,5 +165,5 @@ def _entry(entry: Entry) -> str:
 
 
 def _numbers(text: str) -> str:
-    """A minus sign before a number is one, not a hyphen."""
+    """Replace a hyphen before a number by a minus sign."""
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)

@@ -1,7 +1,7 @@
 """The layout of a figure: panels of a fixed size, and a figure that grows around their texts.
 
-Ticks depend on the size of a panel alone, so one measurement is enough. Matplotlib's constrained
-layout measures several times, again for each file, and lets a wide legend leave the figure.
+Ticks depend only on the size of a panel, so one measurement is enough. Matplotlib's constrained
+layout measures several times for each file, and a wide legend may extend beyond the figure.
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.textpath import text_to_path
 
 POINTS = 72.0
-"""Points of an inch."""
+"""Points per inch."""
 PANEL = (3.4, 2.35)
-"""Inches of a panel's data area."""
+"""The width and height of a panel's data area, in inches."""
 MOST_WIDE = 13.0
-"""Inches of a figure's width, unless one panel is wider."""
+"""The most inches of a figure's width, unless one panel is wider."""
 FONT = 10.0
-"""Points of titles, labels and legends."""
+"""The font size of titles, labels and legends, in points."""
 DPI = 100.0
-"""Dots of an inch while a figure is measured. A file may have more."""
+"""Dots per inch while a figure is measured. A file may have more."""
 PAD = 0.08
 """Inches around a figure, and between its parts."""
 MOST_COLUMNS = 6
-"""Columns of a legend."""
+"""The most columns of a legend."""
 HANDLE, SPACING, BORDER = 2.8, 2.0, 0.4
-"""Widths in a legend, in units of its font: a line with its gap, between columns, the border."""
+"""Widths in a legend, in units of its font size.
+
+They are a line with its gap, the space between columns, and the border.
+"""
 
 
 @dataclass(frozen=True)
 class _Overhang:
-    """Inches by which the texts of panels stick out of them, at most."""
+    """The most inches by which the texts of panels extend beyond the panels."""
 
     left: float
     inner: float
-    """The same as `left`, of the panels that have a panel to their left."""
+    """The same on the left, for panels that have a panel to their left."""
     right: float
     below: float
     above: float
@@ -57,7 +60,7 @@ def width(text: str, points: float = FONT) -> float:
 
 
 def wrapped(text: str, inches: float, points: float = FONT) -> str:
-    """Return the text in lines that are no wider; a word that is wider is broken."""
+    """Wrap the text into lines of this width. A word that is wider is broken."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
@@ -79,7 +82,7 @@ def _broken(word: str, inches: float, points: float) -> list[str]:
 
 
 def legend_columns(labels: Sequence[str], inches: float) -> int:
-    """Return how many columns a legend of these labels can have in a width, at least one."""
+    """Return the number of columns of a legend that fits the width, at least 1."""
     widths = [width(label) * POINTS / FONT for label in labels]
     for columns in range(min(MOST_COLUMNS, len(labels)), 1, -1):
         if _legend_width(widths, columns) * FONT / POINTS <= inches:
@@ -88,7 +91,7 @@ def legend_columns(labels: Sequence[str], inches: float) -> int:
 
 
 def _legend_width(widths: Sequence[float], columns: int) -> float:
-    """Return the width in units of the font. A legend fills its columns first."""
+    """Return the width of a legend in units of its font size. A legend fills its columns first."""
     rest, start, total = len(widths), 0, 2 * BORDER + SPACING * (columns - 1)
     for left in range(columns, 0, -1):
         rows = -(-rest // left)
@@ -100,11 +103,11 @@ def _legend_width(widths: Sequence[float], columns: int) -> float:
 def grid(
     panels: int, *, share: bool = True, size: tuple[float, float] = PANEL
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of as many panels, each of `size` inches; `settle` gives it its own size."""
+    """Return a figure with panels of `size` inches. `fit_texts` sets the size of the figure."""
     fitting = max(1, int((MOST_WIDE - 1.0) // (size[0] + 0.4)))
     columns = min(panels, 2 if panels == 4 else 3, fitting)
     rows = -(-panels // columns)
-    # Without gaps: for now only the size of the panels counts.
+    # There are no gaps yet, because only the size of the panels matters here.
     figure = Figure(figsize=(columns * size[0], rows * size[1]), dpi=DPI)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0, hspace=0)
@@ -120,26 +123,35 @@ def grid(
 def fit_texts(
     figure: Figure, axes: Sequence[Axes], handles: Mapping[str, Any], heading: str = ""
 ) -> None:
-    """Wrap every text to its panel, then size the figure so that all of them lie inside it."""
+    """Wrap every text to its panel, then set the size of the figure so that all texts fit."""
     shown = [axis for axis in axes if axis.get_visible()]
     spec = _spec(shown[0]).get_gridspec()
     rows, columns = spec.nrows, spec.ncols
     wide, high = figure.get_figwidth() / columns, figure.get_figheight() / rows
-    over = _overhang(shown, (wide, high))
-    gap = max(over.inner + over.right + PAD, 0.25)
+    overhang = _overhang(shown, (wide, high))
+    gap = max(overhang.inner + overhang.right + PAD, 0.25)
     inner = columns * wide + (columns - 1) * gap
-    total = over.left + inner + over.right + 2 * PAD
+    total = overhang.left + inner + overhang.right + 2 * PAD
     title = wrapped(heading, total - 2 * PAD)
     top = PAD + (title.count("\n") + 1) * 1.4 * FONT / POINTS if title else 0.0
     bottom = _add_legend(figure, handles, total - 2 * PAD)
-    between = over.above + over.below + 1.5 * PAD
-    tall = top + PAD + rows * high + (rows - 1) * between + over.above + over.below + bottom + PAD
+    between = overhang.above + overhang.below + 1.5 * PAD
+    tall = (
+        top
+        + PAD
+        + rows * high
+        + (rows - 1) * between
+        + overhang.above
+        + overhang.below
+        + bottom
+        + PAD
+    )
     figure.set_size_inches(total, tall)
     figure.subplots_adjust(
-        left=(PAD + over.left) / total,
-        right=(PAD + over.left + inner) / total,
-        bottom=(PAD + bottom + over.below) / tall,
-        top=1 - (PAD + top + over.above) / tall,
+        left=(PAD + overhang.left) / total,
+        right=(PAD + overhang.left + inner) / total,
+        bottom=(PAD + bottom + overhang.below) / tall,
+        top=1 - (PAD + top + overhang.above) / tall,
         wspace=gap / wide,
         hspace=between / high,
     )
@@ -150,7 +162,7 @@ def fit_texts(
 
 
 def uncrowd(axis: Axes) -> None:
-    """Turn the labels of an x axis if they would overlap."""
+    """Rotate the labels of an x axis if they would overlap."""
     renderer = _renderer()
     boxes = [label.get_window_extent(renderer) for label in axis.get_xticklabels()]
     if any(right.x0 < left.x1 + 3 for left, right in pairwise(boxes)):
@@ -158,7 +170,7 @@ def uncrowd(axis: Axes) -> None:
 
 
 def _renderer() -> RendererAgg:
-    """Return what measures texts; the size of its canvas does not matter."""
+    """Return a renderer that measures texts. The size of its canvas does not matter."""
     return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]  # matplotlib gives it no types
 
 
@@ -169,7 +181,7 @@ def _spec(axis: Axes) -> SubplotSpec:
 
 
 def _overhang(shown: Sequence[Axes], size: tuple[float, float]) -> _Overhang:
-    """Wrap the texts of each panel to its size, and measure how far they stick out of it."""
+    """Wrap the texts of each panel to its size, and measure how far they extend beyond it."""
     renderer = _renderer()
     first, inner, right, below, above = [0.0], [0.0], [0.0], [0.0], [0.0]
     for axis in shown:
@@ -190,7 +202,7 @@ def _overhang(shown: Sequence[Axes], size: tuple[float, float]) -> _Overhang:
 
 
 def _add_legend(figure: Figure, handles: Mapping[str, Any], inches: float) -> float:
-    """Name the lines at the bottom, in as many columns as fit; return the legend's height."""
+    """Add a legend at the bottom, in as many columns as fit. Return its height in inches."""
     if not handles:
         return 0.0
     narrow = inches - (HANDLE + 2 * BORDER) * FONT / POINTS

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: no script, no link, nothing to load."""
+"""The report as one self-contained HTML file without scripts, links or files to load."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from jinja2 import Environment
 import fedsweep
 from fedsweep.report import search_tables, tables
 from fedsweep.report.figures import CaptionedFigure
-from fedsweep.report.findings import Finding
 from fedsweep.report.grouping import Summary
-from fedsweep.report.tables import View
+from fedsweep.report.search_results import SearchResult
+from fedsweep.report.tables import ReportOptions
 
 
 @dataclass(frozen=True)
 class Section:
-    """One sweep on the page."""
+    """The part of the page about one sweep."""
 
     summary: Summary
-    view: View
+    options: ReportOptions
     figures: Sequence[CaptionedFigure]
     plan: str
-    findings: Sequence[Finding] = ()
-    """What searches found."""
+    search_results: Sequence[SearchResult] = ()
 
 
 def render(sections: Sequence[Section], when: str) -> str:
-    """The whole page. Everything but our own figures is escaped."""
+    """Return the page. Everything is escaped, except for the figures."""
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     return page.render(
         sections=sections,
@@ -66,8 +65,8 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 </head>
 <body>
 {% macro heading(text) %}{{ text[0] | upper }}{{ text[1:] }}{% endmacro %}
-{% macro notes(said) %}
-{% for note in said %}
+{% macro notes(texts) %}
+{% for note in texts %}
 {% if note.startswith("query: ") %}
 <details class="dim"><summary>query</summary><code>{{ note[7:] }}</code></details>
 {% else %}
@@ -85,12 +84,12 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% endfor %}
 </tbody></table></div>
 {% endmacro %}
-{% macro table(s, measure, view) %}
+{% macro table(s, measure, options) %}
 <div class="scroll"><table>
-<caption><span>{{ heading(tables.title(measure, view)) }}</span></caption>
+<caption><span>{{ heading(tables.title(measure, options)) }}</span></caption>
 <thead><tr>{% for name in tables.headings(s) %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for key, entries in tables.rows(s, measure, view) %}
+{% for key, entries in tables.rows(s, measure, options) %}
 <tr>{% for text in tables.key_texts(s, key) %}<td>{{ text }}</td>{% endfor %}
 {% for entry in entries %}<td{% if entry.mark %} class="{{ entry.mark }}"{% endif %}>{{ entry.text }}</td>{% endfor %}</tr>
 {% endfor %}
@@ -98,26 +97,26 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 {% endmacro %}
 {% for section in sections %}
 {% set s = section.summary %}
-{% set view = section.view %}
+{% set options = section.options %}
 <h1>{{ s.sweep }}</h1>
 <p class="dim">{{ s.states.get("finished", 0) }} of {{ s.states.values() | sum }} trials finished
 · {{ when }} · fedsweep {{ version }}</p>
-{% for measure in view.measures(s) %}
+{% for measure in options.measures(s) %}
 <h2>{{ heading(tables.measure_label(measure)) }}</h2>
-{{ table(s, measure, view) }}
-{{ notes(tables.footnotes(s, view) if loop.first else [tables.query_note(s, measure, view)]) }}
+{{ table(s, measure, options) }}
+{{ notes(tables.footnotes(s, options) if loop.first else [tables.query_note(s, measure, options)]) }}
 {% endfor %}
-{% for what, contrasts in tables.contrast_tables(s, view) %}
-{% set headings, lines = tables.contrast_rows(s, view.first, contrasts) %}
-<h2>{{ heading(tables.measure_label(view.first)) }} {{ what }}</h2>
-{{ plain(heading(tables.contrast_title(view.first, what)), headings, lines) }}
-{{ notes([tables.contrast_note(s, view)]) }}
+{% for what, differences in tables.difference_tables(s, options) %}
+{% set headings, lines = tables.difference_rows(s, options.first, differences) %}
+<h2>{{ heading(tables.measure_label(options.first)) }} {{ what }}</h2>
+{{ plain(heading(tables.difference_title(options.first, what)), headings, lines) }}
+{{ notes([tables.difference_note(s, options)]) }}
 {% endfor %}
-{% if section.findings %}
-{% set headings, lines = search_tables.rows(section.findings) %}
-<h2>What the searches found</h2>
+{% if section.search_results %}
+{% set headings, lines = search_tables.rows(section.search_results) %}
+<h2>Results of the searches</h2>
 {{ plain("The best freeze round of each arm", headings, lines) }}
-{{ notes(search_tables.notes(section.findings)) }}
+{{ notes(search_tables.notes(section.search_results)) }}
 {% endif %}
 {% for figure in section.figures %}
 <h2>{{ figure.heading }}</h2>

@@ -1,4 +1,7 @@
-"""Who holds what, as a figure: a panel for each partition of a sweep."""
+"""The figure of a sweep's partitions: the samples of each client by class.
+
+Each partition has a panel.
+"""
 
 from __future__ import annotations
 
@@ -26,42 +29,46 @@ from fedsweep.report.labels import sort_key, value_text
 Counts = NDArray[np.int64]
 
 MOST_PANELS = 12
+"""The most partitions that a figure shows."""
 MOST_BARS = 40
-"""Clients that are told apart as bars; more become a heat map."""
+"""The most clients that are drawn as bars. More clients become a heat map."""
 MOST_NAMES = 20
-"""Classes that a legend names; more are told by a scale."""
+"""The most classes that a legend names. More classes become a color scale."""
 HEADING_FONT = 11.0
-FIELDS = ("dataset", "partition", "alpha", "min_samples", "shards_per_client", "clients")
-"""What tells partitions apart, beside the seed."""
+"""The font size of the heading, in points."""
+PARTITION_FIELDS = ("dataset", "partition", "alpha", "min_samples", "shards_per_client", "clients")
+"""The fields other than the seed in which partitions differ."""
 
 PALETTE = (
-    *("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE"),
-    *("#AA3377", "#BBBBBB", "#EE7733", "#885533", "#332288"),
-)
-"""Colors of ten classes, most of them Tol's; twenty are these and lighter ones."""
+    "#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE",
+    "#AA3377", "#BBBBBB", "#EE7733", "#885533", "#332288",
+)  # fmt: skip
+"""Colors of ten classes, most of them by Paul Tol. Ten more classes have lighter ones."""
 
 
 def distinct(sweep: SweepSpec) -> list[TrainConfig]:
-    """A configuration for each partition of a sweep, with the lowest seed that has it.
+    """Return a configuration for each partition of a sweep, with its lowest seed.
 
     Raises:
-        PlanError: no trial has clients.
+        PlanError: every trial is centralized, so there are no clients.
 
     """
-    found: dict[tuple[object, ...], TrainConfig] = {}
-    for config in Trials.of(sweep.trials).distinct("centralized", *FIELDS, "seed"):
+    configs: dict[tuple[object, ...], TrainConfig] = {}
+    for config in Trials.of(sweep.trials).distinct("centralized", *PARTITION_FIELDS, "seed"):
         if not config.centralized:
-            key = tuple(getattr(config, name) for name in FIELDS)
-            if config.seed < found.setdefault(key, config).seed:
-                found[key] = config
-    if not found:
+            key = tuple(getattr(config, name) for name in PARTITION_FIELDS)
+            if config.seed < configs.setdefault(key, config).seed:
+                configs[key] = config
+    if not configs:
         raise PlanError(f"every trial of {sweep.name} is centralized: there is no partition")
-    return [found[key] for key in sorted(found, key=sort_key)]
+    return [configs[key] for key in sorted(configs, key=sort_key)]
 
 
 @contextmanager
 def drawn(holdings: Sequence[Holdings], path: Path) -> Iterator[None]:
-    """Draw the figure; it goes to the path when the block ends, in the format that its name says.
+    """Draw the figure. The file gets its name when the block ends.
+
+    The suffix of the path gives the format.
 
     Raises:
         RequestError: the file cannot be written.
@@ -83,13 +90,13 @@ def _refused(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RequestError(
-            f"{path} cannot be written to ({error.strerror or error}): name another place with "
+            f"{path} cannot be written to ({error.strerror or error}): name another file with "
             "--show-partition"
         ) from error
 
 
 def figure(holdings: Sequence[Holdings]) -> Figure:
-    """A panel for each partition: bars by client, or a heat map where there are many clients."""
+    """Draw a panel for each partition: bars by client, or a heat map of many clients."""
     counts = [np.array(held.counts, dtype=np.int64) for held in holdings]
     colors = _colors(max(count.shape[1] for count in counts))
     columns = min(len(holdings), 3)
@@ -115,13 +122,13 @@ def figure(holdings: Sequence[Holdings]) -> Figure:
 
 
 def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, float]:
-    """Inches. A bar needs the height of its client's number."""
+    """Return the size of the figure in inches. A bar is as high as the number of its client."""
     bars = max((len(count) for count in counts if len(count) <= MOST_BARS), default=0)
     return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
 
 
 def _bars(axis: Axes, counts: Counts, colors: Sequence[str], unit: str) -> None:
-    """A bar for each client, its classes stacked from the left."""
+    """Draw a bar for each client, with its classes stacked from the left."""
     clients = np.arange(len(counts))
     starts = np.cumsum(counts, axis=1) - counts
     for number, color in zip(range(counts.shape[1]), colors, strict=False):
@@ -137,8 +144,8 @@ def _bars(axis: Axes, counts: Counts, colors: Sequence[str], unit: str) -> None:
 
 
 def _heat_map(axis: Axes, counts: Counts, unit: str) -> None:
-    """Clients from left to right, a line for each class; darker is more."""
-    # By the square root: a client's few samples of a class are not nothing.
+    """Draw clients from left to right, with a line for each class. Darker is more."""
+    # The square root of the counts, so that a few samples are visible.
     image = axis.imshow(
         counts.T, aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0), interpolation="nearest"
     )
@@ -151,7 +158,7 @@ def _heat_map(axis: Axes, counts: Counts, unit: str) -> None:
 
 
 def _name_classes(figure: Figure, axes: list[Axes], colors: Sequence[str]) -> None:
-    """Their colors: one by one, or on a scale where they are many."""
+    """Add a legend of the classes' colors, or a color scale if there are many classes."""
     if len(colors) > MOST_NAMES:
         scale = ScalarMappable(cmap=ListedColormap(list(colors)))
         scale.set_clim(-0.5, len(colors) - 0.5)
@@ -185,7 +192,7 @@ def _lighter(color: str) -> str:
 
 
 def _title(held: Holdings, among: Sequence[Holdings]) -> str:
-    """What tells one panel from the others; its α in any case."""
+    """Return the fields in which a panel differs from the others, and its α."""
     config, varies = held.config, _varying(among)
     parts = [str(getattr(config, name)) for name in ("dataset", "partition") if name in varies]
     if config.alpha is not None:
@@ -202,7 +209,7 @@ def _title(held: Holdings, among: Sequence[Holdings]) -> str:
 
 
 def _heading(among: Sequence[Holdings]) -> str:
-    """What all panels share."""
+    """Return the fields that all panels share."""
     first, varies = among[0], _varying(among)
     config = first.config
     shared = {
@@ -215,15 +222,15 @@ def _heading(among: Sequence[Holdings]) -> str:
 
 
 def _varying(among: Sequence[Holdings]) -> set[str]:
-    """The fields in which the panels differ; of the clients, their number."""
+    """Return the fields in which the panels differ. "clients" is the number of clients."""
     names = ("dataset", "partition", "min_samples", "seed")
     values = {name: {getattr(h.config, name) for h in among} - {None} for name in names}
-    varying = {name for name, found in values.items() if len(found) > 1}
+    varying = {name for name, distinct in values.items() if len(distinct) > 1}
     return varying | ({"clients"} if len({len(h.counts) for h in among}) > 1 else set())
 
 
 def _short(value: float, _position: int | None = None) -> str:
-    """500, 20k, 1.5M."""
+    """Return a number as short text, such as "500", "20k" or "1.5M"."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= 10 * size or (unit == "M" and abs(value) >= size):
             return f"{value / size:g}{unit}"

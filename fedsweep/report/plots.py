@@ -1,4 +1,4 @@
-"""Figures of a summary: by round, by T*, by α and E, and who wins where."""
+"""Figures of a summary: curves by round, accuracy by T*, α or E, and the best arms."""
 
 from __future__ import annotations
 
@@ -19,45 +19,44 @@ from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
 from fedsweep.fields import label
 from fedsweep.report import layout
 from fedsweep.report.differences import marks
-from fedsweep.report.grouping import Cell, Curve, Summary, column_text, mean_curve
-from fedsweep.report.labels import Column, Key, Row, field_text, sort_key
+from fedsweep.report.grouping import Cell, MeanCurve, Summary, column_text, mean_curve
+from fedsweep.report.labels import ColumnKey, Row, RowKey, field_text, sort_key
+from fedsweep.store.rows import Curves
 
 if TYPE_CHECKING:
-    from fedsweep.report.findings import Finding
+    from fedsweep.report.search_results import SearchResult
 
-MOST = 24
-"""Panels that a figure has: more cannot be read."""
+MOST_SETTINGS = 24
+"""The most panels of a figure. More of them could not be read."""
 
 WINNER_INCHES, WINNER_FONT = 1.3, 9.0
-"""The width at which the name of a winner is wrapped, and its points."""
+"""The width at which the name of a winner is wrapped, and its font size in points."""
 
-Places = Mapping[tuple[Any, Any], tuple[Column, str]]
+Places = Mapping[tuple[Any, Any], tuple[ColumnKey, str]]
 """The best column at each α and E, and its text."""
-
-Curves = Mapping[str, Mapping[int, float]]
-"""A measure by round, for each trial that took it."""
 
 
 def arms_by_round(
     summary: Summary,
     rows: Sequence[Row],
     curves: Curves,
-    what: str = "test accuracy, %",
+    heading: str = "test accuracy, %",
     scale: float = 100,
 ) -> Figure | None:
-    """A panel for each point of the other axes, a line for each arm, a band of one std over seeds.
+    """Draw a panel for each row of the summary, with a line for each arm.
 
-    `what` names the curves' values times `scale`. Of an arm, its finished trials; where it has
-    none, those that run. None where nothing was measured yet.
+    A band shows one standard deviation over seeds. A line is the mean of the arm's finished trials,
+    or of its running trials if none has finished. `heading` names the values times `scale`.
+    Returns None if no trial has values yet.
     """
-    panels: dict[Key, dict[Column, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    panels: dict[RowKey, dict[ColumnKey, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
             panel = tuple(row[name] for name in summary.axes)
             panels[panel][summary.column(row)].append(row)
     if not panels:
         return None
-    figure, axes = layout.grid(min(len(panels), MOST))
+    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS))
     colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         arms = panels[panel]
@@ -65,24 +64,26 @@ def arms_by_round(
         for column in sorted(arms, key=summary.columns.index):
             curve = _curve(arms[column], curves)
             _draw_arm(axis, summary, column, curve, colors[column], scale, trunk=trunk)
-        _say(axis, _title(summary.axes, panel), "round")
-    return _finish(figure, axes, what, len(panels))
+        _name_panel(axis, _title(summary.axes, panel), "round")
+    return _finish(figure, axes, heading, len(panels))
 
 
 def alphas_by_round(
-    summary: Summary, rows: Sequence[Row], curves: Curves, what: str
+    summary: Summary, rows: Sequence[Row], curves: Curves, heading: str
 ) -> Figure | None:
-    """A panel for each arm and point of the other axes, a line for each α."""
+    """Draw a panel for each arm and point of the axes other than α, with a line for each α."""
     varying = [n for i, n in enumerate(summary.axes) if len({key[i] for key in summary.cells}) > 1]
     fields = [n for n in varying if n not in ("alpha", "centralized")]
-    panels: dict[tuple[Column, Key], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    panels: dict[tuple[ColumnKey, RowKey], dict[Any, list[Row]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
             panel = (summary.column(row), tuple(row[name] for name in fields))
             panels[panel][row["alpha"]].append(row)
     if not panels:
         return None
-    figure, axes = layout.grid(min(len(panels), MOST))
+    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS))
     colors = _shades({alpha for lines in panels.values() for alpha in lines})
     in_order = sorted(panels, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
     for axis, (column, point) in zip(axes, in_order, strict=False):
@@ -90,25 +91,25 @@ def alphas_by_round(
         for alpha in sorted(lines, key=lambda alpha: sort_key((alpha,))):
             name = f"α = {field_text('alpha', alpha)}"
             _draw_curve(axis, _curve(lines[alpha], curves), colors[alpha], name)
-        said = filter(None, [column_text(summary, column), _title(fields, point)])
-        _say(axis, ", ".join(said), "round")
-    return _finish(figure, axes, what, len(panels))
+        texts = filter(None, [column_text(summary, column), _title(fields, point)])
+        _name_panel(axis, ", ".join(texts), "round")
+    return _finish(figure, axes, heading, len(panels))
 
 
 def _shades(values: set[Any]) -> dict[Any, str]:
-    """Colors that go from dark to light with the value."""
+    """Return a color for each value, from dark to light."""
     in_order = sorted(values, key=lambda value: sort_key((value,)))
     shade, steps = colormaps["viridis"], max(len(in_order) - 1, 1)
     return {value: to_hex(shade(0.85 * i / steps)) for i, value in enumerate(in_order)}
 
 
-def _curve(rows: Sequence[Row], curves: Curves) -> Curve:
-    """Of the finished trials; where there is none, of those that run."""
+def _curve(rows: Sequence[Row], curves: Curves) -> MeanCurve:
+    """Return the mean curve of the finished trials, or of the running ones if none has finished."""
     finished = [row for row in rows if row["state"] == "finished"]
     return mean_curve([curves[row["trial_id"]] for row in finished or rows])
 
 
-def _draw_curve(axis: Axes, curve: Curve, color: str, name: str, scale: float = 1.0) -> None:
+def _draw_curve(axis: Axes, curve: MeanCurve, color: str, name: str, scale: float = 1.0) -> None:
     mean, std = ([scale * v for v in values] for values in (curve.mean, curve.std))
     low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1, 1))
     axis.plot(curve.rounds, mean, label=name, color=color, linewidth=1.6)
@@ -118,8 +119,8 @@ def _draw_curve(axis: Axes, curve: Curve, color: str, name: str, scale: float = 
 def _draw_arm(
     axis: Axes,
     summary: Summary,
-    column: Column,
-    curve: Curve,
+    column: ColumnKey,
+    curve: MeanCurve,
     color: str,
     scale: float,
     *,
@@ -127,9 +128,9 @@ def _draw_arm(
 ) -> None:
     frozen = _freeze_round(summary, column) or 0
     fork = max((r for r in curve.rounds if r <= frozen), default=None)
-    # Up to T* FIXBN is BN, bit for bit: where BN is drawn, FIXBN forks off it.
+    # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, the line of FIXBN begins at T*.
     first = curve.rounds.index(fork) if trunk and fork is not None else 0
-    forked = Curve(curve.rounds[first:], curve.mean[first:], curve.std[first:])
+    forked = MeanCurve(curve.rounds[first:], curve.mean[first:], curve.std[first:])
     _draw_curve(axis, forked, color, column_text(summary, column), scale)
     if fork:
         height = scale * curve.mean[curve.rounds.index(fork)]
@@ -137,10 +138,13 @@ def _draw_arm(
 
 
 def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
-    """Final accuracy of fixbn over T*, with the others as lines. None where no T* has finished."""
-    lines: dict[Key, dict[Column, list[tuple[int, Cell]]]]
+    """Draw the final accuracy of FIXBN over T*, and the others as dashed lines.
+
+    Returns None if no trial with a T* has finished.
+    """
+    lines: dict[RowKey, dict[ColumnKey, list[tuple[int, Cell]]]]
     lines = defaultdict(lambda: defaultdict(list))
-    levels: dict[Key, dict[Column, Cell]] = defaultdict(dict)
+    levels: dict[RowKey, dict[ColumnKey, Cell]] = defaultdict(dict)
     for panel, cells in summary.cells.items():
         for column, cell in cells.items():
             frozen = _freeze_round(summary, column)
@@ -152,7 +156,7 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
                 levels[panel][column] = cell
     if not lines:
         return None
-    figure, axes = layout.grid(min(len(lines), MOST))
+    figure, axes = layout.grid(min(len(lines), MOST_SETTINGS))
     for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
         for number, column in enumerate(sorted(lines[panel], key=sort_key)):
             points = sorted(lines[panel][column], key=lambda point: point[0])
@@ -162,9 +166,9 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
             height = 100 * (levels[panel][column].mean or 0)
             color, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
             axis.axhline(height, color=color, linestyle="--", label=name)
-        _say(axis, _title(summary.axes, panel), "T⋆, rounds")
+        _name_panel(axis, _title(summary.axes, panel), "T⋆, rounds")
         totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
-        if total := max((t for t in totals if t is not None), default=None):  # None: pooled
+        if total := max((t for t in totals if t is not None), default=None):  # None if pooled
             axis.set_xlim(-0.03 * total, 1.03 * total)
     return _finish(figure, axes, "final test accuracy, %", len(lines))
 
@@ -177,15 +181,15 @@ def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], color: str, na
 
 
 def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
-    """Final accuracy over α, or over E, on a logarithmic axis; a panel for each point of the rest.
+    """Draw the final accuracy over α or E on a logarithmic axis.
 
-    None where the field has not two values with a result.
+    Each point of the other axes has a panel. Returns None if no arm has results at two values.
     """
     if field not in summary.axes:
         return None
     place = summary.axes.index(field)
     rest = [name for name in summary.axes if name != field]
-    panels: dict[Key, dict[Column, list[tuple[float, Cell]]]]
+    panels: dict[RowKey, dict[ColumnKey, list[tuple[float, Cell]]]]
     panels = defaultdict(lambda: defaultdict(list))
     for key, cells in summary.cells.items():
         panel = key[:place] + key[place + 1 :]
@@ -195,13 +199,13 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
     drawn = {p: c for p, c in panels.items() if any(len(points) > 1 for points in c.values())}
     if not drawn:
         return None
-    figure, axes = layout.grid(min(len(drawn), MOST))
+    figure, axes = layout.grid(min(len(drawn), MOST_SETTINGS))
     colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(drawn, key=sort_key), strict=False):
         for column in sorted(drawn[panel], key=summary.columns.index):
             points = sorted(drawn[panel][column], key=lambda point: point[0])
             _error_bars(axis, points, colors[column], column_text(summary, column))
-        _say(axis, _title(rest, panel), label(field))
+        _name_panel(axis, _title(rest, panel), label(field))
         ticks = sorted({x for points in drawn[panel].values() for x, _ in points})
         axis.set_xscale("log")
         axis.set_xticks(ticks, [field_text(field, x) for x in ticks])
@@ -211,14 +215,14 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
 
 
 def wins(summary: Summary) -> Figure | None:
-    """Who wins where: the best column at each α and E, and how far ahead of the next.
+    """Draw the best arm at each α and E, and its lead over the next.
 
-    A cell that lacks a trial takes no part. None where α and E do not make two places.
+    A cell that lacks a trial takes no part. Returns None if no panel has two pairs of α and E.
     """
     if not {"alpha", "local_steps"} <= set(summary.axes):
         return None
     across, down = summary.axes.index("alpha"), summary.axes.index("local_steps")
-    found: dict[Key, dict[tuple[Any, Any], tuple[Column, str]]] = defaultdict(dict)
+    winners: dict[RowKey, dict[tuple[Any, Any], tuple[ColumnKey, str]]] = defaultdict(dict)
     for key, cells in summary.cells.items():
         best = marks(cells, "test_accuracy").best
         if best is None or key[across] is None or key[down] is None:
@@ -226,17 +230,17 @@ def wins(summary: Summary) -> Figure | None:
         means = sorted((c.mean or 0 for c in cells.values() if c.whole), reverse=True)
         panel = tuple(v for i, v in enumerate(key) if i not in (across, down))
         text = f"{column_text(summary, best)}\n+{100 * (means[0] - means[1]):.1f}"
-        found[panel][key[across], key[down]] = (best, text)
-    panels = {panel: _wrapped(places) for panel, places in found.items() if len(places) > 1}
+        winners[panel][key[across], key[down]] = (best, text)
+    panels = {panel: _wrapped(places) for panel, places in winners.items() if len(places) > 1}
     if not panels:
         return None
     rest = [name for i, name in enumerate(summary.axes) if i not in (across, down)]
     size = _wins_size(list(panels.values()))
-    figure, axes = layout.grid(min(len(panels), MOST), share=False, size=size)
+    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS), share=False, size=size)
     colors = _colors(summary.columns)
     for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
         _draw_wins(axis, panels[panel], colors)
-        _say(axis, _title(rest, panel), "α")
+        _name_panel(axis, _title(rest, panel), "α")
         _number_places(axis, panels[panel])
     return _finish(figure, axes, "", len(panels))
 
@@ -258,7 +262,7 @@ def _wins_size(panels: Sequence[Places]) -> tuple[float, float]:
     return max(layout.PANEL[0], alphas * wide), max(layout.PANEL[1], steps * (high + layout.PAD))
 
 
-def _draw_wins(axis: Axes, places: Places, colors: dict[Column, str]) -> None:
+def _draw_wins(axis: Axes, places: Places, colors: dict[ColumnKey, str]) -> None:
     alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
     for (alpha, step), (column, text) in places.items():
         x, y = alphas.index(alpha), steps.index(step)
@@ -280,65 +284,74 @@ def _number_places(axis: Axes, places: Mapping[tuple[Any, Any], object]) -> None
     axis.set_ylabel("E")
 
 
-def searches(findings: Sequence[Finding], titles: Sequence[str]) -> Figure | None:
-    """A panel for each arm: what was seen at each T*, what is believed between, and the best."""
-    drawn = [(f, title) for f, title in zip(findings, titles, strict=True) if f.answer.points]
+def searches(results: Sequence[SearchResult], titles: Sequence[str]) -> Figure | None:
+    """Draw a panel for each arm: its values by T*, the surrogate's mean, and the best T*."""
+    drawn = [(r, title) for r, title in zip(results, titles, strict=True) if r.estimate.points]
     if not drawn:
         return None
-    figure, axes = layout.grid(min(len(drawn), MOST))
-    for axis, (f, title) in zip(axes, drawn, strict=False):
-        found, history = f.answer, [probe for probe in f.history if probe.values]
-        mean, std = ([100 * v for v in values] for values in (found.mean, found.std))
+    figure, axes = layout.grid(min(len(drawn), MOST_SETTINGS))
+    for axis, (result, title) in zip(axes, drawn, strict=False):
+        best = result.estimate
+        history = [probe for probe in result.history if probe.values]
+        mean, std = ([100 * v for v in values] for values in (best.mean, best.std))
         low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1.96, 1.96))
-        axis.plot(found.points, mean, color=FREEZE_SHADES[2], label="belief, 95 %")
-        axis.fill_between(found.points, low, high, color=FREEZE_SHADES[2], alpha=0.15, linewidth=0)
+        axis.plot(best.points, mean, color=FREEZE_SHADES[2], label="surrogate, 95 %")
+        axis.fill_between(best.points, low, high, color=FREEZE_SHADES[2], alpha=0.15, linewidth=0)
         for probe in history:
             values = [100 * v for v in probe.values.values()]
             at = [probe.freeze_round] * len(values)
-            axis.plot(at, values, ".", color="#888888", markersize=4, label="a seed")
+            axis.plot(at, values, ".", color="#888888", markersize=4, label="one seed")
         means = [100 * math.fsum(p.values.values()) / len(p.values) for p in history]
         at = [p.freeze_round for p in history]
-        axis.plot(at, means, "o", color=FREEZE_SHADES[3], label="tried, mean")
-        if found.freeze_round is not None and found.low is not None and found.high is not None:
-            axis.axvspan(found.low, found.high, color=FIGURE_COLORS["in"], alpha=0.12, linewidth=0)
+        axis.plot(at, means, "o", color=FREEZE_SHADES[3], label="mean over seeds")
+        if best.freeze_round is not None and best.low is not None and best.high is not None:
+            axis.axvspan(best.low, best.high, color=FIGURE_COLORS["in"], alpha=0.12, linewidth=0)
             axis.axvline(
-                found.freeze_round, color=FIGURE_COLORS["in"], linestyle="--", label="best T⋆, 90 %"
+                best.freeze_round, color=FIGURE_COLORS["in"], linestyle="--", label="best T⋆, 90 %"
             )
-        _say(axis, f"{title} ({f.standing})", "T⋆, rounds")
-    axes[0].set_ylim(bottom=_floor([f for f, _ in drawn]))  # of all: they share it
-    metrics = {f.arm.spec.search.metric.replace("_", " ") for f, _ in drawn}
+        _name_panel(axis, f"{title} ({result.standing})", "T⋆, rounds")
+    axes[0].set_ylim(bottom=_floor([result for result, _ in drawn]))  # the panels share the axis
+    metrics = {result.arm.spec.search.metric.replace("_", " ") for result, _ in drawn}
     return _finish(figure, axes, f"{' or '.join(sorted(metrics))}, %", len(drawn))
 
 
-def _floor(findings: Sequence[Finding]) -> float:
-    """Percent below which only collapses lie: one must not press all else into a line."""
-    values = [p.values.values() for f in findings for p in f.history if p.values]
-    means = [100 * math.fsum(some) / len(some) for some in values]
+def _floor(results: Sequence[SearchResult]) -> float:
+    """Return the lower limit of the y axis, in percent.
+
+    A few collapsed trials may lie below it. Otherwise they would flatten all other points.
+    """
+    probes = [p.values.values() for result in results for p in result.history if p.values]
+    means = [100 * math.fsum(values) / len(values) for values in probes]
     middle = statistics.median(means)
     return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
 
 
-def _say(axis: Axes, title: str, below: str) -> None:
+def _name_panel(axis: Axes, title: str, below: str) -> None:
     axis.set_title(title, fontsize=layout.FONT)
     axis.set_xlabel(below)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
 def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Figure:
-    """Name the y axis and every line once, and lay the figure out; it says what is left out."""
+    """Name the y axis and each line once, and set the layout.
+
+    A heading says if panels are left out.
+    """
     for axis in axes:
         if left and axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # a grid's axis has one
             axis.set_ylabel(left)
     handles = {
         name: h for axis in axes for h, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    more = f"the first {MOST} of {panels} settings: --where shows others" if panels > MOST else ""
-    layout.fit_texts(figure, axes, handles, more)
+    heading = ""
+    if panels > MOST_SETTINGS:
+        heading = f"the first {MOST_SETTINGS} of {panels} settings: --where shows others"
+    layout.fit_texts(figure, axes, handles, heading)
     return figure
 
 
-def _colors(columns: Sequence[Column]) -> dict[Column, str]:
-    """A color for each column: its normalizer's; for fixbn, a blue that deepens with T*."""
+def _colors(columns: Sequence[ColumnKey]) -> dict[ColumnKey, str]:
+    """Return the color of each column: that of its normalizer, and for FIXBN a blue by T*."""
     frozen = sorted((column for column in columns if column[0] == "fixbn"), key=sort_key)
     colors = {column: FIGURE_COLORS.get(column[0], FOREIGN) for column in columns}
     depth = LinearSegmentedColormap.from_list("depth", FREEZE_SHADES)
@@ -347,20 +360,20 @@ def _colors(columns: Sequence[Column]) -> dict[Column, str]:
     return colors
 
 
-def _freeze_round(summary: Summary, column: Column) -> int | None:
-    """A column's T*, where it has one."""
+def _freeze_round(summary: Summary, column: ColumnKey) -> int | None:
+    """Return the T* of a column, if it has one."""
     if "freeze_round" not in summary.arm_fields:
         return None
     frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
     return frozen
 
 
-def _without_freeze_round(summary: Summary, column: Column) -> Column:
+def _without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
     place = 1 + summary.arm_fields.index("freeze_round")
     return (*column[:place], None, *column[place + 1 :])
 
 
-def _title(fields: Sequence[str], panel: Key) -> str:
-    said = zip(fields, panel, strict=True)
-    told = [(n, v) for n, v in said if v is not None and not (n == "centralized" and not v)]
-    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in told)
+def _title(fields: Sequence[str], panel: RowKey) -> str:
+    pairs = zip(fields, panel, strict=True)
+    shown = [(n, v) for n, v in pairs if v is not None and not (n == "centralized" and not v)]
+    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in shown)

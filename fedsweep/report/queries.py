@@ -1,4 +1,4 @@
-"""The SQL behind the numbers: each table and figure names the query that gives it."""
+"""The SQL queries that give the numbers of tables and figures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fedsweep.report.selection import Condition
 
 
-def cells(summary: Summary, conditions: Sequence[Condition] = ()) -> str:
-    """Means and deviations of the test accuracy, a row for each cell."""
+def cells_query(summary: Summary, conditions: Sequence[Condition] = ()) -> str:
+    """Select the mean and standard deviation of the test accuracy of each cell."""
     fields = ["normalizer", *summary.arm_fields, *summary.axes]
     numbers = ["n", "n_failed", "mean_test_accuracy", "std_test_accuracy"]
     where = [f"sweep = {sql_value(summary.sweep)}", *(c.sql() for c in conditions)]
@@ -24,8 +24,8 @@ def cells(summary: Summary, conditions: Sequence[Condition] = ()) -> str:
     )
 
 
-def values(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
-    """A final measure of each finished trial: what means, intervals and tests are made of."""
+def values_query(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
+    """Select a final measure of each finished trial."""
     fields = ["normalizer", *summary.arm_fields, *summary.axes, *summary.pooled, *summary.tuned]
     names = [f"r.{name}" for name in [*dict.fromkeys(fields), "seed", measure]]
     if summary.tuned:
@@ -41,17 +41,17 @@ def values(summary: Summary, measure: str, conditions: Sequence[Condition] = ())
     )
 
 
-def of_table(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
-    """The shortest query that gives a table's numbers."""
-    # `cells` has no seed, and one value of what trials of a cell may differ in.
+def table_query(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
+    """Return the shortest query that gives the numbers of a table."""
+    # The view `cells` has no seeds, and one value of each field in which its trials may differ.
     finer = {"seed", *OUTSIDE_IDENTITY} & {*summary.axes, *(c.field for c in conditions)}
     if measure == "test_accuracy" and not (summary.pooled or summary.tuned or finer):
-        return cells(summary, conditions)
-    return values(summary, measure, conditions)
+        return cells_query(summary, conditions)
+    return values_query(summary, measure, conditions)
 
 
-def curves(sweep: str, measure: str, conditions: Sequence[Condition] = ()) -> str:
-    """A measure by round."""
+def curves_query(sweep: str, measure: str, conditions: Sequence[Condition] = ()) -> str:
+    """Select a measure by trial and round."""
     where = [f"m.sweep = {sql_value(sweep)}", *(c.sql("r.") for c in conditions)]
     return (
         f"SELECT c.trial_id, c.round, c.{measure} FROM curves c "
@@ -60,8 +60,8 @@ def curves(sweep: str, measure: str, conditions: Sequence[Condition] = ()) -> st
     )
 
 
-def searched(sweep: str, metric: str) -> str:
-    """What each arm's search saw: the metric of each trial that a proposal had."""
+def search_query(sweep: str, metric: str) -> str:
+    """Select the metric of each trial that a search proposed, by arm and proposal."""
     return (
         f"SELECT a.arm_id, p.number, r.freeze_round, r.seed, r.{metric}, p.why FROM sweeps s "
         "JOIN arms a ON a.sweep = s.id JOIN proposals p ON p.arm = a.id "

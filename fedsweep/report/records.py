@@ -1,4 +1,4 @@
-"""A summary as records, a cell each: CSV, JSON, Parquet, a workbook."""
+"""A summary as records, one for each cell, in CSV, JSON, Parquet or a workbook."""
 
 from __future__ import annotations
 
@@ -12,45 +12,55 @@ from typing import IO, TYPE_CHECKING, Any
 from fedsweep.errors import RequestError
 from fedsweep.measures import COMPARABLE, OPTIONAL
 from fedsweep.report import queries
-from fedsweep.report.differences import Contrast, against, gaps, marks
+from fedsweep.report.differences import (
+    CellDifference,
+    differences_to_baseline,
+    differences_to_centralized,
+    marks,
+)
 from fedsweep.report.grouping import FIELDS, Cell, Summary
-from fedsweep.report.labels import Column, Key
-from fedsweep.report.tables import View
+from fedsweep.report.labels import ColumnKey, RowKey
+from fedsweep.report.tables import ReportOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def records(summary: Summary, view: View | None = None) -> list[dict[str, Any]]:
-    """One record a cell: its configuration, its numbers (accuracies 0..1), its query.
+def records(summary: Summary, options: ReportOptions | None = None) -> list[dict[str, Any]]:
+    """Return a record for each cell: its configuration, its numbers and its query.
 
-    `difference` and what follows it are None where nothing was compared; so is `gap`.
+    Fractions are from 0 to 1. The columns of `difference` are None if the cell was not compared
+    to the baseline. Those of `gap` are None if it has no centralized twin.
     """
-    view = view or View()
-    baseline = view.baseline
-    compared = _by_cell(against(summary, view.first, baseline)) if baseline is not None else {}
-    central = _by_cell(gaps(summary, view.first))
-    query = queries.of_table(summary, view.first, view.conditions)
-    found = []
+    options = options or ReportOptions()
+    baseline = options.baseline
+    compared = (
+        _by_cell(differences_to_baseline(summary, options.first, baseline))
+        if baseline is not None
+        else {}
+    )
+    central = _by_cell(differences_to_centralized(summary, options.first))
+    query = queries.table_query(summary, options.first, options.conditions)
+    rows = []
     for key, cells in summary.cells.items():
-        marked = marks(cells, view.first)
+        row_marks = marks(cells, options.first)
         for column, cell in cells.items():
-            found.append(
+            rows.append(
                 {
-                    **_numbers(summary, cell, view),
-                    "best": int(column == marked.best),
-                    "not_worse": int(column in marked.level),
-                    **_contrast("difference", compared.get((key, column))),
-                    **_contrast("gap", central.get((key, column))),
+                    **_numbers(summary, cell, options),
+                    "best": int(column == row_marks.best),
+                    "not_worse": int(column in row_marks.level),
+                    **_difference("difference", compared.get((key, column))),
+                    **_difference("gap", central.get((key, column))),
                     "query": query,
                 }
             )
-    return found
+    return rows
 
 
-def _numbers(summary: Summary, cell: Cell, view: View) -> dict[str, Any]:
-    told = dict.fromkeys(["test_accuracy", *OPTIONAL, *([view.measure] if view.measure else [])])
-    spreads = {name: cell.measure(name) for name in COMPARABLE if name in told}
+def _numbers(summary: Summary, cell: Cell, options: ReportOptions) -> dict[str, Any]:
+    names = {"test_accuracy", *OPTIONAL, options.measure}
+    spreads = {name: cell.measure(name) for name in COMPARABLE if name in names}
     return {
         "sweep": summary.sweep,
         **{name: cell.fields.get(name) for name in FIELDS if name != "seed"},
@@ -66,53 +76,56 @@ def _numbers(summary: Summary, cell: Cell, view: View) -> dict[str, Any]:
     }
 
 
-def _by_cell(contrasts: Sequence[Contrast]) -> dict[tuple[Key, Column], Contrast]:
-    return {(c.key, c.column): c for c in contrasts}
+def _by_cell(
+    differences: Sequence[CellDifference],
+) -> dict[tuple[RowKey, ColumnKey], CellDifference]:
+    return {(c.key, c.column): c for c in differences}
 
 
-def _contrast(name: str, contrast: Contrast | None) -> dict[str, Any]:
-    apart = contrast.found if contrast is not None else None
+def _difference(name: str, cell: CellDifference | None) -> dict[str, Any]:
+    difference = cell.difference if cell is not None else None
     return {
-        name: apart.mean if apart else None,
-        f"{name}_low": apart.low if apart else None,
-        f"{name}_high": apart.high if apart else None,
-        f"{name}_pairs": apart.n if apart else None,
-        f"{name}_p": contrast.p if contrast else None,
+        name: difference.mean if difference else None,
+        f"{name}_low": difference.low if difference else None,
+        f"{name}_high": difference.high if difference else None,
+        f"{name}_pairs": difference.n if difference else None,
+        f"{name}_p": cell.p if cell else None,
     }
 
 
-def as_json(found: Sequence[dict[str, Any]]) -> str:
-    """One list of records."""
+def as_json(rows: Sequence[dict[str, Any]]) -> str:
+    """Return one JSON list."""
     out = io.StringIO()
-    for part in json.JSONEncoder(indent=2).iterencode(list(found)):  # `dumps` would keep all parts
+    # `dumps` would keep all parts in memory.
+    for part in json.JSONEncoder(indent=2).iterencode(list(rows)):
         out.write(part)
     return out.getvalue() + "\n"
 
 
-def as_csv(found: Sequence[dict[str, Any]]) -> str:
-    """A line a record, under a header."""
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a header and a line for each record."""
     out = io.StringIO()
-    if found:
-        writer = csv.DictWriter(out, list(found[0]), lineterminator="\n")
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(rows)
     return out.getvalue()
 
 
-def write_parquet(found: Sequence[dict[str, Any]], file: IO[bytes]) -> None:
-    """A row a record.
+def write_parquet(rows: Sequence[dict[str, Any]], file: IO[bytes]) -> None:
+    """Write a row for each record.
 
     Raises:
         RequestError: the extra `tables` is missing.
 
     """
-    _frame(found).to_parquet(file, index=False)
+    _frame(rows).to_parquet(file, index=False)
 
 
 def write_workbook(
-    found: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]], file: IO[bytes]
+    rows: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]], file: IO[bytes]
 ) -> None:
-    """Two sheets: the cells, and the trials that they are made of.
+    """Write a sheet of cells and a sheet of their trials.
 
     Raises:
         RequestError: the extra `tables` is missing.
@@ -120,7 +133,7 @@ def write_workbook(
     """
     pandas = _pandas()
     with pandas.ExcelWriter(file, engine="openpyxl") as book:
-        for name, records in (("cells", found), ("trials", trials)):
+        for name, records in (("cells", rows), ("trials", trials)):
             sheet_of = _frame(records).map(_printable)
             sheet_of.to_excel(book, sheet_name=name, index=False)
             sheet = book.sheets[name]
@@ -129,19 +142,19 @@ def write_workbook(
             for cells in sheet.iter_cols():
                 for cell in cells:
                     if isinstance(cell.value, str):
-                        cell.data_type = "s"  # a name that begins with = is no formula
+                        cell.data_type = "s"  # a name that begins with "=" is not a formula
                 width = max(len(str(cell.value or "")) for cell in cells[:50])
                 sheet.column_dimensions[cells[0].column_letter].width = min(width + 2, 40)
 
 
 def _printable(value: Any) -> Any:
-    """Without what no worksheet may hold: an error may be colored by escape codes."""
+    """Replace control characters, such as the colors of an error. A worksheet refuses them."""
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", value) if isinstance(value, str) else value
 
 
-def _frame(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """With whole numbers as such, also where some are missing."""
-    frame: pd.DataFrame = _pandas().DataFrame.from_records(list(found))
+def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return a data frame. Integer columns stay integers if values are missing."""
+    frame: pd.DataFrame = _pandas().DataFrame.from_records(list(rows))
     return frame.convert_dtypes()
 
 

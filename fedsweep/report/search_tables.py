@@ -1,4 +1,4 @@
-"""What searches found as a table: for the terminal and Markdown."""
+"""Tables of the results of searches, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from fedsweep.measures import MEASURES
-from fedsweep.report.findings import Finding, Gain, names
 from fedsweep.report.fit import Column, Grid
+from fedsweep.report.search_results import Gain, SearchResult, arm_names
 from fedsweep.report.tables import WIDE, markdown_heading, markdown_line
 
 
-def rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
-    """The headings and lines of what searches found: an arm a line."""
-    rivals = list(dict.fromkeys(gain.rival for f in findings for gain in f.gains))
-    metrics = dict.fromkeys(MEASURES[f.arm.spec.search.metric].samples for f in findings)
+def rows(results: Sequence[SearchResult]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and lines of a table of search results, a line for each arm."""
+    rivals = list(dict.fromkeys(gain.rival for result in results for gain in result.gains))
+    metrics = dict.fromkeys(MEASURES[result.arm.spec.search.metric].samples for result in results)
     headings = ["arm", "best T⋆", "90 % interval", f"{'/'.join(metrics)}, %"]
     headings += [f"gain over {rival}" for rival in rivals]
     headings += ["tried", "rounds, of a grid's", "standing"]
     lines = []
-    for name, f in zip(names(findings), findings, strict=True):
-        found = f.answer
-        gains = {gain.rival: gain for gain in f.gains}
-        share = f"{found.spent / found.whole_grid:.0%}" if found.whole_grid else ""
+    for name, result in zip(arm_names(results), results, strict=True):
+        best = result.estimate
+        gains = {gain.rival: gain for gain in result.gains}
+        fraction = f"{best.spent / best.whole_grid:.0%}" if best.whole_grid else ""
         lines.append(
             [
                 name,
-                "–" if found.freeze_round is None else str(found.freeze_round),
-                "–" if found.low is None else f"{found.low} – {found.high}",
-                "–" if f.value is None else f"{100 * f.value:.2f}",
+                "–" if best.freeze_round is None else str(best.freeze_round),
+                "–" if best.low is None else f"{best.low} – {best.high}",
+                "–" if result.value is None else f"{100 * result.value:.2f}",
                 *(gain_text(gains.get(rival)) for rival in rivals),
-                f"{len(f.history)} of {f.points}",
-                f"{found.spent:,} of {found.whole_grid:,} ({share})",
-                f.standing,
+                f"{len(result.history)} of {result.points}",
+                f"{best.spent:,} of {best.whole_grid:,} ({fraction})",
+                result.standing,
             ]
         )
     return headings, lines
 
 
 def gain_text(gain: Gain | None) -> str:
-    """+1.20 (0.40 to 2.00), in points; † where T* was selected on the same seeds."""
+    """Return text such as "+1.20 (+0.40 to +2.00)", in points.
+
+    It ends in † if T* was selected on the same seeds.
+    """
     if gain is None:
         return "–"
     mark = "" if gain.fresh else "†"
@@ -50,38 +53,37 @@ def gain_text(gain: Gain | None) -> str:
     return f"{100 * gain.mean:+.2f} ({100 * gain.low:+.2f} to {100 * gain.high:+.2f}){mark}"
 
 
-def notes(findings: Sequence[Finding]) -> list[str]:
-    """How the numbers are to be read, and why each search ended."""
-    said = [
+def notes(results: Sequence[SearchResult]) -> list[str]:
+    """Return notes on how to read the numbers, and why each search ended."""
+    texts = [
         "gains: test accuracy, points, mean and 95 % interval of paired differences over seeds",
-        "rounds: the arm's, its trunk included, of those of a grid over its T⋆ that shares nothing",
+        "rounds: used by the arm and its trunk, of those of a grid that shares no trunk",
     ]
-    if any(not gain.fresh for f in findings for gain in f.gains):
-        said.append("† on the seeds that selected T⋆: plan with confirm_seeds for others")
-    if any(f.arm.spec.search.metric == "test_accuracy" for f in findings):
-        said.append("T⋆ was searched by the TEST accuracy, as the plan says: no gain is unbiased")
-    for name, f in zip(names(findings), findings, strict=True):
-        if f.arm.said:
-            said.append(f"{name}: {f.standing}: {f.arm.said}")
-    return said
+    if any(not gain.fresh for result in results for gain in result.gains):
+        texts.append("† on the seeds that selected T⋆: plan with confirm_seeds to use others")
+    if any(result.arm.spec.search.metric == "test_accuracy" for result in results):
+        texts.append("T⋆ was selected by the TEST accuracy, as the plan says: the gains are biased")
+    for name, result in zip(arm_names(results), results, strict=True):
+        if result.arm.said:
+            texts.append(f"{name}: {result.standing}: {result.arm.said}")
+    return texts
 
 
-def terminal(findings: Sequence[Finding], width: int = WIDE) -> list[RenderableType]:
-    """Return what searches found, in so many columns, and how to read it."""
-    headings, lines = rows(findings)
+def terminal(results: Sequence[SearchResult], width: int = WIDE) -> list[RenderableType]:
+    """Return the table of results for a terminal of this width, and the notes."""
+    headings, lines = rows(results)
     grid = Grid(
         columns=[Column(name, left=name == "arm") for name in headings],
         rows=lines,
-        title=f"{findings[0].arm.sweep_name}: the best freeze round",
+        title=f"{results[0].arm.sweep_name}: the best freeze round",
     )
-    return [grid.fitted(width), Text("\n".join(notes(findings)), style="dim")]
+    return [grid.fitted(width), Text("\n".join(notes(results)), style="dim")]
 
 
-def markdown(findings: Sequence[Finding]) -> str:
-    """The same as a GitHub table."""
-    headings, lines = rows(findings)
-
-    heading = markdown_heading(f"{findings[0].arm.sweep_name}: the best freeze round")
-    said = [heading, "", markdown_line(headings)]
-    said += [markdown_line(["---:"] * len(headings)), *map(markdown_line, lines), ""]
-    return "\n".join([*said, *(f"- {note}" for note in notes(findings))]) + "\n"
+def markdown(results: Sequence[SearchResult]) -> str:
+    """Return the table as a GitHub table, with the notes as a list."""
+    headings, lines = rows(results)
+    heading = markdown_heading(f"{results[0].arm.sweep_name}: the best freeze round")
+    parts = [heading, "", markdown_line(headings)]
+    parts += [markdown_line(["---:"] * len(headings)), *map(markdown_line, lines), ""]
+    return "\n".join([*parts, *(f"- {note}" for note in notes(results))]) + "\n"

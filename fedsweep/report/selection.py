@@ -1,4 +1,4 @@
-"""Which trials a report is about: conditions on fields, and hyperparameters that are tuned."""
+"""The trials of a report: conditions on their fields, and tuned hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsweep.report.grouping import FIELDS
 from fedsweep.report.labels import BOOLEANS, Row, describe, field_text, sort_key
 
 SELECTED_BY = "validation_accuracy"
-"""What tuning looks at: never the test set."""
+"""The measure by which tuning selects. It is never one of the test set."""
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
@@ -32,30 +32,33 @@ _FIELD_AND_SIGN = re.compile(r"(?<!\w)(\w++)\s*+(!=|<=|>=|=|<|>)")
 
 @dataclass(frozen=True)
 class Condition:
-    """A field compared with a value; with = and !=, with one of several."""
+    """A comparison of a field with a value. With = and !=, there may be several values."""
 
     field: str
     sign: str
     values: tuple[Any, ...]
 
     def holds(self, row: Row) -> bool:
-        """Whether a row of `results` meets it; a field that is not set equals none alone."""
+        """Return whether a row of `results` meets the condition.
+
+        A field that is not set equals only "none".
+        """
         value = row[self.field]
         if self.sign in _ORDERS:
             return value is not None and _ORDERS[self.sign](value, self.values[0])
         return (value in self.values) == (self.sign == "=")
 
     def sql(self, alias: str = "") -> str:
-        """The same for a WHERE clause."""
+        """Return the condition for a WHERE clause."""
         name = f"{alias}{self.field}"
         if self.sign in _ORDERS:
             return f"{name} {self.sign} {sql_value(self.values[0])}"
         known = [sql_value(v) for v in self.values if v is not None]
         listed = f"({', '.join(known)})"
         if self.sign == "=":
-            said = [f"{name} IN {listed}"] if known else []
-            said += [f"{name} IS NULL"] if None in self.values else []
-            return said[0] if len(said) == 1 else f"({' OR '.join(said)})"
+            terms = [f"{name} IN {listed}"] if known else []
+            terms += [f"{name} IS NULL"] if None in self.values else []
+            return terms[0] if len(terms) == 1 else f"({' OR '.join(terms)})"
         if None in self.values:
             return " AND ".join(
                 [f"{name} IS NOT NULL", *([f"{name} NOT IN {listed}"] if known else [])]
@@ -64,7 +67,7 @@ class Condition:
 
 
 def sql_value(value: Any) -> str:
-    """A value as SQL writes it; booleans are 0 and 1 in the views."""
+    """Return a value as a literal of SQL. Booleans are 0 and 1 in the views."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -74,34 +77,34 @@ def sql_value(value: Any) -> str:
     return repr(value)
 
 
-def condition(text: str) -> Condition:
-    """alpha=0.1,0.5; local_steps>=20; normalizer!=gn; alpha=none.
+def parse_condition(text: str) -> Condition:
+    """Parse a condition such as "alpha=0.1,0.5", "local_steps>=20" or "alpha=none".
 
     Raises:
-        RequestError: it is none, names no field, or compares it with what it cannot be.
+        RequestError: the text is not a condition, the field does not exist, or the value is wrong.
 
     """
     text = text.strip()
-    found = _FIELD_AND_SIGN.match(text)
-    said = text[found.end() :].strip() if found else ""
-    if found is None or not said:
+    match = _FIELD_AND_SIGN.match(text)
+    words = text[match.end() :].strip() if match else ""
+    if match is None or not words:
         raise RequestError(
-            f"--where {text!r} is no condition: write field=value, as alpha=0.1,0.5 or "
+            f"--where {text!r} is not a condition: write field=value, as alpha=0.1,0.5 or "
             "local_steps>=20"
         )
-    name, sign = found.groups()
-    field = known_field(name, "--where")
-    values = tuple(_value(field, word.strip()) for word in said.split(","))
+    name, sign = match.groups()
+    field = require_field(name, "--where")
+    values = tuple(_value(field, word.strip()) for word in words.split(","))
     if sign in _ORDERS and (len(values) > 1 or isinstance(values[0], (str, bool, type(None)))):
         raise RequestError(f"--where {text!r}: {sign} needs one number")
     return Condition(field, sign, values)
 
 
-def known_field(name: str, option: str) -> str:
-    """The field, if it is one.
+def require_field(name: str, option: str) -> str:
+    """Return the name if it is a field.
 
     Raises:
-        RequestError: it is none; names the nearest.
+        RequestError: there is no such field. The message names the nearest.
 
     """
     if name in FIELDS:
@@ -113,15 +116,15 @@ def known_field(name: str, option: str) -> str:
 
 def _value(field: str, word: str) -> Any:
     kind = config_columns()[field]
-    if word.lower() == "none" and kind is not str:  # a normalizer and a momentum have that name
+    if word.lower() == "none" and kind is not str:  # "none" is also a normalizer and a momentum
         return None
     try:
         if field in BOOLEANS:
             return int(_WORDS[word.lower()])
         return _finite(word) if kind is float else int(word) if kind is int else word
     except (KeyError, ValueError):
-        wanted = "true or false" if kind is bool else "a number"
-        raise RequestError(f"--where: {field} is {wanted}, not {word!r}") from None
+        expected = "true or false" if kind is bool else "a number"
+        raise RequestError(f"--where: {field} is {expected}, not {word!r}") from None
 
 
 def _finite(word: str) -> float:
@@ -132,28 +135,28 @@ def _finite(word: str) -> float:
 
 
 def select(rows: Sequence[Row], conditions: Sequence[Condition]) -> list[Row]:
-    """The rows that meet every condition."""
+    """Return the rows that meet every condition."""
     return [row for row in rows if all(c.holds(row) for c in conditions)]
 
 
-def nothing(sweep: str, rows: Sequence[Row], conditions: Sequence[Condition]) -> str:
-    """Why no trial of a sweep meets the conditions: what there is instead."""
-    for one in conditions:
-        if not select(rows, [one]):
-            there = sorted({row[one.field] for row in rows}, key=lambda v: sort_key((v,)))
-            named = ", ".join("none" if v is None else field_text(one.field, v) for v in there[:20])
-            more = ", …" if len(there) > 20 else ""
-            return (
-                f"no trial of sweep {sweep} has the {one.field} of --where: there are {named}{more}"
-            )
+def no_match_message(sweep: str, rows: Sequence[Row], conditions: Sequence[Condition]) -> str:
+    """Explain why no trial of a sweep meets the conditions, and list the values that exist."""
+    for condition in conditions:
+        field = condition.field
+        if not select(rows, [condition]):
+            values = sorted({row[field] for row in rows}, key=lambda v: sort_key((v,)))
+            names = ", ".join("none" if v is None else field_text(field, v) for v in values[:20])
+            more = ", …" if len(values) > 20 else ""
+            return f"no trial of sweep {sweep} has the {field} of --where: there are {names}{more}"
     return f"no trial of sweep {sweep} meets all of --where at once: leave one condition out"
 
 
 def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
-    """Of each configuration without these fields, the trials of the values that validate best.
+    """Choose the best values of these fields for each configuration, and return their trials.
 
-    By the mean of `validation_accuracy` over the seeds; values of which a trial diverged come last,
-    those with trials to come are not judged. Of equals, the first planned.
+    The best values have the highest mean of `validation_accuracy` over the seeds. Values with a
+    failed or unfinished trial come after values without. Values without a finished trial come last.
+    If two are equal, the one that was planned first is chosen.
 
     Raises:
         RequestError: finished trials have no validation accuracy.
@@ -167,19 +170,19 @@ def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
         arms[arm][tuple(row[name] for name in fields)].append(row)
     kept: list[Row] = []
     for values in arms.values():
-        merits = [_merit(some) if len(values) > 1 else (0, 0.0) for some in values.values()]
+        merits = [_merit(r) if len(values) > 1 else (0, 0.0) for r in values.values()]
         kept += list(values.values())[merits.index(max(merits))]
     return kept
 
 
 def _merit(rows: Sequence[Row]) -> tuple[int, float]:
-    """Whole cells first, then those that have a diverged trial, then those that have none yet."""
+    """Return a rank and a mean to sort by: complete cells, then partial ones, then empty ones."""
     finished = [row for row in rows if row["state"] == "finished"]
     if any(row[SELECTED_BY] is None for row in finished):
-        one = next(row for row in finished if row[SELECTED_BY] is None)
+        row = next(row for row in finished if row[SELECTED_BY] is None)
         raise RequestError(
-            f"--tune chooses by the validation accuracy, and trial {one['trial_id'][:8]} "
-            f"({describe(one)}) has none: plan with validation = 0.1"
+            f"--tune chooses by the validation accuracy, and trial {row['trial_id'][:8]} "
+            f"({describe(row)}) has none: plan with validation = 0.1"
         )
     rank = 2 if len(finished) == len(rows) else 1 if finished else 0
     values = [row[SELECTED_BY] for row in finished]

@@ -1,8 +1,9 @@
-"""How surely one number differs from another: intervals, paired tests, correction for many.
+"""Confidence intervals, paired tests, and their correction for many comparisons.
 
-Trials of the same seed share partition, cohorts, batches and initial weights, so differences are
-taken seed by seed (Student's t of the paired differences; Student 1908), and p values of many
-comparisons are adjusted by Holm's step-down method (Holm 1979), which holds under any dependence.
+Trials of the same seed share partition, cohorts, batches and initial weights. So differences are
+taken seed by seed, and tested by Student's t of the paired differences (Student 1908). The p values
+of many comparisons are adjusted by Holm's step-down method (Holm 1979), which is valid under any
+dependence.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
-Unit = TypeVar("Unit", bound=Hashable)
-Name = TypeVar("Name", bound=Hashable)
+PairT = TypeVar("PairT", bound=Hashable)
+NameT = TypeVar("NameT", bound=Hashable)
 
-LEVEL = 0.95
-"""Of intervals; comparisons are made at 1 - LEVEL."""
+CONFIDENCE = 0.95
+"""The level of intervals. Comparisons are made at 1 - CONFIDENCE."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean by Student's t; None where one value says nothing of it."""
+    """Return the 95 % interval of a mean by Student's t. None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -32,68 +33,75 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 @cache
 def _quantile(freedom: int) -> float:
-    """Student's t within which LEVEL lies, on both sides."""
+    """Return the two-sided quantile of Student's t for the level CONFIDENCE."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean of paired differences, mine minus theirs, in the measure's own unit."""
+class PairedDifference:
+    """The mean of paired differences of two groups, first minus second, in the measure's unit."""
 
     n: int
-    """Pairs."""
+    """The number of pairs."""
     mean: float
     low: float | None
-    """The 95 % interval of Student's t, not adjusted for many; None at n = 1."""
+    """The 95 % interval of Student's t, not adjusted. None for one pair."""
     high: float | None
     p: float | None
-    """Two-sided, not adjusted; None at n = 1."""
+    """Two-sided, not adjusted. None for one pair."""
     p_less: float | None
-    """One-sided: small where mine is surely less than theirs; None at n = 1."""
+    """One-sided. Small if the first group is significantly less. None for one pair."""
 
 
-def difference(mine: Mapping[Unit, float], theirs: Mapping[Unit, float]) -> Difference | None:
-    """The paired difference over what both have; None where they share nothing."""
-    apart = [mine[unit] - theirs[unit] for unit in mine if unit in theirs]
-    if not apart:
+def paired_difference(
+    first: Mapping[PairT, float], second: Mapping[PairT, float]
+) -> PairedDifference | None:
+    """Return the difference over the pairs that both groups have. None if they have none."""
+    differences = [first[pair] - second[pair] for pair in first if pair in second]
+    if not differences:
         return None
-    mean = math.fsum(apart) / len(apart)
-    low, high = mean_interval(apart) or (None, None)
-    p, p_less = _p_values(apart, mean)
-    return Difference(len(apart), mean, low, high, p, p_less)
+    mean = math.fsum(differences) / len(differences)
+    low, high = mean_interval(differences) or (None, None)
+    p, p_less = _p_values(differences, mean)
+    return PairedDifference(len(differences), mean, low, high, p, p_less)
 
 
-def _p_values(apart: Sequence[float], mean: float) -> tuple[float | None, float | None]:
-    if len(apart) < 2:
+def _p_values(differences: Sequence[float], mean: float) -> tuple[float | None, float | None]:
+    if len(differences) < 2:
         return None, None
-    spread = statistics.stdev(apart)
-    if spread == 0:  # all equal: nothing is uncertain, as far as this test can see
+    spread = statistics.stdev(differences)
+    if spread == 0:  # All differences are equal, so this test sees no uncertainty.
         return float(mean == 0), 0.5 if mean == 0 else float(mean > 0)
     from scipy.special import stdtr
 
-    less = float(stdtr(len(apart) - 1, mean / (spread / math.sqrt(len(apart)))))
+    less = float(stdtr(len(differences) - 1, mean / (spread / math.sqrt(len(differences)))))
     return 2 * min(less, 1 - less), less
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values: the family-wise error is held by comparing each with 1 - LEVEL."""
+    """Return the adjusted p values, in the given order.
+
+    Comparing each with 1 - CONFIDENCE limits the family-wise error rate.
+    """
     in_order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, before = [0.0] * len(p_values), 0.0
-    for passed, i in enumerate(in_order):
-        before = max(before, min(1.0, (len(p_values) - passed) * p_values[i]))
-        adjusted[i] = before
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(in_order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
     return adjusted
 
 
-def not_worse(best: Mapping[Unit, float], others: Mapping[Name, Mapping[Unit, float]]) -> set[Name]:
-    """Those of the others that a paired test does not find below the best.
+def not_worse(
+    best: Mapping[PairT, float], others: Mapping[NameT, Mapping[PairT, float]]
+) -> set[NameT]:
+    """Return the names of the groups that a paired test does not find to be below the best.
 
-    One-sided, adjusted for as many as there are. What cannot be tested, for want of two pairs, is
-    not among them. `best` and the others are values by what pairs them; larger is better.
+    The test is one-sided and adjusted for the number of groups. A group with fewer than two pairs
+    cannot be tested and is not returned. Groups are values by pair. A larger value is better.
     """
-    tested = {name: difference(values, best) for name, values in others.items()}
-    sound = {name: d.p_less for name, d in tested.items() if d is not None and d.p_less is not None}
-    adjusted = holm(list(sound.values()))
-    return {name for name, p in zip(sound, adjusted, strict=True) if p >= 1 - LEVEL}
+    differences = {name: paired_difference(values, best) for name, values in others.items()}
+    p_values = {n: d.p_less for n, d in differences.items() if d and d.p_less is not None}
+    adjusted = holm(list(p_values.values()))
+    return {name for name, p in zip(p_values, adjusted, strict=True) if p >= 1 - CONFIDENCE}

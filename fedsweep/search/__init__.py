@@ -1,20 +1,33 @@
-"""The best freeze round of an arm, found adaptively.
+"""The adaptive search of the best freeze round of an arm.
 
-`choice` decides purely, from a history; `surrogate` is what it believes of accuracy over T*; `ask`
-reads histories from the store and plans what was chosen, whenever a worker has nothing better to
-do: there is no controller to die. `export` writes a study for Optuna's own tools.
+- `choice` decides what to try next: a pure function of a history.
+- `surrogate` models the accuracy over T*.
+- `planner` reads histories from the store and plans the chosen trials. An idle worker calls it, so
+  there is no controller that could fail.
+- `pruning` finds probes that cannot win.
+- `export` writes a study for the tools of Optuna.
 """
 
-from fedsweep.search.choice import AddSeed, Answer, Probe, Space, Stop, Try, Wait, answer, propose
+from fedsweep.search.choice import (
+    AddSeed,
+    Estimate,
+    Probe,
+    Space,
+    Stop,
+    Try,
+    Wait,
+    estimate,
+    propose,
+)
 
 __all__ = [
     "AddSeed",
-    "Answer",
+    "Estimate",
     "Probe",
     "Space",
     "Stop",
     "Try",
     "Wait",
-    "answer",
+    "estimate",
     "propose",
 ]

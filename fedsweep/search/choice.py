@@ -1,11 +1,11 @@
-"""What to try next: a pure function of what is known of an arm, and a seed.
+"""The choice of what to try next: a pure function of the history of an arm, and a seed.
 
-An arm is a cell without T*. Its value at T* is the mean over seeds of the metric; since all seeds
-share partition, cohorts and batches with themselves at any other T*, a seed's own level is taken
-out first: y[s, t] = f[t] + b[s] + e, and the noise is e alone.
+An arm is a cell without T*. Its value at T* is the mean of the metric over seeds. Trials of the
+same seed share partition, cohorts and batches at every T*. So the level b of each seed s is removed
+first: y[s, t] = f[t] + b[s] + e. Only e is noise.
 
-Rounds are what a search pays with. A probe at T* costs each seed the T - T* rounds of its tail, and
-those of the trunk up to T* that nobody has trained yet.
+The cost of a search is counted in rounds. For each seed, a probe at T* costs the T - T* rounds of
+its tail. It also costs the rounds of the trunk up to T* that are not trained yet.
 """
 
 from __future__ import annotations
@@ -24,67 +24,70 @@ if TYPE_CHECKING:
     import optuna
 
 CANDIDATES = 8
-"""Points that the sampler names, of which the one of the most gain a round is taken."""
-FIRST = (1.0, 0.5, 0.75)
-"""Shares of T that are tried first: BN to the end, which is the trunk of all others, and two tails
-that cost little behind it."""
-DOUBT = 0.1
-"""The search is settled where no T* that is left has this chance of gaining more than the noise."""
-DRAWS = 2000
-LEVEL = 0.9
-"""Of the interval of the best T*."""
+"""The number of points that the sampler proposes. The one with the most gain per round is tried."""
+FIRST_FRACTIONS = (1.0, 0.5, 0.75)
+"""The fractions of T that are tried first.
+
+T* = T is BN to the end, which is the trunk of all others. After it, the other two cost little.
+"""
+LEAST_CHANCE = 0.1
+"""The search is settled if every T* that is left has a smaller chance of a gain above the noise."""
+SAMPLED_FUNCTIONS = 2000
+"""The number of functions that are sampled from the surrogate for the interval of T*."""
+INTERVAL_PROBABILITY = 0.9
+"""The probability of the interval of the best T*."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What may be tried, and what it may cost."""
+    """The freeze rounds that may be tried, and the limits of their cost."""
 
     low: int
     high: int
     step: int
     rounds: int
-    """T."""
+    """T, the rounds of a trial."""
     seeds: tuple[int, ...]
-    """Those of the plan, on which every probe is evaluated."""
+    """The seeds of the plan, on which every probe is evaluated."""
     probes: int = 12
     """The most freeze rounds to try."""
     rounds_per_seed: int | None = None
     """The most rounds to spend on the arm for each seed of the plan, its trunk included."""
     extra_seeds: int = 0
-    """The most seeds to add where two T* cannot be told apart."""
+    """The most seeds to add if the two best T* do not differ by more than the noise."""
     sampler: str = "tpe"
     trunk: int = 0
-    """Rounds of the trunk that are trained in any case, by BN's own trials."""
+    """The rounds of the trunk that BN's trials train in any case."""
     shared: bool = True
-    """Whether trials share their trunk."""
-    there: frozenset[int] = frozenset()
-    """T* that have not been tried, but whose trials have finished: they cost nothing."""
+    """True if trials share their trunk."""
+    finished: frozenset[int] = frozenset()
+    """T* that the search has not tried, but whose trials have finished. They cost nothing."""
 
     @cached_property
     def points(self) -> tuple[int, ...]:
-        """Every T* that may be tried, ascending."""
+        """The T* that may be tried, in ascending order."""
         return tuple(range(self.low, self.high + 1, self.step))
 
-    def nearest(self, share: float) -> int:
-        """The point nearest to a share of T; of two, the later."""
-        wanted = share * self.rounds
-        return min(self.points, key=lambda point: (abs(point - wanted), -point))
+    def nearest(self, fraction: float) -> int:
+        """Return the point nearest to a fraction of T. If two are equally near, the later one."""
+        target = fraction * self.rounds
+        return min(self.points, key=lambda point: (abs(point - target), -point))
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A T* that was tried, or is being tried: its values (higher is better) by seed."""
+    """A T* that has been or is being tried, with its values by seed. Higher is better."""
 
     freeze_round: int
     values: Mapping[int, float]
     diverged: frozenset[int] = frozenset()
-    """Seeds that diverged: they count as the worst value seen."""
+    """Seeds that diverged. They count as the worst value of the arm."""
     pending: frozenset[int] = frozenset()
-    """Seeds that wait or run."""
+    """Seeds that are queued or running."""
     pruned: bool = False
-    """Whether it was given up: its values are of the round in which it was, and it cannot win."""
+    """True if the probe was pruned. Its values are of that round, and it cannot be the best."""
     free: bool = False
-    """Whether all of it was there before the search asked: it costs nothing."""
+    """True if its trials had finished before the search proposed them. It costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ class Try:
     freeze_round: int
     why: str
     gain: float | None
-    """What is expected of it beyond the best T* known, in the metric's unit; None for the first."""
+    """The expected improvement on the best T* so far, in the metric's unit. None for the first."""
     cost: int
-    """Rounds, over the seeds."""
+    """The rounds over all seeds."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,17 @@ class AddSeed:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to try before what runs has ended."""
+    """Try nothing before the running trials have ended."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Stop:
-    """The search is over: `budget`, `settled` (no gain beyond noise), or `tried` (everything)."""
+    """End the search.
+
+    The reason is `budget`, `settled` (no T* can gain more than the noise) or `tried` (all of them).
+    """
 
     reason: str
     why: str
@@ -128,27 +134,27 @@ Choice = Try | AddSeed | Wait | Stop
 
 
 def propose(space: Space, history: Sequence[Probe], seed: int) -> Choice:
-    """What to do next. Equal arguments give equal answers, on every machine."""
-    known = _Known(space, history)
+    """Return what to do next. Equal arguments give equal choices on every machine."""
+    known = _History(space, history)
     if len(history) >= space.probes:
-        return known.over("budget", f"all {space.probes} freeze rounds have been proposed")
+        return known.stop_or_wait("budget", f"all {space.probes} freeze rounds have been proposed")
     left = [point for point in space.points if point not in known.at]
-    for share in FIRST:
-        first = space.nearest(share)
+    for fraction in FIRST_FRACTIONS:
+        first = space.nearest(fraction)
         if first in left and known.affordable(first):
-            why = "BN to the end, the trunk of all others" if share == 1 else "one of the first"
+            why = "BN to the end, the trunk of all others" if fraction == 1 else "one of the first"
             return Try(first, why, None, known.cost(first))
         if not known.affordable(first) and first in left:
             break
     if not known.values:
         if known.pending:
-            return Wait("nothing has ended yet")
-        return known.over("budget", "nothing of it could be evaluated")
+            return Wait("no trial has ended yet")
+        return known.stop_or_wait("budget", "nothing of it could be evaluated")
     affordable = [point for point in left if known.affordable(point)]
     belief, best = known.belief(left), known.best
     gains = dict(zip(left, belief.gain(known.mean_of[best]), strict=True))
     chance = max(belief.chance(known.mean_of[best] + known.noise), default=0.0)
-    if chance < DOUBT or not affordable:
+    if chance < LEAST_CHANCE or not affordable:
         return _close(known, left, chance)
     ranked = _candidates(known, affordable, seed)
     chosen = max(ranked, key=lambda point: (gains[point] / max(known.cost(point), 0.5), point))
@@ -159,43 +165,43 @@ def propose(space: Space, history: Sequence[Probe], seed: int) -> Choice:
     return Try(chosen, why, float(gains[chosen]), known.cost(chosen))
 
 
-def _close(known: _Known, left: Sequence[int], chance: float) -> Choice:
-    """No new T* is worth it: wait for what runs, or add a seed, or stop."""
+def _close(known: _History, left: Sequence[int], chance: float) -> Choice:
+    """Wait for running trials, add a seed, or stop, if no new T* is worth its cost."""
     if known.pending:
-        return Wait("what runs may change the choice")
+        return Wait("running trials may change the choice")
     best, second = known.contenders()
     if second is not None:
-        apart = known.mean_of[best] - known.mean_of[second]
+        gap = known.mean_of[best] - known.mean_of[second]
         extra = set(known.all_seeds) - set(known.space.seeds)
-        if apart < known.noise and len(extra) < known.space.extra_seeds:
+        if gap < known.noise and len(extra) < known.space.extra_seeds:
             added = max(known.all_seeds) + 1
             cost = known.cost_of_seed((best, second))
             if known.spent + cost <= known.limit:
                 why = (
-                    f"T* = {best} and {second} are {100 * apart:.2f} points apart, less than "
+                    f"T* = {best} and {second} are {100 * gap:.2f} points apart, less than "
                     f"their noise of {100 * known.noise:.2f}"
                 )
                 return AddSeed(added, (best, second), why, cost)
     if not left:
         return Stop("tried", "every freeze round has been tried")
-    if chance < DOUBT:
+    if chance < LEAST_CHANCE:
         return Stop(
             "settled",
-            f"no other T* has a chance of {DOUBT:.0%} to gain more than the noise, "
+            f"no other T* has a chance of {LEAST_CHANCE:.0%} to gain more than the noise, "
             f"{100 * known.noise:.2f} points",
         )
     return Stop("budget", f"no other T* fits the budget of {known.limit:,.0f} rounds")
 
 
-class _Known:
-    """A history, as numbers."""
+class _History:
+    """The history of an arm, as numbers."""
 
     def __init__(self, space: Space, history: Sequence[Probe]) -> None:
         self.space = space
         self.history = history
         self.at = {probe.freeze_round: probe for probe in history}
-        seen = [value for probe in history for value in probe.values.values()]
-        self.worst = min(seen, default=0.0)
+        values = [value for probe in history for value in probe.values.values()]
+        self.worst = min(values, default=0.0)
         self.values = {
             probe.freeze_round: {**probe.values, **dict.fromkeys(probe.diverged, self.worst)}
             for probe in history
@@ -215,122 +221,135 @@ class _Known:
 
     @property
     def best(self) -> int:
-        """The T* of the highest mean; of equals, the later, whose tail is the cheaper."""
-        return max(self.alive, key=lambda t: (self.mean_of[t], t))
+        """The T* with the highest mean. If two are equal, the later one, whose tail costs less."""
+        return max(self.not_pruned, key=lambda t: (self.mean_of[t], t))
 
     @property
-    def alive(self) -> list[int]:
-        """The T* that were not given up, if there is one."""
+    def not_pruned(self) -> list[int]:
+        """The T* that were not pruned. If all were pruned, all T*."""
         return [t for t in self.mean_of if not self.at[t].pruned] or list(self.mean_of)
 
     def contenders(self) -> tuple[int, int | None]:
-        """The two T* of the highest means."""
-        ranked = sorted(self.alive, key=lambda t: (-self.mean_of[t], -t))
+        """Return the two T* with the highest means. The second is None if there is only one."""
+        ranked = sorted(self.not_pruned, key=lambda t: (-self.mean_of[t], -t))
         return ranked[0], ranked[1] if len(ranked) > 1 else None
 
     @cached_property
-    def reach(self) -> int:
-        """Rounds of the trunk that are trained, or will be, for each seed of the plan."""
-        there = [t for t, probe in self.at.items() if probe.values or probe.pending]
-        return max([self.space.trunk, *there])
+    def trunk_rounds(self) -> int:
+        """The rounds of the trunk that are trained, or will be, for each seed of the plan."""
+        forks = [t for t, probe in self.at.items() if probe.values or probe.pending]
+        return max([self.space.trunk, *forks])
 
     def cost(self, point: int) -> int:
-        """Rounds of trying a T*, over the plan's seeds."""
+        """Return the rounds that it takes to try a T* on the plan's seeds."""
         space = self.space
-        if point in space.there:
+        if point in space.finished:
             return 0
         if not space.shared:
             return space.rounds * len(space.seeds)
-        trunk = max(0, point - self.reach)
+        trunk = max(0, point - self.trunk_rounds)
         return (trunk + space.rounds - point) * len(space.seeds)
 
     def cost_of_seed(self, points: Sequence[int]) -> int:
-        """Rounds of trying some T* on a new seed."""
+        """Return the rounds that it takes to try these T* on a new seed."""
         tails = sum(self.space.rounds - point for point in points)
         trunk = max([self.space.trunk, *points])
         return tails + trunk if self.space.shared else self.space.rounds * len(points)
 
     @cached_property
     def spent(self) -> int:
-        """Rounds that the arm takes so far, what runs included."""
+        """The rounds of the arm so far, including those of running trials."""
         space, tails = self.space, 0
         for probe in self.history:
             seeds = len({*probe.values, *probe.diverged, *probe.pending})
             each = space.rounds - probe.freeze_round if space.shared else space.rounds
             tails += 0 if probe.free else each * seeds
-        return tails + (self.reach * len(self.all_seeds) if space.shared else 0)
+        return tails + (self.trunk_rounds * len(self.all_seeds) if space.shared else 0)
 
     def affordable(self, point: int) -> bool:
+        """Return whether the budget allows to try a T*."""
         return self.spent + self.cost(point) <= self.limit
 
     def belief(self, points: Sequence[int]) -> Belief:
-        """About these T*; what runs counts as seen, at the mean of all (the constant liar)."""
+        """Return the surrogate's belief about these T*.
+
+        A T* without values counts as observed at the mean of all T* (the constant liar).
+        """
         lie = float(np.mean(list(self.mean_of.values())))
-        unseen = [t for t in self.pending if t not in self.mean_of]
-        x = [*self.mean_of, *unseen]
-        y = [*self.mean_of.values(), *(lie for _ in unseen)]
+        running = [t for t in self.pending if t not in self.mean_of]
+        x = [*self.mean_of, *running]
+        y = [*self.mean_of.values(), *(lie for _ in running)]
         counts = [len(self.values[t]) for t in self.mean_of]
-        noise = [self.variance / n for n in [*counts, *(len(self.all_seeds) for _ in unseen)]]
-        return believe(self.shares(x), self.softened(y), noise, self.shares(points))
+        noise = [self.variance / n for n in [*counts, *(len(self.all_seeds) for _ in running)]]
+        return believe(self.fractions(x), self.softened(y), noise, self.fractions(points))
 
     def softened(self, values: Sequence[float]) -> list[float]:
-        """Values with what collapsed drawn nearer: one cliff must not tell the whole scale."""
+        """Raise the values of collapsed trials, which would otherwise set the scale of all."""
         top, middle = max(values), float(np.median(values))
         floor = middle - 2 * max(top - middle, self.noise, 0.005)
         return [max(value, floor) for value in values]
 
-    def shares(self, points: Sequence[int]) -> list[float]:
+    def fractions(self, points: Sequence[int]) -> list[float]:
+        """Return the points as fractions of T."""
         return [point / self.space.rounds for point in points]
 
-    def over(self, reason: str, why: str) -> Choice:
-        return Wait("what runs has not ended") if self.pending else Stop(reason, why)
+    def stop_or_wait(self, reason: str, why: str) -> Choice:
+        """Stop, but not before the running trials have ended."""
+        return Wait("running trials have not ended") if self.pending else Stop(reason, why)
 
 
 def _additive(
     values: Mapping[int, Mapping[int, float]], usual_seeds: Sequence[int]
 ) -> tuple[dict[int, float], float]:
-    """Means of T* without the levels of the seeds, and the variance of what is left.
+    """Return the means by T* without the levels of the seeds, and the variance of the residuals.
 
-    Least squares of y[s, t] = f[t] + b[s], the levels of the usual seeds summing to 0: the mean of
-    a T* that has all of them is their plain mean.
+    They are the least-squares solution of y[s, t] = f[t] + b[s]. The levels b of the usual seeds
+    sum to 0, so a T* with all of these seeds has their plain mean.
     """
     if not values:
         return {}, 0.0
     points = sorted(values)
     seeds = sorted({s for row in values.values() for s in row})
     n = len(points) + len(seeds)
-    rows, wanted = [], []
+    rows, targets = [], []
     for i, point in enumerate(points):
         for s, value in values[point].items():
             row = np.zeros(n)
             row[i] = row[len(points) + seeds.index(s)] = 1
             rows.append(row)
-            wanted.append(value)
-    some = [s for s in seeds if s in usual_seeds] or seeds
+            targets.append(value)
+    level_seeds = [s for s in seeds if s in usual_seeds] or seeds
     usual = np.zeros(n)
-    usual[[len(points) + seeds.index(s) for s in some]] = 1
+    usual[[len(points) + seeds.index(s) for s in level_seeds]] = 1
     design = np.array([*rows, usual])
-    solution = np.linalg.lstsq(design, np.array([*wanted, 0.0]), rcond=None)[0]
-    residuals = np.array(wanted) - np.array(rows) @ solution
-    freedom = len(wanted) + 1 - int(np.linalg.matrix_rank(design))  # the last row measures nothing
+    solution = np.linalg.lstsq(design, np.array([*targets, 0.0]), rcond=None)[0]
+    residuals = np.array(targets) - np.array(rows) @ solution
+    freedom = (
+        len(targets) + 1 - int(np.linalg.matrix_rank(design))
+    )  # the last row is not a measurement
     means = dict(zip(points, map(float, solution[: len(points)]), strict=True))
     variance = float(residuals @ residuals) / freedom if freedom > 0 else UNKNOWN_VARIANCE
     return means, max(variance, 1e-12)
 
 
 UNKNOWN_VARIANCE = 0.005**2
-"""Of a value, where one seed tells nothing of it: half a point of accuracy squared, a guess."""
+"""The assumed variance of a value if it cannot be estimated, as for a single seed.
+
+It is a guess: half a point of accuracy, squared.
+"""
 
 
-def _candidates(known: _Known, affordable: Sequence[int], seed: int) -> list[int]:
-    """Distinct affordable T* that the sampler names; where it names none, all of them."""
+def _candidates(known: _History, affordable: Sequence[int], seed: int) -> list[int]:
+    """Return the affordable T* that the sampler proposes. If there are none, return all."""
     study = study_of(known.space, known.history, seed)
-    named = []
+    proposed = []
     for _ in range(CANDIDATES):
         trial = study.ask()
-        named.append(trial.suggest_int("freeze_round", *_range(known.space), step=known.space.step))
-    some = [point for point in dict.fromkeys(named) if point in affordable]
-    return some or list(affordable)
+        proposed.append(
+            trial.suggest_int("freeze_round", *_range(known.space), step=known.space.step)
+        )
+    candidates = [point for point in dict.fromkeys(proposed) if point in affordable]
+    return candidates or list(affordable)
 
 
 def _range(space: Space) -> tuple[int, int]:
@@ -338,12 +357,15 @@ def _range(space: Space) -> tuple[int, int]:
 
 
 def study_of(space: Space, history: Sequence[Probe], seed: int) -> optuna.Study:
-    """The history as an in-memory study; what runs counts at the mean of all."""
+    """Return the history as a study in memory.
+
+    A T* without values counts as the mean of all T*.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=_SAMPLERS[space.sampler](seed))
-    known = _Known(space, history)
+    known = _History(space, history)
     lie = float(np.mean(list(known.mean_of.values()))) if known.mean_of else None
     low, high = _range(space)
     distribution = optuna.distributions.IntDistribution(low, high, step=space.step)
@@ -363,13 +385,15 @@ def study_of(space: Space, history: Sequence[Probe], seed: int) -> optuna.Study:
 def _tpe(seed: int) -> Any:
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, n_startup_trials=len(FIRST), constant_liar=True)
+    return TPESampler(seed=seed, n_startup_trials=len(FIRST_FRACTIONS), constant_liar=True)
 
 
 def _gp(seed: int) -> Any:
     from optuna.samplers import GPSampler
 
-    return GPSampler(seed=seed, n_startup_trials=len(FIRST), deterministic_objective=False)
+    return GPSampler(
+        seed=seed, n_startup_trials=len(FIRST_FRACTIONS), deterministic_objective=False
+    )
 
 
 def _random(seed: int) -> Any:
@@ -383,39 +407,41 @@ SAMPLERS = tuple(_SAMPLERS)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is known of an arm's best T*. Values are in the metric's unit, 0..1."""
+class Estimate:
+    """The estimate of an arm's best T*. Values are in the metric's unit, from 0 to 1."""
 
     freeze_round: int | None
-    """The T* of the highest mean, of those whose every seed has ended; None where there is none."""
+    """The T* with the highest mean of those whose seeds have all ended, if there is one."""
     low: int | None
     high: int | None
-    """The central 90 % of where the best T* may lie, by the surrogate."""
+    """The central 90 % interval of the best T*, by the surrogate."""
     points: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """What is believed at each point."""
+    """The surrogate's mean and standard deviation at each point."""
     noise: float
     """The standard error of the difference of two T*."""
     spent: int
-    """Rounds, the trunk included."""
+    """The rounds of the arm, including the trunk."""
     whole_grid: int
-    """Rounds that a grid over all points, sharing nothing, would take."""
+    """The rounds of a grid over all points without shared trunks."""
 
 
-def answer(space: Space, history: Sequence[Probe], seed: int = 0) -> Answer:
-    """The best T* as far as it is known, and how surely."""
-    known = _Known(space, history)
+def estimate(space: Space, history: Sequence[Probe], seed: int = 0) -> Estimate:
+    """Estimate the best T* and its interval. `seed` is that of the sampled functions."""
+    known = _History(space, history)
     grid = space.rounds * len(space.points) * len(space.seeds)
     ended = [t for t in known.mean_of if not known.at[t].pending and not known.at[t].pruned]
     done = {t: known.mean_of[t] for t in ended}
     if not done:
-        return Answer(None, None, None, (), (), (), known.noise, known.spent, grid)
+        return Estimate(None, None, None, (), (), (), known.noise, known.spent, grid)
     best = max(done, key=lambda t: (done[t], t))
     belief = known.belief(space.points)
-    tops = np.array(space.points)[belief.draws(DRAWS, seed).argmax(axis=1)]
-    low, high = np.quantile(tops, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
-    return Answer(
+    tops = np.array(space.points)[belief.sample(SAMPLED_FUNCTIONS, seed).argmax(axis=1)]
+    low, high = np.quantile(
+        tops, [(1 - INTERVAL_PROBABILITY) / 2, (1 + INTERVAL_PROBABILITY) / 2], method="nearest"
+    )
+    return Estimate(
         best,
         min(int(low), best),
         max(int(high), best),

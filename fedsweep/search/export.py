@@ -1,4 +1,4 @@
-"""An arm as a study of Optuna, for its own tools: optuna-dashboard, for one."""
+"""Export an arm as a study of Optuna, for tools such as optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from fedsweep.store.tables import attempts, proposed, rounds, trials
 
 
 def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
-    """Write an arm's study anew, a trial for each T*; returns its name and how many there are.
+    """Write the study of an arm, with a trial for each T*. A previous study is deleted.
+
+    Returns the name of the study and its number of trials.
 
     Raises:
         RequestError: the storage cannot be opened.
@@ -41,11 +43,13 @@ def export(connection: Connection, arm: Arm, storage: str) -> tuple[str, int]:
         with contextlib.suppress(KeyError):
             optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    except Exception as error:  # Optuna lets its drivers' errors through
-        said = hide_secrets(" ".join(str(error).split()))[:200]
-        raise RequestError(f"--storage {hide_secrets(storage)} cannot be used: {said}") from error
+    except Exception as error:  # Optuna raises the errors of its drivers
+        message = hide_secrets(" ".join(str(error).split()))[:200]
+        raise RequestError(
+            f"--storage {hide_secrets(storage)} cannot be used: {message}"
+        ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls the name of a metric experimental
+        warnings.simplefilter("ignore")  # metric names are an experimental feature of Optuna
         study.set_metric_names([arm.spec.search.metric])
     fields = arm.spec.config.model_dump(exclude_none=True, exclude={"seed", "freeze_round"})
     for key, value in {**fields, "standing": arm.ended or "searching", "said": arm.said}.items():
@@ -63,7 +67,7 @@ def _trial(
     curves: Mapping[int, Mapping[int, float]],
     at: tuple[float | None, float | None],
 ) -> Any:
-    """A T*: its mean over the seeds that have ended, failed where there is none."""
+    """Return the trial of a T*. Its value is the mean over the seeds that have ended."""
     import optuna
     from optuna.trial import TrialState
 
@@ -94,12 +98,12 @@ def _trial(
 
 
 def _local(at: float) -> datetime:
-    """As Optuna notes times: local, without a zone."""
-    return datetime.fromtimestamp(at)  # noqa: DTZ006  # its own form
+    """Return a local time without a time zone, as Optuna stores times."""
+    return datetime.fromtimestamp(at)  # noqa: DTZ006  # the form that Optuna expects
 
 
 def _times(connection: Connection, arm: Arm) -> dict[int, tuple[float, float]]:
-    """When the first attempt at each T* began, and the last one ended."""
+    """Return when the first attempt at each T* began and the last one ended."""
     query = (
         sa.select(
             trials.c.freeze_round,
@@ -115,7 +119,7 @@ def _times(connection: Connection, arm: Arm) -> dict[int, tuple[float, float]]:
 
 
 def _curves(connection: Connection, arm: Arm) -> dict[int, dict[int, float]]:
-    """The mean of the metric by T* and round, over the trials that measured it there."""
+    """Return the mean of the metric by T* and round, over the trials that measured it."""
     value = rounds.c[arm.spec.search.metric]
     query = (
         sa.select(trials.c.freeze_round, rounds.c.round, sa.func.avg(value).label("mean"))
@@ -128,7 +132,7 @@ def _curves(connection: Connection, arm: Arm) -> dict[int, dict[int, float]]:
         .group_by(trials.c.freeze_round, rounds.c.round)
         .order_by(trials.c.freeze_round, rounds.c.round)
     )  # fmt: skip
-    found: dict[int, dict[int, float]] = {}
+    curves: dict[int, dict[int, float]] = {}
     for row in connection.execute(query):
-        found.setdefault(row.freeze_round, {})[row.round] = float(row.mean)
-    return found
+        curves.setdefault(row.freeze_round, {})[row.round] = float(row.mean)
+    return curves

@@ -1,9 +1,9 @@
-"""What is believed of accuracy over T*, from a few noisy means: a Gaussian process.
+"""The surrogate of the accuracy over T*: a Gaussian process on a few noisy means.
 
-Matern 5/2 over x = T*/T with a constant mean; the noise of each point is known from its seeds. Its
-length scale and variance are not fitted but averaged over a small grid, weighed by their marginal
-likelihood: with four points the likeliest alone would be sure of too much.
-(Rasmussen and Williams 2006, chapters 2 and 5.)
+The kernel is Matern 5/2 over x = T*/T, with a constant mean. The noise of each point is known from
+its seeds. The length scale and the variance are not fitted, because with four points the most
+likely pair would be overconfident. They are averaged over a small grid, weighted by their marginal
+likelihood. (Rasmussen and Williams 2006, chapters 2 and 5.)
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from scipy.special import ndtr
 
 Vector = NDArray[np.float64]
 
-LENGTHS = (0.08, 0.15, 0.25, 0.4, 0.7, 1.2)
-"""Of the length scale, in shares of T."""
+LENGTH_SCALES = (0.08, 0.15, 0.25, 0.4, 0.7, 1.2)
+"""The grid of length scales, as fractions of T."""
 SCALES = (0.5, 1.0, 2.0, 4.0)
-"""Of the process's standard deviation, in those of what was seen."""
+"""The grid of the process's standard deviation, in units of that of the observed means."""
 JITTER = 1e-10
+"""Added to the noise variance, so that the Cholesky factorization succeeds."""
 
 
 def matern52(one: Vector, other: Vector, length: float) -> Vector:
-    """Correlations [n, m] of points x [n] and [m]."""
+    """Return the correlations [n, m] of points x [n] and [m]."""
     scaled = np.sqrt(5.0) * np.abs(one[:, None] - other[None, :]) / length
     correlations: Vector = (1 + scaled + scaled**2 / 3) * np.exp(-scaled)
     return correlations
@@ -54,7 +55,7 @@ class Belief:
         return deviation
 
     def gain(self, best: float) -> Vector:
-        """The expected improvement [m] on a value: E[max(0, f - best)]."""
+        """Return the expected improvement [m] on a value: E[max(0, f - best)]."""
         deviations = np.sqrt(self._variances())
         above = self.means - best
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -65,7 +66,7 @@ class Belief:
         return expected
 
     def chance(self, level: float) -> Vector:
-        """The probability [m] of lying above a value."""
+        """Return the probability [m] of lying above a value."""
         deviations = np.sqrt(self._variances())
         above = self.means - level
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -73,17 +74,17 @@ class Belief:
         chances: Vector = self.weights @ ndtr(z)
         return chances
 
-    def draws(self, count: int, seed: int) -> Vector:
-        """Functions [count, m] drawn from the mixture."""
-        draw = np.random.RandomState(seed)
-        which = draw.choice(len(self.weights), size=count, p=self.weights)
-        normal = draw.standard_normal((count, self.means.shape[1]))
-        found = np.empty_like(normal)
-        for k in np.unique(which):
+    def sample(self, count: int, seed: int) -> Vector:
+        """Sample functions [count, m] from the mixture."""
+        random = np.random.RandomState(seed)
+        component = random.choice(len(self.weights), size=count, p=self.weights)
+        normal = random.standard_normal((count, self.means.shape[1]))
+        functions = np.empty_like(normal)
+        for k in np.unique(component):
             values, vectors = np.linalg.eigh(self.covariances[k])
             root = vectors * np.sqrt(np.maximum(values, 0))
-            found[which == k] = self.means[k] + normal[which == k] @ root.T
-        return found
+            functions[component == k] = self.means[k] + normal[component == k] @ root.T
+        return functions
 
     def _variances(self) -> Vector:
         variances: Vector = np.maximum(np.diagonal(self.covariances, axis1=1, axis2=2), 0)
@@ -93,21 +94,24 @@ class Belief:
 def believe(
     x: Sequence[float], y: Sequence[float], noise: Sequence[float], at: Sequence[float]
 ) -> Belief:
-    """The posterior at points [m], from means y at x with variances `noise` [n]; n >= 1."""
-    seen, values, points = (np.asarray(v, dtype=np.float64) for v in (x, y, at))
+    """Return the posterior at points [m].
+
+    It follows from means `y` at `x` with variances `noise`, all [n] with n >= 1.
+    """
+    observed, values, points = (np.asarray(v, dtype=np.float64) for v in (x, y, at))
     center = float(values.mean())
     spread = float(values.std()) or float(np.sqrt(np.max(noise))) or 0.01
     known = np.diag(np.asarray(noise, dtype=np.float64) + JITTER)
     logs, means, covariances = [], [], []
-    for length in LENGTHS:
+    for length in LENGTH_SCALES:
         for scale in SCALES:
             variance = (scale * spread) ** 2
-            factor = cho_factor(variance * matern52(seen, seen, length) + known, lower=True)
-            across = variance * matern52(points, seen, length)
-            weighed = cho_solve(factor, values - center)
-            fit = -0.5 * (values - center) @ weighed - np.log(np.diag(factor[0])).sum()
+            factor = cho_factor(variance * matern52(observed, observed, length) + known, lower=True)
+            across = variance * matern52(points, observed, length)
+            weighted = cho_solve(factor, values - center)
+            fit = -0.5 * (values - center) @ weighted - np.log(np.diag(factor[0])).sum()
             logs.append(fit)
-            means.append(center + across @ weighed)
+            means.append(center + across @ weighted)
             prior = variance * matern52(points, points, length)
             covariances.append(prior - across @ cho_solve(factor, across.T))
     weights = np.exp(np.array(logs) - max(logs))

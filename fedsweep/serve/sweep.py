@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from fedsweep.appearance import page_colors
 from fedsweep.fields import label
 from fedsweep.measures import OPTIONAL
-from fedsweep.report import search_tables, searched, tables
+from fedsweep.report import search_results, search_tables, tables
 from fedsweep.report.grouping import Cell, Spread, Summary, column_text, summarize
-from fedsweep.report.labels import Column, Key, field_text, sort_key
+from fedsweep.report.labels import ColumnKey, RowKey, field_text, sort_key
 from fedsweep.serve import views
 from fedsweep.serve.look import OFTEN, SELDOM, Look
 from fedsweep.serve.screen import Part, Screen, part
@@ -73,7 +73,7 @@ def _searched(connection: Connection, name: str) -> dict[str, Any] | None:
     """The lines of what searches found: small, to be kept; None where nothing is searched."""
     if not arms.of_sweep(connection, name):
         return None
-    found = searched.findings(connection, name, browse.finals(connection, name))
+    found = search_results.read_search_results(connection, name, browse.finals(connection, name))
     headings, lines = search_tables.rows(found)
     return {"headings": headings, "lines": lines, "notes": search_tables.notes(found)}
 
@@ -103,7 +103,9 @@ def filled(shape: Shape, groups: Sequence[Group]) -> tuple[Summary, dict[str, in
         by_cell[group.cell_id].append(group)
         states[group.state] += group.n
     empty = shape.empty
-    table: dict[Key, dict[Column, Cell]] = {key: dict(cols) for key, cols in empty.cells.items()}
+    table: dict[RowKey, dict[ColumnKey, Cell]] = {
+        key: dict(cols) for key, cols in empty.cells.items()
+    }
     for row in shape.cells:
         columns, column = table[tuple(row[axis] for axis in empty.axes)], empty.column(row)
         columns[column] = _filled(columns[column], by_cell[row["cell_id"]])
@@ -153,7 +155,7 @@ def deviation(mean: float, square: float, n: int) -> float:
 
 def panels_of(summary: Summary, rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The cells of each point of the axes, by that point's name."""
-    panels: dict[Key, list[Row]] = defaultdict(list)
+    panels: dict[RowKey, list[Row]] = defaultdict(list)
     for row in rows:
         panels[tuple(row[name] for name in summary.axes)].append(row)
 
@@ -166,7 +168,7 @@ def panels_of(summary: Summary, rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def _point(fields: Sequence[str], key: Key) -> str:
+def _point(fields: Sequence[str], key: RowKey) -> str:
     told = [(n, v) for n, v in zip(fields, key, strict=True) if v is not None]
     return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in told)
 

@@ -368,9 +368,9 @@ class _SlotLoop:
             with reading(self.engine) as connection:
                 if not arms.any_open(connection):
                     return False
-            from fedsweep.search.planner import tend
+            from fedsweep.search.planner import plan_next
 
-            return tend(self.engine, self.options.sweep, first=first) and not self.stopping()
+            return plan_next(self.engine, self.options.sweep, first=first) and not self.stopping()
         return False
 
     def granted(self) -> bool:

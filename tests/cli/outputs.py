@@ -14,7 +14,7 @@ import traceback
 from typing import Any
 
 from fedsweep.cli import app, console, main
-from fedsweep.report import fit, latex, records, search_tables, searched, selection, tables
+from fedsweep.report import fit, latex, records, search_results, search_tables, selection, tables
 from fedsweep.store import schema, trial_rows
 from fedsweep.store.sql import ask, recipes
 from fedsweep.transfer import integrity
@@ -30,8 +30,8 @@ __all__ = [  # imported before the forks
     "recipes",
     "records",
     "schema",
+    "search_results",
     "search_tables",
-    "searched",
     "selection",
     "tables",
     "trial_rows",

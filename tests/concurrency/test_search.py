@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.search.planner import tend
+from fedsweep.search.planner import plan_next
 from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import lattices, proposals, proposed, snapshots, trials
@@ -48,7 +48,7 @@ def work(url: str, name: str, barrier: Any) -> None:
         if claim is not None:
             execute(store, claim, place, lambda: False, lambda _: None)
             continue
-        if tend(store):
+        if plan_next(store):
             continue
         with reading(store) as c:
             if not queue.outstanding(c):

@@ -1,4 +1,4 @@
-"""Stores with the study, and one of its trials still queued."""
+"""A store that is filled with the study."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests import study
 
 @pytest.fixture
 def filled(store: Engine, tmp_path: Path) -> Engine:
-    """A store with the study."""
+    """Return a store with the study."""
     study.fill(store, tmp_path)
     return store

@@ -1,4 +1,4 @@
-"""MLflow tracking stores, read back by its own client."""
+"""Exports to MLflow tracking stores, read back by MLflow's client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.quick_on("sqlite")
 
 @pytest.fixture(autouse=True)
 def quiet() -> Any:
-    """MLflow's own deprecations are not ours."""
+    """Ignore the deprecation warnings of MLflow."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -43,24 +43,26 @@ def history(folder: Path, run: Any, metric: str) -> list[tuple[int, float]]:
 
 
 def test_a_sweep_is_an_experiment_and_a_trial_a_run(filled: Engine, tmp_path: Path) -> None:
-    """Parameters, metrics by round, tags, and how it ended."""
+    """A run has parameters, metrics by round, tags and a status."""
     folder = tmp_path / "ml"
-    did = mlflow.export(filled, str(folder), "study", silent)
-    assert did == Counter(written=12)
-    found = runs(folder)
-    assert Counter(run.info.status for run in found) == {"FINISHED": 11, "FAILED": 1}
-    first = next(run for run in found if run.info.run_name.startswith("bn-alpha0.5-E2-reset-seed0"))
+    counts = mlflow.export(filled, str(folder), "study", silent)
+    assert counts == Counter(written=12)
+    written = runs(folder)
+    assert Counter(run.info.status for run in written) == {"FINISHED": 11, "FAILED": 1}
+    first = next(
+        run for run in written if run.info.run_name.startswith("bn-alpha0.5-E2-reset-seed0")
+    )
     assert first.data.params["normalizer"] == "bn"
     assert first.data.params["lr"] == "0.05"
     assert first.data.metrics["test_accuracy"] == 0.8
     assert history(folder, first, "test_accuracy") == [(1, 0.2), (2, 0.5), (3, 0.8)]
     assert first.info.run_name.endswith(first.data.tags["trial_id"][:8])
-    (failed,) = (run for run in found if run.info.status == "FAILED")
+    (failed,) = (run for run in written if run.info.status == "FAILED")
     assert failed.data.tags["failure"] == "diverged"
 
 
-def test_written_again_nothing_is_there_twice(filled: Engine, tmp_path: Path) -> None:
-    """What is unchanged is kept; what got on is added to; what was trained anew is written anew."""
+def test_a_second_export_writes_nothing_twice(filled: Engine, tmp_path: Path) -> None:
+    """Unchanged runs are kept, new rounds are added, and rounds trained again are written again."""
     folder = tmp_path / "ml"
     mlflow.export(filled, str(folder), None, silent)
     assert mlflow.export(filled, str(folder), None, silent) == Counter(kept=12)
@@ -73,15 +75,13 @@ def test_written_again_nothing_is_there_twice(filled: Engine, tmp_path: Path) ->
     with transaction(filled) as connection:
         connection.execute(sa.text(f"{third} AND round = 2"))
     assert mlflow.export(filled, str(folder), None, silent) == Counter({"kept": 11, "added to": 1})
-    found = runs(folder)
-    assert len(found) == 12
-    assert all(len(history(folder, run, "train_loss")) in (1, 3) for run in found)
+    written = runs(folder)
+    assert len(written) == 12
+    assert all(len(history(folder, run, "train_loss")) in (1, 3) for run in written)
 
 
-def test_a_run_that_was_not_written_to_its_end_is_written_again(
-    filled: Engine, tmp_path: Path
-) -> None:
-    """Whatever it has; one run for each trial is left."""
+def test_an_incomplete_run_is_written_again(filled: Engine, tmp_path: Path) -> None:
+    """Each trial has one run then."""
     folder = tmp_path / "ml"
 
     def breaks(_sweep: str, done: int, _total: int | None) -> None:
@@ -94,25 +94,25 @@ def test_a_run_that_was_not_written_to_its_end_is_written_again(
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=mlflow.tracking_uri(str(folder)))
-    client.delete_tag(half.info.run_id, mlflow.ROUNDS)
+    client.delete_tag(half.info.run_id, mlflow.ROUNDS_TAG)
     assert mlflow.export(filled, str(folder), None, silent) == Counter(kept=2, written=10)
     assert len(runs(folder)) == 12
 
 
-def test_fedsweep_s_own_database_is_no_tracking_store(filled: Engine) -> None:
-    """MLflow would make its tables there."""
+def test_fedsweep_s_own_database_is_refused_as_a_tracking_store(filled: Engine) -> None:
+    """MLflow would create its tables in it."""
     uri = filled.url.render_as_string(hide_password=False)
     with pytest.raises(RequestError, match="a fedsweep database"):
         mlflow.export(filled, uri, None, silent)
 
 
-def test_what_cannot_be_reached_is_said_without_its_secrets(
+def test_the_error_for_an_unreachable_store_has_no_secrets(
     filled: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither user, nor password, nor query."""
+    """It has no user, password or query."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RequestError) as caught:
         mlflow.export(filled, "http://zoe:hunter2@127.0.0.1:9/x?key=s3cret", None, silent)
-    said = str(caught.value)
-    assert said.startswith("--output http://127.0.0.1:9/x cannot be used: ")
-    assert not any(secret in said for secret in ("zoe", "hunter2", "s3cret", "\n"))
+    message = str(caught.value)
+    assert message.startswith("--output http://127.0.0.1:9/x cannot be used: ")
+    assert not any(secret in message for secret in ("zoe", "hunter2", "s3cret", "\n"))

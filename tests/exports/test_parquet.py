@@ -1,4 +1,4 @@
-"""Parquet files: typed, complete, equal on both databases; and what reads them."""
+"""Exports to Parquet: typed, complete and equal on both databases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.exports import parquet
-from fedsweep.exports.columns import columns_of, kinds
+from fedsweep.exports.columns import column_types, view_columns
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.views import NAMES
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.quick_on("sqlite")
 
 def rows(store: Engine, view: str) -> list[dict[str, Any]]:
     with reading(store) as connection:
-        found = connection.execute(sa.text(f"SELECT * FROM {view}")).mappings()
-        return sorted(map(dict, found), key=str)
+        mappings = connection.execute(sa.text(f"SELECT * FROM {view}")).mappings()
+        return sorted(map(dict, mappings), key=str)
 
 
 def test_each_view_is_a_file_with_the_same_rows(filled: Engine, tmp_path: Path) -> None:
-    """Column for column, value for value; NULL stays NULL."""
+    """Every column and value is equal, and NULL stays NULL."""
     written = parquet.export(filled, tmp_path / "out", None, silent)
     assert [one.file.name for one in written] == [f"{view}.parquet" for view in NAMES]
     for view, one in zip(NAMES, written, strict=True):
@@ -45,7 +45,7 @@ def test_each_view_is_a_file_with_the_same_rows(filled: Engine, tmp_path: Path) 
 def test_both_databases_give_the_same_types(
     sqlite_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    """Booleans and integers are integers, also where all of a column is NULL."""
+    """Booleans and integers are integers, even if all values of a column are NULL."""
     schemas = []
     for name, url in (("sqlite", sqlite_url), ("postgres", postgres_url)):
         store = open_store(url)
@@ -62,23 +62,23 @@ def test_both_databases_give_the_same_types(
 
 
 def test_every_column_of_every_view_has_the_type_that_postgres_says(postgres_url: str) -> None:
-    """So that a new one is not forgotten."""
+    """A new column without a type fails this test."""
     python = {"int8": int, "int4": int, "float8": float, "text": str}
     store = open_store(postgres_url)
     with reading(store) as connection:
         for view in NAMES:
-            columns_of(connection, view)
+            view_columns(connection, view)
             driver: Any = connection.connection.driver_connection
             with driver.cursor() as cursor:
                 cursor.execute(f"SELECT * FROM {view} LIMIT 0")
                 for column in cursor.description:
                     name = psycopg.adapters.types[column.type_code].name
-                    assert kinds()[column.name] is python[name], (view, column.name)
+                    assert column_types()[column.name] is python[name], (view, column.name)
     store.dispose()
 
 
-def test_text_comes_through_as_it_is(filled: Engine, tmp_path: Path) -> None:
-    """Quotes, commas, ends of lines, an empty text; none of them is NULL."""
+def test_text_is_exported_unchanged(filled: Engine, tmp_path: Path) -> None:
+    """Quotes, commas, line breaks and an empty text are kept, and are not NULL."""
     texts = ['a "quoted", text', "two\nlines\r\nand more", "", "\\N", "NULL", "é – ×"]
     with transaction(filled) as connection:
         keys = connection.execute(sa.text("SELECT id FROM trials ORDER BY id LIMIT 6")).scalars()
@@ -88,14 +88,14 @@ def test_text_comes_through_as_it_is(filled: Engine, tmp_path: Path) -> None:
                 {"text": text, "key": key},
             )
     parquet.export(filled, tmp_path / "out", None, silent)
-    found = pq.read_table(tmp_path / "out" / "results.parquet").column("error").to_pylist()
-    others = [text for text in found if text not in texts]
-    assert sorted(text for text in found if text in texts) == sorted(texts)
+    errors = pq.read_table(tmp_path / "out" / "results.parquet").column("error").to_pylist()
+    others = [text for text in errors if text not in texts]
+    assert sorted(text for text in errors if text in texts) == sorted(texts)
     assert sorted(others, key=str) == [None] * 5 + ["the loss is nan in round 2"]
 
 
-def test_one_sweep_is_written_alone(filled: Engine, tmp_path: Path) -> None:
-    """A second sweep shares two of its trials: they are in both."""
+def test_one_sweep_can_be_exported(filled: Engine, tmp_path: Path) -> None:
+    """Trials that it shares with another sweep are included."""
     plan = study.PLAN.replace('"study"', '"other"').replace('["bn", "gn"]', '"bn"')
     (tmp_path / "other.toml").write_text(plan.partition('[[grid]]\nnormalizer = "fixbn"')[0])
     from fedsweep.plan import read_plan
@@ -113,8 +113,8 @@ def test_one_sweep_is_written_alone(filled: Engine, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_foreign_files_are_left_alone_and_own_ones_replaced(filled: Engine, tmp_path: Path) -> None:
-    """Unless --force says to write beside them; nothing half-written is left."""
+def test_foreign_files_are_kept_and_own_files_replaced(filled: Engine, tmp_path: Path) -> None:
+    """With --force, the export writes into the same folder. No temporary file is left."""
     out = tmp_path / "out"
     parquet.export(filled, out, None, silent)
     parquet.export(filled, out, None, silent)
@@ -133,7 +133,7 @@ def test_foreign_files_are_left_alone_and_own_ones_replaced(filled: Engine, tmp_
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_links_are_followed_and_modes_kept(filled: Engine, tmp_path: Path) -> None:
-    """For each view; what a kill left behind does not make the folder foreign."""
+    """A temporary file of a killed export does not make the folder foreign."""
     folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     parquet.export(filled, folder, None, silent)
@@ -149,8 +149,8 @@ def test_links_are_followed_and_modes_kept(filled: Engine, tmp_path: Path) -> No
     assert len(list(elsewhere.iterdir())) == len(NAMES)
 
 
-def test_an_export_that_breaks_leaves_what_was_there(filled: Engine, tmp_path: Path) -> None:
-    """All files are replaced, or none."""
+def test_an_interrupted_export_leaves_the_old_files(filled: Engine, tmp_path: Path) -> None:
+    """Either all files are replaced, or none."""
     out = tmp_path / "out"
     parquet.export(filled, out, None, silent)
     before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
@@ -166,12 +166,14 @@ def test_an_export_that_breaks_leaves_what_was_there(filled: Engine, tmp_path: P
 
 
 def test_pandas_and_duckdb_read_the_files(filled: Engine, tmp_path: Path) -> None:
-    """And pandas the store itself: the mean of fixbn at T* = 1 is 0.78."""
+    """Pandas reads the store, too. The mean of fixbn at T* = 1 is 0.78."""
     parquet.export(filled, tmp_path, None, silent, force=True)
     query = "SELECT * FROM cells WHERE freeze_round = 1"
     with reading(filled) as connection:
-        asked = pd.read_sql(sa.text(query), connection)
-    read = pd.read_parquet(tmp_path / "cells.parquet")
-    found = duckdb.sql(f"{query.replace('cells', repr(str(tmp_path / 'cells.parquet')))}").df()
-    for frame in (asked, read[read.freeze_round == 1], found):
+        from_store = pd.read_sql(sa.text(query), connection)
+    from_file = pd.read_parquet(tmp_path / "cells.parquet")
+    from_duckdb = duckdb.sql(
+        f"{query.replace('cells', repr(str(tmp_path / 'cells.parquet')))}"
+    ).df()
+    for frame in (from_store, from_file[from_file.freeze_round == 1], from_duckdb):
         assert frame.mean_test_accuracy.tolist() == pytest.approx([0.78])

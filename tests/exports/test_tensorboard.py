@@ -1,4 +1,4 @@
-"""Event files, read back by TensorBoard itself."""
+"""Exports of event files, read back by TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensorboard.plugins.hparams import metadata
 
 from fedsweep.errors import RequestError
 from fedsweep.exports import tensorboard
-from fedsweep.exports.tensorboard import Written
+from fedsweep.exports.tensorboard import WrittenTrials
 from tests.acceptance.command import environment
 from tests.builders import silent
 
@@ -26,9 +26,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_trial_s_rounds_are_scalars_at_their_steps(filled: Engine, tmp_path: Path) -> None:
-    """The first bn trial: 0.2, 0.5, 0.8, a quarter of a second apart."""
+    """The rounds of the first bn trial are a quarter of a second apart."""
     written = tensorboard.export(filled, tmp_path / "out", "study", silent)
-    assert written == Written(trials=12, rounds=34, without=0)
+    assert written == WrittenTrials(trials=12, rounds=34, without=0)
     (folder,) = (tmp_path / "out" / "study").glob("bn-alpha0.5-E2-reset-seed0-*")
     read = EventAccumulator(str(folder)).Reload()
     accuracy = read.Scalars("accuracy/test_accuracy")
@@ -40,8 +40,8 @@ def test_a_trial_s_rounds_are_scalars_at_their_steps(filled: Engine, tmp_path: P
     assert "loss/validation_loss" not in read.Tags()["scalars"]
 
 
-def test_hyperparameters_are_there_grouped_by_cell(filled: Engine, tmp_path: Path) -> None:
-    """The two seeds of a cell are one group; each says how it ended."""
+def test_hyperparameters_are_grouped_by_cell(filled: Engine, tmp_path: Path) -> None:
+    """The two seeds of a cell are one group. Each has a status."""
     tensorboard.export(filled, tmp_path, "study", silent)
     groups, statuses = [], []
     for folder in sorted((tmp_path / "study").glob("gn-alpha0.5-E2-global-*")):
@@ -54,11 +54,11 @@ def test_hyperparameters_are_there_grouped_by_cell(filled: Engine, tmp_path: Pat
         assert start.hparams["lr"].number_value == 0.05
         statuses.append(metadata.parse_session_end_info_plugin_data(ended).status)
     assert len(set(groups)) == 1
-    assert statuses == [1, 2]  # success; failure, of the one that diverged
+    assert statuses == [1, 2]  # success, and failure because it diverged
 
 
-def test_written_again_every_file_is_the_same(filled: Engine, tmp_path: Path) -> None:
-    """Byte for byte, and none more."""
+def test_a_second_export_writes_the_same_files(filled: Engine, tmp_path: Path) -> None:
+    """They are equal byte for byte, and there are no other files."""
     tensorboard.export(filled, tmp_path / "out", None, silent)
     first = contents(tmp_path / "out")
     tensorboard.export(filled, tmp_path / "out", None, silent)
@@ -67,14 +67,14 @@ def test_written_again_every_file_is_the_same(filled: Engine, tmp_path: Path) ->
 
 
 def test_neither_torch_nor_tensorflow_is_imported(tmp_path: Path) -> None:
-    """Tensorboard's own records suffice."""
+    """The records of tensorboard are sufficient."""
     code = (
         "import sys\n"
         "from fedsweep.exports import tensorboard as t\n"
-        "from fedsweep.exports.trials import Measured, Trial\n"
+        "from fedsweep.exports.trials import MeasuredRound, Trial\n"
         "from pathlib import Path\n"
         "row = {'config': '{}', 'cell_id': 'c', 'state': 'finished'}\n"
-        "t._write(Trial('t', row, 1.0, 2.0, [Measured(1, 1.5, {})]), Path('events'))\n"
+        "t._write(Trial('t', row, 1.0, 2.0, [MeasuredRound(1, 1.5, {})]), Path('events'))\n"
         "print(sorted({'torch', 'tensorflow'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -91,7 +91,7 @@ def test_neither_torch_nor_tensorflow_is_imported(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_refused(filled: Engine, tmp_path: Path) -> None:
-    """In a sentence."""
+    """The message names --output."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot be written .*--output"):
         tensorboard.export(filled, tmp_path / "file", None, silent)

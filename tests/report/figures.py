@@ -19,15 +19,16 @@ def config(**more: Any) -> TrainConfig:
 
 
 def held(clients: int, classes: int, unit: str = "samples", **more: Any) -> Holdings:
-    """Client m holds m + k samples of class k."""
+    """Return holdings in which client m has m + k samples of class k."""
     counts = tuple(tuple(m + k for k in range(classes)) for m in range(clients))
     return Holdings(config(clients=clients, **more), counts, unit)
 
 
 def check(figure: Figure) -> None:
-    """Every text lies inside the figure; no panel, legend or heading covers another.
+    """Check that every text lies inside the figure, and that no two parts overlap.
 
-    The box of a panel takes in its title, its labels, its ticks and what is written in it.
+    Parts are panels, legends and headings. The box of a panel includes its title, labels, ticks and
+    texts.
     """
     figure.draw_without_rendering()
     parts = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
@@ -44,6 +45,6 @@ def check(figure: Figure) -> None:
 
 
 def svg(figure: Figure | None) -> str:
-    """As it stands in a page."""
+    """Return the SVG element of a page."""
     assert figure is not None
     return CaptionedFigure("name", "Heading", "caption", "SELECT 1", figure).svg()

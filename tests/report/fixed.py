@@ -1,4 +1,4 @@
-"""A small fixed sweep whose numbers are given, not trained."""
+"""A small sweep with given numbers instead of trained ones."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ local_steps = [1, 5]
 """
 
 MEANS = {"bn": 0.80, "fixbn": 0.82, "gn": 0.79, "ln": 0.60}
-"""At α = 0.1 and E = 1."""
+"""The mean accuracies at α = 0.1 and E = 1."""
 
-TOLD = ("normalizer", "alpha", "local_steps", "seed")
+FIELDS = ("normalizer", "alpha", "local_steps", "seed")
 
 WORKER = queue.Claimant("w", "cpu", "h", 1)
 
 
 def fill(store: Engine, folder: Path) -> None:
-    """Plan and end every trial: LN's seed 2 at α = 1 diverges, GN leads at E = 5."""
+    """Plan and end every trial. Seed 2 of LN diverges at α = 1, and GN is the best at E = 5."""
     file = folder / "fixed.toml"
     file.write_text(PLAN)
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(file))
         while (claim := queue.claim(c, WORKER, read_clock(c))) is not None:
-            normalizer, alpha, steps, seed = (claim.config[name] for name in TOLD)
+            normalizer, alpha, steps, seed = (claim.config[name] for name in FIELDS)
             if (normalizer, alpha, seed) == ("ln", 1.0, 2):
                 queue.fail(c, claim, read_clock(c), FailureKind.DIVERGED, "the loss is inf")
                 continue
@@ -63,7 +63,7 @@ def fill(store: Engine, folder: Path) -> None:
 
 
 def accuracy(normalizer: str, alpha: float, steps: int, seed: int) -> float:
-    """What a trial ends at."""
+    """Return the final accuracy of a trial."""
     lead = 0.05 if normalizer == "gn" and steps == 5 else 0.0
     wobble = {"bn": 0.01, "fixbn": 0.01, "gn": -0.02, "ln": 0.0}[normalizer] * (seed - 1)
     return round(MEANS[normalizer] + 0.1 * (alpha == 1.0) + lead + wobble + seed / 1000, 4)

@@ -9,7 +9,7 @@ from fedsweep.report.grouping import FIELDS
 
 
 def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    """A row of `results`."""
+    """Return a row of `results`."""
     row: dict[str, Any] = dict.fromkeys((*FIELDS, *COMPARABLE))
     row |= {
         "alpha": 0.1,
@@ -23,8 +23,8 @@ def trial(normalizer: str, seed: int, accuracy: float | None, **more: Any) -> di
     state = "finished" if accuracy is not None else "queued"
     row |= {"test_accuracy": accuracy, "state": state, "failure": None, "error": None}
     row |= more
-    told = [f"{name}={row[name]}" for name in FIELDS if name != "seed" and row[name] is not None]
-    return row | {"cell_id": " ".join(told)}
+    parts = [f"{name}={row[name]}" for name in FIELDS if name != "seed" and row[name] is not None]
+    return row | {"cell_id": " ".join(parts)}
 
 
 def failed(normalizer: str, seed: int, kind: str = "diverged") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From rows to a report's values and tables."""
+"""Grouping of rows into the values and tables of a report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.report.rows import ROWS, failed, trial
 
 
 def test_normalizers_and_their_t_star_are_columns_and_the_rest_are_rows() -> None:
-    """Means and sample deviations over finished seeds."""
+    """Cells have means and sample standard deviations over finished seeds."""
     summary = summarize("s", ROWS)
     assert summary.columns == (("bn", None), ("fixbn", 6), ("fixbn", 12), ("gn", None))
     assert summary.axes == ("alpha", "local_steps", "momentum")
@@ -30,8 +30,8 @@ def test_normalizers_and_their_t_star_are_columns_and_the_rest_are_rows() -> Non
     assert summary.usual_n == 3
 
 
-def test_what_is_not_the_usual_mean_says_so() -> None:
-    """Fewer seeds, failures and unfinished trials stand beside the number."""
+def test_an_unusual_mean_is_noted() -> None:
+    """Fewer seeds, failures and unfinished trials follow the number."""
     summary = summarize("s", ROWS)
     ((_, entries),) = tables.rows(summary)
     assert [entry.text for entry in entries] == [
@@ -42,7 +42,7 @@ def test_what_is_not_the_usual_mean_says_so() -> None:
     ]
 
 
-def test_a_field_that_varies_becomes_a_column_of_its_own() -> None:
+def test_a_field_that_varies_becomes_an_axis() -> None:
     """Two learning rates are two rows, never one mean."""
     rows = [trial("bn", 0, 0.5), trial("bn", 0, 0.7, lr=0.1)]
     summary = summarize("s", rows)
@@ -50,14 +50,14 @@ def test_a_field_that_varies_becomes_a_column_of_its_own() -> None:
     assert [cells["bn", None].mean for cells in summary.cells.values()] == [0.5, 0.7]
 
 
-def test_other_pictures_are_other_rows() -> None:
-    """A folder that changed between two plans: its trials are never averaged with the old ones."""
+def test_trials_on_other_images_are_other_rows() -> None:
+    """If a folder has changed between two plans, old and new trials are never averaged."""
     rows = [trial("bn", 0, 0.5, fingerprint="a"), trial("bn", 0, 0.7, fingerprint="b")]
     assert len(summarize("s", rows).cells) == 2
 
 
-def test_brackets_in_an_error_are_no_markup() -> None:
-    """What Rich would read as a tag is printed as it is."""
+def test_brackets_in_an_error_are_not_markup() -> None:
+    """Text that Rich would read as a tag is printed as it is."""
     from rich.console import Console
 
     out = io.StringIO()
@@ -68,18 +68,18 @@ def test_brackets_in_an_error_are_no_markup() -> None:
 
 
 def test_a_frozen_layer_is_another_arm_than_frozen_statistics() -> None:
-    """They do not fall into one cell."""
+    """The two are not averaged in one cell."""
     rows = [
         trial("fixbn", 0, a, freeze_round=3, freeze=f)
         for a, f in ((0.5, "layer"), (0.7, "statistics"))
     ]
     summary = summarize("s", [*rows, trial("bn", 0, 0.4)])
-    told = [column_text(summary, column) for column in summary.columns]
-    assert told == ["BN", "FIXBN T⋆=3 layer", "FIXBN T⋆=3 statistics"]
+    names = [column_text(summary, column) for column in summary.columns]
+    assert names == ["BN", "FIXBN T⋆=3 layer", "FIXBN T⋆=3 statistics"]
 
 
 def test_the_footnotes_count_and_name_what_is_missing() -> None:
-    """Unfinished trials by state, failed ones by id, kind and error."""
+    """Unfinished trials are counted by state. Failed ones are named with their error."""
     notes = tables.footnotes(summarize("s", ROWS))
     assert notes[:3] == ["n = 3 seeds unless given", "unfinished: 1 queued, 1 running", "failed: 1"]
     assert "diverged: the training loss of round 3 is inf" in notes[3]
@@ -88,14 +88,14 @@ def test_the_footnotes_count_and_name_what_is_missing() -> None:
 
 
 def test_a_sweep_without_a_result_still_has_a_table() -> None:
-    """Nothing has finished: no mean, no crash."""
+    """If no trial has finished, there is no mean."""
     summary = summarize("s", [trial("bn", 0, None), trial("bn", 1, None)])
     assert [entries for _, entries in tables.rows(summary)] == [[tables.Entry("(2 unfinished)")]]
     assert summary.usual_n == 0
 
 
 def test_markdown_is_the_same_table() -> None:
-    """A line a row, every cell of it."""
+    """Each row is a line with all cells."""
     text = tables.markdown(summarize("digits", ROWS))
     assert text.startswith("### digits\n")
     assert "| α | E | momentum | BN | FIXBN T⋆=6 | FIXBN T⋆=12 | GN |" in text
@@ -104,22 +104,22 @@ def test_markdown_is_the_same_table() -> None:
 
 
 def test_csv_and_json_hold_the_numbers_unrounded() -> None:
-    """A record a cell, with its whole configuration."""
+    """Each cell is a record with its whole configuration."""
     summary = summarize("s", ROWS)
-    found = json.loads(as_json(records(summary)))
-    assert len(found) == 4
-    fixbn = next(r for r in found if r["freeze_round"] == 12)
+    parsed = json.loads(as_json(records(summary)))
+    assert len(parsed) == 4
+    fixbn = next(r for r in parsed if r["freeze_round"] == 12)
     assert fixbn["mean_test_accuracy"] == pytest.approx(0.93, abs=1e-15)
     counts = {k: fixbn[k] for k in ("n", "n_failed", "n_diverged", "n_unfinished")}
     assert counts == {"n": 2, "n_failed": 1, "n_diverged": 1, "n_unfinished": 0}
     lines = list(csv.DictReader(io.StringIO(as_csv(records(summary)))))
     assert [float(line["mean_test_accuracy"]) for line in lines] == [
-        r["mean_test_accuracy"] for r in found
+        r["mean_test_accuracy"] for r in parsed
     ]
 
 
 def test_curves_are_averaged_over_the_rounds_they_share() -> None:
-    """A running seed does not bend the mean after its last round."""
+    """A running seed does not change the mean after its last round."""
     curve = mean_curve([{1: 0.1, 2: 0.2, 3: 0.9}, {1: 0.3, 2: 0.4}])
     assert curve.rounds == (1, 2)
     assert curve.mean == pytest.approx((0.2, 0.3))
@@ -127,7 +127,7 @@ def test_curves_are_averaged_over_the_rounds_they_share() -> None:
     assert mean_curve([{1: 0.5}]).std == (0.0,)
 
 
-def test_the_terminal_s_table_fits_eighty_columns() -> None:
+def test_a_table_fits_a_terminal_of_eighty_characters() -> None:
     """No line is longer."""
     from rich.console import Console
 
@@ -142,7 +142,7 @@ TEN = ("bn", "fixbn", "gn", "ln", "in", "wn", "none", "fedbn", "silobn", "ws")
 
 
 def ten(**more: Any) -> list[dict[str, Any]]:
-    """Every normalizer, in reverse, at two seeds."""
+    """Return two seeds of every normalizer, in reverse order."""
     return [trial(name, s, 0.5 + s / 10, **more) for name in reversed(TEN) for s in (0, 1)]
 
 
@@ -155,32 +155,32 @@ def printed(rows: list[dict[str, Any]], width: int) -> list[str]:
 
 
 def test_normalizers_stand_in_a_fixed_order() -> None:
-    """Ours as given, those of other packages behind them by name."""
+    """Normalizers of other packages come last, by name."""
     rows = [*ten(), trial("zn", 0, 0.5), trial("an", 0, 0.5)]
     assert [column[0] for column in summarize("s", rows).columns] == [*TEN, "an", "zn"]
 
 
 def test_a_table_that_does_not_fit_has_a_line_for_each_normalizer() -> None:
-    """Ten columns do not fit 120; every number stays whole, and no line is too long."""
+    """Ten columns do not fit 120 characters. No number is cut, and no line is too long."""
     lines = printed(ten(), 120)
     assert max(map(len, lines)) <= 120
     assert sum("55.00 ± 7.07" in line for line in lines) == 10
-    found = [line.split("│")[4].strip() for line in lines if "55.00" in line]
-    assert found == [name.upper() for name in TEN]
+    names = [line.split("│")[4].strip() for line in lines if "55.00" in line]
+    assert names == [name.upper() for name in TEN]
     wide = printed(ten(), 200)
     assert sum("55.00 ± 7.07" in line for line in wide) == 1
     assert max(map(len, wide)) <= 200
 
 
-def test_what_is_measured_beside_is_no_axis() -> None:
-    """Nor how often: such trials are the same trials."""
+def test_optional_measurements_are_not_an_axis() -> None:
+    """Such options do not change the identity of a trial."""
     rows = ten(client_accuracy=0, keep_weights=0, diagnostics=0)
     rows += [row | {"diagnostics": 1, "keep_weights": 1, "client_accuracy": 1} for row in rows]
     assert summarize("s", rows).axes == ("alpha", "local_steps", "momentum")
 
 
-def test_a_centralized_trial_has_a_row_of_its_own_that_can_be_read() -> None:
-    """No α, and "yes" under "central"; what it cannot have makes no further column."""
+def test_a_centralized_trial_has_a_row_of_its_own() -> None:
+    """The row has no α, and "yes" as "central". Unset fields do not become axes."""
     federated = {"centralized": 0, "partition": "dirichlet", "participation": 1.0}
     rows = [trial("bn", 0, 0.5, **federated), trial("bn", 0, 0.9, centralized=1, alpha=None)]
     summary = summarize("s", rows)
@@ -188,12 +188,12 @@ def test_a_centralized_trial_has_a_row_of_its_own_that_can_be_read() -> None:
     assert tables.headings(summary)[3] == "central"
     texts = [tables.key_texts(summary, key) for key in summary.cells]
     assert texts == [["–", "5", "reset", "yes"], ["0.1", "5", "reset", "no"]]
-    what = [describe(row) for row in rows]
-    assert what == ["bn α=0.1 E=5 momentum=reset seed=0", "bn E=5 momentum=reset central seed=0"]
+    texts = [describe(row) for row in rows]
+    assert texts == ["bn α=0.1 E=5 momentum=reset seed=0", "bn E=5 momentum=reset central seed=0"]
 
 
-def test_local_epochs_are_told_wherever_they_are() -> None:
-    """Also a single number of them: no number of steps stands for it."""
+def test_local_epochs_are_always_shown() -> None:
+    """They are shown even if they do not vary, because there is no number of steps then."""
     rows = [trial("bn", 0, 0.5, local_steps=None, local_epochs=2)]
     assert summarize("s", rows).axes[3:] == ("local_epochs",)
     assert describe(rows[0]) == "bn α=0.1 momentum=reset epochs=2 seed=0"
@@ -201,8 +201,8 @@ def test_local_epochs_are_told_wherever_they_are() -> None:
     assert [cells["bn", None].mean for cells in both.cells.values()] == [0.5, 0.7]
 
 
-def test_further_measures_are_averaged_over_those_who_took_them() -> None:
-    """In the records too; where nobody did, there is none."""
+def test_optional_measures_are_averaged_over_the_trials_that_have_them() -> None:
+    """The records have them, too. A measure that no trial has is null."""
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.1, 0.3, None))]
     summary = summarize("s", rows)
     assert summary.taken() == ["worst_client_accuracy"]

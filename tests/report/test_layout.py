@@ -1,4 +1,4 @@
-"""The layout of figures: every text lies inside its figure, at any number of arms."""
+"""The layout of figures: every text lies inside its figure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def study(
     steps: Sequence[int] = (1, 20),
     **more: Any,
 ) -> list[Row]:
-    """A row for each arm, half of them fixbn, at each α and E."""
+    """Return a row for each arm at each α and E. Half of the arms are fixbn."""
     names = [(name, None) for name in normalizers][: max(arms // 2, 1)]
     columns = [*names, *(("fixbn", 10 * i) for i in range(arms - len(names)))]
     number = count()
@@ -72,15 +72,15 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
-    """Legends, titles, labels, ticks and winners, at any number and length."""
-    found = drawn(CASES[case])
-    assert len(found) >= 3
-    for figure in found:
+    """The texts are legends, titles, labels, ticks and names of winners."""
+    figures = drawn(CASES[case])
+    assert len(figures) >= 3
+    for figure in figures:
         check(figure.figure)
 
 
 def test_every_text_of_many_panels_lies_inside_their_figure() -> None:
-    """With the line that says how many are left out."""
+    """The heading that says how many are left out lies inside, too."""
     rows = study(2, steps=range(1, 16))
     figure = plots.arms_by_round(summarize("s", rows), rows, taken(rows))
     assert figure is not None
@@ -88,7 +88,7 @@ def test_every_text_of_many_panels_lies_inside_their_figure() -> None:
     check(figure)
 
 
-def test_many_values_neither_crowd_the_ticks_nor_leave_their_cells() -> None:
+def test_ticks_of_many_values_do_not_overlap_and_winners_stay_in_their_cells() -> None:
     """A long normalizer wins at each of fourteen values of α."""
     rows = study(2, (LONG,), alphas=[0.01 * 1.2**i for i in range(14)])
     summary = summarize("s", rows)
@@ -111,7 +111,7 @@ def test_many_values_neither_crowd_the_ticks_nor_leave_their_cells() -> None:
 
 @pytest.mark.parametrize("arms", [2, 12])
 def test_saved_files_are_not_cut(arms: int) -> None:
-    """No ink touches the edge of the PNG; the page of PDF and SVG is the whole figure."""
+    """The edge of a PNG is white. The page of a PDF or SVG is the whole figure."""
     for figure in drawn(study(arms, steps=(1,)))[:2]:
         with Image.open(io.BytesIO(figure.written("png"))) as opened:
             gray = np.asarray(opened.convert("L"))
@@ -136,7 +136,7 @@ def test_saved_files_are_not_cut(arms: int) -> None:
     ("clients", "classes", "panels"), [(3, 2, 1), (3, 20, 4), (40, 21, 2), (41, 10, 5)]
 )
 def test_every_text_of_a_partition_lies_inside_it(clients: int, classes: int, panels: int) -> None:
-    """With bars, with a heat map, with a scale of classes."""
+    """The figures have bars, a heat map or a color scale of classes."""
     shown = [
         held(clients, classes, alpha=0.001 * 10**i, partition="dirichlet-class")
         for i in range(panels)
@@ -145,7 +145,7 @@ def test_every_text_of_a_partition_lies_inside_it(clients: int, classes: int, pa
 
 
 def test_lines_are_wrapped_by_their_width() -> None:
-    """At blanks, and inside a word that is too wide; no letter is lost."""
+    """They are wrapped at spaces and inside words that are too wide. No letter is lost."""
     text = f"{LONG} WWWWWWWW and iiiiii {LONG}"
     lines = layout.wrapped(text, 1.2).split("\n")
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")

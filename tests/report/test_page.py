@@ -1,4 +1,4 @@
-"""The page and its figures."""
+"""The HTML page of a report, and its figures."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from fedsweep.report import page, plots
 from fedsweep.report.figures import captioned_figures
 from fedsweep.report.grouping import summarize
 from fedsweep.report.labels import Row
-from fedsweep.report.tables import View
+from fedsweep.report.tables import ReportOptions
 from fedsweep.store.rows import Curves
 from tests.report.figures import svg
 from tests.report.rows import ROWS, trial
 
 CURVES = {row["trial_id"]: {1: 0.2, 2: 0.5, 3: row["test_accuracy"] or 0.6} for row in ROWS}
 
-MEASURES = {"test_accuracy": CURVES}
-"""The same, as the store tells it."""
+CURVES_BY_MEASURE = {"test_accuracy": CURVES}
+"""The same curves, by measure."""
 
 
 def words(svg: str) -> str:
-    """An SVG's comments, where matplotlib leaves what its glyphs say."""
+    """Return the comments of an SVG, in which matplotlib writes its texts."""
     return " ".join(re.findall(r"<!--(.*?)-->", svg))
 
 
-def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
-    """Every arm and T* is named; both axes too."""
+def test_figures_are_valid_svg_and_name_every_arm() -> None:
+    """Every arm, every T* and both axes are named."""
     by_round = svg(plots.arms_by_round(summarize("s", ROWS), ROWS, CURVES))
     by_freeze_round = svg(plots.accuracy_by_freeze_round(summarize("s", ROWS)))
     for text in (by_round, by_freeze_round):
@@ -38,18 +38,18 @@ def test_pictures_are_sound_svg_and_say_what_they_show() -> None:
         assert name in words(by_freeze_round)
 
 
-def test_there_is_no_picture_of_nothing() -> None:
-    """Before the first evaluation, and without fixbn."""
+def test_there_is_no_figure_without_data() -> None:
+    """There are no curves before the first evaluation, and no T* without fixbn."""
     assert plots.arms_by_round(summarize("s", ROWS), ROWS, {}) is None
     assert plots.accuracy_by_freeze_round(summarize("s", [trial("bn", 0, 0.5)])) is None
 
 
 def panels(text: str) -> int:
-    """How many panels a figure shows: each names its round axis."""
+    """Count the panels of a figure. Each panel names its round axis."""
     return len(re.findall(r"<!-- (?:round|T⋆, rounds) -->", text))
 
 
-def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
+def test_each_point_of_the_other_axes_has_a_panel() -> None:
     """Two learning rates are never one curve."""
     rows = [
         trial("bn", 0, 0.5),
@@ -64,7 +64,7 @@ def test_what_varies_beside_the_arm_is_a_panel_of_its_own() -> None:
 
 
 def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
-    """Finished trials are drawn; running ones only where there are none."""
+    """Only finished trials are drawn if there are any."""
     rows = [trial("bn", 0, 0.5), trial("bn", 1, None, state="failed", failure="diverged")]
     curves = {rows[0]["trial_id"]: dict.fromkeys(range(1, 30), 0.5), rows[1]["trial_id"]: {1: 0.1}}
     whole = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
@@ -73,7 +73,7 @@ def test_a_failed_seed_does_not_cut_its_arm_s_curve() -> None:
 
 
 def test_eleven_freeze_rounds_have_eleven_colors() -> None:
-    """And frozen layers are another line than frozen statistics."""
+    """Frozen layers and frozen statistics have different lines."""
     arms = [("fixbn", t) for t in range(11)]
     assert len(set(plots._colors(arms).values())) == 11
     rows = [trial("fixbn", 0, 0.5, freeze_round=2, freeze=f) for f in ("layer", "statistics")]
@@ -85,15 +85,15 @@ def test_eleven_freeze_rounds_have_eleven_colors() -> None:
 
 def section(sweep: str, rows: Sequence[Row], curves: Sequence[Row], plan: str = "") -> page.Section:
     summary = summarize(sweep, rows)
-    return page.Section(summary, View(), captioned_figures(summary, rows, curves), plan)
+    return page.Section(summary, ReportOptions(), captioned_figures(summary, rows, curves), plan)
 
 
 def render(sweep: str = "s", plan: str = "name = 's'") -> str:
-    return page.render([section(sweep, ROWS, MEASURES, plan)], "2024-01-01 00:00")
+    return page.render([section(sweep, ROWS, CURVES_BY_MEASURE, plan)], "2024-01-01 00:00")
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    """No script, no link, no figure to load; the table, the figures and the plan are in it."""
+    """It contains the table, the figures and the plan, without scripts, links or files to load."""
     text = render()
     assert "<script" not in text
     assert not re.search(r'(?:src|href)="(?!#)', text.replace("xlink:href", "href"))
@@ -104,8 +104,8 @@ def test_the_page_needs_nothing_from_outside() -> None:
 
 
 def measured(**values: float) -> dict[str, Curves]:
-    """Three rounds of every trial, with these measures too."""
-    return MEASURES | {
+    """Return curves of three rounds of every trial, with these measures too."""
+    return CURVES_BY_MEASURE | {
         name: {trial: dict.fromkeys(curve, value) for trial, curve in CURVES.items()}
         for name, value in values.items()
     }
@@ -115,9 +115,9 @@ def headings(text: str) -> list[str]:
     return re.findall("<h2>(.*?)</h2>", text)
 
 
-def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
-    """A figure of each diagnostic, of the mIoU and of the worst client."""
-    plain = page.render([section("s", ROWS, MEASURES)], "now")
+def test_the_page_has_a_figure_for_each_measure_that_was_taken() -> None:
+    """Diagnostics, the mIoU and the worst client have figures only if they were measured."""
+    plain = page.render([section("s", ROWS, CURVES_BY_MEASURE)], "now")
     usual = ["Test accuracy", "Accuracy by freeze round", "Accuracy by round", "Plan"]
     assert headings(plain) == usual
     diagnosed = measured(statistics_mismatch=0.1, gradient_deviation=0.2, client_drift=0.3)
@@ -130,8 +130,8 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
     assert headings(text) == [*usual[:3], *more, "Plan"]
 
 
-def test_the_page_has_a_table_for_each_further_final_measure() -> None:
-    """In percent, by normalizer, like the accuracy's."""
+def test_the_page_has_a_table_for_each_optional_final_measure() -> None:
+    """The table has percent by normalizer, like that of the accuracy."""
     rows = [trial("bn", s, 0.5, worst_client_accuracy=w) for s, w in enumerate((0.125, 0.375))]
     text = page.render([section("s", rows, {})], "now")
     assert headings(text) == ["Test accuracy", "Worst client&#39;s test accuracy", "Plan"]
@@ -139,7 +139,7 @@ def test_the_page_has_a_table_for_each_further_final_measure() -> None:
 
 
 def test_the_mismatch_has_a_line_for_each_alpha_and_a_panel_for_each_arm() -> None:
-    """Over seeds; a trial that has no statistics has no panel."""
+    """The lines are means over seeds. An arm without statistics has no panel."""
     rows = [
         trial(name, seed, 0.5, alpha=alpha, freeze_round=frozen)
         for name, frozen in (("bn", None), ("fixbn", 2), ("fixbn", 3), ("gn", None))
@@ -147,26 +147,26 @@ def test_the_mismatch_has_a_line_for_each_alpha_and_a_panel_for_each_arm() -> No
         for seed in (0, 1)
     ]
     curves = {r["trial_id"]: {1: 0.1, 2: 0.2} for r in rows if r["normalizer"] != "gn"}
-    what = "statistics mismatch"
-    figure = svg(plots.alphas_by_round(summarize("s", rows), rows, curves, what))
+    heading = "statistics mismatch"
+    figure = svg(plots.alphas_by_round(summarize("s", rows), rows, curves, heading))
     assert panels(figure) == 3
-    for told in ("BN", "FIXBN T⋆=2", "FIXBN T⋆=3", "α = 0.1", "α = 0.5", "statistics mismatch"):
-        assert told in words(figure)
+    for text in ("BN", "FIXBN T⋆=2", "FIXBN T⋆=3", "α = 0.1", "α = 0.5", "statistics mismatch"):
+        assert text in words(figure)
     assert "GN" not in words(figure)
 
 
-def test_arms_stand_in_the_order_of_the_table() -> None:
-    """BN first, FIXBN by T*, then the others as their columns."""
+def test_arms_are_in_the_order_of_the_table() -> None:
+    """BN is first, then FIXBN by T*, then the others in the order of their columns."""
     rows = [trial(name, 0, 0.5) for name in ("ws", "ln", "gn", "fedbn", "bn")]
     rows += [trial("fixbn", 0, 0.5, freeze_round=t) for t in (10, 9)]
     curves = {row["trial_id"]: {1: 0.1} for row in rows}
     figure = svg(plots.arms_by_round(summarize("s", rows), rows, curves))
-    found = re.findall(r"<!-- ([A-Z]+(?: T⋆=\d+)?) -->", figure)
-    assert found == ["BN", "FIXBN T⋆=9", "FIXBN T⋆=10", "GN", "LN", "FEDBN", "WS"]
+    names = re.findall(r"<!-- ([A-Z]+(?: T⋆=\d+)?) -->", figure)
+    assert names == ["BN", "FIXBN T⋆=9", "FIXBN T⋆=10", "GN", "LN", "FEDBN", "WS"]
 
 
 def test_hostile_names_are_escaped() -> None:
-    """In the title, the headings and the plan."""
+    """HTML in a sweep's name or plan is text."""
     text = render(sweep="<img src=x onerror=alert(1)>", plan="</pre><script>alert(1)</script>")
     assert "<script>" not in text
     assert "<img" not in text

@@ -1,4 +1,4 @@
-"""The figure of who holds what."""
+"""The figure of the partitions of a sweep."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def panels(figure: Figure) -> list[Any]:
     return [axis for axis in figure.axes if axis.get_title()]
 
 
-def test_a_sweep_s_partitions_are_told_apart_by_what_makes_them() -> None:
-    """Not by normalizer or learning rate; each at its lowest seed; none without clients."""
-    found = partition_figure.distinct(
+def test_partitions_differ_only_in_the_fields_that_determine_them() -> None:
+    """Each is returned at its lowest seed. A centralized trial has no partition."""
+    configs = partition_figure.distinct(
         sweep(
             config(alpha=0.5, seed=3),
             config(alpha=0.5, seed=1, lr=0.5),
@@ -36,8 +36,8 @@ def test_a_sweep_s_partitions_are_told_apart_by_what_makes_them() -> None:
             config(centralized=True),
         )
     )
-    told = [(c.partition, c.alpha, c.clients, c.seed) for c in found]
-    assert told == [
+    partitions = [(c.partition, c.alpha, c.clients, c.seed) for c in configs]
+    assert partitions == [
         ("dirichlet", 0.1, 3, 0),
         ("dirichlet", 0.1, 5, 0),
         ("dirichlet", 0.5, 3, 1),
@@ -48,7 +48,7 @@ def test_a_sweep_s_partitions_are_told_apart_by_what_makes_them() -> None:
 
 
 def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
-    """Three clients, two classes: widths and places by hand."""
+    """The bars of three clients and two classes are checked by hand."""
     figure = partition_figure.figure([held(3, 2)])
     (axis,) = panels(figure)
     bars = [(b.get_x(), b.get_width(), round(b.get_y() + b.get_height() / 2)) for b in axis.patches]
@@ -60,7 +60,7 @@ def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
 
 
 def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
-    """41 clients have no bars; 21 classes no names."""
+    """41 clients have no bars, and 21 classes have no names."""
     figure = partition_figure.figure([held(41, 10)])
     (axis,) = panels(figure)
     assert axis.images[0].get_array().shape == (10, 41)
@@ -70,8 +70,8 @@ def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
     assert any(axis.get_xlabel() == "class" for axis in figure.axes)
 
 
-def test_panels_say_in_what_they_differ_and_the_heading_what_they_share() -> None:
-    """Partition, clients and seed in the titles only where they vary."""
+def test_panels_name_the_fields_that_vary_and_the_heading_those_that_do_not() -> None:
+    """Partition, clients and seed are in the titles only if they vary."""
     shown = [held(3, 2), held(5, 2, alpha=1.0, seed=2), held(4, 2, partition="shards")]
     figure = partition_figure.figure(shown)
     assert [axis.get_title() for axis in panels(figure)] == [
@@ -82,8 +82,8 @@ def test_panels_say_in_what_they_differ_and_the_heading_what_they_share() -> Non
     assert figure.get_suptitle() == "digits"
 
 
-def test_pixels_are_told_with_the_number_of_natural_clients() -> None:
-    """Which no configuration says."""
+def test_a_natural_partition_shows_pixels_and_its_number_of_clients() -> None:
+    """The number of clients is not in the configuration."""
     scenes = {"dataset": "camvid", "model": "deeplabv3plus", "partition": "natural"}
     figure = partition_figure.figure([held(4, 11, "pixels", **scenes)])
     (axis,) = [axis for axis in figure.axes if axis.get_xlabel() == "training pixels"]
@@ -94,8 +94,10 @@ def test_pixels_are_told_with_the_number_of_natural_clients() -> None:
 @pytest.mark.parametrize(
     ("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )
-def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: Path) -> None:
-    """And the figure has a white ground."""
+def test_the_suffix_of_the_file_gives_its_format(
+    suffix: str, begins: bytes, tmp_path: Path
+) -> None:
+    """The figure has a white background."""
     path = tmp_path / f"figure.{suffix}"
     with partition_figure.drawn([held(3, 2)], path):
         assert not path.exists()
@@ -106,9 +108,9 @@ def test_the_file_s_name_says_its_format(suffix: str, begins: bytes, tmp_path: P
         assert re.search("fill: #ffffff", path.read_text())
 
 
-def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """With the remedy."""
-    refused = pytest.raises(RequestError, match="cannot be written to .* name another place")
+def test_a_figure_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """The message says to name another file."""
+    refused = pytest.raises(RequestError, match="cannot be written to .* name another file")
     with refused, partition_figure.drawn([held(3, 2)], tmp_path / "nowhere" / "x.png"):
         pass
 
@@ -117,5 +119,5 @@ def test_a_picture_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ("value", "text"), [(0, "0"), (5000, "5000"), (20_000, "20k"), (1.5e6, "1.5M"), (2e7, "20M")]
 )
 def test_large_numbers_are_short(value: float, text: str) -> None:
-    """So that the ticks of pixels do not run into each other."""
+    """So the ticks of pixels do not overlap."""
     assert partition_figure._short(value) == text

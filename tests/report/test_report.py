@@ -23,7 +23,7 @@ from fedsweep.errors import RequestError
 from fedsweep.plan import read_plan
 from fedsweep.report.grouping import summarize
 from fedsweep.report.latex import document
-from fedsweep.report.tables import View
+from fedsweep.report.tables import ReportOptions
 from fedsweep.store import planning
 from fedsweep.store.sql import ask
 from fedsweep.store.transactions import transaction
@@ -34,61 +34,61 @@ pytestmark = pytest.mark.quick_on("sqlite")
 
 GOLDEN = Path(__file__).parent / "golden"
 
-Say = Callable[..., str]
+Report = Callable[..., str]
 
 
 @pytest.fixture
-def report(store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
-    """Runs the command on the fixed store."""
+def report(store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    """Run the command on the fixed store."""
     fixed.fill(store, tmp_path)
     monkeypatch.setattr(command, "read_store", lambda _: store)
     run = CliRunner()
 
-    def say(*arguments: str) -> str:
+    def run_report(*arguments: str) -> str:
         done = run.invoke(app, ["report", *arguments], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.output
 
-    return say
+    return run_report
 
 
 def golden(name: str, text: str) -> None:
-    """Compare with what was looked at and found good; FEDSWEEP_GOLDEN=1 writes it anew."""
+    """Compare with a checked file. FEDSWEEP_GOLDEN=1 writes the file again."""
     text = re.sub(r"\b[0-9a-f]{8,}\b", "<id>", text)
     if os.environ.get("FEDSWEEP_GOLDEN"):
         (GOLDEN / name).write_text(text)
     assert text == (GOLDEN / name).read_text()
 
 
-def test_the_text_is_as_it_was(report: Say, tmp_path: Path) -> None:
-    """A diverged cell, the baseline, the query."""
+def test_the_text_equals_the_golden_file(report: Report, tmp_path: Path) -> None:
+    """It has a diverged cell, a baseline and queries."""
     report("--baseline", "bn", "--output", str(tmp_path / "report.txt"))
     golden("report.txt", (tmp_path / "report.txt").read_text())
 
 
-def test_the_latex_is_as_it_was(report: Say) -> None:
-    """A whole document."""
+def test_the_latex_equals_the_golden_file(report: Report) -> None:
+    """It is a whole document."""
     golden("report.tex", report("--format", "latex", "--baseline", "gn"))
 
 
-def test_the_json_is_as_it_was(report: Say) -> None:
-    """Every number of it, to twelve digits."""
+def test_the_json_equals_the_golden_file(report: Report) -> None:
+    """Every number is equal to twelve digits."""
 
     def rounded(value: Any) -> Any:
         return float(f"{value:.12g}") if isinstance(value, float) else value
 
-    found = json.loads(report("--format", "json", "--baseline", "bn"))
-    records = [{name: rounded(value) for name, value in record.items()} for record in found]
+    parsed = json.loads(report("--format", "json", "--baseline", "bn"))
+    records = [{name: rounded(value) for name, value in record.items()} for record in parsed]
     golden("report.json", json.dumps(records, indent=1) + "\n")
 
 
-def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> None:
-    """The means from `cells`, the rest from the values of single trials."""
+def test_the_query_of_a_record_gives_its_numbers(report: Report, store: Engine) -> None:
+    """Means are from `cells`, other numbers from the values of single trials."""
     records = json.loads(report("--format", "json"))
     answer = ask.ask(store, records[0]["query"])
-    asked = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     keys = ("normalizer", "freeze_round", "alpha", "local_steps", "momentum")
-    by_key = {tuple(row[k] for k in keys): row for row in asked}
+    by_key = {tuple(row[k] for k in keys): row for row in rows}
     assert len(by_key) == len(records) == 16
     for record in records:
         row = by_key[tuple(record[k] for k in keys)]
@@ -106,28 +106,26 @@ def test_every_number_is_what_its_query_gives(report: Say, store: Engine) -> Non
         assert means[key] == pytest.approx(record["mean_validation_accuracy"])
 
 
-def test_conditions_pooling_and_the_query_agree(report: Say, store: Engine) -> None:
-    """Rows by α over both E, of two normalizers."""
-    said = report(
-        *("--where", "normalizer=bn,gn", "--where", "alpha<1", "--group-by", "alpha"),
-        *("--format", "json"),
-    )
-    records = json.loads(said)
+def test_conditions_pooling_and_the_query_agree(report: Report, store: Engine) -> None:
+    """The rows are by α and pool both E, for two normalizers."""
+    conditions = ["--where", "normalizer=bn,gn", "--where", "alpha<1"]
+    output = report(*conditions, "--group-by", "alpha", "--format", "json")
+    records = json.loads(output)
     assert [(r["normalizer"], r["n"]) for r in records] == [("bn", 6), ("gn", 6)]
     answer = ask.ask(store, records[0]["query"])
     for record in records:
         values = [row[-1] for row in answer.rows if row[0] == record["normalizer"]]
         assert len(values) == 6
         assert statistics.fmean(values) == pytest.approx(record["mean_test_accuracy"])
-        wanted = [
+        expected = [
             fixed.accuracy(record["normalizer"], 0.1, steps, seed)
             for steps in (1, 5)
             for seed in (0, 1, 2)
         ]
-        assert sorted(values) == pytest.approx(sorted(wanted))
+        assert sorted(values) == pytest.approx(sorted(expected))
 
 
-def test_tables_are_written_for_other_programs(report: Say, tmp_path: Path) -> None:
+def test_tables_are_written_for_other_programs(report: Report, tmp_path: Path) -> None:
     """Parquet and a workbook hold the same records as the JSON."""
     records = pd.DataFrame(json.loads(report("--format", "json")))
     for kind, read in (("parquet", pd.read_parquet), ("xlsx", pd.read_excel)):
@@ -144,10 +142,10 @@ def test_tables_are_written_for_other_programs(report: Say, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
-    report: Say, tmp_path: Path
+def test_figures_are_written_in_three_formats_and_are_the_same_each_time(
+    report: Report, tmp_path: Path
 ) -> None:
-    """PDF, SVG and PNG of everything there is to show."""
+    """Each figure is a PDF, an SVG and a PNG."""
     report("--figures", str(tmp_path / "once"))
     report("--figures", str(tmp_path / "again"))
     names = {file.name for file in (tmp_path / "once").iterdir()}
@@ -165,8 +163,8 @@ def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_the_winners_are_named_with_their_lead(report: Say, tmp_path: Path) -> None:
-    """GN at five steps by 2 points, FIXBN at one."""
+def test_the_winners_are_named_with_their_lead(report: Report, tmp_path: Path) -> None:
+    """GN leads by 2 points at five steps, and FIXBN at one."""
     report("--figures", str(tmp_path))
     words = re.findall(r"<!--(.*?)-->", (tmp_path / "fixed-firm-wins.svg").read_text())
     assert {"GN", "FIXBN T⋆=2", "+2.0"} <= {word.strip() for word in words}
@@ -188,8 +186,8 @@ WRONG = [
 ]
 
 
-def test_a_wrong_request_is_one_sentence(report: Say) -> None:
-    """And exit 2."""
+def test_a_wrong_request_is_one_sentence(report: Report) -> None:
+    """The exit code is 2."""
     for arguments, says in WRONG:
         with pytest.raises(RequestError) as refused:
             report(*arguments)
@@ -198,8 +196,8 @@ def test_a_wrong_request_is_one_sentence(report: Say) -> None:
         assert refused.value.exit_code == 2
 
 
-def test_latex_escapes_what_a_name_holds() -> None:
-    """Commands in a name are text."""
+def test_names_are_escaped_in_latex() -> None:
+    """A command in a name is text."""
     from fedsweep.report.latex import escape
 
     assert escape(r"a_b & \input{x} 50% ~ ✓ α") == (
@@ -207,22 +205,22 @@ def test_latex_escapes_what_a_name_holds() -> None:
     )
 
 
-def test_of_several_sweeps_those_that_lack_what_is_asked_are_named(
-    report: Say, store: Engine, tiny: Path
+def test_sweeps_without_the_baseline_are_left_out_and_named(
+    report: Report, store: Engine, tiny: Path
 ) -> None:
-    """The others are told."""
+    """The other sweeps are reported."""
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
-    said = report("--baseline", "ln")
-    assert "fixed_firm: test accuracy" in said
-    assert "tiny: test accuracy" not in said
-    assert "left out: --baseline ln: sweep tiny has no such column: it has " in said
+    output = report("--baseline", "ln")
+    assert "fixed_firm: test accuracy" in output
+    assert "tiny: test accuracy" not in output
+    assert "left out: --baseline ln: sweep tiny has no such column: it has " in output
 
 
-def test_a_long_table_is_set_in_parts_and_like_names_have_labels_of_their_own() -> None:
-    """A page holds 32 rows; exp_1 and exp-1 are two sweeps."""
+def test_a_long_latex_table_has_parts_and_labels_are_unique() -> None:
+    """A page has 32 rows at most. The sweeps exp_1 and exp-1 have different labels."""
     rows = [trial("bn", seed, 0.5, alpha=float(alpha)) for alpha in range(1, 34) for seed in (0, 1)]
-    summaries = [(summarize(name, rows), View()) for name in ("exp_1", "exp-1")]
+    summaries = [(summarize(name, rows), ReportOptions()) for name in ("exp_1", "exp-1")]
     text = document(summaries)
     labels = re.findall(r"\\label{(.*?)}", text)
     assert labels == [
@@ -237,9 +235,9 @@ def test_a_long_table_is_set_in_parts_and_like_names_have_labels_of_their_own() 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
-    report: Say, tmp_path: Path
+    report: Report, tmp_path: Path
 ) -> None:
-    """The content of a pipe is the content of the file, byte for byte, where it has no date."""
+    """A pipe gets the bytes of the file, except for formats with a date."""
     folder = tmp_path / "out"
     folder.mkdir()
     for kind in ("table", "markdown", "csv", "json", "latex", "html", "parquet", "xlsx"):
@@ -248,8 +246,10 @@ def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
         target.chmod(0o640)
         link.symlink_to(target.name)
         os.mkfifo(pipe)
-        got: list[bytes] = []
-        listener = Thread(target=lambda pipe=pipe, got=got: got.append(pipe.read_bytes()))
+        contents: list[bytes] = []
+        listener = Thread(
+            target=lambda pipe=pipe, contents=contents: contents.append(pipe.read_bytes())
+        )
         listener.start()
         report("--format", kind, "--output", str(pipe))
         listener.join()
@@ -258,15 +258,15 @@ def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
         assert pipe.is_fifo()
         assert stat.S_IMODE(target.stat().st_mode) == 0o640
         if kind in ("html", "xlsx"):
-            assert len(got[0]) == pytest.approx(target.stat().st_size, abs=50)
+            assert len(contents[0]) == pytest.approx(target.stat().st_size, abs=50)
         else:
-            assert got == [target.read_bytes()]
+            assert contents == [target.read_bytes()]
     assert len(list(folder.iterdir())) == 3 * 8
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_figures_are_no_lines_of_a_report_on_stdout(report: Say, tmp_path: Path) -> None:
-    """The JSON on stdout can be read; the names of the files are on stderr."""
+def test_names_of_figures_are_not_printed_on_stdout(report: Report, tmp_path: Path) -> None:
+    """The JSON on stdout can be parsed. The names of the files are on stderr."""
     done = CliRunner().invoke(app, ["report", "--format", "json", "--figures", str(tmp_path / "f")])
     assert len(json.loads(done.stdout)) == 16
     assert len(done.stderr.splitlines()) == 15

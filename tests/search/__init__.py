@@ -1,1 +1,1 @@
-"""Searching the best freeze round."""
+"""Tests of the search of the best freeze round."""

@@ -1,4 +1,4 @@
-"""Searches replayed on a recorded grid: what a search would have asked for is looked up."""
+"""Searches replayed on a recorded grid: the values of its trials are looked up."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from fedsweep.search import AddSeed, Probe, Space, Stop, Try, answer, propose
-from fedsweep.search.pruning import Progress, losers
+from fedsweep.search import AddSeed, Probe, Space, Stop, Try, estimate, propose
+from fedsweep.search.pruning import ProbeCurves, hopeless_probes
 
 ROUNDS = 40
 STEP = 4
 SEEDS = 3
-"""Of a replay, drawn from the five recorded ones: the noise over seeds."""
+"""The seeds of a replay, sampled from the five recorded ones."""
 LIMIT = 11 * ROUNDS // 3
-"""Rounds a seed: a third of what a grid over the eleven T* takes."""
+"""Rounds per seed: a third of those of a grid over the eleven T*."""
 
 Recorded = Mapping[int, Mapping[int, float]]
 """The final validation accuracy by T* and seed."""
@@ -29,25 +29,25 @@ Recorded = Mapping[int, Mapping[int, float]]
 
 @cache
 def _rows() -> list[dict[str, Any]]:
-    """The recorded trials, with their accuracies by round; see recorded_digits.toml."""
+    """Read the recorded trials with their accuracies by round. See recorded_digits.toml."""
     file = Path(__file__).with_name("recorded_digits.json.gz")
-    found: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))
-    return found
+    rows: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))
+    return rows
 
 
 def arms() -> dict[tuple[float, int], Recorded]:
-    """The recorded arms, by alpha and E."""
-    found: dict[tuple[float, int], dict[int, dict[int, float]]] = {}
+    """Return the recorded arms by alpha and E."""
+    by_arm: dict[tuple[float, int], dict[int, dict[int, float]]] = {}
     for row in _rows():
         if row["normalizer"] == "fixbn":
-            arm = found.setdefault((row["alpha"], row["local_steps"]), {})
+            arm = by_arm.setdefault((row["alpha"], row["local_steps"]), {})
             values = arm.setdefault(row["freeze_round"], {})
             values[row["seed"]] = row["validation_accuracy"][-1]
-    return found
+    return by_arm
 
 
 def curves(metric: str = "validation_accuracy") -> dict[tuple[float, int, int, int], list[float]]:
-    """A measure by round of each fixbn trial, by alpha, E, T* and seed."""
+    """Return a measure by round of each fixbn trial, by alpha, E, T* and seed."""
     return {
         (row["alpha"], row["local_steps"], row["freeze_round"], row["seed"]): row[metric]
         for row in _rows()
@@ -57,53 +57,60 @@ def curves(metric: str = "validation_accuracy") -> dict[tuple[float, int, int, i
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a replay went."""
+    """The outcome of a replay."""
 
     freeze_round: int
     regret: float
-    """Of the T* it proposes, on the recorded mean over all seeds."""
+    """The regret of the best T* it found, on the recorded mean over all seeds."""
     allowed: float
-    """The larger of the best's gap to its nearer neighbor, and one standard error of the paired
-    difference of the two."""
+    """The largest allowed regret.
+
+    One limit is the gap between the best T* and its better neighbor. The other is one standard
+    error of the paired difference between the best T* and this one. The larger limit counts.
+    """
     rounds_per_seed: float
     probes: int
     ended: str
 
 
 def judged(recorded: Recorded, freeze_round: int) -> tuple[float, float]:
-    """The regret of a T*, and what is allowed."""
+    """Return the regret of a T*, and the largest allowed regret."""
     means = {point: float(np.mean(list(row.values()))) for point, row in recorded.items()}
     points = sorted(means)
     best = max(points, key=lambda point: means[point])
     place = points.index(best)
-    beside = [points[n] for n in (place - 1, place + 1) if 0 <= n < len(points)]
-    gap = min(means[best] - means[point] for point in beside)
-    apart = [recorded[best][s] - recorded[freeze_round][s] for s in recorded[best]]
-    error = float(np.std(apart, ddof=1)) / len(apart) ** 0.5
+    neighbors = [points[n] for n in (place - 1, place + 1) if 0 <= n < len(points)]
+    gap = min(means[best] - means[point] for point in neighbors)
+    differences = [recorded[best][s] - recorded[freeze_round][s] for s in recorded[best]]
+    error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
     return means[best] - means[freeze_round], max(gap, error)
 
 
 def replay(recorded: Recorded, number: int, sampler: str = "tpe", **settings: Any) -> Outcome:
-    """One search, on some of the recorded seeds, to its end."""
+    """Run a search on a sample of the recorded seeds to its end."""
     seeds = sorted(random.Random(number).sample(sorted(recorded[0]), SEEDS))
     space = Space(
-        *(0, ROUNDS, STEP, ROUNDS, tuple(seeds)),
+        low=0,
+        high=ROUNDS,
+        step=STEP,
+        rounds=ROUNDS,
+        seeds=tuple(seeds),
         **{"probes": 12, "rounds_per_seed": LIMIT, "sampler": sampler, **settings},
     )
     history: list[Probe] = []
     while not isinstance(choice := propose(space, history, 1000 * number + len(history)), Stop):
         history = extended(recorded, history, choice, seeds)
-    found = answer(space, history)
-    assert found.freeze_round is not None
-    regret, allowed = judged(recorded, found.freeze_round)
-    spent = found.spent / len(seeds)
-    return Outcome(found.freeze_round, regret, allowed, spent, len(history), choice.reason)
+    result = estimate(space, history)
+    assert result.freeze_round is not None
+    regret, allowed = judged(recorded, result.freeze_round)
+    spent = result.spent / len(seeds)
+    return Outcome(result.freeze_round, regret, allowed, spent, len(history), choice.reason)
 
 
 def extended(
     recorded: Recorded, history: list[Probe], choice: object, seeds: Sequence[int]
 ) -> list[Probe]:
-    """The history after a choice: its trials are looked up."""
+    """Return the history after a choice. The values of its trials are looked up."""
     if isinstance(choice, Try):
         point = choice.freeze_round
         return [*history, Probe(point, {s: recorded[point][s] for s in seeds})]
@@ -119,7 +126,7 @@ def extended(
 
 
 def plain_tpe(recorded: Recorded, number: int) -> Outcome:
-    """Optuna's own TPE, of default settings, without shared trunks: each try costs T a seed."""
+    """Run Optuna's TPE with default settings. Without shared trunks, a try costs T per seed."""
     import optuna
 
     seeds = sorted(random.Random(number).sample(sorted(recorded[0]), SEEDS))
@@ -133,46 +140,50 @@ def plain_tpe(recorded: Recorded, number: int) -> Outcome:
 
     tries = LIMIT // ROUNDS
     study.optimize(mean, n_trials=tries)
-    found = study.best_params["freeze_round"]
-    regret, allowed = judged(recorded, found)
-    return Outcome(found, regret, allowed, float(tries * ROUNDS), tries, "budget")
+    best = study.best_params["freeze_round"]
+    regret, allowed = judged(recorded, best)
+    return Outcome(best, regret, allowed, float(tries * ROUNDS), tries, "budget")
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a pruning rule would have done to recorded probes."""
+    """The effect of a pruning rule on recorded probes."""
 
     probes: int
     given_up: int
     winners: int
-    """Of these, how many were better than all that were kept, on the recorded mean, by more than
-    a standard error of the paired difference: what the rule costs."""
+    """The number of pruned probes that were better than all finished ones.
+
+    They are better on the recorded mean by more than a standard error of the paired difference.
+    """
     rounds: int
-    """Of their tails that it would have saved."""
+    """The rounds of their tails that the rule would have saved."""
     tails: int
 
 
 def pruned(rule: str, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Pruned:
-    """Each probe of each arm, beside the three that a search tries first, which have finished."""
+    """Apply a rule to each probe of each arm, after the first three probes have finished."""
     recorded, all_curves = arms(), curves()
     probes = given_up = winners = saved = tails = 0
     for (alpha, steps), arm in recorded.items():
 
-        def progress(
+        def probe_curves(
             point: int, until: int, running: bool, at: tuple[float, int] = (alpha, steps)
-        ) -> Progress:
-            some = {s: dict(enumerate(all_curves[(*at, point, s)][:until], 1)) for s in seeds}
-            return Progress(point, some, running)
+        ) -> ProbeCurves:
+            by_seed = {s: dict(enumerate(all_curves[(*at, point, s)][:until], 1)) for s in seeds}
+            return ProbeCurves(point, by_seed, running)
 
-        first = [progress(point, ROUNDS, running=False) for point in (40, 20, 32)]
+        first = [probe_curves(point, ROUNDS, running=False) for point in (40, 20, 32)]
         for point in sorted(set(arm) - {40, 20, 32}):
             probes, tails = probes + 1, tails + ROUNDS - point
             for until in range(point + 1, ROUNDS):
-                if losers(rule, ROUNDS, [*first, progress(point, until, running=True)]):
+                if hopeless_probes(
+                    rule, ROUNDS, [*first, probe_curves(point, until, running=True)]
+                ):
                     given_up, saved = given_up + 1, saved + ROUNDS - until
                     best = max((40, 20, 32), key=lambda t: sum(arm[t].values()))
-                    apart = [arm[point][s] - arm[best][s] for s in arm[point]]
-                    error = float(np.std(apart, ddof=1)) / len(apart) ** 0.5
-                    winners += float(np.mean(apart)) > error
+                    differences = [arm[point][s] - arm[best][s] for s in arm[point]]
+                    error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+                    winners += float(np.mean(differences)) > error
                     break
     return Pruned(probes, given_up, winners, saved, tails)

@@ -1,4 +1,4 @@
-"""A sweep that searches T* for one arm, and the steps of a worker on it."""
+"""A sweep that searches T* for one arm, and a worker's steps on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsweep.actions.plan import add_within
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.plan import SweepSpec, read_plan
-from fedsweep.search.planner import tend
+from fedsweep.search.planner import plan_next
 from fedsweep.states import Outcome
 from fedsweep.store import arms
 from fedsweep.store.claim import Claim
@@ -66,12 +66,12 @@ def run(store: Engine, claim: Claim) -> None:
 
 
 def work(store: Engine) -> int:
-    """One worker, until nothing is left to claim or to propose; how many trials it ran."""
+    """Work until there is nothing to claim or to propose. Return the number of trials that ran."""
     count = 0
     while True:
         claim = claimed(store)
         if claim is None:
-            if not tend(store):
+            if not plan_next(store):
                 return count
             continue
         run(store, claim)
@@ -79,15 +79,15 @@ def work(store: Engine) -> int:
 
 
 def grid_done(store: Engine) -> None:
-    """Train all that the plan names, and propose nothing."""
+    """Train all trials of the plan, and propose none."""
     while (claim := claimed(store)) is not None:
         run(store, claim)
 
 
 def the_arm(store: Engine) -> arms.Arm:
     with reading(store) as c:
-        (found,) = arms.of_sweep(c, "searched")
-    return found
+        (arm,) = arms.of_sweep(c, "searched")
+    return arm
 
 
 def points(store: Engine) -> list[int | None]:

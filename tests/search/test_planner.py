@@ -1,4 +1,4 @@
-"""A search in the queue, on both databases: it asks, plans, and ends."""
+"""Searches in the queue, on both databases: proposals, their trials, and the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.plan import SweepSpec, TrialSpec
 from fedsweep.search.choice import Stop, Try
-from fedsweep.search.planner import chosen, history_of, tend
+from fedsweep.search.planner import history_of, next_choice, plan_next
 from fedsweep.states import Hold
 from fedsweep.store import arms, planning, spare_files, sweep_rows, trial_rows
 from fedsweep.store.schema import open_store
@@ -40,10 +40,10 @@ def count(store: Engine, table: sa.Table) -> int:
         return int(c.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
 
-def test_a_search_runs_to_its_end_and_leaves_nothing_behind(
+def test_a_search_runs_to_its_end_and_leaves_no_snapshots(
     store: Engine, sweep: SweepSpec, tmp_path: Path
 ) -> None:
-    """Every trial is bitwise what it is alone; each tail is trained once, and no trunk twice."""
+    """Each trial is bitwise equal to one without sharing. Each tail and trunk is trained once."""
     plan(store, sweep)
     work(store)
     arm = the_arm(store)
@@ -52,33 +52,33 @@ def test_a_search_runs_to_its_end_and_leaves_nothing_behind(
     assert arm.freeze_round in range(0, T + 1, 2)
     with reading(store) as c:
         assert not queue.outstanding(c)
-        own = c.execute(
+        proposed_trials = c.execute(
             sa.select(trials.c.trial_id, trials.c.config, trials.c.freeze_round, trials.c.seed)
             .join(proposed, proposed.c.trial == trials.c.id)
             .where(trials.c.normalizer == "fixbn")
         ).all()
         seeds = set(c.execute(sa.select(trials.c.seed)).scalars())
-    tails = sum(T - row.freeze_round for row in own)
+    tails = sum(T - row.freeze_round for row in proposed_trials)
     assert trained(store) == 2 * T * len(seeds) + tails  # BN, which is the trunk, and GN
     assert count(store, snapshots) == count(store, lattices) == 0
     assert integrity.faults(store) == []
 
     other = open_store(f"sqlite:///{tmp_path}/alone.db", create=True)
-    specs = tuple(arm.spec.trial(row.freeze_round, row.seed) for row in own)
-    assert {spec.trial_id for spec in specs} == {row.trial_id for row in own}
+    specs = tuple(arm.spec.trial(row.freeze_round, row.seed) for row in proposed_trials)
+    assert {spec.trial_id for spec in specs} == {row.trial_id for row in proposed_trials}
     with transaction(other) as c:
         planning.add_sweep(c, replace(sweep, trials=specs, arms=()).alone())
     grid_done(other)
     alone = measured(other)
-    found = measured(store)
-    assert {trial: found[trial] for trial in alone} == alone
+    together = measured(store)
+    assert {trial: together[trial] for trial in alone} == alone
     other.dispose()
 
 
-def test_a_searched_trunk_keeps_a_snapshot_wherever_a_trial_may_fork(
+def test_a_searched_trunk_keeps_a_snapshot_at_each_round_where_a_trial_may_fork(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """At 2, 4, 6 and 8 of 10, of each seed, also when nobody has asked for any yet."""
+    """Each seed has snapshots at rounds 2, 4, 6 and 8 of 10 before any proposal."""
     plan(store, sweep)
     grid_done(store)
     with reading(store) as c:
@@ -92,48 +92,45 @@ def test_a_searched_trunk_keeps_a_snapshot_wherever_a_trial_may_fork(
     assert not names & spare
 
 
-def test_of_two_that_ask_at_once_one_proposes_and_the_other_thinks_again(
-    store: Engine, sweep: SweepSpec
-) -> None:
-    """Both saw the arm as it was: the second commit is refused, and writes nothing."""
+def test_only_one_of_two_concurrent_proposals_is_committed(store: Engine, sweep: SweepSpec) -> None:
+    """Both read the same arm. The second commit is refused and writes nothing."""
     plan(store, sweep)
     grid_done(store)
     arm = the_arm(store)
-    mine = [arm.spec.trial(4, seed) for seed in arm.spec.seeds]
-    theirs = [arm.spec.trial(6, seed) for seed in arm.spec.seeds]
-    said: dict[str, Any] = {"seed": None, "why": "-", "cost": 1}
+    first = [arm.spec.trial(4, seed) for seed in arm.spec.seeds]
+    second = [arm.spec.trial(6, seed) for seed in arm.spec.seeds]
+    options: dict[str, Any] = {"seed": None, "why": "-", "cost": 1}
     with transaction(store) as c:
-        assert arms.commit(c, arm, mine, freeze_round=4, **said) is not None
+        assert arms.commit(c, arm, first, freeze_round=4, **options) is not None
     with transaction(store) as c:
-        assert arms.commit(c, arm, theirs, freeze_round=6, **said) is None
+        assert arms.commit(c, arm, second, freeze_round=6, **options) is None
         assert arms.end(c, arm, reason="tried", why="-", freeze_round=None) is None
     assert points(store) == [4]
     assert count(store, proposed) == 2
-    for wanted in (2, 2):  # both are claimed; whoever asks now gets another T*
+    for _ in first:  # both are claimed, so the next proposal is another T*
         assert (claim := claimed(store)) is not None
         assert claim.fork_round == 4
-        assert wanted == len(mine)
-    assert tend(store)
+    assert plan_next(store)
     assert points(store) == [4, 10]
 
 
-def test_a_killed_asker_leaves_nothing_behind(
+def test_a_process_killed_within_a_commit_leaves_no_trace(
     store: Engine, store_url: str, sweep: SweepSpec
 ) -> None:
-    """Killed by SIGKILL within its commit."""
+    """The process is killed by SIGKILL."""
     plan(store, sweep)
     grid_done(store)
     before = (the_arm(store), points(store), count(store, trials))
-    process = get_context("spawn").Process(target=_ask_and_die, args=(store_url,))
+    process = get_context("spawn").Process(target=_commit_and_die, args=(store_url,))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     assert (the_arm(store), points(store), count(store, trials)) == before
-    assert tend(store)
+    assert plan_next(store)
     assert points(store) == [10]
 
 
-def _ask_and_die(url: str) -> None:
+def _commit_and_die(url: str) -> None:
     store = open_store(url)
     with reading(store) as c:
         (arm,) = arms.of_sweep(c, "searched")
@@ -145,7 +142,7 @@ def _ask_and_die(url: str) -> None:
 
 
 def test_equal_states_give_equal_proposals(store: Engine, sweep: SweepSpec, tmp_path: Path) -> None:
-    """In this database, asked twice, and in another of the same rows; another seed may differ."""
+    """A repeated call and another database with the same rows give the same proposal."""
     other = open_store(f"sqlite:///{tmp_path}/other.db", create=True)
     for one in (store, other):
         plan(one, sweep)
@@ -154,28 +151,28 @@ def test_equal_states_give_equal_proposals(store: Engine, sweep: SweepSpec, tmp_
         choices = []
         for one in (store, store, other):
             with reading(one) as c:
-                choices.append(chosen(c, the_arm(one)))
+                choices.append(next_choice(c, the_arm(one)))
         assert choices[0] == choices[1] == choices[2]
         if isinstance(choices[0], Stop):
             break
         for one in (store, other):
-            assert tend(one)
+            assert plan_next(one)
             grid_done(one)
     other.dispose()
 
 
-def test_what_is_queued_at_the_same_priority_or_above_comes_first(
+def test_queued_trials_of_the_same_or_a_higher_priority_come_before_a_search(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """One queue, one order: a search waits for it, and comes before what has less."""
+    """A search comes before trials of a lower priority."""
     plan(store, replace(sweep, trials=()), priority=3)
     other = replace(sweep, name="other", arms=())
     plan(store, other, priority=3)
-    assert not tend(store, first=True)
+    assert not plan_next(store, first=True)
     with transaction(store) as c:
         ids = sweep_rows.sweep_trials(c, "other")
         queue.prioritize(c, ids, 2)
-    assert tend(store, first=True)
+    assert plan_next(store, first=True)
     claim = claimed(store)
     assert claim is not None
     assert claim.config["normalizer"] == "fixbn"
@@ -187,27 +184,27 @@ def test_what_is_queued_at_the_same_priority_or_above_comes_first(
 def test_a_held_sweep_is_not_searched(
     store: Engine, sweep: SweepSpec, why: Hold, waited_for: bool
 ) -> None:
-    """Paused, it is waited for; drained or beyond its budget, it is not."""
+    """Workers wait for a paused sweep, but not for one that is drained or over its budget."""
     plan(store, replace(sweep, trials=()))
     with reading(store) as c:
         assert queue.outstanding(c)
         assert queue.outstanding(c, "searched")
     with transaction(store) as c:
         queue.hold_sweep(c, "searched", why)
-    assert not tend(store)
+    assert not plan_next(store)
     assert points(store) == []
     with reading(store) as c:
         assert queue.outstanding(c) is waited_for
         assert queue.outstanding(c, "searched") is waited_for
     with transaction(store) as c:
         queue.hold_sweep(c, "searched", None)
-    assert tend(store)
+    assert plan_next(store)
 
 
-def test_a_sweep_held_while_somebody_thought_gets_no_proposal(
+def test_a_sweep_that_was_held_before_the_commit_gets_no_proposal(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """It is looked at in the commit once more."""
+    """The commit checks the hold again."""
     plan(store, replace(sweep, trials=()))
     arm = the_arm(store)
     with transaction(store) as c:
@@ -218,10 +215,10 @@ def test_a_sweep_held_while_somebody_thought_gets_no_proposal(
     assert count(store, trials) == 0
 
 
-def test_planned_again_a_search_stays_as_it_is_and_changed_it_goes_on(
+def test_a_changed_search_continues_and_an_unchanged_one_stays_ended(
     store: Engine, sweep: SweepSpec, tmp_path: Path
 ) -> None:
-    """With what was tried; an unchanged one adds nothing."""
+    """The tried T* are kept. A second plan without changes adds nothing."""
     few = of(tmp_path, PLAN.replace("probes_per_arm = 5", "probes_per_arm = 2"))
     plan(store, few)
     work(store)
@@ -241,10 +238,10 @@ def test_planned_again_a_search_stays_as_it_is_and_changed_it_goes_on(
     assert len(points(store)) > 2
 
 
-def test_what_was_tried_is_tried_on_seeds_that_the_plan_gets_later(
+def test_tried_freeze_rounds_are_tried_on_seeds_that_are_added_to_the_plan(
     store: Engine, sweep: SweepSpec, tmp_path: Path
 ) -> None:
-    """Each T* of before, once, before any other is proposed."""
+    """Each earlier T* is tried once before a new T* is proposed."""
     few = of(tmp_path, PLAN.replace("probes_per_arm = 5", "probes_per_arm = 2"))
     plan(store, few)
     work(store)
@@ -261,7 +258,7 @@ def test_what_was_tried_is_tried_on_seeds_that_the_plan_gets_later(
 def test_a_cancelled_sweep_keeps_no_snapshots_for_its_search(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """They are spare then; planned again, it begins where it was."""
+    """They are spare then. If the sweep is planned again, the search continues."""
     plan(store, sweep)
     grid_done(store)
     with reading(store) as c:
@@ -270,49 +267,47 @@ def test_a_cancelled_sweep_keeps_no_snapshots_for_its_search(
         queue.hold_sweep(c, "searched", Hold.CANCEL)
     with reading(store) as c:
         assert len(spare_files.spare_files(c, 1e12)) == 8
-    assert not tend(store)
+    assert not plan_next(store)
     plan(store, sweep)
-    assert tend(store)
+    assert plan_next(store)
 
 
-def test_proposals_of_a_plan_that_shares_nothing_share_nothing(
-    store: Engine, sweep: SweepSpec
-) -> None:
-    """`plan --no-share`: no trunk, no lattice; each trial trains all its rounds."""
+def test_proposals_of_a_plan_without_sharing_have_no_trunk(store: Engine, sweep: SweepSpec) -> None:
+    """With `plan --no-share`, each trial trains all its rounds."""
     plan(store, replace(sweep, trials=()).alone())
     assert count(store, lattices) == 0
-    assert tend(store)
+    assert plan_next(store)
     with reading(store) as c:
         assert set(c.execute(sa.select(trials.c.trunk)).scalars()) == {None}
         assert c.execute(sa.select(proposals.c.cost)).scalar_one() == 2 * T
 
 
-def test_trials_that_are_there_are_taken_before_any_is_trained(
+def test_finished_trials_are_proposed_before_others_are_trained(
     store: Engine, sweep: SweepSpec, tmp_path: Path
 ) -> None:
-    """Another sweep's finished grid: proposed at no cost, and its members."""
+    """Finished trials of another sweep are proposed at no cost and become members."""
     arm = sweep.arms[0]
-    there = tuple(arm.trial(point, seed) for point in (10, 6, 8, 4) for seed in (0, 1))
-    plan(store, replace(sweep, name="grid", trials=there, arms=()))
+    finished = tuple(arm.trial(point, seed) for point in (10, 6, 8, 4) for seed in (0, 1))
+    plan(store, replace(sweep, name="grid", trials=finished, arms=()))
     grid_done(store)
     before = trained(store)
     plan(store, replace(sweep, trials=()))
     for _ in range(4):
         assert claimed(store) is None
-        if not tend(store):
+        if not plan_next(store):
             break
     tried = points(store)
     assert tried[:3] == [10, 6, 8]
     assert trained(store) == before
     with reading(store) as c:
         costs = c.execute(sa.select(proposals.c.cost).order_by(proposals.c.number)).scalars().all()
-        mine = trial_rows.results(c, "searched")
+        rows = trial_rows.results(c, "searched")
     assert costs[:3] == [0, 0, 0]
-    assert {(r["freeze_round"], r["seed"]) for r in mine} >= {(10, 0), (6, 1), (8, 0)}
+    assert {(r["freeze_round"], r["seed"]) for r in rows} >= {(10, 0), (6, 1), (8, 0)}
 
 
-def test_an_added_seed_brings_bn_and_gn_with_it(store: Engine, sweep: SweepSpec) -> None:
-    """The next integer, in one proposal, so that comparisons stay paired."""
+def test_an_added_seed_has_trials_of_bn_and_gn(store: Engine, sweep: SweepSpec) -> None:
+    """They are in the same proposal, so comparisons stay paired."""
     plan(store, sweep)
     grid_done(store)
     arm = the_arm(store)
@@ -324,18 +319,20 @@ def test_an_added_seed_brings_bn_and_gn_with_it(store: Engine, sweep: SweepSpec)
         query = sa.select(trials.c.normalizer).where(trials.c.seed == 2)
         assert sorted(c.execute(query).scalars()) == ["bn", "fixbn", "gn"]
         trunks = set(c.execute(sa.select(lattices.c.trunk)).scalars())
-        of_it = c.execute(sa.select(trials.c.trunk).where(trials.c.normalizer == "bn")).scalars()
-        assert trunks == set(of_it)  # also of the new seed
+        bn_trunks = c.execute(
+            sa.select(trials.c.trunk).where(trials.c.normalizer == "bn")
+        ).scalars()
+        assert trunks == set(bn_trunks)  # including the new seed
         assert [probe.freeze_round for probe in history_of(arms.tried(c, arm))] == [6]
 
 
-def test_a_search_goes_on_past_trials_that_a_person_cancels(
+def test_a_search_continues_after_a_person_cancels_its_trials(
     store: Engine, sweep: SweepSpec
 ) -> None:
-    """They say nothing, and are not proposed again; nobody waits for ever."""
+    """Cancelled trials have no value, are not proposed again, and are not waited for."""
     plan(store, sweep)
     grid_done(store)
-    assert tend(store)
+    assert plan_next(store)
     with transaction(store) as c:
         ids = c.execute(sa.select(proposed.c.trial)).scalars().all()
         queue.cancel(c, ids)
@@ -347,16 +344,18 @@ def test_a_search_goes_on_past_trials_that_a_person_cancels(
     assert arm.freeze_round != 10
 
 
-def test_a_choice_costs_what_the_ledger_then_says(store: Engine, sweep: SweepSpec) -> None:
-    """A tail of each seed behind BN's trunk, to the round."""
+def test_the_cost_of_a_choice_is_the_number_of_trained_rounds(
+    store: Engine, sweep: SweepSpec
+) -> None:
+    """The cost is the tail of each seed after BN's trunk."""
     plan(store, sweep)
     grid_done(store)
     while True:
         with reading(store) as c:
-            choice = chosen(c, the_arm(store))
+            choice = next_choice(c, the_arm(store))
         if not isinstance(choice, Try):
             break
         before = trained(store)
-        assert tend(store)
+        assert plan_next(store)
         grid_done(store)
         assert trained(store) - before == choice.cost

@@ -1,4 +1,4 @@
-"""What a search finds on a recorded grid of real trials."""
+"""Searches on a recorded grid of real trials."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_the_proposed_freeze_round_is_as_good_as_the_best_at_a_third_of_the_grid(
+def test_a_search_finds_the_best_freeze_round_at_a_third_of_the_cost_of_a_grid(
     sampler: str,
 ) -> None:
-    """200 replays on digits (2 alpha, 2 E), each on three of five seeds."""
+    """There are 200 replays on digits (2 alpha, 2 E), each on three of five seeds."""
     outcomes = [replay(arm, n, sampler) for arm in arms().values() for n in range(50)]
     assert len(outcomes) == 200
     good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in outcomes)
