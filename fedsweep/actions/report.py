@@ -29,6 +29,7 @@ from fedsweep.report.selection import (
     select,
     tune,
 )
+from fedsweep.report.tables import ReportOptions
 from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.transactions import reading
