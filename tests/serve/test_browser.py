@@ -20,7 +20,7 @@ from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
-from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
+from tests.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
 from tests.serve.pages import HOSTILE, TOKEN, claimed, finished, served
 
 pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
@@ -53,7 +53,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         ) -> Page:
             address, token, _ = stack.enter_context(served(url, "--token", TOKEN))
             context = stack.enter_context(browser.new_context())
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT_MS)
             page = context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
             if not patient:
@@ -83,7 +83,7 @@ def working(url: str) -> Iterator[None]:
     worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
     try:
         yield
-        said, _ = worker.communicate(timeout=PATIENCE / 1000)
+        said, _ = worker.communicate(timeout=TIMEOUT_MS / 1000)
         assert worker.returncode == 0, said
     finally:
         worker.kill()
@@ -292,7 +292,7 @@ def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
     live(page)  # before its script runs, a form sends its empty fields too
     page.get_by_label("id begins with").fill("zz")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("None fits")).to_be_visible()
+    expect(page.get_by_text("No trial matches")).to_be_visible()
     expect(page).to_have_url(re.compile(r"/trials\?id=zz&normalizer=fixbn$"))
     page.go_back()
     page.go_back()
@@ -403,7 +403,7 @@ def test_a_page_that_comes_back_waits_while_one_types(
     away = file.rename(file.with_name("away.db"))
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     page.reload()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Away")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not available")
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     field = page.get_by_label("Trial", exact=True)
     field.fill("ab")

@@ -21,7 +21,7 @@ ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Patient(connections.Connection):
     """Waits a second, not ten."""
 
-    patience = 1.0
+    idle_seconds = 1.0
     gone = threading.Event()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -32,8 +32,8 @@ class Patient(connections.Connection):
 class Few(connections.Connection):
     """Waits long; two at once."""
 
-    patience = 600.0
-    most = 2
+    idle_seconds = 600.0
+    max_connections = 2
 
 
 class Slow:
@@ -154,5 +154,5 @@ def test_there_is_room_for_as_many_as_files_may_be_open(
     done: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: done.append(pair))
-    assert connections.room() == there_is
+    assert connections.connection_limit() == there_is
     assert done == ([set_to] if set_to else [])

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from fedsweep.serve import app
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.guard import Guard
-from fedsweep.serve.look import Look
-from tests.serve.pages import PORT, TOKEN, anybody
+from fedsweep.serve.read_cache import ReadCache
+from tests.serve.pages import PORT, TOKEN, anonymous
 
 PATHS = [
     path.replace("{sweep:path}", "s").replace("{trial}", "ab") for path, _, _ in SCREENS.values()
@@ -22,8 +22,8 @@ MORE += ["/static/plotly.min.js", "/nowhere"]
 
 
 @pytest.fixture
-def stranger(look: Look) -> TestClient:
-    return anybody(look)
+def stranger(read_cache: ReadCache) -> TestClient:
+    return anonymous(read_cache)
 
 
 @pytest.mark.parametrize("path", [*PATHS, *MORE])
@@ -101,21 +101,21 @@ def test_the_link_to_the_content_leads_nowhere_else(client: TestClient) -> None:
 
 
 def test_a_session_is_worth_nothing_without_its_path_and_on_no_other_server(
-    stranger: TestClient, look: Look
+    stranger: TestClient, read_cache: ReadCache
 ) -> None:
     """A server of another user, on another port, may get cookies of this host: not this one."""
     inside = entered(stranger)
     (cookie,) = stranger.cookies.jar
     stolen = {"cookie": f"{cookie.name}={cookie.value}"}
     assert cookie.value
-    assert anybody(look).get(inside, headers=stolen).status_code == 200
+    assert anonymous(read_cache).get(inside, headers=stolen).status_code == 200
     for path in ("/", "/trials", f"/{'0' * 32}/", inside[:-2] + "/", f"/{cookie.value}/"):
-        assert anybody(look).get(path, headers=stolen).status_code == 401, path
+        assert anonymous(read_cache).get(path, headers=stolen).status_code == 401, path
     bearer = {"authorization": f"Bearer {cookie.value}"}
-    assert anybody(look).get("/", headers=bearer).status_code == 401
-    assert anybody(look).get(f"/?token={cookie.value}").status_code == 401
+    assert anonymous(read_cache).get("/", headers=bearer).status_code == 401
+    assert anonymous(read_cache).get(f"/?token={cookie.value}").status_code == 401
     for token, port in ((TOKEN, PORT + 1), (f"{TOKEN}-2", PORT)):
-        app = application(look, token, port)
+        app = application(read_cache, token, port)
         other = TestClient(app, base_url=f"http://127.0.0.1:{port}")
         assert other.get(inside, headers=stolen).status_code == 401
         elsewhere = {"cookie": f"fedsweep-{port}={cookie.value}"}
@@ -133,11 +133,11 @@ def test_a_cookie_of_our_name_from_another_program_shuts_nobody_out(stranger: Te
 
 
 def test_a_server_that_is_started_again_with_its_token_knows_its_sessions(
-    stranger: TestClient, look: Look
+    stranger: TestClient, read_cache: ReadCache
 ) -> None:
     """An open page goes on."""
     inside = entered(stranger)
-    again = anybody(look)
+    again = anonymous(read_cache)
     again.cookies = stranger.cookies
     assert again.get(inside).status_code == 200
 
@@ -178,9 +178,9 @@ def test_our_names_are_ours_on_every_port(client: TestClient, host: str) -> None
 
 
 @pytest.mark.parametrize("address", ["192.168.7.5", "[fd00::5]"])
-def test_the_address_that_a_request_came_to_is_ours(look: Look, address: str) -> None:
+def test_the_address_that_a_request_came_to_is_ours(read_cache: ReadCache, address: str) -> None:
     """Names can be led to us by others, addresses cannot."""
-    app = application(look, TOKEN, PORT)
+    app = application(read_cache, TOKEN, PORT)
     client = TestClient(app, base_url=f"http://{address}:{PORT}")
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert client.get("/metrics", headers=headers).status_code == 200

@@ -118,10 +118,10 @@ def test_trials_are_sorted_by_a_heading_and_back(
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        ("alpha=x", "alpha = 'x' is no number"),
-        ("seed=1.5", "seed = '1.5' is no number"),
+        ("alpha=x", "alpha = 'x' is not a number"),
+        ("seed=1.5", "seed = '1.5' is not a number"),
         ("seed=99999999999999999999", "too large"),
-        ("page=x", "is no number"),
+        ("page=x", "is not a number"),
         ("sort=password", "cannot be sorted by 'password'"),
     ],
 )

@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing, StoreReadOnly
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.transactions import reading, transaction
 from tests.acceptance.command import query
-from tests.serve.pages import TOKEN, anybody, paths
+from tests.serve.pages import TOKEN, anonymous, paths
 
 
 def visit_all(client: TestClient, all_paths: list[str]) -> None:
@@ -72,9 +72,9 @@ def test_the_box_leaves_nothing(client: TestClient, hostile: Engine, store_url: 
     assert query(store_url, functions) == [(0,)]
 
 
-def test_what_would_write_is_refused_by_the_database(look: Look, worked: Engine) -> None:
+def test_what_would_write_is_refused_by_the_database(read_cache: ReadCache, worked: Engine) -> None:
     """Whatever a mistake of ours would try."""
-    with pytest.raises((StoreReadOnly, DBAPIError)), transaction(look.engine) as connection:
+    with pytest.raises((StoreReadOnly, DBAPIError)), transaction(read_cache.engine) as connection:
         connection.execute(sa.text("DELETE FROM trials"))
     with reading(worked) as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 6
@@ -92,7 +92,7 @@ def test_a_role_that_can_only_read_is_enough(hostile: Engine, store_url: str) ->
     url = make_url(store_url).set(username=name, password="x")
     engine = open_to_read(url.render_as_string(hide_password=False))
     try:
-        client = anybody(Look(engine, tick=0.0, rest=0.0))
+        client = anonymous(ReadCache(engine, tick=0.0, rest=0.0))
         client.headers["authorization"] = f"Bearer {TOKEN}"
         visit_all(client, paths(store_url))
     finally:
@@ -151,7 +151,7 @@ def test_a_file_that_is_moved_away_is_not_made_anew(
 
 
 def test_an_error_of_the_store_shows_no_address(
-    client: TestClient, look: Look, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, read_cache: ReadCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Users and hosts are nobody's business."""
     from fedsweep.errors import StoreUnreachable
@@ -159,7 +159,7 @@ def test_an_error_of_the_store_shows_no_address(
     def away(*_: object, **__: object) -> None:
         raise StoreUnreachable("postgresql://user@host/db?sslpassword=secret cannot be reached")
 
-    monkeypatch.setattr(look, "read", away)
+    monkeypatch.setattr(read_cache, "read", away)
     for path in ("/", "/sql?q=SELECT+1", "/trials/ab", "/metrics"):
         answer = client.get(path)
         assert answer.status_code == 503

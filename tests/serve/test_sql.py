@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from fedsweep.errors import SqlRefused
 from fedsweep.serve import sql
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store.transactions import reading
 from tests.serve.pages import text
 
@@ -107,18 +107,22 @@ def test_attacks_are_refused_in_a_sentence_and_change_nothing(
 
 
 def test_what_never_ends_is_ended(
-    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+    read_cache: ReadCache, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the bound on its time."""
     monkeypatch.setattr(sql, "SECONDS", 0.2)
     with pytest.raises(SqlRefused, match="took longer than 0.2 s"):
-        sql.answered(look, ENDLESS[worked.dialect.name])
+        sql.answer_statement(read_cache, ENDLESS[worked.dialect.name])
 
 
-def test_a_pattern_that_could_backtrack_for_ever_is_answered(look: Look, worked: Engine) -> None:
+def test_a_pattern_that_could_backtrack_for_ever_is_answered(
+    read_cache: ReadCache, worked: Engine
+) -> None:
     """Within one call of a function nobody asks what time it is."""
     pattern = "%a" * 30 + "%b"
-    assert sql.answered(look, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x").columns == ["x"]
+    assert sql.answer_statement(
+        read_cache, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x"
+    ).columns == ["x"]
 
 
 def test_many_rows_are_cut(client: TestClient, worked: Engine) -> None:
@@ -129,11 +133,11 @@ def test_many_rows_are_cut(client: TestClient, worked: Engine) -> None:
     assert page.count("<td") == 1000
 
 
-def test_large_rows_are_cut(look: Look, worked: Engine) -> None:
+def test_large_rows_are_cut(read_cache: ReadCache, worked: Engine) -> None:
     """At a megabyte in all: of twenty times 100,000 characters ten fit."""
     wide = {"sqlite": "hex(zeroblob(50000))", "postgresql": "repeat('0', 100000)"}
     many = f"{COUNT.format(20)} SELECT {wide[worked.dialect.name]} AS x FROM n"
-    answer = sql.answered(look, many)
+    answer = sql.answer_statement(read_cache, many)
     assert (len(answer.rows), answer.cut) == (10, True)
 
 
@@ -149,23 +153,25 @@ def test_many_columns_are_refused_or_told(client: TestClient, worked: Engine) ->
     assert client.get(f"/sql?q={quote('SELECT ' + columns)}").status_code in (200, 400)
 
 
-def test_a_statement_of_any_length_is_answered_or_refused(look: Look, worked: Engine) -> None:
+def test_a_statement_of_any_length_is_answered_or_refused(
+    read_cache: ReadCache, worked: Engine
+) -> None:
     """In a sentence."""
     with pytest.raises(SqlRefused, match="more than 20,000 characters"):
-        sql.answered(look, f"SELECT '{'x' * 20_000}'")
+        sql.answer_statement(read_cache, f"SELECT '{'x' * 20_000}'")
 
 
 def test_two_that_take_long_leave_the_pages_alone(
-    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+    read_cache: ReadCache, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A third waits a moment and is told to come again."""
-    monkeypatch.setattr(sql, "PATIENCE", 0.01)
+    monkeypatch.setattr(sql, "WAIT_SECONDS", 0.01)
     for _ in range(2):
         assert sql._TWO_AT_A_TIME.acquire(blocking=False)
     try:
         with pytest.raises(SqlRefused, match="try again"):
-            sql.answered(look, "SELECT 1")
+            sql.answer_statement(read_cache, "SELECT 1")
     finally:
         for _ in range(2):
             sql._TWO_AT_A_TIME.release()
-    assert sql.answered(look, "SELECT 1").rows == [(1,)]
+    assert sql.answer_statement(read_cache, "SELECT 1").rows == [(1,)]

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
-from fedsweep.serve.screen import drawn
-from tests.serve.browsers import NEEDED, PATIENCE, chromium
+from fedsweep.serve.screen import measures_json
+from tests.serve.browsers import NEEDED, TIMEOUT_MS, chromium
 
 pytestmark = NEEDED
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page whose part `part` is empty, with the script that updates it."""
     page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.set_content("<p id=link></p><p id=away></p><main><section id=part>\n</section></main>")
     page.add_script_tag(path=STATIC / "live.js")
     yield page
@@ -150,7 +150,7 @@ def test_a_text_that_changes_keeps_the_selection_around_the_change(page: Page) -
     assert page.evaluate("String(getSelection())") == "ase 9 s, 11 GB 🜂 tak"
 
 
-MEASURES = escape(drawn(SHOWN_BY_ROUND))
+MEASURES = escape(measures_json(SHOWN_BY_ROUND))
 CHARTS = (
     "<div id=accuracy></div><div id=loss></div>"
     f'<table><tbody id=rounds data-measures="{MEASURES}"></tbody></table>'
