@@ -686,7 +686,7 @@ class _Watch:
     def announce(self) -> None:
         """Whoever works sees to it that those are told who are not looking."""
         if self.announcer is not None:
-            self.announcer.look(self.progress)
+            self.announcer.update(self.progress)
 
     def check_schema(self) -> None:
         """Whoever upgraded the database meanwhile has changed it under us: claim nothing more."""
