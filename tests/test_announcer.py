@@ -98,7 +98,7 @@ def store_rounds(store: Engine, claimed: Claim, seconds: Sequence[float]) -> Non
 
 
 def test_the_end_is_reported_once_by_the_first_worker_that_sees_it(planned: Engine) -> None:
-    """Of three workers, one sends the notice, with the counts and the host."""
+    """One of three workers sends the notice, with the counts and the host."""
     watches = [Watch(planned) for _ in range(3)]
     assert [watch.update() for watch in watches] == [[], [], []]
     finish(planned, *(claim(planned) for _ in range(12)))
@@ -231,7 +231,7 @@ def test_an_outage_of_the_database_is_not_a_stall(planned: Engine) -> None:
 
 
 def test_a_notice_is_recorded_in_the_log_of_the_last_attempt(planned: Engine) -> None:
-    """It is the last line."""
+    """No other log has the line."""
     watch = Watch(planned)
     watch.update()
     claims = [claim(planned) for _ in range(12)]

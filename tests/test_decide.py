@@ -14,7 +14,7 @@ NOW = 10_000.0
 
 
 def ends(*failures: str | None, apart: float = 1.0) -> tuple[EndedAttempt, ...]:
-    """EndedAttempts that ended so far apart, the last one now."""
+    """Return attempts that ended `apart` seconds after each other, the last one now."""
     first = NOW - apart * (len(failures) - 1)
     return tuple(
         EndedAttempt(i, 1, f"{i:016x}", first + apart * i, kind) for i, kind in enumerate(failures)

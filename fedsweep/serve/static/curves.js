@@ -93,7 +93,7 @@ function fillRow(line, row, measured) {
   }
 }
 
-// Existing rows are kept, and so is a selection in them. `anew` says that all rounds were sent again.
+// Existing rows are kept, and so is a selection in them. If `replaced`, all rounds are sent again.
 document.addEventListener("rounds", ({ detail: { anew: replaced, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
