@@ -1,4 +1,4 @@
-"""What a page is sent while one looks at it."""
+"""The events of an open page, and the cache behind them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stream(read_cache: ReadCache, screen: str, known: str = "", **asked: str) ->
 
 
 def sent(stream: Stream) -> dict[str, Any]:
-    """The events of one tick, by name."""
+    """Return the events of one tick, by name."""
     return {str(event.event): json.loads(event.data) for event in stream.tick()}
 
 
@@ -45,8 +45,8 @@ def planned(store: Engine, tiny: Path) -> Engine:
     return store
 
 
-def test_what_has_not_changed_is_not_sent_again(read_cache: ReadCache, planned: Engine) -> None:
-    """At first all; then nothing; then the parts that another claim changed."""
+def test_unchanged_parts_are_not_sent_again(read_cache: ReadCache, planned: Engine) -> None:
+    """The first tick sends all parts. Later ticks send those that another claim changed."""
     page = stream(read_cache, "queue")
     assert set(sent(page)["page"]["parts"]) == {"counts", "next", "waits"}
     assert sent(page) == {}
@@ -57,8 +57,8 @@ def test_what_has_not_changed_is_not_sent_again(read_cache: ReadCache, planned: 
     assert changed["said"] == "1 running"
 
 
-def test_a_trial_s_rounds_are_sent_as_they_come(read_cache: ReadCache, planned: Engine) -> None:
-    """Each once."""
+def test_new_rounds_of_a_trial_are_sent(read_cache: ReadCache, planned: Engine) -> None:
+    """Each round is sent once."""
     claim = claimed(planned, 2)
     page = stream(read_cache, "trial", trial=claim.trial_id)
     first = sent(page)["rounds"]
@@ -70,10 +70,10 @@ def test_a_trial_s_rounds_are_sent_as_they_come(read_cache: ReadCache, planned: 
     assert (more["anew"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
 
 
-def test_a_browser_that_comes_back_is_sent_what_it_has_not(
+def test_a_browser_that_reconnects_gets_only_new_rounds(
     read_cache: ReadCache, planned: Engine
 ) -> None:
-    """By the id of the last event that it had; one that no server gave says nothing."""
+    """The id of its last event says which rounds it has. An invalid id is ignored."""
     claim = claimed(planned, 2)
     (event,) = [
         e for e in stream(read_cache, "trial", trial=claim.trial_id).tick() if e.event == "rounds"
@@ -88,19 +88,21 @@ def test_a_browser_that_comes_back_is_sent_what_it_has_not(
         assert (again["anew"], len(again["rounds"])) == (True, 3)
 
 
-def test_rounds_computed_anew_replace_those_before(read_cache: ReadCache, planned: Engine) -> None:
-    """Under other numerics."""
+def test_rounds_with_other_numerics_replace_earlier_ones(
+    read_cache: ReadCache, planned: Engine
+) -> None:
+    """The event says that all rounds are sent again."""
     claim = claimed(planned, 2)
     page = stream(read_cache, "trial", trial=claim.trial_id)
     sent(page)
     with transaction(planned) as connection:
-        mine = sa.update(trials).where(trials.c.id == claim.trial)
-        connection.execute(mine.values(numerics_id="other", final_round=1))
+        update = sa.update(trials).where(trials.c.id == claim.trial)
+        connection.execute(update.values(numerics_id="other", final_round=1))
     assert sent(page)["rounds"]["anew"]
 
 
-def test_a_sweep_s_curves_are_means_over_seeds(read_cache: ReadCache, planned: Engine) -> None:
-    """Of finished trials: 25, 50 and 75 % in three rounds."""
+def test_the_curves_of_a_sweep_are_means_over_seeds(read_cache: ReadCache, planned: Engine) -> None:
+    """A finished trial with 25, 50 and 75 % gives a curve with these points."""
     claim = claimed(planned, 3)
     with transaction(planned) as connection:
         queue.finish(connection, claim)
@@ -110,18 +112,18 @@ def test_a_sweep_s_curves_are_means_over_seeds(read_cache: ReadCache, planned: E
     assert (trace["x"], trace["y"], trace["std"]) == ([1, 2, 3], [25, 50, 75], [0, 0, 0])
 
 
-def test_a_page_is_told_once_that_the_store_is_away_and_once_that_it_is_back(
+def test_an_outage_and_its_end_are_each_sent_once(
     read_cache: ReadCache, planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes on from where it was."""
+    """After the outage, unchanged parts are not sent again."""
     page = stream(read_cache, "queue")
     sent(page)
     with monkeypatch.context() as broken:
 
-        def away(*_: object, **__: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise StoreUnreachable
 
-        broken.setattr(read_cache, "read", away)
+        broken.setattr(read_cache, "read", fail)
         assert sent(page) == {"away": {}}
         assert sent(page) == {}
     assert sent(page) == {"back": {}}
@@ -135,29 +137,29 @@ def counting(reads: list[int]) -> Callable[[Connection], int]:
     return read
 
 
-def test_all_who_look_within_a_tick_share_one_read(read_cache: ReadCache, planned: Engine) -> None:
-    """Eight at once; another tick is another read."""
+def test_all_pages_share_one_read_per_tick(read_cache: ReadCache, planned: Engine) -> None:
+    """Eight threads read at once. The next tick reads again."""
     time = [0.0]
     shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
     reads: list[int] = []
-    read, found, start = counting(reads), [], threading.Barrier(8)
+    read, results, start = counting(reads), [], threading.Barrier(8)
 
-    def ask() -> None:
+    def read_once() -> None:
         start.wait()
-        found.append(shared.read(read))
+        results.append(shared.read(read))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=read_once) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (found, len(reads)) == ([1] * 8, 1)
+    assert (results, len(reads)) == ([1] * 8, 1)
     time[0] = 1.5
     assert shared.read(read) == 2
 
 
-def test_what_takes_long_is_made_less_often(read_cache: ReadCache) -> None:
-    """Four times as long as it took, it is good."""
+def test_a_slow_entry_is_computed_less_often(read_cache: ReadCache) -> None:
+    """An entry is valid for four times as long as its computation took."""
     time, made = [0.0], []
     slow = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
 
@@ -173,9 +175,12 @@ def test_what_takes_long_is_made_less_often(read_cache: ReadCache) -> None:
     assert slow.get("it", make) == 2
 
 
-def test_what_is_due_together_is_made_in_one_tick_after_another(read_cache: ReadCache) -> None:
-    """An update waits for one of them; all are there at once where none was made before; nothing
-    is put off for more than three ticks.
+def test_entries_that_expire_together_are_computed_in_different_ticks(
+    read_cache: ReadCache,
+) -> None:
+    """An update waits for one slow entry only.
+
+    The first update computes all of them. An entry is put off by three ticks at most.
     """
     time = [0.0]
     shared = ReadCache(read_cache.engine, tick=1.0, rest=0.0, clock=lambda: time[0])
@@ -197,8 +202,8 @@ def test_what_is_due_together_is_made_in_one_tick_after_another(read_cache: Read
     assert seen(20.0) == [3, 3, 3]
 
 
-def test_an_error_is_told_to_all_and_forgotten(read_cache: ReadCache) -> None:
-    """A server that does not answer is not asked by each page in turn."""
+def test_an_error_is_cached_for_one_tick(read_cache: ReadCache) -> None:
+    """A database that does not answer is asked once per tick, not once per page."""
     time, tries = [0.0], []
     shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
 
@@ -214,8 +219,8 @@ def test_an_error_is_told_to_all_and_forgotten(read_cache: ReadCache) -> None:
     assert shared.get("it", lambda: 7) == 7
 
 
-def test_what_nobody_asks_for_any_more_is_forgotten(read_cache: ReadCache) -> None:
-    """A server that runs for weeks does not grow."""
+def test_expired_entries_are_removed(read_cache: ReadCache) -> None:
+    """So the memory of a server that runs for weeks does not grow."""
     time = [0.0]
     shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
     for number in range(1000):
@@ -224,37 +229,35 @@ def test_what_nobody_asks_for_any_more_is_forgotten(read_cache: ReadCache) -> No
     assert len(shared._entries) < 300
 
 
-def test_a_stream_ends_with_the_server(read_cache: ReadCache, planned: Engine) -> None:
-    """Its place is free again."""
-    looked = stream(read_cache, "overview")
-    looked.ready = looked.tick()
+def test_a_stream_ends_with_its_server(read_cache: ReadCache, planned: Engine) -> None:
+    """It no longer counts as open."""
+    page = stream(read_cache, "overview")
+    page.ready = page.tick()
 
     async def read() -> list[int]:
-        places = []
-        async for _ in looked():
-            places.append(read_cache.open_streams)
+        counts = []
+        async for _ in page():
+            counts.append(read_cache.open_streams)
             read_cache.closing = True
-        return places
+        return counts
 
-    places = anyio.run(read)
-    assert set(places) == {1}
+    counts = anyio.run(read)
+    assert set(counts) == {1}
     assert read_cache.open_streams == 0
 
 
-def test_pages_beyond_the_most_are_not_kept_up(
+def test_a_stream_beyond_the_limit_is_refused(
     read_cache: ReadCache, client: TestClient, planned: Engine
 ) -> None:
-    """A browser asks again later."""
+    """The browser connects again later."""
     read_cache.open_streams = MAX_STREAMS
     answer = client.get("/events?screen=overview")
     assert answer.status_code == 503
     assert answer.text == "100 pages are open already: close some\n"
 
 
-def test_of_pages_that_come_at_once_no_more_are_kept_up(
-    read_cache: ReadCache, planned: Engine
-) -> None:
-    """All may have been let in before the first began: it ends, and its browser asks again."""
+def test_a_stream_that_starts_beyond_the_limit_ends(read_cache: ReadCache, planned: Engine) -> None:
+    """Several may pass the first check at once. The browser then connects again."""
     late = stream(read_cache, "overview")
     late.ready = late.tick()
     read_cache.open_streams = MAX_STREAMS
