@@ -48,7 +48,7 @@ class EndedAttempt:
     ended_at: float
     """Wall-clock seconds."""
     failure: str | None
-    """The kind of its failure; "lost" if it lost its worker; None if it finished."""
+    """The kind of its failure. "lost" if it lost its worker, None if it finished."""
 
 
 @dataclass(frozen=True)

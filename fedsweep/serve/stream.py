@@ -91,8 +91,8 @@ class Stream:
     def _rounds(self, now: Rounds) -> list[ServerSentEvent]:
         """Return an event with the rounds after the last one sent, if there are new ones.
 
-        If the trial was trained again, on other numerics or from an earlier round, the event has
-        all rounds, and the browser replaces its own.
+        If the numerics have changed or the trial is at an earlier round, its rounds were trained
+        again. The event then has all rounds, and the browser replaces its own.
         """
         is_retrained = now.numerics != self.numerics or now.last < self.last
         after = 0 if is_retrained else self.last

@@ -73,7 +73,7 @@ def test_idle_workers_come_last() -> None:
 
 
 def test_utilization_is_a_fraction_of_the_last_hour_or_of_the_lifetime() -> None:
-    """Here it is 150 of 300 s, 50 of 100 s for a new worker, and 100 of 200 s for an idle one."""
+    """A new worker counts from its start, an idle one until it was last seen."""
     both, new, gone = (
         presentation.workers([work("w")], [known("w")], 10_000.0),
         presentation.workers([work("w")], [], 10_000.0),

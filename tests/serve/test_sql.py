@@ -134,7 +134,7 @@ def test_an_answer_has_at_most_a_thousand_rows(client: TestClient, worked: Engin
 
 
 def test_an_answer_has_at_most_a_megabyte(read_cache: ReadCache, worked: Engine) -> None:
-    """Of twenty rows with 100,000 characters, ten are returned."""
+    """Ten of twenty rows with 100,000 characters are returned."""
     wide = {"sqlite": "hex(zeroblob(50000))", "postgresql": "repeat('0', 100000)"}
     many = f"{COUNT.format(20)} SELECT {wide[worked.dialect.name]} AS x FROM n"
     answer = sql.answer_statement(read_cache, many)
