@@ -30,6 +30,7 @@ MAX_ARMS = 24
 CURVE_TICKS = 5
 """Ticks for which curves and search results are cached, because they are the slowest reads."""
 TABLE_MEASURES = ("test_accuracy", *OPTIONAL)
+"""The measures that the table can show."""
 
 
 def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
