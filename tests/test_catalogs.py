@@ -16,7 +16,7 @@ from fedsweep.fields import (
     label,
 )
 from fedsweep.plan import OUTSIDE_IDENTITY
-from fedsweep.serve.screen import drawn
+from fedsweep.serve.screen import measures_json
 from trainers.config import NORMALIZERS
 from trainers.measurements import Round
 
@@ -56,7 +56,7 @@ def test_the_list_of_rounds_has_the_measures_that_every_trial_may_take() -> None
         *("test_accuracy", "validation_accuracy"),
         *("train_loss", "test_loss", "validation_loss", "seconds"),
     ]
-    described = json.loads(drawn(measures.SHOWN_BY_ROUND))
+    described = json.loads(measures_json(measures.SHOWN_BY_ROUND))
     assert described[0] == {
         "group": "accuracy",
         "samples": "test",

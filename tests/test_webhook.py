@@ -1,4 +1,4 @@
-"""Posting to a webhook: a real server on the other side."""
+"""Posting to a webhook on a real server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from fedsweep.errors import RequestError
 from fedsweep.notify import webhook
-from fedsweep.notify.webhook import Webhook, checked, shown
+from fedsweep.notify.webhook import Webhook, checked, without_secrets
 from tests.listener import Listener
 
 
@@ -22,25 +22,25 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     listener.close()
 
 
-def test_what_is_posted_arrives_as_json_in_order(listener: Listener) -> None:
-    """At the whole address; a user and password become a header."""
+def test_notices_arrive_as_json_in_order(listener: Listener) -> None:
+    """The path and query are kept; a user and password become a header."""
     address = listener.url.replace("//", "//ann:hunter%202@") + "/hooks/s3cret?key=1"
     hook = Webhook(address)
     for number in range(3):
         hook.post({"n": number})
     hook.close()
-    heard = [listener.heard.get_nowait() for _ in range(3)]
-    assert [content for _, _, content in heard] == [{"n": 0}, {"n": 1}, {"n": 2}]
-    path, headers, _ = heard[0]
+    requests = [listener.heard.get_nowait() for _ in range(3)]
+    assert [content for _, _, content in requests] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    path, headers, _ = requests[0]
     assert path == "/hooks/s3cret?key=1"
     assert headers["Content-Type"] == "application/json"
     assert headers["Authorization"] == "Basic YW5uOmh1bnRlciAy"
 
 
-def test_what_may_pass_is_tried_three_times(
+def test_a_temporary_failure_is_retried_twice(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503, 429, then taken: nothing is said. Three times 500: one line."""
+    """503, 429, then 200 logs nothing. Three times 500 logs one line."""
     listener.answers = [(503, {}), (429, {}), (200, {})] + [(500, {})] * 3
     hook = Webhook(f"{listener.url}/s3cret", pauses=(0.0, 0.0))
     hook.post({"n": 1})
@@ -53,10 +53,10 @@ def test_what_may_pass_is_tried_three_times(
 
 
 @pytest.mark.parametrize("code", [400, 403, 404])
-def test_what_will_not_pass_is_tried_once(
+def test_a_permanent_failure_is_not_retried(
     code: int, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer's own words are not repeated: they could hold the address."""
+    """The log does not repeat the answer's text, which may contain the address."""
     listener.answers = [(code, {})]
     hook = Webhook(f"{listener.url}/s3cret?token=s3cret", pauses=(0.0, 0.0))
     hook.post({"n": 1})
@@ -67,7 +67,7 @@ def test_what_will_not_pass_is_tried_once(
 
 
 def test_a_redirect_is_not_followed(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing goes where nobody sent it."""
+    """The target of a redirect receives nothing."""
     other = Listener()
     listener.answers = [(302, {"Location": f"{other.url}/elsewhere"})]
     hook = Webhook(listener.url, pauses=(0.0, 0.0))
@@ -78,10 +78,10 @@ def test_a_redirect_is_not_followed(listener: Listener, caplog: pytest.LogCaptur
     assert "it answered 302" in caplog.text
 
 
-def test_an_address_where_nobody_listens_costs_a_line(
+def test_a_refused_connection_logs_one_line(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And no exception, in whatever thread."""
+    """No thread raises an exception."""
     listener.close()
     hook = Webhook(f"{listener.url}/s3cret", pauses=(0.0, 0.0))
     hook.post({"n": 1})
@@ -90,8 +90,8 @@ def test_an_address_where_nobody_listens_costs_a_line(
     assert caplog.messages[0].endswith("/…: Connection refused")
 
 
-def test_who_posts_and_who_closes_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the other side never answers."""
+def test_posting_and_closing_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server never answers."""
     begun, never = threading.Event(), threading.Event()
 
     def hangs(*_: object) -> str:
@@ -116,13 +116,17 @@ def test_who_posts_and_who_closes_does_not_wait(monkeypatch: pytest.MonkeyPatch)
         *("http://a:x3/", "https://host/s3cret\nX: y", "https://host/a b"),
     ],
 )
-def test_what_is_no_web_address_is_refused_unsaid(url: str) -> None:
-    """The message repeats nothing of it."""
-    with pytest.raises(RequestError, match="is no web address: write https://host/path") as caught:
+def test_an_invalid_address_is_refused(url: str) -> None:
+    """The message does not repeat the address."""
+    with pytest.raises(
+        RequestError, match="is not a web address: write https://host/path"
+    ) as caught:
         checked(url)
     assert "s3cret" not in str(caught.value)
 
 
-def test_an_address_is_shown_without_its_secrets() -> None:
-    """Scheme, host and port are left."""
-    assert shown(checked("https://ann:pw@host:8443/T0/B0/x?y=z#f")) == "https://host:8443/…"
+def test_an_address_is_without_secrets_without_its_secrets() -> None:
+    """Scheme, host and port remain."""
+    assert (
+        without_secrets(checked("https://ann:pw@host:8443/T0/B0/x?y=z#f")) == "https://host:8443/…"
+    )

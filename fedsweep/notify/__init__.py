@@ -1,1 +1,1 @@
-"""Notices: tell a person of events in a sweep, once, through a webhook."""
+"""Notices: report events of a sweep to people through webhooks, each event once."""

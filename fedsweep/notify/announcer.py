@@ -1,4 +1,4 @@
-"""Whoever works tells what is worth telling: each notice by one of the workers, once."""
+"""The announcer of a worker. Each notice is sent once, by one of the workers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fedsweep.notify import deduplicate
 from fedsweep.notify.decide import (
     SILENCE_SECONDS,
     STALL_SECONDS,
-    Attempt,
+    EndedAttempt,
     Event,
     Notice,
-    Standing,
+    SweepStatus,
     decide,
 )
 from fedsweep.notify.webhook import Webhook
@@ -27,29 +27,31 @@ from fedsweep.store.progress import SweepProgress
 from fedsweep.store.transactions import reading, transaction
 
 BLIND_SECONDS = 300.0
-"""Who has not looked for so long cannot tell whether anything got on meanwhile."""
+"""If a worker has not read a sweep for so long, it starts to measure its idle time again."""
 
-ASK_SECONDS = 10.0
-"""How often the ends of attempts are read where the standing is as before: it may hide a failure
-behind the next claim."""
+READ_SECONDS = 10.0
+"""Seconds after which the ends of attempts are read even if the progress has not changed.
+
+The counts of states can hide a failure, because the trial may be claimed again at once.
+"""
 
 
 @dataclass
-class _Seen:
-    """A sweep at the last look, on the monotonic clock."""
+class _Observed:
+    """A sweep as the announcer last saw it. All times are on the monotonic clock."""
 
     progress: SweepProgress
-    moved: float
-    looked: float
-    asked: float
-    told: dict[Event, float] = field(default_factory=dict)
-    """When it was last told, by whomever."""
+    progressed_at: float
+    updated_at: float
+    decided_at: float
+    noticed_at: dict[Event, float] = field(default_factory=dict)
+    """When each event was last decided on, whether or not another worker sent the notice."""
 
 
 class Announcer:
-    """Looks at sweeps, as their standing is read anyway, and posts what there is to tell.
+    """Follows the progress of sweeps and posts notices.
 
-    Only of sweeps that it has seen unfinished: who starts later does not tell old news.
+    It reports only sweeps that it has seen unfinished, so that a new worker reports no old events.
     """
 
     def __init__(
@@ -62,64 +64,69 @@ class Announcer:
         self._engine = engine
         self._webhooks = [Webhook(url) for url in urls]
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._observed: dict[str, _Observed] = {}
 
-    def look(self, progress: Sequence[SweepProgress]) -> None:
-        """Tell what has come about since the last look.
+    def update(self, progress: Sequence[SweepProgress]) -> None:
+        """Send the notices that the progress of the sweeps calls for.
 
         Raises:
-            StoreError, StoreBusy: as any other read and write.
+            StoreError, StoreBusy: the store cannot be read or written.
 
         """
-        for standing in progress:
-            before = self._seen.get(standing.sweep)
-            if before is not None:
-                self._follow(before, standing)
-            elif not _over(standing):
+        for sweep in progress:
+            observed = self._observed.get(sweep.sweep)
+            if observed is not None:
+                self._follow(observed, sweep)
+            elif not _is_over(sweep):
                 now = self._clock()
-                self._seen[standing.sweep] = _Seen(standing, now, now, now)
+                self._observed[sweep.sweep] = _Observed(sweep, now, now, now)
 
     def close(self, seconds: float) -> None:
-        """Wait until all is sent, for so many seconds at most."""
+        """Wait at most `seconds` until all notices are sent."""
         deadline = self._clock() + seconds
         for webhook in self._webhooks:
             webhook.close(max(0.0, deadline - self._clock()))
 
-    def _follow(self, seen: _Seen, progress: SweepProgress) -> None:
-        now, before = self._clock(), seen.progress
-        moved = (progress.rounds_done, progress.done) != (before.rounds_done, before.done)
-        if moved or progress.held is not None or now - seen.looked > BLIND_SECONDS:
-            seen.moved = now
-            seen.told.pop(Event.STALLED, None)
-        seen.progress, seen.looked = progress, now
-        if progress != before or now - seen.asked >= ASK_SECONDS:
-            self._tell(seen)
-            seen.asked = now
-        if _over(progress):
-            del self._seen[progress.sweep]
+    def _follow(self, observed: _Observed, progress: SweepProgress) -> None:
+        now, before = self._clock(), observed.progress
+        progressed = (progress.rounds_done, progress.done) != (before.rounds_done, before.done)
+        is_blind = now - observed.updated_at > BLIND_SECONDS
+        if progressed or progress.held is not None or is_blind:
+            observed.progressed_at = now
+            observed.noticed_at.pop(Event.STALLED, None)
+        observed.progress, observed.updated_at = progress, now
+        if progress != before or now - observed.decided_at >= READ_SECONDS:
+            self._notify(observed)
+            observed.decided_at = now
+        if _is_over(progress):
+            del self._observed[progress.sweep]
 
-    def _tell(self, seen: _Seen) -> None:
-        name = seen.progress.sweep
+    def _notify(self, observed: _Observed) -> None:
+        name, now = observed.progress.sweep, observed.updated_at
         with reading(self._engine) as connection:
             ended = deduplicate.latest_ends(connection, name)
-            free = deduplicate.anything_free(connection, name)
-            # Below that, no stall is told, so that the length of a round does not matter.
-            idle = seen.looked - seen.moved >= STALL_SECONDS
-            longest = deduplicate.longest_usual_round(connection, name) if idle else None
-        standing = _standing(seen, ended, free=free, round_seconds=longest)
-        for notice in decide(standing, time.time()):
-            if seen.looked - seen.told.get(notice.event, -math.inf) < SILENCE_SECONDS:
+            free = deduplicate.has_free_trial(connection, name)
+            # A shorter idle time is not a stall, so that the length of a round does not matter.
+            is_idle = now - observed.progressed_at >= STALL_SECONDS
+            longest = deduplicate.longest_usual_round(connection, name) if is_idle else None
+        status = _status(observed, ended, free=free, round_seconds=longest)
+        for notice in decide(status, time.time()):
+            if now - observed.noticed_at.get(notice.event, -math.inf) < SILENCE_SECONDS:
                 continue
-            seen.told[notice.event] = seen.looked
-            if self._is_mine(notice, ended):
+            observed.noticed_at[notice.event] = now
+            if self._record(notice, ended):
                 self._post(notice)
 
-    def _is_mine(self, notice: Notice, ended: Sequence[Attempt]) -> bool:
-        """Whether this worker is to tell it. Before any attempt has ended, nothing says who."""
+    def _record(self, notice: Notice, ended: Sequence[EndedAttempt]) -> bool:
+        """Record a notice. Return False if another worker has recorded it.
+
+        Before any attempt has ended, there is no log for the record. Then each worker reports a
+        stall, and no other event.
+        """
         if not ended:
             return notice.event is Event.STALLED
         with transaction(self._engine) as connection:
-            return deduplicate.tell(connection, notice, ended)
+            return deduplicate.record(connection, notice, ended)
 
     def _post(self, notice: Notice) -> None:
         content = {
@@ -134,20 +141,20 @@ class Announcer:
             webhook.post(content)
 
 
-def _over(progress: SweepProgress) -> bool:
+def _is_over(progress: SweepProgress) -> bool:
     return progress.done == progress.trials and not progress.searching
 
 
-def _standing(
-    seen: _Seen, ended: Sequence[Attempt], *, free: bool, round_seconds: float | None
-) -> Standing:
-    progress = seen.progress
-    return Standing(
+def _status(
+    observed: _Observed, ended: Sequence[EndedAttempt], *, free: bool, round_seconds: float | None
+) -> SweepStatus:
+    progress = observed.progress
+    return SweepStatus(
         sweep=progress.sweep,
         counts={state.value: getattr(progress, state.value) for state in TrialState},
         ended=ended,
-        over=_over(progress) and progress.trials > 0 and progress.held != Hold.CANCEL,
+        over=_is_over(progress) and progress.trials > 0 and progress.held != Hold.CANCEL,
         free=free and progress.held is None,
-        idle=seen.looked - seen.moved,
+        idle=observed.updated_at - observed.progressed_at,
         round_seconds=round_seconds,
     )

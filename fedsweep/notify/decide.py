@@ -1,6 +1,7 @@
-"""When somebody who is not looking should be told: decided purely, from what is known of a sweep.
+"""The decision which notices a sweep's status calls for. Pure: the time is an argument.
 
-How it is known and who tells it: `announcer`. How it gets there: `webhook`.
+`announcer` reads the status and sends the notices. `deduplicate` ensures that each is sent once.
+`webhook` posts them.
 """
 
 from __future__ import annotations
@@ -11,32 +12,35 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 BURST = 5
-"""Failures within BURST_SECONDS that are a burst."""
+"""So many failures within BURST_SECONDS are a burst."""
 BURST_SECONDS = 600.0
 LAST = 20
-"""Of the last so many attempts, half are a burst as well, however long they took."""
+"""If half of the last LAST attempts failed, that is a burst too, however long they took."""
 SILENCE_SECONDS = 3600.0
-"""After a burst was told, the next one is not, for so long."""
+"""Seconds after the notice of a burst in which no other burst is reported."""
 STALL_SECONDS = 900.0
+"""A sweep has stalled only if nothing was stored for at least so many seconds."""
 STALL_ROUNDS = 3
-"""A sweep has stalled if nothing was stored for so many seconds, and for so many times its longest
-usual round. Rounds with and without an evaluation have medians of their own."""
+"""A sweep has stalled only if nothing was stored for STALL_ROUNDS times its longest usual round.
+
+The usual length is a median, separate for rounds with and without an evaluation.
+"""
 
 
 class Event(StrEnum):
-    """What a notice is about."""
+    """The event that a notice reports."""
 
     FINISHED = "finished"
-    """Every trial of the sweep is over, whatever became of it."""
+    """Every trial of the sweep has ended: finished, failed or cancelled."""
     FAILURES = "failures"
     """Many attempts failed."""
     STALLED = "stalled"
-    """Trials are open and nobody holds them back, but none gets on."""
+    """A trial is open and not held, but no trial makes progress."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """An attempt that came to an end of its own: finished, failed, or lost with its worker."""
+class EndedAttempt:
+    """An attempt that finished, failed, or was lost with its worker."""
 
     trial: int
     fence: int
@@ -44,88 +48,88 @@ class Attempt:
     ended_at: float
     """Wall-clock seconds."""
     failure: str | None
-    """Its failure's kind, "lost" where it lost its worker; None where it finished."""
+    """The kind of its failure. "lost" if it lost its worker, None if it finished."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is known of a sweep."""
+class SweepStatus:
+    """The status of a sweep, from which notices are decided."""
 
     sweep: str
     counts: Mapping[str, int]
     """Trials by state."""
-    ended: Sequence[Attempt]
-    """The latest ones, in the order of their ends."""
+    ended: Sequence[EndedAttempt]
+    """The attempts that ended last, in the order of their ends."""
     over: bool
-    """No trial is open, and none will come."""
+    """True if no trial is open and no search will plan another one."""
     free: bool
-    """A trial is open that nobody holds back."""
+    """True if a trial is open and not held."""
     idle: float
-    """Seconds since a round, or an end, was seen to be stored."""
+    """Seconds since the announcer last saw a new round or the end of a trial."""
     round_seconds: float | None = None
-    """Longest median seconds of a trial's rounds with or without an evaluation, None if unknown."""
+    """The longest median of round seconds of any trial. None if it was not read or has no value."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What is to be told, once."""
+    """A notice, to be sent once."""
 
     event: Event
     sweep: str
     text: str
-    """One sentence. It names trials by their ids, and nothing that an error said."""
+    """One sentence. It names trials by their ids, and contains no text of an error."""
     counts: Mapping[str, int]
 
 
-def decide(standing: Standing, now: float) -> list[Notice]:
-    """What there is to tell of a sweep at a wall-clock time; telling it once is another matter."""
-    told = {
-        Event.FINISHED: _finished(standing),
-        Event.FAILURES: _failures(standing, now),
-        Event.STALLED: _stalled(standing),
+def decide(status: SweepStatus, now: float) -> list[Notice]:
+    """Return the notices that a sweep calls for at a wall-clock time, also those sent before."""
+    texts = {
+        Event.FINISHED: _finished(status),
+        Event.FAILURES: _failures(status, now),
+        Event.STALLED: _stalled(status),
     }
     return [
-        Notice(event, standing.sweep, text, standing.counts)
-        for event, text in told.items()
+        Notice(event, status.sweep, text, status.counts)
+        for event, text in texts.items()
         if text is not None
     ]
 
 
-def _finished(standing: Standing) -> str | None:
-    if not standing.over:
+def _finished(status: SweepStatus) -> str | None:
+    if not status.over:
         return None
-    counts = standing.counts
+    counts = status.counts
     total = sum(counts.values())
-    said = [f"{counts.get('finished', 0)} of {total} trials finished"]
-    said += [f"{n} {state}" for state in ("failed", "cancelled") if (n := counts.get(state, 0))]
-    return f"Sweep {standing.sweep} is over: {', '.join(said)}."
+    parts = [f"{counts.get('finished', 0)} of {total} trials finished"]
+    parts += [f"{n} {state}" for state in ("failed", "cancelled") if (n := counts.get(state, 0))]
+    return f"Sweep {status.sweep} is over: {', '.join(parts)}."
 
 
-def _failures(standing: Standing, now: float) -> str | None:
-    failed = [a for a in standing.ended if a.failure is not None]
+def _failures(status: SweepStatus, now: float) -> str | None:
+    failed = [a for a in status.ended if a.failure is not None]
     recent = [a for a in failed if now - a.ended_at <= BURST_SECONDS]
-    last = standing.ended[-LAST:]
+    last = status.ended[-LAST:]
     of_last = [a for a in last if a.failure is not None]
     if len(recent) >= BURST:
-        return _burst(standing.sweep, recent, f"in {BURST_SECONDS / 60:g} minutes")
+        return _burst(status.sweep, recent, f"in {BURST_SECONDS / 60:g} minutes")
     if recent and len(last) == LAST and 2 * len(of_last) >= LAST:
-        return _burst(standing.sweep, of_last, f"of the last {LAST}")
+        return _burst(status.sweep, of_last, f"of the last {LAST}")
     return None
 
 
-def _burst(sweep: str, failed: Sequence[Attempt], when: str) -> str:
+def _burst(sweep: str, failed: Sequence[EndedAttempt], when: str) -> str:
     kinds = Counter(attempt.failure for attempt in failed).most_common()
-    said = ", ".join(f"{n} {kind}" for kind, n in kinds)
+    texts = ", ".join(f"{n} {kind}" for kind, n in kinds)
     latest = failed[-1].trial_id[:8]
-    return f"Sweep {sweep}: {len(failed)} attempts failed {when} ({said}), the latest of {latest}."
+    return f"Sweep {sweep}: {len(failed)} attempts failed {when} ({texts}), the latest of {latest}."
 
 
-def _stalled(standing: Standing) -> str | None:
-    longest = max(STALL_SECONDS, STALL_ROUNDS * (standing.round_seconds or 0.0))
-    if standing.over or not standing.free or standing.idle < longest:
+def _stalled(status: SweepStatus) -> str | None:
+    longest = max(STALL_SECONDS, STALL_ROUNDS * (status.round_seconds or 0.0))
+    if status.over or not status.free or status.idle < longest:
         return None
-    running, queued = (standing.counts.get(state, 0) for state in ("running", "queued"))
+    running, queued = (status.counts.get(state, 0) for state in ("running", "queued"))
     return (
-        f"Sweep {standing.sweep} has stalled: no round was stored for {standing.idle / 60:.0f} "
+        f"Sweep {status.sweep} has stalled: no round was stored for {status.idle / 60:.0f} "
         f"minutes, with {running} trials running and {queued} queued."
     )

@@ -1,6 +1,6 @@
-"""Posting to a webhook, from a thread of its own: nobody waits for it, and nothing fails by it.
+"""Posting JSON to a webhook in a background thread. The caller never waits and never fails.
 
-A webhook's address is a secret: what may be said of it is its scheme and host.
+The address of a webhook is a secret. Only its scheme, host and port may be shown.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from fedsweep.errors import RequestError
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5.0
-"""Of one try."""
+"""Seconds that one try may take."""
 PAUSES = (1.0, 4.0)
-"""Seconds between the tries."""
+"""Seconds between two tries. There is one try more than pauses."""
 DRAIN_SECONDS = 3 * TIMEOUT_SECONDS + sum(PAUSES)
-"""How long an end waits for what is still to be sent."""
+"""Seconds for which a worker that ends waits for unsent notices: enough for one of them."""
 
 
 class Webhook:
-    """One address, and what is still to be sent there."""
+    """One address, and the queue of notices to send to it."""
 
     def __init__(self, url: str, *, pauses: tuple[float, ...] = PAUSES) -> None:
         self._url = checked(url)
@@ -42,26 +42,27 @@ class Webhook:
         self._thread.start()
 
     def post(self, content: Mapping[str, Any]) -> None:
-        """Send this as JSON, soon."""
+        """Queue a notice, which is sent as JSON."""
         self._waiting.put(json.dumps(content).encode())
 
     def close(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Send what waits, as far as that goes in so many seconds, and nothing more."""
+        """Wait at most `seconds` until the queued notices are sent. Later ones are not sent."""
         self._waiting.put(None)
         self._thread.join(seconds)
 
     def _run(self) -> None:
         while (body := self._waiting.get()) is not None:
-            said = _send(self._url, body, self._pauses)
-            if said is not None:
-                logger.warning("a notice could not be sent to %s: %s", shown(self._url), said)
+            failure = _send(self._url, body, self._pauses)
+            if failure is not None:
+                address = without_secrets(self._url)
+                logger.warning("a notice could not be sent to %s: %s", address, failure)
 
 
 def checked(url: str) -> SplitResult:
-    """The parts of a webhook's address.
+    """Return the parts of a webhook's address.
 
     Raises:
-        RequestError: it is none of http or https; it is not repeated.
+        RequestError: the address is not a valid http or https URL. The message does not repeat it.
 
     """
     try:
@@ -72,31 +73,32 @@ def checked(url: str) -> SplitResult:
         usable = False
     if not usable:
         raise RequestError(
-            "--notify (or $FEDSWEEP_NOTIFY) is no web address: write https://host/path"
+            "--notify (or $FEDSWEEP_NOTIFY) is not a web address: write https://host/path"
         )
     return parts
 
 
-def shown(url: SplitResult) -> str:
-    """An address without what is secret in it: user, path and query."""
+def without_secrets(url: SplitResult) -> str:
+    """Return an address without its secret parts: user, password, path and query."""
     port = f":{url.port}" if url.port else ""
     return f"{url.scheme}://{url.hostname}{port}/…"
 
 
 def _send(url: SplitResult, body: bytes, pauses: tuple[float, ...]) -> str | None:
-    """Try until it is taken, or will never be; returns why it was not, None where it was."""
-    said: str | None = None
+    """Send a notice, with retries. Return the reason of the failure, or None if it was sent."""
+    failure: str | None = None
     for pause in (*pauses, None):
-        said, again = _try(url, body)
-        if said is None or not again or pause is None:
+        failure, retryable = _try(url, body)
+        if failure is None or not retryable or pause is None:
             break
         time.sleep(pause)
-    return said
+    return failure
 
 
 def _try(url: SplitResult, body: bytes) -> tuple[str | None, bool]:
-    """Why it was not taken, None where it was; and whether that may pass. No error's own text is
-    passed on: it may hold the address.
+    """Send a notice once. Return the reason of a failure or None, and if a retry makes sense.
+
+    The reason does not repeat the text of an error, because the text may contain the address.
     """
     try:
         with _OPENER.open(_request(url, body), timeout=TIMEOUT_SECONDS):
@@ -108,17 +110,17 @@ def _try(url: SplitResult, body: bytes) -> tuple[str | None, bool]:
         return _reason(error.reason), True
     except (OSError, http.client.HTTPException) as error:
         return _reason(error), True
-    except Exception as error:  # noqa: BLE001  # whatever a proxy's or an address's oddity raises
+    except Exception as error:  # noqa: BLE001  # proxies and odd addresses raise errors of many types
         return _reason(error), False
 
 
 def _reason(error: object) -> str:
-    said = error.strerror if isinstance(error, OSError) else None
-    return said or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or type(error).__name__
 
 
 def _request(url: SplitResult, body: bytes) -> urllib.request.Request:
-    """A POST; a user and password become a header, as a server expects them."""
+    """Return a POST request. A user and password in the address become a header."""
     headers = {"Content-Type": "application/json", "User-Agent": "fedsweep"}
     host = url.netloc.rpartition("@")[2]
     if url.username is not None:
@@ -129,7 +131,7 @@ def _request(url: SplitResult, body: bytes) -> urllib.request.Request:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A webhook that has moved is not followed: its content would go where nobody sent it."""
+    """A handler that follows no redirect, because it would send the notice to another address."""
 
     def redirect_request(
         self,
@@ -140,7 +142,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         headers: Message,  # noqa: ARG002
         newurl: str,  # noqa: ARG002
     ) -> None:
-        """None, so that the answer is an error."""
+        """Return None, so that urllib treats the answer as an error."""
         return
 
 

@@ -1,1 +1,1 @@
-"""The page: what runs, waits, fails and was measured, live and read-only."""
+"""The read-only web page that shows the progress, the queue, failures and results of sweeps."""

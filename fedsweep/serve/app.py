@@ -1,11 +1,12 @@
-"""The application: addresses to screens, and what is said where something is wrong."""
+"""The web application: the screen of each address, and the pages that report errors."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import anyio
@@ -22,36 +23,38 @@ from starlette.staticfiles import StaticFiles
 from fedsweep.errors import NotFound, RequestError
 from fedsweep.serve import metrics, overview, screen, sql, sweep, trials
 from fedsweep.serve.guard import Guard
-from fedsweep.serve.look import AWAY, Look
+from fedsweep.serve.read_cache import UNAVAILABLE, ReadCache
 from fedsweep.serve.screen import Screen
-from fedsweep.serve.stream import MOST, Shown, Stream
+from fedsweep.serve.stream import MAX_STREAMS, ScreenState, Stream
 from fedsweep.store import live_views
 
-SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple[str, ...]]] = {
+SCREENS: dict[
+    str, tuple[str, Callable[[ReadCache, Mapping[str, str]], Screen], tuple[str, ...]]
+] = {
     "overview": ("/", overview.overview, ()),
     "queue": ("/queue", overview.queue, ()),
     "failures": ("/failures", overview.failures, ("kind",)),
-    "trials": ("/trials", trials.trials, trials.ASKED),
+    "trials": ("/trials", trials.trials, trials.PARAMETERS),
     "trial": ("/trials/{trial}", trials.trial, ("trial",)),
     "sweep": ("/sweeps/{sweep:path}", sweep.sweep, ("sweep", "panel")),
     "sql": ("/sql", sql.sql, ("q",)),
 }
-"""Each screen: where it is, what makes it, and what an address may ask of it."""
+"""By the name of a screen: its path, the function that builds it, its query parameters."""
 
 PING = 15
-"""Seconds between signs of life, where nothing changes."""
+"""Seconds between two pings of an event stream on which nothing changes."""
 
 HEALTH_SECONDS = 5.0
-"""How long a question for the health of the store may take."""
+"""Seconds for which `/healthz` waits for the database."""
 
-_ASKING = threading.BoundedSemaphore(8)
-"""Such questions at once: each keeps a thread until the database answers."""
+_HEALTH_CHECKS = threading.BoundedSemaphore(8)
+"""Limits the health checks at once. Each keeps a thread until the database answers."""
 
-GONE = "The database does not answer. This page comes back by itself when it does."
+UNAVAILABLE_TEXT = "The database does not answer. This page comes back by itself when it does."
 
 
-def application(look: Look, token: str, port: int, hosts: Iterable[str] = ()) -> Guard:
-    """The page on a store, behind a token; `port` and `hosts` as `Guard` takes them."""
+def application(cache: ReadCache, token: str, port: int, hosts: Iterable[str] = ()) -> Guard:
+    """Return the application, protected by a token. `Guard` uses `port` and `hosts`."""
     routes: list[BaseRoute] = [Route(path, _page(name)) for name, (path, _, _) in SCREENS.items()]
     routes += [
         Route("/events", _events),
@@ -60,38 +63,40 @@ def application(look: Look, token: str, port: int, hosts: Iterable[str] = ()) ->
         Route("/static/plotly.min.js", _plotly),
         Mount("/static", StaticFiles(packages=[("fedsweep.serve", "static")])),
     ]
-    handlers = {HTTPException: _refused, RequestError: _wrong}
-    app = Starlette(routes=routes, exception_handlers=handlers | dict.fromkeys(AWAY, _away))  # type: ignore[arg-type]  # handlers of narrower errors
-    app.state.look = look
+    handlers: dict[Any, Any] = {HTTPException: _http_error, RequestError: _request_error}
+    handlers |= dict.fromkeys(UNAVAILABLE, _unavailable)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.cache = cache
     return Guard(app, token, port, hosts)
 
 
-def _asked(name: str, values: Mapping[str, str]) -> dict[str, str]:
-    # Postgres knows no text with a NUL in it.
+def _query(name: str, values: Mapping[str, str]) -> dict[str, str]:
+    # Postgres refuses a text that contains NUL.
     known = (key for key in SCREENS[name][2] if values.get(key))
     return {key: values[key].replace("\0", "\ufffd") for key in known}
 
 
-def shown(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
-    """A screen as it is now; made once a tick for all who look at it."""
+def screen_state(cache: ReadCache, name: str, query: Mapping[str, str]) -> ScreenState:
+    """Return a screen as it is now, computed once per tick for all its viewers."""
 
-    def make() -> Shown:
-        made = SCREENS[name][1](look, asked)
-        states = look.read(live_views.states)
-        return made, screen.title(made, states), screen.said(states)
+    def compute() -> ScreenState:
+        content = SCREENS[name][1](cache, query)
+        states = cache.read(live_views.states)
+        return content, screen.title(content, states), screen.status_line(states)
 
-    if name == "sql":  # asked for by a person, not by the clock
-        return make()
-    return look.once((name, *sorted(asked.items())), make)
+    if name == "sql":  # a statement runs once per request, and is not cached
+        return compute()
+    return cache.get((name, *sorted(query.items())), compute)
 
 
 def _page(name: str) -> Callable[[Request], Response]:
     def show(request: Request) -> Response:
-        asked = _asked(name, {**request.query_params, **request.path_params})
-        made, title, said = shown(request.app.state.look, name, asked)
-        live = {"screen": name} | asked if name != "sql" else {"screen": name}
-        text = screen.page(made, title, said, f"events?{urlencode(live)}", _place(request))
-        return HTMLResponse(text, made.status)
+        query = _query(name, {**request.query_params, **request.path_params})
+        content, title, status = screen_state(request.app.state.cache, name, query)
+        live = {"screen": name} | query if name != "sql" else {"screen": name}
+        events = f"events?{urlencode(live)}"
+        text = screen.page(content, title, status, events, _address(request))
+        return HTMLResponse(text, content.status)
 
     return show
 
@@ -100,86 +105,89 @@ async def _events(request: Request) -> Response:
     name = request.query_params.get("screen", "overview")
     if name not in SCREENS:
         raise NotFound(f"there is no screen {name!r}: there are {', '.join(SCREENS)}")
-    look, asked = request.app.state.look, _asked(name, request.query_params)
-    if look.streams >= MOST:
-        return PlainTextResponse(f"{MOST} pages are open already: close some\n", 503)
-    asked = {} if name == "sql" else asked  # a statement is not asked again by the clock
-    known = request.headers.get("last-event-id", "")
-    stream = Stream(look, lambda: shown(look, name, asked), known)
-    stream.ready = await run_in_threadpool(stream.tick)  # what is wrong is said at once
+    cache, query = request.app.state.cache, _query(name, request.query_params)
+    if cache.open_streams >= MAX_STREAMS:
+        return PlainTextResponse(f"{MAX_STREAMS} pages are open already: close some\n", 503)
+    query = {} if name == "sql" else query  # a tick does not run a statement again
+    last_event_id = request.headers.get("last-event-id", "")
+    stream = Stream(cache, lambda: screen_state(cache, name, query), last_event_id)
+    stream.ready = await run_in_threadpool(stream.tick)  # an error is answered at once
     return EventSourceResponse(stream(), ping=PING)
 
 
 def _metrics(request: Request) -> Response:
-    text = metrics.exposition(request.app.state.look)
+    text = metrics.exposition(request.app.state.cache)
     return Response(text, media_type=metrics.MEDIA_TYPE)
 
 
 async def _health(request: Request) -> Response:
-    """Whether the store answers, and nothing else: it needs no token.
+    """Return if the database answers. The request needs no token and reveals nothing else.
 
-    It has threads of its own and waits for a bounded time, so that neither slow statements nor a
-    database that hangs keep it from answering.
+    The check has its own threads and a time limit. So it answers even if other statements are slow
+    or the database hangs.
     """
-    look: Look = request.app.state.look
+    cache: ReadCache = request.app.state.cache
     try:
         with anyio.fail_after(HEALTH_SECONDS):
             limiter = anyio.CapacityLimiter(1)
-            await anyio.to_thread.run_sync(_ask, look, abandon_on_cancel=True, limiter=limiter)
-    except (*AWAY, TimeoutError):
+            await anyio.to_thread.run_sync(
+                _check_health, cache, abandon_on_cancel=True, limiter=limiter
+            )
+    except (*UNAVAILABLE, TimeoutError):
         return PlainTextResponse("the database does not answer\n", 503)
     return PlainTextResponse("ok\n")
 
 
-def _ask(look: Look) -> None:
-    if not _ASKING.acquire(blocking=False):  # those before have no answer yet
+def _check_health(cache: ReadCache) -> None:
+    if not _HEALTH_CHECKS.acquire(blocking=False):  # earlier checks still wait for an answer
         raise TimeoutError
     try:
-        look.read(live_views.running)
+        cache.read(live_views.running)
     finally:
-        _ASKING.release()
+        _HEALTH_CHECKS.release()
 
 
-@cache
+@functools.cache
 def plotly_file() -> Path:
-    """plotly.js, as plotly's own package has it."""
+    """Return the path of plotly.js in the installed package plotly."""
     import importlib.util
 
-    found = importlib.util.find_spec("plotly")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "package_data" / "plotly.min.js"
+    spec = importlib.util.find_spec("plotly")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "package_data" / "plotly.min.js"
 
 
 def _plotly(_request: Request) -> Response:
     return FileResponse(plotly_file(), media_type="text/javascript")
 
 
-def _refused(request: Request, error: HTTPException) -> Response:
-    what = "There is no such page." if error.status_code == 404 else str(error.detail)
-    return _said(request, what, error.status_code)
+def _http_error(request: Request, error: HTTPException) -> Response:
+    message = "There is no such page." if error.status_code == 404 else str(error.detail)
+    return _message(request, message, error.status_code)
 
 
-def _wrong(request: Request, error: RequestError) -> Response:
-    return _said(request, str(error), 404 if isinstance(error, NotFound) else 400)
+def _request_error(request: Request, error: RequestError) -> Response:
+    return _message(request, str(error), 404 if isinstance(error, NotFound) else 400)
 
 
-def _away(request: Request, _error: Exception) -> Response:
-    return _said(request, GONE, 503)
+def _unavailable(request: Request, _error: Exception) -> Response:
+    return _message(request, UNAVAILABLE_TEXT, 503)
 
 
-def _said(request: Request, what: str, status: int) -> Response:
+def _message(request: Request, message: str, status: int) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
-        return PlainTextResponse(f"{what}\n", status)
-    parts = [screen.part("wrong", "wrong.html", live=False, what=what)]
-    made = Screen("", "Not there" if status < 500 else "Away", parts, status=status)
+        return PlainTextResponse(f"{message}\n", status)
+    parts = [screen.part("wrong", "wrong.html", live=False, message=message)]
+    heading = "Not found" if status < 500 else "Not available"
+    content = Screen("", heading, parts, status=status)
     events = "" if status < 500 else "events?screen=overview"
-    return HTMLResponse(screen.page(made, "fedsweep", "", events, _place(request)), status)
+    return HTMLResponse(screen.page(content, "fedsweep", "", events, _address(request)), status)
 
 
-def _place(request: Request) -> screen.Place:
-    # More than one slash at the front would be another server's address.
+def _address(request: Request) -> screen.PageAddress:
+    # A path that begins with two slashes would be the address of another server.
     path = "/" + request.scope["raw_path"].decode("latin-1").lstrip("/\\")
     query = request.scope["query_string"].decode("latin-1")
     root = request.scope.get("root_path", "")
-    return screen.Place(f"{root}/", f"{path}?{query}" if query else path)
+    return screen.PageAddress(f"{root}/", f"{path}?{query}" if query else path)

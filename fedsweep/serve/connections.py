@@ -1,4 +1,4 @@
-"""Connections that ask for nothing go again: without a token, too, anybody may open one."""
+"""Limits on connections: idle ones are closed, because anybody may open one without a token."""
 
 from __future__ import annotations
 
@@ -8,54 +8,60 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PATIENCE = 10.0
-"""Seconds for which a connection may ask for nothing, or be at its question."""
+IDLE_SECONDS = 10.0
+"""Seconds after which a connection is closed if it has sent no complete request.
 
-MOST = 1_000
-"""Connections at once; as many files must be allowed to be open, and some more."""
+The same limit holds for a client that does not read its answer.
+"""
 
-SPARE = 200
-"""Files for all else: the database, what is sent."""
+MAX_CONNECTIONS = 1_000
+"""Connections that may be open at once. Each needs a file descriptor."""
+
+RESERVED_FILES = 200
+"""File descriptors that are kept for the database and for files that are sent."""
 
 
 class Connection(H11Protocol):
-    """One browser's, which asks in time, and reads what it is sent, or goes."""
+    """A connection that is closed if its client sends no request or reads no answer."""
 
-    patience = PATIENCE
-    most = MOST
+    idle_seconds = IDLE_SECONDS
+    max_connections = MAX_CONNECTIONS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Take it, where there is room."""
+        """Accept the connection, or abort it if too many are open."""
         super().connection_made(transport)
-        self._before: Any = None
+        self._last_cycle: Any = None
         self._unread = 0
-        self._timer = self.loop.call_later(self.patience, self._look)
-        if len(self.connections) > self.most:
+        self._timer = self.loop.call_later(self.idle_seconds, self._check)
+        if len(self.connections) > self.max_connections:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is waited for any more."""
+        """Stop the timer of a closed connection."""
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         unread = self.transport.get_write_buffer_size()
-        if unread and unread >= self._unread > 0:  # it reads nothing of what it was sent
+        if unread and unread >= self._unread > 0:  # nothing was read since the last check
             self.transport.abort()
             return
         answering = self.cycle is not None and not self.cycle.response_complete
-        if not answering and self.cycle is self._before:
+        if not answering and self.cycle is self._last_cycle:
             self.transport.close()
-        self._before, self._unread = self.cycle, unread
-        self._timer = self.loop.call_later(self.patience, self._look)
+        self._last_cycle, self._unread = self.cycle, unread
+        self._timer = self.loop.call_later(self.idle_seconds, self._check)
 
 
-def room(wanted: int = MOST, spare: int = SPARE) -> int:
-    """How many connections there can be; this process is allowed as many files as it may have."""
+def connection_limit(most: int = MAX_CONNECTIONS, reserved: int = RESERVED_FILES) -> int:
+    """Return how many connections the process may open, `most` at most.
+
+    The soft limit on open files is raised if necessary, as far as the hard limit permits.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = wanted + spare
+    enough = most + reserved
     if soft != resource.RLIM_INFINITY and soft < enough:
         soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, min(wanted, soft - spare))
-    return wanted
+        return max(1, min(most, soft - reserved))
+    return most

@@ -1,9 +1,8 @@
-"""Who may look: a token, always; a Host that is ours; nothing but GET and HEAD.
+"""Access control: each request needs the token, a known Host header, and the method GET or HEAD.
 
 A browser sends a cookie to every port of its host, so also to servers of other users. But it sends
-a cookie only below the path that the cookie names. So each server has a path that nobody else
-knows: its pages and its cookie are below it. The cookie is not the token, and without the path it
-is worth nothing.
+the cookie only for addresses below the cookie's path. So each server has a secret path, and its
+pages and its cookie are below it. The cookie is not the token, and is useless without the path.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN = frozenset({"/healthz"})
-"""Paths that need no token: they tell nothing."""
+PUBLIC_PATHS = frozenset({"/healthz"})
+"""Paths that need no token, because they reveal nothing."""
 
-LONGEST = 8_000
-"""Bytes of the path and query of a request: filters and names of sweeps fit into it."""
-LONGEST_OF = {"/sql": 60_000}
-"""The same, of paths whose query is more than a filter."""
+MAX_ADDRESS_BYTES = 8_000
+"""Bytes that the path and query of a request may have. Filters and sweep names fit into it."""
+MAX_ADDRESS_BYTES_BY_PATH = {"/sql": 60_000}
+"""The limit for paths whose query may be longer, because it holds a statement."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -40,9 +39,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Of every answer. `data:` images are plotly's own cursors."""
+"""The headers of every answer. plotly's cursors are `data:` images."""
 
-HOW = """\
+LOGIN_HELP = """\
 <!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -58,35 +57,39 @@ HOW = """\
 </html>
 """
 
-ENTER = """\
+ENTRY_PAGE = """\
 <!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={there}">
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={address}">
 <link rel="icon" href="data:,"><title>fedsweep</title></head>
-<body><p><a href="{there}">Go on to fedsweep</a></p></body>
+<body><p><a href="{address}">Go on to fedsweep</a></p></body>
 </html>
 """
-"""A page and not a redirection: after one, a browser that came from elsewhere keeps the cookie
-back."""
+"""A page that forwards to the address without the token.
+
+After an HTTP redirect, a browser that came from another site would not send the cookie.
+"""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @lru_cache(maxsize=8)
 def _derived(token: str, port: int, use: str) -> str:
-    """Return a secret of one server, from which nobody can compute its token.
+    """Return a secret of one server. The token cannot be computed from it.
 
-    A server that is started again with the same token and port has the same: its pages go on. A
-    person may have chosen the token, so guessing it is made slow.
+    A server that is started again with the same token and port has the same secret, so open pages
+    stay valid. The derivation is slow on purpose, because a person may have chosen a token
+    that is easy to guess.
     """
-    made = hashlib.pbkdf2_hmac("sha256", token.encode(), f"{use} of {port}".encode(), 200_000)
-    return made.hex()[:32]
+    derived = hashlib.pbkdf2_hmac("sha256", token.encode(), f"{use} of {port}".encode(), 200_000)
+    return derived.hex()[:32]
 
 
 class Guard:
-    """An ASGI application behind a token.
+    """An ASGI application that checks the token of each request.
 
-    A request has the token in its header, or it is for the path of this server and has its cookie.
+    A request is accepted if its header has the token. It is also accepted if its address is below
+    the secret path of this server and it has the server's cookie.
     """
 
     def __init__(self, app: ASGIApp, token: str, port: int, hosts: Iterable[str] = ()) -> None:
@@ -96,7 +99,7 @@ class Guard:
         self.hosts = {_canonical(name) for name in (*LOOPBACK, *hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the application answer."""
+        """Refuse the request, or pass it to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -105,16 +108,16 @@ class Guard:
             scope = {**scope, "root_path": self.root}
         path = scope["path"].removeprefix(self.root) if inside else scope["path"]
         headers = Headers(scope=scope)
-        refused = self._misfit(scope, headers, path)
-        if refused is None and path not in OPEN:
-            refused = self._unknown(scope, headers, inside=inside)
-        await (refused or self.app)(scope, receive, _with_headers(send))
+        refusal = self._invalid(scope, headers, path)
+        if refusal is None and path not in PUBLIC_PATHS:
+            refusal = self._unauthorized(scope, headers, inside=inside)
+        await (refusal or self.app)(scope, receive, _with_headers(send))
 
     def _is_inside(self, path: str) -> bool:
         return _is_equal("/" + path[1:].partition("/")[0], self.root)
 
-    def _misfit(self, scope: Scope, headers: Headers, path: str) -> Response | None:
-        """Return the refusal of a request that no token makes right."""
+    def _invalid(self, scope: Scope, headers: Headers, path: str) -> Response | None:
+        """Return the refusal of a request that is invalid with any token; None if it is valid."""
         if not self._is_ours(headers.get("host", ""), scope):
             return PlainTextResponse(
                 "fedsweep serve is not known by this name: start it with --allow-host NAME\n", 400
@@ -125,24 +128,28 @@ class Guard:
             )
         if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
             return _closing("nothing can be sent to this page: leave out the body\n", 413)
-        if len(scope["raw_path"]) + len(scope["query_string"]) > LONGEST_OF.get(path, LONGEST):
+        limit = MAX_ADDRESS_BYTES_BY_PATH.get(path, MAX_ADDRESS_BYTES)
+        if len(scope["raw_path"]) + len(scope["query_string"]) > limit:
             return _closing("this address is too long\n", 414)
         return None
 
-    def _unknown(self, scope: Scope, headers: Headers, *, inside: bool) -> Response | None:
-        """Return the refusal of a request without the token; with it in its address, the way in."""
+    def _unauthorized(self, scope: Scope, headers: Headers, *, inside: bool) -> Response | None:
+        """Return the refusal of a request without the token; None if it is authorized.
+
+        If the address has the token, return the page that sets the cookie.
+        """
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]
         if any(_is_equal(value, self.token) for value in given):
             return self._enter(scope, [(n, v) for n, v in query if n != "token"], inside=inside)
         if given or not (self._has_token(headers) or (inside and self._has_session(headers))):
-            return HTMLResponse(HOW, 401, {"www-authenticate": "Bearer"})
+            return HTMLResponse(LOGIN_HELP, 401, {"www-authenticate": "Bearer"})
         return None
 
     def _is_ours(self, host: str, scope: Scope) -> bool:
-        """Return if a Host header names this server, or the address that the request came to.
+        """Return if a Host header names this server, or the address that received the request.
 
-        A page elsewhere can lead its own name to us, but no address.
+        Another site can make its own name resolve to this server, but not an IP address.
         """
         server = scope.get("server")
         address = _canonical(server[0]) if server and server[1] is not None else None
@@ -150,12 +157,12 @@ class Guard:
         return name is not None and (name in self.hosts or (name == address and _is_ip(name)))
 
     def _enter(self, scope: Scope, rest: list[tuple[str, str]], *, inside: bool) -> Response:
-        """Keep the session in a cookie, and go where its address does not say the token."""
-        # More than one slash at the front would be another server's address.
+        """Return a page that sets the session cookie and opens the address without the token."""
+        # A path that begins with two slashes would be the address of another server.
         path = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
-        there = path if inside else self.root + path
-        there = f"{there}?{urlencode(rest)}" if rest else there
-        answer = HTMLResponse(ENTER.format(there=escape(there)))
+        address = path if inside else self.root + path
+        address = f"{address}?{urlencode(rest)}" if rest else address
+        answer = HTMLResponse(ENTRY_PAGE.format(address=escape(address)))
         answer.set_cookie(
             self.cookie, self.session, path=f"{self.root}/", httponly=True, samesite="strict"
         )
@@ -166,8 +173,8 @@ class Guard:
         return kind.lower() == "bearer" and _is_equal(value.strip(), self.token)
 
     def _has_session(self, headers: Headers) -> bool:
-        # Other programs of this host have cookies of odd shapes, and of our name: they must not
-        # shut ours out.
+        # Other programs on this host may set malformed cookies, or cookies of the same name. They
+        # must not hide the cookie of this server.
         pairs = [part.partition("=") for part in headers.get("cookie", "").split(";")]
         values = [value.strip() for name, _, value in pairs if name.strip() == self.cookie]
         return any(_is_equal(value, self.session) for value in values)
@@ -181,13 +188,16 @@ _HOST = re.compile(r"(\[[0-9a-f:.]{2,64}\]|[^\s:\[\]/@]{1,255})(?::\d{0,5})?", r
 
 
 def _name(host: str) -> str | None:
-    """Return a Host header's name without its port, ::1 for `[::1]:8000`; None if it is none."""
+    """Return the name in a Host header without its port; None if the header is invalid.
+
+    "[::1]:8000" gives "::1".
+    """
     match = _HOST.fullmatch(host)
     return _canonical(match[1]) if match else None
 
 
 def _canonical(name: str) -> str:
-    """Return a name or address as all that name it are compared: `[0::1]` is ::1."""
+    """Return the canonical form of a name or address. "[0::1]" and "::1" both give "::1"."""
     name = name.lower().strip("[]").partition("%")[0]
     try:
         address = ip_address(name)
@@ -201,9 +211,9 @@ def _is_ip(name: str) -> bool:
     return ":" in name or name.replace(".", "").isdecimal()
 
 
-def _closing(what: str, status: int, headers: dict[str, str] | None = None) -> PlainTextResponse:
-    """Return an answer after which the connection ends, so that nobody reads the request's rest."""
-    return PlainTextResponse(what, status, {**(headers or {}), "connection": "close"})
+def _closing(message: str, status: int, headers: dict[str, str] | None = None) -> PlainTextResponse:
+    """Return an answer that closes the connection, so that the rest of the request is not read."""
+    return PlainTextResponse(message, status, {**(headers or {}), "connection": "close"})
 
 
 def _with_headers(send: Send) -> Send:

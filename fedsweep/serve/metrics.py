@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: its text format, version 0.0.4.
+"""Metrics for Prometheus, in its text format, version 0.0.4.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedsweep.serve import views
-from fedsweep.serve.look import Look
+from fedsweep.serve import presentation
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store import live_views
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
@@ -19,16 +19,17 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LEDGER = {
     "rounds_trained": "Rounds trained by the sweep's attempts.",
-    "rounds_shared": "Rounds that the sweep's trials took over from siblings.",
+    "rounds_shared": "Rounds that the sweep's trials inherited from siblings.",
     "rounds_lost": "Rounds trained in vain.",
     "seconds_trained": "Seconds of training.",
     "seconds_lost": "Seconds of training in vain.",
 }
+"""The columns of the view `ledger` that are exported, with their help texts."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One value, under its labels."""
+    """One value with its labels."""
 
     labels: Mapping[str, str]
     value: float
@@ -36,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Metric:
-    """A gauge or a counter, and its samples."""
+    """A gauge or a counter with its samples."""
 
     name: str
     kind: str
@@ -44,15 +45,15 @@ class Metric:
     samples: tuple[Sample, ...]
 
 
-def exposition(look: Look) -> str:
-    """All metrics, as text."""
-    found = metrics(
-        look.read(sweep_progress),
-        look.read(live_views.failure_counts),
-        look.read(live_views.running),
-        look.read(live_views.ledgers),
+def exposition(cache: ReadCache) -> str:
+    """Return all metrics as text."""
+    current = metrics(
+        cache.read(sweep_progress),
+        cache.read(live_views.failure_counts),
+        cache.read(live_views.running),
+        cache.read(live_views.ledgers),
     )
-    return "".join(map(text, found))
+    return "".join(map(text, current))
 
 
 def metrics(
@@ -61,12 +62,12 @@ def metrics(
     running: Iterable[Row],
     ledgers: Iterable[Row],
 ) -> list[Metric]:
-    """What is told, from what was read."""
+    """Return the metrics, computed from rows of the store."""
     sweeps, running = list(sweeps), list(running)
     states = [({"sweep": p.sweep, "state": s}, n) for p in sweeps for s, n in _states(p)]
-    by_kind = [({"kind": kind}, each) for kind, (_, each) in failures.items()]
+    by_kind = [({"kind": kind}, n_attempts) for kind, (_, n_attempts) in failures.items()]
     left = [({"sweep": p.sweep}, p.seconds_left) for p in sweeps if p.seconds_left is not None]
-    of = [({"sweep": p.sweep}, p) for p in sweeps]
+    labeled = [({"sweep": p.sweep}, p) for p in sweeps]
     slots = [row for row in running if row["lease_left"] >= 0]
     memory = [
         ({"worker": row["worker"], "host": row["host"], "device": row["device"]}, row["memory"])
@@ -76,12 +77,12 @@ def metrics(
     ledgers = list(ledgers)
     return [
         _metric("trials", "gauge", "Trials by state.", states),
-        _metric("rounds_done", "gauge", "Rounds stored.", [(k, p.rounds_done) for k, p in of]),
-        _metric("rounds", "gauge", "Rounds planned.", [(k, p.rounds_total) for k, p in of]),
+        _metric("rounds_done", "gauge", "Rounds stored.", [(k, p.rounds_done) for k, p in labeled]),
+        _metric("rounds", "gauge", "Rounds planned.", [(k, p.rounds_total) for k, p in labeled]),
         _metric("seconds_left", "gauge", "Seconds of one slot's work that are left.", left),
         _metric("failures", "gauge", "Attempts that failed.", by_kind),
         _metric("slots_training", "gauge", "Slots that train.", [({}, len(slots))]),
-        _metric("slots_silent", "gauge", "Slots whose lease is over.",
+        _metric("slots_silent", "gauge", "Slots whose lease has expired.",
                 [({}, len(running) - len(slots))]),
         _metric("memory_bytes", "gauge", "Memory that a slot's attempt has taken at most.", memory),
         *(_metric(name, "counter", help, [({"sweep": row["sweep"]}, row[name]) for row in ledgers])
@@ -90,19 +91,19 @@ def metrics(
 
 
 def _states(progress: SweepProgress) -> Iterable[tuple[str, int]]:
-    return views.counts(progress).items()
+    return presentation.counts(progress).items()
 
 
 def _metric(
     name: str, kind: str, help: str, samples: Iterable[tuple[Mapping[str, str], Any]]
 ) -> Metric:
     total = "_total" if kind == "counter" else ""
-    found = tuple(Sample(labels, float(value)) for labels, value in samples)
-    return Metric(f"fedsweep_{name}{total}", kind, help, found)
+    values = tuple(Sample(labels, float(value)) for labels, value in samples)
+    return Metric(f"fedsweep_{name}{total}", kind, help, values)
 
 
 def text(metric: Metric) -> str:
-    """A metric's lines."""
+    """Return the lines of a metric."""
     lines = [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
     for sample in metric.samples:
         labels = ",".join(f'{name}="{escape(value)}"' for name, value in sample.labels.items())
@@ -111,5 +112,5 @@ def text(metric: Metric) -> str:
 
 
 def escape(value: str) -> str:
-    r"""A label's value as the format wants it: \\, \" and \n escaped."""
+    r"""Return the value of a label with \\, \" and \n escaped, as the format requires."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,64 +1,66 @@
-"""What goes on: sweeps and workers, the queue, the failures."""
+"""The screens "Overview" (sweeps and workers), "Queue" and "Failures"."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 
-from fedsweep.serve import views
-from fedsweep.serve.look import OFTEN, Look
+from fedsweep.serve import presentation
+from fedsweep.serve.read_cache import PROGRESS_TICKS, ReadCache
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import RULES, FailureKind
 from fedsweep.store import live_views, progress, stops
 
 NEXT = 50
-"""Trials of the queue that are shown."""
+"""The number of queued, backing-off and waiting rows that the queue shows of each."""
 EACH = 20
-"""Failures of a kind that are shown; of one that is asked for, MANY."""
+"""The number of failures that are shown of each kind."""
 MANY = 200
+"""The number of failures that are shown if the address names one kind."""
 MINUTE = 60
-"""What is read by the hour is read anew at full minutes: pages that ask together share it."""
+"""The start of the last hour is rounded down to a full minute, so that pages share a read."""
 
 
-def overview(look: Look, _asked: Mapping[str, str]) -> Screen:
-    """Each sweep, and who trains."""
+def overview(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
+    """Return the screen with each sweep's progress and the workers."""
     now = time.time()
-    since = (now - views.SHOWN_SECONDS) // MINUTE * MINUTE
-    seen = views.workers(look.read(live_views.running), look.read(live_views.workers, since), now)
-    sweeps = look.read(progress.sweep_progress, keep=OFTEN)
+    since = (now - presentation.RECENT_SECONDS) // MINUTE * MINUTE
+    running, recent = cache.read(live_views.running), cache.read(live_views.workers, since)
+    workers = presentation.workers(running, recent, now)
+    sweeps = cache.read(progress.sweep_progress, ticks=PROGRESS_TICKS)
     parts = [
-        part("sweeps", "sweeps.html", sweeps=sweeps, views=views),
-        part("workers", "workers.html", workers=seen, stops=look.read(stops.recent)),
+        part("sweeps", "sweeps.html", sweeps=sweeps, presentation=presentation),
+        part("workers", "workers.html", workers=workers, stops=cache.read(stops.recent)),
     ]
     return Screen("overview", "Overview", parts)
 
 
-def queue(look: Look, _asked: Mapping[str, str]) -> Screen:
-    """What is claimed next, and what waits for what."""
-    counts = look.read(live_views.queue)
+def queue(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
+    """Return the screen with the trials that are claimed next, back off, or wait for a trunk."""
+    counts = cache.read(live_views.queue)
     parts = [
-        part("counts", "queue_counts.html", counts=counts, held=views.HELD),
-        part("next", "queue_next.html", rows=look.read(live_views.upcoming, NEXT)),
+        part("counts", "queue_counts.html", counts=counts, held=presentation.HELD),
+        part("next", "queue_next.html", rows=cache.read(live_views.upcoming, NEXT)),
         part(
             "waits",
             "queue_waits.html",
-            off=look.read(live_views.backing_off, NEXT),
-            waiting=look.read(live_views.waiting, NEXT),
+            off=cache.read(live_views.backing_off, NEXT),
+            waiting=cache.read(live_views.waiting, NEXT),
         ),
     ]
     return Screen("queue", "Queue", parts)
 
 
-def failures(look: Look, asked: Mapping[str, str]) -> Screen:
-    """Failures by kind; of one kind, where it is asked for, more."""
-    counts = look.read(live_views.failure_counts)
-    wanted = asked.get("kind")
-    kinds = [kind for kind in counts if wanted in (None, kind)]
-    limit = MANY if wanted else EACH
-    found = {kind: look.read(live_views.failures, kind, limit) for kind in kinds}
+def failures(cache: ReadCache, query: Mapping[str, str]) -> Screen:
+    """Return the screen with failures by kind. If the address names one kind, it shows more."""
+    counts = cache.read(live_views.failure_counts)
+    chosen = query.get("kind")
+    kinds = [kind for kind in counts if chosen in (None, kind)]
+    limit = MANY if chosen else EACH
+    rows_by_kind = {kind: cache.read(live_views.failures, kind, limit) for kind in kinds}
     rules = {kind: RULES[FailureKind(kind)] for kind in kinds}
     parts = [
-        part("kinds", "failure_kinds.html", counts=counts, wanted=wanted),
-        part("failed", "failures.html", found=found, counts=counts, rules=rules, limit=limit),
+        part("kinds", "failure_kinds.html", counts=counts, chosen=chosen),
+        part("failed", "failures.html", rows_by_kind=rows_by_kind, rules=rules, limit=limit),
     ]
     return Screen("failures", "Failures", parts)

@@ -1,4 +1,4 @@
-"""What one looks at: a heading and parts, each a piece of HTML; templates and their filters."""
+"""Screens, and the templates and filters that turn a screen into HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedsweep.words import counted, duration, size
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a page; a `live` one is sent again when it has changed."""
+    """A piece of a page. A `live` part is sent again when it has changed."""
 
     id: str
     html: Markup
@@ -32,38 +32,41 @@ class Part:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The trial whose rounds a page draws as they come."""
+    """The trial whose curves a page extends as rounds are stored."""
 
     trial: int
     numerics: str
-    """What they were computed under: other numerics, other rounds."""
+    """The numerics id of its rounds. If it changes, all rounds are sent again."""
     last: int
+    """The number of the last stored round."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """One page."""
+    """The content of one page: a heading and parts."""
 
     name: str
-    """Of the place in the navigation that it belongs to."""
+    """The entry of the navigation that is marked as current."""
     heading: str
     parts: Sequence[Part]
     figure: Mapping[str, Any] | None = None
-    """Traces for the browser to draw; None where there is nothing to draw."""
+    """Traces for the browser to draw. None if the screen has no figure."""
     rounds: Rounds | None = None
+    """The trial whose curves are drawn. None if the screen shows no trial."""
     draws: bool = False
-    """Whether the page needs plotly."""
+    """True if the page loads plotly."""
     status: int = 200
+    """The HTTP status."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """The address of a page, as a browser has it."""
+class PageAddress:
+    """The address of a page, as the browser sees it."""
 
     root: str
     """The path that all links are relative to."""
-    here: str
-    """The page's own path and query."""
+    path: str
+    """The page's own path and query, relative to the root."""
 
 
 NAVIGATION = {
@@ -73,91 +76,92 @@ NAVIGATION = {
     "trials": ("trials", "Trials"),
     "sql": ("sql", "SQL"),
 }
+"""The path and the label of each link of the navigation."""
 
 
 @cache
 def environment() -> Environment:
-    """The templates. All that is not ours is escaped."""
-    made = Environment(
+    """Return the environment of the templates, which escapes all values."""
+    result = Environment(
         loader=PackageLoader("fedsweep.serve"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {
+    result.filters |= {
         "duration": duration,
         "clock": clock,
         "percent": percent,
         "number": number,
-        "shown": shown,
-        "drawn": drawn,
+        "measure_text": measure_text,
+        "measures_json": measures_json,
         "size": size,
         "safe_text": hide_secrets,
-        "what": describe,
+        "describe": describe,
     }
-    made.globals |= {
+    result.globals |= {
         "counted": counted,
         "label": label,
         "field_text": field_text,
         "navigation": NAVIGATION,
         "version": fedsweep.__version__,
     }
-    return made
+    return result
 
 
 def part(id: str, template: str, *, live: bool = True, **values: Any) -> Part:
-    """A piece of a page from its template."""
+    """Return a piece of a page, rendered from its template."""
     return Part(id, Markup(environment().get_template(template).render(values)), live)  # noqa: S704  # the template has escaped all
 
 
-def page(screen: Screen, title: str, said: str, events: str, place: Place) -> str:
-    """The whole page; `events` is the address of its stream."""
-    values = {"screen": screen, "title": title, "said": said, "events": events}
-    values |= {"root": place.root, "here": place.here}
+def page(screen: Screen, title: str, status: str, events: str, address: PageAddress) -> str:
+    """Return the HTML of a whole page. `events` is the address of its event stream."""
+    values = {"screen": screen, "title": title, "status": status, "events": events}
+    values |= {"root": address.root, "path": address.path}
     return environment().get_template("page.html").render(values)
 
 
 def title(screen: Screen, states: Mapping[str, int]) -> str:
-    """3 running · Queue · fedsweep."""
-    where = [] if screen.name == "overview" else [screen.heading]
-    return " · ".join([f"{states['running']} running", *where, "fedsweep"])
+    """Return the title of a page, such as "3 running · Queue · fedsweep"."""
+    heading = [] if screen.name == "overview" else [screen.heading]
+    return " · ".join([f"{states['running']} running", *heading, "fedsweep"])
 
 
-def said(states: Mapping[str, int]) -> str:
-    """What a screen reader is told when it changes."""
-    some = [f"{n:,} {state}" for state, n in states.items() if n and state != "queued"]
-    return ", ".join(some) or "nothing runs yet"
+def status_line(states: Mapping[str, int]) -> str:
+    """Return the sentence that a screen reader announces when it changes."""
+    texts = [f"{n:,} {state}" for state, n in states.items() if n and state != "queued"]
+    return ", ".join(texts) or "nothing runs yet"
 
 
 def clock(at: float | None) -> str:
-    """A wall time, in this machine's zone."""
+    """Return a wall time as text, in the time zone of this machine."""
     return "–" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """93.61 of 0.9361."""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """Return a fraction in percent: "93.61" for 0.9361."""
+    return "–" if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measure in few digits."""
+    """Return a number with `digits` significant digits."""
     return "–" if value is None else f"{value:.{digits}g}"
 
 
-def shown(value: float | None, measure: Measure) -> str:
-    """A measure in its own unit: a fraction in percent."""
+def measure_text(value: float | None, measure: Measure) -> str:
+    """Return a value of a measure as text. A fraction is shown in percent."""
     return percent(value) if measure.unit == "fraction" else number(value)
 
 
-def drawn(measures: Sequence[Measure]) -> str:
-    """JSON from which the browser draws a trial's measures, in the order of the columns."""
+def measures_json(measures: Sequence[Measure]) -> str:
+    """Return JSON that describes the measures which the browser draws, in column order."""
     names = ("group", "samples", "label", "scale")
-    return finite([{name: getattr(measure, name) for name in names} for measure in measures])
+    return strict_json([{name: getattr(measure, name) for name in names} for measure in measures])
 
 
-def finite(value: Any) -> str:
-    """JSON that a browser reads: what is no number is null."""
+def strict_json(value: Any) -> str:
+    """Return JSON that a browser can parse: NaN and infinity become null."""
     return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 

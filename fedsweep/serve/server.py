@@ -1,4 +1,4 @@
-"""The server: its socket, its token, its address."""
+"""The server process: its socket, its address, and how it starts and ends."""
 
 from __future__ import annotations
 
@@ -23,45 +23,46 @@ from sse_starlette.sse import AppStatus
 from fedsweep.errors import RequestError
 from fedsweep.serve import connections
 from fedsweep.serve.app import application
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store import deadline
 
 HEAD_BYTES = 64 * 1024
-"""Bytes of a request's first line and headers together."""
+"""Bytes that the first line and the headers of a request may have together."""
 
 GRACE = 2
-"""Seconds for which open pages are waited for at the end."""
+"""Seconds for which the server waits for open pages when it ends."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where to listen, and to whom."""
+    """The address to listen on, the token, and the accepted host names."""
 
     host: str
     port: int
     token: str
     hosts: Sequence[str] = ()
-    """Further names that browsers may call the server by."""
+    """More names by which browsers may address the server."""
 
 
 def serve(
-    engine: Engine, options: Options, told: Callable[[str, str | None], None], *, show: bool
+    engine: Engine, options: Options, announce: Callable[[str, str | None], None], *, show: bool
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
-    `told` is given the address, with its token, and a sentence if other machines can reach it.
+    `announce` gets the address with its token, and a sentence if other machines can reach it. With
+    `show`, the address is opened in a browser.
 
     Raises:
-        RequestError: the address is not ours or taken.
+        RequestError: the address is in use or does not belong to this machine.
 
     """
     listening = listen(options.host, options.port)
     bound, port = listening.getsockname()[:2]
-    look = Look(engine)
+    cache = ReadCache(engine)
     host = _in_address(options.host, bound)
-    app = application(look, options.token, port, (host, *options.hosts))
-    connections.Connection.most = connections.room()
-    # No access log: addresses could hold the token.
+    app = application(cache, options.token, port, (host, *options.hosts))
+    connections.Connection.max_connections = connections.connection_limit()
+    # No access log, because addresses may contain the token.
     config = uvicorn.Config(
         app,
         http=connections.Connection,
@@ -73,19 +74,21 @@ def serve(
         timeout_graceful_shutdown=GRACE,
         ws="none",
     )
-    AppStatus.enable_automatic_graceful_drain = False  # it cuts streams
-    server = _Server(config, look)
+    AppStatus.enable_automatic_graceful_drain = False  # it would cut streams within an event
+    server = _Server(config, cache)
     address = f"http://{host}:{port}/?token={options.token}"
-    gc.freeze()  # what is imported by now stays: to look through it each time would hold pages up
-    told(address, reach(bound))
+    gc.freeze()  # imported objects stay: checking them in each collection would delay pages
+    announce(address, reach(bound))
     with listening, _shown(address) if show else nullcontext():
         server.run(sockets=[listening])
 
 
 @contextmanager
 def _shown(address: str) -> Iterator[None]:
-    """A browser at the address, by a file that its owner alone can read: everybody on the host
-    sees what a browser is started with.
+    """Open the address in a browser, through a file that only this user can read.
+
+    All users of the host can see the arguments of a browser process, so these must not contain the
+    token.
     """
     page = (
         '<!doctype html><meta charset="utf-8">'
@@ -104,26 +107,31 @@ def _shown(address: str) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Ends well with Ctrl-C and SIGTERM: it raises them again when it has closed all."""
+    """A server that ends regularly, with exit code 0, on Ctrl-C and SIGTERM.
 
-    def __init__(self, config: uvicorn.Config, look: Look) -> None:
+    uvicorn raises the signal again after it has closed all connections. The handlers that are set
+    here then receive it.
+    """
+
+    def __init__(self, config: uvicorn.Config, cache: ReadCache) -> None:
         super().__init__(config)
-        self.look = look
+        self.cache = cache
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let streams end with their next tick, each whole."""
-        self.look.ended = True
+        """Ask each stream to end at its next tick, after a whole event."""
+        self.cache.closing = True
         deadline.stop_all()
         super().handle_exit(sig, frame)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; on any free port, where it is 0.
+    """Return a socket that listens on an address. Port 0 means any free port.
 
     Raises:
-        RequestError: the host is empty, or the address is not ours or taken.
+        RequestError: the host is empty, or the address is in use or does not belong to this
+            machine.
 
     """
     host = host.strip().strip("[]")
@@ -133,32 +141,32 @@ def listen(host: str, port: int) -> socket.socket:
             "0.0.0.0 if other machines are to reach it"
         )
     try:
-        family, place = _resolved(host, port)
+        family, address = _resolved(host, port)
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(place)
+            listening.bind(address)
             listening.listen(128)
         except BaseException:
             listening.close()
             raise
     except (OSError, OverflowError, TypeError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "no such address"
+        reason = getattr(error, "strerror", None) or "no such address"
         raise RequestError(
-            f"nothing can listen on {host}, port {port} ({why}): choose another --port or --host"
+            f"nothing can listen on {host}, port {port} ({reason}): choose another --port or --host"
         ) from error
     return listening
 
 
 def _resolved(host: str, port: int) -> tuple[int, Any]:
     """Return the address of a host to bind to, IPv4 before IPv6."""
-    known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    known.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return known[0][0], known[0][4]
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    entries.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return entries[0][0], entries[0][4]
 
 
 def reach(bound: str) -> str | None:
-    """Return a sentence on who can reach an address; None if only this machine can."""
+    """Return a warning if other machines can reach an address; None if only this one can."""
     address = ip_address(bound.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
@@ -169,7 +177,7 @@ def reach(bound: str) -> str | None:
 
 
 def _in_address(host: str, bound: str) -> str:
-    """Return a host as a URL has it; an address of this machine for every address."""
+    """Return a host as a URL contains it. "0.0.0.0" and "::" become the loopback address."""
     address = ip_address(bound.partition("%")[0])
     if address.is_unspecified:
         return "127.0.0.1" if address.version == 4 else "[::1]"

@@ -1,4 +1,4 @@
-"""A box for SQL: read-only, bounded in rows, size and time."""
+"""The screen "SQL": runs one read-only statement, with limits on rows, bytes and time."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Mapping
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import SqlRefused
-from fedsweep.serve import views
-from fedsweep.serve.look import SELDOM, Look
+from fedsweep.serve import presentation
+from fedsweep.serve.read_cache import PLAN_TICKS, ReadCache
 from fedsweep.serve.screen import Screen, part
 from fedsweep.store.sql import ask
 from fedsweep.store.sql.ask import Answer
 from fedsweep.store.views import NAMES
 
 ROWS = 1_000
+"""Rows that an answer may have."""
 SECONDS = 10.0
+"""Seconds that a statement may take."""
 BYTES = 2**20
-"""Of a whole answer."""
-PATIENCE = 1.0
-"""Seconds for which a statement waits for others."""
-LONGEST = 20_000
-"""Characters of a statement."""
+"""Bytes that an answer may have."""
+WAIT_SECONDS = 1.0
+"""Seconds for which a statement waits until another one has ended."""
+MAX_CHARACTERS = 20_000
+"""Characters that a statement may have."""
 
 QUERIES = {
     "Accuracy by normalizer and α": """\
@@ -40,48 +42,50 @@ SELECT sweep, rounds_trained, rounds_shared, rounds_lost FROM ledger""",
 SELECT trial_id, normalizer, seconds, final_round, seconds / final_round AS seconds_a_round
 FROM results WHERE final_round > 0 ORDER BY 5 DESC LIMIT 20""",
 }
-"""Ready statements, by what they tell."""
+"""Example statements by title."""
 
 _TWO_AT_A_TIME = threading.BoundedSemaphore(2)
-"""Statements of people must not take all the connections from the pages."""
+"""Limits the statements that run at once, so that pages always get a database connection."""
 
 
-def sql(look: Look, asked: Mapping[str, str]) -> Screen:
-    """The box, and the answer to what is in it."""
-    statement = asked.get("q", "").strip()
-    answer, wrong = None, ""
+def sql(cache: ReadCache, query: Mapping[str, str]) -> Screen:
+    """Return the screen with the statement, its answer, and the columns of the views."""
+    statement = query.get("q", "").strip()
+    answer, error_text = None, ""
     if statement:
         try:
-            answer = answered(look, statement)
+            answer = answer_statement(cache, statement)
         except SqlRefused as error:
-            wrong = str(error)
-    columns = look.read(_columns, keep=SELDOM)
+            error_text = str(error)
+    columns = cache.read(_columns, ticks=PLAN_TICKS)
     parts = [
-        part("box", "sql_box.html", live=False, statement=statement, queries=QUERIES, wrong=wrong),
-        part("answer", "sql_answer.html", live=False, answer=answer, shown=views.shown, most=ROWS),
+        part("box", "sql_box.html", live=False, statement=statement, queries=QUERIES,
+             error=error_text),
+        part("answer", "sql_answer.html", live=False, answer=answer,
+             cell_text=presentation.cell_text),
         part("columns", "sql_columns.html", live=False, columns=columns),
-    ]
-    return Screen("sql", "SQL", parts, status=400 if wrong else 200)
+    ]  # fmt: skip
+    return Screen("sql", "SQL", parts, status=400 if error_text else 200)
 
 
-def answered(look: Look, statement: str) -> Answer:
-    """The rows of a statement, within bounds.
+def answer_statement(cache: ReadCache, statement: str) -> Answer:
+    """Return the rows of a statement, within the limits.
 
     Raises:
-        SqlRefused: it does more than read, is wrong, or takes too long.
+        SqlRefused: the statement does not only read, is invalid, or takes too long.
 
     """
-    if len(statement) > LONGEST:
-        raise SqlRefused(f"the statement has more than {LONGEST:,} characters: shorten it")
-    if not _TWO_AT_A_TIME.acquire(timeout=PATIENCE):
+    if len(statement) > MAX_CHARACTERS:
+        raise SqlRefused(f"the statement has more than {MAX_CHARACTERS:,} characters: shorten it")
+    if not _TWO_AT_A_TIME.acquire(timeout=WAIT_SECONDS):
         raise SqlRefused("two other statements are being answered: try again when they are")
     try:
-        return ask.ask(look.engine, statement, limit=ROWS, seconds=SECONDS, room=BYTES)
+        return ask.ask(cache.engine, statement, limit=ROWS, seconds=SECONDS, room=BYTES)
     finally:
         _TWO_AT_A_TIME.release()
 
 
 def _columns(connection: Connection) -> dict[str, list[str]]:
-    """The columns of each view."""
-    found = {n: connection.exec_driver_sql(f"SELECT * FROM {n} WHERE 1 = 0") for n in NAMES}
-    return {name: list(result.keys()) for name, result in found.items()}
+    """Return the columns of each view."""
+    results = {n: connection.exec_driver_sql(f"SELECT * FROM {n} WHERE 1 = 0") for n in NAMES}
+    return {name: list(result.keys()) for name, result in results.items()}

@@ -1,4 +1,4 @@
-"""Server-sent events: what has changed on the page that one looks at, once a tick."""
+"""Server-sent events: the changes of an open page, once per tick."""
 
 from __future__ import annotations
 
@@ -9,55 +9,60 @@ import anyio
 from sse_starlette.event import ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from fedsweep.serve.look import AWAY, Look
-from fedsweep.serve.screen import Rounds, Screen, finite
+from fedsweep.serve.read_cache import UNAVAILABLE, ReadCache
+from fedsweep.serve.screen import Rounds, Screen, strict_json
 from fedsweep.store import browse
 
-MOST = 100
-"""Pages that are kept as the database is, at once: each asks it something each tick."""
+MAX_STREAMS = 100
+"""Event streams that may be open at once. Each reads from the database in every tick."""
 
-Shown = tuple[Screen, str, str]
-"""A screen, its title, and what a screen reader is told of it."""
+ScreenState = tuple[Screen, str, str]
+"""A screen, its title, and the sentence for screen readers."""
 
 
 class Stream:
-    """One page's events.
+    """The event stream of one open page.
 
-    `page` has the changed parts, the title and the sentence for screen readers; `figure` the
-    traces to draw; `rounds` a trial's new rounds, its id being what a browser that reconnects
-    has; `away` and `back` say whether the database answers.
+    - `page`: the changed parts, the title, and the sentence for screen readers.
+    - `figure`: the traces to draw.
+    - `rounds`: new rounds of a trial. The event's id says which rounds the browser has. A browser
+      that reconnects sends it back.
+    - `away` and `back`: the database stopped answering, or answers again.
     """
 
-    def __init__(self, look: Look, show: Callable[[], Shown], known: str = "") -> None:
-        self.look, self.show = look, show
+    def __init__(
+        self, cache: ReadCache, current: Callable[[], ScreenState], last_event_id: str = ""
+    ) -> None:
+        self.cache, self.current = cache, current
         self.ready: list[ServerSentEvent] = []
         self.sent: dict[str, Any] = {}
         self.away = False
-        self.numerics, self.last = _place(known)
+        self.numerics, self.last = _parse_event_id(last_event_id)
 
     async def __call__(self) -> AsyncIterator[ServerSentEvent]:
-        """Events, for as long as somebody listens."""
-        self.look.streams += 1
+        """Yield events until the browser or the server closes the stream."""
+        self.cache.open_streams += 1
         try:
-            if self.look.streams > MOST:  # others came meanwhile: it asks again
+            # Several streams may have passed the check at once. The browser reconnects later.
+            if self.cache.open_streams > MAX_STREAMS:
                 return
             while True:
                 for event in self.ready:
                     yield event
-                await anyio.sleep(self.look.tick)
-                if self.look.ended:
+                await anyio.sleep(self.cache.tick)
+                if self.cache.closing:
                     return
                 self.ready = await run_in_threadpool(self.tick)
         finally:
-            self.look.streams -= 1
+            self.cache.open_streams -= 1
 
     def tick(self) -> list[ServerSentEvent]:
-        """What is new."""
+        """Return the events for all changes since the last tick."""
         try:
-            screen, title, said = self.show()
-            events = self._changes(screen, title, said)
+            screen, title, status = self.current()
+            events = self._changes(screen, title, status)
             events += self._rounds(screen.rounds) if screen.rounds else []
-        except AWAY:
+        except UNAVAILABLE:
             events = [] if self.away else [_event("away", {})]
             self.away = True
             return events
@@ -66,12 +71,12 @@ class Stream:
             self.away = False
         return events
 
-    def _changes(self, screen: Screen, title: str, said: str) -> list[ServerSentEvent]:
+    def _changes(self, screen: Screen, title: str, status: str) -> list[ServerSentEvent]:
         live = {part.id: str(part.html) for part in screen.parts if part.live}
         parts = {id: html for id, html in live.items() if self._is_new(id, html)}
         page: dict[str, Any] = {"parts": parts} if parts else {}
         page |= {"title": title} if self._is_new("title", title) else {}
-        page |= {"said": said} if self._is_new("said", said) else {}
+        page |= {"said": status} if self._is_new("said", status) else {}
         events = [_event("page", page)] if page else []
         if screen.figure is not None and self._is_new("figure", screen.figure):
             events.append(_event("figure", screen.figure))
@@ -84,22 +89,26 @@ class Stream:
         return True
 
     def _rounds(self, now: Rounds) -> list[ServerSentEvent]:
-        """The rounds behind the last one sent; all of them, where they were computed anew."""
-        anew = now.numerics != self.numerics or now.last < self.last
-        after = 0 if anew else self.last
-        rows = self.look.read(browse.rounds_after, now.trial, after) if now.last > after else []
-        if not rows and not (anew and self.last):
+        """Return an event with the rounds after the last one sent, if there are new ones.
+
+        If the numerics have changed or the trial is at an earlier round, its rounds were trained
+        again. The event then has all rounds, and the browser replaces its own.
+        """
+        is_retrained = now.numerics != self.numerics or now.last < self.last
+        after = 0 if is_retrained else self.last
+        rows = self.cache.read(browse.rounds_after, now.trial, after) if now.last > after else []
+        if not rows and not (is_retrained and self.last):
             return []
         self.numerics, self.last = now.numerics, rows[-1][0] if rows else 0
-        place = f"{self.numerics}:{self.last}"
-        return [_event("rounds", {"anew": after == 0, "rounds": rows}, place)]
+        event_id = f"{self.numerics}:{self.last}"
+        return [_event("rounds", {"anew": after == 0, "rounds": rows}, event_id)]
 
 
-def _place(known: str) -> tuple[str, int]:
-    """What a browser had before its connection broke."""
-    numerics, _, last = known.rpartition(":")
+def _parse_event_id(text: str) -> tuple[str, int]:
+    """Return the numerics id and the last round that a reconnecting browser has."""
+    numerics, _, last = text.rpartition(":")
     return (numerics, int(last)) if last.isdecimal() and len(last) < 19 else ("", 0)
 
 
 def _event(name: str, data: Any, id: str | None = None) -> ServerSentEvent:
-    return ServerSentEvent(finite(data), event=name, id=id)
+    return ServerSentEvent(strict_json(data), event=name, id=id)

@@ -1,4 +1,4 @@
-"""One sweep: its table, its mean curves by arm, what its searches found, its plan."""
+"""The screen of one sweep: its table, mean curves by arm, search results and plan."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fedsweep.measures import OPTIONAL
 from fedsweep.report import search_results, search_tables, tables
 from fedsweep.report.grouping import Cell, Spread, Summary, column_text, summarize
 from fedsweep.report.labels import ColumnKey, RowKey, field_text, sort_key
-from fedsweep.serve import views
-from fedsweep.serve.look import OFTEN, SELDOM, Look
+from fedsweep.serve import presentation
+from fedsweep.serve.read_cache import PLAN_TICKS, PROGRESS_TICKS, ReadCache
 from fedsweep.serve.screen import Part, Screen, part
 from fedsweep.states import TrialState
 from fedsweep.store import arms, browse, sweep_rows
@@ -25,78 +25,82 @@ from fedsweep.store.browse import Group, Mean
 from fedsweep.store.progress import sweep_progress
 from fedsweep.store.rows import Row
 
-LARGEST = 24
+MAX_ARMS = 24
 """Arms that one panel draws."""
-SOMETIMES = 5
-"""Ticks for which curves and searches are good: they are the dearest to read."""
-SHOWN = ("test_accuracy", *OPTIONAL)
+CURVE_TICKS = 5
+"""Ticks for which curves and search results are cached, because they are the slowest reads."""
+TABLE_MEASURES = ("test_accuracy", *OPTIONAL)
+"""The measures that the table can show."""
 
 
-def sweep(look: Look, asked: Mapping[str, str]) -> Screen:
-    """A sweep as the report tells it.
+def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
+    """Return the screen of a sweep, with the table of `fedsweep report`.
 
     Raises:
-        NotFound: there is no such sweep.
+        NotFound: there is no sweep of that name.
 
     """
-    name = look.read(sweep_rows.require_sweep, asked.get("sweep", ""))
-    known = [p for p in look.read(sweep_progress, keep=OFTEN) if p.sweep == name]
-    (progress,) = known or look.read(sweep_progress, name)  # one that was planned just now
-    shape = look.once(("shape", name), lambda: shape_of(look, name), SELDOM)
-    table, summary, of_state = look.once(("table", name), lambda: _table(look, shape, name), OFTEN)
+    name = cache.read(sweep_rows.require_sweep, query.get("sweep", ""))
+    listed = [p for p in cache.read(sweep_progress, ticks=PROGRESS_TICKS) if p.sweep == name]
+    (progress,) = listed or cache.read(sweep_progress, name)  # the cached list may be older
+    shape = cache.get(("shape", name), lambda: shape_of(cache, name), PLAN_TICKS)
+    table, summary, states = cache.get(
+        ("table", name), lambda: _table(cache, shape, name), PROGRESS_TICKS
+    )
     panels = shape.panels
-    panel = asked.get("panel") if asked.get("panel") in panels else next(iter(panels), None)
-    chosen = panels[panel][:LARGEST] if panel is not None else []
+    panel = query.get("panel") if query.get("panel") in panels else next(iter(panels), None)
+    chosen = panels[panel][:MAX_ARMS] if panel is not None else []
     ids = tuple(row["cell_id"] for row in chosen)
-    curves = look.read(browse.mean_curves, name, ids, keep=SOMETIMES)
-    found = look.read(_searched, name, keep=SOMETIMES)
-    plans = look.read(sweep_rows.plan_texts, name, keep=SELDOM)
+    curves = cache.read(browse.mean_curves, name, ids, ticks=CURVE_TICKS)
+    findings = cache.read(_search_tables, name, ticks=CURVE_TICKS)
+    plans = cache.read(sweep_rows.plan_texts, name, ticks=PLAN_TICKS)
     parts = [
-        part("standing", "sweep_standing.html", p=progress, views=views, of_state=of_state),
+        part("standing", "sweep_standing.html", p=progress, presentation=presentation,
+             states=states),
         part("panels", "sweep_panels.html", live=False, panels=list(panels), panel=panel, name=name,
              left_out=len(panels[panel]) - len(chosen) if panel is not None else 0),
         table,
-        part("search", "sweep_search.html", findings=found),
+        part("search", "sweep_search.html", findings=findings),
         part("plan", "sweep_plan.html", live=False, plans=plans),
     ]  # fmt: skip
     figure = {"traces": traces(summary, chosen, curves), "y": "test accuracy, %", "x": "round"}
     return Screen("overview", f"Sweep {name}", parts, figure=figure, draws=True)
 
 
-def _table(look: Look, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
-    """The table of a sweep as it is now: many lines, where there are many cells."""
-    summary, states = filled(shape, look.read(browse.groups, name, SHOWN))
+def _table(cache: ReadCache, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
+    """Return the rendered table of a sweep, its summary, and the number of trials by state."""
+    summary, states = filled(shape, cache.read(browse.groups, name, TABLE_MEASURES))
     return part("table", "sweep_table.html", s=summary, tables=tables), summary, states
 
 
-def _searched(connection: Connection, name: str) -> dict[str, Any] | None:
-    """The lines of what searches found: small, to be kept; None where nothing is searched."""
+def _search_tables(connection: Connection, name: str) -> dict[str, Any] | None:
+    """Return the search results of a sweep as text, or None if it has no search."""
     if not arms.of_sweep(connection, name):
         return None
-    found = search_results.read_search_results(connection, name, browse.finals(connection, name))
-    headings, lines = search_tables.rows(found)
-    return {"headings": headings, "lines": lines, "notes": search_tables.notes(found)}
+    findings = search_results.read_search_results(connection, name, browse.finals(connection, name))
+    headings, lines = search_tables.rows(findings)
+    return {"headings": headings, "lines": lines, "notes": search_tables.notes(findings)}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A sweep's table without its numbers, and its panels: what only a new plan changes."""
+    """A sweep's table without its numbers, and its panels. Only a new plan changes them."""
 
     cells: Sequence[Row]
     empty: Summary
     panels: Mapping[str, list[Row]]
 
 
-def shape_of(look: Look, name: str) -> Shape:
-    """The shape of a sweep as it is planned now."""
-    cells = look.read(browse.cells, name)
-    nothing = dict.fromkeys(("failure", "error")) | {"state": "queued", "trial_id": ""}
-    empty = summarize(name, [row | nothing for row in cells])
+def shape_of(cache: ReadCache, name: str) -> Shape:
+    """Return the shape of a sweep as it is planned now."""
+    cells = cache.read(browse.cells, name)
+    queued = dict.fromkeys(("failure", "error")) | {"state": "queued", "trial_id": ""}
+    empty = summarize(name, [row | queued for row in cells])
     return Shape(cells, empty, panels_of(empty, cells))
 
 
 def filled(shape: Shape, groups: Sequence[Group]) -> tuple[Summary, dict[str, int]]:
-    """A sweep's table with its numbers; and its trials by state."""
+    """Return a sweep's table with its numbers, and the number of trials by state."""
     by_cell: dict[str, list[Group]] = defaultdict(list)
     states: dict[str, int] = dict.fromkeys(TrialState, 0)
     for group in groups:
@@ -116,12 +120,12 @@ def filled(shape: Shape, groups: Sequence[Group]) -> tuple[Summary, dict[str, in
 
 @dataclass(frozen=True)
 class Totals(Cell):
-    """A cell of which the database has summed up the trials: quick, and nothing to test by."""
+    """A cell whose trials the database has averaged. It has no values per seed to test with."""
 
     spreads: Mapping[str, Spread]
 
     def measure(self, name: str) -> Spread:
-        """As the database told it."""
+        """Return the spread of a measure, as computed by the database."""
         return self.spreads[name]
 
 
@@ -136,7 +140,7 @@ def _filled(cell: Cell, groups: Sequence[Group]) -> Cell:
         values=cell.values,
         failures=failures,
         unfinished=sum(g.n for g in groups) - n - sum(failures.values()),
-        spreads={name: _spread(done, name) for name in SHOWN},
+        spreads={name: _spread(done, name) for name in TABLE_MEASURES},
     )
 
 
@@ -149,12 +153,12 @@ def _spread(group: Group | None, name: str) -> Spread:
 
 
 def deviation(mean: float, square: float, n: int) -> float:
-    """The sample standard deviation of n values, from their mean and mean square."""
+    """Return the sample standard deviation of n values from their mean and mean square."""
     return math.sqrt(max(0.0, square - mean * mean) * n / (n - 1)) if n > 1 else 0.0
 
 
 def panels_of(summary: Summary, rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The cells of each point of the axes, by that point's name."""
+    """Return the cells of each point of the axes, by the point's name, in column order."""
     panels: dict[RowKey, list[Row]] = defaultdict(list)
     for row in rows:
         panels[tuple(row[name] for name in summary.axes)].append(row)
@@ -169,30 +173,31 @@ def panels_of(summary: Summary, rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _point(fields: Sequence[str], key: RowKey) -> str:
-    told = [(n, v) for n, v in zip(fields, key, strict=True) if v is not None]
-    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in told)
+    values = [(n, v) for n, v in zip(fields, key, strict=True) if v is not None]
+    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in values)
 
 
 def traces(
     summary: Summary, rows: Sequence[Row], curves: Mapping[str, Mapping[str, Sequence[Mean]]]
 ) -> list[dict[str, Any]]:
-    """A line an arm, in percent: of its finished trials; where it has none, of those that run.
+    """Return one curve per arm, in percent, and its color.
 
-    Where BN is drawn, FIXBN forks off it.
+    A curve is the mean over finished trials, or over running ones if none has finished. If BN is
+    drawn, FIXBN's curve begins at T⋆.
     """
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     trunk = any(row["normalizer"] == "bn" and curves.get(row["cell_id"]) for row in rows)
     for row in rows:
         states = curves.get(row["cell_id"], {})
         points = states.get(TrialState.FINISHED) or states.get(TrialState.RUNNING) or []
         most = max((p.n for p in points), default=0)
-        shared = [p for p in points if p.n == most]  # the rounds that all of them have
-        if trunk and row["normalizer"] == "fixbn":  # up to T* it is BN, bit for bit
-            shared = [p for p in shared if p.round >= (row["freeze_round"] or 0)]
-        if shared:
-            found.append(_trace(summary, row, shared))
-    colors = page_colors([trace["normalizer"] for trace in found])
-    return [trace | {"color": color} for trace, color in zip(found, colors, strict=True)]
+        common = [p for p in points if p.n == most]  # the rounds that all trials have
+        if trunk and row["normalizer"] == "fixbn":  # up to T⋆ it equals BN, bit for bit
+            common = [p for p in common if p.round >= (row["freeze_round"] or 0)]
+        if common:
+            result.append(_trace(summary, row, common))
+    colors = page_colors([trace["normalizer"] for trace in result])
+    return [trace | {"color": color} for trace, color in zip(result, colors, strict=True)]
 
 
 def _trace(summary: Summary, row: Row, points: Sequence[Mean]) -> dict[str, Any]:

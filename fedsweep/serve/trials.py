@@ -1,4 +1,4 @@
-"""Trials by filter, and one trial with its rounds."""
+"""The screens "Trials" (a filtered list) and "Trial" (one trial with its rounds)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from urllib.parse import urlencode
 from fedsweep.errors import RequestError
 from fedsweep.fields import label
 from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
-from fedsweep.serve.look import SELDOM, Look
+from fedsweep.serve.read_cache import PLAN_TICKS, ReadCache
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, sweep_rows, trial_rows
 from fedsweep.store.browse import Wanted
 from fedsweep.words import ran_with, standing
 
-LINES = 40
-"""Of the last attempt's log."""
+LOG_LINES = 40
+"""Lines that are shown of the last attempt's log."""
 
 HEADINGS = {
     "state": "state",
@@ -30,7 +30,7 @@ HEADINGS = {
     "seconds": "seconds",
     "priority": "priority",
 }
-"""The columns of the list that it can be sorted by."""
+"""The columns of the list by which it can be sorted, with their headings."""
 
 FILTERS = (
     "sweep",
@@ -43,67 +43,68 @@ FILTERS = (
     "seed",
     "id",
 )
-ASKED = (*FILTERS, "sort", "down", "page")
-"""What an address may say of the list."""
+"""The query parameters that filter the list."""
+PARAMETERS = (*FILTERS, "sort", "down", "page")
+"""All query parameters of the list."""
 
 
-def trials(look: Look, asked: Mapping[str, str]) -> Screen:
-    """The list of trials, filtered, sorted, a page of it."""
-    asked = {name: asked[name].strip() for name in ASKED if asked.get(name, "").strip()}
-    choices = look.once("choices", lambda: _choices(look), SELDOM)
-    wrong = ""
+def trials(cache: ReadCache, query: Mapping[str, str]) -> Screen:
+    """Return the screen with one page of the filtered and sorted list of trials."""
+    query = {name: query[name].strip() for name in PARAMETERS if query.get(name, "").strip()}
+    choices = cache.get("choices", lambda: _choices(cache), PLAN_TICKS)
+    error_text = ""
     try:
-        wanted = read_wanted(asked)
+        selection = read_selection(query)
     except RequestError as error:
-        wanted, wrong = Wanted(prefix="nothing"), str(error)
-    count, rows = look.read(browse.found, wanted)
+        selection, error_text = Wanted(prefix="nothing"), str(error)
+    count, rows = cache.read(browse.found, selection)
     table = part(
         "list",
         "trial_list.html",
         count=count,
         rows=rows,
-        wanted=wanted,
-        wrong=wrong,
+        selection=selection,
+        error=error_text,
         pages=max(1, math.ceil(count / browse.PAGE)),
-        first=browse.PAGE * (wanted.page - 1) + 1,
+        first=browse.PAGE * (selection.page - 1) + 1,
         headings=HEADINGS,
-        link=_linker(asked),
+        link=_linker(query),
     )
-    form = part("filter", "trial_filter.html", live=False, asked=asked, choices=choices)
-    return Screen("trials", "Trials", [form, table], status=400 if wrong else 200)
+    form = part("filter", "trial_filter.html", live=False, query=query, choices=choices)
+    return Screen("trials", "Trials", [form, table], status=400 if error_text else 200)
 
 
-def _choices(look: Look) -> dict[str, list[Any]]:
-    found = look.read(browse.choices)
+def _choices(cache: ReadCache) -> dict[str, list[Any]]:
+    values_by_field = cache.read(browse.choices)
     return {
-        "sweep": look.read(sweep_rows.sweep_names),
+        "sweep": cache.read(sweep_rows.sweep_names),
         "state": list(TrialState),
         "failure": list(FailureKind),
         **{name: [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-           for name, values in found.items()},
+           for name, values in values_by_field.items()},
     }  # fmt: skip
 
 
-def read_wanted(asked: Mapping[str, str]) -> Wanted:
-    """The filter that an address asks for.
+def read_selection(query: Mapping[str, str]) -> Wanted:
+    """Return the filter, order and page that an address selects.
 
     Raises:
-        RequestError: a value that cannot be one.
+        RequestError: a value is invalid.
 
     """
-    exact = [(name, _value(name, asked[name])) for name in browse.EXACT if name in asked]
-    sort = asked.get("sort", "planned")
+    exact = [(name, _value(name, query[name])) for name in browse.EXACT if name in query]
+    sort = query.get("sort", "planned")
     if sort not in browse.SORTS:
         raise RequestError(
             f"trials cannot be sorted by {sort!r}: sort by {', '.join(browse.SORTS)}"
         )
     return Wanted(
-        sweep=asked.get("sweep"),
-        prefix=asked["id"].lower() if "id" in asked else None,
+        sweep=query.get("sweep"),
+        prefix=query["id"].lower() if "id" in query else None,
         exact=tuple(exact),
         sort=sort,
-        down=asked.get("down") == "1",
-        page=min(max(1, _value("page", asked.get("page", "1"))), 10**6),
+        down=query.get("down") == "1",
+        page=min(max(1, _value("page", query.get("page", "1"))), 10**6),
     )
 
 
@@ -116,38 +117,38 @@ def _value(name: str, text: str) -> Any:
     try:
         value = _NUMBERS.get(name, str)(text)
     except ValueError as error:
-        raise RequestError(f"{name} = {text!r} is no number: correct it, or clear it") from error
+        raise RequestError(f"{name} = {text!r} is not a number: correct it, or clear it") from error
     if isinstance(value, int) and abs(value) >= 2**63:
         raise RequestError(f"{name} = {text} is too large: correct it, or clear it")
     return value
 
 
-def _linker(asked: Mapping[str, str]) -> Callable[..., str]:
-    """Addresses of the same list, but for what is changed."""
+def _linker(query: Mapping[str, str]) -> Callable[..., str]:
+    """Return a function that returns the list's address with changed parameters."""
 
     def link(**changes: Any) -> str:
-        query = {
-            name: value for name, value in {**asked, **changes}.items() if value not in ("", None)
-        }
-        return f"trials?{urlencode(query)}" if query else "trials"
+        merged = {**query, **changes}
+        parameters = {name: value for name, value in merged.items() if value not in ("", None)}
+        return f"trials?{urlencode(parameters)}" if parameters else "trials"
 
     return link
 
 
-def trial(look: Look, asked: Mapping[str, str]) -> Screen:
-    """One trial: configuration, standing, curves, attempts, log.
+def trial(cache: ReadCache, query: Mapping[str, str]) -> Screen:
+    """Return the screen of one trial: state, curves, attempts, log and configuration.
 
     Raises:
-        NotFound, RequestError: no trial's id begins so, or several do.
+        NotFound: no trial's id begins with the given text.
+        RequestError: several do.
 
     """
-    key, trial_id = look.read(trial_rows.find_trial, asked.get("trial", ""))
-    result = look.read(trial_rows.trial_result, trial_id)
-    stands = look.read(trial_rows.trial_standing, key)
-    attempts = look.read(trial_rows.trial_attempts, key)
+    key, trial_id = cache.read(trial_rows.find_trial, query.get("trial", ""))
+    result = cache.read(trial_rows.trial_result, trial_id)
+    failures = cache.read(trial_rows.trial_standing, key)
+    attempts = cache.read(trial_rows.trial_attempts, key)
     last = attempts[-1]["fence"] if attempts else 0
-    log = look.read(trial_rows.trial_logs, key, last, LINES)
-    numbers = look.read(browse.rounds_after, key, 0)
+    log = cache.read(trial_rows.trial_logs, key, last, LOG_LINES)
+    stored_rounds = cache.read(browse.rounds_after, key, 0)
     config = json.loads(result["config"])
     parts = [
         part(
@@ -155,9 +156,11 @@ def trial(look: Look, asked: Mapping[str, str]) -> Screen:
             "trial_facts.html",
             trial=result,
             finals=[MEASURES[name] for name in COMPARABLE if name not in OPTIONAL],
-            lines=list(standing(trial_id, result, stands)),
+            lines=list(standing(trial_id, result, failures)),
         ),
-        part("curves", "trial_curves.html", live=False, rounds=numbers, measures=SHOWN_BY_ROUND),
+        part(
+            "curves", "trial_curves.html", live=False, rounds=stored_rounds, measures=SHOWN_BY_ROUND
+        ),
         part("attempts", "trial_attempts.html", attempts=attempts[::-1], ran_with=ran_with),
         part("log", "trial_log.html", log=log, last=last),
         part("config", "trial_config.html", live=False, config=config, trial=result),

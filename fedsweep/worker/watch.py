@@ -470,7 +470,7 @@ class _Watch:
     def announce(self) -> None:
         """Send the notices that are due to the webhooks."""
         if self.announcer is not None:
-            self.announcer.look(self.progress)
+            self.announcer.update(self.progress)
 
     def check_schema(self) -> None:
         """Stop if someone upgraded the database in the meantime."""

@@ -85,6 +85,6 @@ def test_what_is_no_address_is_refused_before_any_work(tiny: Path, sqlite_url: s
     """In a sentence that does not repeat it."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     refused = fedsweep(*WORK, "--db", sqlite_url, "--notify", "ftp://s3cret", code=2).stderr
-    assert "--notify (or $FEDSWEEP_NOTIFY) is no web address: write https://host/path" in refused
+    assert "--notify (or $FEDSWEEP_NOTIFY) is not a web address: write https://host/path" in refused
     assert "s3cret" not in refused
     assert query(sqlite_url, "SELECT DISTINCT state FROM results") == [("queued",)]

@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep.serve.app import SCREENS, application, shown
-from fedsweep.serve.look import Look
+from fedsweep.serve.app import SCREENS, application, screen_state
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.serve.stream import Stream
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.tables import attempts, trials
@@ -91,7 +91,7 @@ def _view(engine: Engine, name: str) -> None:
 def _get(engine: Engine, path: str) -> None:
     from starlette.testclient import TestClient
 
-    app = application(Look(engine), TOKEN, 8000)
+    app = application(ReadCache(engine), TOKEN, 8000)
     client = TestClient(app, base_url="http://127.0.0.1:8000")
     answer = client.get(path, headers={"authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200, answer.text
@@ -102,9 +102,9 @@ def _updates(engine: Engine, name: str) -> Iterator[float]:
     due.
     """
     ahead = [0.0]
-    look = Look(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
+    cache = ReadCache(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
     asked: dict[str, Any] = ASKED.get(name, {})
-    stream = Stream(look, lambda: shown(look, name, asked))
+    stream = Stream(cache, lambda: screen_state(cache, name, asked))
     stream.tick()
     for _ in range(TICKS):
         ahead[0] += 1.0

@@ -1,4 +1,4 @@
-"""Headless Chromium, as the tests of the page use it."""
+"""Headless Chromium for the tests of the page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-PATIENCE = 60_000.0
-"""Milliseconds to wait for what another process brings about."""
+TIMEOUT_MS = 60_000.0
+"""Milliseconds for which a test waits for another process."""
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt install it")
@@ -19,8 +19,8 @@ NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start a browser in which all expectations wait for PATIENCE."""
-    expect.set_options(timeout=PATIENCE)
+    """Start a browser in which all expectations wait for TIMEOUT_MS."""
+    expect.set_options(timeout=TIMEOUT_MS)
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -29,7 +29,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def enter(page: Page, address: str, token: str) -> None:
-    """Open the printed address, and wait until it has led to the page without its token."""
+    """Open the printed address, and wait until it has forwarded to the page without the token."""
     page.goto(f"{address}/?token={token}")
     page.wait_for_url(re.compile(rf"{re.escape(address)}/[0-9a-f]{{32}}/$"))
 

@@ -1,4 +1,4 @@
-"""A store with trials in every state, and the page on it."""
+"""A store with trials in several states, and a client of the page on it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from starlette.testclient import TestClient
 
 from fedsweep.log_handler import Line
 from fedsweep.plan import SweepSpec, read_plan
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.states import FailureKind
 from fedsweep.store import attempt_rows, planning
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.transactions import transaction
-from tests.serve.pages import HOSTILE, TOKEN, anybody, claimed, failed, finished
+from tests.serve.pages import HOSTILE, TOKEN, anonymous, claimed, failed, finished
 
 
 @pytest.fixture
 def worked(store: Engine, tiny: Path) -> Engine:
-    """Six trials: one finished; one diverged, and its sibling with it; one that met an error and
-    backs off; one that runs and has two rounds; one that is next.
+    """A store with six trials.
+
+    - One is finished.
+    - One has diverged, and its sibling with it.
+    - One backs off after an error.
+    - One is running and has two rounds.
+    - One is next in the queue.
     """
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
@@ -39,7 +44,7 @@ def worked(store: Engine, tiny: Path) -> Engine:
 
 @pytest.fixture
 def hostile(worked: Engine, tiny: Path) -> Engine:
-    """The same, with a sweep whose name and plan are HTML."""
+    """The same store, with a sweep whose name and plan are HTML."""
     plan = read_plan(tiny)
     with transaction(worked) as connection:
         planning.add_sweep(connection, SweepSpec(HOSTILE, f"# {HOSTILE}", plan.trials[:2]))
@@ -47,17 +52,17 @@ def hostile(worked: Engine, tiny: Path) -> Engine:
 
 
 @pytest.fixture
-def look(store: Engine, store_url: str) -> Iterator[Look]:
-    """The store as pages see it, read anew each time."""
+def read_cache(store: Engine, store_url: str) -> Iterator[ReadCache]:
+    """A read-only cache in which each entry expires at once."""
     engine = open_to_read(store_url, page=True)
-    yield Look(engine, tick=0.0, rest=0.0)
+    yield ReadCache(engine, tick=0.0, rest=0.0)
     engine.dispose()
 
 
 @pytest.fixture
-def client(look: Look) -> TestClient:
-    """A browser that has the token."""
-    client = anybody(look)
+def client(read_cache: ReadCache) -> TestClient:
+    """A client that has the token."""
+    client = anonymous(read_cache)
     client.headers["authorization"] = f"Bearer {TOKEN}"
     client.headers["accept"] = "text/html"
     return client

@@ -1,4 +1,4 @@
-"""Trials in a given state, and clients that read their pages."""
+"""Builders of trials in a given state, and clients that read their pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from fedsweep import queue
 from fedsweep.plan import Round
 from fedsweep.serve.app import SCREENS, application
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.states import FailureKind
 from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
@@ -39,7 +39,7 @@ def one_round(number: int, accuracy: float | None = 0.5) -> Round:
 
 
 def claimed(store: Engine, rounds: int) -> Claim:
-    """The next trial, with so many rounds stored."""
+    """Claim the next trial, and store `rounds` rounds of it."""
     with transaction(store) as connection:
         claim = queue.claim(connection, WORKER, read_clock(connection))
         assert claim is not None
@@ -63,36 +63,36 @@ def failed(store: Engine, kind: FailureKind, error: str, traceback: str | None =
     return claim
 
 
-def anybody(look: Look) -> TestClient:
-    """A browser without a token."""
-    app = application(look, TOKEN, PORT, ["sweep.example"])
+def anonymous(read_cache: ReadCache) -> TestClient:
+    """Return a client without a token."""
+    app = application(read_cache, TOKEN, PORT, ["sweep.example"])
     return TestClient(app, base_url=f"http://127.0.0.1:{PORT}", follow_redirects=False)
 
 
 def text(html: str) -> str:
-    """What a reader reads, on one line."""
+    """Return the text of a page, without tags, on one line."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
 def paths(url: str) -> list[str]:
     trials = [f"/trials/{row[0]}" for row in query(url, "SELECT trial_id FROM results")]
-    asked = quote(f"SELECT '{HOSTILE.replace(chr(39), chr(34))}' AS \"<script>\"")
-    named = quote(HOSTILE, safe="")
-    return [*(p for p, _, _ in SCREENS.values() if "{" not in p), *trials, f"/sweeps/{named}",
-            f"/sql?q={asked}", f"/trials?sweep={named}", f"/trials?id={named}",
-            f"/trials?sort={named}", f"/trials/{named}", f"/sweeps/tiny?panel={named}"]  # fmt: skip
+    statement = quote(f"SELECT '{HOSTILE.replace(chr(39), chr(34))}' AS \"<script>\"")
+    name = quote(HOSTILE, safe="")
+    return [*(p for p, _, _ in SCREENS.values() if "{" not in p), *trials, f"/sweeps/{name}",
+            f"/sql?q={statement}", f"/trials?sweep={name}", f"/trials?id={name}",
+            f"/trials?sort={name}", f"/trials/{name}", f"/sweeps/tiny?panel={name}"]  # fmt: skip
 
 
 @contextmanager
 def served(url: str, *more: str, **env: str) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """A server on a free port: its address, its token, its process."""
+    """Start a server on a free port. Yield its address, its token and its process."""
     process = start("serve", "--db", url, "--port", "0", *more, **env)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"(http://\S+:\d+)/\?token=(\S+)\n", line)
-        assert found, line + process.stdout.read()
-        yield found[1], found[2], process
+        match = re.fullmatch(r"(http://\S+:\d+)/\?token=(\S+)\n", line)
+        assert match, line + process.stdout.read()
+        yield match[1], match[2], process
     finally:
         process.kill()
         process.communicate()

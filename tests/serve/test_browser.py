@@ -1,4 +1,4 @@
-"""The page in a real browser, headless Chromium, beside real workers."""
+"""The page in a real browser, headless Chromium, with real workers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
-from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
+from tests.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
 from tests.serve.pages import HOSTILE, TOKEN, claimed, finished, served
 
 pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
 
 PLOTLY_S_MAP_STYLE = "Applying inline style violates"
-"""plotly.js brings a style for its maps, which the page neither has nor lets in."""
+"""The start of an expected console message. plotly.js adds a style for maps, which is refused."""
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page of a store in a fresh browser, through the printed address; nothing on it may
-    go wrong. A page whose `streams` are taken is not live before they are continued.
+    """A function that opens a page of a store in a new browser, through the printed address.
+
+    The test fails if the page has a JavaScript error or logs one. With `patient`, logged errors are
+    ignored. With `streams`, the event streams are held until the test continues them.
     """
-    wrong: list[str] = []
+    errors: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
         if message.type == "error" and PLOTLY_S_MAP_STYLE not in message.text:
-            wrong.append(message.text)
+            errors.append(message.text)
 
     with ExitStack() as stack:
 
@@ -53,9 +55,9 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         ) -> Page:
             address, token, _ = stack.enter_context(served(url, "--token", TOKEN))
             context = stack.enter_context(browser.new_context())
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT_MS)
             page = context.new_page()
-            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("pageerror", lambda error: errors.append(str(error)))
             if not patient:
                 page.on("console", note)
             enter(page, address, token)
@@ -69,31 +71,31 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
             return page
 
         yield open_page
-    assert wrong == []
+    assert errors == []
 
 
 def at(page: Page, path: str) -> str:
-    """A path of the server that a page is from, below what the browser was let into."""
-    return re.sub(r"(:\d+/\w+)/.*", lambda found: found[1] + path, page.url)
+    """Return the address of a path, below the secret path of the page's server."""
+    return re.sub(r"(:\d+/\w+)/.*", lambda match: match[1] + path, page.url)
 
 
 @contextmanager
 def working(url: str) -> Iterator[None]:
-    """A worker beside what is tried, which must then end by itself."""
+    """Run a worker during the block. It must end by itself."""
     worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
     try:
         yield
-        said, _ = worker.communicate(timeout=PATIENCE / 1000)
-        assert worker.returncode == 0, said
+        printed, _ = worker.communicate(timeout=TIMEOUT_MS / 1000)
+        assert worker.returncode == 0, printed
     finally:
         worker.kill()
         worker.communicate()
 
 
-def test_the_address_lets_in_and_forgets_its_token(
+def test_the_printed_address_opens_the_page_and_drops_the_token(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """What is then shown and sent on has none; another browser is asked for it."""
+    """The page's address has no token. Another browser that opens it needs the token."""
     page = opened(store_url)
     assert TOKEN not in page.url
     expect(page).to_have_title("1 running · fedsweep")
@@ -107,10 +109,10 @@ def test_the_address_lets_in_and_forgets_its_token(
         expect(stranger.get_by_role("heading", level=1)).to_have_text("This page needs its token")
 
 
-def test_a_page_elsewhere_leads_in(
+def test_a_page_of_another_site_can_open_the_page(
     opened: Callable[..., Page], worked: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file that --open shows: a browser that comes from it keeps its new cookie."""
+    """A browser that comes from the file of --open keeps its new cookie."""
     page = opened(store_url)
     inside = page.url
     shown: list[str] = []
@@ -122,10 +124,10 @@ def test_a_page_elsewhere_leads_in(
         expect(page).to_have_url(inside)
 
 
-def test_it_follows_a_worker_to_the_end(
+def test_the_page_follows_a_worker_to_the_end(
     opened: Callable[..., Page], tiny: Path, store_url: str
 ) -> None:
-    """Nothing is loaded anew: six trials are done in the bar, the title and the status."""
+    """The bar, the title and the status show six finished trials without a reload."""
     at_once("plan", str(tiny), "--db", store_url)
     page = opened(store_url)
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
@@ -141,7 +143,7 @@ def test_it_follows_a_worker_to_the_end(
 def test_curves_grow_as_rounds_arrive(
     opened: Callable[..., Page], tiny: Path, store_url: str
 ) -> None:
-    """From none to all of them, in the figure and in the table, while a worker trains."""
+    """The figure and the table show all rounds while a worker trains."""
     long = ("--set", "seed=0", "--set", "normalizer=bn", "--set", "rounds=60")
     at_once("plan", str(tiny), "--db", store_url, *long)
     ((trial,),) = query(store_url, "SELECT trial_id FROM results")
@@ -163,10 +165,10 @@ def test_curves_grow_as_rounds_arrive(
     expect(page.locator("#rounds tr").first).to_be_visible()
 
 
-def test_what_one_does_survives_an_update(
+def test_an_update_keeps_the_state_of_the_page(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """The focus, what is typed, what is unfolded, where one has scrolled."""
+    """It keeps the focus, unfolded details and the scroll position."""
     page = opened(store_url, "/failures")
     page.set_viewport_size({"width": 800, "height": 120})
     summary = page.locator("details summary").last
@@ -188,10 +190,10 @@ def change_error(store: Engine) -> None:
         connection.execute(sa.text("UPDATE attempts SET error = 'another' WHERE failure = 'error'"))
 
 
-def test_what_one_does_before_the_page_is_live_survives_its_first_update(
+def test_the_first_update_keeps_the_state_of_the_page(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """The focus, what is typed, what is unfolded, what is selected."""
+    """It keeps the focus, typed text, unfolded details and the selection."""
     streams: list[Route] = []
     page = opened(store_url, "/failures", streams=streams)
     page.get_by_label("Trial", exact=True).fill("ab")
@@ -211,10 +213,10 @@ def test_what_one_does_before_the_page_is_live_survives_its_first_update(
     assert page.evaluate("String(getSelection())") == selected
 
 
-def test_a_row_keeps_the_focus_and_the_selection_when_one_above_it_leaves(
+def test_a_row_keeps_focus_and_selection_if_a_row_above_is_removed(
     opened: Callable[..., Page], tiny: Path, store: Engine, store_url: str
 ) -> None:
-    """The next trial leaves the top of the queue when it is claimed."""
+    """A claimed trial is removed from the top of the queue."""
     at_once("plan", str(tiny), "--db", store_url)
     page = opened(store_url, "/queue")
     rows = page.locator("#next tbody tr")
@@ -233,10 +235,10 @@ def test_a_row_keeps_the_focus_and_the_selection_when_one_above_it_leaves(
     assert page.evaluate("String(getSelection())") == selected
 
 
-def test_a_line_of_the_log_keeps_the_selection_when_others_come(
+def test_a_line_of_the_log_keeps_the_selection_if_lines_are_added(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """The page shows the last 40: the first one leaves, and the second one is selected."""
+    """The page shows the last 40 lines. The first one is removed, the second one is selected."""
     claim = claimed(worked, 0)
     with transaction(worked) as connection:
         lines = [Line(n, float(n), "info", f"line {n} of it") for n in range(1, 41)]
@@ -264,13 +266,13 @@ TWINS = """() => [...document.querySelectorAll("[data-live], [data-live] *")].fl
     && (nodes[i].matches("a, details, [tabindex]")
       || nodes[i].querySelector("a, details, [tabindex]")));
 })"""
-"""Nodes that a person can use, and that an update could mistake for the one before it."""
+"""Return the keys of usable nodes that an update could confuse with an earlier sibling."""
 
 
-def test_an_update_mistakes_nothing_for_its_neighbor(
+def test_usable_siblings_have_different_keys(
     opened: Callable[..., Page], hostile: Engine, store_url: str
 ) -> None:
-    """All that can have the focus has a key of its own among its siblings."""
+    """Each node that can have the focus has a unique key among its siblings."""
     finished(hostile)
     page = opened(store_url)
     trial = query(store_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0][0]
@@ -281,10 +283,10 @@ def test_an_update_mistakes_nothing_for_its_neighbor(
         assert page.evaluate(TWINS) == [], path
 
 
-def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
+def test_a_chosen_filter_is_applied_and_added_to_the_address(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """And the way back takes it off; what is typed is kept while trials change."""
+    """Going back removes it. Typed text is kept while trials change."""
     page = opened(store_url, "/trials")
     page.get_by_label("normalizer").select_option("fixbn")
     expect(page.locator("#count")).to_have_text("2 trials")
@@ -292,7 +294,7 @@ def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
     live(page)  # before its script runs, a form sends its empty fields too
     page.get_by_label("id begins with").fill("zz")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("None fits")).to_be_visible()
+    expect(page.get_by_text("No trial matches")).to_be_visible()
     expect(page).to_have_url(re.compile(r"/trials\?id=zz&normalizer=fixbn$"))
     page.go_back()
     page.go_back()
@@ -305,7 +307,7 @@ def test_a_filter_applies_when_it_is_chosen_and_stays_in_the_address(
 
 
 def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_url: str) -> None:
-    """By their button."""
+    """A button applies them."""
     with (
         served(store_url, "--token", TOKEN) as (address, token, _),
         browser.new_context(java_script_enabled=False) as context,
@@ -318,10 +320,10 @@ def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_u
         expect(page.locator("#count")).to_have_text("2 trials")
 
 
-def test_everything_can_be_done_by_keyboard(
+def test_the_page_can_be_used_by_keyboard(
     opened: Callable[..., Page], worked: Engine, store_url: str
 ) -> None:
-    """`/` goes to the filter, Tab everywhere, Ctrl-Enter asks; what has the focus shows it."""
+    """`/` goes to the filter, Tab to each link, and Ctrl-Enter runs a statement."""
     page = opened(store_url)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="To the content")).to_be_focused()
@@ -346,10 +348,10 @@ def test_everything_can_be_done_by_keyboard(
     expect(page.locator("#answer td")).to_have_text("6")
 
 
-def test_hostile_words_run_nothing(
+def test_hostile_text_is_not_executed(
     opened: Callable[..., Page], hostile: Engine, store_url: str
 ) -> None:
-    """Names, plans, errors, tracebacks and logs, when they are loaded and when they are updated."""
+    """It is in names, plans, errors, tracebacks and logs, on load and on update."""
     finished(hostile)
     trial = query(store_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0][0]
     page = opened(store_url)
@@ -366,17 +368,17 @@ def test_hostile_words_run_nothing(
     page.goto(at(page, "/failures"))
     live(page)
     with transaction(hostile) as connection:
-        text = {"said": f"again {HOSTILE}"}
-        connection.execute(sa.text("UPDATE attempts SET error = :said WHERE error = 'disk'"), text)
+        text = {"error": f"again {HOSTILE}"}
+        connection.execute(sa.text("UPDATE attempts SET error = :error WHERE error = 'disk'"), text)
     expect(page.get_by_text("again <script>")).to_be_attached()
     assert page.title() != "broken"
     assert page.locator("main img, main script").count() == 0
 
 
-def test_a_file_that_is_moved_away_and_back(
+def test_a_page_survives_a_file_that_is_moved_away_and_back(
     opened: Callable[..., Page], tiny: Path, sqlite_url: str
 ) -> None:
-    """The page says so, keeps what it shows, and goes on by itself."""
+    """It shows a message and the older data, and later updates itself."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     page = opened(sqlite_url, patient=True)
     page.evaluate("window.kept = true")
@@ -392,10 +394,10 @@ def test_a_file_that_is_moved_away_and_back(
     assert page.evaluate("window.kept")
 
 
-def test_a_page_that_comes_back_waits_while_one_types(
+def test_a_page_is_not_reloaded_while_the_user_types(
     opened: Callable[..., Page], tiny: Path, sqlite_url: str
 ) -> None:
-    """A page that is opened while the database is away is loaded when the field is left empty."""
+    """A page opened during an outage is reloaded when the field is empty and has lost the focus."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     page = opened(sqlite_url, patient=True)
     file = sqlite_file(make_url(sqlite_url))
@@ -403,7 +405,7 @@ def test_a_page_that_comes_back_waits_while_one_types(
     away = file.rename(file.with_name("away.db"))
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     page.reload()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Away")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not available")
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     field = page.get_by_label("Trial", exact=True)
     field.fill("ab")
@@ -418,8 +420,8 @@ def test_a_page_that_comes_back_waits_while_one_types(
     expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
 
 
-def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny: Path) -> None:
-    """A page that is opened meanwhile shows itself too, when the database is back."""
+def test_a_page_survives_a_restart_of_the_database(opened: Callable[..., Page], tiny: Path) -> None:
+    """A page that is opened during the outage appears when the database is back."""
     server = Postgres()
     try:
         at_once("plan", str(tiny), "--db", server.url)
@@ -441,8 +443,8 @@ def test_a_server_that_is_stopped_and_started(opened: Callable[..., Page], tiny:
         server.close()
 
 
-def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, tiny: Path) -> None:
-    """The page keeps what it shows."""
+def test_the_end_of_the_server_is_shown(browser: Browser, sqlite_url: str, tiny: Path) -> None:
+    """The page keeps its content."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     with browser.new_context() as context:
         page = context.new_page()
@@ -457,7 +459,7 @@ def test_a_server_of_ours_that_ends_is_told(browser: Browser, sqlite_url: str, t
 def test_nothing_is_wider_than_the_window(
     opened: Callable[..., Page], hostile: Engine, store_url: str, width: int
 ) -> None:
-    """Wide tables scroll by themselves."""
+    """Wide tables have their own scrollbar."""
     page = opened(store_url)
     page.set_viewport_size({"width": width, "height": 800})
     trial = query(store_url, "SELECT trial_id FROM results WHERE state = 'finished'")[0][0]
@@ -478,7 +480,7 @@ LEGEND = """() => {
     box(document.querySelector("#arms .legend .scrollbar")).width,
     box(document.querySelector("#arms .nsewdrag")).height];
 }"""
-"""How many names a legend has, whether all lie in the chart, its scrollbar, the panel's height."""
+"""Return a legend's names, if all lie in the chart, its scrollbar, and the panel's height."""
 
 SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: { x: "round", y: "",
   traces: names.map((name, i) => ({ name, n: 3, normalizer: "fixbn", x: [1, 2, 3],
@@ -493,10 +495,10 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
         (12, "SOME_PACKAGE:FILTER_RESPONSE_NORMALIZATION_WITH_A_SHIFT", 400),
     ],
 )
-def test_every_name_of_a_legend_lies_in_its_chart(
+def test_every_name_of_a_legend_is_inside_its_chart(
     browser: Browser, arms: int, name: str, width: int
 ) -> None:
-    """Without a scrollbar, and the lines keep their room; so after the window is made narrow."""
+    """There is no scrollbar, and the plot keeps its height, also in a narrow window."""
     script = (Path(server.__file__).parent / "static" / "curves.js").read_text()
     page = browser.new_page(viewport={"width": 1100, "height": 800})
     page.set_content("<style>#arms { height: 27rem }</style><div id=arms></div>")

@@ -1,4 +1,4 @@
-"""`fedsweep serve` as a person starts it: real processes."""
+"""`fedsweep serve` in real processes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def get(address: str, **headers: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_it_prints_its_address_serves_and_ends_when_asked(sqlite_url: str) -> None:
-    """With a fresh token each time, of which nothing is printed again."""
+def test_it_prints_its_address_and_ends_on_a_signal(sqlite_url: str) -> None:
+    """Each start has a new token, which is printed once."""
     tokens = []
     for ending in (signal.SIGINT, signal.SIGTERM):
         with served(sqlite_url) as (address, token, process):
@@ -48,16 +48,16 @@ def test_it_prints_its_address_serves_and_ends_when_asked(sqlite_url: str) -> No
             assert "<h1>Overview</h1>" in page
             assert get(f"{address}/?token=wrong")[0] == 401
             process.send_signal(ending)
-            said, _ = process.communicate(timeout=60)
-            assert process.returncode == 0, said
-            assert token not in said
-            assert "Traceback" not in said
+            printed, _ = process.communicate(timeout=60)
+            assert process.returncode == 0, printed
+            assert token not in printed
+            assert "Traceback" not in printed
     assert len(set(tokens)) == 2
     assert min(map(len, tokens)) >= 32
 
 
-def test_an_open_page_does_not_keep_it_from_ending(sqlite_url: str) -> None:
-    """Its stream ends, and nothing is said of it."""
+def test_an_open_page_does_not_delay_the_end(sqlite_url: str) -> None:
+    """Its stream ends, without an error message."""
     with served(sqlite_url, "--token", TOKEN) as (address, token, process):
         assert token == TOKEN
         events = Request(
@@ -66,19 +66,19 @@ def test_an_open_page_does_not_keep_it_from_ending(sqlite_url: str) -> None:
         with urlopen(events) as stream:
             assert stream.readline().startswith(b"event: page")
             process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=60)
             assert process.returncode == 0
-            assert "ERROR" not in said
+            assert "ERROR" not in printed
 
 
 def test_the_token_may_come_from_the_environment(sqlite_url: str) -> None:
-    """It is then in no list of processes."""
+    """It is then not visible in the list of processes."""
     with served(sqlite_url, FEDSWEEP_TOKEN=TOKEN) as (_, token, _process):
         assert token == TOKEN
 
 
-def test_a_taken_port_is_a_sentence(sqlite_url: str) -> None:
-    """With the remedy; exit 2."""
+def test_a_port_in_use_is_one_sentence(sqlite_url: str) -> None:
+    """The sentence names the remedy; the exit code is 2."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         done = fedsweep("serve", "--db", sqlite_url, "--port", port, code=2)
@@ -87,8 +87,8 @@ def test_a_taken_port_is_a_sentence(sqlite_url: str) -> None:
     assert done.stdout == ""
 
 
-def test_a_missing_store_is_a_sentence_and_is_not_made(tmp_path: Path) -> None:
-    """As with every command that only reads."""
+def test_a_missing_store_is_one_sentence_and_is_not_created(tmp_path: Path) -> None:
+    """Every command that only reads behaves so."""
     done = fedsweep("serve", cwd=tmp_path, code=2)
     assert "there is no database" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -97,41 +97,41 @@ def test_a_missing_store_is_a_sentence_and_is_not_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "token", ["short", "with a space in it.", "with;semicolon;in;it", "é" * 20]
 )
-def test_a_token_that_cannot_be_one_is_refused(token: str) -> None:
-    """It is not repeated in the sentence."""
+def test_an_invalid_token_is_refused(token: str) -> None:
+    """The message does not repeat it."""
     with pytest.raises(RequestError) as refused:
         command.checked(token)
     assert token not in str(refused.value)
 
 
-def test_a_missing_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That says what to install."""
-    found = command.importlib.util.find_spec
+def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says what to install."""
+    find_spec = command.importlib.util.find_spec
 
     def find(name: str) -> Any:
-        return None if name == "uvicorn" else found(name)
+        return None if name == "uvicorn" else find_spec(name)
 
     monkeypatch.setattr(command.importlib.util, "find_spec", find)
     with pytest.raises(PackageMissing, match=r"needs uvicorn: pip install 'fedsweep\[serve\]'"):
         command.require()
 
 
-def test_help_imports_nothing_of_it() -> None:
-    """So that it stays quick."""
+def test_help_imports_no_heavy_module() -> None:
+    """Importing them would take too long."""
     heavy = "starlette, uvicorn, sse_starlette, plotly, jinja2, sqlalchemy, torch, matplotlib"
     program = (
         "import sys; from fedsweep.cli.app import app\n"
         "try: app(['serve', '--help'])\nexcept SystemExit: pass\n"
-        f"found = {{n for n in '{heavy}'.split(', ') if n in sys.modules}}\n"
-        "assert not found, found"
+        f"loaded = {{n for n in '{heavy}'.split(', ') if n in sys.modules}}\n"
+        "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", program], env=environment(), check=True)
 
 
-def test_a_browser_is_started_with_a_file_that_nobody_else_can_read(
+def test_a_browser_is_started_with_a_private_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its arguments are everybody's to see; the file goes when the server does."""
+    """All users can see its arguments. The file is deleted when the server ends."""
     opened: list[str] = []
     monkeypatch.setattr(server.webbrowser, "open", opened.append)
     with server._shown(f"http://127.0.0.1:8000/?token={TOKEN}"):
@@ -145,21 +145,21 @@ def test_a_browser_is_started_with_a_file_that_nobody_else_can_read(
 
 @pytest.mark.parametrize("host", ["", " ", "[]"])
 def test_an_empty_host_is_refused(sqlite_url: str, host: str) -> None:
-    """It would be every address, which nobody means by nothing."""
+    """It would mean every address, which is rarely intended."""
     done = fedsweep("serve", "--db", sqlite_url, "--port", "0", "--host", host, code=2)
     assert done.stderr.startswith("fedsweep: --host is empty, which would be every address")
     assert done.stdout == ""
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70, "..", "256.1.1.1"])
-def test_a_host_that_is_none_is_a_sentence(host: str) -> None:
-    """With the remedy, and no traceback."""
+def test_an_unknown_host_is_one_sentence(host: str) -> None:
+    """The sentence names the remedy."""
     with pytest.raises(RequestError, match="nothing can listen on .* choose another"):
         server.listen(host, 0)
 
 
 @pytest.mark.parametrize(
-    ("host", "in_address", "is_told"),
+    ("host", "in_address", "is_reachable"),
     [
         ("127.0.0.1", "127.0.0.1", False),
         ("localhost", "localhost", False),
@@ -173,18 +173,20 @@ def test_a_host_that_is_none_is_a_sentence(host: str) -> None:
         ("[0::0]", "[::1]", True),
     ],
 )
-def test_an_address_that_others_reach_is_told(host: str, in_address: str, is_told: bool) -> None:
-    """However it is written: what counts is where the socket listens."""
+def test_an_address_that_other_machines_reach_gets_a_warning(
+    host: str, in_address: str, is_reachable: bool
+) -> None:
+    """The address of the socket counts, not the spelling of the host."""
     with server.listen(host, 0) as listening:
         bound = listening.getsockname()[0]
     assert server._in_address(host, bound) == in_address
     reach = server.reach(bound)
-    assert (reach is not None) == is_told
+    assert (reach is not None) == is_reachable
     assert reach is None or "Other machines can reach this server" in reach
 
 
-def test_an_address_of_this_machine_is_told() -> None:
-    """Also one that is not every one of them."""
+def test_one_external_address_gets_a_warning() -> None:
+    """The loopback address gets none, also as an IPv4-mapped one."""
     assert server.reach("192.168.7.5") == (
         "Other machines can reach this server, and HTTP is not encrypted."
     )
@@ -192,8 +194,8 @@ def test_an_address_of_this_machine_is_told() -> None:
     assert server.reach("::ffff:127.0.0.1") is None
 
 
-def test_a_server_on_every_address_says_so_at_the_start(sqlite_url: str) -> None:
-    """In the line after its address."""
+def test_a_server_on_every_address_prints_a_warning(sqlite_url: str) -> None:
+    """The warning follows its address."""
     with served(sqlite_url, "--host", "0.0.0.0") as (address, token, process):
         assert address.startswith("http://127.0.0.1:")
         assert process.stdout is not None
@@ -207,19 +209,19 @@ def test_a_server_on_every_address_says_so_at_the_start(sqlite_url: str) -> None
 class Listener(BaseHTTPRequestHandler):
     """A server of another user on another port of the same host."""
 
-    heard: ClassVar[list[str | None]] = []
+    cookies: ClassVar[list[str | None]] = []
 
     def do_GET(self) -> None:
-        self.heard.append(self.headers["cookie"])
+        self.cookies.append(self.headers["cookie"])
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_another_port_of_the_host_gets_no_session(sqlite_url: str) -> None:
-    """A browser sends a cookie to all ports: the one of a path that they do not know stays."""
+    """A browser sends cookies to all ports, but not one that is limited to a secret path."""
     jar = CookieJar()
     browser = build_opener(HTTPCookieProcessor(jar))
     with (
@@ -239,7 +241,7 @@ def test_another_port_of_the_host_gets_no_session(sqlite_url: str) -> None:
         finally:
             other.shutdown()
             thread.join()
-        assert Listener.heard == [None] * 5
+        assert Listener.cookies == [None] * 5
         (cookie,) = jar
         assert token not in str(cookie.value)
         assert get(address, Cookie=f"{cookie.name}={cookie.value}")[0] == 401
@@ -249,8 +251,8 @@ LONG = "x" * 30_000
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
-def test_it_answers_while_others_ask_for_much(sqlite_url: str) -> None:
-    """Slow statements, long ones, long addresses and long errors: health is told meanwhile."""
+def test_the_health_check_answers_under_load(sqlite_url: str) -> None:
+    """Slow statements, long statements, long addresses and long errors do not block it."""
     with served(sqlite_url) as (address, token, _), ThreadPoolExecutor(8) as others:
         bearer = {"Authorization": f"Bearer {token}"}
         slow = [others.submit(get, f"{address}/sql?q={quote(SLOW)}", **bearer) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Connections that ask for nothing, on a real server."""
+"""Limits on the connections of a real server."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fedsweep.serve.server import listen
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Patient(connections.Connection):
-    """Waits a second, not ten."""
+class Brief(connections.Connection):
+    """A connection that may be idle for one second."""
 
-    patience = 1.0
+    idle_seconds = 1.0
     gone = threading.Event()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -29,22 +29,22 @@ class Patient(connections.Connection):
         self.gone.set()
 
 
-class Few(connections.Connection):
-    """Waits long; two at once."""
+class Limited(connections.Connection):
+    """A connection of which two may be open, and idle for long."""
 
-    patience = 600.0
-    most = 2
+    idle_seconds = 600.0
+    max_connections = 2
 
 
 class Slow:
-    """An application that answers when it is told to."""
+    """An application that answers when the test permits it."""
 
     def __init__(self) -> None:
-        self.body = b"here it is"
-        self.asked, self.answer = threading.Event(), threading.Event()
+        self.body = b"the answer"
+        self.requested, self.answer = threading.Event(), threading.Event()
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
-        self.asked.set()
+        self.requested.set()
         await asyncio.get_running_loop().run_in_executor(None, self.answer.wait, 60)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": self.body})
@@ -57,13 +57,13 @@ def slow() -> Slow:
 
 @pytest.fixture
 def kind() -> type[connections.Connection]:
-    """Of the server's connections."""
-    return Patient
+    """The class of the server's connections."""
+    return Brief
 
 
 @pytest.fixture
 def port(slow: Slow, kind: type[connections.Connection]) -> Iterator[int]:
-    """A server."""
+    """The port of a running server."""
     listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(slow, http=kind, log_level="warning", lifespan="off", ws="none")
     server = uvicorn.Server(config)
@@ -88,19 +88,19 @@ def is_refused(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: loc"], ids=["nothing", "half"])
-def test_who_does_not_ask_is_sent_away(port: int, said: bytes) -> None:
-    """Nothing, or half a question."""
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: loc"], ids=["nothing", "half"])
+def test_a_connection_without_a_request_is_closed(port: int, sent: bytes) -> None:
+    """The client sends nothing, or half a request."""
     with connect(port) as idle:
-        idle.sendall(said)
+        idle.sendall(sent)
         assert idle.recv(1) == b""
 
 
-def test_who_waits_for_an_answer_may_wait(port: int, slow: Slow) -> None:
-    """Longer than others may be silent: two of those are sent away meanwhile."""
+def test_a_connection_that_waits_for_an_answer_is_kept(port: int, slow: Slow) -> None:
+    """It waits longer than the idle limit: two idle connections are closed in that time."""
     with connect(port) as waiting:
         waiting.sendall(ASK)
-        assert slow.asked.wait(60)
+        assert slow.requested.wait(60)
         for _ in range(2):
             with connect(port) as idle:
                 assert idle.recv(1) == b""
@@ -108,25 +108,25 @@ def test_who_waits_for_an_answer_may_wait(port: int, slow: Slow) -> None:
         assert waiting.recv(12) == b"HTTP/1.1 200"
 
 
-def test_who_reads_nothing_is_sent_away(port: int, slow: Slow) -> None:
-    """Its answer has begun, and stays in the server's hands."""
-    Patient.gone.clear()
+def test_a_connection_that_reads_nothing_is_closed(port: int, slow: Slow) -> None:
+    """Its answer has begun, and fills the server's write buffer."""
+    Brief.gone.clear()
     slow.body = b"x" * 2**26
     slow.answer.set()
     with connect(port) as deaf:
         deaf.sendall(ASK)
-        assert Patient.gone.wait(60)
+        assert Brief.gone.wait(60)
 
 
-@pytest.mark.parametrize("kind", [Few])
-def test_beyond_the_most_nobody_is_let_in(port: int, slow: Slow) -> None:
-    """The others are served."""
+@pytest.mark.parametrize("kind", [Limited])
+def test_a_connection_beyond_the_limit_is_refused(port: int, slow: Slow) -> None:
+    """The others get their answers."""
     with connect(port) as first, connect(port) as second:
         first.sendall(ASK)
-        assert slow.asked.wait(60)
-        slow.asked.clear()
+        assert slow.requested.wait(60)
+        slow.requested.clear()
         second.sendall(ASK)
-        assert slow.asked.wait(60)
+        assert slow.requested.wait(60)
         with connect(port) as third:
             assert is_refused(third)
         slow.answer.set()
@@ -134,7 +134,7 @@ def test_beyond_the_most_nobody_is_let_in(port: int, slow: Slow) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "set_to", "there_is"),
+    ("limits", "set_to", "limit"),
     [
         ((256, 4096), (1200, 4096), 1000),
         ((256, 600), (600, 600), 400),
@@ -144,15 +144,15 @@ def test_beyond_the_most_nobody_is_let_in(port: int, slow: Slow) -> None:
         ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, 1000),
     ],
 )
-def test_there_is_room_for_as_many_as_files_may_be_open(
+def test_the_number_of_connections_follows_the_limit_on_open_files(
     monkeypatch: pytest.MonkeyPatch,
     limits: tuple[int, int],
     set_to: tuple[int, int] | None,
-    there_is: int,
+    limit: int,
 ) -> None:
-    """The soft limit is raised as far as it must be, and may be."""
+    """The soft limit is raised as far as needed and permitted."""
     done: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: done.append(pair))
-    assert connections.room() == there_is
+    assert connections.connection_limit() == limit
     assert done == ([set_to] if set_to else [])

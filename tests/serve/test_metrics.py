@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.quick_on("sqlite")
 LINE = re.compile(r'fedsweep_\w+(\{(\w+="([^"\\\n]|\\["\\n])*",?)*\})? [-+0-9.e]+')
 
 
-def told(client: TestClient) -> list[str]:
+def lines_of(client: TestClient) -> list[str]:
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     return answer.text.splitlines()
 
 
-def test_trials_rounds_failures_slots_and_the_ledger_are_told(
+def test_the_metrics_cover_trials_rounds_failures_slots_and_the_ledger(
     client: TestClient, worked: Engine
 ) -> None:
-    """By sweep and state, kind, and whether their lease is over."""
-    lines = told(client)
+    """Trials are counted by sweep and state, failures by kind, slots by their lease."""
+    lines = lines_of(client)
     for line in (
         'fedsweep_trials{sweep="tiny",state="finished"} 1',
         'fedsweep_trials{sweep="tiny",state="queued"} 2',
@@ -43,13 +43,13 @@ def test_trials_rounds_failures_slots_and_the_ledger_are_told(
         assert line in lines
 
 
-def test_every_line_is_a_sample_or_about_one(client: TestClient, hostile: Engine) -> None:
-    """Whatever a sweep is called."""
-    for line in told(client):
+def test_every_line_is_valid(client: TestClient, hostile: Engine) -> None:
+    """A sweep may have any name."""
+    for line in lines_of(client):
         assert line.startswith(("# HELP ", "# TYPE ")) or LINE.fullmatch(line), line
 
 
-def test_a_label_s_value_is_escaped() -> None:
-    """As the format says: backslash, quote, end of line."""
+def test_the_value_of_a_label_is_escaped() -> None:
+    """The format requires it for backslash, quote and line feed."""
     assert escape('a\\b"c\nd') == 'a\\\\b\\"c\\nd'
     assert escape(HOSTILE).count('\\"') == HOSTILE.count('"')

@@ -1,4 +1,4 @@
-"""What each screen says."""
+"""The content of each screen."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def get(client: TestClient, path: str, status: int = 200) -> str:
     return answer.text
 
 
-def some(url: str, where: str) -> str:
+def first_trial(url: str, where: str) -> str:
     return str(query(url, f"SELECT trial_id FROM results WHERE {where}")[0][0])
 
 
-def test_the_overview_says_where_a_sweep_stands(client: TestClient, worked: Engine) -> None:
-    """Six trials in one bar, with numbers; three rounds of one, two of another."""
+def test_the_overview_shows_the_progress_of_a_sweep(client: TestClient, worked: Engine) -> None:
+    """Six trials are in one bar. Three rounds of one trial and two of another are stored."""
     page = get(client, "/")
     assert "<title>1 running · fedsweep</title>" in page
     assert 'aria-label="trials of tiny: 1 finished, 1 running, 2 failed, 2 queued"' in page
@@ -44,17 +44,19 @@ def test_the_overview_says_where_a_sweep_stands(client: TestClient, worked: Engi
     assert "rounds done 5 of 12" in text(page)
 
 
-def test_the_overview_says_who_trains_what(client: TestClient, worked: Engine) -> None:
-    """Host, device, trial, round, lease, and how many it finished."""
-    said = text(get(client, "/"))
-    assert "host-1-0-abc host cpu training lease 1" in said
-    assert " 2/3 gn α=0.5 E=2 momentum=reset seed=1" in said
-
-
-def test_the_overview_says_which_machine_cannot_train_and_why(
+def test_the_overview_shows_the_workers_and_their_trials(
     client: TestClient, worked: Engine
 ) -> None:
-    """A worker that stopped, and one that goes on with other trials; text of theirs is no HTML."""
+    """It shows host, device, trial, round and lease."""
+    content = text(get(client, "/"))
+    assert "host-1-0-abc host cpu training lease 1" in content
+    assert " 2/3 gn α=0.5 E=2 momentum=reset seed=1" in content
+
+
+def test_the_overview_shows_machines_that_cannot_train_and_the_reasons(
+    client: TestClient, worked: Engine
+) -> None:
+    """One worker has stopped, one passes over trials. Their reasons are escaped."""
     assert "Machines that cannot train" not in get(client, "/")
     about = {"pid": 1, "reason": HOSTILE}
     with transaction(worked) as connection:
@@ -67,34 +69,36 @@ def test_the_overview_says_which_machine_cannot_train_and_why(
     assert HOSTILE not in page
 
 
-def test_a_held_sweep_says_why(client: TestClient, worked: Engine) -> None:
-    """In the words of `status`."""
+def test_a_held_sweep_shows_the_reason(client: TestClient, worked: Engine) -> None:
+    """The words are those of `status`."""
     with transaction(worked) as connection:
         queue.hold_sweep(connection, "tiny", Hold.PAUSE)
     assert "tiny paused" in text(get(client, "/"))
     assert "paused 2" in text(get(client, "/queue"))
 
 
-def test_the_queue_says_what_is_next_and_what_backs_off(client: TestClient, worked: Engine) -> None:
-    """With why it does."""
-    said = text(get(client, "/queue"))
-    assert "back off 1" in said
-    assert "error disk" in said
+def test_the_queue_shows_trials_that_back_off(client: TestClient, worked: Engine) -> None:
+    """It shows the last failure of each."""
+    content = text(get(client, "/queue"))
+    assert "back off 1" in content
+    assert "error disk" in content
 
 
-def test_failures_stand_by_kind_with_their_tracebacks(client: TestClient, worked: Engine) -> None:
-    """Counted: trials for good, and attempts; each with its error, and a link to its trial."""
+def test_failures_are_shown_by_kind_with_their_tracebacks(
+    client: TestClient, worked: Engine
+) -> None:
+    """Failed trials and attempts are counted. Each failure links to its trial."""
     page = get(client, "/failures")
-    said = text(page)
-    assert "diverged 2 1" in said
-    assert "error 0 1" in said
-    assert "Traceback: disk" in said
+    content = text(page)
+    assert "diverged 2 1" in content
+    assert "error 0 1" in content
+    assert "Traceback: disk" in content
     assert "Traceback: disk" not in get(client, "/failures?kind=diverged")
     assert re.search(r'href="trials/[0-9a-f]{16,}"', page)
 
 
-def test_trials_are_filtered_by_what_the_address_says(client: TestClient, worked: Engine) -> None:
-    """By each field, and by several at once."""
+def test_the_address_filters_trials(client: TestClient, worked: Engine) -> None:
+    """It may name one field or several."""
     for question, count in {
         "": 6, "?state=queued": 2, "?normalizer=fixbn": 2, "?normalizer=fixbn&seed=1": 1,
         "?sweep=tiny": 6, "?sweep=other": 0, "?alpha=0.5&local_steps=2&momentum=reset": 6,
@@ -104,69 +108,69 @@ def test_trials_are_filtered_by_what_the_address_says(client: TestClient, worked
         assert f"{count} {noun}" in text(get(client, f"/trials{question}")), question
 
 
-def test_trials_are_sorted_by_a_heading_and_back(
+def test_trials_are_sorted_in_both_directions(
     client: TestClient, worked: Engine, store_url: str
 ) -> None:
-    """What has no number comes last, either way."""
+    """Trials without a number come last in both."""
     for down, direction in (("", "ascending"), ("&down=1", "descending")):
         page = get(client, f"/trials?sort=test_accuracy{down}")
         first = re.findall(r'<th scope="row"><a class="id" href="trials/(\w+)"', page)[0]
-        assert first == some(store_url, "state = 'finished'")
+        assert first == first_trial(store_url, "state = 'finished'")
         assert f'aria-sort="{direction}"' in page
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
-        ("alpha=x", "alpha = 'x' is no number"),
-        ("seed=1.5", "seed = '1.5' is no number"),
+        ("alpha=x", "alpha = 'x' is not a number"),
+        ("seed=1.5", "seed = '1.5' is not a number"),
         ("seed=99999999999999999999", "too large"),
-        ("page=x", "is no number"),
+        ("page=x", "is not a number"),
         ("sort=password", "cannot be sorted by 'password'"),
     ],
 )
-def test_a_filter_that_cannot_be_is_one_sentence(
-    client: TestClient, worked: Engine, question: str, said: str
+def test_an_invalid_filter_is_one_sentence(
+    client: TestClient, worked: Engine, question: str, message: str
 ) -> None:
-    """And no error of the server."""
-    assert said in text(get(client, f"/trials?{question}", 400)).replace("&#39;", "'")
+    """The server has no internal error."""
+    assert message in text(get(client, f"/trials?{question}", 400)).replace("&#39;", "'")
 
 
-def test_a_page_behind_the_last_leads_to_the_first(client: TestClient, worked: Engine) -> None:
-    """Trials may have gone to another state meanwhile."""
+def test_a_page_after_the_last_links_to_the_first(client: TestClient, worked: Engine) -> None:
+    """The list may have become shorter since the link was shown."""
     assert "There is no page 7" in text(get(client, "/trials?page=7"))
 
 
-def test_a_trial_tells_its_configuration_attempts_rounds_and_log(
+def test_a_trial_shows_its_configuration_attempts_rounds_and_log(
     client: TestClient, worked: Engine, store_url: str
 ) -> None:
-    """Numbers in a table too, for who cannot see the curves."""
-    done = some(store_url, "state = 'finished'")
+    """A table has the numbers for people who cannot see the curves."""
+    done = first_trial(store_url, "state = 'finished'")
     page = get(client, f"/trials/{done[:12]}")
-    said = text(page)
-    assert "round 3 of 3" in said
-    assert "1. finished cpu of host-1-0-abc on host" in said
-    assert "1 25.00 25.00 1.25 0.75 0.5 0.125 explore" in said
-    assert "ended" in said
-    assert "local_steps 2" in said
+    content = text(page)
+    assert "round 3 of 3" in content
+    assert "1. finished cpu of host-1-0-abc on host" in content
+    assert "1 25.00 25.00 1.25 0.75 0.5 0.125 explore" in content
+    assert "ended" in content
+    assert "local_steps 2" in content
     assert "static/plotly.min.js" in page
 
 
-def test_plotly_is_loaded_only_where_there_are_curves(client: TestClient, worked: Engine) -> None:
-    """It is five megabytes."""
+def test_plotly_is_loaded_only_by_pages_with_curves(client: TestClient, worked: Engine) -> None:
+    """It has five megabytes."""
     for path in ("/", "/queue", "/failures", "/trials", "/sql"):
         assert "plotly" not in get(client, path)
     assert "plotly.js" in client.get("/static/plotly.min.js").text[:200]
 
 
-def test_a_sweep_has_the_report_s_table_its_curves_and_its_plan(
+def test_a_sweep_shows_the_table_of_the_report_and_its_plan(
     client: TestClient, worked: Engine
 ) -> None:
-    """The same numbers as `fedsweep report`."""
+    """The numbers are those of `fedsweep report`."""
     page = get(client, "/sweeps/tiny")
-    said = text(page)
-    assert "BN" in said
-    assert "75.00 (1 diverged)" in said
+    content = text(page)
+    assert "BN" in content
+    assert "75.00 (1 diverged)" in content
     assert "normalizer = [&#34;bn&#34;, &#34;gn&#34;]" in page
 
 
@@ -178,32 +182,32 @@ def searching(store: Engine, folder: Path) -> None:
         arms.add_arms(connection, spec, 0)
 
 
-def test_a_searched_sweep_says_what_was_found(
+def test_a_sweep_with_a_search_shows_its_results(
     client: TestClient, store: Engine, tmp_path: Path
 ) -> None:
-    """As `search show` does."""
+    """The table is that of `search show`."""
     searching(store, tmp_path)
     assert "The best freeze round" in text(get(client, "/sweeps/searched"))
     assert "searching 1 arm" in text(get(client, "/"))
 
 
-def test_sql_is_answered_in_a_table(client: TestClient, worked: Engine) -> None:
-    """Columns, rows, NULL; the statement stays in the box."""
+def test_a_statement_is_answered_in_a_table(client: TestClient, worked: Engine) -> None:
+    """The table has the columns and rows, and shows NULL."""
     question = quote("SELECT state, count(*) AS n, NULL AS x FROM results GROUP BY 1 ORDER BY 1")
-    said = text(get(client, f"/sql?q={question}"))
-    assert "state n x failed 2 NULL finished 1 NULL queued 2 NULL running 1 NULL" in said
+    content = text(get(client, f"/sql?q={question}"))
+    assert "state n x failed 2 NULL finished 1 NULL queued 2 NULL running 1 NULL" in content
 
 
-def test_each_ready_statement_is_answered(client: TestClient, worked: Engine) -> None:
-    """On both databases."""
+def test_each_example_statement_is_answered(client: TestClient, worked: Engine) -> None:
+    """Each is valid on both databases."""
     from fedsweep.serve.sql import QUERIES
 
     for statement in QUERIES.values():
         get(client, f"/sql?q={quote(statement)}")
 
 
-def test_what_is_not_there_is_said_in_a_sentence(client: TestClient, worked: Engine) -> None:
-    """To a browser as a page, to a script as a line."""
+def test_an_unknown_address_gets_one_sentence(client: TestClient, worked: Engine) -> None:
+    """A browser gets a page, a script gets one line."""
     assert "There is no such page." in get(client, "/nowhere", 404)
     assert "there is no trial" in text(get(client, "/trials/zzzz", 404))
     assert "there are tiny" in text(get(client, "/sweeps/other", 404))
@@ -212,14 +216,14 @@ def test_what_is_not_there_is_said_in_a_sentence(client: TestClient, worked: Eng
 
 
 def test_an_empty_store_has_every_page(client: TestClient, store: Engine) -> None:
-    """Before the first plan."""
+    """No plan has been added yet."""
     assert "Nothing is planned yet" in get(client, "/")
     for path in ("/queue", "/failures", "/trials", "/sql", "/metrics"):
         get(client, path)
 
 
-def test_hostile_words_are_words(client: TestClient, hostile: Engine, store_url: str) -> None:
-    """Names, errors, tracebacks, logs, plans, statements, values, addresses."""
+def test_hostile_text_is_escaped(client: TestClient, hostile: Engine, store_url: str) -> None:
+    """It is in names, errors, tracebacks, logs, plans, statements, values and addresses."""
     for path in paths(store_url):
         page = client.get(path).text
         assert "<script>" not in page, path
@@ -228,7 +232,7 @@ def test_hostile_words_are_words(client: TestClient, hostile: Engine, store_url:
 
 
 class Outline(HTMLParser):
-    """What makes a page accessible, as far as its text tells."""
+    """The tags of a page, to check its accessibility."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -242,8 +246,10 @@ class Outline(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag in names]
 
 
-def test_every_page_can_be_read_by_ear(client: TestClient, hostile: Engine, store_url: str) -> None:
-    """A language, one first heading, landmarks, labels, captions, scopes, ids that are unique."""
+def test_every_page_suits_screen_readers(
+    client: TestClient, hostile: Engine, store_url: str
+) -> None:
+    """Each has a language, one h1, landmarks, labels, captions, scopes and unique ids."""
     for path in paths(store_url):
         outline = Outline(client.get(path).text)
         assert outline.all("html")[0]["lang"] == "en"
@@ -265,7 +271,7 @@ def test_every_page_can_be_read_by_ear(client: TestClient, hostile: Engine, stor
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colors, #rrggbb."""
+    """Return the contrast ratio of two colors, #rrggbb, as defined by WCAG 2.2."""
 
     def luminance(color: str) -> float:
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -277,8 +283,8 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_colors_differ_enough(scheme: int) -> None:
-    """Text by 4.5, pieces of a bar from the page and what frames a field by 3, light and dark."""
+def test_colors_have_enough_contrast(scheme: int) -> None:
+    """The ratio is 4.5 for text and 3 for the segments of a bar, light and dark."""
     style = (REPOSITORY / "fedsweep" / "serve" / "static" / "style.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
     colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))

@@ -1,4 +1,4 @@
-"""Nothing that the page does writes; and what becomes of it without its store."""
+"""The page writes nothing, and survives without its database."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 from fedsweep.errors import SchemaNew, SchemaOld, StoreForeign, StoreMissing, StoreReadOnly
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.transactions import reading, transaction
 from tests.acceptance.command import query
-from tests.serve.pages import TOKEN, anybody, paths
+from tests.serve.pages import TOKEN, anonymous, paths
 
 
 def visit_all(client: TestClient, all_paths: list[str]) -> None:
@@ -29,15 +29,15 @@ def visit_all(client: TestClient, all_paths: list[str]) -> None:
 
 
 def _bytes_sqlite(url: str) -> object:
-    """The database's and its log's."""
+    """Return the hashes of the database file and its log."""
     file = sqlite_file(make_url(url))
     assert file is not None
-    found = [file, file.with_name(file.name + "-wal")]
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in found if f.exists()}
+    files = [file, file.with_name(file.name + "-wal")]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()}
 
 
 def _written_postgres(url: str) -> object:
-    """Rows ever written to our tables."""
+    """Return the number of rows ever written to fedsweep's tables."""
     with psycopg.connect(url) as connection:
         connection.execute("SELECT pg_stat_force_next_flush()")
         connection.commit()
@@ -52,7 +52,7 @@ WRITTEN: dict[str, Callable[[str], object]] = {
 
 
 def test_no_page_writes(client: TestClient, hostile: Engine, store_url: str) -> None:
-    """A file keeps its bytes, a server's tables keep their rows."""
+    """A SQLite file keeps its bytes. The tables of a server get no new row."""
     written = WRITTEN[hostile.dialect.name]
     all_paths = [path for path in paths(store_url) if not path.startswith("/sql?")]
     before = written(store_url)
@@ -60,8 +60,8 @@ def test_no_page_writes(client: TestClient, hostile: Engine, store_url: str) -> 
     assert written(store_url) == before
 
 
-def test_the_box_leaves_nothing(client: TestClient, hostile: Engine, store_url: str) -> None:
-    """A superuser's transaction has a number, for a function that goes when it is rolled back."""
+def test_the_sql_box_writes_nothing(client: TestClient, hostile: Engine, store_url: str) -> None:
+    """The function that a superuser's statement needs is rolled back."""
     functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'fedsweep%'"
     written = WRITTEN[hostile.dialect.name]
     before = written(store_url)
@@ -72,16 +72,16 @@ def test_the_box_leaves_nothing(client: TestClient, hostile: Engine, store_url: 
     assert query(store_url, functions) == [(0,)]
 
 
-def test_what_would_write_is_refused_by_the_database(look: Look, worked: Engine) -> None:
-    """Whatever a mistake of ours would try."""
-    with pytest.raises((StoreReadOnly, DBAPIError)), transaction(look.engine) as connection:
+def test_the_database_refuses_a_write_of_the_page(read_cache: ReadCache, worked: Engine) -> None:
+    """So a bug of the page cannot write."""
+    with pytest.raises((StoreReadOnly, DBAPIError)), transaction(read_cache.engine) as connection:
         connection.execute(sa.text("DELETE FROM trials"))
     with reading(worked) as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM trials")).scalar_one() == 6
 
 
 def test_a_role_that_can_only_read_is_enough(hostile: Engine, store_url: str) -> None:
-    """The analyst of the README."""
+    """The role is the analyst of the README."""
     if hostile.dialect.name != "postgresql":
         pytest.skip("SQLite has no roles")
     name = f"analyst_{uuid.uuid4().hex[:12]}"
@@ -92,7 +92,7 @@ def test_a_role_that_can_only_read_is_enough(hostile: Engine, store_url: str) ->
     url = make_url(store_url).set(username=name, password="x")
     engine = open_to_read(url.render_as_string(hide_password=False))
     try:
-        client = anybody(Look(engine, tick=0.0, rest=0.0))
+        client = anonymous(ReadCache(engine, tick=0.0, rest=0.0))
         client.headers["authorization"] = f"Bearer {TOKEN}"
         visit_all(client, paths(store_url))
     finally:
@@ -103,7 +103,7 @@ def test_a_role_that_can_only_read_is_enough(hostile: Engine, store_url: str) ->
 
 
 def test_an_older_or_newer_schema_is_refused(store: Engine, store_url: str) -> None:
-    """As by every command."""
+    """The page does so like every command."""
     for revision, error in (("0004", SchemaOld), ("9999", SchemaNew)):
         with transaction(store) as connection:
             connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{revision}'"))
@@ -111,8 +111,8 @@ def test_an_older_or_newer_schema_is_refused(store: Engine, store_url: str) -> N
             open_to_read(store_url)
 
 
-def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    """Missing, empty, or another's."""
+def test_a_file_that_is_not_a_store_is_refused_and_unchanged(tmp_path: Path) -> None:
+    """The file is missing, empty, or of another application."""
     with pytest.raises(StoreMissing):
         open_to_read(f"sqlite:///{tmp_path}/none.db")
     assert list(tmp_path.iterdir()) == []
@@ -128,10 +128,10 @@ def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         open_to_read(f"sqlite:///{tmp_path}/other.db")
 
 
-def test_a_file_that_is_moved_away_is_not_made_anew(
+def test_a_file_that_is_moved_away_is_not_created_again(
     client: TestClient, worked: Engine, store_url: str
 ) -> None:
-    """Pages say so with 503, and come back with the file."""
+    """Pages answer 503 until the file is back."""
     file = sqlite_file(make_url(store_url))
     if file is None:
         pytest.skip("a server has no file")
@@ -150,16 +150,16 @@ def test_a_file_that_is_moved_away_is_not_made_anew(
     assert client.get("/healthz").status_code == 200
 
 
-def test_an_error_of_the_store_shows_no_address(
-    client: TestClient, look: Look, monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_the_store_does_not_show_its_address(
+    client: TestClient, read_cache: ReadCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Users and hosts are nobody's business."""
+    """User, host and password are secret."""
     from fedsweep.errors import StoreUnreachable
 
-    def away(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise StoreUnreachable("postgresql://user@host/db?sslpassword=secret cannot be reached")
 
-    monkeypatch.setattr(look, "read", away)
+    monkeypatch.setattr(read_cache, "read", fail)
     for path in ("/", "/sql?q=SELECT+1", "/trials/ab", "/metrics"):
         answer = client.get(path)
         assert answer.status_code == 503

@@ -1,4 +1,4 @@
-"""The box for SQL against those who mean harm."""
+"""The SQL box refuses harmful statements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from fedsweep.errors import SqlRefused
 from fedsweep.serve import sql
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store.transactions import reading
 from tests.serve.pages import text
 
@@ -93,10 +93,10 @@ def content(store: Engine) -> list[object]:
 
 
 @pytest.mark.parametrize("attack", BOTH + SQLITE + POSTGRES)
-def test_attacks_are_refused_in_a_sentence_and_change_nothing(
+def test_harmful_statements_are_refused_and_change_nothing(
     client: TestClient, worked: Engine, attack: str
 ) -> None:
-    """Each on both databases, also those that another one knows."""
+    """Each statement is tried on both databases, whichever it was written for."""
     before = content(worked)
     answer = client.get(f"/sql?q={quote(attack)}")
     assert answer.status_code == (400 if attack.strip() else 200)
@@ -106,66 +106,70 @@ def test_attacks_are_refused_in_a_sentence_and_change_nothing(
     assert client.get("/sql?q=SELECT+1").status_code == 200
 
 
-def test_what_never_ends_is_ended(
-    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+def test_an_endless_statement_is_stopped(
+    read_cache: ReadCache, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the bound on its time."""
+    """The time limit stops it."""
     monkeypatch.setattr(sql, "SECONDS", 0.2)
     with pytest.raises(SqlRefused, match="took longer than 0.2 s"):
-        sql.answered(look, ENDLESS[worked.dialect.name])
+        sql.answer_statement(read_cache, ENDLESS[worked.dialect.name])
 
 
-def test_a_pattern_that_could_backtrack_for_ever_is_answered(look: Look, worked: Engine) -> None:
-    """Within one call of a function nobody asks what time it is."""
+def test_a_pattern_with_exponential_backtracking_is_answered(
+    read_cache: ReadCache, worked: Engine
+) -> None:
+    """The time limit cannot interrupt one call of a function."""
     pattern = "%a" * 30 + "%b"
-    assert sql.answered(look, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x").columns == ["x"]
+    assert sql.answer_statement(
+        read_cache, f"SELECT '{'a' * 9000}' LIKE '{pattern}' AS x"
+    ).columns == ["x"]
 
 
-def test_many_rows_are_cut(client: TestClient, worked: Engine) -> None:
-    """At a thousand."""
+def test_an_answer_has_at_most_a_thousand_rows(client: TestClient, worked: Engine) -> None:
+    """The page says that there are more."""
     many = f"{COUNT.format(5000)} SELECT i FROM n"
     page = client.get(f"/sql?q={quote(many)}").text
     assert "1,000 rows, the first ones: there are more than fit" in text(page)
     assert page.count("<td") == 1000
 
 
-def test_large_rows_are_cut(look: Look, worked: Engine) -> None:
-    """At a megabyte in all: of twenty times 100,000 characters ten fit."""
+def test_an_answer_has_at_most_a_megabyte(read_cache: ReadCache, worked: Engine) -> None:
+    """Ten of twenty rows with 100,000 characters are returned."""
     wide = {"sqlite": "hex(zeroblob(50000))", "postgresql": "repeat('0', 100000)"}
     many = f"{COUNT.format(20)} SELECT {wide[worked.dialect.name]} AS x FROM n"
-    answer = sql.answered(look, many)
+    answer = sql.answer_statement(read_cache, many)
     assert (len(answer.rows), answer.cut) == (10, True)
 
 
 def test_a_long_value_is_shortened(client: TestClient, worked: Engine) -> None:
-    """In its cell; and its length is told."""
+    """Its cell shows how long it is."""
     page = client.get(f"/sql?q={quote('SELECT ' + repr('x' * 5000))}").text
     assert "… (5,000 characters)" in page
 
 
-def test_many_columns_are_refused_or_told(client: TestClient, worked: Engine) -> None:
-    """Neither is an error of the server."""
+def test_many_columns_are_refused_or_shown(client: TestClient, worked: Engine) -> None:
+    """The server has no internal error."""
     columns = ", ".join(f"{n} AS c{n}" for n in range(1500))
     assert client.get(f"/sql?q={quote('SELECT ' + columns)}").status_code in (200, 400)
 
 
-def test_a_statement_of_any_length_is_answered_or_refused(look: Look, worked: Engine) -> None:
-    """In a sentence."""
+def test_a_statement_that_is_too_long_is_refused(read_cache: ReadCache, worked: Engine) -> None:
+    """The message names the limit."""
     with pytest.raises(SqlRefused, match="more than 20,000 characters"):
-        sql.answered(look, f"SELECT '{'x' * 20_000}'")
+        sql.answer_statement(read_cache, f"SELECT '{'x' * 20_000}'")
 
 
-def test_two_that_take_long_leave_the_pages_alone(
-    look: Look, worked: Engine, monkeypatch: pytest.MonkeyPatch
+def test_two_statements_may_run_at_once(
+    read_cache: ReadCache, worked: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A third waits a moment and is told to come again."""
-    monkeypatch.setattr(sql, "PATIENCE", 0.01)
+    """A third one waits for a moment and is then refused."""
+    monkeypatch.setattr(sql, "WAIT_SECONDS", 0.01)
     for _ in range(2):
         assert sql._TWO_AT_A_TIME.acquire(blocking=False)
     try:
         with pytest.raises(SqlRefused, match="try again"):
-            sql.answered(look, "SELECT 1")
+            sql.answer_statement(read_cache, "SELECT 1")
     finally:
         for _ in range(2):
             sql._TWO_AT_A_TIME.release()
-    assert sql.answered(look, "SELECT 1").rows == [(1,)]
+    assert sql.answer_statement(read_cache, "SELECT 1").rows == [(1,)]

@@ -1,4 +1,4 @@
-"""What a page is sent while one looks at it."""
+"""The events of an open page, and the cache behind them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from starlette.testclient import TestClient
 from fedsweep import queue
 from fedsweep.errors import StoreUnreachable
 from fedsweep.plan import read_plan
-from fedsweep.serve.app import MOST, shown
-from fedsweep.serve.look import Look
+from fedsweep.serve.app import MAX_STREAMS, screen_state
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.serve.stream import Stream
 from fedsweep.store import planning, round_rows
 from fedsweep.store.tables import trials
@@ -29,12 +29,12 @@ from tests.serve.pages import claimed, one_round
 pytestmark = pytest.mark.quick_on("sqlite")
 
 
-def stream(look: Look, screen: str, known: str = "", **asked: str) -> Stream:
-    return Stream(look, lambda: shown(look, screen, asked), known)
+def stream(read_cache: ReadCache, screen: str, known: str = "", **asked: str) -> Stream:
+    return Stream(read_cache, lambda: screen_state(read_cache, screen, asked), known)
 
 
 def sent(stream: Stream) -> dict[str, Any]:
-    """The events of one tick, by name."""
+    """Return the events of one tick, by name."""
     return {str(event.event): json.loads(event.data) for event in stream.tick()}
 
 
@@ -45,9 +45,9 @@ def planned(store: Engine, tiny: Path) -> Engine:
     return store
 
 
-def test_what_has_not_changed_is_not_sent_again(look: Look, planned: Engine) -> None:
-    """At first all; then nothing; then the parts that another claim changed."""
-    page = stream(look, "queue")
+def test_unchanged_parts_are_not_sent_again(read_cache: ReadCache, planned: Engine) -> None:
+    """The first tick sends all parts. Later ticks send those that another claim changed."""
+    page = stream(read_cache, "queue")
     assert set(sent(page)["page"]["parts"]) == {"counts", "next", "waits"}
     assert sent(page) == {}
     claimed(planned, 0)
@@ -57,10 +57,10 @@ def test_what_has_not_changed_is_not_sent_again(look: Look, planned: Engine) -> 
     assert changed["said"] == "1 running"
 
 
-def test_a_trial_s_rounds_are_sent_as_they_come(look: Look, planned: Engine) -> None:
-    """Each once."""
+def test_new_rounds_of_a_trial_are_sent(read_cache: ReadCache, planned: Engine) -> None:
+    """Each round is sent once."""
     claim = claimed(planned, 2)
-    page = stream(look, "trial", trial=claim.trial_id)
+    page = stream(read_cache, "trial", trial=claim.trial_id)
     first = sent(page)["rounds"]
     assert (first["anew"], [row[:2] for row in first["rounds"]]) == (True, [[1, 0.25], [2, 0.5]])
     assert "rounds" not in sent(page)
@@ -70,56 +70,60 @@ def test_a_trial_s_rounds_are_sent_as_they_come(look: Look, planned: Engine) -> 
     assert (more["anew"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
 
 
-def test_a_browser_that_comes_back_is_sent_what_it_has_not(look: Look, planned: Engine) -> None:
-    """By the id of the last event that it had; one that no server gave says nothing."""
+def test_a_browser_that_reconnects_gets_only_new_rounds(
+    read_cache: ReadCache, planned: Engine
+) -> None:
+    """The id of its last event says which rounds it has. An invalid id is ignored."""
     claim = claimed(planned, 2)
     (event,) = [
-        e for e in stream(look, "trial", trial=claim.trial_id).tick() if e.event == "rounds"
+        e for e in stream(read_cache, "trial", trial=claim.trial_id).tick() if e.event == "rounds"
     ]
     assert event.id == ":2"
     with transaction(planned) as connection:
         assert round_rows.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
-    back = sent(stream(look, "trial", event.id, trial=claim.trial_id))["rounds"]
+    back = sent(stream(read_cache, "trial", event.id, trial=claim.trial_id))["rounds"]
     assert (back["anew"], [row[0] for row in back["rounds"]]) == (False, [3])
     for nonsense in ("x", ":x", ":-1", f":{'9' * 30}", "other:2"):
-        again = sent(stream(look, "trial", nonsense, trial=claim.trial_id))["rounds"]
+        again = sent(stream(read_cache, "trial", nonsense, trial=claim.trial_id))["rounds"]
         assert (again["anew"], len(again["rounds"])) == (True, 3)
 
 
-def test_rounds_computed_anew_replace_those_before(look: Look, planned: Engine) -> None:
-    """Under other numerics."""
+def test_rounds_with_other_numerics_replace_earlier_ones(
+    read_cache: ReadCache, planned: Engine
+) -> None:
+    """The event says that all rounds are sent again."""
     claim = claimed(planned, 2)
-    page = stream(look, "trial", trial=claim.trial_id)
+    page = stream(read_cache, "trial", trial=claim.trial_id)
     sent(page)
     with transaction(planned) as connection:
-        mine = sa.update(trials).where(trials.c.id == claim.trial)
-        connection.execute(mine.values(numerics_id="other", final_round=1))
+        update = sa.update(trials).where(trials.c.id == claim.trial)
+        connection.execute(update.values(numerics_id="other", final_round=1))
     assert sent(page)["rounds"]["anew"]
 
 
-def test_a_sweep_s_curves_are_means_over_seeds(look: Look, planned: Engine) -> None:
-    """Of finished trials: 25, 50 and 75 % in three rounds."""
+def test_the_curves_of_a_sweep_are_means_over_seeds(read_cache: ReadCache, planned: Engine) -> None:
+    """A finished trial with 25, 50 and 75 % gives a curve with these points."""
     claim = claimed(planned, 3)
     with transaction(planned) as connection:
         queue.finish(connection, claim)
-    figure = sent(stream(look, "sweep", sweep="tiny"))["figure"]
+    figure = sent(stream(read_cache, "sweep", sweep="tiny"))["figure"]
     (trace,) = figure["traces"]
     assert (trace["name"], trace["n"]) == ("BN", 1)
     assert (trace["x"], trace["y"], trace["std"]) == ([1, 2, 3], [25, 50, 75], [0, 0, 0])
 
 
-def test_a_page_is_told_once_that_the_store_is_away_and_once_that_it_is_back(
-    look: Look, planned: Engine, monkeypatch: pytest.MonkeyPatch
+def test_an_outage_and_its_end_are_each_sent_once(
+    read_cache: ReadCache, planned: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And goes on from where it was."""
-    page = stream(look, "queue")
+    """After the outage, unchanged parts are not sent again."""
+    page = stream(read_cache, "queue")
     sent(page)
     with monkeypatch.context() as broken:
 
-        def away(*_: object, **__: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise StoreUnreachable
 
-        broken.setattr(look, "read", away)
+        broken.setattr(read_cache, "read", fail)
         assert sent(page) == {"away": {}}
         assert sent(page) == {}
     assert sent(page) == {"back": {}}
@@ -133,55 +137,58 @@ def counting(reads: list[int]) -> Callable[[Connection], int]:
     return read
 
 
-def test_all_who_look_within_a_tick_share_one_read(look: Look, planned: Engine) -> None:
-    """Eight at once; another tick is another read."""
+def test_all_pages_share_one_read_per_tick(read_cache: ReadCache, planned: Engine) -> None:
+    """Eight threads read at once. The next tick reads again."""
     time = [0.0]
-    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
     reads: list[int] = []
-    read, found, start = counting(reads), [], threading.Barrier(8)
+    read, results, start = counting(reads), [], threading.Barrier(8)
 
-    def ask() -> None:
+    def read_once() -> None:
         start.wait()
-        found.append(shared.read(read))
+        results.append(shared.read(read))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=read_once) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (found, len(reads)) == ([1] * 8, 1)
+    assert (results, len(reads)) == ([1] * 8, 1)
     time[0] = 1.5
     assert shared.read(read) == 2
 
 
-def test_what_takes_long_is_made_less_often(look: Look) -> None:
-    """Four times as long as it took, it is good."""
+def test_a_slow_entry_is_computed_less_often(read_cache: ReadCache) -> None:
+    """An entry is valid for four times as long as its computation took."""
     time, made = [0.0], []
-    slow = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    slow = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
 
     def make() -> int:
         time[0] += 10.0
         made.append(1)
         return len(made)
 
-    assert slow.once("it", make) == 1
+    assert slow.get("it", make) == 1
     time[0] = 49.0
-    assert slow.once("it", make) == 1
+    assert slow.get("it", make) == 1
     time[0] = 51.0
-    assert slow.once("it", make) == 2
+    assert slow.get("it", make) == 2
 
 
-def test_what_is_due_together_is_made_in_one_tick_after_another(look: Look) -> None:
-    """An update waits for one of them; all are there at once where none was made before; nothing
-    is put off for more than three ticks.
+def test_entries_that_expire_together_are_computed_in_different_ticks(
+    read_cache: ReadCache,
+) -> None:
+    """An update waits for one slow entry only.
+
+    The first update computes all of them. An entry is put off by three ticks at most.
     """
     time = [0.0]
-    shared = Look(look.engine, tick=1.0, rest=0.0, clock=lambda: time[0])
+    shared = ReadCache(read_cache.engine, tick=1.0, rest=0.0, clock=lambda: time[0])
     made = {"table": 0, "curves": 0, "search": 0}
 
     def seen(now: float) -> list[int]:
         time[0] = now
-        return [shared.once(name, partial(make, name), 2) for name in made]
+        return [shared.get(name, partial(make, name), 2) for name in made]
 
     def make(name: str) -> int:
         time[0] += 0.1
@@ -195,10 +202,10 @@ def test_what_is_due_together_is_made_in_one_tick_after_another(look: Look) -> N
     assert seen(20.0) == [3, 3, 3]
 
 
-def test_an_error_is_told_to_all_and_forgotten(look: Look) -> None:
-    """A server that does not answer is not asked by each page in turn."""
+def test_an_error_is_cached_for_one_tick(read_cache: ReadCache) -> None:
+    """A database that does not answer is asked once per tick, not once per page."""
     time, tries = [0.0], []
-    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
 
     def fail() -> int:
         tries.append(1)
@@ -206,57 +213,57 @@ def test_an_error_is_told_to_all_and_forgotten(look: Look) -> None:
 
     for _ in range(3):
         with pytest.raises(StoreUnreachable):
-            shared.once("it", fail)
+            shared.get("it", fail)
     assert len(tries) == 1
     time[0] = 2.0
-    assert shared.once("it", lambda: 7) == 7
+    assert shared.get("it", lambda: 7) == 7
 
 
-def test_what_nobody_asks_for_any_more_is_forgotten(look: Look) -> None:
-    """A server that runs for weeks does not grow."""
+def test_expired_entries_are_removed(read_cache: ReadCache) -> None:
+    """So the memory of a server that runs for weeks does not grow."""
     time = [0.0]
-    shared = Look(look.engine, tick=1.0, clock=lambda: time[0])
+    shared = ReadCache(read_cache.engine, tick=1.0, clock=lambda: time[0])
     for number in range(1000):
         time[0] += 0.1
-        shared.once(number, lambda: "made")
-    assert len(shared._made) < 300
+        shared.get(number, lambda: "made")
+    assert len(shared._entries) < 300
 
 
-def test_a_stream_ends_with_the_server(look: Look, planned: Engine) -> None:
-    """Its place is free again."""
-    looked = stream(look, "overview")
-    looked.ready = looked.tick()
+def test_a_stream_ends_with_its_server(read_cache: ReadCache, planned: Engine) -> None:
+    """It no longer counts as open."""
+    page = stream(read_cache, "overview")
+    page.ready = page.tick()
 
     async def read() -> list[int]:
-        places = []
-        async for _ in looked():
-            places.append(look.streams)
-            look.ended = True
-        return places
+        counts = []
+        async for _ in page():
+            counts.append(read_cache.open_streams)
+            read_cache.closing = True
+        return counts
 
-    places = anyio.run(read)
-    assert set(places) == {1}
-    assert look.streams == 0
+    counts = anyio.run(read)
+    assert set(counts) == {1}
+    assert read_cache.open_streams == 0
 
 
-def test_pages_beyond_the_most_are_not_kept_up(
-    look: Look, client: TestClient, planned: Engine
+def test_a_stream_beyond_the_limit_is_refused(
+    read_cache: ReadCache, client: TestClient, planned: Engine
 ) -> None:
-    """A browser asks again later."""
-    look.streams = MOST
+    """The browser connects again later."""
+    read_cache.open_streams = MAX_STREAMS
     answer = client.get("/events?screen=overview")
     assert answer.status_code == 503
     assert answer.text == "100 pages are open already: close some\n"
 
 
-def test_of_pages_that_come_at_once_no_more_are_kept_up(look: Look, planned: Engine) -> None:
-    """All may have been let in before the first began: it ends, and its browser asks again."""
-    late = stream(look, "overview")
+def test_a_stream_that_starts_beyond_the_limit_ends(read_cache: ReadCache, planned: Engine) -> None:
+    """Several may pass the first check at once. The browser then connects again."""
+    late = stream(read_cache, "overview")
     late.ready = late.tick()
-    look.streams = MOST
+    read_cache.open_streams = MAX_STREAMS
 
     async def read() -> int:
         return len([event async for event in late()])
 
     assert anyio.run(read) == 0
-    assert look.streams == MOST
+    assert read_cache.open_streams == MAX_STREAMS

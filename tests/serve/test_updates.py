@@ -1,4 +1,4 @@
-"""Updates of a page in a real browser, at each instant of what a person does."""
+"""Updates of a page in a real browser, at each moment of a user's action."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
-from fedsweep.serve.screen import drawn
-from tests.serve.browsers import NEEDED, PATIENCE, chromium
+from fedsweep.serve.screen import measures_json
+from tests.serve.browsers import NEEDED, TIMEOUT_MS, chromium
 
 pytestmark = NEEDED
 
@@ -29,9 +29,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page whose part `part` is empty, with the script that updates it."""
+    """A page with an empty part `part` and the script that updates it."""
     page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.set_content("<p id=link></p><p id=away></p><main><section id=part>\n</section></main>")
     page.add_script_tag(path=STATIC / "live.js")
     yield page
@@ -39,7 +39,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def item(key: str, text: str = "") -> str:
-    """An entry as the page of failures has it."""
+    """Return an entry like those of the page of failures."""
     return (
         f'<article data-key="{key}">\n<h3>{key}{text}</h3>\n<p>It is <b>{key}</b>, as before</p>\n'
         f'<details data-key="traceback"><summary>Traceback</summary><pre>{key}</pre></details>\n'
@@ -67,12 +67,12 @@ UPDATE = """([html, key]) => {
     selection: !used || String(getSelection()) === used.querySelector("p").innerText,
   };
 }"""
-"""Uses an entry, updates the part, and returns what has survived."""
+"""Use an entry, update the part, and return the state that was kept."""
 
 
 @pytest.mark.parametrize("moves", ["moveBefore", "insertBefore"])
-def test_any_update_keeps_what_is_in_use(page: Page, moves: str) -> None:
-    """Entries come, go, change and change places; browsers with and without moveBefore."""
+def test_any_update_keeps_the_entry_in_use(page: Page, moves: str) -> None:
+    """Entries are added, removed, changed and moved, with and without moveBefore."""
     if moves == "insertBefore":
         page.evaluate("delete Element.prototype.moveBefore")
     assert page.evaluate("'moveBefore' in Element.prototype") == (moves == "moveBefore")
@@ -102,7 +102,7 @@ INSTANTS = {
     "Space": KEYS,
     "mouse": ["pointerdown", "mousedown", "focusin", "mouseup", "click", "open", "toggle"],
 }
-"""Events during which an update comes, for each way to unfold; `open` precedes `toggle`."""
+"""Events during which an update arrives, for each way to unfold. `open` precedes `toggle`."""
 
 AT = """([instant, html]) => {
   window.updates = 0;
@@ -112,16 +112,16 @@ AT = """([instant, html]) => {
     observer.observe(document.body, { subtree: true, attributeFilter: ["open"] });
   } else document.addEventListener(instant, update, { once: true, capture: true });
 }"""
-"""Makes an update come during the next event of a name."""
+"""Make an update arrive during the next event of a name."""
 
 
 @pytest.mark.parametrize(
     ("way", "instant"), [(way, instant) for way, names in INSTANTS.items() for instant in names]
 )
-def test_an_update_at_any_instant_leaves_unfolded_what_is_being_unfolded(
+def test_an_update_at_any_event_does_not_interrupt_unfolding(
     page: Page, way: str, instant: str
 ) -> None:
-    """The entries around it leave, come and change places, and it is left where it is."""
+    """Entries around the unfolded one are removed, added and moved. It stays in place."""
     used = item("used")
     page.evaluate("(html) => replace('part', html)", item("a") + item("b") + used + item("c"))
     page.evaluate(AT, [instant, item("new") + item("c") + used + item("b")])
@@ -138,8 +138,8 @@ def test_an_update_at_any_instant_leaves_unfolded_what_is_being_unfolded(
     assert page.evaluate("used === document.activeElement && used.parentNode.open")
 
 
-def test_a_text_that_changes_keeps_the_selection_around_the_change(page: Page) -> None:
-    """The ends of a selection lie in the same text as the characters that change."""
+def test_a_changed_text_keeps_the_selection_around_the_change(page: Page) -> None:
+    """Both ends of the selection are in the changed text."""
     page.evaluate("replace('part', '<p>lease 34 s, 1.2 GB 🜁 taken</p>')")
     page.evaluate(
         """() => { const text = document.querySelector("#part p").firstChild;
@@ -150,7 +150,7 @@ def test_a_text_that_changes_keeps_the_selection_around_the_change(page: Page) -
     assert page.evaluate("String(getSelection())") == "ase 9 s, 11 GB 🜂 tak"
 
 
-MEASURES = escape(drawn(SHOWN_BY_ROUND))
+MEASURES = escape(measures_json(SHOWN_BY_ROUND))
 CHARTS = (
     "<div id=accuracy></div><div id=loss></div>"
     f'<table><tbody id=rounds data-measures="{MEASURES}"></tbody></table>'
@@ -160,8 +160,8 @@ ROUNDS = """([last, loss]) => document.dispatchEvent(new CustomEvent("rounds", {
     "explore", i === 0]) } }))"""
 
 
-def test_rounds_that_are_sent_again_leave_their_rows(browser: Browser) -> None:
-    """A page that connects again gets all rounds: the selection stays, as its rows do."""
+def test_rounds_that_are_sent_again_keep_their_rows(browser: Browser) -> None:
+    """A page that reconnects gets all rounds, and keeps its rows and the selection."""
     page = browser.new_page()
     page.set_content(CHARTS)
     page.add_script_tag(path=plotly_file())
@@ -184,8 +184,8 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
     y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
 
 
-def test_curves_that_are_drawn_again_do_not_scroll_the_page(browser: Browser) -> None:
-    """Not in a browser without scroll anchoring either, whose page must never become lower."""
+def test_redrawn_curves_do_not_scroll_the_page(browser: Browser) -> None:
+    """The browser of the test has no scroll anchoring."""
     page = browser.new_page(viewport={"width": 1100, "height": 500})
     page.set_content(
         "<style>html { overflow-anchor: none } #arms { height: 27rem }</style>"

@@ -16,13 +16,13 @@ from sqlalchemy.engine import make_url
 from starlette.testclient import TestClient
 
 from fedsweep.errors import SchemaOld, StoreBusy, StoreEmpty, StoreError, StoreReadOnly
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import reading, transaction
 from tests import study
 from tests.acceptance.command import at_once
-from tests.serve.pages import TOKEN, anybody
+from tests.serve.pages import TOKEN, anonymous
 from tests.unprivileged import read_only
 
 READING = [
@@ -227,7 +227,7 @@ def test_the_page_reads_a_read_only_folder(folder: Path) -> None:
 
 
 def _client(engine: sa.Engine) -> TestClient:
-    client = anybody(Look(engine, tick=0.0, rest=0.0))
+    client = anonymous(ReadCache(engine, tick=0.0, rest=0.0))
     client.headers["authorization"] = f"Bearer {TOKEN}"
     return client
 

@@ -25,7 +25,7 @@ from fedsweep import cli, queue
 from fedsweep.cli.console import console
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
 from fedsweep.plan import Round, read_plan
-from fedsweep.serve.look import Look
+from fedsweep.serve.read_cache import ReadCache
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import clock, planning, round_rows, sweep_rows, transactions
 from fedsweep.store.claim import Claim
@@ -38,7 +38,7 @@ from fedsweep.store.wakeup import Wakeup
 from tests.acceptance.command import eventually
 from tests.builders import TINY, WORKER
 from tests.chaos.stores import Postgres
-from tests.serve.pages import TOKEN, anybody, finished, paths
+from tests.serve.pages import TOKEN, anonymous, finished, paths
 
 PROCESSES, THREADS, EACH = 10, 30, 2
 """Three hundred workers, and two trials for each."""
@@ -537,7 +537,7 @@ def test_pages_need_no_transaction_number(store: Engine, server: Postgres, tiny:
         planning.add_sweep(c, read_plan(tiny))
     finished(store)
     look = open_to_read(server.url, page=True)
-    client = anybody(Look(look, tick=0.0, rest=0.0))
+    client = anonymous(ReadCache(look, tick=0.0, rest=0.0))
     client.headers["authorization"] = f"Bearer {TOKEN}"
     next_number = sa.text("SELECT pg_snapshot_xmax(pg_current_snapshot())")
     addresses = [path for path in paths(server.url) if not path.startswith("/sql?")]

@@ -1,4 +1,4 @@
-// Draws a trial's rounds as they come, and a sweep's mean curves.
+// Draws the curves of a trial as rounds arrive, and the mean curves of a sweep.
 "use strict";
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -17,9 +17,9 @@ function layout(x, y) {
   };
 }
 
-// Plotly hides what exceeds half of a chart behind a scrollbar. So names are wrapped to the width of
-// the chart, and the chart grows by the height of its legend. The height that it has grown by is
-// kept: a page that is lower for a moment scrolls up.
+// Plotly adds a scrollbar to a legend that is higher than half of its chart. So names are wrapped to
+// the width of the chart, and the chart grows by the height of its legend. The added height is kept,
+// because a page that is lower for a moment scrolls up.
 const grown = new WeakMap();
 const pen = document.createElement("canvas").getContext("2d");
 const LINE = 16, ROW = 3, HANDLE = 45, SIDES = 48 + 12;
@@ -55,14 +55,14 @@ function fitLegend(chart, traces, drawn) {
   return drawn;
 }
 
-// A trial's rounds: rows of (round, a number per measure, phase, inherited). The server describes
-// the measures.
+// The rounds of a trial: rows of (round, one number per measure, phase, inherited). The server
+// describes the measures.
 let rounds = [];
 const measures = () => JSON.parse(document.getElementById("rounds").dataset.measures);
 const LINES = { train: ["--dim", "solid"], test: ["--running", "solid"], validation: ["--finished", "dash"] };
 
 function drawRounds() {
-  for (const [id, what] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
+  for (const [id, title] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
     const traces = measures().flatMap(({ group, samples, label, scale }, i) => {
       if (group !== id) return [];
       const measured = rounds.filter((row) => row[i + 1] !== null), [paint, dash] = LINES[samples];
@@ -74,7 +74,7 @@ function drawRounds() {
     });
     const chart = document.getElementById(id);
     const shown = traces.filter((t) => t.x.length);
-    Plotly.react(chart, shown, fitLegend(chart, shown, layout("round", what)), OPTIONS);
+    Plotly.react(chart, shown, fitLegend(chart, shown, layout("round", title)), OPTIONS);
     chart.dataset.points = rounds.length;
   }
 }
@@ -93,18 +93,18 @@ function fillRow(line, row, measured) {
   }
 }
 
-// Rows that are there stay, and with them what is selected.
-document.addEventListener("rounds", ({ detail: { anew, rounds: more } }) => {
+// Existing rows are kept, and so is a selection in them. If `replaced`, all rounds are sent again.
+document.addEventListener("rounds", ({ detail: { anew: replaced, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
-  rounds = anew ? more : [...rounds, ...more];
+  rounds = replaced ? more : [...rounds, ...more];
   const first = rounds.length - more.length, described = measures();
   for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row, described);
   while (body.rows.length > rounds.length) body.deleteRow(-1);
   drawRounds();
 });
 
-// A sweep's arms.
+// The arms of a sweep.
 let figure = null;
 
 function band(trace, paint) {

@@ -1,5 +1,5 @@
-// Keeps the page as the database is: parts of it are replaced where they have changed, and what
-// has the focus, is typed, scrolled or unfolded stays.
+// Updates the page from its event stream. Only changed parts are replaced. The focus, the selection,
+// typed text, the scroll position and unfolded details stay as they are.
 "use strict";
 
 const banner = document.getElementById("away");
@@ -12,7 +12,7 @@ function say(state, text) {
   if (banner.textContent !== text) banner.textContent = text;
 }
 
-// A text has the name of the element before it, so that it stays with that element.
+// Returns a key per node. A text node is named after the element before it, to stay with it.
 function keys(nodes) {
   let last = "";
   return nodes.map((node) => {
@@ -21,7 +21,7 @@ function keys(nodes) {
   });
 }
 
-function sameAttributes(old, made) {
+function copyAttributes(old, made) {
   for (const { name } of [...old.attributes]) {
     if (!made.hasAttribute(name) && name !== "open") old.removeAttribute(name);
   }
@@ -30,7 +30,7 @@ function sameAttributes(old, made) {
   }
 }
 
-// Changes only the characters that differ: a selection around them stays.
+// Replaces only the characters that differ, so that a selection around them stays.
 function rewrite(node, text) {
   const old = node.data, most = Math.min(old.length, text.length);
   let head = 0, tail = 0;
@@ -42,14 +42,14 @@ function rewrite(node, text) {
 let pressed = null;
 document.addEventListener("pointerdown", (event) => { pressed = event.target; }, true);
 
-// Returns the nodes that have the focus, an end of the selection, or the last press of the mouse.
+// Returns the nodes with the focus, with an end of the selection, and with the last mouse press.
 function nodesInUse() {
   const { anchorNode, focusNode } = getSelection();
   return [document.activeElement, anchorNode, focusNode, pressed].filter(Boolean);
 }
 
-// Returns the nodes that stay in place: the most that are in order, above all those in use. A node
-// that is moved loses its focus, its selection and its click.
+// Returns the nodes that need not be moved: the longest sequence in the right order, in which nodes
+// in use count most. A node that is moved loses its focus, its selection and its click.
 function unmoved(nodes, children) {
   const places = new Map(children.map((node, i) => [node, i]));
   const follows = (i, j) => places.get(nodes[i]) > places.get(nodes[j]);
@@ -75,26 +75,26 @@ function insert(parent, node, next) {
   else parent.insertBefore(node, next);
 }
 
-// Makes the old children what the new ones are. A node that has a twin stays itself.
+// Makes the children of `old` equal to those of `made`. A node whose key occurs in both is kept.
 function morph(old, made) {
-  const children = [...old.childNodes], wanted = [...made.childNodes];
+  const children = [...old.childNodes], targets = [...made.childNodes];
   const free = new Map(), names = keys(children);
   for (const [i, node] of children.entries()) {
     if (!free.has(names[i])) free.set(names[i], []);
     free.get(names[i]).push(node);
   }
-  const twins = keys(wanted).map((name) => free.get(name)?.shift());
+  const twins = keys(targets).map((name) => free.get(name)?.shift());
   const stay = unmoved(twins.filter(Boolean), children);
   for (const node of [...free.values()].flat()) node.remove();
   let next = null;
-  for (const [i, node] of [...wanted.entries()].reverse()) {
+  for (const [i, node] of [...targets.entries()].reverse()) {
     const twin = twins[i] ?? node;
     if (!stay.has(twin)) insert(old, twin, next);
     next = twin;
     if (twin === node || twin.isEqualNode(node)) continue;
     if (twin.nodeType !== 1) rewrite(twin, node.data);
     else {
-      sameAttributes(twin, node);
+      copyAttributes(twin, node);
       morph(twin, node);
     }
   }
@@ -114,18 +114,20 @@ function onPage({ parts = {}, title, said }) {
   if (said) document.getElementById("said").textContent = said;
 }
 
-// Loads the page that could not be shown, when nobody types: a page that is loaded forgets it.
-function comeBack() {
+// Reloads a page that could not be shown before. It waits while the user types, because a reload
+// would discard the text.
+function reloadWhenIdle() {
   const field = document.getElementById("find");
   if (!field.value && document.activeElement !== field) location.reload();
-  else field.addEventListener("blur", comeBack, { once: true });
+  else field.addEventListener("blur", reloadWhenIdle, { once: true });
 }
 
-const GONE = "The database does not answer: what you see is from before. It comes back by itself.";
-const CLOSED = "fedsweep serve does not answer: what you see is from before. If it was started " +
-  "anew, open the address that it printed.";
-const AGAIN = 5000; // milliseconds
-const ASLEEP = 60000;
+const GONE = "The database does not answer: this page shows older data. It updates itself when the " +
+  "database answers again.";
+const CLOSED = "fedsweep serve does not answer: this page shows older data. If it was started " +
+  "again, open the address that it printed.";
+const RECONNECT_MS = 5000; // after the server refused the stream
+const SLEEP_MS = 60000; // after which a hidden page closes its stream
 
 let source = null;
 
@@ -136,7 +138,7 @@ function listen() {
   let away = "";
   source.addEventListener("open", () => say(away ? "away" : "live", away));
   on("page", (page) => {
-    if ("gone" in document.body.dataset) comeBack();
+    if ("gone" in document.body.dataset) reloadWhenIdle();
     say("live", (away = ""));
     onPage(page);
   });
@@ -147,11 +149,11 @@ function listen() {
   }
   source.addEventListener("error", () => {
     say("away", CLOSED);
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, AGAIN);
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, RECONNECT_MS);
   });
 }
 
-// A browser has six connections to a server: a page that nobody sees gives its own back.
+// A browser opens at most six connections to a server, so a hidden page closes its own.
 let sleep = 0;
 
 function onVisibility() {
@@ -160,7 +162,7 @@ function onVisibility() {
     sleep = setTimeout(() => {
       source.close();
       document.title = document.title.replace(/^\d+ running/, "asleep");
-    }, ASLEEP);
+    }, SLEEP_MS);
   } else if (source.readyState === EventSource.CLOSED) listen();
 }
 
@@ -169,7 +171,7 @@ if (document.body.dataset.events) {
   document.addEventListener("visibilitychange", onVisibility);
 } else say("live", "");
 
-// A filter applies when it is chosen; without a script its button does.
+// A filter is applied when it is chosen. Without JavaScript, its button applies it.
 for (const form of document.querySelectorAll("form[data-apply]")) {
   form.addEventListener("change", () => form.requestSubmit());
   form.addEventListener("submit", () => {

@@ -1,4 +1,4 @@
-"""Rows of the store as what a page shows of them. Pure: `now` is an argument."""
+"""Values that the templates show, computed from rows of the store. Pure: `now` is an argument."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedsweep.store.progress import SweepProgress
 from fedsweep.store.rows import Row
 
 time_left = words.time_left
-"""For the templates."""
+"""The time left of a sweep as text, for the templates."""
 
-SHOWN_SECONDS = 3600.0
-"""How long a worker is shown after it was last seen, and the span of its utilization."""
+RECENT_SECONDS = 3600.0
+"""Seconds for which a worker is shown after it was last seen. Utilization has the same span."""
 
 HELD = words.HELD
 
@@ -25,8 +25,8 @@ BAR = ("finished", "running", "failed", "cancelled", "queued")
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One state's part of a bar, in hundredths of its width."""
+class Segment:
+    """The part of a bar that stands for one state. Start and width are percent of the bar."""
 
     state: str
     n: int
@@ -34,25 +34,25 @@ class Piece:
     width: float
 
 
-def bar(counts: Mapping[str, int]) -> list[Piece]:
-    """Trials by state as pieces of one bar; states without trials have none."""
-    total, start, pieces = sum(counts.values()), 0.0, []
+def bar(counts: Mapping[str, int]) -> list[Segment]:
+    """Return the segments of a bar of trials by state. States without trials have no segment."""
+    total, start, segments = sum(counts.values()), 0.0, []
     for state in BAR:
         if n := counts.get(state, 0):
             width = 100 * n / total
-            pieces.append(Piece(state, n, round(start, 3), round(width, 3)))
+            segments.append(Segment(state, n, round(start, 3), round(width, 3)))
             start += width
-    return pieces
+    return segments
 
 
 def counts(progress: SweepProgress) -> dict[str, int]:
-    """A sweep's trials by state."""
+    """Return the number of a sweep's trials in each state."""
     return {state.value: getattr(progress, state.value) for state in TrialState}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A worker, as far as its attempts tell."""
+class WorkerState:
+    """The state of a worker, derived from its attempts."""
 
     name: str
     host: str
@@ -61,41 +61,42 @@ class Seen:
     processor: str | None
     """The device's model."""
     standing: str
-    """training, silent (its lease is over), vanished, or idle."""
+    """One of training, silent (its lease has expired), vanished, and idle."""
     trial: Row | None
     last: float | None
-    """The wall time of the end of its last attempt, where it does not train."""
+    """The wall time at which its last attempt ended. None if it trains."""
     lease_left: float | None
     finished: int
     attempts: int
     utilization: float | None
-    """The share of the last hour, or of its life, that it trained."""
+    """The fraction of the last hour in which it trained. A younger worker counts from its start."""
     memory: int | None
-    """Bytes that its last attempt took of its device at most."""
+    """Bytes of its device's memory that its last attempt took at most."""
     room: int | None
-    """Bytes that its device has."""
+    """Bytes of memory that its device has."""
 
 
-def workers(running: Sequence[Row], recent: Sequence[Row], now: float) -> list[Seen]:
-    """Everybody who trains, and whoever was seen within the hour; who trains first."""
+def workers(running: Sequence[Row], recent: Sequence[Row], now: float) -> list[WorkerState]:
+    """Return the workers that train or were seen within the last hour. Idle ones come last."""
     at_work = {row["worker"]: row for row in running}
     known = {row["worker"]: row for row in recent}
-    seen = [_seen(known.get(name), at_work.get(name), now) for name in {**at_work, **known}]
-    return sorted(seen, key=lambda s: (s.standing == "idle", s.host, s.name))
+    names = {**at_work, **known}
+    states = [_worker_state(known.get(name), at_work.get(name), now) for name in names]
+    return sorted(states, key=lambda s: (s.standing == "idle", s.host, s.name))
 
 
-def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
+def _worker_state(known: Row | None, work: Row | None, now: float) -> WorkerState:
     row = work or known
     assert row is not None
     began = [known["first"]] if known else []
     first: float = min([*began, work["started_at"]] if work else began)
     trained = (known["trained"] or 0.0) if known else 0.0
     if work is not None:
-        trained += _within(work, now)
+        trained += _recently_trained(work, now)
     ran_with = json.loads(row["provenance"]) if row["provenance"] else {}
     last: float | None = known["last"] if known and work is None else None
-    span = (last or now) - max(first, now - SHOWN_SECONDS)
-    return Seen(
+    span = (last or now) - max(first, now - RECENT_SECONDS)
+    return WorkerState(
         name=row["worker"],
         host=row["host"],
         device=row["device"],
@@ -113,10 +114,10 @@ def _seen(known: Row | None, work: Row | None, now: float) -> Seen:
     )
 
 
-def _within(work: Row, now: float) -> float:
-    """The seconds within the last hour that a running attempt has trained."""
+def _recently_trained(work: Row, now: float) -> float:
+    """Return the seconds within the last hour in which a running attempt trained."""
     length = max(now - work["started_at"], 1e-9)
-    return float(work["seconds_trained"] * min(1.0, SHOWN_SECONDS / length))
+    return float(work["seconds_trained"] * min(1.0, RECENT_SECONDS / length))
 
 
 def _standing(known: Row | None, work: Row | None) -> str:
@@ -125,7 +126,7 @@ def _standing(known: Row | None, work: Row | None) -> str:
     return "vanished" if known and known["outcome"] == Outcome.EXPIRED else "idle"
 
 
-def shown(value: Any, most: int = 2000) -> str:
-    """A value of the database as the text of a cell."""
+def cell_text(value: Any, most: int = 2000) -> str:
+    """Return a database value as the text of a table cell, of `most` characters at most."""
     text = "" if value is None else str(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"

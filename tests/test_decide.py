@@ -1,4 +1,4 @@
-"""When there is something to tell: decided from small numbers."""
+"""The decision which notices a sweep's status calls for."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from dataclasses import replace
 
 import pytest
 
-from fedsweep.notify.decide import Attempt, Event, Standing, decide
+from fedsweep.notify.decide import EndedAttempt, Event, SweepStatus, decide
 
 COUNTS = {"queued": 3, "running": 2, "finished": 4, "failed": 1, "cancelled": 0}
-CALM = Standing("digits", COUNTS, (), over=False, free=True, idle=0.0)
+CALM = SweepStatus("digits", COUNTS, (), over=False, free=True, idle=0.0)
 NOW = 10_000.0
 
 
-def ends(*failures: str | None, apart: float = 1.0) -> tuple[Attempt, ...]:
-    """Attempts that ended so far apart, the last one now."""
+def ends(*failures: str | None, apart: float = 1.0) -> tuple[EndedAttempt, ...]:
+    """Return attempts that ended `apart` seconds after each other, the last one now."""
     first = NOW - apart * (len(failures) - 1)
     return tuple(
-        Attempt(i, 1, f"{i:016x}", first + apart * i, kind) for i, kind in enumerate(failures)
+        EndedAttempt(i, 1, f"{i:016x}", first + apart * i, kind) for i, kind in enumerate(failures)
     )
 
 
-def events(standing: Standing) -> list[Event]:
-    return [notice.event for notice in decide(standing, NOW)]
+def events(status: SweepStatus) -> list[Event]:
+    return [notice.event for notice in decide(status, NOW)]
 
 
-def test_while_trials_get_on_there_is_nothing_to_tell() -> None:
-    """A few failures are no news."""
+def test_a_sweep_that_makes_progress_needs_no_notice() -> None:
+    """A few failures need no notice either."""
     assert events(CALM) == []
     assert events(replace(CALM, ended=ends(None, "error", "error", None, "error", "error"))) == []
 
 
-def test_the_end_is_told_with_its_counts() -> None:
-    """In one sentence."""
+def test_the_end_of_a_sweep_is_reported_with_its_counts() -> None:
+    """The text is one sentence."""
     counts = {"queued": 0, "running": 0, "finished": 9, "failed": 1, "cancelled": 0}
     (notice,) = decide(replace(CALM, counts=counts, over=True, free=False), NOW)
     assert notice.event is Event.FINISHED
@@ -41,7 +41,7 @@ def test_the_end_is_told_with_its_counts() -> None:
 
 
 def test_five_failures_in_ten_minutes_are_a_burst() -> None:
-    """With their kinds; the fifth that is older than that is none."""
+    """The notice counts them by kind. If the first is older than ten minutes, there is no burst."""
     failed = ends("diverged", "error", "error", "lost", "error", apart=150.0)
     (notice,) = decide(replace(CALM, ended=failed), NOW)
     assert notice.event is Event.FAILURES
@@ -52,8 +52,8 @@ def test_five_failures_in_ten_minutes_are_a_burst() -> None:
     assert events(replace(CALM, ended=ends(*["error"] * 5, apart=151.0))) == []
 
 
-def test_half_of_the_last_twenty_are_a_burst_however_long_they_took() -> None:
-    """Ten of twenty, an hour apart; not nine, not of nineteen, and not long after."""
+def test_ten_failures_of_the_last_twenty_attempts_are_a_burst() -> None:
+    """They may be an hour apart. Nine failures, or ten of nineteen, or an old burst are not."""
     half = ends(*[None, "error"] * 10, apart=3600.0)
     (notice,) = decide(replace(CALM, ended=half), NOW)
     assert "10 attempts failed of the last 20 (10 error)" in notice.text
@@ -73,16 +73,16 @@ def test_half_of_the_last_twenty_are_a_burst_however_long_they_took() -> None:
         (9000.0, None, False, False),
     ],
 )
-def test_a_sweep_stalls_where_nothing_is_stored_and_nobody_holds_it(
+def test_a_sweep_stalls_if_nothing_is_stored_and_a_trial_is_free(
     idle: float, round_seconds: float | None, free: bool, stalled: bool
 ) -> None:
-    """For a quarter of an hour, and for three rounds' time."""
-    standing = replace(CALM, idle=idle, round_seconds=round_seconds, free=free)
-    assert events(standing) == ([Event.STALLED] if stalled else [])
+    """It must last for 15 minutes and for three usual rounds."""
+    status = replace(CALM, idle=idle, round_seconds=round_seconds, free=free)
+    assert events(status) == ([Event.STALLED] if stalled else [])
 
 
-def test_a_stall_says_for_how_long() -> None:
-    """And what is open."""
+def test_the_notice_of_a_stall_says_how_long_it_lasts() -> None:
+    """It also counts the running and queued trials."""
     (notice,) = decide(replace(CALM, idle=960.0), NOW)
     assert notice.text == (
         "Sweep digits has stalled: no round was stored for 16 minutes, with 2 trials running and "
