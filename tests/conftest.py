@@ -162,6 +162,14 @@ def walk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def walk_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, and all that one test starts, use the engine of `tests.walk`."""
+    from tests import walk
+
+    walk.install(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def alone(walk: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Any, ...]]]:
     """The rounds of the trials of `trunks.PLAN`, each walked from round 1."""

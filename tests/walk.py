@@ -25,7 +25,9 @@ from fedsweep.plan import ClientScore
 from fedsweep.plan import Round as Measurements
 from trainers import memory
 from trainers.config import TrainConfig
+from trainers.data.files import list_files
 from trainers.engines import TEST_ENGINE, Diverged, Unfit, Unreadable
+from trainers.facts import ON_DISK
 from trainers.identity import canonical
 from trainers.progress import progress
 
@@ -138,7 +140,10 @@ def numerics_of(config: TrainConfig, _device: str, threads: int) -> dict[str, st
     return parts | {"processor": "a walker", "cuda": ""}
 
 
-def load(config: TrainConfig, _root: Path | None) -> Data:
+def load(config: TrainConfig, root: Path | None) -> Data:
+    """Return the fingerprint of the images in a folder, as a real engine does."""
+    if config.dataset in ON_DISK and root is not None:
+        return Data(list_files(config.dataset, root).content().fingerprint)
     return Data(hashlib.blake2b(config.dataset.encode(), digest_size=16).hexdigest())
 
 

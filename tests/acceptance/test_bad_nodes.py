@@ -35,6 +35,10 @@ def work(url: str, *more: str, code: int = 1, **env: str) -> subprocess.Complete
     return fedsweep("work", "--db", url, "--until-empty", *more, code=code, **env)
 
 
+def work_at_once(url: str, *more: str, code: int = 1) -> subprocess.CompletedProcess[str]:
+    return at_once("work", "--db", url, "--device", "cpu", "--until-empty", *more, code=code)
+
+
 def broken_torch(place: Path, death: str) -> dict[str, str]:
     """Return the environment of a process that finds this torch first."""
     (place / "torch").mkdir(parents=True)
@@ -100,6 +104,7 @@ def images_planned(url: str, tiny: Path, *more: str) -> None:
     at_once("plan", str(tiny), "--db", url, *sets, *more)
 
 
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize("planned_with_data", [False, True])
 def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     planned_with_data: bool, sqlite_url: str, tiny: Path, tmp_path: Path
@@ -108,12 +113,12 @@ def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     right = str(make_image_folder(tmp_path / "right"))
     images_planned(sqlite_url, tiny, *(("--data", right) if planned_with_data else ()))
     for wrong in ((), ("--data", str(tmp_path / "nowhere"))):
-        done = work(sqlite_url, "--device", "cpu", *wrong)
+        done = work_at_once(sqlite_url, *wrong)
         assert "nothing that is left in scope can be trained here" in done.stderr
         assert "point --data" in done.stderr
         assert_nothing_was_claimed(sqlite_url)
     assert "point --data" in " ".join(at_once("status", "--db", sqlite_url).stdout.split())
-    work(sqlite_url, "--device", "cpu", "--data", right, code=0)
+    work_at_once(sqlite_url, "--data", right, code=0)
     assert set(query(sqlite_url, TRIALS)) == {("finished", 1, None)}
 
 
@@ -124,17 +129,18 @@ def test_other_images_than_planned_cost_no_trial_an_attempt(
     right = str(make_image_folder(tmp_path / "right"))
     other = str(make_image_folder(tmp_path / "other", each=28))
     images_planned(sqlite_url, tiny, "--data", right)
-    done = work(sqlite_url, "--device", "cpu", "--data", other)
+    done = work_at_once(sqlite_url, "--data", other)
     assert "point --data at the right folder" in done.stderr
     ended = query(sqlite_url, "SELECT outcome, failure, error FROM attempts")
     assert [row[:2] for row in ended] == [("released", None)]
     assert "are not those that the trial was planned for" in ended[0][2]
     charged = query(sqlite_url, "SELECT sum(failures), sum(losses) FROM trials")
     assert charged == [(0, 0)]
-    work(sqlite_url, "--device", "cpu", "--data", right, code=0)
+    work_at_once(sqlite_url, "--data", right, code=0)
     assert {row[0] for row in query(sqlite_url, TRIALS)} == {"finished"}
 
 
+@pytest.mark.usefixtures("walk_in_test")
 def test_a_machine_without_a_data_set_trains_what_needs_none(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
@@ -142,7 +148,7 @@ def test_a_machine_without_a_data_set_trains_what_needs_none(
     images_planned(sqlite_url, tiny)
     tiny.write_text(TINY.replace('"tiny"', '"digits"'))
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "rounds=1")
-    done = work(sqlite_url, "--device", "cpu")
+    done = work_at_once(sqlite_url)
     assert "passing over trials" in done.stderr
     counts = "SELECT dataset, state, count(*), max(attempts) FROM results GROUP BY 1, 2"
     assert sorted(query(sqlite_url, counts)) == [

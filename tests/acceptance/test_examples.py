@@ -76,12 +76,12 @@ def test_an_example_can_be_planned_worked_and_reported(example: Path, tmp_path: 
     make, _ = TREES[tomllib.loads(example.read_text())["protocol"]["dataset"]]
     data = ("--data", str(make(tmp_path / "data"))) if make else ()
     db = ("--db", f"sqlite:///{tmp_path}/example.db")
-    fedsweep("plan", str(example), *db, *data, *shortened(example))
+    at_once("plan", str(example), *db, *data, *shortened(example))
     work = ("work", *db, *data, "--device", "cpu", "--until-empty", "--slots", "2")
     assert " 0 failed" in fedsweep(*work).stdout
     states = query(db[1], "SELECT DISTINCT state FROM results")
     assert states == [("finished",)]
-    assert "BN" in fedsweep("report", *db).stdout
+    assert "BN" in at_once("report", *db).stdout
 
 
 @pytest.mark.slow

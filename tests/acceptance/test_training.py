@@ -33,17 +33,18 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
-    calm: str, tiny: Path, postgres_url: str
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_on_postgres_give_what_one_gives_on_sqlite(
+    count: int, calm: str, tiny: Path, postgres_url: str
 ) -> None:
     """Each trial takes one attempt, and can be verified."""
     at_once("plan", str(tiny), "--db", postgres_url)
     workers = [
         start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
-        for _ in range(4)
+        for _ in range(count)
     ]
     outputs = [worker.communicate(timeout=180)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    assert [worker.returncode for worker in workers] == [0] * count, outputs
     assert_equal_to_calm(calm, postgres_url)
     assert query(postgres_url, "SELECT count(*), max(attempts) FROM results") == [(6, 1)]
     ((trial,),) = query(postgres_url, "SELECT trial_id FROM results ORDER BY trial_id LIMIT 1")

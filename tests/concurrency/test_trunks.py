@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
+from tests.concurrency.processes import FORKS, fork
 from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
 from tests.walk import SECONDS
 
 pytestmark = pytest.mark.usefixtures("walk", "own_data_folder")
 
 WORKERS, KILLS, LEASE = 8, 3, 15.0
-SPAWN = get_context("spawn")
 
 
 def work(url: str, name: str, barrier: Any) -> None:
@@ -54,9 +53,7 @@ def work(url: str, name: str, barrier: Any) -> None:
 
 
 def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
-    process = SPAWN.Process(target=work, args=(url, f"w{n}", barrier))
-    process.start()
-    return process
+    return fork(work, url, f"w{n}", barrier)
 
 
 def in_some_order(store: Engine, rng: random.Random) -> None:
@@ -85,7 +82,7 @@ def test_eight_workers_train_six_and_a_half_trials(
     plan(store, read_plan(tmp_path / "shared.toml"))
     rng = random.Random(database)
     in_some_order(store, rng)
-    barrier = SPAWN.Barrier(WORKERS)
+    barrier = FORKS.Barrier(WORKERS)
     processes = [started(url, n, barrier) for n in range(WORKERS)]
     for n in range(KILLS):
         eventually(partial(has_stored, store, 12 * n))

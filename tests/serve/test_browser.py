@@ -22,8 +22,9 @@ from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.browsers import NEEDED, PATIENCE, chromium, enter, live
 from tests.serve.pages import HOSTILE, TOKEN, claimed, finished, served
+from tests.walk import SECONDS
 
-pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
+pytestmark = [NEEDED, pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk")]
 
 PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 """plotly.js brings a style for its maps, which the page neither has nor lets in."""
@@ -79,8 +80,9 @@ def at(page: Page, path: str) -> str:
 
 @contextmanager
 def working(url: str) -> Iterator[None]:
-    """A worker beside what is tried, which must then end by itself."""
-    worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
+    """Run a worker during a test. It must end by itself."""
+    work = ("work", "--db", url, "--device", "cpu", "--until-empty")
+    worker = start(*work, **{SECONDS: "0.02"})  # a trial lasts for several updates of the page
     try:
         yield
         said, _ = worker.communicate(timeout=PATIENCE / 1000)
