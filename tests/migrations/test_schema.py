@@ -131,10 +131,7 @@ def test_many_processes_on_an_empty_database_make_one_schema(
     url = f"sqlite:///{tmp_path}/many.db"
     if database == "postgres":
         url = request.getfixturevalue("empty_postgres")
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=_open, args=(url,)) for _ in range(count)]
-    for process in processes:
-        process.start()
+    processes = [fork(_open, url) for _ in range(count)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * count
