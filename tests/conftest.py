@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -49,6 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function):
             for mark in tiers.marks(item):
                 item.add_marker(mark)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the collection has made out of every garbage collection.
+
+    A collection looks at all objects, and a million of them live as long as the tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from fedsweep.store import schema, views
 from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import metadata
 from fedsweep.store.transactions import reading, transaction
+from tests.concurrency.processes import fork
 
 
 def test_migrations_build_what_the_tables_declare(store: Engine) -> None:
