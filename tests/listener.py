@@ -42,5 +42,5 @@ class Listener:
         self.thread.join()
 
     def contents(self) -> list[Any]:
-        """What was sent so far."""
+        """Return the messages received so far."""
         return [self.heard.get_nowait()[2] for _ in range(self.heard.qsize())]

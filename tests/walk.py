@@ -1,7 +1,7 @@
 """The engine `walk`: a random walk instead of training, for tests that are not about training.
 
 It needs no torch, and a round takes a tenth of a millisecond. As with a real engine, each random
-number is a function of seed, configuration and round, and a snapshot holds everything that the next
+number is a function of seed, configuration and round. A snapshot holds everything that the next
 round needs. So trials resume, fork from a trunk, are verified and diverge bit by bit.
 
 A test installs it with the fixture `walk`: then the test's process and all that it starts use it.
@@ -80,7 +80,7 @@ class Data:
 
 @dataclass(frozen=True)
 class State:
-    """Where the walk is after a round."""
+    """The place of the walk after a round."""
 
     round: int
     key: bytes

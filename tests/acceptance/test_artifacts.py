@@ -1,4 +1,4 @@
-"""Where a sweep's files lie, as a user says it; and what cleans up after them."""
+"""The folder of a sweep's files, as a user names it, and the garbage collection of the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stored(here: Path, text: str) -> list[tuple[object, ...]]:
 
 
 def later(here: Path, hours: float) -> None:
-    """What happened in this store happened so many hours earlier."""
+    """Move the times of a store's events this many hours back."""
     with sqlite3.connect(here / "fedsweep.db") as connection:
         for table, column in (("attempts", "ended_at"), ("files", "free_since")):
             connection.execute(f"UPDATE {table} SET {column} = {column} - {3600 * hours}")
@@ -34,7 +34,7 @@ def later(here: Path, hours: float) -> None:
 
 @pytest.mark.parametrize("spelling", ["scratch", "file://{here}/scratch"])
 def test_the_files_of_a_sweep_lie_where_its_plan_was_told(spelling: str, tiny: Path) -> None:
-    """Planned again it stays so; another place is refused once there are files; they come out."""
+    """A second plan keeps the folder. Another folder is refused as soon as files are stored."""
     here = tiny.parent
     place = spelling.format(here=here)
     at_once("plan", "tiny.toml", *ONE, "--artifacts", place, cwd=here)

@@ -141,7 +141,7 @@ def test_status_and_sql_speak_json(tiny: Path) -> None:
 
 
 def test_a_wide_row_is_printed_as_a_block(tiny: Path) -> None:
-    """Where a table would not fit, no letter is folded away."""
+    """If a table does not fit the width, no character is lost."""
     here = tiny.parent
     at_once("plan", "tiny.toml", cwd=here)
     said = at_once("sql", "SELECT * FROM results LIMIT 1", cwd=here, COLUMNS="80").stdout
@@ -193,7 +193,7 @@ def test_a_trial_asked_for_twice_measures_all_that_was_asked(tiny: Path) -> None
 
 
 def test_a_refused_plan_draws_nothing(tiny: Path) -> None:
-    """Where the database cannot be used, no figure is left, nor an older one touched."""
+    """If the database cannot be used, no figure is written, and an older one is kept."""
     figure = tiny.parent / "who.png"
     figure.write_bytes(b"precious")
     (tiny.parent / "not.db").write_text("no database, but long enough to be looked at" * 30)
@@ -271,7 +271,7 @@ def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_train
 
 
 def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Path) -> None:
-    """Of an unfinished trial; of a file that is damaged, or gone."""
+    """The trial is not finished, or the file is damaged or missing."""
     trial, waiting = trials(one_trained)
     refused = at_once("export", "weights", waiting, cwd=one_trained, code=2).stderr
     assert f"trial {waiting} is queued: wait until it has finished" in refused

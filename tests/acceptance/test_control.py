@@ -86,7 +86,7 @@ def running(
 
 
 def ended(worker: Work) -> str:
-    """What a worker said, once it has ended as it should."""
+    """Wait until a worker has ended with exit code 0. Return its output."""
     said, _ = worker.communicate(timeout=180)
     assert worker.returncode == 0, said
     assert "Traceback" not in said

@@ -121,7 +121,7 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
 
 @pytest.mark.parametrize("error", ["RuntimeError('x')", "ImportError('x')", "SystemExit(1)"])
 def test_an_error_that_a_library_made_of_ctrl_c_is_quiet(error: str) -> None:
-    """What it says is about nothing but the interrupt."""
+    """Its message would only be about the interrupt."""
     program = (
         "import os\n"
         "from fedsweep import interrupt\n"

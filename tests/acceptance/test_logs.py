@@ -1,4 +1,4 @@
-"""What trials said, as a user reads it; and the last words of a trainer that crashes."""
+"""The logs of trials, as a user reads them, and the last stderr lines of a crashed trainer."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def diverging(tiny: Path) -> None:
 def test_three_workers_tell_the_end_of_a_sweep_once(
     tiny: Path, store_url: str, listener: Listener
 ) -> None:
-    """Whoever notices; on both databases."""
+    """Any of the workers may notice the end, on both databases."""
     at_once("plan", str(tiny), "--db", store_url)
     hook = f"{listener.url}/T0/s3cret"
     given = {"FEDSWEEP_DB": store_url, "FEDSWEEP_NOTIFY": hook, **DIRECT}

@@ -94,7 +94,7 @@ def test_a_trial_outlives_outages_that_its_workers_do_not(primary: Server, tiny:
 
 @pytest.mark.timeout(600)
 def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
-    """The primary dies; its streaming standby is promoted; the URL names both."""
+    """The primary dies, and its streaming standby is promoted. The URL names both."""
     with servers.server() as first, servers.standby(first) as second:
         alone = first.create("followed")
         url = (

@@ -73,7 +73,7 @@ def test_every_path_of_the_file_map_exists() -> None:
 
 
 def test_the_readme_names_every_recipe() -> None:
-    """Where it speaks of SQL, in backquotes, and none that is not there."""
+    """Its section on SQL names them in backquotes, and names no others."""
     section = TEXT.partition("## SQL\n")[2].partition("\n## ")[0]
     listed = section.partition("| recipe |")[2].partition("\n\n")[0]
     named = re.findall(r"^\| `([a-z-]+)` \|", listed, flags=re.MULTILINE)

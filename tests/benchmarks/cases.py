@@ -1,4 +1,4 @@
-"""What the engine and its peers train: the same model, data and batches."""
+"""The trials of the engine and of its peers: the same model, data and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each process of the claiming benchmarks does, with our own code."""
+"""The work of each process in the claiming benchmarks, with our own code."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Shift:
-    """What one process did. Times are the machine's monotonic seconds."""
+    """The work of one process. Times are the machine's monotonic seconds."""
 
     began: float
     ended: float
@@ -39,12 +39,12 @@ class Shift:
     done: list[float]
     """When each claim was finished, as far as that was within the limit."""
     trials: list[int]
-    """What was claimed, the one before the start included."""
+    """The claimed trials, with the one before the start."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all of them did together."""
+    """The work of all processes together."""
 
     shifts: list[Shift]
 

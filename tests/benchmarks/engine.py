@@ -1,4 +1,4 @@
-"""The FedAvg engine: figures of a round, of a whole machine, and of Flower beside it.
+"""The FedAvg engine: figures of a round, of a whole machine, and of Flower for comparison.
 
 Evaluation is left out everywhere, on both sides.
 """
@@ -245,7 +245,7 @@ def flower_says(case: str, count: int) -> str:
 
 
 def ask(program: str, *arguments: str) -> str:
-    """What a program prints in a process of its own."""
+    """Run a program in another process. Return its output."""
     call = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip()

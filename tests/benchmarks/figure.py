@@ -39,5 +39,5 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:
-    """Of two things that took turns, turn by turn."""
+    """Return the ratio of two measurements for each turn."""
     return [one / other for one, other in zip(ones, others, strict=True)]

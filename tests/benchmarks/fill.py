@@ -33,7 +33,7 @@ DIGITS: dict[str, Any] = {
     "lr": 0.05, "normalizer": "bn", "alpha": 0.5,
 }  # fmt: skip
 SEEDS = 20
-"""Of a cell."""
+"""Trials of a cell."""
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from trainers.partition import partition
 
 
 class Workshop:
-    """What an actor's process keeps from client to client: data, their partition, one model."""
+    """The objects that an actor's process reuses for its clients: data, partition, one model."""
 
     def __init__(self, case: str) -> None:
         torch.set_num_threads(1)

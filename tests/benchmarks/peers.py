@@ -214,7 +214,7 @@ COMMANDS: dict[str, Callable[[str, int], dict[str, Any]]] = {
 
 
 def ask(peer: str, url: str, count: int) -> dict[str, Any]:
-    """What a peer says in its own environment."""
+    """Run a peer in its own environment. Return its measurements."""
     call = [str(PYTHON), "-m", "tests.benchmarks.peers", peer, url, str(count)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:

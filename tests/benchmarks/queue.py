@@ -1,4 +1,4 @@
-"""The queue: claims that race, claims a second beside its peers', claims behind a long backlog."""
+"""The queue: concurrent claims, claims per second next to its peers', claims after a backlog."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.builders import TINY
 WORKERS = 8
 TURNS = 3
 SECONDS = 5.0
-"""Of one turn's claiming."""
+"""Duration of one turn."""
 STOCK = 120_000
 """Trials that are there for all the turns: more than a machine can claim in them."""
 ASKED = 200
@@ -68,7 +68,7 @@ def million(stores: Stores) -> Iterator[Figure]:
 
 
 def faults(url: str, work: Work) -> dict[str, int]:
-    """What the processes and the tables say, counted against each other."""
+    """Count the differences between the reports of the processes and the tables."""
     claimed = set(work.trials)
     sound = (trials.c.state == "finished") & (trials.c.fence == 1)
     with fill.opened(url) as store, reading(store) as c:
@@ -202,7 +202,7 @@ def _top_up(url: str) -> None:
 
 
 def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
-    """100,000 trials into a store; then again; and Optuna's enqueueing beside it."""
+    """Plan 100,000 trials twice, and enqueue as many with Optuna for comparison."""
     file = folder / "large.toml"
     file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(33_334))}"))
     missing = peers.missing()

@@ -43,7 +43,7 @@ LOOKS = 50
 
 @dataclass(frozen=True)
 class Takeover:
-    """What became of a trial that lost its worker."""
+    """The next attempt of a trial that lost its worker."""
 
     seconds: float
     """From the signal to its next attempt."""
@@ -54,7 +54,7 @@ class Takeover:
     since: int
     """Stored rounds behind the last snapshot."""
     outcome: str
-    """Of the attempt that was cut short."""
+    """Outcome of the interrupted attempt."""
 
 
 class Workers:
@@ -98,7 +98,7 @@ class Workers:
 
 
 def _idle(pid: int) -> bool:
-    """Whether a worker's slot does nothing but wait for trials."""
+    """Return True if a worker's slot only waits for trials."""
     try:
         children = psutil.Process(pid).children()
         slots = [child for child in children if "spawn_main" in " ".join(child.cmdline())]

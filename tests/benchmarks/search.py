@@ -1,4 +1,4 @@
-"""The search on a recorded grid, beside Optuna's own TPE: what is found, and what it takes."""
+"""The search on a recorded grid, compared with Optuna's TPE: its result and its cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.benchmarks.figure import Figure
 from tests.search.replay import LIMIT, ROUNDS, Outcome, Recorded, arms, plain_tpe, pruned, replay
 
 REPLAYS = 50
-"""Of each of the four arms."""
+"""Replays of each of the four arms."""
 
 
 def searches() -> Iterator[Figure]:

@@ -22,12 +22,12 @@ from tests.chaos.workers import LEASE, Worker, send
 
 HOUR = 3600
 TAKEOVER_SECONDS = 8.0
-"""How much longer than planned something stands still, where nobody has taken its trial yet."""
+"""Seconds that a frozen process stays frozen for longer if no other has taken its trial yet."""
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What was done, and to which trainers."""
+    """A disturbance, and the trainers that it met."""
 
     what: str
     pids: frozenset[int] = frozenset()
@@ -236,7 +236,7 @@ EVERYWHERE: dict[str, Disturbance] = {
 
 
 def kinds(store: Store, folder: Path) -> dict[str, Disturbance]:
-    """What can be done here, by the words of the report."""
+    """Return the disturbances that are possible on this machine, by their names in the report."""
     found = dict(EVERYWHERE)
     if isinstance(store, Postgres):
         found |= {"server restarted": restart_server, "connections cut": cut_connections}

@@ -1,4 +1,4 @@
-"""A reader beside the run: when attempts are first seen, and what must never be seen."""
+"""A reader during the run. It notes when attempts are first seen, and states that must not be."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Eye:
         return [key for key, one in seen.items() if one.pid in pids and one.end is None]
 
     def overtaken(self, attempt: Key) -> bool:
-        """Whether another attempt has followed."""
+        """Return True if another attempt has followed."""
         trial, fence = attempt
         return (trial, fence + 1) in self.seen
 

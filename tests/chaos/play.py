@@ -27,7 +27,7 @@ RETRIES = 5
 
 @dataclass(frozen=True)
 class Play:
-    """What was asked for."""
+    """The options of a run."""
 
     database: str
     minutes: float
@@ -36,7 +36,7 @@ class Play:
     without: tuple[str, ...] = ()
     """Disturbances that are not wanted."""
     strict: bool = False
-    """Whether a worker that gives up at its work is a fault, whatever it met."""
+    """True if a worker that gives up while it works is a fault after any disturbance."""
     verify: int = 0
     """Trials that are trained once more at the end, by `fedsweep verify`."""
 
@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 def perform(play: Play, folder: Path, calm: Calm, say: Say) -> Report:
-    """Disturb, let it come to rest, compare. Whatever happens, nothing of it goes on."""
+    """Disturb, wait for the end, and compare. No process is left, also after an error."""
     store = make(play.database, folder)
     try:
         stage = _set_up(play, folder, store)
@@ -130,7 +130,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
 
 
 def _wait_for_a_first_attempt(stage: Stage) -> None:
-    """What is killed before it has begun shows nothing."""
+    """Wait for a first attempt, because to kill a worker before it tests nothing."""
     deadline = time.monotonic() + FIRST_ROUND_SECONDS
     while not stage.eye.seen:
         if time.monotonic() > deadline:

@@ -31,7 +31,7 @@ class Recovery:
 
 @dataclass
 class Report:
-    """What happened, and what was found wrong."""
+    """The events of a run, and its faults."""
 
     database: str
     seed: int

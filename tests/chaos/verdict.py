@@ -1,4 +1,4 @@
-"""What must hold when all is over. Each check returns the faults it found."""
+"""The checks at the end of a run. Each check returns the faults that it finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_MEASURED = {
     *("seconds", "attempts", "device", "error", "held", "priority"),
     *("inherited", "rounds_shared"),
 }
-"""What may differ between two runs of the same trial."""
+"""Columns that may differ between two runs of the same trial."""
 VERIFY_SECONDS = 600.0
 VIEWS = {
     "results": ("trial_id",),
@@ -29,7 +29,7 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Matter:
-    """What is judged."""
+    """The objects of the checks."""
 
     stage: Stage
     calm: Calm
@@ -134,7 +134,7 @@ def the_database_is_sound(m: Matter) -> list[str]:
 
 
 def numbers_equal_the_calm_run(m: Matter) -> list[str]:
-    """Bit for bit, whoever trained what, in however many goes."""
+    """Compare bit for bit. Workers and attempts may differ."""
     mine = {row["trial_id"] for row in m.trials}
     return [fault for view in VIEWS for fault in _differences(m, view, mine)]
 

@@ -29,12 +29,12 @@ class Worker:
     process: subprocess.Popen[bytes]
     log: Path
     asked: bool = False
-    """Whether it was told to end, one way or another."""
+    """True if it was told to end in any way."""
     ended: float | None = None
     """When it was seen to have ended, on the monotonic clock."""
     began: bool = False
-    """Whether it came as far as to have slots. One that meets an outage before that says so and
-    ends: its URL may be wrong."""
+    """True if it has had slots. A worker that meets an outage before that reports it and ends,
+    because its URL may be wrong."""
 
     @property
     def alive(self) -> bool:
@@ -64,7 +64,7 @@ def _is_slot(process: psutil.Process) -> bool:
 
 
 def _living_under(process: psutil.Process, clock: Path) -> bool:
-    """Whether a process was started under this run's clock: that is what marks it as ours."""
+    """Return True if a process was started under this run's clock, so that it belongs to the run."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
@@ -100,7 +100,7 @@ class Crew:
         return [worker for worker in self.ever if worker.alive]
 
     def look(self) -> None:
-        """Who has begun, who has ended."""
+        """Note the workers that have begun and those that have ended."""
         for worker in self.ever:
             if worker.alive:
                 worker.began = worker.began or bool(worker.slots())
