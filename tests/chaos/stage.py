@@ -62,7 +62,7 @@ class Stage:
         heapq.heappush(self.mends, (time.monotonic() + seconds, next(self._count), mend))
 
     def tick(self) -> None:
-        """Mend the harms that are due, and look at the store and the workers."""
+        """Mend the harms that are due, replace ended workers, and plan more trials."""
         while self.mends and self.mends[0][0] <= time.monotonic():
             heapq.heappop(self.mends)[2]()
         self.store.tick()

@@ -64,7 +64,7 @@ def _is_slot(process: psutil.Process) -> bool:
 
 
 def _living_under(process: psutil.Process, clock: Path) -> bool:
-    """Return True if a process was started under this run's clock, so that it belongs to the run."""
+    """Return True if a process has this run's clock, so that it belongs to the run."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False

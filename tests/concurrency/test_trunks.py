@@ -75,7 +75,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eight_workers_train_six_and_a_half_trials(
     database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Eleven trials are equal bit for bit. Rounds that a killed worker had not stored do not count."""
+    """Eleven trials are equal bit for bit. Rounds that killed workers lost do not count."""
     url = request.getfixturevalue(f"{database}_url")
     (tmp_path / "shared.toml").write_text(PLAN)
     store = open_store(url)
