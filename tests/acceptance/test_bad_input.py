@@ -101,8 +101,8 @@ def refused(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 2
-        said = capsys.readouterr()
-        return said.out, said.err
+        output = capsys.readouterr()
+        return output.out, output.err
 
     return call
 
@@ -131,10 +131,10 @@ def test_a_process_of_its_own_says_the_same(folder: Path) -> None:
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
     """Not even the database."""
-    said = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
-    assert "6 new trials, 0 kept" in said
-    assert "rounds   16, and 2 that trials share" in said
-    assert "not measured yet" in said
+    output = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
+    assert "6 new trials, 0 kept" in output
+    assert "rounds   16, and 2 that trials share" in output
+    assert "not measured yet" in output
     assert not (folder / "fedsweep.db").exists()
 
 

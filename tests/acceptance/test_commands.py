@@ -65,43 +65,43 @@ def test_commands_that_do_not_train_import_no_heavy_package(tiny: Path) -> None:
 
 def test_help_names_every_command() -> None:
     """And its own version."""
-    said = fedsweep("--help").stdout
+    output = fedsweep("--help").stdout
     commands = ("plan", "work", "report", "status", "trial", "sweep", "sql", "export", "db")
-    assert all(f" {name} " in said for name in commands)
+    assert all(f" {name} " in output for name in commands)
     assert fedsweep("--version").stdout.startswith("fedsweep 0.")
 
 
 def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> None:
     """New and kept trials, the difference of the texts, and what stays."""
-    here = tiny.parent
-    assert at_once("plan", "tiny.toml", cwd=here).stdout == "tiny: 6 new trials, 0 kept\n"
-    assert at_once("plan", "tiny.toml", cwd=here).stdout == "tiny: 0 new trials, 6 kept\n"
+    folder = tiny.parent
+    assert at_once("plan", "tiny.toml", cwd=folder).stdout == "tiny: 6 new trials, 0 kept\n"
+    assert at_once("plan", "tiny.toml", cwd=folder).stdout == "tiny: 0 new trials, 6 kept\n"
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [1, 2]"))
-    said = at_once("plan", "tiny.toml", cwd=here).stdout
-    assert "tiny: 3 new trials, 3 kept" in said
-    assert "-seed = [0, 1]" in said
-    assert "+seed = [1, 2]" in said
-    assert "3 trials of the earlier plan stay in the sweep" in said
+    output = at_once("plan", "tiny.toml", cwd=folder).stdout
+    assert "tiny: 3 new trials, 3 kept" in output
+    assert "-seed = [0, 1]" in output
+    assert "+seed = [1, 2]" in output
+    assert "3 trials of the earlier plan stay in the sweep" in output
 
 
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
     """By unique beginnings of their ids."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", cwd=here)
-    url = f"sqlite:///{here}/fedsweep.db"
+    folder = tiny.parent
+    at_once("plan", "tiny.toml", cwd=folder)
+    url = f"sqlite:///{folder}/fedsweep.db"
     first, second = [
         row[0] for row in query(url, "SELECT trial_id FROM trials ORDER BY id LIMIT 2")
     ]
-    assert first[:10] in at_once("trial", "list", cwd=here).stdout
-    assert "2 trials cancelled" in at_once("trial", "cancel", first[:8], second, cwd=here).stdout
-    listed = at_once("trial", "list", "--state", "cancelled", cwd=here).stdout
+    assert first[:10] in at_once("trial", "list", cwd=folder).stdout
+    assert "2 trials cancelled" in at_once("trial", "cancel", first[:8], second, cwd=folder).stdout
+    listed = at_once("trial", "list", "--state", "cancelled", cwd=folder).stdout
     assert first[:10] in listed
     assert second[:10] in listed
-    assert "only queued and running" in at_once("trial", "cancel", first, cwd=here, code=2).stderr
-    assert "1 trial queued again" in at_once("trial", "retry", first[:8], cwd=here).stdout
-    said = at_once("plan", "tiny.toml", cwd=here).stdout
-    assert "1 cancelled trial queued again" in said
-    shown = at_once("trial", "show", first[:8], cwd=here).stdout
+    assert "only queued and running" in at_once("trial", "cancel", first, cwd=folder, code=2).stderr
+    assert "1 trial queued again" in at_once("trial", "retry", first[:8], cwd=folder).stdout
+    output = at_once("plan", "tiny.toml", cwd=folder).stdout
+    assert "1 cancelled trial queued again" in output
+    shown = at_once("trial", "show", first[:8], cwd=folder).stdout
     assert "configuration" in shown
     assert "normalizer" in shown
     assert "0 attempts" in shown
@@ -109,54 +109,54 @@ def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
 
 def test_cancelling_a_sweep_leaves_trials_that_another_one_has(tiny: Path) -> None:
     """Two sweeps share the bn trials of seed 0."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", cwd=here)
-    other = here / "other.toml"
+    folder = tiny.parent
+    at_once("plan", "tiny.toml", cwd=folder)
+    other = folder / "other.toml"
     other.write_text(tiny.read_text().replace('"tiny"', '"other"').replace('["bn", "gn"]', '"bn"'))
-    at_once("plan", "other.toml", "--set", "seed=0", "--set", "normalizer=bn", cwd=here)
-    said = at_once("sweep", "cancel", "tiny", cwd=here).stdout
-    assert "tiny: 5 trials cancelled" in said
-    assert "1 trial of other sweeps too: left alone" in said
-    assert "tiny" in at_once("sweep", "list", cwd=here).stdout
+    at_once("plan", "other.toml", "--set", "seed=0", "--set", "normalizer=bn", cwd=folder)
+    output = at_once("sweep", "cancel", "tiny", cwd=folder).stdout
+    assert "tiny: 5 trials cancelled" in output
+    assert "1 trial of other sweeps too: left alone" in output
+    assert "tiny" in at_once("sweep", "list", cwd=folder).stdout
 
 
 def test_status_and_sql_speak_json(tiny: Path) -> None:
     """For scripts: one list of objects each."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", cwd=here)
-    (standing,) = json.loads(at_once("status", "--json", cwd=here).stdout)
+    folder = tiny.parent
+    at_once("plan", "tiny.toml", cwd=folder)
+    (standing,) = json.loads(at_once("status", "--json", cwd=folder).stdout)
     assert (standing["sweep"], standing["queued"], standing["trials"]) == ("tiny", 6, 6)
     assert standing["seconds_left"] is None
     counted = "SELECT normalizer, count(*) AS n FROM results GROUP BY 1 ORDER BY 1"
-    rows = json.loads(at_once("sql", counted, "--format", "json", cwd=here).stdout)
+    rows = json.loads(at_once("sql", counted, "--format", "json", cwd=folder).stdout)
     assert rows == [
         {"normalizer": "bn", "n": 2},
         {"normalizer": "fixbn", "n": 2},
         {"normalizer": "gn", "n": 2},
     ]
-    text = at_once("sql", counted, "--format", "csv", cwd=here).stdout
+    text = at_once("sql", counted, "--format", "csv", cwd=folder).stdout
     assert text == "normalizer,n\nbn,2\nfixbn,2\ngn,2\n"
-    assert "fixbn" in at_once("sql", counted, cwd=here).stdout
-    assert "0/6" in at_once("status", cwd=here).stdout
+    assert "fixbn" in at_once("sql", counted, cwd=folder).stdout
+    assert "0/6" in at_once("status", cwd=folder).stdout
 
 
 def test_a_wide_row_is_printed_as_a_block(tiny: Path) -> None:
     """If a table does not fit the width, no character is lost."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", cwd=here)
-    said = at_once("sql", "SELECT * FROM results LIMIT 1", cwd=here, COLUMNS="80").stdout
-    assert said.startswith("row 1\n  trial_id ")
+    folder = tiny.parent
+    at_once("plan", "tiny.toml", cwd=folder)
+    output = at_once("sql", "SELECT * FROM results LIMIT 1", cwd=folder, COLUMNS="80").stdout
+    assert output.startswith("row 1\n  trial_id ")
 
 
 def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
     """--db before $FEDSWEEP_DB before ./fedsweep.db."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", "--db", "sqlite:///a.db", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
-    at_once("plan", "tiny.toml", cwd=here, FEDSWEEP_DB="sqlite:///b.db")
-    at_once("plan", "tiny.toml", cwd=here)
-    assert {p.name for p in here.glob("*.db")} == {"a.db", "b.db", "fedsweep.db"}
-    assert "sound, schema 0007" in at_once("db", "check", cwd=here).stdout
-    assert "already there" in at_once("db", "upgrade", cwd=here).stdout
+    folder = tiny.parent
+    at_once("plan", "tiny.toml", "--db", "sqlite:///a.db", cwd=folder, FEDSWEEP_DB="sqlite:///b.db")
+    at_once("plan", "tiny.toml", cwd=folder, FEDSWEEP_DB="sqlite:///b.db")
+    at_once("plan", "tiny.toml", cwd=folder)
+    assert {p.name for p in folder.glob("*.db")} == {"a.db", "b.db", "fedsweep.db"}
+    assert "sound, schema 0007" in at_once("db", "check", cwd=folder).stdout
+    assert "already there" in at_once("db", "upgrade", cwd=folder).stdout
 
 
 def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
@@ -175,9 +175,9 @@ def test_planning_to_measure_more_of_begun_trials_says_that_it_does_not(tiny: Pa
     """They are the same trials, and stay as they began; the others measure what is asked now."""
     at_once("plan", "tiny.toml", cwd=tiny.parent)
     at_once("work", "--device", "cpu", "--max-trials", "1", cwd=tiny.parent)
-    said = at_once("plan", "tiny.toml", "--set", "keep_weights=true", cwd=tiny.parent).stdout
-    assert "tiny: 0 new trials, 6 kept" in said
-    assert "1 kept trial began as planned before" in said
+    output = at_once("plan", "tiny.toml", "--set", "keep_weights=true", cwd=tiny.parent).stdout
+    assert "tiny: 0 new trials, 6 kept" in output
+    assert "1 kept trial began as planned before" in output
     url = f"sqlite:///{tiny.parent}/fedsweep.db"
     assert query(url, "SELECT sum(keep_weights) FROM results") == [(5,)]
 
@@ -253,20 +253,22 @@ def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_train
     """Named after the trial in this folder, or as asked."""
     from safetensors.numpy import load_file
 
-    here, (trial, _) = one_trained, trials(one_trained)
-    said = at_once("export", "weights", trial[:8], cwd=here).stdout
-    assert str(here / f"{trial}.safetensors") in said
-    assert "norm1.running_mean" in load_file(here / f"{trial}.safetensors")
-    refused = at_once("export", "weights", trial, cwd=here, code=2).stderr
+    folder, (trial, _) = one_trained, trials(one_trained)
+    output = at_once("export", "weights", trial[:8], cwd=folder).stdout
+    assert str(folder / f"{trial}.safetensors") in output
+    assert "norm1.running_mean" in load_file(folder / f"{trial}.safetensors")
+    refused = at_once("export", "weights", trial, cwd=folder, code=2).stderr
     assert "already there: replace it with --force, or name another with --output" in refused
-    at_once("export", "weights", trial, "--force", cwd=here)
-    at_once("export", "weights", trial, "--output", "other.safetensors", cwd=here)
+    at_once("export", "weights", trial, "--force", cwd=folder)
+    at_once("export", "weights", trial, "--output", "other.safetensors", cwd=folder)
     contents = [
-        (here / name).read_bytes() for name in (f"{trial}.safetensors", "other.safetensors")
+        (folder / name).read_bytes() for name in (f"{trial}.safetensors", "other.safetensors")
     ]
     assert contents[0] == contents[1]
     for target in ("no/such.safetensors", "."):
-        done = at_once("export", "weights", trial, "--output", target, "--force", cwd=here, code=2)
+        done = at_once(
+            "export", "weights", trial, "--output", target, "--force", cwd=folder, code=2
+        )
         assert "cannot be written" in done.stderr or "is a folder" in done.stderr
 
 
@@ -291,7 +293,7 @@ def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Pat
 
 def test_a_trial_shows_its_clients_accuracies_where_it_measured_them(one_trained: Path) -> None:
     """And no line for what it did not measure."""
-    said = at_once("trial", "show", trials(one_trained)[0], cwd=one_trained).stdout
-    assert "worst_client_accuracy  0." in said
-    assert "mean_client_accuracy " in said
-    assert "test_miou" not in said
+    output = at_once("trial", "show", trials(one_trained)[0], cwd=one_trained).stdout
+    assert "worst_client_accuracy  0." in output
+    assert "mean_client_accuracy " in output
+    assert "test_miou" not in output

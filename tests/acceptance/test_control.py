@@ -87,10 +87,10 @@ def running(
 
 def ended(worker: Work) -> str:
     """Wait until a worker has ended with exit code 0. Return its output."""
-    said, _ = worker.communicate(timeout=180)
-    assert worker.returncode == 0, said
-    assert "Traceback" not in said
-    return said
+    output, _ = worker.communicate(timeout=180)
+    assert worker.returncode == 0, output
+    assert "Traceback" not in output
+    return output
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -239,8 +239,8 @@ def test_a_trial_survives_a_restart_of_its_server(
         server.stop("fast")
         server.mend()
         speed_up(tiny.parent)
-        said = ended(worker)
-        assert "1 trial finished, 0 failed" in said
+        output = ended(worker)
+        assert "1 trial finished, 0 failed" in output
         assert_equal_to_calm(calm, server.url)
         assert query(server.url, OUTCOMES) == [("finished",)]
     finally:

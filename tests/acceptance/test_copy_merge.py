@@ -47,14 +47,14 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     try:
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'finished'"))
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'running'"))
-        said = at_once("db", "copy", source, target).stdout
+        output = at_once("db", "copy", source, target).stdout
         speed_up(tiny.parent)
         assert worker.wait(PATIENCE) == 0, worker.communicate()
     finally:
         worker.kill()
         worker.communicate()
     tables = {
-        line.split()[1]: line.split()[3:6:2] for line in said.splitlines() if "agrees" in line
+        line.split()[1]: line.split()[3:6:2] for line in output.splitlines() if "agrees" in line
     }
     assert tables["trials"] == ["6", "agrees"]
     assert tables["rounds"] == [f"{query(target, 'SELECT count(*) FROM curves')[0][0]:,}", "agrees"]
@@ -96,10 +96,10 @@ def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Pa
     at_once("db", "merge", one, other)
     before = query(other, CURVES)
     change(one, "UPDATE rounds SET test_loss = test_loss + 0.25 WHERE round = 2")
-    said = at_once("db", "merge", one, other, code=2).stderr
+    output = at_once("db", "merge", one, other, code=2).stderr
     trial_id, loss = before[1][0], before[1][4]
-    assert f"trial {trial_id} differs in round 2: test_loss is {loss + 0.25}" in said
-    assert said.count("\n") == 1
+    assert f"trial {trial_id} differs in round 2: test_loss is {loss + 0.25}" in output
+    assert output.count("\n") == 1
     assert query(other, CURVES) == before
 
 
@@ -118,11 +118,11 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     at_once("plan", str(tiny), "--db", sqlite_url)
 
     def refused(*arguments: str) -> str:
-        said = at_once("db", *arguments, code=2).stderr
-        assert said.count("\n") == 1, said
+        output = at_once("db", *arguments, code=2).stderr
+        assert output.count("\n") == 1, output
         assert not (tmp_path / "to.db").exists()
         assert not (tmp_path / "missing.db").exists()
-        return said
+        return output
 
     assert "there is no database" in refused("copy", missing, to)
     assert "there is no database" in refused("merge", sqlite_url, missing)
@@ -131,9 +131,9 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     other = f"sqlite:///{tmp_path}/other.db"
     at_once("plan", str(tiny), "--db", other)
     assert "TO is not empty" in refused("copy", sqlite_url, other)
-    said = refused("copy", "postgresql://me:secret@127.0.0.1:1/x", to)
-    assert "FROM" in said
-    assert "secret" not in said
+    output = refused("copy", "postgresql://me:secret@127.0.0.1:1/x", to)
+    assert "FROM" in output
+    assert "secret" not in output
 
 
 def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_path: Path) -> None:
@@ -152,6 +152,6 @@ def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_pat
         "INSERT INTO attempts (trial, fence, worker, host, pid, device, started_at) "
         "VALUES (1, 1, 'w', 'h', 1, 'cpu', 1)",
     )
-    said = at_once("db", "merge", one, other).stdout
-    assert said == "0 trials added, 6 taken over, 0 kept; 18 rounds added\n"
+    output = at_once("db", "merge", one, other).stdout
+    assert output == "0 trials added, 6 taken over, 0 kept; 18 rounds added\n"
     assert "sound" in at_once("db", "check", "--db", other).stdout

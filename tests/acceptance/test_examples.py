@@ -58,9 +58,9 @@ def test_an_example_can_be_planned(example: Path, tmp_path: Path) -> None:
     make, _ = TREES[tomllib.loads(example.read_text())["protocol"]["dataset"]]
     data = ("--data", str(make(tmp_path / "data")), *shortened(example)) if make else ()
     db = ("--db", f"sqlite:///{tmp_path}/example.db")
-    said = at_once("plan", str(example), *db, *data).stdout
+    output = at_once("plan", str(example), *db, *data).stdout
     ((count,),) = query(db[1], "SELECT count(*) FROM trials")
-    assert f" {count} new trials, 0 kept" in said
+    assert f" {count} new trials, 0 kept" in output
     assert count > 1
 
 

@@ -170,11 +170,11 @@ def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: st
             assert worker.stdout.readline() == "begun\n"
             time.sleep(0.3 * step)  # any instant will do
             os.killpg(worker.pid, signal.SIGINT)
-            said, _ = worker.communicate(timeout=300)
-        assert "Traceback" not in said
-        assert worker.returncode in (0, EXIT_CODE), said
+            output, _ = worker.communicate(timeout=300)
+        assert "Traceback" not in output
+        assert worker.returncode in (0, EXIT_CODE), output
         if worker.returncode:
-            assert said == f"{LINE}\n"
+            assert output == f"{LINE}\n"
         eventually(lambda: is_over(worker.pid))
 
 

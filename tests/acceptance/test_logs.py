@@ -41,9 +41,9 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     log = shown.partition("log of attempt 2\n")[2]
     assert log.count("UserWarning: this layer does nothing") == 1
 
-    said = at_once("trial", "logs", trial, "--db", url).stdout
-    assert said.startswith("attempt 1\n")
-    assert "\nattempt 2\n" in said
+    output = at_once("trial", "logs", trial, "--db", url).stdout
+    assert output.startswith("attempt 1\n")
+    assert "\nattempt 2\n" in output
     refused = at_once("trial", "logs", trial, "--attempt", "3", "--db", url, code=2).stderr
     assert f"trial {trial} has no attempt 3: it has 1, 2" in refused
 

@@ -41,8 +41,8 @@ def test_three_workers_tell_the_end_of_a_sweep_once(
     hook = f"{listener.url}/T0/s3cret"
     given = {"FEDSWEEP_DB": store_url, "FEDSWEEP_NOTIFY": hook, **DIRECT}
     workers = [start(*WORK, **given) for _ in range(3)]
-    said = [worker.communicate(timeout=480)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 3, said
+    output = [worker.communicate(timeout=480)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 3, output
     (content,) = listener.contents()
     assert content["event"] == "finished"
     assert content["text"] == "Sweep tiny is over: 6 of 6 trials finished."

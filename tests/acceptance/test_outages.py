@@ -61,9 +61,9 @@ def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
         assert "is a standby, which only reads: name the primary" in sentence
     assert "tiny" in at_once("status", "--db", url).stdout
     primary.promote()
-    said = worker.communicate(timeout=400)[0]
-    assert worker.returncode == 0, said
-    assert "6 trials finished, 0 failed" in said
+    output = worker.communicate(timeout=400)[0]
+    assert worker.returncode == 0, output
+    assert "6 trials finished, 0 failed" in output
     assert_all_in_one_attempt(url)
 
 
@@ -107,8 +107,8 @@ def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
         eventually(lambda: second.has_replayed(first))
         first.stop()
         second.promote()
-        said = worker.communicate(timeout=400)[0]
-        assert worker.returncode == 0, said
+        output = worker.communicate(timeout=400)[0]
+        assert worker.returncode == 0, output
         after = second.url("followed")
         assert query(after, "SELECT count(*) FROM results WHERE state = 'finished'") == [(6,)]
         assert query(after, CHARGED)[0][0] == 0
@@ -138,8 +138,8 @@ def test_workers_train_through_pgbouncer(
         url = f"postgresql://postgres@127.0.0.1:{port}/{name}?options=-csearch_path%3Dlab"
         at_once("plan", str(tiny), "--db", url)
         workers = [start(*WORK, FEDSWEEP_DB=url) for _ in range(2)]
-        said = [worker.communicate(timeout=300)[0] for worker in workers]
-        assert [worker.returncode for worker in workers] == [0, 0], said
+        output = [worker.communicate(timeout=300)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], output
         assert "6" in at_once("sql", "SELECT count(*) FROM results", "--db", url).stdout
         at_once("report", "--db", url)
         at_once("db", "check", "--db", url)

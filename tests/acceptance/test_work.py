@@ -61,9 +61,9 @@ def test_sigterm_saves_gives_back_and_exits_0_and_nothing_is_trained_twice(
     """The next worker goes on from there, bit for bit."""
     worker = running_long(sqlite_url, tiny)
     worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
-    assert "1 given back" in said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    assert "1 given back" in output
     (row,) = query(sqlite_url, "SELECT state, final_round FROM results")
     assert row[0] == "queued"
     assert 0 < row[1] < ROUNDS
@@ -80,10 +80,10 @@ def test_ctrl_c_reaches_the_whole_group_and_stops_it_as_softly(
     """A terminal sends SIGINT to parent and slots at once."""
     worker = running_long(sqlite_url, tiny)
     os.killpg(worker.pid, signal.SIGINT)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
-    assert "1 given back" in said
-    assert "Traceback" not in said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    assert "1 given back" in output
+    assert "Traceback" not in output
     assert query(sqlite_url, "SELECT state FROM results") == [("queued",)]
 
 
@@ -100,8 +100,8 @@ def test_a_killed_worker_s_trial_is_taken_over_when_its_lease_ends(
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()
     psutil.wait_procs(slots, timeout=30)
-    said, _ = second.communicate(timeout=120)
-    assert second.returncode == 0, said
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, output
     assert_equal_to_calm(calm, url)
     outcomes = query(url, "SELECT outcome FROM attempts ORDER BY fence")
     assert outcomes == [("expired",), ("finished",)]
@@ -128,8 +128,8 @@ def test_a_killed_idle_slot_is_replaced_and_does_not_block_the_end(sqlite_url: s
     psutil.wait_procs([slot], timeout=30)
     eventually(lambda: [child for child in trainers(worker.pid) if child.pid != slot.pid])
     worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
 
 
 def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: str) -> None:
@@ -198,11 +198,11 @@ def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny:
     ends = ("-wal", "-shm") if replaced else ("", "-wal", "-shm", "-turn")
     for end in ends:
         (tiny.parent / f"fedsweep.db{end}").unlink(missing_ok=True)
-    said = worker.communicate(timeout=120)[0]
-    assert worker.returncode == 2, said
-    assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in said
-    assert "finished" not in said
-    assert len(said.strip().splitlines()) == 1, said
+    output = worker.communicate(timeout=120)[0]
+    assert worker.returncode == 2, output
+    assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in output
+    assert "finished" not in output
+    assert len(output.strip().splitlines()) == 1, output
     if replaced:
         assert query(url, "SELECT count(*), max(attempts) FROM results") == [(6, 0)]
     else:
