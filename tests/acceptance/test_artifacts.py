@@ -71,22 +71,22 @@ def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
 
 def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None:
     """Its snapshot while the trial may go on is needed; when it is cancelled it is not."""
-    here = tiny.parent
-    at_once("plan", "tiny.toml", *ENDLESS, cwd=here)
-    url = f"sqlite:///{here}/fedsweep.db"
+    home = tiny.parent
+    at_once("plan", "tiny.toml", *ENDLESS, cwd=home)
+    url = f"sqlite:///{home}/fedsweep.db"
     worker = start("work", "--db", url, "--device", "cpu", **SLOWLY)
-    eventually(lambda: stored(here, "SELECT 1 FROM snapshots"))
+    eventually(lambda: stored(home, "SELECT 1 FROM snapshots"))
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()
-    folder = here / "fedsweep.db.artifacts"
+    folder = home / "fedsweep.db.artifacts"
     files = sorted(folder.iterdir())
     assert files
-    assert "0 files deleted" in at_once("db", "gc", cwd=here).stdout
-    ((trial,),) = stored(here, "SELECT trial_id FROM results")
-    at_once("trial", "cancel", str(trial), cwd=here)
-    assert "0 files deleted" in at_once("db", "gc", cwd=here).stdout
-    later(here, 2)
-    output = at_once("db", "gc", "--dry-run", cwd=here).stdout
+    assert "0 files deleted" in at_once("db", "gc", cwd=home).stdout
+    ((trial,),) = stored(home, "SELECT trial_id FROM results")
+    at_once("trial", "cancel", str(trial), cwd=home)
+    assert "0 files deleted" in at_once("db", "gc", cwd=home).stdout
+    later(home, 2)
+    output = at_once("db", "gc", "--dry-run", cwd=home).stdout
     assert "would be deleted (nothing is)" in output
     assert {line.strip() for line in output.splitlines()[1:]} == {
         str(file) for file in files if not file.name.startswith(".")
@@ -94,11 +94,11 @@ def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None
     assert sorted(folder.iterdir()) == files
     (folder / "notes.txt").write_text("mine")
     shown = len([file for file in files if not file.name.startswith(".")])
-    output = at_once("db", "gc", cwd=here).stdout
+    output = at_once("db", "gc", cwd=home).stdout
     assert f"{shown} file{'' if shown == 1 else 's'} deleted, " in output
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
-    assert stored(here, "SELECT count(*) FROM files") == [(0,)]
-    assert "0 files deleted, 0 B" in at_once("db", "gc", cwd=here).stdout
+    assert stored(home, "SELECT count(*) FROM files") == [(0,)]
+    assert "0 files deleted, 0 B" in at_once("db", "gc", cwd=home).stdout
 
 
 def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "says"),
+    ("place", "reason"),
     [
         ("s3://key:hunter2@bucket", "has a password or a key in it"),
         ("s3://bucket?token=hunter2", "has a password or a key in it"),
@@ -174,13 +174,13 @@ def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
     ],
 )
 def test_a_place_that_cannot_be_is_refused_and_nothing_is_written(
-    place: str, says: str, tiny: Path
+    place: str, reason: str, tiny: Path
 ) -> None:
     """Neither the place, nor a database; in one sentence without the secret."""
     before = sorted(tiny.parent.iterdir())
     for more in ([], ["--dry-run"]):
         done = at_once("plan", "tiny.toml", "--artifacts", place, *more, cwd=tiny.parent, code=2)
-        assert says in done.stderr
+        assert reason in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert "hunter2" not in done.stdout + done.stderr
     assert sorted(tiny.parent.iterdir()) == before

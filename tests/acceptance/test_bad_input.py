@@ -107,14 +107,14 @@ def refused(
     return call
 
 
-@pytest.mark.parametrize(("arguments", "says"), REQUESTS, ids=[" ".join(a) for a, _ in REQUESTS])
+@pytest.mark.parametrize(("arguments", "reason"), REQUESTS, ids=[" ".join(a) for a, _ in REQUESTS])
 def test_a_wrong_request_says_why_and_writes_nothing(
-    arguments: list[str], says: str, folder: Path, refused: Said
+    arguments: list[str], reason: str, folder: Path, refused: Said
 ) -> None:
     """One line on stderr; the folder is as it was."""
     before = {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()}
     out, err = refused(*arguments)
-    assert says in err
+    assert reason in err
     assert len(err.strip().splitlines()) == 1
     assert "hunter2" not in err + out
     assert out == ""
@@ -123,9 +123,9 @@ def test_a_wrong_request_says_why_and_writes_nothing(
 
 def test_a_process_of_its_own_says_the_same(folder: Path) -> None:
     """By its exit code and its streams."""
-    arguments, says = REQUESTS[2]
+    arguments, reason = REQUESTS[2]
     done = fedsweep(*arguments, cwd=folder, code=2)
-    assert says in done.stderr
+    assert reason in done.stderr
     assert done.stdout == ""
 
 
@@ -144,7 +144,7 @@ def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -
     ids = [
         row[0] for row in query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")
     ]
-    for arguments, says in (
+    for arguments, reason in (
         (["report", "--sweep", "tinny"], "there is no sweep 'tinny': there are tiny"),
         (["work", "--sweep", "tinny", "--device", "cpu"], "there is no sweep 'tinny'"),
         (["trial", "show", "zzz"], "there is no trial 'zzz'"),
@@ -158,7 +158,7 @@ def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -
         (["report", "--format", "docx"], "'docx' is not one of"),
     ):
         _, err = refused(*arguments)
-        assert says in " ".join(err.replace("│", " ").split())
+        assert reason in " ".join(err.replace("│", " ").split())
 
 
 def test_a_read_only_database_says_so(folder: Path) -> None:

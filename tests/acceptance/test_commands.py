@@ -188,8 +188,8 @@ def test_a_trial_asked_for_twice_measures_all_that_was_asked(tiny: Path) -> None
     tiny.write_text(tiny.read_text().replace("[[grid]]", twice + "[[grid]]", 1))
     at_once("plan", "tiny.toml", cwd=tiny.parent)
     url = f"sqlite:///{tiny.parent}/fedsweep.db"
-    asked = "SELECT normalizer, sum(diagnostics) FROM results GROUP BY 1 ORDER BY 1"
-    assert query(url, asked) == [("bn", 2), ("fixbn", 0), ("gn", 0)]
+    sums = "SELECT normalizer, sum(diagnostics) FROM results GROUP BY 1 ORDER BY 1"
+    assert query(url, sums) == [("bn", 2), ("fixbn", 0), ("gn", 0)]
 
 
 def test_a_refused_plan_draws_nothing(tiny: Path) -> None:
@@ -245,8 +245,8 @@ def one_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trials(folder: Path) -> tuple[str, str]:
     """The finished trial and the queued one."""
-    found = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results ORDER BY state")
-    return found[0][0], found[1][0]
+    rows = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results ORDER BY state")
+    return rows[0][0], rows[1][0]
 
 
 def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_trained: Path) -> None:

@@ -218,10 +218,10 @@ def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_a
     at_once("plan", str(other), "--db", url, *ONE)
     os.killpg(frozen.pid, signal.SIGCONT)
     assert "1 trial finished, 0 failed, 1 lost" in ended(frozen)
-    mine = ("trial = 1",) * 4 + ("id = 1",)
+    conditions = ("trial = 1",) * 4 + ("id = 1",)
     after = [
         query(url, f"SELECT * FROM {table} WHERE {which}")
-        for table, which in zip(tables, mine, strict=True)
+        for table, which in zip(tables, conditions, strict=True)
     ]
     assert after == before
     assert query(url, "SELECT outcome FROM attempts WHERE trial = 2") == [("finished",)]

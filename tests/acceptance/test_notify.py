@@ -47,8 +47,8 @@ def test_three_workers_tell_the_end_of_a_sweep_once(
     assert content["event"] == "finished"
     assert content["text"] == "Sweep tiny is over: 6 of 6 trials finished."
     assert content["counts"]["finished"] == 6
-    told = "SELECT message FROM logs WHERE level = 'notice'"
-    assert query(store_url, told) == [(content["text"],)]
+    notices = "SELECT message FROM logs WHERE level = 'notice'"
+    assert query(store_url, notices) == [(content["text"],)]
 
 
 def test_a_burst_and_the_end_are_told_to_each_address(
@@ -60,8 +60,8 @@ def test_a_burst_and_the_end_are_told_to_each_address(
     hooks = [f"--notify={listener.url}/{path}" for path in ("one", "two")]
     done = fedsweep(*WORK, "--db", sqlite_url, *hooks, **DIRECT)
     assert "1 trial finished, 5 failed" in done.stdout
-    told = Counter(content["event"] for content in listener.contents())
-    assert told == {"failures": 2, "finished": 2}
+    events = Counter(content["event"] for content in listener.contents())
+    assert events == {"failures": 2, "finished": 2}
 
 
 def test_a_dead_address_costs_a_line_and_shows_no_secret(tiny: Path, sqlite_url: str) -> None:

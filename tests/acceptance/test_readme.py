@@ -67,9 +67,9 @@ def test_every_path_of_the_file_map_exists() -> None:
     missing = [name for name in named if not (REPOSITORY / name).exists()]
     assert missing == []
     files = [p for name in ("fedsweep", "trainers") for p in (REPOSITORY / name).rglob("*.py")]
-    told = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
-    told = [path for path in told if path not in named]
-    assert [path for path in told if path.rpartition("/")[0] + "/" not in named] == []
+    unnamed = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
+    unnamed = [path for path in unnamed if path not in named]
+    assert [path for path in unnamed if path.rpartition("/")[0] + "/" not in named] == []
 
 
 def test_the_readme_names_every_recipe() -> None:

@@ -28,8 +28,8 @@ def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: 
     assert "2 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
     work = ("work", *db, "--device", "cpu", "--until-empty")
     assert "2 trials finished, 0 failed" in fedsweep(*work, **path).stdout
-    found = query(db[1], "SELECT state FROM results WHERE normalizer = 'frn'")
-    assert found == [("finished",)]
+    states = query(db[1], "SELECT state FROM results WHERE normalizer = 'frn'")
+    assert states == [("finished",)]
     (numerics,) = query(
         db[1],
         "SELECT numerics FROM attempts a JOIN trials t ON t.id = a.trial "

@@ -56,8 +56,8 @@ def test_an_installed_wheel_plans_works_and_reports_in_an_empty_folder(tmp_path:
         return done.stdout
 
     where = [python, "-c", "import fedsweep, trainers; print(fedsweep.__file__, trainers.__file__)"]
-    found = subprocess.run(where, cwd=empty, check=True, capture_output=True, text=True).stdout
-    assert all(place.startswith(str(venv)) for place in found.split())
+    location = subprocess.run(where, cwd=empty, check=True, capture_output=True, text=True).stdout
+    assert all(place.startswith(str(venv)) for place in location.split())
     assert "6 new trials" in fedsweep("plan", "tiny.toml")
     assert "6 trials finished, 0 failed" in fedsweep("work", "--device", "cpu", "--until-empty")
     assert "FIXBN" in fedsweep("report")
