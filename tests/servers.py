@@ -36,10 +36,10 @@ def run(*command: str | Path) -> None:
 
 def programs() -> Path:
     """Return the folder of Debian's server programs, the newest version's."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"))
-    if not found:
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"))
+    if not installed:
         pytest.skip("there is no /usr/lib/postgresql: install Debian's package postgresql")
-    return found[-1].parent
+    return installed[-1].parent
 
 
 @contextmanager

@@ -91,19 +91,19 @@ def plain_loop(dtype: str) -> Iterator[Figure]:
             batch = normalize(made.train.images[start : start + 20])
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 logits = plain(batch)
-            wanted = made.train.labels[start : start + 20]
-            nn.functional.cross_entropy(logits.float(), wanted).backward()  # type: ignore[no-untyped-call]  # unannotated
+            labels = made.train.labels[start : start + 20]
+            nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]  # unannotated
             nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
             optimizer.step()
 
     loop()
-    ours, theirs = [], []
+    ours, others = [], []
     for number in range(N):
         ours += [2000 / s for s in rounds(trial, 1, number + 2)]
-        theirs.append(2000 / timed(loop))
+        others.append(2000 / timed(loop))
     yield Figure(f"ResNet20, batch 20, {dtype}: engine", "", "images/s", ours)
-    yield Figure("the same, plain PyTorch loop", "", "images/s", theirs)
-    ratio = [a / b for a, b in zip(ours, theirs, strict=True)]
+    yield Figure("the same, plain PyTorch loop", "", "images/s", others)
+    ratio = [a / b for a, b in zip(ours, others, strict=True)]
     yield Figure(f"engine / plain loop, {dtype}", "≥ 0.95", "", ratio)
 
 
@@ -219,21 +219,21 @@ def flower() -> Iterator[Figure]:
     turns = 3
     cases = [("resnet20-e1", 8, ["float32"]), ("resnet20-e20", 3, ["float32", "bfloat16"])]
     for case, count, dtypes in [*cases, ("cnn-e5", 30, ["float32"])]:
-        theirs: list[float] = []
+        others: list[float] = []
         first: list[float] = []
         ours: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
         for _ in range(turns):
             for dtype in dtypes:
                 ours[dtype].append(machine(case, dtype, count))
-            told = json.loads(flower_says(case, count + 1))
-            theirs.append(1 / statistics.median(told["round_s"]))
-            first.append(told["first_round_s"])
-        yield Figure(f"{case}: Flower {told['flower']}", "", "rounds/s", theirs)
+            timing = json.loads(flower_says(case, count + 1))
+            others.append(1 / statistics.median(timing["round_s"]))
+            first.append(timing["first_round_s"])
+        yield Figure(f"{case}: Flower {timing['flower']}", "", "rounds/s", others)
         yield Figure(f"{case}: Flower's first round", "", "s", first)
         for dtype in dtypes:
             target = {"resnet20-e1": 2, "cnn-e5": 20}.get(case, 1.1 if dtype == "float32" else 1.6)
             yield Figure(f"{case}, {dtype}: two slots", "", "rounds/s", ours[dtype])
-            ratio = [a / b for a, b in zip(ours[dtype], theirs, strict=True)]
+            ratio = [a / b for a, b in zip(ours[dtype], others, strict=True)]
             yield Figure(f"{case}, {dtype}: two slots / Flower", f"≥ {target:g}", "", ratio)
 
 

@@ -78,9 +78,9 @@ def one_trunk(url: str, sweep: str) -> None:
     with opened(url) as store:
         with transaction(store) as connection:
             key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
-            mine = (trials.c.sweep == key) & (trials.c.state == "queued")
-            first = connection.execute(sa.select(sa.func.min(trials.c.id)).where(mine)).scalar_one()
-            shared = sa.update(trials).where(mine, trials.c.id != first)
+            free = (trials.c.sweep == key) & (trials.c.state == "queued")
+            first = connection.execute(sa.select(sa.func.min(trials.c.id)).where(free)).scalar_one()
+            shared = sa.update(trials).where(free, trials.c.id != first)
             trunk = {"trunk": "0123456789abcdef0123", "fork_round": 1}
             connection.execute(shared.values(**trunk, waits=1))
             carrier = sa.update(trials).where(trials.c.id == first)
@@ -193,10 +193,10 @@ def _final(length: int) -> dict[str, Any]:
 
 
 def _attempted(length: int) -> dict[str, Any]:
-    told = {"fence": 1, "worker": "bench", "host": "here", "pid": 1, "device": "cpu"}
-    told |= {"started_at": 0.0, "ended_at": 1.0, "outcome": "finished"}
-    told |= {"rounds_trained": length, "rounds_new": length, "seconds_trained": 0.125 * length}
-    return {"trial": trials.c.id} | {k: sa.literal(v) for k, v in told.items()}
+    values = {"fence": 1, "worker": "bench", "host": "here", "pid": 1, "device": "cpu"}
+    values |= {"started_at": 0.0, "ended_at": 1.0, "outcome": "finished"}
+    values |= {"rounds_trained": length, "rounds_new": length, "seconds_trained": 0.125 * length}
+    return {"trial": trials.c.id} | {k: sa.literal(v) for k, v in values.items()}
 
 
 def settle(store: Engine) -> None:

@@ -80,11 +80,11 @@ workshop = cache(Workshop)
 
 def train(message: Message, context: Context) -> Message:
     """A client's round."""
-    told = message.content["config"]
-    shop = workshop(str(told["case"]))
+    options = message.content["config"]
+    shop = workshop(str(options["case"]))
     client = int(context.node_config["partition-id"])
     shop.model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    loss = shop.fit(int(told["server-round"]), client)
+    loss = shop.fit(int(options["server-round"]), client)
     metrics = MetricRecord({"num-examples": len(shop.samples[client]), "train-loss": loss})
     arrays = ArrayRecord(shop.model.state_dict())
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

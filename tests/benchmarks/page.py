@@ -72,9 +72,9 @@ def _spread_out(store: Engine) -> str:
         broken = sa.update(trials).where(c.id % 5 == 1, c.id % 7 == 0)
         connection.execute(broken.values(state="failed", failure="error", error="out of luck"))
         of_broken = a.trial.in_(sa.select(c.id).where(c.state == "failed"))
-        told = {"outcome": "failed", "failure": "error", "error": "out of luck"}
+        failure = {"outcome": "failed", "failure": "error", "error": "out of luck"}
         connection.execute(
-            sa.update(attempts).where(of_broken).values(**told, traceback="T\n" * 50)
+            sa.update(attempts).where(of_broken).values(**failure, traceback="T\n" * 50)
         )
         at_work = sa.update(trials).where(c.id % 313 == 2)
         connection.execute(at_work.values(state="running", lease_until=0.0, clock="another"))
@@ -103,8 +103,8 @@ def _updates(engine: Engine, name: str) -> Iterator[float]:
     """
     ahead = [0.0]
     look = Look(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
-    asked: dict[str, Any] = ASKED.get(name, {})
-    stream = Stream(look, lambda: shown(look, name, asked))
+    options: dict[str, Any] = ASKED.get(name, {})
+    stream = Stream(look, lambda: shown(look, name, options))
     stream.tick()
     for _ in range(TICKS):
         ahead[0] += 1.0

@@ -132,14 +132,14 @@ def ask_and_tell(url: str, count: int, limit: Limit, barrier: Any, out: Any) -> 
     )
 
     def ask() -> trial.Trial | None:
-        asked = study.ask()
-        return asked if asked.number < count else None
+        trial_of_study = study.ask()
+        return trial_of_study if trial_of_study.number < count else None
 
-    def tell(asked: trial.Trial) -> int:
+    def tell(trial_of_study: trial.Trial) -> int:
         # Another process may have been given it too, and have told first.
         with suppress(exceptions.UpdateFinishedTrialError, ValueError):
-            study.tell(asked, 0.5)
-        return int(asked.number)
+            study.tell(trial_of_study, 0.5)
+        return int(trial_of_study.number)
 
     out.put(shift(ask, tell, limit, barrier))
 

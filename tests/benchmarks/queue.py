@@ -104,15 +104,15 @@ def claiming(folder: Path, stores: Stores) -> Iterator[Figure]:
 def _claiming(
     database: str, contenders: dict[str, Callable[[], dict[str, Any]]], stores: Stores
 ) -> Iterator[Figure]:
-    said: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    answers_by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
     missing = peers.missing()
     for turn in range(TURNS):
         for name, contend in contenders.items():
-            said[name].append(contend())
+            answers_by_name[name].append(contend())
         if not missing:
             for name, answer in _others(database, turn, stores):
-                said[name].append(answer)
-    for name, answers in said.items():
+                answers_by_name[name].append(answer)
+    for name, answers in answers_by_name.items():
         where, ours = f"{name}, {WORKERS} workers, {database}", name.startswith("claim")
         values = {key: [float(a[key]) for a in answers] for key in answers[0] if key != "version"}
         yield Figure(f"{where}: a second", RATES[database] if ours else "", "/s", values["rate"])
@@ -122,8 +122,8 @@ def _claiming(
             yield Figure(f"{where}: longest claim", "", "ms", values["longest"])
         if name.startswith("Optuna"):
             yield Figure(f"{where}: claimed twice", "", "", values["extra"])
-    pure = [answer["rate"] for answer in said["claim + finish"]]
-    floor = [answer["rate"] for answer in said["raw SQL"]]
+    pure = [answer["rate"] for answer in answers_by_name["claim + finish"]]
+    floor = [answer["rate"] for answer in answers_by_name["raw SQL"]]
     yield Figure(f"claim + finish / raw SQL, {database}", "", "", ratios(pure, floor))
     if missing:
         yield Figure(f"Optuna, procrastinate, {database}", "", missing=missing)
@@ -196,9 +196,9 @@ def _top_up(url: str) -> None:
     behind = (trials.c.state == "queued") & (sweeps.c.name == "behind")
     waiting = sa.select(sa.func.count()).select_from(trials.join(sweeps)).where(behind)
     with fill.opened(url) as store, reading(store) as c:
-        there = c.execute(waiting).scalar_one()
-    if there < FEW:
-        fill.queued(url, "behind", FEW - there)
+        waiting_trials = c.execute(waiting).scalar_one()
+    if waiting_trials < FEW:
+        fill.queued(url, "behind", FEW - waiting_trials)
 
 
 def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
@@ -206,7 +206,7 @@ def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
     file = folder / "large.toml"
     file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(33_334))}"))
     missing = peers.missing()
-    first, again, theirs = defaultdict(list), defaultdict(list), defaultdict(list)
+    first, again, peers_rates = defaultdict(list), defaultdict(list), defaultdict(list)
     for turn, database in itertools.product(range(TURNS), RATES):
         with fill.opened(stores(database, f"plan{turn}")) as store:
 
@@ -218,13 +218,13 @@ def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
             again[database].append(timed(plan))
         if not missing:
             answer = peers.ask("enqueue", stores(database, f"enqueue{turn}"), ASKED)
-            theirs[database].append(float(answer["rate"]))
+            peers_rates[database].append(float(answer["rate"]))
     for database, seconds in first.items():
         yield Figure(f"plan 100,002 trials, {database}", "< 10", "s", seconds)
         yield Figure(f"plan them again, {database}", "< 5", "s", again[database])
         rates = [100_002 / s for s in seconds]
         yield Figure(f"the same, trials a second, {database}", "", "/s", rates)
-        enqueued = theirs[database]
+        enqueued = peers_rates[database]
         name = f"Optuna enqueues, {database}"
         yield Figure(name, "", "/s", enqueued, missing=missing)
 

@@ -28,8 +28,8 @@ def multiply(
 ) -> None:
     """Copy a table's rows so many times; some columns are changed, some left to the database."""
     with closing(sqlite3.connect(file)) as connection:
-        told = connection.execute(f"PRAGMA table_info({table})").fetchall()
-        columns = [row[1] for row in told if row[1] not in leave]
+        described = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        columns = [row[1] for row in described if row[1] not in leave]
         values = [change.get(name, f't."{name}"') for name in columns]
         names = ", ".join(f'"{name}"' for name in columns)
         connection.execute(

@@ -22,12 +22,12 @@ def searches() -> Iterator[Figure]:
     }
     ways["Optuna's TPE, nothing shared"] = plain_tpe
     for name, search in ways.items():
-        found = [search(arm, n) for arm in arms().values() for n in range(REPLAYS)]
-        good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in found)
+        outcomes = [search(arm, n) for arm in arms().values() for n in range(REPLAYS)]
+        good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in outcomes)
         target = "≥ 95" if name.startswith("search") else ""
-        yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(found)])
-        yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in found])
-        spent = [o.rounds_per_seed / (11 * ROUNDS) for o in found]
+        yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(outcomes)])
+        yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in outcomes])
+        spent = [o.rounds_per_seed / (11 * ROUNDS) for o in outcomes]
         limit = f"≤ {100 * LIMIT / (11 * ROUNDS):.0f}" if name.startswith("search") else ""
         yield Figure(f"{name}: of 11 T a seed", limit, "%", [100 * share for share in spent])
     for rule in ("median", "wilcoxon"):

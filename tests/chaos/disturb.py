@@ -38,9 +38,9 @@ Disturbance = Callable[[Stage], Harm | None]
 
 
 def kill_slot(stage: Stage) -> Harm | None:
-    if (found := _a_slot(stage)) is None:
+    if (target := _a_slot(stage)) is None:
         return None
-    worker, slot = found
+    worker, slot = target
     send([slot], signal.SIGKILL)
     return Harm(f"worker {worker.number}, slot {slot}", frozenset({slot}))
 
@@ -63,9 +63,9 @@ def kill_worker(stage: Stage) -> Harm | None:
 
 
 def stop_slot(stage: Stage) -> Harm | None:
-    if (found := _a_slot(stage)) is None:
+    if (target := _a_slot(stage)) is None:
         return None
-    worker, slot = found
+    worker, slot = target
     return _freeze(stage, worker, [slot], [slot])
 
 
@@ -237,14 +237,14 @@ EVERYWHERE: dict[str, Disturbance] = {
 
 def kinds(store: Store, folder: Path) -> dict[str, Disturbance]:
     """Return the disturbances that are possible on this machine, by their names in the report."""
-    found = dict(EVERYWHERE)
+    possible = dict(EVERYWHERE)
     if isinstance(store, Postgres):
-        found |= {"server restarted": restart_server, "connections cut": cut_connections}
+        possible |= {"server restarted": restart_server, "connections cut": cut_connections}
     elif store.mounted:
-        found |= {"disk filled": fill_disk}
+        possible |= {"disk filled": fill_disk}
     if "pause" in run(folder, "sweep", "--help").stdout:
-        found |= {"sweep paused": pause_sweep}
-    return found
+        possible |= {"sweep paused": pause_sweep}
+    return possible
 
 
 class Deck:

@@ -82,12 +82,12 @@ def _set_up(play: Play, folder: Path, store: Store) -> Stage:
 
 
 def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
-    there = disturb.kinds(stage.store, stage.folder)
-    kinds = {kind: do for kind, do in there.items() if kind not in play.without}
+    possible = disturb.kinds(stage.store, stage.folder)
+    kinds = {kind: do for kind, do in possible.items() if kind not in play.without}
     _wait_for_a_first_attempt(stage)
     _disturb(play, stage, disturb.Deck(kinds, stage.rng), say)
     say(f"{time.monotonic() - stage.began:6.1f} s  no more disturbances")
-    faults = _come_to_rest(stage, control="sweep paused" in there)
+    faults = _come_to_rest(stage, control="sweep paused" in possible)
     stage.eye.close()
     say(f"{time.monotonic() - stage.began:6.1f} s  at rest; now the calm run")
     calm.train(stage.copies)
@@ -110,7 +110,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
         rounds=report.total(judged.trials, "rounds"),
         workers=len(stage.crew.ever),
         disturbances=dict.fromkeys(kinds, 0) | report.by_kind(stage.events),
-        left_out=_left_out(play, stage.store, control="sweep paused" in there),
+        left_out=_left_out(play, stage.store, control="sweep paused" in possible),
         attempts=report.outcomes(judged.attempts),
         failures=report.failures(judged.attempts),
         rounds_trained=report.total(judged.attempts, "rounds_trained"),
@@ -192,8 +192,8 @@ def _drain(stage: Stage) -> dict[str, list[str]]:
         time.sleep(0.1)
     stage.crew.look()
     if alive := stage.crew.alive():
-        said = [f"worker {w.number} still runs: {w.said()[-500:]}" for w in alive]
-        return {"the workers come to an end": said}
+        reports = [f"worker {w.number} still runs: {w.reports()[-500:]}" for w in alive]
+        return {"the workers come to an end": reports}
     if left := stage.crew.wait(ORPHAN_SECONDS):
         return {"no slot outlives its watch": [f"process {pid}" for pid in left]}
     return {}

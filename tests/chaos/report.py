@@ -73,10 +73,10 @@ class Report:
         for name, value in self._rows():
             table.add_row(name, value)
         console.print(table)
-        for said in self.gave_up:
-            console.print(f"gave up: {said}", markup=False, soft_wrap=True)
-        for said, count in self.tracebacks.items():
-            console.print(f"traceback, {count} times: {said}", markup=False)
+        for message in self.gave_up:
+            console.print(f"gave up: {message}", markup=False, soft_wrap=True)
+        for message, count in self.tracebacks.items():
+            console.print(f"traceback, {count} times: {message}", markup=False)
         for check, faults in self.faults.items():
             console.print(f"FAULT: {check}: {len(faults)}", style="red", markup=False)
             for fault in faults[:10]:
@@ -88,7 +88,7 @@ class Report:
             ("trials, rounds", f"{self.trials}, {self.rounds}"),
             ("workers started", str(self.workers)),
             ("disturbances", _counted(self.disturbances)),
-            *[("left out", said) for said in self.left_out],
+            *[("left out", message) for message in self.left_out],
             ("attempts", _counted(self.attempts)),
             ("failed attempts", _counted(self.failures)),
             ("rounds trained, again", f"{self.rounds_trained}, {self.rounds_lost}"),
@@ -105,8 +105,8 @@ class Report:
         ]
 
     def _differences(self) -> str:
-        found = self.faults.get("numbers equal the calm run", [])
-        return str(len(found)) if found else "none"
+        faults = self.faults.get("numbers equal the calm run", [])
+        return str(len(faults)) if faults else "none"
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -150,15 +150,15 @@ def total(rows: list[dict[str, Any]], column: str) -> int:
 
 def recoveries(stage: Stage) -> list[Recovery]:
     """From the harm that an attempt expired of to the next attempt's first sight."""
-    found = []
+    faults = []
     for (trial, fence), seen in stage.eye.seen.items():
         after, harm = _next(stage, trial, fence), _harm(stage.events, seen)
         if seen.expired_at is None or after is None or harm is None:
             continue
         if (trial, fence) not in stage.retried:
             times = (seen.expired_at - harm.at, after.at - harm.at)
-            found.append(Recovery(trial, fence, harm.kind, *times))
-    return found
+            faults.append(Recovery(trial, fence, harm.kind, *times))
+    return faults
 
 
 def _next(stage: Stage, trial: str, fence: int) -> Seen | None:
@@ -171,9 +171,9 @@ def _harm(events: list[Event], seen: Seen) -> Event | None:
     if seen.expired_at is None:
         return None
     during = [event for event in events if seen.at <= event.at <= seen.expired_at]
-    mine = [event for event in during if seen.pid in event.pids]
+    direct = [event for event in during if seen.pid in event.pids]
     outages = [event for event in during if event.everyone]
-    return next(reversed(mine or outages), None)
+    return next(reversed(direct or outages), None)
 
 
 def stale_writers(stage: Stage) -> int:

@@ -69,7 +69,7 @@ class Sqlite:
         """Return the faults that SQLite finds in the file."""
         whole = [str(row["integrity_check"]) for row in query(self.url, "PRAGMA integrity_check")]
         keys = query(self.url, "PRAGMA foreign_key_check")
-        broken = [said for said in whole if said != "ok"]
+        broken = [line for line in whole if line != "ok"]
         return broken + [f"a foreign key leads nowhere: {row}" for row in keys]
 
     def save(self, folder: Path) -> None:

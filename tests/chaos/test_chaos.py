@@ -34,7 +34,7 @@ def test_what_disturbed_workers_give_is_bitwise_what_one_undisturbed_gives(
     database: str, calm: Calm, tmp_path: Path
 ) -> None:
     """Killed, frozen, cut off, on a full disk, under a clock that jumps, with damaged snapshots."""
-    found = perform(Play(database, MINUTES, verify=1), tmp_path, calm, print)
-    assert not found.faults, found
-    assert found.verified == 1
-    assert found.disturbances
+    report = perform(Play(database, MINUTES, verify=1), tmp_path, calm, print)
+    assert not report.faults, report
+    assert report.verified == 1
+    assert report.disturbances

@@ -58,8 +58,8 @@ _ATTEMPTS = """
 
 def every_trial_is_there(m: Matter) -> list[str]:
     """None is doubled by a plan that was repeated after an outage, none is missing."""
-    wanted = m.stage.copies * plans.TRIALS
-    return [] if len(m.trials) == wanted else [f"{len(m.trials)} trials, not {wanted}"]
+    planned = m.stage.copies * plans.TRIALS
+    return [] if len(m.trials) == planned else [f"{len(m.trials)} trials, not {planned}"]
 
 
 def every_trial_is_finished(m: Matter) -> list[str]:
@@ -75,9 +75,9 @@ def every_round_is_there_once(m: Matter) -> list[str]:
     for row in query(m.url, "SELECT trial_id, round FROM curves ORDER BY trial_id, round"):
         stored.setdefault(row["trial_id"], []).append(row["round"])
     return [
-        f"trial {row['trial_id']} has {len(found)} rounds, the last is {max(found, default=0)}"
+        f"trial {row['trial_id']} has {len(rounds)} rounds, the last is {max(rounds, default=0)}"
         for row in m.trials
-        if (found := stored.get(row["trial_id"], [])) != list(range(1, row["rounds"] + 1))
+        if (rounds := stored.get(row["trial_id"], [])) != list(range(1, row["rounds"] + 1))
     ]
 
 
@@ -97,9 +97,9 @@ def every_claim_left_one_attempt(m: Matter) -> list[str]:
         fences.setdefault(row["trial_id"], []).append(row["fence"])
     claims = {row["trial_id"]: row["claims"] for row in m.attempts}
     return [
-        f"trial {trial} was claimed {claims[trial]} times and has attempts {found}"
-        for trial, found in fences.items()
-        if found != list(range(1, claims[trial] + 1))
+        f"trial {trial} was claimed {claims[trial]} times and has attempts {attempts}"
+        for trial, attempts in fences.items()
+        if attempts != list(range(1, claims[trial] + 1))
     ]
 
 
@@ -115,10 +115,10 @@ def rounds_add_up(m: Matter) -> list[str]:
     """Each stored round is new to one attempt, or a sibling's; what was trained is new or lost."""
     faults = []
     for row in m.trials:
-        mine = [a for a in m.attempts if a["trial_id"] == row["trial_id"]]
-        new = sum(a["rounds_new"] for a in mine)
-        trained = sum(a["rounds_trained"] for a in mine)
-        lost = sum(a["rounds_lost"] for a in mine)
+        attempts = [a for a in m.attempts if a["trial_id"] == row["trial_id"]]
+        new = sum(a["rounds_new"] for a in attempts)
+        trained = sum(a["rounds_trained"] for a in attempts)
+        lost = sum(a["rounds_lost"] for a in attempts)
         if (new, trained) != (row["rounds"] - row["rounds_shared"], new + lost):
             faults.append(f"trial {row['trial_id']}: {trained} trained, {new} new, {lost} lost")
     return faults
@@ -135,19 +135,19 @@ def the_database_is_sound(m: Matter) -> list[str]:
 
 def numbers_equal_the_calm_run(m: Matter) -> list[str]:
     """Compare bit for bit. Workers and attempts may differ."""
-    mine = {row["trial_id"] for row in m.trials}
-    return [fault for view in VIEWS for fault in _differences(m, view, mine)]
+    trials = {row["trial_id"] for row in m.trials}
+    return [fault for view in VIEWS for fault in _differences(m, view, trials)]
 
 
-def _differences(m: Matter, view: str, mine: set[str]) -> list[str]:
-    found, calm = _by_key(m.url, view), _by_key(m.calm.url, view)
-    calm = {key: row for key, row in calm.items() if key[0] in mine}
-    faults = [f"{view}: {key} is on one side only" for key in sorted(found.keys() ^ calm.keys())]
-    for key in sorted(found.keys() & calm.keys()):
-        chaotic, wanted = found[key], calm[key]
+def _differences(m: Matter, view: str, trials: set[str]) -> list[str]:
+    stored, calm = _by_key(m.url, view), _by_key(m.calm.url, view)
+    calm = {key: row for key, row in calm.items() if key[0] in trials}
+    faults = [f"{view}: {key} is on one side only" for key in sorted(stored.keys() ^ calm.keys())]
+    for key in sorted(stored.keys() & calm.keys()):
+        chaotic, undisturbed = stored[key], calm[key]
         faults += [
             f"{view}: {key}: {column} is {chaotic.get(column)!r}, in the calm run {value!r}"
-            for column, value in wanted.items()
+            for column, value in undisturbed.items()
             if column not in NOT_MEASURED and repr(chaotic.get(column)) != repr(value)
         ]
     return faults
@@ -187,5 +187,5 @@ CHECKS: list[Check] = [
 
 def judge(m: Matter) -> dict[str, list[str]]:
     """The faults of each check that found any."""
-    found = {check.__name__.replace("_", " "): check(m) for check in CHECKS}
-    return {name: faults for name, faults in found.items() if faults}
+    faults_by_check = {check.__name__.replace("_", " "): check(m) for check in CHECKS}
+    return {name: faults for name, faults in faults_by_check.items() if faults}

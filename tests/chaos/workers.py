@@ -162,11 +162,11 @@ class Crew:
 
     def tracebacks(self) -> dict[str, int]:
         """The last lines of the tracebacks that workers printed, counted."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for worker in self.ever:
             for last in _TRACEBACK.findall(worker.said()):
-                found[last[:200]] = found.get(last[:200], 0) + 1
-        return found
+                counts[last[:200]] = counts.get(last[:200], 0) + 1
+        return counts
 
 
 _LOST = re.compile(r"^stopped: .*\b(\d+) lost\b", re.MULTILINE)

@@ -96,9 +96,9 @@ def test_five_workers_of_which_some_die_search_once(
     assert [process.exitcode for process in processes] == [0] * WORKERS
     arm = the_arm(store)
     assert arm.ended in ("settled", "budget", "tried")
-    found = numbers(store)
-    assert found == list(range(1, len(found) + 1))
-    assert 3 <= len(found) <= arm.spec.search.probes_per_arm
+    proposed_numbers = numbers(store)
+    assert proposed_numbers == list(range(1, len(proposed_numbers) + 1))
+    assert 3 <= len(proposed_numbers) <= arm.spec.search.probes_per_arm
     with reading(store) as c:
         tried = list(c.execute(sa.select(proposals.c.freeze_round)).scalars())
         states = set(c.execute(sa.select(trials.c.state)).scalars())

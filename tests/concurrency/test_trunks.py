@@ -60,8 +60,8 @@ def in_some_order(store: Engine, rng: random.Random) -> None:
     """Give the trials random priorities. The first claimed trial carries the trunk."""
     with transaction(store) as c:
         for row in c.execute(sa.select(trials.c.id)).scalars().all():
-            mine = sa.update(trials).where(trials.c.id == row)
-            c.execute(mine.values(priority=rng.randrange(5)))
+            statement = sa.update(trials).where(trials.c.id == row)
+            c.execute(statement.values(priority=rng.randrange(5)))
 
 
 @pytest.fixture(autouse=True)
