@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,10 @@ def starts_a_command() -> None:
     within()
 
 
+def forks() -> int:
+    return os.fork()
+
+
 def plans_at_once() -> None:
     at_once("plan", "plan.toml")
 
@@ -59,6 +64,7 @@ def takes_a_large_model() -> str:
 def test_a_test_that_starts_a_process_is_known_by_its_code() -> None:
     """Through the builders that it calls, and by the name of a command that starts some."""
     assert used_by(starts_a_command).processes
+    assert used_by(forks).processes
     assert not used_by(plans_at_once).processes
     assert not used_by(plans_at_once).constants & COMMANDS
     assert used_by(works_at_once).constants & COMMANDS

@@ -28,6 +28,9 @@ PROCESSES = (
 CALLS = frozenset({"Popen", "run", "call", "check_call", "check_output"})
 """The names in `subprocess` that start one."""
 
+FORKS = frozenset({"fork", "forkpty", "posix_spawn", "system"})
+"""The names in `os` that start one."""
+
 QUERY = "/sql?"
 """A page that runs a person's SQL."""
 
@@ -111,6 +114,8 @@ class Used:
         for name in code.co_names:
             if name == "subprocess":
                 self.processes = self.processes or bool(CALLS & set(code.co_names))
+            elif name == "os":
+                self.processes = self.processes or bool(FORKS & set(code.co_names))
             elif name in PROCESSES:
                 self.processes = True
             elif name in module:
