@@ -55,7 +55,7 @@ def result(store: Engine, claimed: Claim) -> dict[str, Any]:
 
 
 def folder(store: Engine, claimed: Claim) -> Path:
-    """Where the trial's files lie, on this machine."""
+    """Return the folder of the trial's files on this machine."""
     with reading(store) as c:
         return Path(str(artifacts.folder_of(store.url, file_places.home(c, claimed.trial))))
 
@@ -68,7 +68,7 @@ def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
 
 
 def direct(claimed: Claim) -> list[tuple[Any, ...]]:
-    """What the trainer gives without a store."""
+    """Return the rounds of the trainer without a store."""
     numerics.make_deterministic(1)
     found = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
     return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in found]

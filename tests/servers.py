@@ -99,12 +99,12 @@ class Server:
         return self.url(name)
 
     def has_replayed(self, primary: Server) -> bool:
-        """Return if all that the primary has committed is here."""
-        with psycopg.connect(primary.url()) as there, psycopg.connect(self.url()) as here:
-            written = there.execute("SELECT pg_current_wal_lsn()").fetchone()
+        """Return True if this standby has replayed all that the primary has committed."""
+        with psycopg.connect(primary.url()) as source, psycopg.connect(self.url()) as standby:
+            written = source.execute("SELECT pg_current_wal_lsn()").fetchone()
             assert written is not None
-            found = here.execute("SELECT pg_last_wal_replay_lsn() >= %s", written).fetchone()
-            return found == (True,)
+            query = "SELECT pg_last_wal_replay_lsn() >= %s"
+            return standby.execute(query, written).fetchone() == (True,)
 
 
 @contextmanager

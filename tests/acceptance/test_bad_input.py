@@ -88,8 +88,9 @@ Said = Callable[..., tuple[str, str]]
 def refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Said:
-    """Runs a command in this process, which takes a tenth of the time of one of its own; gives
-    what it printed, and on which stream.
+    """A function that runs a command in this process and returns its stdout and stderr.
+
+    That takes a tenth of the time of another process.
     """
     for name in [name for name in os.environ if name.startswith("FEDSWEEP_")]:
         monkeypatch.delenv(name)

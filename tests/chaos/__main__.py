@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --database sqlite --minutes 3`: exit 1 where anything is found wrong."""
+"""`python -m tests.chaos --database sqlite --minutes 3`: exit 1 if there is a fault."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def kill_slot(stage: Stage) -> Harm | None:
 
 
 def kill_watch(stage: Stage) -> Harm | None:
-    """Its slots are orphans: they save and give back."""
+    """Kill a watch. Its orphaned slots save their trials and give them back."""
     if (worker := _a_worker(stage)) is None:
         return None
     slots, worker.asked = worker.slots(), True
@@ -70,7 +70,7 @@ def stop_slot(stage: Stage) -> Harm | None:
 
 
 def stop_watch(stage: Stage) -> Harm | None:
-    """Its slots go on, with nobody to renew their leases between their writes."""
+    """Freeze a watch. Its slots go on, and only their own writes renew their leases."""
     if (worker := _a_worker(stage)) is None:
         return None
     return _freeze(stage, worker, [worker.process.pid], [])
@@ -105,7 +105,7 @@ def _freeze(stage: Stage, worker: Worker, pids: list[int], slots: list[int]) -> 
 
 
 def ask_to_stop(stage: Stage) -> Harm | None:
-    """SIGTERM: it finishes its round, saves it, gives the trial back."""
+    """Send SIGTERM. The worker finishes its round, saves it and gives the trial back."""
     if (worker := _a_worker(stage)) is None:
         return None
     slots, worker.asked = worker.slots(), True
@@ -114,7 +114,7 @@ def ask_to_stop(stage: Stage) -> Harm | None:
 
 
 def set_clock(stage: Stage) -> Harm:
-    """The host's wall clock, an hour back or forth."""
+    """Set the host's wall clock, an hour back or forth at most."""
     offset = stage.rng.choice([-HOUR, 0, HOUR])
     stage.set_clock(offset)
     return Harm(f"{offset:+d} s")
@@ -148,7 +148,7 @@ def newest_file(folder: Path) -> Path | None:
 
 
 def files_left(folder: Path) -> int:
-    """Snapshots and halves of them."""
+    """Return the snapshots that are left, and incomplete ones."""
     return sum(1 for _ in _files(folder, halves=True))
 
 
@@ -159,7 +159,7 @@ def _files(folder: Path, *, halves: bool = False) -> Iterator[Path]:
 
 
 def _trainers_of(stage: Stage, file: Path) -> list[int]:
-    """The slot that holds the trial of a snapshot, from the trial's name in the file's."""
+    """Return the slot that holds the trial of a snapshot, by the trial id in the file's name."""
     slots = [slot for worker in stage.crew.alive() for slot in worker.slots()]
     return [slot for slot in slots for trial, _ in stage.eye.held_by([slot]) if trial in str(file)]
 
@@ -173,14 +173,14 @@ def _truncate(file: Path) -> None:
 
 
 def _garble(file: Path) -> None:
-    """Among the numbers, where nothing but the file's sum can tell."""
+    """Change a byte among the numbers, which only the file's checksum can detect."""
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size // 2)
         opened.write(random.Random(0).randbytes(256))
 
 
 def pause_sweep(stage: Stage) -> Harm | None:
-    """By a command from elsewhere; after a while it is resumed in the same way."""
+    """Pause a sweep by a command, and resume it by another one after a while."""
     if stage.copies == 0:
         return None
     name = plans.name(stage.rng.randrange(max(0, stage.copies - 2), stage.copies))
@@ -248,14 +248,14 @@ def kinds(store: Store, folder: Path) -> dict[str, Disturbance]:
 
 
 class Deck:
-    """The disturbances in random order, each once before any comes again: a short run has all."""
+    """The disturbances in random order. Each comes once before any comes again."""
 
     def __init__(self, kinds: dict[str, Disturbance], rng: random.Random) -> None:
         self.kinds, self.rng = kinds, rng
         self.cards: list[str] = []
 
     def strike(self, stage: Stage) -> Event | None:
-        """Play the next one. What had nothing to harm is not counted."""
+        """Make the next disturbance. One that had nothing to harm is not counted."""
         if not self.cards:
             self.cards = self.rng.sample(sorted(self.kinds), len(self.kinds))
         kind, at = self.cards.pop(), time.monotonic()
