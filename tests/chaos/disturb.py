@@ -84,8 +84,9 @@ def stop_worker(stage: Stage) -> Harm | None:
 
 
 def _freeze(stage: Stage, worker: Worker, pids: list[int], slots: list[int]) -> Harm:
-    """Longer than the lease, and until another has the trial: who goes on then has lost it, and
-    does not know.
+    """Freeze processes for longer than the lease, and until another attempt has their trials.
+
+    A trainer that then continues does not know that it has lost its trial.
     """
     seconds, since = LEASE + stage.rng.uniform(1.0, 3.0), time.monotonic()
     held = stage.eye.held_by(slots)
@@ -121,13 +122,13 @@ def set_clock(stage: Stage) -> Harm:
 
 
 def damage_snapshot(stage: Stage) -> Harm | None:
-    """The newest; its trainer is killed too, else it would soon write another."""
+    """Damage the newest snapshot. Its trainer is killed, so that it does not write another."""
     if (file := newest_file(stage.folder)) is None:
         return None
     how = stage.rng.choice([_truncate, _garble, _delete])
     try:
         how(file)
-    except FileNotFoundError:  # replaced meanwhile
+    except FileNotFoundError:  # it was replaced
         return None
     trainers = _trainers_of(stage, file)
     send(trainers, signal.SIGKILL)
@@ -135,20 +136,18 @@ def damage_snapshot(stage: Stage) -> Harm | None:
 
 
 def newest_file(folder: Path) -> Path | None:
-    """The latest snapshot, wherever the store keeps its files: all of them lie in the run's folder,
-    in folders that are called after artifacts.
-    """
-    found = []
+    """Return the latest snapshot below the run's folder, in any folder of artifacts."""
+    files = []
     for file in _files(folder):
         try:
-            found.append((file.stat().st_mtime_ns, file))
+            files.append((file.stat().st_mtime_ns, file))
         except FileNotFoundError:
             continue
-    return max(found)[1] if found else None
+    return max(files)[1] if files else None
 
 
 def files_left(folder: Path) -> int:
-    """Return the snapshots that are left, and incomplete ones."""
+    """Count the snapshots that are left, with incomplete ones."""
     return sum(1 for _ in _files(folder, halves=True))
 
 
@@ -173,7 +172,7 @@ def _truncate(file: Path) -> None:
 
 
 def _garble(file: Path) -> None:
-    """Change a byte among the numbers, which only the file's checksum can detect."""
+    """Overwrite 256 bytes among the numbers, which only the file's checksum can detect."""
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size // 2)
         opened.write(random.Random(0).randbytes(256))
@@ -268,14 +267,14 @@ class Deck:
 
 
 def _a_worker(stage: Stage) -> Worker | None:
-    """One that trains, where there is one."""
+    """Return a random worker, one that trains if possible."""
     alive = [worker for worker in stage.crew.alive() if not worker.asked]
     train = [worker for worker in alive if stage.eye.held_by(worker.slots())]
     return stage.rng.choice(train or alive) if alive else None
 
 
 def _a_slot(stage: Stage) -> tuple[Worker, int] | None:
-    """One that trains, where there is one."""
+    """Return a random slot and its worker, one that trains if possible."""
     alive = [(w, slot) for w in stage.crew.alive() if not w.asked for slot in w.slots()]
     train = [(w, slot) for w, slot in alive if stage.eye.held_by([slot])]
     return stage.rng.choice(train or alive) if alive else None

@@ -48,7 +48,7 @@ def name(copy: int) -> str:
 
 
 def write(folder: Path, copy: int) -> Path:
-    """The plan file of a copy; no two copies share a trial."""
+    """Write and return the plan file of a copy. No two copies share a trial."""
     file = folder / f"{name(copy)}.toml"
     file.write_text(_TEXT.format(name=name(copy), seed=copy))
     return file

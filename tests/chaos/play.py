@@ -18,7 +18,7 @@ from tests.chaos.stores import Sqlite, Store, make, query
 from tests.chaos.workers import Crew
 
 GAPS = (0.3, 3.0)
-"""Seconds between two disturbances; what they break stays broken for longer."""
+"""Shortest and longest time between two disturbances in seconds. Harms last longer."""
 FIRST_ROUND_SECONDS = 60.0
 DRAIN_SECONDS = 600.0
 ORPHAN_SECONDS = 60.0
@@ -34,7 +34,7 @@ class Play:
     seed: int = 0
     workers: int = 3
     without: tuple[str, ...] = ()
-    """Disturbances that are not wanted."""
+    """Disturbances to leave out."""
     strict: bool = False
     """True if a worker that gives up while it works is a fault after any disturbance."""
     verify: int = 0
@@ -161,7 +161,7 @@ def _told(event: Event, began: float) -> str:
 
 
 def _come_to_rest(stage: Stage, *, control: bool) -> dict[str, list[str]]:
-    """Mend everything, let fresh workers finish what is left; the faults."""
+    """Mend everything, and let new workers finish the rest. Return the faults."""
     stage.mend_all()
     stage.set_clock(0)
     stage.errands.wait()
@@ -185,7 +185,7 @@ def _come_to_rest(stage: Stage, *, control: bool) -> dict[str, list[str]]:
 
 
 def _drain(stage: Stage) -> dict[str, list[str]]:
-    """Until every worker has ended by itself, and no slot is left without its watch."""
+    """Wait until every worker has ended by itself. Return the faults, such as an orphaned slot."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while stage.crew.alive() and time.monotonic() < deadline:
         stage.crew.look()

@@ -1,4 +1,4 @@
-"""A run in figures."""
+"""The figures of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.workers import Worker
 
 @dataclass(frozen=True)
 class Recovery:
-    """How long a trial waited for its next attempt."""
+    """The time that a trial waited for its next attempt."""
 
     trial: str
     fence: int
@@ -36,21 +36,21 @@ class Report:
     database: str
     seed: int
     minutes: float
-    """For how long it was disturbed."""
+    """Minutes of disturbances."""
     trials: int
     rounds: int
     workers: int
-    """Started in all."""
+    """Number of started workers."""
     disturbances: dict[str, int]
     left_out: list[str]
-    """Disturbances that cannot be made here, and why."""
+    """Disturbances that are not possible on this machine, with the reasons."""
     attempts: dict[str, int]
     failures: dict[str, int]
-    """Failed attempts by what they said."""
+    """Number of failed attempts by message."""
     rounds_trained: int
     rounds_lost: int
     stale_writers: int
-    """Trainers that stood still, and went on when another had taken over their trial."""
+    """Trainers that were frozen, and continued after another had taken over their trial."""
     said_lost: int
     retried: int
     """Trials that lost their worker three times in a row, without a round, and were retried."""
@@ -59,10 +59,10 @@ class Report:
     not_begun: list[str]
     """Workers that ended because the store did not answer when they were started."""
     gave_up: list[str]
-    """Workers that ended with an error when they had begun."""
+    """Workers that ended with an error after they had begun."""
     tracebacks: dict[str, int]
     verified: int
-    """Trials that `fedsweep verify` trained again, and found equal in every bit."""
+    """Trials that `fedsweep verify` trained again with equal results, bit for bit."""
     faults: dict[str, list[str]]
     events: list[str] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ def _spread(seconds: list[float]) -> str:
 
 
 def ends(workers: list[Worker], began: float) -> list[str]:
-    """When, how and with which words they ended."""
+    """Return the time, the exit code and the last line of each ended worker."""
     return [
         f"worker {w.number}, {(w.ended or began) - began:.1f} s, exit {w.process.returncode}: "
         f"{w.last_line()}"
@@ -149,16 +149,16 @@ def total(rows: list[dict[str, Any]], column: str) -> int:
 
 
 def recoveries(stage: Stage) -> list[Recovery]:
-    """From the harm that an attempt expired of to the next attempt's first sight."""
-    faults = []
+    """Return the times from the harm of an expired attempt to the next attempt of its trial."""
+    waits = []
     for (trial, fence), seen in stage.eye.seen.items():
         after, harm = _next(stage, trial, fence), _harm(stage.events, seen)
         if seen.expired_at is None or after is None or harm is None:
             continue
         if (trial, fence) not in stage.retried:
             times = (seen.expired_at - harm.at, after.at - harm.at)
-            faults.append(Recovery(trial, fence, harm.kind, *times))
-    return faults
+            waits.append(Recovery(trial, fence, harm.kind, *times))
+    return waits
 
 
 def _next(stage: Stage, trial: str, fence: int) -> Seen | None:
@@ -167,7 +167,7 @@ def _next(stage: Stage, trial: str, fence: int) -> Seen | None:
 
 
 def _harm(events: list[Event], seen: Seen) -> Event | None:
-    """The last one that met this attempt's trainer, else the last outage of the store."""
+    """Return the last event that met an attempt's trainer, otherwise the last outage."""
     if seen.expired_at is None:
         return None
     during = [event for event in events if seen.at <= event.at <= seen.expired_at]
@@ -177,7 +177,7 @@ def _harm(events: list[Event], seen: Seen) -> Event | None:
 
 
 def stale_writers(stage: Stage) -> int:
-    """Attempts that another took over while their trainer stood still, and that it went on with."""
+    """Count the attempts that continued after a freeze in which another took over."""
     count = 0
     for (trial, fence), seen in stage.eye.seen.items():
         after = _next(stage, trial, fence)

@@ -1,4 +1,4 @@
-"""The two databases, as things that can be broken and mended: a small disk, a server of our own."""
+"""The two databases, which can be broken and mended: a file on a small disk, and a server."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def reader(url: str) -> sa.Engine:
 
 
 def query(url: str, text: str) -> list[dict[str, Any]]:
-    """Rows of a store, by their columns."""
+    """Return the rows of a query, by their columns."""
     with reader(url).connect() as connection:
         return [dict(row) for row in connection.execute(sa.text(text)).mappings()]
 
 
 class Sqlite:
-    """A file on a small disk of its own, that can be filled; on ours where none can be mounted."""
+    """A file on a small disk that can be filled. If none can be mounted, it lies on our disk."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder / "disk"
@@ -48,7 +48,7 @@ class Sqlite:
         self.full = False
 
     def fill(self) -> None:
-        """Leave no byte, until it is mended."""
+        """Fill the disk until it is mended."""
         self.full = True
         self.tick()
 
@@ -61,7 +61,7 @@ class Sqlite:
                 _write_all(ballast, block)
 
     def mend(self) -> None:
-        """Make room."""
+        """Free the disk."""
         self.full = False
         (self.place / "ballast").unlink(missing_ok=True)
 
@@ -85,7 +85,7 @@ class Sqlite:
 
 
 def _mount(place: Path) -> bool:
-    """A small disk in memory, where we are allowed one."""
+    """Mount a small disk in memory. Return False if that is not allowed."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "fedsweep-chaos", str(place)]
     try:
         return subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -103,7 +103,7 @@ def _write_all(file: Any, block: int) -> None:
 
 
 class Postgres:
-    """A server of our own, that can be stopped and started in the middle."""
+    """A Postgres server that can be stopped and started during a test."""
 
     def __init__(self) -> None:
         with warnings.catch_warnings():
@@ -123,12 +123,12 @@ class Postgres:
         self.url = self.server.get_uri(database="chaos")
 
     def stop(self, mode: str) -> None:
-        """`fast` throws everybody out; `immediate` is a crash of the server."""
+        """Stop the server: `fast` ends all connections, `immediate` is a crash."""
         self.running = False
         self._ctl("-w", "-m", mode, "stop")
 
     def mend(self) -> None:
-        """Start the server, wait until it answers."""
+        """Start the server, and wait until it answers."""
         if self.running:
             return
         deadline = time.monotonic() + PATIENCE
@@ -151,7 +151,7 @@ class Postgres:
             )
 
     def faults(self) -> list[str]:
-        """Read everything from the disk, by its pages' sums; then every index against its table."""
+        """Check the pages' checksums on disk, and compare every index with its table."""
         self.stop("fast")  # else much would be read from memory
         self.mend()
         with psycopg.connect(self.url, autocommit=True) as admin:

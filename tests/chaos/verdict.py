@@ -57,7 +57,7 @@ _ATTEMPTS = """
 
 
 def every_trial_is_there(m: Matter) -> list[str]:
-    """None is doubled by a plan that was repeated after an outage, none is missing."""
+    """No trial is missing, and none was planned twice after an outage."""
     planned = m.stage.copies * plans.TRIALS
     return [] if len(m.trials) == planned else [f"{len(m.trials)} trials, not {planned}"]
 
@@ -91,7 +91,7 @@ def one_attempt_finished_each_trial(m: Matter) -> list[str]:
 
 
 def every_claim_left_one_attempt(m: Matter) -> list[str]:
-    """Fences 1, 2, 3 …: none is missing, none was given twice."""
+    """The fences of a trial are 1, 2, 3 …: none is missing, and none was used twice."""
     fences: dict[str, list[int]] = {}
     for row in m.attempts:
         fences.setdefault(row["trial_id"], []).append(row["fence"])
@@ -112,7 +112,7 @@ def no_attempt_is_open(m: Matter) -> list[str]:
 
 
 def rounds_add_up(m: Matter) -> list[str]:
-    """Each stored round is new to one attempt, or a sibling's; what was trained is new or lost."""
+    """Each stored round is new to one attempt or shared. Each trained round is new or lost."""
     faults = []
     for row in m.trials:
         attempts = [a for a in m.attempts if a["trial_id"] == row["trial_id"]]
@@ -125,7 +125,7 @@ def rounds_add_up(m: Matter) -> list[str]:
 
 
 def nothing_impossible_was_seen(m: Matter) -> list[str]:
-    """Two attempts of a trial at once; a write of an attempt that had ended."""
+    """A trial has one attempt at a time, and no attempt writes after its end."""
     return list(dict.fromkeys(m.stage.eye.faults))
 
 
@@ -159,7 +159,7 @@ def _by_key(url: str, view: str) -> dict[tuple[Any, ...], Row]:
 
 
 def verify(m: Matter, some: list[Row]) -> tuple[int, list[str]]:
-    """Let some trials be trained again: how many were equal, and what was said of the others."""
+    """Train trials again. Return the number of equal ones, and the output for the others."""
     faults = []
     for row in some:
         call = ("verify", row["trial_id"], "--db", m.url)
@@ -186,6 +186,6 @@ CHECKS: list[Check] = [
 
 
 def judge(m: Matter) -> dict[str, list[str]]:
-    """The faults of each check that found any."""
+    """Return the faults by check, without the checks that found none."""
     faults_by_check = {check.__name__.replace("_", " "): check(m) for check in CHECKS}
     return {name: faults for name, faults in faults_by_check.items() if faults}
