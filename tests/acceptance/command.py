@@ -28,7 +28,7 @@ PATIENCE = 480.0
 
 ROUNDS = 300
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
-"""One trial of several seconds, with a snapshot a second."""
+"""One trial of several seconds, with a snapshot per second."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ def at_once(
 
 
 def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
-    """Start a command in a session of its own, so that all of it can be killed."""
+    """Start a command in its own session, so that all its processes can be killed."""
     return subprocess.Popen(
         [*FEDSWEEP, *arguments],
         env=environment(**env),

@@ -33,7 +33,7 @@ def later(folder: Path, hours: float) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["scratch", "file://{here}/scratch"])
-def test_the_files_of_a_sweep_lie_where_its_plan_was_told(spelling: str, tiny: Path) -> None:
+def test_the_files_of_a_sweep_lie_in_the_planned_folder(spelling: str, tiny: Path) -> None:
     """A second plan keeps the folder. Another folder is refused as soon as files are stored."""
     folder = tiny.parent
     place = spelling.format(here=folder)
@@ -58,7 +58,7 @@ def test_the_files_of_a_sweep_lie_where_its_plan_was_told(spelling: str, tiny: P
 
 
 def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
-    """Somebody took the package away, or it was never there: said once, and trained without."""
+    """Its package is missing. The worker says so once, and trains without the place."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", *LONG, cwd=folder)
     with sqlite3.connect(folder / "fedsweep.db") as connection:
@@ -70,7 +70,7 @@ def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
 
 
 def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None:
-    """Its snapshot while the trial may go on is needed; when it is cancelled it is not."""
+    """Its snapshot is needed while the trial may go on, and no longer after a cancel."""
     home = tiny.parent
     at_once("plan", "tiny.toml", *ENDLESS, cwd=home)
     url = f"sqlite:///{home}/fedsweep.db"
@@ -102,7 +102,7 @@ def test_a_killed_worker_s_files_are_collected_an_hour_later(tiny: Path) -> None
 
 
 def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Path) -> None:
-    """Snapshots cost rounds until then, never a trial; one sentence says how to approve it."""
+    """Until then, missing snapshots cost rounds but no trial. A message says how to approve it."""
     folder, other = tiny.parent, str(tiny.parent / "another user")
     at_once("plan", "tiny.toml", *ONE[:-2], "--artifacts", "scratch", cwd=folder)
     place = str(folder / "scratch")
@@ -128,7 +128,7 @@ def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Pa
 
 @pytest.mark.parametrize("by", ["--artifacts", "FEDSWEEP_ARTIFACTS"])
 def test_a_worker_is_given_the_place_that_it_may_use(by: str, tiny: Path) -> None:
-    """On a machine without this user's home; a place of another kind is refused."""
+    """The machine has no home folder of this user. A place of another kind is refused."""
     folder, other = tiny.parent, str(tiny.parent / "another user")
     at_once("plan", "tiny.toml", *ONE, "--artifacts", "scratch", cwd=folder)
     work = ("work", "--device", "cpu", "--until-empty")
@@ -147,7 +147,7 @@ def test_a_worker_is_given_the_place_that_it_may_use(by: str, tiny: Path) -> Non
 
 
 def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
-    """By its sum: a file that was changed, or is gone, is named."""
+    """A file with another checksum and a missing file are named."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", *ONE, cwd=folder)
     fedsweep("work", "--device", "cpu", "--until-empty", cwd=folder)
@@ -176,7 +176,7 @@ def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
 def test_a_place_that_cannot_be_is_refused_and_nothing_is_written(
     place: str, reason: str, tiny: Path
 ) -> None:
-    """Neither the place, nor a database; in one sentence without the secret."""
+    """Neither the place nor a database is made. The sentence does not repeat the secret."""
     before = sorted(tiny.parent.iterdir())
     for more in ([], ["--dry-run"]):
         done = at_once("plan", "tiny.toml", "--artifacts", place, *more, cwd=tiny.parent, code=2)

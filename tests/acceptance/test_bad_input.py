@@ -112,7 +112,7 @@ def refused(
 def test_a_wrong_request_says_why_and_writes_nothing(
     arguments: list[str], reason: str, folder: Path, refused: Said
 ) -> None:
-    """One line on stderr; the folder is as it was."""
+    """It prints one line on stderr, and leaves the folder unchanged."""
     before = {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()}
     out, err = refused(*arguments)
     assert reason in err
@@ -122,8 +122,8 @@ def test_a_wrong_request_says_why_and_writes_nothing(
     assert {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_a_process_of_its_own_says_the_same(folder: Path) -> None:
-    """By its exit code and its streams."""
+def test_a_real_process_refuses_in_the_same_way(folder: Path) -> None:
+    """Its exit code and its streams are those of the function."""
     arguments, reason = REQUESTS[2]
     done = fedsweep(*arguments, cwd=folder, code=2)
     assert reason in done.stderr
@@ -131,7 +131,7 @@ def test_a_process_of_its_own_says_the_same(folder: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
-    """Not even the database."""
+    """It does not create the database either."""
     output = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
     assert "6 new trials, 0 kept" in output
     assert "rounds   16, and 2 that trials share" in output
@@ -139,8 +139,8 @@ def test_a_dry_run_writes_nothing(folder: Path) -> None:
     assert not (folder / "fedsweep.db").exists()
 
 
-def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -> None:
-    """Unknown names, ambiguous ids, states that forbid."""
+def test_a_missing_name_or_a_forbidden_state_is_refused(folder: Path, refused: Said) -> None:
+    """The requests have unknown names, ambiguous ids, or trials in a wrong state."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     ids = [
         row[0] for row in query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")
@@ -163,7 +163,7 @@ def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -
 
 
 def test_a_read_only_database_says_so(folder: Path) -> None:
-    """By the URL, which root must obey too."""
+    """The URL makes it read-only, also for root."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     done = fedsweep(
         "plan", "tiny.toml", "--set", "seed=9", "--db",
@@ -174,7 +174,7 @@ def test_a_read_only_database_says_so(folder: Path) -> None:
 
 
 def test_a_schema_that_this_version_does_not_know_is_refused(folder: Path) -> None:
-    """With what to do; an older one is told apart where its upgrade is tested."""
+    """The message says what to do. The tests of the upgrades cover older schemas."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     with sqlite3.connect(folder / "fedsweep.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0000'")

@@ -1,4 +1,4 @@
-"""Real workers on machines that cannot train: no trial is charged, and everybody can read why."""
+"""Workers on machines that cannot train. No trial is charged, and the reason is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEATHS = {
     "exit 3": "import os; os._exit(3)",
     "SIGABRT": "import os; os.write(2, b'out of paper\\n'); os.abort()",
 }
-"""The ends that a broken torch comes to when it is imported, and what a user reads of each."""
+"""The ways in which the import of a broken torch ends, by the words that a user reads."""
 TRIALS = "SELECT state, attempts, error FROM results"
 STOPS = "SELECT reason FROM stops WHERE lacks IS NULL"
 
@@ -81,7 +81,7 @@ def test_a_device_that_cannot_be_looked_for_is_one_sentence(
 
 @pytest.mark.slow
 def test_too_little_memory_for_an_import_fails_no_trial(sqlite_url: str, tiny: Path) -> None:
-    """Compiled code ends the process; another machine trains all trials."""
+    """Compiled code ends the process. Another machine trains all trials."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     command = (sys.executable, "-m", "fedsweep", "work", "--device", "cpu", "--until-empty")
     done = subprocess.run(
@@ -125,7 +125,7 @@ def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
 def test_other_images_than_planned_cost_no_trial_an_attempt(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """One trial is claimed to see them, and given back with the reason; the rest is untouched."""
+    """One trial is claimed and given back with the reason. The others are not claimed."""
     right = str(make_image_folder(tmp_path / "right"))
     other = str(make_image_folder(tmp_path / "other", each=28))
     images_planned(sqlite_url, tiny, "--data", right)
@@ -144,7 +144,7 @@ def test_other_images_than_planned_cost_no_trial_an_attempt(
 def test_a_machine_without_a_data_set_trains_what_needs_none(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """It leaves the images to others, says so, and stops when nothing else is left."""
+    """It passes over the images with a message, and stops when no other trial is left."""
     images_planned(sqlite_url, tiny)
     tiny.write_text(TINY.replace('"tiny"', '"digits"'))
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "rounds=1")
@@ -158,7 +158,7 @@ def test_a_machine_without_a_data_set_trains_what_needs_none(
 
 
 DEADLY = FRAGILE.replace("if not marker.exists():", "if True:")
-"""The normalizer of another package that takes the process down at each first batch."""
+"""A normalizer of another package that aborts the process at each first batch."""
 
 
 def deadly_plan(tmp_path: Path, normalizers: list[str]) -> tuple[Path, dict[str, str]]:
@@ -193,7 +193,7 @@ def test_trials_that_kill_their_workers_are_lost_and_the_others_finish(
 def test_a_worker_that_never_trained_is_no_witness_against_a_trial(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    """Three deaths in a row before a first round stop it; no trial is charged."""
+    """Three deaths in a row before a first round stop it. No trial is charged."""
     plan, env = deadly_plan(tmp_path, ["fragile"])
     fedsweep("plan", str(plan), "--db", sqlite_url, **env)
     done = work(sqlite_url, "--device", "cpu", **env)

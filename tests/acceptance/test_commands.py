@@ -1,4 +1,4 @@
-"""The other commands, as a user sees them."""
+"""Commands that plan, list, change and export, as a user sees them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_commands_that_do_not_train_import_no_heavy_package(tiny: Path) -> None:
 
 
 def test_help_names_every_command() -> None:
-    """And its own version."""
+    """`--version` prints the version."""
     output = fedsweep("--help").stdout
     commands = ("plan", "work", "report", "status", "trial", "sweep", "sql", "export", "db")
     assert all(f" {name} " in output for name in commands)
@@ -72,7 +72,7 @@ def test_help_names_every_command() -> None:
 
 
 def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> None:
-    """New and kept trials, the difference of the texts, and what stays."""
+    """They print the new and kept trials, the difference of the texts, and the trials that stay."""
     folder = tiny.parent
     assert at_once("plan", "tiny.toml", cwd=folder).stdout == "tiny: 6 new trials, 0 kept\n"
     assert at_once("plan", "tiny.toml", cwd=folder).stdout == "tiny: 0 new trials, 6 kept\n"
@@ -85,7 +85,7 @@ def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> Non
 
 
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
-    """By unique beginnings of their ids."""
+    """A unique beginning of an id is enough."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", cwd=folder)
     url = f"sqlite:///{folder}/fedsweep.db"
@@ -121,7 +121,7 @@ def test_cancelling_a_sweep_leaves_trials_that_another_one_has(tiny: Path) -> No
 
 
 def test_status_and_sql_speak_json(tiny: Path) -> None:
-    """For scripts: one list of objects each."""
+    """Each prints one list of objects."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", cwd=folder)
     (standing,) = json.loads(at_once("status", "--json", cwd=folder).stdout)
@@ -149,7 +149,7 @@ def test_a_wide_row_is_printed_as_a_block(tiny: Path) -> None:
 
 
 def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
-    """--db before $FEDSWEEP_DB before ./fedsweep.db."""
+    """--db comes before $FEDSWEEP_DB, and that before ./fedsweep.db."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", "--db", "sqlite:///a.db", cwd=folder, FEDSWEEP_DB="sqlite:///b.db")
     at_once("plan", "tiny.toml", cwd=folder, FEDSWEEP_DB="sqlite:///b.db")
@@ -160,7 +160,7 @@ def test_the_database_is_named_by_option_variable_or_habit(tiny: Path) -> None:
 
 
 def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
-    """With --dry-run nothing but the figure is written; what is not drawn is counted."""
+    """With --dry-run only the figure is written. The partitions that are not drawn are counted."""
     alphas = ", ".join(str(0.1 * i) for i in range(1, 14))
     tiny.write_text(tiny.read_text().replace("alpha = 0.5", "") + f"alpha = [{alphas}]\n")
     tiny.write_text(tiny.read_text().replace('["bn", "gn"]', '["bn", "gn"]\nalpha = 0.1'))
@@ -172,7 +172,7 @@ def test_a_plan_s_partitions_are_drawn_without_a_database(tiny: Path) -> None:
 
 @pytest.mark.usefixtures("walk_in_test")
 def test_planning_to_measure_more_of_begun_trials_says_that_it_does_not(tiny: Path) -> None:
-    """They are the same trials, and stay as they began; the others measure what is asked now."""
+    """Begun trials keep their measures. The others get the new ones."""
     at_once("plan", "tiny.toml", cwd=tiny.parent)
     at_once("work", "--device", "cpu", "--max-trials", "1", cwd=tiny.parent)
     output = at_once("plan", "tiny.toml", "--set", "keep_weights=true", cwd=tiny.parent).stdout
@@ -182,7 +182,7 @@ def test_planning_to_measure_more_of_begun_trials_says_that_it_does_not(tiny: Pa
     assert query(url, "SELECT sum(keep_weights) FROM results") == [(5,)]
 
 
-def test_a_trial_asked_for_twice_measures_all_that_was_asked(tiny: Path) -> None:
+def test_a_trial_that_is_planned_twice_has_the_measures_of_both(tiny: Path) -> None:
     """Two blocks of a grid name it, one with diagnostics."""
     twice = '[[grid]]\nnormalizer = "bn"\nseed = [0, 1]\ndiagnostics = true\n'
     tiny.write_text(tiny.read_text().replace("[[grid]]", twice + "[[grid]]", 1))
@@ -204,7 +204,7 @@ def test_a_refused_plan_draws_nothing(tiny: Path) -> None:
 
 
 def test_a_misspelled_data_folder_is_not_made(tiny: Path) -> None:
-    """Neither by a plan that draws, nor by what it refuses."""
+    """A plan that draws a figure and is refused makes no folder."""
     changes = ("--set", "dataset=cifar10", "--data", str(tiny.parent / "no" / "where"))
     draw = ("--dry-run", "--show-partition", str(tiny.parent / "who.png"))
     refused = at_once("plan", "tiny.toml", *changes, *draw, cwd=tiny.parent, code=2).stderr
@@ -213,7 +213,7 @@ def test_a_misspelled_data_folder_is_not_made(tiny: Path) -> None:
 
 
 def test_a_machine_without_the_packages_gives_the_trial_back(tmp_path: Path, tiny: Path) -> None:
-    """One sentence with the remedy, exit 1, and the trial is queued, not failed."""
+    """It prints one sentence with the remedy and exits with 1. The trial is queued."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(
@@ -244,13 +244,13 @@ def one_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trials(folder: Path) -> tuple[str, str]:
-    """The finished trial and the queued one."""
+    """Return the ids of the finished trial and the queued one."""
     rows = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results ORDER BY state")
     return rows[0][0], rows[1][0]
 
 
 def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_trained: Path) -> None:
-    """Named after the trial in this folder, or as asked."""
+    """The file is named after the trial, or by --output."""
     from safetensors.numpy import load_file
 
     folder, (trial, _) = one_trained, trials(one_trained)
@@ -272,7 +272,7 @@ def test_final_weights_are_exported_and_nothing_is_overwritten_unasked(one_train
         assert "cannot be written" in done.stderr or "is a folder" in done.stderr
 
 
-def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Path) -> None:
+def test_missing_weights_are_refused_with_the_remedy(one_trained: Path) -> None:
     """The trial is not finished, or the file is damaged or missing."""
     trial, waiting = trials(one_trained)
     refused = at_once("export", "weights", waiting, cwd=one_trained, code=2).stderr
@@ -291,8 +291,8 @@ def test_weights_that_are_not_there_are_refused_with_the_remedy(one_trained: Pat
     file.write_bytes(content)
 
 
-def test_a_trial_shows_its_clients_accuracies_where_it_measured_them(one_trained: Path) -> None:
-    """And no line for what it did not measure."""
+def test_a_trial_shows_the_accuracies_of_its_clients_if_it_has_them(one_trained: Path) -> None:
+    """It has no line for a measure that the trial does not have."""
     output = at_once("trial", "show", trials(one_trained)[0], cwd=one_trained).stdout
     assert "worst_client_accuracy  0." in output
     assert "mean_client_accuracy " in output

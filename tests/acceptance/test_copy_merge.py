@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("walk")
 
 @pytest.fixture(params=["sqlite-postgres", "postgres-sqlite"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """FROM and TO: neither is there yet, or it has no tables."""
+    """The URLs of FROM and TO. Neither database exists, or it has no tables."""
     kinds = {
         "sqlite": f"sqlite:///{tmp_path / 'own.db'}",
         "postgres": str(request.getfixturevalue("empty_postgres")),
@@ -39,7 +39,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     urls: tuple[str, str], tiny: Path
 ) -> None:
-    """Workers go on in FROM; the copy's own finish what it has, bit for bit as FROM's did."""
+    """Workers finish the trials of FROM and of the copy, with equal results bit for bit."""
     source, target = urls
     at_once("plan", str(tiny), "--set", "rounds=30", "--db", source)
     slowly = slow_down(tiny.parent)
@@ -71,7 +71,7 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
 def test_halves_that_two_machines_trained_merge_into_the_whole(
     urls: tuple[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    """Twice: the second time adds nothing. The work can be planned, and reported, as one."""
+    """A second merge adds nothing. The whole can be planned again and reported."""
     source, target = urls
     whole = f"sqlite:///{tmp_path / 'whole.db'}"
     for url, seeds in ((source, ["seed=0"]), (target, ["seed=1"]), (whole, [])):
@@ -88,7 +88,7 @@ def test_halves_that_two_machines_trained_merge_into_the_whole(
 
 
 def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Path) -> None:
-    """Exit 2, one sentence."""
+    """It exits with 2 and one sentence."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--set", "normalizer=gn", "--set", "seed=0", "--db", url)
@@ -113,7 +113,7 @@ def change(url: str, statement: str) -> None:
 def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """FROM is missing, TO is taken, both are one, a password: exit 2, one sentence."""
+    """FROM is missing, TO is not empty, both are the same, or a URL has a password."""
     missing, to = f"sqlite:///{tmp_path}/missing.db", f"sqlite:///{tmp_path}/to.db"
     at_once("plan", str(tiny), "--db", sqlite_url)
 
@@ -137,7 +137,7 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
 
 
 def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_path: Path) -> None:
-    """Its lease has ended: it is queued, as any worker would have queued it."""
+    """Its lease has expired, so the merge queues it as a worker would."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--db", url)

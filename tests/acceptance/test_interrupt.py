@@ -41,7 +41,7 @@ finally:
         sys.setprofile(None)
         os.write(2, f"calls={calls}".encode())
 """
-"""Runs a command; SIGINT comes at a call, and at as many after it as are asked for."""
+"""A program that runs a command, and sends SIGINT at one call or at several in a row."""
 
 
 def interrupted(*arguments: str, at: int, times: int = 1) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ def test_ctrl_c_at_any_call_is_quiet(
 
 
 def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str) -> None:
-    """A person presses it again, while the first one is obeyed."""
+    """A person presses it again before the first one has ended the command."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = ("status", "--db", sqlite_url)
     total = calls(*arguments)
@@ -101,7 +101,7 @@ def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str) -> None:
 
 
 def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
-    """Python only prints what is raised there: it is raised again, soon after."""
+    """Python only prints an error of a destructor, so the interrupt is raised again later."""
     program = (
         "import os, time\n"
         "from fedsweep import interrupt\n"
@@ -138,7 +138,7 @@ def test_an_error_that_a_library_made_of_ctrl_c_is_quiet(error: str) -> None:
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
-    """As in the background of a script."""
+    """A script's background processes ignore it."""
     program = (
         "import signal; from fedsweep import interrupt; interrupt.watch(); "
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
@@ -149,7 +149,7 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
 
 @pytest.mark.usefixtures("walk_in_test")
 def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: str) -> None:
-    """At any instant of its start, while its slots start too: nothing is left, nothing is printed.
+    """It may come at any instant of the start. No process is left, and nothing is printed.
 
     Until the worker obeys in its own way, it ends at once; then it stops and exits with 0.
     """
@@ -193,7 +193,7 @@ def test_the_console_script_is_the_program() -> None:
 
 
 def test_ctrl_c_while_a_process_starts_is_neither_lost_nor_met_too_early() -> None:
-    """A terminal sends it to parent and child: one gets it later, the other when it ignores it."""
+    """A terminal sends it to both. The parent gets it later, and the child ignores it by then."""
     child = (
         "import signal, sys\n"
         "from fedsweep import interrupt\n"

@@ -11,8 +11,9 @@ from tests.builders import REPOSITORY, TINY
 
 
 def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: Path) -> None:
-    """`frn` of examples/frn_normalizer; its package and version are part of the numerics. Where it
-    is not installed, nothing is planned, and a trial that needs it says so.
+    """`frn` comes from examples/frn_normalizer. Its package and version are part of the numerics.
+
+    Without the package, a plan that names it is refused.
     """
     place = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]

@@ -1,4 +1,4 @@
-"""Real workers that train real trials: their numbers are those of one undisturbed worker."""
+"""Workers that train real trials have the numbers of one undisturbed worker."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_workers_on_postgres_give_what_one_gives_on_sqlite(
 def test_a_killed_trainer_s_trial_goes_on_from_its_snapshot(
     calm: str, tiny: Path, sqlite_url: str
 ) -> None:
-    """A new process of the slot takes the trial over, and the numbers are the same."""
+    """A new process of the slot takes the trial over, with equal numbers."""
     at_once("plan", str(tiny), "--db", sqlite_url, *LONG)
     worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     eventually(lambda: query(sqlite_url, "SELECT 1 FROM curves WHERE round = 1"))
