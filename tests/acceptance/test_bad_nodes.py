@@ -23,6 +23,8 @@ DEATHS = {
     "SIGABRT": "import os; os.write(2, b'out of paper\\n'); os.abort()",
 }
 """The ways in which the import of a broken torch ends, by the words that a user reads."""
+ALIKE = ("OSError", "AttributeError")
+"""Exceptions that are handled as an ImportError is. Their tests are slow."""
 TRIALS = "SELECT state, attempts, error FROM results"
 STOPS = "SELECT reason FROM stops WHERE lacks IS NULL"
 
@@ -46,7 +48,15 @@ def broken_torch(place: Path, death: str) -> dict[str, str]:
     return {"PYTHONPATH": str(place)}
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize(
+    "death",
+    [
+        pytest.param(
+            death, marks=pytest.mark.slow if death in ("OSError", "AttributeError") else ()
+        )
+        for death in DEATHS
+    ],
+)
 def test_a_torch_that_cannot_be_imported_fails_no_trial(
     death: str, sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def shortened(example: Path) -> list[str]:
     return [f"--set={change}" for change in (*small, steps, *few, *changes)]
 
 
-QUICK = ("digits.toml", "camvid.toml")
+QUICK = ("digits.toml",)
 """The examples that `make test` trains. It only plans the others."""
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.acceptance.command import environment, fedsweep, query
+from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.builders import REPOSITORY, TINY
 
 
@@ -23,7 +23,7 @@ def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: 
     plan.write_text(TINY.replace('["bn", "gn"]', '"frn"').replace("seed = [0, 1]", "seed = 0"))
     db = ("--db", f"sqlite:///{tmp_path}/frn.db")
 
-    refused = fedsweep("plan", str(plan), *db, code=2).stderr
+    refused = at_once("plan", str(plan), *db, code=2).stderr
     assert 'normalizer = "frn" is none of bn, fixbn, gn' in refused
     path = {"PYTHONPATH": str(place)}
     assert "2 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
@@ -37,4 +37,4 @@ def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: 
         "WHERE t.normalizer = 'frn'",
     )
     assert '"normalizer": "frn-normalizer 1.0"' in numerics[0]
-    assert "FRN" in fedsweep("report", *db).stdout
+    assert "FRN" in at_once("report", *db).stdout

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import (
-    LONG,
     assert_equal_to_calm,
     at_once,
     eventually,
@@ -16,6 +15,9 @@ from tests.acceptance.command import (
     start,
     trainers,
 )
+
+LONG = ("--set=seed=0", "--set=normalizer=bn", "--set=rounds=100")
+"""One trial that lasts until its trainer is killed."""
 
 
 @pytest.fixture(scope="module")
