@@ -50,12 +50,7 @@ def broken_torch(place: Path, death: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "death",
-    [
-        pytest.param(
-            death, marks=pytest.mark.slow if death in ("OSError", "AttributeError") else ()
-        )
-        for death in DEATHS
-    ],
+    [pytest.param(death, marks=pytest.mark.slow if death in ALIKE else ()) for death in DEATHS],
 )
 def test_a_torch_that_cannot_be_imported_fails_no_trial(
     death: str, sqlite_url: str, tiny: Path, tmp_path: Path
