@@ -151,7 +151,8 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
 def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: str) -> None:
     """It may come at any instant of the start. No process is left, and nothing is printed.
 
-    Until the worker obeys in its own way, it ends at once; then it stops and exits with 0.
+    Until the worker obeys in its own way, it ends at once; then it stops and exits with 0. Five
+    instants take about ten seconds.
     """
     at_once("plan", str(tiny), "--db", sqlite_url)
     program = "from fedsweep.__main__ import main; print('begun', flush=True); main()"

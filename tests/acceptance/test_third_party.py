@@ -13,7 +13,8 @@ from tests.builders import REPOSITORY, TINY
 def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: Path) -> None:
     """`frn` comes from examples/frn_normalizer. Its package and version are part of the numerics.
 
-    Without the package, a plan that names it is refused.
+    Without the package, a plan that names it is refused. The test takes more than ten seconds,
+    because pip builds the package, and real processes train with torch.
     """
     place = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]

@@ -39,7 +39,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_workers_on_postgres_give_what_one_gives_on_sqlite(
     count: int, calm: str, tiny: Path, postgres_url: str
 ) -> None:
-    """Each trial takes one attempt, and can be verified."""
+    """Each trial takes one attempt, and can be verified.
+
+    It takes more than ten seconds, because each worker and `verify` import torch.
+    """
     at_once("plan", str(tiny), "--db", postgres_url)
     workers = [
         start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
@@ -57,7 +60,10 @@ def test_workers_on_postgres_give_what_one_gives_on_sqlite(
 def test_a_killed_trainer_s_trial_goes_on_from_its_snapshot(
     calm: str, tiny: Path, sqlite_url: str
 ) -> None:
-    """A new process of the slot takes the trial over, with equal numbers."""
+    """A new process of the slot takes the trial over, with equal numbers.
+
+    It takes about ten seconds, because both processes import torch and train.
+    """
     at_once("plan", str(tiny), "--db", sqlite_url, *LONG)
     worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     eventually(lambda: query(sqlite_url, "SELECT 1 FROM curves WHERE round = 1"))

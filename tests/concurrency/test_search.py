@@ -76,7 +76,10 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_five_workers_of_which_some_die_search_once(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """No T* is proposed twice, no number is missing, no rounds are trained twice but lost ones."""
+    """No T* is proposed twice, no number is missing, and only lost rounds are trained twice.
+
+    It takes about twenty seconds, because the leases of killed workers must expire.
+    """
     url = request.getfixturevalue(f"{database}_url")
     store = open_store(url)
     plan(store, of(tmp_path, PLAN.replace("extra_seeds = 1", "extra_seeds = 0")))

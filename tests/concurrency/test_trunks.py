@@ -75,7 +75,10 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eight_workers_train_six_and_a_half_trials(
     database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Eleven trials are equal bit for bit. Rounds that killed workers lost do not count."""
+    """Eleven trials are equal bit for bit. Rounds that killed workers lost do not count.
+
+    It takes about twenty seconds, because the leases of killed workers must expire.
+    """
     url = request.getfixturevalue(f"{database}_url")
     (tmp_path / "shared.toml").write_text(PLAN)
     store = open_store(url)
