@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 300.0
-"""Seconds that a process waits for the others to be ready."""
+"""Longest wait in seconds until all processes are ready."""
 AGAIN = 0.01
-"""Seconds between two looks at a queue where what is left is in other hands."""
+"""Seconds between two reads of a queue whose last trials run in other processes."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """When a process stops, although there is more to claim."""
+    """The limit at which a process stops although more can be claimed."""
 
     seconds: float = float("inf")
     claims: float = float("inf")
@@ -37,7 +37,7 @@ class Shift:
     waits: list[float]
     """Seconds of each claim."""
     done: list[float]
-    """When each claim was finished, as far as that was within the limit."""
+    """The time at which each claim was finished within the limit."""
     trials: list[int]
     """The claimed trials, with the one before the start."""
 
@@ -50,17 +50,17 @@ class Work:
 
     @property
     def rate(self) -> float:
-        """Claims finished a second, from the first start to the last end."""
+        """Finished claims per second, from the first start to the last end."""
         began, ended = min(s.began for s in self.shifts), max(s.ended for s in self.shifts)
         return sum(len(s.done) for s in self.shifts) / (ended - began)
 
     def wait(self, share: float) -> float:
-        """A quantile of a claim's time, ms."""
+        """Return a quantile of the claims' times in milliseconds."""
         waits = sorted(wait for s in self.shifts for wait in s.waits)
         return 1000 * waits[min(int(share * len(waits)), len(waits) - 1)]
 
     def rates(self, parts: int) -> list[float]:
-        """Claims finished a second in each of so many equal parts of the claims, in order."""
+        """Return finished claims per second in equal parts of the claims, in order."""
         done = sorted(at for s in self.shifts for at in s.done)
         marks = [min(s.began for s in self.shifts)]
         marks += [done[len(done) * part // parts - 1] for part in range(1, parts + 1)]
@@ -69,7 +69,7 @@ class Work:
 
     @property
     def trials(self) -> list[int]:
-        """All that was claimed, as often as it was."""
+        """All claimed trials, each as often as it was claimed."""
         return [trial for s in self.shifts for trial in s.trials]
 
 

@@ -56,7 +56,7 @@ class Workshop:
         self.model = built(self.config, made).to(memory_format=torch.channels_last).train()
 
     def fit(self, round: int, client: int) -> float:
-        """E local steps from the model's present state; returns the mean loss."""
+        """Train E local steps from the model's present state. Return the mean loss."""
         config, model = self.config, self.model
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.lr, momentum=config.momentum_factor or 0.0
@@ -75,11 +75,11 @@ class Workshop:
 
 
 workshop = cache(Workshop)
-"""One a process: actors import this module, and so share the cache among their clients."""
+"""One per process. Actors import this module, so their clients share the cache."""
 
 
 def train(message: Message, context: Context) -> Message:
-    """A client's round."""
+    """Train a client's round."""
     options = message.content["config"]
     shop = workshop(str(options["case"]))
     client = int(context.node_config["partition-id"])
@@ -91,7 +91,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 class Timed(FedAvg):
-    """FedAvg that notes when each round's average is done."""
+    """FedAvg that notes the end of each round's average."""
 
     def __init__(self) -> None:
         super().__init__(fraction_evaluate=0.0)
@@ -110,7 +110,7 @@ class Timed(FedAvg):
 
 
 def measure(case: str, rounds: int) -> dict[str, Any]:
-    """Run a case, and tell its times in seconds and its last training loss."""
+    """Run a case. Print its times in seconds and its last training loss."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     strategy, losses = Timed(), []

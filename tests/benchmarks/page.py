@@ -27,7 +27,7 @@ from tests.benchmarks.figure import Figure, N, timed
 LENGTH = 200
 """Rounds of a trial."""
 TICKS = 31
-"""Updates of a page: more than what changes seldom is kept for."""
+"""Updates of a page. They outlast the cache of the parts that change seldom."""
 TOKEN = "of-the-benchmark"
 
 ASKED: dict[str, dict[str, str]] = {
@@ -38,7 +38,7 @@ ASKED: dict[str, dict[str, str]] = {
 
 
 def screens(folder: Path, server: str) -> Iterator[Figure]:
-    """Each screen's first view, and what an update of it takes."""
+    """Measure each screen's first view and its updates."""
     urls = {
         "SQLite": f"sqlite:///{folder}/page.db",
         "Postgres": fill.make_database(server, "page"),
@@ -64,7 +64,7 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
 
 
 def _spread_out(store: Engine) -> str:
-    """Let every fifth trial wait, some fail and some run; returns the id of one that is done."""
+    """Let every fifth trial wait, some fail and some run. Return the id of a finished trial."""
     c, a = trials.c, attempts.c
     with transaction(store) as connection:
         queued = sa.update(trials).where(c.id % 5 == 0)
@@ -112,5 +112,5 @@ def _updates(engine: Engine, name: str) -> Iterator[float]:
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"page": lambda: screens(folder, server)}

@@ -27,16 +27,16 @@ TURNS = 3
 SECONDS = 5.0
 """Duration of one turn."""
 STOCK = 120_000
-"""Trials that are there for all the turns: more than a machine can claim in them."""
+"""Queued trials for all turns. A machine cannot claim as many in that time."""
 ASKED = 200
-"""Trials enqueued for Optuna, which takes as long for them as we for thousands."""
+"""Trials enqueued with Optuna. It takes as long for them as we do for thousands."""
 JOBS = 2_000
-"""Jobs deferred for procrastinate."""
+"""Jobs for procrastinate."""
 
 MANY = 1_000_000
 FEW = 1_000
 EACH = 100
-"""Claims of a process against a backlog: few enough that a short queue lasts."""
+"""Claims of a process from a backlog. A short queue has enough trials for them."""
 
 CLAIMS = int(os.environ.get("FEDSWEEP_BENCH_CLAIMS", "1_000_000"))
 """Trials of the part `million`."""
@@ -44,18 +44,18 @@ RACERS = {"SQLite": 16, "Postgres": 32}
 RATES = {"SQLite": "≥ 1500", "Postgres": "≥ 1000"}
 
 Stores = Callable[[str, str], str]
-"""From a database and a name to the URL of a fresh store."""
+"""A function that creates a store, by database and name, and returns its URL."""
 
 
 def fresh(folder: Path, server: str, database: str, name: str) -> str:
-    """The URL of a fresh store."""
+    """Create a store. Return its URL."""
     if database == "SQLite":
         return f"sqlite:///{folder}/{name}.db"
     return fill.make_database(server, name)
 
 
 def million(stores: Stores) -> Iterator[Figure]:
-    """Trials of one round, claimed and finished by many processes until none is left; counted."""
+    """Let many processes claim and finish all trials of one round, and count them."""
     for database, racers in RACERS.items():
         url = stores(database, "million")
         fill.queued(url, "million", CLAIMS)
@@ -88,7 +88,7 @@ def faults(url: str, work: Work) -> dict[str, int]:
 
 
 def claiming(folder: Path, stores: Stores) -> Iterator[Figure]:
-    """Claim and finish by eight processes, in turns with raw SQL, Optuna and procrastinate."""
+    """Measure eight processes that claim and finish, in turns with raw SQL and the peers."""
     for database in RATES:
         url, stocked = stores(database, "claims"), stores(database, "stocked")
         fill.queued(url, "claims", STOCK)
@@ -135,7 +135,7 @@ def _ours(url: str, *, measured: bool) -> dict[str, Any]:
 
 
 def _floor(database: str, folder: Path, stores: Stores) -> Callable[[], dict[str, Any]]:
-    """Raw SQL on a table of its own."""
+    """Return a turn of raw SQL on its own table."""
     limit = Limit(seconds=SECONDS)
     if database == "SQLite":
         file = folder / "floor.db"
@@ -147,7 +147,7 @@ def _floor(database: str, folder: Path, stores: Stores) -> Callable[[], dict[str
 
 
 def _others(database: str, turn: int, stores: Stores) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Optuna and procrastinate, on databases of their own."""
+    """Return turns of Optuna and procrastinate on their own databases."""
     answer = peers.ask("optuna", stores(database, f"optuna{turn}"), ASKED)
     yield f"Optuna {answer['version']} ({ASKED} trials)", answer
     if database == "Postgres":
@@ -156,7 +156,7 @@ def _others(database: str, turn: int, stores: Stores) -> Iterator[tuple[str, dic
 
 
 def backlog(stores: Stores) -> Iterator[Figure]:
-    """Claims with a million trials queued, of any sweep or in front of one's own; held or not."""
+    """Measure claims with a million queued trials, of all sweeps or of others, held or not."""
     for database in RATES:
         short, long = stores(database, "short"), stores(database, "long")
         fill.queued(long, "front", MANY)
@@ -176,7 +176,7 @@ def backlog(stores: Stores) -> Iterator[Figure]:
 def _against(
     database: str, short: str, long: str, name: str, sweep: str | None = None
 ) -> Iterator[Figure]:
-    """Claims from a long queue and from a short one, in turns; the ratio of their times."""
+    """Measure claims from a long queue and a short one in turns, and the ratio of their times."""
     works: dict[str, list[Work]] = {short: [], long: []}
     for _ in range(TURNS):
         for url, done in works.items():
@@ -192,7 +192,7 @@ def _against(
 
 
 def _top_up(url: str) -> None:
-    """Let a thousand trials of the sweep behind be queued."""
+    """Fill the sweep `behind` up to a thousand queued trials."""
     behind = (trials.c.state == "queued") & (sweeps.c.name == "behind")
     waiting = sa.select(sa.func.count()).select_from(trials.join(sweeps)).where(behind)
     with fill.opened(url) as store, reading(store) as c:
@@ -230,7 +230,7 @@ def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     stores = partial(fresh, folder, server)
     return {
         "plan": lambda: planning(folder, stores),

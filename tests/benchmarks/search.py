@@ -15,7 +15,7 @@ REPLAYS = 50
 
 
 def searches() -> Iterator[Figure]:
-    """200 replays of each sampler; regret in points of validation accuracy."""
+    """Replay each sampler 200 times. Regret is in points of validation accuracy."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ways: dict[str, Callable[[Recorded, int], Outcome]] = {
         f"search, {name}": partial(replay, sampler=name) for name in ("tpe", "gp", "random")
@@ -38,5 +38,5 @@ def searches() -> Iterator[Figure]:
 
 
 def parts() -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"search": searches}
