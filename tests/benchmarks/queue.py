@@ -147,7 +147,7 @@ def _floor(database: str, folder: Path, stores: Stores) -> Callable[[], dict[str
 
 
 def _others(database: str, turn: int, stores: Stores) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return turns of Optuna and procrastinate on their own databases."""
+    """Yield the turns of Optuna and procrastinate on their own databases."""
     answer = peers.ask("optuna", stores(database, f"optuna{turn}"), ASKED)
     yield f"Optuna {answer['version']} ({ASKED} trials)", answer
     if database == "Postgres":
