@@ -1,4 +1,4 @@
-"""Stores to test on: a fresh SQLite file, a fresh database of a real Postgres."""
+"""Fixtures of all tests: stores on SQLite and on a real Postgres, plans, and images."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decoded and downloaded data go to a temporary folder, in the programs that tests start too.
+    """Keep decoded and downloaded data in a temporary folder, also of programs that tests start.
 
-    So do this user's own files: approvals, and snapshots of stores on Postgres. What pip has
-    downloaded stays in use.
+    So are this user's own files: approvals, and snapshots of stores on Postgres. The cache of pip
+    stays in use.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("PIP_CACHE_DIR", str(home / "pip"))
@@ -90,7 +90,7 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let fsspec's file system in memory stand for a bucket; it is empty before and after."""
+    """Use fsspec's file system in memory as a bucket. It is empty before and after a test."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     from fedsweep.store import places
@@ -103,7 +103,7 @@ def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Postgres whose user may create databases: a named one, or one of this run."""
+    """The URL of a Postgres whose user may create databases: a named server, or one of this run."""
     if NAMED_SERVER:
         yield NAMED_SERVER
         return
@@ -113,7 +113,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> Iterator[str]:
-    """The name of a database with our schema, to copy from."""
+    """The name of the database with our schema that fresh stores are copied from."""
     if not NAMED_SERVER:
         yield postgres.TEMPLATE
         return
@@ -140,7 +140,7 @@ def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with our schema, to copy."""
+    """The SQLite file with our schema that fresh stores are copied from."""
     file = tmp_path_factory.mktemp("template") / "fedsweep.db"
     engine = open_store(f"sqlite:///{file}", create=True)
     engine.dispose()

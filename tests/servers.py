@@ -1,4 +1,4 @@
-"""Postgres as people run it: a primary with a streaming standby, and pgbouncer before it."""
+"""Postgres as people run it: a primary, a streaming standby, and a pgbouncer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def programs() -> Path:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder that the servers' user owns."""
+    """Yield a folder that the servers' user owns."""
     place = Path(tempfile.mkdtemp(prefix="fedsweep-servers-"))
     if os.geteuid() == 0:
         shutil.chown(place, POSTGRES)
@@ -56,7 +56,7 @@ def folder() -> Iterator[Path]:
 
 
 class Server:
-    """One server of its own port, primary or standby."""
+    """A server on its own port, primary or standby."""
 
     def __init__(self, data: Path) -> None:
         self.data, self.port, self.programs = data, free_port(), programs()
@@ -109,7 +109,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A primary."""
+    """Yield a running primary."""
     with folder() as place:
         made = Server(place / "primary")
         made.make()
@@ -122,7 +122,7 @@ def server() -> Iterator[Server]:
 
 @contextmanager
 def standby(primary: Server) -> Iterator[Server]:
-    """A hot standby that streams from a primary."""
+    """Yield a hot standby that streams from a primary."""
     with folder() as place:
         made = Server(place / "standby")
         made.follow(primary)
@@ -135,7 +135,7 @@ def standby(primary: Server) -> Iterator[Server]:
 
 @contextmanager
 def pgbouncer(primary: Server, mode: str, *settings: str) -> Iterator[int]:
-    """A pgbouncer before a server; its port."""
+    """Yield the port of a pgbouncer for a server."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("there is no pgbouncer: install Debian's package pgbouncer")

@@ -1,4 +1,4 @@
-"""A small study with known numbers: what is said of it can be checked by hand."""
+"""A small study with known numbers, so that its report can be checked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine of the tests that are not about training: it must be as exact as a real one."""
+"""The engine of the tests that are not about training must be as exact as a real one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_walk_from_a_snapshot_is_the_walk_in_one_go() -> None:
 
 
 def test_trials_share_their_numbers_up_to_the_freeze_only() -> None:
-    """And after it, trials of another freeze round go other ways."""
+    """After it, trials with different freeze rounds have different numbers."""
     trunk = numbers(rounds(CONFIG))
     frozen = [numbers(rounds(changed(normalizer="fixbn", freeze_round=t))) for t in (2, 3, 6)]
     assert [one[:2] for one in frozen] == [trunk[:2]] * 3

@@ -54,7 +54,7 @@ def plan(store: Engine, sweep: SweepSpec) -> None:
 
 
 def work(store: Engine) -> int:
-    """One worker, until nothing is left; how many trials it ran."""
+    """Let one worker run all trials. Return their number."""
     count = 0
     while True:
         with transaction(store) as c:
@@ -68,7 +68,7 @@ def work(store: Engine) -> int:
 
 
 def measured(store: Engine) -> Curves:
-    """Every trial's rounds, but for the seconds they took and who trained them."""
+    """Return every trial's rounds, without their seconds and their trainers."""
     names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
     query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
     found: Curves = {}
