@@ -71,11 +71,11 @@ def measured(store: Engine) -> Curves:
     """Return every trial's rounds, without their seconds and their trainers."""
     names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
     query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
-    found: Curves = {}
+    curves: Curves = {}
     with reading(store) as c:
         for row in c.execute(query.order_by(trials.c.trial_id, rounds.c.round)):
-            found.setdefault(row[0], []).append(tuple(row[1:]))
-    return found
+            curves.setdefault(row[0], []).append(tuple(row[1:]))
+    return curves
 
 
 def trained(store: Engine) -> int:

@@ -40,7 +40,7 @@ SECONDS = "WALK_SECONDS"
 FOLDER = "WALK_FOLDER"
 """The environment variable for the folder of deeds.
 
-A file in it that is called `<deed>-<round>` lets the next trial that reaches the round do this:
+The next trial that reaches the round of a file called `<deed>-<round>` does this:
 
 - `fail`: raise a RuntimeError with the file's content.
 - `fill`: raise the MemoryError of a process that has no memory left.

@@ -1,5 +1,6 @@
-"""Processes that begin together, and what each of them did. Imports nothing of fedsweep: peers use
-it too.
+"""Processes that begin together, and the work of each of them.
+
+It imports nothing of fedsweep, because peers use it too.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def shift(
     barrier: Any,
     left: Callable[[], bool] = lambda: False,
 ) -> Shift:
-    """Claim and finish until the limit, or until nothing is `left`; one goes before the start.
+    """Claim and finish until the limit, or until nothing is `left`.
 
-    `finish` returns the key of what was claimed.
+    One claim comes before the start. `finish` returns the key of the claimed trial.
     """
     first = claim()
     trials = [] if first is None else [finish(first)]
@@ -107,7 +108,7 @@ def shift(
 
 
 def crowd(count: int, target: Callable[..., None], *arguments: Any, timeout: float = 600) -> Work:
-    """Let so many processes do `target(*arguments, barrier, out)`; each puts its Shift into `out`.
+    """Let processes call `target(*arguments, barrier, out)`. Each puts its Shift into `out`.
 
     Raises:
         RuntimeError: one of them died, or did not answer.

@@ -1,6 +1,6 @@
-"""Stores with many trials, made fast: one trial is planned, the others are copies of its row.
+"""Stores with many trials, filled fast: one trial is planned, the others are copies of its row.
 
-How a store is filled is no part of any figure.
+No figure contains the time to fill a store.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The peer of the engine: Flower's simulation; `python -m tests.benchmarks.flower CASE ROUNDS`.
+"""Flower's simulation, the peer of the engine: `python -m tests.benchmarks.flower CASE ROUNDS`.
 
-Two actors of one processor and one thread each train the same model on the same data in the same
-batches as the engine, without evaluation. It prints one line of JSON, times in seconds.
+Two actors, each with one processor and one thread, train without evaluation. Model, data and
+batches are the engine's. The program prints one line of JSON, with times in seconds.
 
-Flower asks for older typer, rich and packaging than constraints.txt pins, so that it has an
-environment of its own, made by
+Flower needs older versions of typer, rich and packaging than constraints.txt pins. Its own
+environment is made by
 
     pip install torch torchvision numpy pydantic scikit-learn pillow filelock platformdirs
     pip install 'flwr[simulation]'

@@ -1,6 +1,6 @@
-"""The page on 10,000 trials of 200 rounds: what its server takes to show and to update a screen.
+"""The page on 10,000 trials of 200 rounds: the time to show and to update a screen.
 
-In one process, so that no network is in it; for each view the server has just been started.
+All runs in one process, without a network. The server is started again for each view.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ def _get(engine: Engine, path: str) -> None:
 
 
 def _updates(engine: Engine, name: str) -> Iterator[float]:
-    """Ticks of an open page, on a clock that is a second later each time: each reads what is then
-    due.
-    """
+    """Yield the seconds of each tick of an open page. The clock advances a second per tick."""
     ahead = [0.0]
     look = Look(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
     options: dict[str, Any] = ASKED.get(name, {})

@@ -1,6 +1,7 @@
 """The peers of the queue: raw SQL, Optuna and procrastinate, each by its own public interface.
 
-Raw SQL is the floor, and runs in our environment. The others live in that of the `bench` extra:
+Raw SQL is the lower bound, and runs in our environment. The others run in that of the `bench`
+extra:
 `python -m tests.benchmarks.peers optuna|enqueue|procrastinate URL COUNT` prints one line of JSON.
 """
 

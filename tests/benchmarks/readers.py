@@ -1,7 +1,7 @@
-"""The peers of reading: Optuna and MLflow, each with as much data in a SQLite store of its own.
+"""The peers of reading: Optuna and MLflow, each with as much data in its own SQLite store.
 
-One trial is written through their own interface, with its parameters and a value a round; the rest
-are copies of its rows, for their interfaces would take hours. Reading is theirs again.
+One trial is written through their own interface, with its parameters and a value per round. The
+others are copies of its rows, because the interfaces would take hours. Reading uses them again.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A worker is killed, or told to stop, in the middle of a trial: when does another run it again,
-and from where?
+"""The time until another worker runs a trial again whose worker was killed or told to stop.
+
+The round from which it continues is measured too.
 """
 
 from __future__ import annotations

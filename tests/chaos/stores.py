@@ -25,8 +25,8 @@ PATIENCE = 60.0
 def reader(url: str) -> sa.Engine:
     """Return an engine that is not fedsweep's, because fedsweep must not judge itself.
 
-    Only SQLite may open a SQLite file in this process: to close the file drops all locks that the
-    process has on it.
+    Only SQLite may open a SQLite file in this process, because to close the file drops all locks
+    that the process has on it.
     """
     return sa.create_engine(parse_url(url), poolclass=sa.NullPool)
 
