@@ -27,8 +27,8 @@ fast: .venv/made
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
 
-# What `make test` leaves out: the wheel, most examples, real images, a crowd of workers, and the
-# second database of tests that are long or not about SQL.
+# The tests that `make test` leaves out: the wheel, most examples, real images, a crowd of workers,
+# further variants of long tests, and the second database of tests that are not about SQL.
 slow: .venv/made
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=10 -m slow
 

@@ -1,4 +1,4 @@
-"""Plans and workers that many tests begin with."""
+"""Plans and workers that many tests use."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ normalizer = "fixbn"
 freeze_round = 1
 seed = [0, 1]
 """
-"""A sweep of six trials, a second or so in all."""
+"""A sweep of six trials. They take about a second together."""
 
 
 def silent(_part: str, _done: int, _total: int | None) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 WORKER = queue.Claimant("w", "cpu", "host", 1)

@@ -1,7 +1,8 @@
-"""Stores to test on: a fresh SQLite file, a fresh database of a real Postgres."""
+"""Fixtures of all tests: stores on SQLite and on a real Postgres, plans, and images."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -33,12 +34,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it runs in the background ignore Ctrl-C. Tests send it to their processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+CHAOS = REPOSITORY / "tests" / "chaos"
 DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out by its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the variants of a test on its slower database, and the tests left out of `make fast`."""
+    """Mark the variants of a test on its slower database, and the tests left out of `make fast`.
+
+    Chaos comes first. It takes minutes, for which all but one process of pytest-xdist would
+    otherwise wait at the end.
+    """
+    items.sort(key=lambda item: not item.path.is_relative_to(CHAOS))
     for item in items:
         quick = item.get_closest_marker("quick_on")
         called = getattr(item, "callspec", None)
@@ -51,12 +58,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what the collection has made out of every garbage collection.
+
+    A collection looks at all objects, and a million of them live as long as the tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decoded and downloaded data go to a temporary folder, in the programs that tests start too.
+    """Keep decoded and downloaded data in a temporary folder, also of programs that tests start.
 
-    So do this user's own files: approvals, and snapshots of stores on Postgres. What pip has
-    downloaded stays in use.
+    So are this user's own files: approvals, and snapshots of stores on Postgres. The cache of pip
+    stays in use.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("PIP_CACHE_DIR", str(home / "pip"))
@@ -74,7 +90,7 @@ def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let fsspec's file system in memory stand for a bucket; it is empty before and after."""
+    """Use fsspec's file system in memory as a bucket. It is empty before and after a test."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     from fedsweep.store import places
@@ -87,7 +103,7 @@ def memory_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Postgres whose user may create databases: a named one, or one of this run."""
+    """The URL of a Postgres whose user may create databases: a named server, or one of this run."""
     if NAMED_SERVER:
         yield NAMED_SERVER
         return
@@ -97,7 +113,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> Iterator[str]:
-    """The name of a database with our schema, to copy from."""
+    """The name of the database with our schema that fresh stores are copied from."""
     if not NAMED_SERVER:
         yield postgres.TEMPLATE
         return
@@ -124,7 +140,7 @@ def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with our schema, to copy."""
+    """The SQLite file with our schema that fresh stores are copied from."""
     file = tmp_path_factory.mktemp("template") / "fedsweep.db"
     engine = open_store(f"sqlite:///{file}", create=True)
     engine.dispose()
@@ -160,6 +176,14 @@ def walk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         walk.install(patch)
         yield
+
+
+@pytest.fixture
+def walk_in_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process, and all that one test starts, use the engine of `tests.walk`."""
+    from tests import walk
+
+    walk.install(monkeypatch)
 
 
 @pytest.fixture(scope="module")

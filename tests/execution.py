@@ -70,8 +70,8 @@ def stored(store: Engine, claimed: Claim) -> list[tuple[Any, ...]]:
 def direct(claimed: Claim) -> list[tuple[Any, ...]]:
     """Return the rounds of the trainer without a store."""
     numerics.make_deterministic(1)
-    measured = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
-    return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in measured]
+    rounds = fedavg.run(TrainConfig(**claimed.config), datasets.load("digits"))
+    return [tuple(_plain(getattr(r, n)) for n in ("round", *COMPARED)) for r in rounds]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A real web server that listens to what webhooks are sent."""
+"""A real web server that receives the messages of webhooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Listener:
-    """A web server that notes what it is sent, and answers as it is told."""
+    """A web server that keeps the requests, and answers as a test demands."""
 
     def __init__(self) -> None:
         self.heard: queue.Queue[tuple[str, dict[str, str], Any]] = queue.Queue()
@@ -42,5 +42,5 @@ class Listener:
         self.thread.join()
 
     def contents(self) -> list[Any]:
-        """What was sent so far."""
+        """Return the messages received so far."""
         return [self.heard.get_nowait()[2] for _ in range(self.heard.qsize())]

@@ -1,4 +1,4 @@
-"""A plugin of pytest that lets no test start a process: `pytest -p tests.no_processes`."""
+"""A plugin of pytest in which no test can start a process: `pytest -p tests.no_processes`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postgres as people run it: a primary with a streaming standby, and pgbouncer before it."""
+"""Postgres as people run it: a primary, a streaming standby, and a pgbouncer."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def run(*command: str | Path) -> None:
 
 def programs() -> Path:
     """Return the folder of Debian's server programs, the newest version's."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"))
-    if not found:
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_basebackup"))
+    if not installed:
         pytest.skip("there is no /usr/lib/postgresql: install Debian's package postgresql")
-    return found[-1].parent
+    return installed[-1].parent
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder that the servers' user owns."""
+    """Yield a folder that the servers' user owns."""
     place = Path(tempfile.mkdtemp(prefix="fedsweep-servers-"))
     if os.geteuid() == 0:
         shutil.chown(place, POSTGRES)
@@ -56,7 +56,7 @@ def folder() -> Iterator[Path]:
 
 
 class Server:
-    """One server of its own port, primary or standby."""
+    """A server on its own port, primary or standby."""
 
     def __init__(self, data: Path) -> None:
         self.data, self.port, self.programs = data, free_port(), programs()
@@ -99,17 +99,17 @@ class Server:
         return self.url(name)
 
     def has_replayed(self, primary: Server) -> bool:
-        """Return if all that the primary has committed is here."""
-        with psycopg.connect(primary.url()) as there, psycopg.connect(self.url()) as here:
-            written = there.execute("SELECT pg_current_wal_lsn()").fetchone()
+        """Return True if this standby has replayed all that the primary has committed."""
+        with psycopg.connect(primary.url()) as source, psycopg.connect(self.url()) as standby:
+            written = source.execute("SELECT pg_current_wal_lsn()").fetchone()
             assert written is not None
-            found = here.execute("SELECT pg_last_wal_replay_lsn() >= %s", written).fetchone()
-            return found == (True,)
+            query = "SELECT pg_last_wal_replay_lsn() >= %s"
+            return standby.execute(query, written).fetchone() == (True,)
 
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A primary."""
+    """Yield a running primary."""
     with folder() as place:
         made = Server(place / "primary")
         made.make()
@@ -122,7 +122,7 @@ def server() -> Iterator[Server]:
 
 @contextmanager
 def standby(primary: Server) -> Iterator[Server]:
-    """A hot standby that streams from a primary."""
+    """Yield a hot standby that streams from a primary."""
     with folder() as place:
         made = Server(place / "standby")
         made.follow(primary)
@@ -135,7 +135,7 @@ def standby(primary: Server) -> Iterator[Server]:
 
 @contextmanager
 def pgbouncer(primary: Server, mode: str, *settings: str) -> Iterator[int]:
-    """A pgbouncer before a server; its port."""
+    """Yield the port of a pgbouncer for a server."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("there is no pgbouncer: install Debian's package pgbouncer")

@@ -1,4 +1,4 @@
-"""A small study with known numbers: what is said of it can be checked by hand."""
+"""A small study with known numbers, so that its report can be checked by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CURVES: dict[tuple[str, int | None, str, int], list[float]] = {
 """Test accuracy by round, of normalizer, T*, momentum and seed. A shorter one diverges then."""
 
 SECONDS = {"bn": 0.25, "gn": 0.5, "fixbn": 0.125}
-"""Of a round."""
+"""Seconds per round."""
 
 
 def fill(store: Engine, folder: Path) -> None:

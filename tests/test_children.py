@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from fedsweep import children
+from tests import walk
 from tests.acceptance.command import FEDSWEEP, PATIENCE, at_once, environment, query
 from tests.builders import TINY
 
@@ -36,7 +37,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
     (folder / "plan.toml").write_text(TINY.replace("seed = [0, 1]", "seed = 0"))
     at_once("plan", "plan.toml", "--set", "normalizer=bn", cwd=folder)
-    at_once("work", "--device", "cpu", "--until-empty", cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        walk.install(patch)
+        at_once("work", "--device", "cpu", "--until-empty", cwd=folder)
     for name in PLANTED:
         text = f"open({str(folder / 'MARKER')!r}, 'a').write(__name__ + chr(10))\n"
         (folder / f"{name}.py").write_text(text)
@@ -70,12 +73,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ids=lambda command: command[0],
 )
 def test_a_command_runs_no_file_of_its_working_folder(
-    command: list[str], script: list[str], here: Path
+    command: list[str], script: list[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`work` trains a trial in a child process."""
+    """`work` trains a trial with torch, in a process of its own. `verify` repeats a walk."""
     if command[0] == "work":
-        change = ("--set", "seed=2", "--set", "normalizer=bn")
-        run([*script, "plan", "plan.toml", *change], here)
+        at_once("plan", "plan.toml", "--set=seed=2", "--set=normalizer=bn", cwd=here)
+    if command[0] == "verify":
+        walk.install(monkeypatch)
     trial = query(f"sqlite:///{here}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
     run([*script, *(trial if word == "TRIAL" else word for word in command)], here)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,10 @@ def starts_a_command() -> None:
     within()
 
 
+def forks() -> int:
+    return os.fork()
+
+
 def plans_at_once() -> None:
     at_once("plan", "plan.toml")
 
@@ -57,8 +62,9 @@ def takes_a_large_model() -> str:
 
 
 def test_a_test_that_starts_a_process_is_known_by_its_code() -> None:
-    """Through the builders that it calls, and by the name of a command that starts some."""
+    """The builders that it calls count, and the names of commands that start processes."""
     assert used_by(starts_a_command).processes
+    assert used_by(forks).processes
     assert not used_by(plans_at_once).processes
     assert not used_by(plans_at_once).constants & COMMANDS
     assert used_by(works_at_once).constants & COMMANDS
@@ -70,8 +76,8 @@ def test_a_test_of_a_large_model_is_known_by_its_name() -> None:
     assert not used_by(plans_at_once).constants & LARGE
 
 
-def test_the_plugin_refuses_a_process_but_for_quick_programs() -> None:
-    """It cannot be taken back, so it is tried in a process of its own."""
+def test_the_plugin_refuses_all_processes_except_quick_programs() -> None:
+    """It cannot be removed, so the test uses another process."""
     code = """
 import subprocess
 from tests import no_processes

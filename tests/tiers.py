@@ -26,13 +26,16 @@ PROCESSES = (
 """A test that uses one of these modules starts a process. The last three run a person's SQL."""
 
 CALLS = frozenset({"Popen", "run", "call", "check_call", "check_output"})
-"""The names in `subprocess` that start one."""
+"""The names in `subprocess` that start a process."""
+
+FORKS = frozenset({"fork", "forkpty", "posix_spawn", "system"})
+"""The names in `os` that start a process."""
 
 QUERY = "/sql?"
 """A page that runs a person's SQL."""
 
 COMMANDS = frozenset({"work", "verify", "serve", "sql"})
-"""Commands of fedsweep that train, serve or ask in another process, wherever they are called."""
+"""Commands of fedsweep that train, serve or run SQL in another process."""
 
 LARGE = frozenset({"resnet18", "deeplabv3plus", "model=resnet18", "model=deeplabv3plus"})
 """Models that take a second or more for a round."""
@@ -41,9 +44,10 @@ LARGE = frozenset({"resnet18", "deeplabv3plus", "model=resnet18", "model=deeplab
 def marks(item: pytest.Function) -> Iterator[str]:
     """Yield the marks `process` and `large` if a test needs them.
 
-    A name that the code uses counts, although not every call comes to it.
+    A name counts if the code uses it, even if not every call reaches it.
     """
-    fixtures = (found[-1].func for found in item._fixtureinfo.name2fixturedefs.values())
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    fixtures = (variants[-1].func for variants in definitions)
     used = used_by(item.function, *fixtures)
     values = Used()
     if hasattr(item, "callspec"):
@@ -111,6 +115,8 @@ class Used:
         for name in code.co_names:
             if name == "subprocess":
                 self.processes = self.processes or bool(CALLS & set(code.co_names))
+            elif name == "os":
+                self.processes = self.processes or bool(FORKS & set(code.co_names))
             elif name in PROCESSES:
                 self.processes = True
             elif name in module:

@@ -54,7 +54,7 @@ def plan(store: Engine, sweep: SweepSpec) -> None:
 
 
 def work(store: Engine) -> int:
-    """Run all trials with one worker, and return their number."""
+    """Let one worker run all trials. Return their number."""
     count = 0
     while True:
         with transaction(store) as c:
@@ -68,7 +68,7 @@ def work(store: Engine) -> int:
 
 
 def measured(store: Engine) -> Curves:
-    """Return every trial's rounds, without their seconds and the trial that trained them."""
+    """Return every trial's rounds, without their seconds and their trainers."""
     names = [c for c in rounds.c if c.name not in ("trial", "seconds", "inherited")]
     query = sa.select(trials.c.trial_id, *names).join(rounds, rounds.c.trial == trials.c.id)
     curves: Curves = {}

@@ -1,4 +1,4 @@
-"""Root without its power to write everywhere: files that it may only read are that to it too."""
+"""Root without its power to write everywhere, so that read-only files are read-only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unprivileged() -> Iterator[None]:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Make a folder and all that is in it read-only, also for root."""
+    """Make a folder and its content read-only, also for root."""
     paths = [folder, *folder.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths}
     for path, mode in modes.items():

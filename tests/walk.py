@@ -1,7 +1,7 @@
 """The engine `walk`: a random walk instead of training, for tests that are not about training.
 
 It needs no torch, and a round takes a tenth of a millisecond. As with a real engine, each random
-number is a function of seed, configuration and round, and a snapshot holds everything that the next
+number is a function of seed, configuration and round. A snapshot holds everything that the next
 round needs. So trials resume, fork from a trunk, are verified and diverge bit by bit.
 
 A test installs it with the fixture `walk`: then the test's process and all that it starts use it.
@@ -25,7 +25,9 @@ from fedsweep.plan import ClientScore
 from fedsweep.plan import Round as Measurements
 from trainers import memory
 from trainers.config import TrainConfig
+from trainers.data.files import list_files
 from trainers.engines import TEST_ENGINE, Diverged, Unfit, Unreadable
+from trainers.facts import ON_DISK
 from trainers.identity import canonical
 from trainers.progress import progress
 
@@ -38,7 +40,7 @@ SECONDS = "WALK_SECONDS"
 FOLDER = "WALK_FOLDER"
 """The environment variable for the folder of deeds.
 
-A file in it that is called `<deed>-<round>` lets the next trial that reaches the round do this:
+The next trial that reaches the round of a file called `<deed>-<round>` does this:
 
 - `fail`: raise a RuntimeError with the file's content.
 - `fill`: raise the MemoryError of a process that has no memory left.
@@ -78,7 +80,7 @@ class Data:
 
 @dataclass(frozen=True)
 class State:
-    """Where the walk is after a round."""
+    """The place of the walk after a round."""
 
     round: int
     key: bytes
@@ -138,7 +140,10 @@ def numerics_of(config: TrainConfig, _device: str, threads: int) -> dict[str, st
     return parts | {"processor": "a walker", "cuda": ""}
 
 
-def load(config: TrainConfig, _root: Path | None) -> Data:
+def load(config: TrainConfig, root: Path | None) -> Data:
+    """Return the fingerprint of the images in a folder, as a real engine does."""
+    if config.dataset in ON_DISK and root is not None:
+        return Data(list_files(config.dataset, root).content().fingerprint)
     return Data(hashlib.blake2b(config.dataset.encode(), digest_size=16).hexdigest())
 
 

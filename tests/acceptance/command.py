@@ -1,6 +1,4 @@
-"""The command line as a user starts it: real processes; and within this one, where that is all
-the same.
-"""
+"""The command line, in real processes as a user starts it, or in this process."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ PATIENCE = 480.0
 
 ROUNDS = 300
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
-"""One trial of several seconds, with a snapshot a second."""
+"""One trial of several seconds, with a snapshot per second."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -60,7 +58,7 @@ def fedsweep(
 def at_once(
     *arguments: str, cwd: Path | None = None, code: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """The same within this process: for what leads up to a test, or looks at what came of it."""
+    """Run a command in this process, to prepare a test or to look at its result."""
     out, err = io.StringIO(), io.StringIO()
     console.cache_clear()
     with (
@@ -80,7 +78,7 @@ def at_once(
 
 
 def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
-    """Start a command in a session of its own, so that all of it can be killed."""
+    """Start a command in its own session, so that all its processes can be killed."""
     return subprocess.Popen(
         [*FEDSWEEP, *arguments],
         env=environment(**env),
@@ -92,7 +90,7 @@ def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
 
 
 def query(url: str, text: str) -> list[tuple[Any, ...]]:
-    """Rows of a store."""
+    """Return the rows of a query."""
     engine = make_engine(url)
     try:
         with reading(engine) as connection:
@@ -102,12 +100,12 @@ def query(url: str, text: str) -> list[tuple[Any, ...]]:
 
 
 def eventually(happened: Callable[[], Any]) -> Any:
-    """Wait for an event that another process brings about; returns what it was."""
+    """Wait until a function returns a true value, and return the value."""
     deadline = time.monotonic() + PATIENCE
-    while not (found := happened()):
+    while not (value := happened()):
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
-    return found
+    return value
 
 
 RESULTS = (
@@ -121,14 +119,14 @@ CURVES = (
 
 
 def assert_equal_to_calm(calm: str, url: str) -> None:
-    """Trial by trial, round by round, bit for bit."""
-    wanted = {row[0] for row in query(url, RESULTS)}
-    assert query(url, RESULTS) == [row for row in query(calm, RESULTS) if row[0] in wanted]
-    assert query(url, CURVES) == [row for row in query(calm, CURVES) if row[0] in wanted]
+    """Compare each trial and each round, bit for bit."""
+    trials = {row[0] for row in query(url, RESULTS)}
+    assert query(url, RESULTS) == [row for row in query(calm, RESULTS) if row[0] in trials]
+    assert query(url, CURVES) == [row for row in query(calm, CURVES) if row[0] in trials]
 
 
 def trainers(pid: int) -> list[psutil.Process]:
-    """The slot processes of a worker (not multiprocessing's own helper)."""
+    """Return the slot processes of a worker, without the helper of multiprocessing."""
     assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE, "the worker has ended already"
     return [
         child

@@ -22,11 +22,11 @@ class Layer(nn.Identity):
 
 FRAGILE = Normalizer(lambda channels, config: Layer())
 """
-"""A normalizer of another package: its first batch takes the whole process down."""
+"""A normalizer of another package. Its first batch aborts the process."""
 
 
 def install(place: Path) -> None:
-    """As pip would."""
+    """Install the package as pip would."""
     about = place / "fragile-1.5.dist-info"
     about.mkdir(parents=True)
     (place / "fragile.py").write_text(FRAGILE)

@@ -88,8 +88,9 @@ Said = Callable[..., tuple[str, str]]
 def refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Said:
-    """Runs a command in this process, which takes a tenth of the time of one of its own; gives
-    what it printed, and on which stream.
+    """A function that runs a command in this process and returns its stdout and stderr.
+
+    That takes a tenth of the time of another process.
     """
     for name in [name for name in os.environ if name.startswith("FEDSWEEP_")]:
         monkeypatch.delenv(name)
@@ -101,50 +102,50 @@ def refused(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 2
-        said = capsys.readouterr()
-        return said.out, said.err
+        output = capsys.readouterr()
+        return output.out, output.err
 
     return call
 
 
-@pytest.mark.parametrize(("arguments", "says"), REQUESTS, ids=[" ".join(a) for a, _ in REQUESTS])
+@pytest.mark.parametrize(("arguments", "reason"), REQUESTS, ids=[" ".join(a) for a, _ in REQUESTS])
 def test_a_wrong_request_says_why_and_writes_nothing(
-    arguments: list[str], says: str, folder: Path, refused: Said
+    arguments: list[str], reason: str, folder: Path, refused: Said
 ) -> None:
-    """One line on stderr; the folder is as it was."""
+    """It prints one line on stderr, and leaves the folder unchanged."""
     before = {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()}
     out, err = refused(*arguments)
-    assert says in err
+    assert reason in err
     assert len(err.strip().splitlines()) == 1
     assert "hunter2" not in err + out
     assert out == ""
     assert {p: p.read_bytes()[100:] for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_a_process_of_its_own_says_the_same(folder: Path) -> None:
-    """By its exit code and its streams."""
-    arguments, says = REQUESTS[2]
+def test_a_real_process_refuses_in_the_same_way(folder: Path) -> None:
+    """Its exit code and its streams are those of the function."""
+    arguments, reason = REQUESTS[2]
     done = fedsweep(*arguments, cwd=folder, code=2)
-    assert says in done.stderr
+    assert reason in done.stderr
     assert done.stdout == ""
 
 
 def test_a_dry_run_writes_nothing(folder: Path) -> None:
-    """Not even the database."""
-    said = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
-    assert "6 new trials, 0 kept" in said
-    assert "rounds   16, and 2 that trials share" in said
-    assert "not measured yet" in said
+    """It does not create the database either."""
+    output = fedsweep("plan", "tiny.toml", "--dry-run", cwd=folder).stdout
+    assert "6 new trials, 0 kept" in output
+    assert "rounds   16, and 2 that trials share" in output
+    assert "not measured yet" in output
     assert not (folder / "fedsweep.db").exists()
 
 
-def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -> None:
-    """Unknown names, ambiguous ids, states that forbid."""
+def test_a_missing_name_or_a_forbidden_state_is_refused(folder: Path, refused: Said) -> None:
+    """The requests have unknown names, ambiguous ids, or trials in a wrong state."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     ids = [
         row[0] for row in query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")
     ]
-    for arguments, says in (
+    for arguments, reason in (
         (["report", "--sweep", "tinny"], "there is no sweep 'tinny': there are tiny"),
         (["work", "--sweep", "tinny", "--device", "cpu"], "there is no sweep 'tinny'"),
         (["trial", "show", "zzz"], "there is no trial 'zzz'"),
@@ -158,11 +159,11 @@ def test_what_is_not_there_or_not_allowed_is_told(folder: Path, refused: Said) -
         (["report", "--format", "docx"], "'docx' is not one of"),
     ):
         _, err = refused(*arguments)
-        assert says in " ".join(err.replace("│", " ").split())
+        assert reason in " ".join(err.replace("│", " ").split())
 
 
 def test_a_read_only_database_says_so(folder: Path) -> None:
-    """By the URL, which root must obey too."""
+    """The URL makes it read-only, also for root."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     done = fedsweep(
         "plan", "tiny.toml", "--set", "seed=9", "--db",
@@ -173,7 +174,7 @@ def test_a_read_only_database_says_so(folder: Path) -> None:
 
 
 def test_a_schema_that_this_version_does_not_know_is_refused(folder: Path) -> None:
-    """With what to do; an older one is told apart where its upgrade is tested."""
+    """The message says what to do. The tests of the upgrades cover older schemas."""
     fedsweep("plan", "tiny.toml", cwd=folder)
     with sqlite3.connect(folder / "fedsweep.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0000'")

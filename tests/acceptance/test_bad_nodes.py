@@ -1,4 +1,4 @@
-"""Real workers on machines that cannot train: no trial is charged, and everybody can read why."""
+"""Workers on machines that cannot train. No trial is charged, and the reason is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ DEATHS = {
     "exit 3": "import os; os._exit(3)",
     "SIGABRT": "import os; os.write(2, b'out of paper\\n'); os.abort()",
 }
-"""The ends that a broken torch comes to when it is imported, and what a user reads of each."""
+"""The ways in which the import of a broken torch ends, by the words that a user reads."""
+ALIKE = ("OSError", "AttributeError")
+"""Exceptions that are handled as an ImportError is. Their tests are slow."""
 TRIALS = "SELECT state, attempts, error FROM results"
 STOPS = "SELECT reason FROM stops WHERE lacks IS NULL"
 
@@ -35,6 +37,10 @@ def work(url: str, *more: str, code: int = 1, **env: str) -> subprocess.Complete
     return fedsweep("work", "--db", url, "--until-empty", *more, code=code, **env)
 
 
+def work_at_once(url: str, *more: str, code: int = 1) -> subprocess.CompletedProcess[str]:
+    return at_once("work", "--db", url, "--device", "cpu", "--until-empty", *more, code=code)
+
+
 def broken_torch(place: Path, death: str) -> dict[str, str]:
     """Return the environment of a process that finds this torch first."""
     (place / "torch").mkdir(parents=True)
@@ -42,7 +48,10 @@ def broken_torch(place: Path, death: str) -> dict[str, str]:
     return {"PYTHONPATH": str(place)}
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize(
+    "death",
+    [pytest.param(death, marks=pytest.mark.slow if death in ALIKE else ()) for death in DEATHS],
+)
 def test_a_torch_that_cannot_be_imported_fails_no_trial(
     death: str, sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
@@ -77,7 +86,7 @@ def test_a_device_that_cannot_be_looked_for_is_one_sentence(
 
 @pytest.mark.slow
 def test_too_little_memory_for_an_import_fails_no_trial(sqlite_url: str, tiny: Path) -> None:
-    """Compiled code ends the process; another machine trains all trials."""
+    """Compiled code ends the process. Another machine trains all trials."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     command = (sys.executable, "-m", "fedsweep", "work", "--device", "cpu", "--until-empty")
     done = subprocess.run(
@@ -100,6 +109,7 @@ def images_planned(url: str, tiny: Path, *more: str) -> None:
     at_once("plan", str(tiny), "--db", url, *sets, *more)
 
 
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize("planned_with_data", [False, True])
 def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     planned_with_data: bool, sqlite_url: str, tiny: Path, tmp_path: Path
@@ -108,41 +118,42 @@ def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     right = str(make_image_folder(tmp_path / "right"))
     images_planned(sqlite_url, tiny, *(("--data", right) if planned_with_data else ()))
     for wrong in ((), ("--data", str(tmp_path / "nowhere"))):
-        done = work(sqlite_url, "--device", "cpu", *wrong)
+        done = work_at_once(sqlite_url, *wrong)
         assert "nothing that is left in scope can be trained here" in done.stderr
         assert "point --data" in done.stderr
         assert_nothing_was_claimed(sqlite_url)
     assert "point --data" in " ".join(at_once("status", "--db", sqlite_url).stdout.split())
-    work(sqlite_url, "--device", "cpu", "--data", right, code=0)
+    work_at_once(sqlite_url, "--data", right, code=0)
     assert set(query(sqlite_url, TRIALS)) == {("finished", 1, None)}
 
 
 def test_other_images_than_planned_cost_no_trial_an_attempt(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """One trial is claimed to see them, and given back with the reason; the rest is untouched."""
+    """One trial is claimed and given back with the reason. The others are not claimed."""
     right = str(make_image_folder(tmp_path / "right"))
     other = str(make_image_folder(tmp_path / "other", each=28))
     images_planned(sqlite_url, tiny, "--data", right)
-    done = work(sqlite_url, "--device", "cpu", "--data", other)
+    done = work_at_once(sqlite_url, "--data", other)
     assert "point --data at the right folder" in done.stderr
     ended = query(sqlite_url, "SELECT outcome, failure, error FROM attempts")
     assert [row[:2] for row in ended] == [("released", None)]
     assert "are not those that the trial was planned for" in ended[0][2]
     charged = query(sqlite_url, "SELECT sum(failures), sum(losses) FROM trials")
     assert charged == [(0, 0)]
-    work(sqlite_url, "--device", "cpu", "--data", right, code=0)
+    work_at_once(sqlite_url, "--data", right, code=0)
     assert {row[0] for row in query(sqlite_url, TRIALS)} == {"finished"}
 
 
+@pytest.mark.usefixtures("walk_in_test")
 def test_a_machine_without_a_data_set_trains_what_needs_none(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """It leaves the images to others, says so, and stops when nothing else is left."""
+    """It passes over the images with a message, and stops when no other trial is left."""
     images_planned(sqlite_url, tiny)
     tiny.write_text(TINY.replace('"tiny"', '"digits"'))
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "rounds=1")
-    done = work(sqlite_url, "--device", "cpu")
+    done = work_at_once(sqlite_url)
     assert "passing over trials" in done.stderr
     counts = "SELECT dataset, state, count(*), max(attempts) FROM results GROUP BY 1, 2"
     assert sorted(query(sqlite_url, counts)) == [
@@ -152,7 +163,7 @@ def test_a_machine_without_a_data_set_trains_what_needs_none(
 
 
 DEADLY = FRAGILE.replace("if not marker.exists():", "if True:")
-"""The normalizer of another package that takes the process down at each first batch."""
+"""A normalizer of another package that aborts the process at each first batch."""
 
 
 def deadly_plan(tmp_path: Path, normalizers: list[str]) -> tuple[Path, dict[str, str]]:
@@ -187,7 +198,7 @@ def test_trials_that_kill_their_workers_are_lost_and_the_others_finish(
 def test_a_worker_that_never_trained_is_no_witness_against_a_trial(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    """Three deaths in a row before a first round stop it; no trial is charged."""
+    """Three deaths in a row before a first round stop it. No trial is charged."""
     plan, env = deadly_plan(tmp_path, ["fragile"])
     fedsweep("plan", str(plan), "--db", sqlite_url, **env)
     done = work(sqlite_url, "--device", "cpu", **env)

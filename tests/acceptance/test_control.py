@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("walk")
 ONE = ["--set", "seed=0", "--set", "normalizer=bn"]
 ROUNDS = 300
 LONG = [*ONE, "--set", f"rounds={ROUNDS}"]
-"""One trial that is still running when something happens to it, and then comes to its end."""
+"""One trial that lasts until a test has disturbed it, and then finishes."""
 ENDLESS = [*ONE, "--set", "rounds=1000000"]
 WORK = ("work", "--device", "cpu", "--until-empty")
 STATE = "SELECT state, held FROM trials"
@@ -65,7 +65,7 @@ Work = subprocess.Popen[str]
 
 @pytest.fixture
 def working() -> Iterator[list[Work]]:
-    """Workers, none of which outlives its test."""
+    """A list of workers, which are killed at the end of the test."""
     started: list[Work] = []
     yield started
     for worker in started:
@@ -86,18 +86,18 @@ def running(
 
 
 def ended(worker: Work) -> str:
-    """What a worker said, once it has ended as it should."""
-    said, _ = worker.communicate(timeout=180)
-    assert worker.returncode == 0, said
-    assert "Traceback" not in said
-    return said
+    """Wait until a worker has ended with exit code 0. Return its output."""
+    output, _ = worker.communicate(timeout=180)
+    assert worker.returncode == 0, output
+    assert "Traceback" not in output
+    return output
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_a_paused_trial_is_saved_and_given_back_and_resumed_by_its_waiting_worker(
     url: str, calm: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Nothing is trained twice; the result is that of a calm run, bit for bit."""
+    """No round is trained twice. The result is that of a calm run, bit for bit."""
     worker = running(working, url, tiny, *LONG)
     at_once("sweep", "pause", "tiny", "--db", url)
     eventually(lambda: query(url, STATE) == [("queued", "pause")])
@@ -116,7 +116,7 @@ def test_a_paused_trial_is_saved_and_given_back_and_resumed_by_its_waiting_worke
 def test_a_slot_drops_a_cancelled_trial_and_claims_another(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Within seconds, and the cancelled one gets no further round."""
+    """It takes seconds, and the cancelled trial gets no further round."""
     worker = running(working, url, tiny, *ENDLESS, options=("--lease", "3"))
     other = tiny.with_name("other.toml")
     other.write_text(tiny.read_text().replace('"tiny"', '"other"'))
@@ -133,7 +133,7 @@ def test_a_slot_drops_a_cancelled_trial_and_claims_another(
 def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
     url: str, calm: str, tiny: Path, working: list[Work]
 ) -> None:
-    """One attempt, the calm run's numbers; `--until-empty` leaves what is queued behind it."""
+    """The trial takes one attempt. `--until-empty` leaves the queued trials of the sweep."""
     at_once("plan", str(tiny), "--db", url, *LONG)
     every = ("--set", f"rounds={ROUNDS}")
     worker = running(working, url, tiny, *every, options=("--lease", "600"))
@@ -150,10 +150,10 @@ def test_a_drained_sweep_s_running_trial_ends_and_nobody_waits_for_the_rest(
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
+def test_a_sweep_that_has_used_up_its_rounds_is_held_by_a_worker(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Saved, given back, and not waited for; a higher budget lets it go on."""
+    """Its trial is saved and given back, and no worker waits. A higher budget lets it go on."""
     at_once("plan", str(tiny), "--db", url, *ENDLESS)
     at_once("sweep", "budget", "tiny", "--rounds", "40", "--db", url)
     worker = running(working, url, tiny, *ENDLESS)
@@ -174,7 +174,7 @@ def test_a_sweep_that_has_used_up_its_rounds_is_held_by_whoever_works(
 def test_a_worker_stops_by_itself_after_its_hours(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Six seconds of them: what runs is saved and given back."""
+    """The limit is six seconds. The running trial is saved and given back."""
     at_once("plan", str(tiny), "--db", url, *ENDLESS)
     worker = start(*WORK, "--max-hours", "0.0017", "--db", url, **slow_down(tiny.parent))
     working.append(worker)
@@ -204,7 +204,7 @@ def freeze(worker: Work, url: str) -> None:
 def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_another_trial(
     url: str, calm: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Its trial is another's: attempts, rounds and logs stay as that one left them."""
+    """Another worker has its trial, whose attempts, rounds and logs do not change."""
     frozen = running(working, url, tiny, *LONG, options=("--lease", "2"))
     assert trainers(frozen.pid)
     freeze(frozen, url)
@@ -218,10 +218,10 @@ def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_a
     at_once("plan", str(other), "--db", url, *ONE)
     os.killpg(frozen.pid, signal.SIGCONT)
     assert "1 trial finished, 0 failed, 1 lost" in ended(frozen)
-    mine = ("trial = 1",) * 4 + ("id = 1",)
+    conditions = ("trial = 1",) * 4 + ("id = 1",)
     after = [
         query(url, f"SELECT * FROM {table} WHERE {which}")
-        for table, which in zip(tables, mine, strict=True)
+        for table, which in zip(tables, conditions, strict=True)
     ]
     assert after == before
     assert query(url, "SELECT outcome FROM attempts WHERE trial = 2") == [("finished",)]
@@ -232,15 +232,15 @@ def test_a_worker_frozen_beyond_its_lease_writes_nothing_more_and_goes_on_with_a
 def test_a_trial_survives_a_restart_of_its_server(
     calm: str, tiny: Path, working: list[Work]
 ) -> None:
-    """Stopped and started while it is trained: one attempt, the calm run's numbers."""
+    """The server restarts during the training. The trial takes one attempt."""
     server = Postgres()
     try:
         worker = running(working, server.url, tiny, *LONG)
         server.stop("fast")
         server.mend()
         speed_up(tiny.parent)
-        said = ended(worker)
-        assert "1 trial finished, 0 failed" in said
+        output = ended(worker)
+        assert "1 trial finished, 0 failed" in output
         assert_equal_to_calm(calm, server.url)
         assert query(server.url, OUTCOMES) == [("finished",)]
     finally:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("walk")
 
 @pytest.fixture(params=["sqlite-postgres", "postgres-sqlite"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """FROM and TO: neither is there yet, or it has no tables."""
+    """The URLs of FROM and TO. Neither database exists, or it has no tables."""
     kinds = {
         "sqlite": f"sqlite:///{tmp_path / 'own.db'}",
         "postgres": str(request.getfixturevalue("empty_postgres")),
@@ -39,7 +39,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     urls: tuple[str, str], tiny: Path
 ) -> None:
-    """Workers go on in FROM; the copy's own finish what it has, bit for bit as FROM's did."""
+    """Workers finish the trials of FROM and of the copy, with equal results bit for bit."""
     source, target = urls
     at_once("plan", str(tiny), "--set", "rounds=30", "--db", source)
     slowly = slow_down(tiny.parent)
@@ -47,14 +47,14 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     try:
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'finished'"))
         eventually(lambda: query(source, "SELECT 1 FROM results WHERE state = 'running'"))
-        said = at_once("db", "copy", source, target).stdout
+        output = at_once("db", "copy", source, target).stdout
         speed_up(tiny.parent)
         assert worker.wait(PATIENCE) == 0, worker.communicate()
     finally:
         worker.kill()
         worker.communicate()
     tables = {
-        line.split()[1]: line.split()[3:6:2] for line in said.splitlines() if "agrees" in line
+        line.split()[1]: line.split()[3:6:2] for line in output.splitlines() if "agrees" in line
     }
     assert tables["trials"] == ["6", "agrees"]
     assert tables["rounds"] == [f"{query(target, 'SELECT count(*) FROM curves')[0][0]:,}", "agrees"]
@@ -71,7 +71,7 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
 def test_halves_that_two_machines_trained_merge_into_the_whole(
     urls: tuple[str, str], tiny: Path, tmp_path: Path
 ) -> None:
-    """Twice: the second time adds nothing. The work can be planned, and reported, as one."""
+    """A second merge adds nothing. The whole can be planned again and reported."""
     source, target = urls
     whole = f"sqlite:///{tmp_path / 'whole.db'}"
     for url, seeds in ((source, ["seed=0"]), (target, ["seed=1"]), (whole, [])):
@@ -88,7 +88,7 @@ def test_halves_that_two_machines_trained_merge_into_the_whole(
 
 
 def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Path) -> None:
-    """Exit 2, one sentence."""
+    """It exits with 2 and one sentence."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--set", "normalizer=gn", "--set", "seed=0", "--db", url)
@@ -96,10 +96,10 @@ def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Pa
     at_once("db", "merge", one, other)
     before = query(other, CURVES)
     change(one, "UPDATE rounds SET test_loss = test_loss + 0.25 WHERE round = 2")
-    said = at_once("db", "merge", one, other, code=2).stderr
+    output = at_once("db", "merge", one, other, code=2).stderr
     trial_id, loss = before[1][0], before[1][4]
-    assert f"trial {trial_id} differs in round 2: test_loss is {loss + 0.25}" in said
-    assert said.count("\n") == 1
+    assert f"trial {trial_id} differs in round 2: test_loss is {loss + 0.25}" in output
+    assert output.count("\n") == 1
     assert query(other, CURVES) == before
 
 
@@ -113,16 +113,16 @@ def change(url: str, statement: str) -> None:
 def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """FROM is missing, TO is taken, both are one, a password: exit 2, one sentence."""
+    """FROM is missing, TO is not empty, both are the same, or a URL has a password."""
     missing, to = f"sqlite:///{tmp_path}/missing.db", f"sqlite:///{tmp_path}/to.db"
     at_once("plan", str(tiny), "--db", sqlite_url)
 
     def refused(*arguments: str) -> str:
-        said = at_once("db", *arguments, code=2).stderr
-        assert said.count("\n") == 1, said
+        output = at_once("db", *arguments, code=2).stderr
+        assert output.count("\n") == 1, output
         assert not (tmp_path / "to.db").exists()
         assert not (tmp_path / "missing.db").exists()
-        return said
+        return output
 
     assert "there is no database" in refused("copy", missing, to)
     assert "there is no database" in refused("merge", sqlite_url, missing)
@@ -131,13 +131,13 @@ def test_a_wrong_request_says_what_to_do_and_makes_nothing(
     other = f"sqlite:///{tmp_path}/other.db"
     at_once("plan", str(tiny), "--db", other)
     assert "TO is not empty" in refused("copy", sqlite_url, other)
-    said = refused("copy", "postgresql://me:secret@127.0.0.1:1/x", to)
-    assert "FROM" in said
-    assert "secret" not in said
+    output = refused("copy", "postgresql://me:secret@127.0.0.1:1/x", to)
+    assert "FROM" in output
+    assert "secret" not in output
 
 
 def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_path: Path) -> None:
-    """Its lease has ended: it is queued, as any worker would have queued it."""
+    """Its lease has expired, so the merge queues it as a worker would."""
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--db", url)
@@ -152,6 +152,6 @@ def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_pat
         "INSERT INTO attempts (trial, fence, worker, host, pid, device, started_at) "
         "VALUES (1, 1, 'w', 'h', 1, 'cpu', 1)",
     )
-    said = at_once("db", "merge", one, other).stdout
-    assert said == "0 trials added, 6 taken over, 0 kept; 18 rounds added\n"
+    output = at_once("db", "merge", one, other).stdout
+    assert output == "0 trials added, 6 taken over, 0 kept; 18 rounds added\n"
     assert "sound" in at_once("db", "check", "--db", other).stdout

@@ -19,6 +19,7 @@ import pytest
 from fedsweep.interrupt import EXIT_CODE, LINE
 from tests.acceptance.command import at_once, environment, eventually
 from tests.builders import REPOSITORY
+from tests.walk import slow_down
 
 PROGRAM = """
 import os, sys
@@ -40,7 +41,7 @@ finally:
         sys.setprofile(None)
         os.write(2, f"calls={calls}".encode())
 """
-"""Runs a command; SIGINT comes at a call, and at as many after it as are asked for."""
+"""A program that runs a command, and sends SIGINT at one call or at several in a row."""
 
 
 def interrupted(*arguments: str, at: int, times: int = 1) -> subprocess.CompletedProcess[str]:
@@ -66,8 +67,11 @@ def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode in (0, EXIT_CODE)
 
 
+@pytest.mark.parametrize("calls_of_many", [2, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["help", "plan", "report"])
-def test_ctrl_c_at_any_call_is_quiet(tiny: Path, sqlite_url: str, command: str) -> None:
+def test_ctrl_c_at_any_call_is_quiet(
+    tiny: Path, sqlite_url: str, command: str, calls_of_many: int
+) -> None:
     """Exit 130 and one line at most, from the first import to the last line of output."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = {
@@ -77,7 +81,8 @@ def test_ctrl_c_at_any_call_is_quiet(tiny: Path, sqlite_url: str, command: str) 
     }[command]
     total = calls(*arguments)
     generator = random.Random(command)
-    places = [1, 100, *(generator.randrange(total) for _ in range(4)), total - 20]
+    middle = (generator.randrange(total) for _ in range(calls_of_many))
+    places = [1, 100, *middle, total - 20]
     codes = []
     for place in places:
         done = interrupted(*arguments, at=place)
@@ -87,16 +92,16 @@ def test_ctrl_c_at_any_call_is_quiet(tiny: Path, sqlite_url: str, command: str) 
 
 
 def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str) -> None:
-    """A person presses it again, while the first one is obeyed."""
+    """A person presses it again before the first one has ended the command."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = ("status", "--db", sqlite_url)
     total = calls(*arguments)
-    for place in (0.3, 0.7, 0.99):
+    for place in (0.3, 0.99):
         assert_quiet(interrupted(*arguments, at=int(place * total), times=300))
 
 
 def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
-    """Python only prints what is raised there: it is raised again, soon after."""
+    """Python only prints an error of a destructor, so the interrupt is raised again later."""
     program = (
         "import os, time\n"
         "from fedsweep import interrupt\n"
@@ -116,7 +121,7 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
 
 @pytest.mark.parametrize("error", ["RuntimeError('x')", "ImportError('x')", "SystemExit(1)"])
 def test_an_error_that_a_library_made_of_ctrl_c_is_quiet(error: str) -> None:
-    """What it says is about nothing but the interrupt."""
+    """Its message would only be about the interrupt."""
     program = (
         "import os\n"
         "from fedsweep import interrupt\n"
@@ -133,7 +138,7 @@ def test_an_error_that_a_library_made_of_ctrl_c_is_quiet(error: str) -> None:
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
-    """As in the background of a script."""
+    """A script's background processes ignore it."""
     program = (
         "import signal; from fedsweep import interrupt; interrupt.watch(); "
         "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
@@ -142,10 +147,12 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
     subprocess.run(script, check=True)
 
 
+@pytest.mark.usefixtures("walk_in_test")
 def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: str) -> None:
-    """At any instant of its start, while its slots start too: nothing is left, nothing is printed.
+    """It may come at any instant of the start. No process is left, and nothing is printed.
 
-    Until the worker obeys in its own way, it ends at once; then it stops and exits with 0.
+    Until the worker obeys in its own way, it ends at once; then it stops and exits with 0. Five
+    instants take about ten seconds.
     """
     at_once("plan", str(tiny), "--db", sqlite_url)
     program = "from fedsweep.__main__ import main; print('begun', flush=True); main()"
@@ -153,18 +160,22 @@ def test_ctrl_c_of_a_terminal_reaches_all_of_a_worker(tiny: Path, sqlite_url: st
     command = [sys.executable, "-c", program, *arguments]
     for step in range(5):
         with subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command,
+            env=environment(**slow_down(tiny.parent)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
-        ) as worker:  # fmt: skip
+        ) as worker:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "begun\n"
-            time.sleep(0.7 * step)  # any instant will do
+            time.sleep(0.3 * step)  # any instant will do
             os.killpg(worker.pid, signal.SIGINT)
-            said, _ = worker.communicate(timeout=300)
-        assert "Traceback" not in said
-        assert worker.returncode in (0, EXIT_CODE), said
+            output, _ = worker.communicate(timeout=300)
+        assert "Traceback" not in output
+        assert worker.returncode in (0, EXIT_CODE), output
         if worker.returncode:
-            assert said == f"{LINE}\n"
+            assert output == f"{LINE}\n"
         eventually(lambda: is_over(worker.pid))
 
 
@@ -183,7 +194,7 @@ def test_the_console_script_is_the_program() -> None:
 
 
 def test_ctrl_c_while_a_process_starts_is_neither_lost_nor_met_too_early() -> None:
-    """A terminal sends it to parent and child: one gets it later, the other when it ignores it."""
+    """A terminal sends it to both. The parent gets it later, and the child ignores it by then."""
     child = (
         "import signal, sys\n"
         "from fedsweep import interrupt\n"

@@ -1,4 +1,4 @@
-"""What trials said, as a user reads it; and the last words of a trainer that crashes."""
+"""The logs of trials, as a user reads them, and the last stderr lines of a crashed trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.builders import TINY
 def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     tmp_path: Path,
 ) -> None:
-    """With the package that brought it, and where in Python it was."""
+    """The log names the package and the line in Python."""
     install(tmp_path / "site")
     plan = tmp_path / "fragile.toml"
     plan.write_text(TINY.partition("[[grid]]")[0] + '[[grid]]\nnormalizer = "fragile"\n')
@@ -41,9 +41,9 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     log = shown.partition("log of attempt 2\n")[2]
     assert log.count("UserWarning: this layer does nothing") == 1
 
-    said = at_once("trial", "logs", trial, "--db", url).stdout
-    assert said.startswith("attempt 1\n")
-    assert "\nattempt 2\n" in said
+    output = at_once("trial", "logs", trial, "--db", url).stdout
+    assert output.startswith("attempt 1\n")
+    assert "\nattempt 2\n" in output
     refused = at_once("trial", "logs", trial, "--attempt", "3", "--db", url, code=2).stderr
     assert f"trial {trial} has no attempt 3: it has 1, 2" in refused
 
@@ -51,7 +51,7 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
 def test_a_failure_says_why_at_once_and_what_follows_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the line of its end, and in what is shown of the trial."""
+    """The line of its end has the reason, and so has `trial show`."""
     walk.install(monkeypatch)
     plan = tmp_path / "wild.toml"
     head = TINY.partition("[[grid]]")[0].replace("lr = 0.05", "lr = 1e30\nclip_norm = 0.0")

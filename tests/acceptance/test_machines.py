@@ -30,7 +30,7 @@ MACHINES = {
 def test_a_trial_is_trained_and_reported_on_a_machine_that_lacks_something(
     machine: str, sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """Plan, work and report, each a process of its own; no attempt fails."""
+    """It is planned, trained and reported in three processes, and no attempt fails."""
     one = ("--set", "seed=0", "--set", "normalizer=bn")
     report = ("--format", "html", "--output", str(tmp_path / "report.html"))
     for command in (

@@ -47,7 +47,7 @@ def happened(url: str, rows: str) -> bool:
 def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
     primary: Server, tiny: Path
 ) -> None:
-    """Longer than a lease. Meanwhile a command that writes says so in one sentence."""
+    """It lasts longer than a lease. Commands that write are refused with one sentence."""
     url = primary.create("demoted")
     at_once("plan", str(tiny), "--db", url, *LONG)
     worker = start(*WORK, "--lease", "3", FEDSWEEP_DB=url)
@@ -61,19 +61,19 @@ def test_workers_outlive_a_primary_that_is_a_standby_for_a_while(
         assert "is a standby, which only reads: name the primary" in sentence
     assert "tiny" in at_once("status", "--db", url).stdout
     primary.promote()
-    said = worker.communicate(timeout=400)[0]
-    assert worker.returncode == 0, said
-    assert "6 trials finished, 0 failed" in said
+    output = worker.communicate(timeout=400)[0]
+    assert worker.returncode == 0, output
+    assert "6 trials finished, 0 failed" in output
     assert_all_in_one_attempt(url)
 
 
 ENDLESS = ["--set", "local_steps=1000000", "--set", "seed=0", "--set", "normalizer=bn"]
-"""A trial that stores no round while one waits."""
+"""A trial that stores no round during a test."""
 
 
 @pytest.mark.timeout(300)
 def test_a_trial_outlives_outages_that_its_workers_do_not(primary: Server, tiny: Path) -> None:
-    """As often as a trial may lose its worker, the worker and the server go away, and come back."""
+    """Worker and server end, and come back, more often than a trial may lose its worker."""
     url = primary.create("outlived")
     at_once("plan", str(tiny), "--db", url, *ENDLESS)
     for number in range(1, queue.MAX_LOSSES + 2):
@@ -94,7 +94,7 @@ def test_a_trial_outlives_outages_that_its_workers_do_not(primary: Server, tiny:
 
 @pytest.mark.timeout(600)
 def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
-    """The primary dies; its streaming standby is promoted; the URL names both."""
+    """The primary dies, and its streaming standby is promoted. The URL names both."""
     with servers.server() as first, servers.standby(first) as second:
         alone = first.create("followed")
         url = (
@@ -107,8 +107,8 @@ def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
         eventually(lambda: second.has_replayed(first))
         first.stop()
         second.promote()
-        said = worker.communicate(timeout=400)[0]
-        assert worker.returncode == 0, said
+        output = worker.communicate(timeout=400)[0]
+        assert worker.returncode == 0, output
         after = second.url("followed")
         assert query(after, "SELECT count(*) FROM results WHERE state = 'finished'") == [(6,)]
         assert query(after, CHARGED)[0][0] == 0
@@ -128,7 +128,7 @@ def test_workers_follow_a_failover_to_another_host(tiny: Path) -> None:
 def test_workers_train_through_pgbouncer(
     mode: str, settings: tuple[str, ...], primary: Server, tiny: Path
 ) -> None:
-    """In the user's search_path, which the pooler refuses or ignores at the start."""
+    """They use the user's search_path, which the pooler refuses or ignores at the start."""
     name = f"pooled_{mode}_{len(settings)}"
     direct = primary.create(name)
     query_lab = f"{direct}?options=-csearch_path%3Dlab"
@@ -138,8 +138,8 @@ def test_workers_train_through_pgbouncer(
         url = f"postgresql://postgres@127.0.0.1:{port}/{name}?options=-csearch_path%3Dlab"
         at_once("plan", str(tiny), "--db", url)
         workers = [start(*WORK, FEDSWEEP_DB=url) for _ in range(2)]
-        said = [worker.communicate(timeout=300)[0] for worker in workers]
-        assert [worker.returncode for worker in workers] == [0, 0], said
+        output = [worker.communicate(timeout=300)[0] for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], output
         assert "6" in at_once("sql", "SELECT count(*) FROM results", "--db", url).stdout
         at_once("report", "--db", url)
         at_once("db", "check", "--db", url)
@@ -150,7 +150,7 @@ def test_workers_train_through_pgbouncer(
 def test_statement_pooling_is_refused_before_a_trial_is_claimed(
     primary: Server, tiny: Path
 ) -> None:
-    """By every command, in one sentence with the remedy."""
+    """Every command refuses it in one sentence with the remedy."""
     direct = primary.create("statements")
     at_once("plan", str(tiny), "--db", direct)
     with servers.pgbouncer(primary, "statement") as port:

@@ -1,4 +1,4 @@
-"""The README: what it says can be typed, and what it names exists."""
+"""The commands of the README can be typed, and the names in it exist."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_every_statement_in_the_readme_is_answered(line: str, store: Engine) -> 
 
 
 def test_the_readme_has_commands() -> None:
-    """So that the test above tests something."""
+    """Otherwise the test above would test nothing."""
     assert len(COMMANDS) >= 10
 
 
 def test_every_path_of_the_file_map_exists() -> None:
-    """And every Python file of both packages stands in it."""
+    """Every Python file of both packages is in the map."""
     block = re.search(r"## Files\n.*?```\n(.*?)```", TEXT, flags=re.DOTALL)
     assert block is not None
     named: set[str] = set()
@@ -67,13 +67,13 @@ def test_every_path_of_the_file_map_exists() -> None:
     missing = [name for name in named if not (REPOSITORY / name).exists()]
     assert missing == []
     files = [p for name in ("fedsweep", "trainers") for p in (REPOSITORY / name).rglob("*.py")]
-    told = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
-    told = [path for path in told if path not in named]
-    assert [path for path in told if path.rpartition("/")[0] + "/" not in named] == []
+    unnamed = [str(p.relative_to(REPOSITORY)) for p in files if not p.name.startswith("__")]
+    unnamed = [path for path in unnamed if path not in named]
+    assert [path for path in unnamed if path.rpartition("/")[0] + "/" not in named] == []
 
 
 def test_the_readme_names_every_recipe() -> None:
-    """Where it speaks of SQL, in backquotes, and none that is not there."""
+    """Its section on SQL names them in backquotes, and names no others."""
     section = TEXT.partition("## SQL\n")[2].partition("\n## ")[0]
     listed = section.partition("| recipe |")[2].partition("\n\n")[0]
     named = re.findall(r"^\| `([a-z-]+)` \|", listed, flags=re.MULTILINE)
@@ -81,6 +81,6 @@ def test_the_readme_names_every_recipe() -> None:
 
 
 def test_the_readme_tells_every_view_and_make_target() -> None:
-    """They are the contract."""
+    """Users rely on them."""
     for name in (*NAMES, "make demo", "make test"):
         assert f"`{name}`" in TEXT

@@ -1,4 +1,4 @@
-"""Real workers that train real trials: their numbers are those of one undisturbed worker."""
+"""Workers that train real trials have the numbers of one undisturbed worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import (
-    LONG,
     assert_equal_to_calm,
     at_once,
     eventually,
@@ -16,6 +15,9 @@ from tests.acceptance.command import (
     start,
     trainers,
 )
+
+LONG = ("--set=seed=0", "--set=normalizer=bn", "--set=rounds=100")
+"""One trial that lasts until its trainer is killed."""
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +35,21 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
-    calm: str, tiny: Path, postgres_url: str
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_on_postgres_give_what_one_gives_on_sqlite(
+    count: int, calm: str, tiny: Path, postgres_url: str
 ) -> None:
-    """Each trial takes one attempt, and can be verified."""
+    """Each trial takes one attempt, and can be verified.
+
+    It takes more than ten seconds, because each worker and `verify` import torch.
+    """
     at_once("plan", str(tiny), "--db", postgres_url)
     workers = [
         start("work", "--device", "cpu", "--until-empty", FEDSWEEP_DB=postgres_url)
-        for _ in range(4)
+        for _ in range(count)
     ]
     outputs = [worker.communicate(timeout=180)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, outputs
+    assert [worker.returncode for worker in workers] == [0] * count, outputs
     assert_equal_to_calm(calm, postgres_url)
     assert query(postgres_url, "SELECT count(*), max(attempts) FROM results") == [(6, 1)]
     ((trial,),) = query(postgres_url, "SELECT trial_id FROM results ORDER BY trial_id LIMIT 1")
@@ -54,7 +60,10 @@ def test_four_workers_on_postgres_give_what_one_gives_on_sqlite(
 def test_a_killed_trainer_s_trial_goes_on_from_its_snapshot(
     calm: str, tiny: Path, sqlite_url: str
 ) -> None:
-    """A new process of the slot takes the trial over, and the numbers are the same."""
+    """A new process of the slot takes the trial over, with equal numbers.
+
+    It takes about ten seconds, because both processes import torch and train.
+    """
     at_once("plan", str(tiny), "--db", sqlite_url, *LONG)
     worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     eventually(lambda: query(sqlite_url, "SELECT 1 FROM curves WHERE round = 1"))

@@ -1,4 +1,4 @@
-"""The wheel, installed where nothing of the repository is."""
+"""The wheel, installed in an environment without the repository."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.acceptance.command import environment
 from tests.builders import REPOSITORY, TINY
 
 HEAVY = ("torch", "triton", "nvidia", "cuda")
-"""How the names of those packages begin that are gigabytes: they are linked, not installed."""
+"""Beginnings of the names of very large packages, which are linked and not installed."""
 
 
 def link_heavy(site: Path) -> None:
-    """Lend an environment the packages that take minutes to install; pip takes them for its own."""
+    """Link large packages into an environment, so that pip finds them installed."""
     for package in metadata.distributions():
         if package.name.startswith(HEAVY):
             home = Path(str(package.locate_file("")))
@@ -29,7 +29,7 @@ def link_heavy(site: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_installed_wheel_plans_works_and_reports_in_an_empty_folder(tmp_path: Path) -> None:
-    """With its migrations and its declared dependencies, and nothing else."""
+    """The environment has only the wheel and its declared dependencies."""
     run = ("--quiet", "--disable-pip-version-check")
     dist, venv, empty = tmp_path / "dist", tmp_path / "venv", tmp_path / "empty"
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(REPOSITORY)]
@@ -56,8 +56,8 @@ def test_an_installed_wheel_plans_works_and_reports_in_an_empty_folder(tmp_path:
         return done.stdout
 
     where = [python, "-c", "import fedsweep, trainers; print(fedsweep.__file__, trainers.__file__)"]
-    found = subprocess.run(where, cwd=empty, check=True, capture_output=True, text=True).stdout
-    assert all(place.startswith(str(venv)) for place in found.split())
+    location = subprocess.run(where, cwd=empty, check=True, capture_output=True, text=True).stdout
+    assert all(place.startswith(str(venv)) for place in location.split())
     assert "6 new trials" in fedsweep("plan", "tiny.toml")
     assert "6 trials finished, 0 failed" in fedsweep("work", "--device", "cpu", "--until-empty")
     assert "FIXBN" in fedsweep("report")

@@ -47,7 +47,7 @@ def long_trial(url: str) -> str:
 
 
 def running_long(url: str, tiny: Path, *more: str, rounds: int = 1) -> object:
-    """A slow worker on the long trial, and its first stored rounds."""
+    """Start a slow worker on the long trial, and wait for its first stored rounds."""
     slowly = slow_down(tiny.parent)
     at_once("plan", str(tiny), "--db", url, *LONG)
     worker = start("work", "--db", url, "--device", "cpu", "--until-empty", *more, **slowly)
@@ -61,9 +61,9 @@ def test_sigterm_saves_gives_back_and_exits_0_and_nothing_is_trained_twice(
     """The next worker goes on from there, bit for bit."""
     worker = running_long(sqlite_url, tiny)
     worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
-    assert "1 given back" in said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    assert "1 given back" in output
     (row,) = query(sqlite_url, "SELECT state, final_round FROM results")
     assert row[0] == "queued"
     assert 0 < row[1] < ROUNDS
@@ -80,10 +80,10 @@ def test_ctrl_c_reaches_the_whole_group_and_stops_it_as_softly(
     """A terminal sends SIGINT to parent and slots at once."""
     worker = running_long(sqlite_url, tiny)
     os.killpg(worker.pid, signal.SIGINT)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
-    assert "1 given back" in said
-    assert "Traceback" not in said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
+    assert "1 given back" in output
+    assert "Traceback" not in output
     assert query(sqlite_url, "SELECT state FROM results") == [("queued",)]
 
 
@@ -92,7 +92,7 @@ def test_ctrl_c_reaches_the_whole_group_and_stops_it_as_softly(
 def test_a_killed_worker_s_trial_is_taken_over_when_its_lease_ends(
     database: str, calm: str, tiny: Path, request: pytest.FixtureRequest
 ) -> None:
-    """SIGKILL of everything: a waiting worker finishes the trial, bitwise."""
+    """All its processes are killed. A waiting worker finishes the trial, bit for bit."""
     url = request.getfixturevalue(f"{database}_url")
     worker = running_long(url, tiny, "--lease", "2")
     slots = trainers(worker.pid)
@@ -100,15 +100,15 @@ def test_a_killed_worker_s_trial_is_taken_over_when_its_lease_ends(
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()
     psutil.wait_procs(slots, timeout=30)
-    said, _ = second.communicate(timeout=120)
-    assert second.returncode == 0, said
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, output
     assert_equal_to_calm(calm, url)
     outcomes = query(url, "SELECT outcome FROM attempts ORDER BY fence")
     assert outcomes == [("expired",), ("finished",)]
 
 
 def test_a_slot_whose_watch_is_killed_saves_and_gives_back(tiny: Path, sqlite_url: str) -> None:
-    """Nobody renews its lease any more: it does not go on as an orphan."""
+    """It does not go on as an orphan, because no process renews its lease."""
     worker = running_long(sqlite_url, tiny)
     slots = trainers(worker.pid)
     assert slots
@@ -121,19 +121,19 @@ def test_a_slot_whose_watch_is_killed_saves_and_gives_back(tiny: Path, sqlite_ur
 
 
 def test_a_killed_idle_slot_is_replaced_and_does_not_block_the_end(sqlite_url: str) -> None:
-    """Nothing to do, SIGKILL of the waiting slot, then SIGTERM: exit 0."""
+    """The waiting slot is killed. The worker then ends with exit code 0 after SIGTERM."""
     worker = start("work", "--db", sqlite_url, "--device", "cpu")
     slot = eventually(lambda: trainers(worker.pid))[0]
     slot.kill()
     psutil.wait_procs([slot], timeout=30)
     eventually(lambda: [child for child in trainers(worker.pid) if child.pid != slot.pid])
     worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 0, said
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, output
 
 
 def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: str) -> None:
-    """`fedsweep work | head -1`: the watch ends, and its slots and claims with it."""
+    """After `fedsweep work | head -1`, the watch, its slots and its claims have ended."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     worker = start("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     slots = eventually(lambda: trainers(worker.pid))
@@ -145,7 +145,7 @@ def test_a_reader_that_goes_away_leaves_no_slot_behind(tiny: Path, sqlite_url: s
 
 
 def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
-    """Two slots, three trials: three attempts."""
+    """Two slots with a limit of three trials make three attempts."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     slots = ("--slots", "2", "--max-trials", "3")
     done = fedsweep("work", "--db", sqlite_url, "--device", "cpu", *slots)
@@ -155,7 +155,7 @@ def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
 
 
 def test_a_diverged_trial_does_not_stop_the_worker(tiny: Path, sqlite_url: str) -> None:
-    """It is counted, and named in the report; only --strict makes it the exit code."""
+    """It is counted, and named in the report. Only --strict changes the exit code."""
     text = tiny.read_text().replace("lr = 0.05", "clip_norm = 0\nlr = 0.05")
     tiny.write_text(text + '[[grid]]\nnormalizer = "gn"\nlr = 1e25\n')
     at_once("plan", str(tiny), "--db", sqlite_url)
@@ -186,7 +186,7 @@ def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> Non
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
 def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny: Path) -> None:
-    """Exit 2 and one sentence; nothing is said to be finished, and no database is made."""
+    """It exits with 2 and one sentence. No trial is reported as finished, no database is made."""
     url = f"sqlite:///{tiny.parent}/fedsweep.db"
     at_once("plan", str(tiny), "--db", url, *LONG)
     slowly = slow_down(tiny.parent)
@@ -198,11 +198,11 @@ def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny:
     ends = ("-wal", "-shm") if replaced else ("", "-wal", "-shm", "-turn")
     for end in ends:
         (tiny.parent / f"fedsweep.db{end}").unlink(missing_ok=True)
-    said = worker.communicate(timeout=120)[0]
-    assert worker.returncode == 2, said
-    assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in said
-    assert "finished" not in said
-    assert len(said.strip().splitlines()) == 1, said
+    output = worker.communicate(timeout=120)[0]
+    assert worker.returncode == 2, output
+    assert "fedsweep.db was " + ("replaced" if replaced else "deleted") in output
+    assert "finished" not in output
+    assert len(output.strip().splitlines()) == 1, output
     if replaced:
         assert query(url, "SELECT count(*), max(attempts) FROM results") == [(6, 0)]
     else:

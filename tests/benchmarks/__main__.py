@@ -27,7 +27,7 @@ ON_REQUEST = ("million",)
 
 
 def command_line() -> Iterator[Figure]:
-    """`fedsweep --help`, as a whole process."""
+    """Run `fedsweep --help` in another process."""
     call = [sys.executable, "-m", "fedsweep", "--help"]
 
     def helped() -> object:

@@ -1,4 +1,4 @@
-"""What the engine and its peers train: the same model, data and batches."""
+"""The trials of the engine and of its peers: the same model, data and batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def configured(case: str, **changes: Any) -> TrainConfig:
-    """The trial that all sides train."""
+    """Return the trial that the engine and its peers train."""
     fields = {
         "normalizer": "bn", "partition": "iid", "clients": CLIENTS, "rounds": 10**6,
         "batch_size": 20, "lr": 0.01,
@@ -31,7 +31,7 @@ def configured(case: str, **changes: Any) -> TrainConfig:
 
 
 def random_images(count: int = 4000) -> Dataset:
-    """Random images shaped as CIFAR-10's; the first hundred test."""
+    """Return random images in the shape of CIFAR-10. The first hundred are the test set."""
     draw = np.random.RandomState(0)
     images = draw.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = draw.randint(0, 10, count)
@@ -40,10 +40,10 @@ def random_images(count: int = 4000) -> Dataset:
 
 
 def dataset(case: str) -> Dataset:
-    """The case's data."""
+    """Return the data of a case."""
     return datasets.load("digits") if CASES[case]["dataset"] == "digits" else random_images()
 
 
 def built(config: TrainConfig, made: Dataset) -> nn.Module:
-    """The model with the seed's weights."""
+    """Return the model with the seed's weights."""
     return models.build(config, made.channels, made.size, made.classes)

@@ -1,4 +1,4 @@
-"""What each process of the claiming benchmarks does, with our own code."""
+"""The work of each process in the claiming benchmarks, with our own code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ ROUND = Round(1, "explore", 1.0, 1.0, 0.5, None, None, 1, 1, 0.1)
 def drain(
     url: str, limit: Limit, sweep: str | None, measured: bool, barrier: Any, out: Any
 ) -> None:
-    """Claim and finish as a worker does, in two transactions; a trial that is not `measured`
-    before stores its one round with its end.
+    """Claim and finish as a worker does, in two transactions.
+
+    A trial that is not `measured` before stores its one round with its end.
     """
     store = open_store(url)
     worker = queue.Claimant("bench", "cpu")

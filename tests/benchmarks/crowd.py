@@ -1,5 +1,6 @@
-"""Processes that begin together, and what each of them did. Imports nothing of fedsweep: peers use
-it too.
+"""Processes that begin together, and the work of each of them.
+
+It imports nothing of fedsweep, because peers use it too.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 300.0
-"""Seconds that a process waits for the others to be ready."""
+"""Longest wait in seconds until all processes are ready."""
 AGAIN = 0.01
-"""Seconds between two looks at a queue where what is left is in other hands."""
+"""Seconds between two reads of a queue whose last trials run in other processes."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """When a process stops, although there is more to claim."""
+    """The limit at which a process stops although more can be claimed."""
 
     seconds: float = float("inf")
     claims: float = float("inf")
@@ -30,37 +31,37 @@ class Limit:
 
 @dataclass(frozen=True)
 class Shift:
-    """What one process did. Times are the machine's monotonic seconds."""
+    """The work of one process. Times are the machine's monotonic seconds."""
 
     began: float
     ended: float
     waits: list[float]
     """Seconds of each claim."""
     done: list[float]
-    """When each claim was finished, as far as that was within the limit."""
+    """The time at which each claim was finished within the limit."""
     trials: list[int]
-    """What was claimed, the one before the start included."""
+    """The claimed trials, with the one before the start."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What all of them did together."""
+    """The work of all processes together."""
 
     shifts: list[Shift]
 
     @property
     def rate(self) -> float:
-        """Claims finished a second, from the first start to the last end."""
+        """Finished claims per second, from the first start to the last end."""
         began, ended = min(s.began for s in self.shifts), max(s.ended for s in self.shifts)
         return sum(len(s.done) for s in self.shifts) / (ended - began)
 
     def wait(self, share: float) -> float:
-        """A quantile of a claim's time, ms."""
+        """Return a quantile of the claims' times in milliseconds."""
         waits = sorted(wait for s in self.shifts for wait in s.waits)
         return 1000 * waits[min(int(share * len(waits)), len(waits) - 1)]
 
     def rates(self, parts: int) -> list[float]:
-        """Claims finished a second in each of so many equal parts of the claims, in order."""
+        """Return finished claims per second in equal parts of the claims, in order."""
         done = sorted(at for s in self.shifts for at in s.done)
         marks = [min(s.began for s in self.shifts)]
         marks += [done[len(done) * part // parts - 1] for part in range(1, parts + 1)]
@@ -69,7 +70,7 @@ class Work:
 
     @property
     def trials(self) -> list[int]:
-        """All that was claimed, as often as it was."""
+        """All claimed trials, each as often as it was claimed."""
         return [trial for s in self.shifts for trial in s.trials]
 
 
@@ -80,9 +81,9 @@ def shift(
     barrier: Any,
     left: Callable[[], bool] = lambda: False,
 ) -> Shift:
-    """Claim and finish until the limit, or until nothing is `left`; one goes before the start.
+    """Claim and finish until the limit, or until nothing is `left`.
 
-    `finish` returns the key of what was claimed.
+    One claim comes before the start. `finish` returns the key of the claimed trial.
     """
     first = claim()
     trials = [] if first is None else [finish(first)]
@@ -107,7 +108,7 @@ def shift(
 
 
 def crowd(count: int, target: Callable[..., None], *arguments: Any, timeout: float = 600) -> Work:
-    """Let so many processes do `target(*arguments, barrier, out)`; each puts its Shift into `out`.
+    """Let processes call `target(*arguments, barrier, out)`. Each puts its Shift into `out`.
 
     Raises:
         RuntimeError: one of them died, or did not answer.

@@ -1,4 +1,4 @@
-"""The FedAvg engine: figures of a round, of a whole machine, and of Flower beside it.
+"""The FedAvg engine: figures of a round, of a whole machine, and of Flower for comparison.
 
 Evaluation is left out everywhere, on both sides.
 """
@@ -29,11 +29,11 @@ from trainers.local import LocalTraining
 from trainers.numerics import make_deterministic
 
 FLOWER = REPOSITORY / ".venv-flower" / "bin" / "python"
-"""The peer's own environment: it does not go with our pinned versions. `make bench` makes it."""
+"""The peer's own environment, because it needs other versions. `make bench` makes it."""
 
 
 def federation(case: str, made: Dataset | None = None, device: str = "cpu", **changes: Any) -> Any:
-    """An engine, its first round done."""
+    """Return an engine after its first round."""
     trial = fedavg._Federation(
         configured(case, **changes), made or dataset(case), torch.device(device)
     )
@@ -42,13 +42,13 @@ def federation(case: str, made: Dataset | None = None, device: str = "cpu", **ch
 
 
 def rounds(trial: Any, count: int, first: int = 2) -> Iterator[float]:
-    """Seconds of each of so many rounds."""
+    """Yield the seconds of each round."""
     for number in range(first, first + count):
         yield timed(lambda number=number: trial.train(number, sorted))  # type: ignore[misc]  # a default binds it
 
 
 def outside() -> Iterator[Figure]:
-    """A round without its gradient steps: cohort, batches, load, average, momentum, checks."""
+    """Measure a round without gradient steps: cohort, batches, load, average, momentum, checks."""
     make_deterministic(1)
     zero = torch.zeros((), dtype=torch.float64)
 
@@ -76,7 +76,7 @@ def outside() -> Iterator[Figure]:
 
 
 def plain_loop(dtype: str) -> Iterator[Figure]:
-    """Images a second of ResNet20 at batch 20, against a plain PyTorch loop, in turns."""
+    """Measure images per second of ResNet20 at batch 20, in turns with a plain PyTorch loop."""
     make_deterministic(1)
     made, half = random_images(), dtype == "bfloat16"
     config = configured("resnet20-e1", local_steps=10, dtype=dtype)
@@ -91,24 +91,24 @@ def plain_loop(dtype: str) -> Iterator[Figure]:
             batch = normalize(made.train.images[start : start + 20])
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 logits = plain(batch)
-            wanted = made.train.labels[start : start + 20]
-            nn.functional.cross_entropy(logits.float(), wanted).backward()  # type: ignore[no-untyped-call]  # unannotated
+            labels = made.train.labels[start : start + 20]
+            nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]  # unannotated
             nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
             optimizer.step()
 
     loop()
-    ours, theirs = [], []
+    ours, others = [], []
     for number in range(N):
         ours += [2000 / s for s in rounds(trial, 1, number + 2)]
-        theirs.append(2000 / timed(loop))
+        others.append(2000 / timed(loop))
     yield Figure(f"ResNet20, batch 20, {dtype}: engine", "", "images/s", ours)
-    yield Figure("the same, plain PyTorch loop", "", "images/s", theirs)
-    ratio = [a / b for a, b in zip(ours, theirs, strict=True)]
+    yield Figure("the same, plain PyTorch loop", "", "images/s", others)
+    ratio = [a / b for a, b in zip(ours, others, strict=True)]
     yield Figure(f"engine / plain loop, {dtype}", "≥ 0.95", "", ratio)
 
 
 def gpu() -> Iterator[Figure]:
-    """ResNet20 on a CUDA device: images a second at E = 20, a round at E = 1."""
+    """Measure ResNet20 on a CUDA device: images per second at E = 20, a round at E = 1."""
     if not torch.cuda.is_available():
         print("on a CUDA device: not measured, there is none")
         return
@@ -142,7 +142,7 @@ print(time.perf_counter() - began)
 
 
 def first_round() -> Iterator[Figure]:
-    """From the last import to the first average, in a process of its own."""
+    """Measure the time from the last import to the first average, in another process."""
     for case in ("cnn-e5", "resnet20-e1"):
         seconds = [float(ask(FIRST_ROUND, case)) for _ in range(N)]
         yield Figure(f"first round after import, {case}", "≤ 1.5", "s", seconds)
@@ -165,7 +165,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
 
 
 def memory() -> Iterator[Figure]:
-    """Peak memory of five rounds with ten clients drawn of ten, and of ten thousand."""
+    """Measure the peak memory of five rounds with ten clients of ten, and of ten thousand."""
     for momentum in ("reset", "local"):
         for clients in (10, 10_000):
             name = f"memory, {clients:,} registered clients, {momentum}"
@@ -173,7 +173,7 @@ def memory() -> Iterator[Figure]:
 
 
 def snapshots(folder: Path) -> Iterator[Figure]:
-    """A snapshot after every round, written and synced, as a share of the round."""
+    """Measure the time to write and sync a snapshot, as a fraction of a round."""
     make_deterministic(1)
     trial = federation("resnet20-e20")
     shares = []
@@ -190,7 +190,7 @@ def snapshots(folder: Path) -> Iterator[Figure]:
 
 
 def slot(case: str, dtype: str, count: int, barrier: Any, out: Any) -> None:
-    """One of two processes that train a trial each; tells its rounds a second."""
+    """Train a trial in one of two processes. Report rounds per second."""
     make_deterministic(1)
     trial = federation(case, dtype=dtype)
     barrier.wait()
@@ -199,7 +199,7 @@ def slot(case: str, dtype: str, count: int, barrier: Any, out: Any) -> None:
 
 
 def machine(case: str, dtype: str, count: int) -> float:
-    """Rounds a second of two slots with a trial each."""
+    """Return rounds per second of two slots with a trial each."""
     spawn = get_context("spawn")
     barrier, out = spawn.Barrier(2), spawn.Queue()
     slots = [spawn.Process(target=slot, args=(case, dtype, count, barrier, out)) for _ in range(2)]
@@ -212,47 +212,47 @@ def machine(case: str, dtype: str, count: int) -> float:
 
 
 def flower() -> Iterator[Figure]:
-    """Rounds a second of the machine, two slots against Flower's two actors, in turns."""
+    """Measure rounds per second of two slots, in turns with two actors of Flower."""
     if not FLOWER.exists():
         print(f"Flower: not measured, there is no {FLOWER}: `make bench` makes it")
         return
     turns = 3
     cases = [("resnet20-e1", 8, ["float32"]), ("resnet20-e20", 3, ["float32", "bfloat16"])]
     for case, count, dtypes in [*cases, ("cnn-e5", 30, ["float32"])]:
-        theirs: list[float] = []
+        others: list[float] = []
         first: list[float] = []
         ours: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
         for _ in range(turns):
             for dtype in dtypes:
                 ours[dtype].append(machine(case, dtype, count))
-            told = json.loads(flower_says(case, count + 1))
-            theirs.append(1 / statistics.median(told["round_s"]))
-            first.append(told["first_round_s"])
-        yield Figure(f"{case}: Flower {told['flower']}", "", "rounds/s", theirs)
+            timing = json.loads(flower_says(case, count + 1))
+            others.append(1 / statistics.median(timing["round_s"]))
+            first.append(timing["first_round_s"])
+        yield Figure(f"{case}: Flower {timing['flower']}", "", "rounds/s", others)
         yield Figure(f"{case}: Flower's first round", "", "s", first)
         for dtype in dtypes:
             target = {"resnet20-e1": 2, "cnn-e5": 20}.get(case, 1.1 if dtype == "float32" else 1.6)
             yield Figure(f"{case}, {dtype}: two slots", "", "rounds/s", ours[dtype])
-            ratio = [a / b for a, b in zip(ours[dtype], theirs, strict=True)]
+            ratio = [a / b for a, b in zip(ours[dtype], others, strict=True)]
             yield Figure(f"{case}, {dtype}: two slots / Flower", f"≥ {target:g}", "", ratio)
 
 
 def flower_says(case: str, count: int) -> str:
-    """One line of JSON."""
+    """Return one line of JSON."""
     call = [FLOWER, "-m", "tests.benchmarks.flower", case, str(count)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()[-1]
 
 
 def ask(program: str, *arguments: str) -> str:
-    """What a program prints in a process of its own."""
+    """Run a program in another process. Return its output."""
     call = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def parts(folder: Path) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {
         "outside": outside,
         "loop": lambda: plain_loop("float32"),

@@ -1,4 +1,4 @@
-"""A measured figure: its runs, its target."""
+"""A measured figure, with its runs and its target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 N = 5
-"""Runs of a figure, unless said otherwise."""
+"""Default number of runs of a figure."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Figure:
     unit: str = ""
     values: list[float] = field(default_factory=list)
     missing: str = ""
-    """Why it was not measured, where there are no values."""
+    """The reason for a figure without values."""
 
     def cells(self) -> tuple[str, ...]:
         if not self.values:
@@ -32,12 +32,12 @@ class Figure:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that a function takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:
-    """Of two things that took turns, turn by turn."""
+    """Return the ratio of two measurements for each turn."""
     return [one / other for one, other in zip(ones, others, strict=True)]

@@ -1,6 +1,6 @@
-"""Stores with many trials, made fast: one trial is planned, the others are copies of its row.
+"""Stores with many trials, filled fast: one trial is planned, the others are copies of its row.
 
-How a store is filled is no part of any figure.
+No figure contains the time to fill a store.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ DIGITS: dict[str, Any] = {
     "lr": 0.05, "normalizer": "bn", "alpha": 0.5,
 }  # fmt: skip
 SEEDS = 20
-"""Of a cell."""
+"""Trials of a cell."""
 
 
 @contextmanager
 def opened(url: str) -> Iterator[Engine]:
-    """A store, made where it is not there."""
+    """Open a store. It is created if it does not exist."""
     store = open_store(url, create=True)
     try:
         yield store
@@ -47,7 +47,7 @@ def opened(url: str) -> Iterator[Engine]:
 
 
 def queued(url: str, sweep: str, count: int, *, measured: bool = False) -> None:
-    """Add so many trials of one round to a sweep; `measured` ones have it stored already."""
+    """Add trials of one round to a sweep. If `measured`, their round is stored already."""
     with opened(url) as store:
         with transaction(store) as connection:
             template = _template(connection, sweep)
@@ -61,7 +61,7 @@ def queued(url: str, sweep: str, count: int, *, measured: bool = False) -> None:
 
 
 def pause(url: str, sweep: str) -> float:
-    """Pause a sweep; how many seconds that takes."""
+    """Pause a sweep. Return the seconds that it takes."""
     with opened(url) as store:
 
         def hold() -> None:
@@ -78,9 +78,9 @@ def one_trunk(url: str, sweep: str) -> None:
     with opened(url) as store:
         with transaction(store) as connection:
             key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
-            mine = (trials.c.sweep == key) & (trials.c.state == "queued")
-            first = connection.execute(sa.select(sa.func.min(trials.c.id)).where(mine)).scalar_one()
-            shared = sa.update(trials).where(mine, trials.c.id != first)
+            free = (trials.c.sweep == key) & (trials.c.state == "queued")
+            first = connection.execute(sa.select(sa.func.min(trials.c.id)).where(free)).scalar_one()
+            shared = sa.update(trials).where(free, trials.c.id != first)
             trunk = {"trunk": "0123456789abcdef0123", "fork_round": 1}
             connection.execute(shared.values(**trunk, waits=1))
             carrier = sa.update(trials).where(trials.c.id == first)
@@ -93,7 +93,7 @@ def one_trunk(url: str, sweep: str) -> None:
 
 
 def finished(url: str, sweep: str, length: int) -> int:
-    """Plan 500 cells of trials of `length` rounds, all finished; returns how many there are."""
+    """Store 500 cells of finished trials of `length` rounds. Return the number of trials."""
     spec = SweepSpec(sweep, "", tuple(_grid(length)))
     with opened(url) as store:
         with transaction(store) as connection:
@@ -109,7 +109,7 @@ def finished(url: str, sweep: str, length: int) -> int:
 
 
 def _grid(length: int) -> Iterator[TrialSpec]:
-    """A study of T⋆: ten of them, under fifty protocols."""
+    """Yield the trials of a study: ten values of T⋆ under fifty protocols."""
     axes: dict[str, list[Any]] = {
         "freeze_round": [length * tenth // 10 for tenth in range(10)],
         "alpha": [0.1, 0.3, 0.5, 1, 10],
@@ -123,7 +123,7 @@ def _grid(length: int) -> Iterator[TrialSpec]:
 
 
 def _template(connection: Connection, sweep: str) -> sa.RowMapping:
-    """The row of a sweep's one planned trial. It is done with: its copies are what is claimed."""
+    """Return the row of a sweep's one planned trial, and end it. Its copies are claimed."""
     config = TrainConfig(**DIGITS, rounds=1, seed=zlib.crc32(sweep.encode()))
     trial = TrialSpec.of(config)
     planning.add_sweep(connection, SweepSpec(sweep, "", (trial,)))
@@ -149,11 +149,11 @@ _RANDOM_ID = {
     "sqlite": "lower(hex(randomblob(10)))",
     "postgresql": "substr(md5(random()::text || random()::text), 1, 20)",
 }
-"""As a real id: in no order, so that its index is met all over."""
+"""An id in random order, as real ids are, so that all parts of its index are used."""
 
 
 def _numbers(count: int) -> sa.CTE:
-    """1, 2 … count, on both databases."""
+    """Return a query of the numbers from 1 to count, for both databases."""
     start = sa.select(sa.literal(1).label("n")).cte("numbers", recursive=True)
     return start.union_all(sa.select(start.c.n + 1).where(start.c.n < count))
 
@@ -164,13 +164,13 @@ def _into(
     values: Mapping[str, Any],
     which: sa.ColumnElement[bool],
 ) -> None:
-    """One row for each of these trials."""
+    """Insert one row per trial."""
     chosen = sa.select(*values.values()).select_from(trials).where(which)
     connection.execute(sa.insert(table).from_select(list(values), chosen))
 
 
 def _measured(round: Any) -> dict[str, Any]:
-    """A round's measures: accuracies that look like some."""
+    """Return the measures of a round, with plausible accuracies."""
     accuracy = sa.cast((trials.c.id * 7919 + round * 104_729) % 1000, sa.Double()) / 1000
     return {
         "trial": trials.c.id, "round": round, "phase": sa.literal("explore"),
@@ -193,14 +193,14 @@ def _final(length: int) -> dict[str, Any]:
 
 
 def _attempted(length: int) -> dict[str, Any]:
-    told = {"fence": 1, "worker": "bench", "host": "here", "pid": 1, "device": "cpu"}
-    told |= {"started_at": 0.0, "ended_at": 1.0, "outcome": "finished"}
-    told |= {"rounds_trained": length, "rounds_new": length, "seconds_trained": 0.125 * length}
-    return {"trial": trials.c.id} | {k: sa.literal(v) for k, v in told.items()}
+    values = {"fence": 1, "worker": "bench", "host": "here", "pid": 1, "device": "cpu"}
+    values |= {"started_at": 0.0, "ended_at": 1.0, "outcome": "finished"}
+    values |= {"rounds_trained": length, "rounds_new": length, "seconds_trained": 0.125 * length}
+    return {"trial": trials.c.id} | {k: sa.literal(v) for k, v in values.items()}
 
 
 def settle(store: Engine) -> None:
-    """Do now what the database would do soon, in the middle of a measurement."""
+    """Do the database's maintenance now, so that it does not disturb a measurement."""
     file = sqlite_file(store.url)
     if file is not None:
         with closing(sqlite3.connect(file)) as driver:
@@ -213,7 +213,7 @@ def settle(store: Engine) -> None:
 
 
 def make_database(server: str, name: str) -> str:
-    """A fresh database of a Postgres server; its URL."""
+    """Create a database on a Postgres server. Return its URL."""
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {name}")

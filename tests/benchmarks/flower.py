@@ -1,10 +1,10 @@
-"""The peer of the engine: Flower's simulation; `python -m tests.benchmarks.flower CASE ROUNDS`.
+"""Flower's simulation, the peer of the engine: `python -m tests.benchmarks.flower CASE ROUNDS`.
 
-Two actors of one processor and one thread each train the same model on the same data in the same
-batches as the engine, without evaluation. It prints one line of JSON, times in seconds.
+Two actors, each with one processor and one thread, train without evaluation. Model, data and
+batches are the engine's. The program prints one line of JSON, with times in seconds.
 
-Flower asks for older typer, rich and packaging than constraints.txt pins, so that it has an
-environment of its own, made by
+Flower needs older versions of typer, rich and packaging than constraints.txt pins. Its own
+environment is made by
 
     pip install torch torchvision numpy pydantic scikit-learn pillow filelock platformdirs
     pip install 'flwr[simulation]'
@@ -44,7 +44,7 @@ from trainers.partition import partition
 
 
 class Workshop:
-    """What an actor's process keeps from client to client: data, their partition, one model."""
+    """The objects that an actor's process reuses for its clients: data, partition, one model."""
 
     def __init__(self, case: str) -> None:
         torch.set_num_threads(1)
@@ -56,7 +56,7 @@ class Workshop:
         self.model = built(self.config, made).to(memory_format=torch.channels_last).train()
 
     def fit(self, round: int, client: int) -> float:
-        """E local steps from the model's present state; returns the mean loss."""
+        """Train E local steps from the model's present state. Return the mean loss."""
         config, model = self.config, self.model
         optimizer = torch.optim.SGD(
             model.parameters(), lr=config.lr, momentum=config.momentum_factor or 0.0
@@ -75,23 +75,23 @@ class Workshop:
 
 
 workshop = cache(Workshop)
-"""One a process: actors import this module, and so share the cache among their clients."""
+"""One per process. Actors import this module, so their clients share the cache."""
 
 
 def train(message: Message, context: Context) -> Message:
-    """A client's round."""
-    told = message.content["config"]
-    shop = workshop(str(told["case"]))
+    """Train a client's round."""
+    options = message.content["config"]
+    shop = workshop(str(options["case"]))
     client = int(context.node_config["partition-id"])
     shop.model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    loss = shop.fit(int(told["server-round"]), client)
+    loss = shop.fit(int(options["server-round"]), client)
     metrics = MetricRecord({"num-examples": len(shop.samples[client]), "train-loss": loss})
     arrays = ArrayRecord(shop.model.state_dict())
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
 class Timed(FedAvg):
-    """FedAvg that notes when each round's average is done."""
+    """FedAvg that notes the end of each round's average."""
 
     def __init__(self) -> None:
         super().__init__(fraction_evaluate=0.0)
@@ -110,7 +110,7 @@ class Timed(FedAvg):
 
 
 def measure(case: str, rounds: int) -> dict[str, Any]:
-    """Run a case, and tell its times in seconds and its last training loss."""
+    """Run a case. Print its times in seconds and its last training loss."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     strategy, losses = Timed(), []

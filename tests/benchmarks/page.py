@@ -1,6 +1,6 @@
-"""The page on 10,000 trials of 200 rounds: what its server takes to show and to update a screen.
+"""The page on 10,000 trials of 200 rounds: the time to show and to update a screen.
 
-In one process, so that no network is in it; for each view the server has just been started.
+All runs in one process, without a network. The server is started again for each view.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.benchmarks.figure import Figure, N, timed
 LENGTH = 200
 """Rounds of a trial."""
 TICKS = 31
-"""Updates of a page: more than what changes seldom is kept for."""
+"""Updates of a page. They outlast the cache of the parts that change seldom."""
 TOKEN = "of-the-benchmark"
 
 ASKED: dict[str, dict[str, str]] = {
@@ -38,7 +38,7 @@ ASKED: dict[str, dict[str, str]] = {
 
 
 def screens(folder: Path, server: str) -> Iterator[Figure]:
-    """Each screen's first view, and what an update of it takes."""
+    """Measure each screen's first view and its updates."""
     urls = {
         "SQLite": f"sqlite:///{folder}/page.db",
         "Postgres": fill.make_database(server, "page"),
@@ -64,7 +64,7 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
 
 
 def _spread_out(store: Engine) -> str:
-    """Let every fifth trial wait, some fail and some run; returns the id of one that is done."""
+    """Let every fifth trial wait, some fail and some run. Return the id of a finished trial."""
     c, a = trials.c, attempts.c
     with transaction(store) as connection:
         queued = sa.update(trials).where(c.id % 5 == 0)
@@ -72,9 +72,9 @@ def _spread_out(store: Engine) -> str:
         broken = sa.update(trials).where(c.id % 5 == 1, c.id % 7 == 0)
         connection.execute(broken.values(state="failed", failure="error", error="out of luck"))
         of_broken = a.trial.in_(sa.select(c.id).where(c.state == "failed"))
-        told = {"outcome": "failed", "failure": "error", "error": "out of luck"}
+        failure = {"outcome": "failed", "failure": "error", "error": "out of luck"}
         connection.execute(
-            sa.update(attempts).where(of_broken).values(**told, traceback="T\n" * 50)
+            sa.update(attempts).where(of_broken).values(**failure, traceback="T\n" * 50)
         )
         at_work = sa.update(trials).where(c.id % 313 == 2)
         connection.execute(at_work.values(state="running", lease_until=0.0, clock="another"))
@@ -98,9 +98,7 @@ def _get(engine: Engine, path: str) -> None:
 
 
 def _updates(engine: Engine, name: str) -> Iterator[float]:
-    """Ticks of an open page, on a clock that is a second later each time: each reads what is then
-    due.
-    """
+    """Yield the seconds of each tick of an open page. The clock advances a second per tick."""
     ahead = [0.0]
     cache = ReadCache(engine, rest=0.0, clock=lambda: ahead[0] + time.perf_counter())
     asked: dict[str, Any] = ASKED.get(name, {})
@@ -112,5 +110,5 @@ def _updates(engine: Engine, name: str) -> Iterator[float]:
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"page": lambda: screens(folder, server)}

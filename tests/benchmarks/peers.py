@@ -1,6 +1,7 @@
 """The peers of the queue: raw SQL, Optuna and procrastinate, each by its own public interface.
 
-Raw SQL is the floor, and runs in our environment. The others live in that of the `bench` extra:
+Raw SQL is the lower bound, and runs in our environment. The others run in that of the `bench`
+extra:
 `python -m tests.benchmarks.peers optuna|enqueue|procrastinate URL COUNT` prints one line of JSON.
 """
 
@@ -40,7 +41,7 @@ Row = tuple[int, int]
 
 
 def fill_sqlite(file: Path, count: int) -> None:
-    """A SQLite file with so many jobs."""
+    """Create a SQLite file with jobs."""
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(TABLE)
@@ -51,7 +52,7 @@ def fill_sqlite(file: Path, count: int) -> None:
 
 
 def floor_sqlite(file: Path, limit: Limit, barrier: Any, out: Any) -> None:
-    """Two short transactions a job, by hand."""
+    """Do jobs with two short transactions each, in plain SQL."""
     with closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         claiming = CLAIM.format(now="unixepoch()", lock="")
@@ -70,7 +71,7 @@ def floor_sqlite(file: Path, limit: Limit, barrier: Any, out: Any) -> None:
 
 
 def fill_postgres(url: str, count: int) -> None:
-    """So many jobs in a Postgres database."""
+    """Store jobs in a Postgres database."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
@@ -83,7 +84,7 @@ def fill_postgres(url: str, count: int) -> None:
 
 
 def floor_postgres(url: str, limit: Limit, barrier: Any, out: Any) -> None:
-    """Two statements a job, each its own transaction, by hand."""
+    """Do jobs with two statements each, every one in its own transaction."""
     import psycopg
 
     now = "extract(epoch FROM now())"
@@ -102,7 +103,7 @@ def floor_postgres(url: str, limit: Limit, barrier: Any, out: Any) -> None:
 
 
 def optuna_storage(url: str) -> Any:
-    """Optuna's storage in a database, as patient with SQLite as ours."""
+    """Return Optuna's storage in a database. It waits for SQLite's lock as long as ours."""
     from optuna import logging
     from optuna.storages import RDBStorage
 
@@ -113,7 +114,7 @@ def optuna_storage(url: str) -> Any:
 
 
 def enqueue(url: str, count: int) -> dict[str, Any]:
-    """Let Optuna enqueue so many trials; how many it did a second."""
+    """Let Optuna enqueue trials. Return their number per second."""
     from optuna import create_study
 
     study = create_study(study_name="bench", storage=optuna_storage(url), load_if_exists=True)
@@ -132,26 +133,26 @@ def ask_and_tell(url: str, count: int, limit: Limit, barrier: Any, out: Any) -> 
     )
 
     def ask() -> trial.Trial | None:
-        asked = study.ask()
-        return asked if asked.number < count else None
+        trial_of_study = study.ask()
+        return trial_of_study if trial_of_study.number < count else None
 
-    def tell(asked: trial.Trial) -> int:
+    def tell(trial_of_study: trial.Trial) -> int:
         # Another process may have been given it too, and have told first.
         with suppress(exceptions.UpdateFinishedTrialError, ValueError):
-            study.tell(asked, 0.5)
-        return int(asked.number)
+            study.tell(trial_of_study, 0.5)
+        return int(trial_of_study.number)
 
     out.put(shift(ask, tell, limit, barrier))
 
 
 def optuna(url: str, count: int) -> dict[str, Any]:
-    """Enqueue so many trials, and let eight processes ask for them until none is left."""
+    """Enqueue trials, and let eight processes ask for them until none is left."""
     enqueued = enqueue(url, count)
     return told(crowd(WORKERS, ask_and_tell, url, count, Limit())) | {"enqueued": enqueued["rate"]}
 
 
 def told(work: Work) -> dict[str, Any]:
-    """A crowd's work in a few numbers: claims a second, quantiles of a claim in ms, the extra."""
+    """Return a crowd's claims per second, quantiles of a claim in ms, and duplicates."""
     return {
         "rate": work.rate,
         "p50": work.wait(0.5),
@@ -169,13 +170,13 @@ def procrastinate_app(url: str) -> tuple[Any, Any]:
 
     @app.task(name="nothing")
     async def nothing() -> None:
-        """No work."""
+        """Do nothing."""
 
     return app, nothing
 
 
 def serve(url: str, barrier: Any, out: Any) -> None:
-    """One of its workers, until no job is left."""
+    """Run one of its workers until no job is left."""
     app, _ = procrastinate_app(url)
 
     async def all_jobs() -> tuple[float, float]:
@@ -192,7 +193,7 @@ def serve(url: str, barrier: Any, out: Any) -> None:
 
 
 def procrastinate(url: str, count: int) -> dict[str, Any]:
-    """Defer so many jobs, and let eight workers do them; how many a second."""
+    """Defer jobs, and let eight workers do them. Return the jobs per second."""
     app, nothing = procrastinate_app(url)
 
     async def defer() -> None:
@@ -214,7 +215,7 @@ COMMANDS: dict[str, Callable[[str, int], dict[str, Any]]] = {
 
 
 def ask(peer: str, url: str, count: int) -> dict[str, Any]:
-    """What a peer says in its own environment."""
+    """Run a peer in its own environment. Return its measurements."""
     call = [str(PYTHON), "-m", "tests.benchmarks.peers", peer, url, str(count)]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -224,7 +225,7 @@ def ask(peer: str, url: str, count: int) -> dict[str, Any]:
 
 
 def missing() -> str:
-    """Why the peers cannot be asked, "" where they can."""
+    """Return the reason why the peers cannot run, or an empty text."""
     call = [str(PYTHON), "-c", "import optuna, procrastinate"]
     if PYTHON.exists() and subprocess.run(call, check=False, capture_output=True).returncode == 0:
         return ""

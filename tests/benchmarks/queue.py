@@ -1,4 +1,4 @@
-"""The queue: claims that race, claims a second beside its peers', claims behind a long backlog."""
+"""The queue: concurrent claims, claims per second next to its peers', claims after a backlog."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.builders import TINY
 WORKERS = 8
 TURNS = 3
 SECONDS = 5.0
-"""Of one turn's claiming."""
+"""Duration of one turn."""
 STOCK = 120_000
-"""Trials that are there for all the turns: more than a machine can claim in them."""
+"""Queued trials for all turns. A machine cannot claim as many in that time."""
 ASKED = 200
-"""Trials enqueued for Optuna, which takes as long for them as we for thousands."""
+"""Trials enqueued with Optuna. It takes as long for them as we do for thousands."""
 JOBS = 2_000
-"""Jobs deferred for procrastinate."""
+"""Jobs for procrastinate."""
 
 MANY = 1_000_000
 FEW = 1_000
 EACH = 100
-"""Claims of a process against a backlog: few enough that a short queue lasts."""
+"""Claims of a process from a backlog. A short queue has enough trials for them."""
 
 CLAIMS = int(os.environ.get("FEDSWEEP_BENCH_CLAIMS", "1_000_000"))
 """Trials of the part `million`."""
@@ -44,18 +44,18 @@ RACERS = {"SQLite": 16, "Postgres": 32}
 RATES = {"SQLite": "≥ 1500", "Postgres": "≥ 1000"}
 
 Stores = Callable[[str, str], str]
-"""From a database and a name to the URL of a fresh store."""
+"""A function that creates a store, by database and name, and returns its URL."""
 
 
 def fresh(folder: Path, server: str, database: str, name: str) -> str:
-    """The URL of a fresh store."""
+    """Create a store. Return its URL."""
     if database == "SQLite":
         return f"sqlite:///{folder}/{name}.db"
     return fill.make_database(server, name)
 
 
 def million(stores: Stores) -> Iterator[Figure]:
-    """Trials of one round, claimed and finished by many processes until none is left; counted."""
+    """Let many processes claim and finish all trials of one round, and count them."""
     for database, racers in RACERS.items():
         url = stores(database, "million")
         fill.queued(url, "million", CLAIMS)
@@ -68,7 +68,7 @@ def million(stores: Stores) -> Iterator[Figure]:
 
 
 def faults(url: str, work: Work) -> dict[str, int]:
-    """What the processes and the tables say, counted against each other."""
+    """Count the differences between the reports of the processes and the tables."""
     claimed = set(work.trials)
     sound = (trials.c.state == "finished") & (trials.c.fence == 1)
     with fill.opened(url) as store, reading(store) as c:
@@ -88,7 +88,7 @@ def faults(url: str, work: Work) -> dict[str, int]:
 
 
 def claiming(folder: Path, stores: Stores) -> Iterator[Figure]:
-    """Claim and finish by eight processes, in turns with raw SQL, Optuna and procrastinate."""
+    """Measure eight processes that claim and finish, in turns with raw SQL and the peers."""
     for database in RATES:
         url, stocked = stores(database, "claims"), stores(database, "stocked")
         fill.queued(url, "claims", STOCK)
@@ -104,15 +104,15 @@ def claiming(folder: Path, stores: Stores) -> Iterator[Figure]:
 def _claiming(
     database: str, contenders: dict[str, Callable[[], dict[str, Any]]], stores: Stores
 ) -> Iterator[Figure]:
-    said: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    answers_by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
     missing = peers.missing()
     for turn in range(TURNS):
         for name, contend in contenders.items():
-            said[name].append(contend())
+            answers_by_name[name].append(contend())
         if not missing:
             for name, answer in _others(database, turn, stores):
-                said[name].append(answer)
-    for name, answers in said.items():
+                answers_by_name[name].append(answer)
+    for name, answers in answers_by_name.items():
         where, ours = f"{name}, {WORKERS} workers, {database}", name.startswith("claim")
         values = {key: [float(a[key]) for a in answers] for key in answers[0] if key != "version"}
         yield Figure(f"{where}: a second", RATES[database] if ours else "", "/s", values["rate"])
@@ -122,8 +122,8 @@ def _claiming(
             yield Figure(f"{where}: longest claim", "", "ms", values["longest"])
         if name.startswith("Optuna"):
             yield Figure(f"{where}: claimed twice", "", "", values["extra"])
-    pure = [answer["rate"] for answer in said["claim + finish"]]
-    floor = [answer["rate"] for answer in said["raw SQL"]]
+    pure = [answer["rate"] for answer in answers_by_name["claim + finish"]]
+    floor = [answer["rate"] for answer in answers_by_name["raw SQL"]]
     yield Figure(f"claim + finish / raw SQL, {database}", "", "", ratios(pure, floor))
     if missing:
         yield Figure(f"Optuna, procrastinate, {database}", "", missing=missing)
@@ -135,7 +135,7 @@ def _ours(url: str, *, measured: bool) -> dict[str, Any]:
 
 
 def _floor(database: str, folder: Path, stores: Stores) -> Callable[[], dict[str, Any]]:
-    """Raw SQL on a table of its own."""
+    """Return a turn of raw SQL on its own table."""
     limit = Limit(seconds=SECONDS)
     if database == "SQLite":
         file = folder / "floor.db"
@@ -147,7 +147,7 @@ def _floor(database: str, folder: Path, stores: Stores) -> Callable[[], dict[str
 
 
 def _others(database: str, turn: int, stores: Stores) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Optuna and procrastinate, on databases of their own."""
+    """Yield the turns of Optuna and procrastinate on their own databases."""
     answer = peers.ask("optuna", stores(database, f"optuna{turn}"), ASKED)
     yield f"Optuna {answer['version']} ({ASKED} trials)", answer
     if database == "Postgres":
@@ -156,7 +156,7 @@ def _others(database: str, turn: int, stores: Stores) -> Iterator[tuple[str, dic
 
 
 def backlog(stores: Stores) -> Iterator[Figure]:
-    """Claims with a million trials queued, of any sweep or in front of one's own; held or not."""
+    """Measure claims with a million queued trials, of all sweeps or of others, held or not."""
     for database in RATES:
         short, long = stores(database, "short"), stores(database, "long")
         fill.queued(long, "front", MANY)
@@ -176,7 +176,7 @@ def backlog(stores: Stores) -> Iterator[Figure]:
 def _against(
     database: str, short: str, long: str, name: str, sweep: str | None = None
 ) -> Iterator[Figure]:
-    """Claims from a long queue and from a short one, in turns; the ratio of their times."""
+    """Measure claims from a long queue and a short one in turns, and the ratio of their times."""
     works: dict[str, list[Work]] = {short: [], long: []}
     for _ in range(TURNS):
         for url, done in works.items():
@@ -192,21 +192,21 @@ def _against(
 
 
 def _top_up(url: str) -> None:
-    """Let a thousand trials of the sweep behind be queued."""
+    """Fill the sweep `behind` up to a thousand queued trials."""
     behind = (trials.c.state == "queued") & (sweeps.c.name == "behind")
     waiting = sa.select(sa.func.count()).select_from(trials.join(sweeps)).where(behind)
     with fill.opened(url) as store, reading(store) as c:
-        there = c.execute(waiting).scalar_one()
-    if there < FEW:
-        fill.queued(url, "behind", FEW - there)
+        waiting_trials = c.execute(waiting).scalar_one()
+    if waiting_trials < FEW:
+        fill.queued(url, "behind", FEW - waiting_trials)
 
 
 def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
-    """100,000 trials into a store; then again; and Optuna's enqueueing beside it."""
+    """Plan 100,000 trials twice, and enqueue as many with Optuna for comparison."""
     file = folder / "large.toml"
     file.write_text(TINY.replace("seed = [0, 1]", f"seed = {list(range(33_334))}"))
     missing = peers.missing()
-    first, again, theirs = defaultdict(list), defaultdict(list), defaultdict(list)
+    first, again, peers_rates = defaultdict(list), defaultdict(list), defaultdict(list)
     for turn, database in itertools.product(range(TURNS), RATES):
         with fill.opened(stores(database, f"plan{turn}")) as store:
 
@@ -218,19 +218,19 @@ def planning(folder: Path, stores: Stores) -> Iterator[Figure]:
             again[database].append(timed(plan))
         if not missing:
             answer = peers.ask("enqueue", stores(database, f"enqueue{turn}"), ASKED)
-            theirs[database].append(float(answer["rate"]))
+            peers_rates[database].append(float(answer["rate"]))
     for database, seconds in first.items():
         yield Figure(f"plan 100,002 trials, {database}", "< 10", "s", seconds)
         yield Figure(f"plan them again, {database}", "< 5", "s", again[database])
         rates = [100_002 / s for s in seconds]
         yield Figure(f"the same, trials a second, {database}", "", "/s", rates)
-        enqueued = theirs[database]
+        enqueued = peers_rates[database]
         name = f"Optuna enqueues, {database}"
         yield Figure(name, "", "/s", enqueued, missing=missing)
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     stores = partial(fresh, folder, server)
     return {
         "plan": lambda: planning(folder, stores),

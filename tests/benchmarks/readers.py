@@ -1,7 +1,7 @@
-"""The peers of reading: Optuna and MLflow, each with as much data in a SQLite store of its own.
+"""The peers of reading: Optuna and MLflow, each with as much data in its own SQLite store.
 
-One trial is written through their own interface, with its parameters and a value a round; the rest
-are copies of its rows, for their interfaces would take hours. Reading is theirs again.
+One trial is written through their own interface, with its parameters and a value per round. The
+others are copies of its rows, because the interfaces would take hours. Reading uses them again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE
 def multiply(
     file: Path, table: str, change: Mapping[str, str], count: int, leave: Collection[str] = ()
 ) -> None:
-    """Copy a table's rows so many times; some columns are changed, some left to the database."""
+    """Copy a table's rows. Some columns are changed, and the database fills others."""
     with closing(sqlite3.connect(file)) as connection:
-        told = connection.execute(f"PRAGMA table_info({table})").fetchall()
-        columns = [row[1] for row in told if row[1] not in leave]
+        described = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        columns = [row[1] for row in described if row[1] not in leave]
         values = [change.get(name, f't."{name}"') for name in columns]
         names = ", ".join(f'"{name}"' for name in columns)
         connection.execute(
@@ -40,7 +40,7 @@ def multiply(
 
 
 def fill_optuna(file: Path, count: int, length: int) -> None:
-    """A study of so many trials with so many intermediate values each."""
+    """Create a study of trials with intermediate values."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -68,7 +68,7 @@ def fill_optuna(file: Path, count: int, length: int) -> None:
 
 
 def read_optuna(file: Path) -> int:
-    """`Study.trials_dataframe()`; how many rows it has."""
+    """Call `Study.trials_dataframe()`. Return the number of rows."""
     import optuna
 
     study = optuna.load_study(storage=f"sqlite:///{file}", study_name="reading")
@@ -76,7 +76,7 @@ def read_optuna(file: Path) -> int:
 
 
 def fill_mlflow(file: Path, count: int, length: int) -> None:
-    """An experiment of so many runs with a metric of so many steps each."""
+    """Create an experiment of runs with a metric of several steps."""
     from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
 
@@ -91,7 +91,7 @@ def fill_mlflow(file: Path, count: int, length: int) -> None:
 
 
 def read_mlflow(file: Path, count: int) -> int:
-    """`mlflow.search_runs`; how many rows it has."""
+    """Call `mlflow.search_runs`. Return the number of rows."""
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{file}")

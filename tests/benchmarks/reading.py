@@ -17,7 +17,7 @@ from tests.benchmarks.figure import Figure, N, timed
 from tests.builders import REPOSITORY
 
 COUNT = 10_000
-"""Trials of the peers: as many as ours."""
+"""Trials of the peers, as many as ours."""
 LENGTH = 200
 """Rounds of a trial."""
 
@@ -36,7 +36,7 @@ REPORTS = ("table", "html")
 
 
 def views(folder: Path, server: str) -> Iterator[Figure]:
-    """Each view whole, the curves of a sweep by round, and `fedsweep report` as a command."""
+    """Measure each whole view, a sweep's curves by round, and the command `fedsweep report`."""
     urls = {
         "SQLite": f"sqlite:///{folder}/reading.db",
         "Postgres": fill.make_database(server, "reading"),
@@ -57,7 +57,7 @@ def views(folder: Path, server: str) -> Iterator[Figure]:
 
 
 def others(folder: Path) -> Iterator[Figure]:
-    """Optuna's and MLflow's own way to read as much."""
+    """Measure the readers of Optuna and MLflow on as many rows."""
     what = f"{COUNT:,} x {LENGTH}, SQLite"
     optuna, mlflow = folder / "optuna.db", folder / "mlflow.db"
     readers.fill_optuna(optuna, COUNT, LENGTH)
@@ -70,25 +70,25 @@ def others(folder: Path) -> Iterator[Figure]:
 
 
 def rows(store: Engine, query: str) -> int:
-    """Read all rows of a query; how many there are."""
+    """Read all rows of a query. Return their number."""
     with reading(store) as connection:
         return len(connection.execute(sa.text(query)).all())
 
 
 def report(url: str, format: str, output: Path) -> None:
-    """`fedsweep report`, as a whole process."""
+    """Run `fedsweep report` in another process."""
     call = [sys.executable, "-m", "fedsweep", "report", "--db", url, "--format", format]
     call += ["--output", str(output)]
     subprocess.run(call, cwd=REPOSITORY, capture_output=True, check=True)
 
 
 def export(url: str, output: Path) -> None:
-    """`fedsweep export parquet`, as a whole process."""
+    """Run `fedsweep export parquet` in another process."""
     call = [sys.executable, "-m", "fedsweep", "export", "parquet", "--db", url]
     call += ["--output", str(output)]
     subprocess.run(call, cwd=REPOSITORY, capture_output=True, check=True)
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"reading": lambda: views(folder, server), "readers": lambda: others(folder)}

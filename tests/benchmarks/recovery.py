@@ -1,5 +1,6 @@
-"""A worker is killed, or told to stop, in the middle of a trial: when does another run it again,
-and from where?
+"""The time until another worker runs a trial again whose worker was killed or told to stop.
+
+The round from which it continues is measured too.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ from tests.benchmarks.figure import Figure
 from tests.builders import REPOSITORY
 
 KILLS = {5.0: 10, 15.0: 5}
-"""How often a worker is killed, by its lease in seconds."""
+"""Number of kills by the lease in seconds."""
 STOPS = 5
-"""How often one is told to stop."""
+"""Number of stops."""
 POLL = 0.02
 PATIENCE = 120.0
-"""Seconds that anything here may take."""
+"""Longest wait in seconds."""
 WITHIN = 1.0
-"""Seconds beyond the lease."""
+"""Allowed seconds after the lease."""
 LOOKS = 50
-"""So often an idle slot is found asleep; one that still imports wants a processor."""
+"""Checks in a row that find an idle slot asleep. A slot that still imports is not asleep."""
 
 
 @dataclass(frozen=True)
 class Takeover:
-    """What became of a trial that lost its worker."""
+    """The next attempt of a trial that lost its worker."""
 
     seconds: float
-    """From the signal to its next attempt."""
+    """Seconds from the signal to the next attempt."""
     unsaved: float
     """Seconds between the last commit of its rounds and the signal."""
     lost: int
     """Stored rounds that the next attempt trained again."""
     since: int
-    """Stored rounds behind the last snapshot."""
+    """Stored rounds after the last snapshot."""
     outcome: str
-    """Of the attempt that was cut short."""
+    """Outcome of the interrupted attempt."""
 
 
 class Workers:
-    """`fedsweep work`, again and again: one that trains, one that waits."""
+    """Processes of `fedsweep work`: one trains, one waits, and ended ones are replaced."""
 
     def __init__(self, url: str, lease: float, log: Path) -> None:
         call = [sys.executable, "-m", "fedsweep", "work", "--db", url, "--lease", str(lease)]
@@ -67,7 +68,7 @@ class Workers:
         self.running: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """One more, in a session of its own."""
+        """Start another worker in its own session."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.call, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
@@ -75,7 +76,7 @@ class Workers:
         self.running[process.pid] = process
 
     def signal(self, pid: int, number: signal.Signals) -> None:
-        """To a worker and all its children at once, as a scheduler sends it."""
+        """Send a signal to a worker and all its children at once, as a scheduler does."""
         with suppress(ProcessLookupError):
             os.killpg(pid, number)
 
@@ -88,7 +89,7 @@ class Workers:
                 raise RuntimeError(f"no worker became idle: {self.log.read_text()[-2000:]}")
 
     def reap(self, pid: int) -> None:
-        """Wait for the end of one that got its signal."""
+        """Wait for the end of a worker after its signal."""
         self.running.pop(pid).wait(PATIENCE)
 
     def end(self) -> None:
@@ -98,7 +99,7 @@ class Workers:
 
 
 def _idle(pid: int) -> bool:
-    """Whether a worker's slot does nothing but wait for trials."""
+    """Return True if a worker's slot only waits for trials."""
     try:
         children = psutil.Process(pid).children()
         slots = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -123,13 +124,13 @@ def long_trial(store: Engine) -> None:
 
 
 def attempt(store: Engine, after: int = 0) -> Any:
-    """The attempt that came after another one."""
+    """Return the attempt after another one."""
     newest = sa.select(attempts).where(attempts.c.id > after).order_by(attempts.c.id.desc())
     return _until(store, newest.limit(1))
 
 
 def saved(store: Engine, fence: int) -> Any:
-    """The attempt's row once it has stored rounds, with the trial's last round and snapshot."""
+    """Wait for an attempt with stored rounds. Return it with its trial's round and snapshot."""
     stored = sa.select(
         attempts, trials.c.final_round, snapshots.c.round.label("safe"), snapshots.c.created_at
     ).select_from(
@@ -141,7 +142,7 @@ def saved(store: Engine, fence: int) -> Any:
 
 
 def _until(store: Engine, query: sa.Select[Any]) -> Any:
-    """The row of a query, as soon as it has one."""
+    """Wait until a query has a row, and return it."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         with reading(store) as connection:
@@ -153,7 +154,7 @@ def _until(store: Engine, query: sa.Select[Any]) -> Any:
 
 
 def takeover(store: Engine, workers: Workers, lease: float, number: signal.Signals) -> Takeover:
-    """Send the working one a signal at a random moment of its lease; the idle one takes over."""
+    """Send a signal to the training worker at a random moment of its lease; return the takeover."""
     victim = attempt(store)
     workers.start()
     workers.ready()
@@ -177,7 +178,7 @@ def takeover(store: Engine, workers: Workers, lease: float, number: signal.Signa
 
 @contextmanager
 def workplace(url: str, lease: float, log: Path) -> Iterator[tuple[Engine, Workers]]:
-    """A store with a trial that does not end, and a worker at it."""
+    """Create a store with an endless trial, and start a worker."""
     workers = Workers(url, lease, log)
     with fill.opened(url) as store:
         long_trial(store)
@@ -189,7 +190,7 @@ def workplace(url: str, lease: float, log: Path) -> Iterator[tuple[Engine, Worke
 
 
 def recoveries(folder: Path, server: str) -> Iterator[Figure]:
-    """Kills at two leases, and stops, on each database."""
+    """Measure kills at two leases, and stops, on each database."""
     for database in ("SQLite", "Postgres"):
         for lease, times in KILLS.items():
             url = _store(folder, server, database, f"killed{lease:g}")
@@ -226,5 +227,5 @@ def _store(folder: Path, server: str, database: str, name: str) -> str:
 
 
 def parts(folder: Path, server: str) -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"recovery": lambda: recoveries(folder, server)}

@@ -1,4 +1,4 @@
-"""The search on a recorded grid, beside Optuna's own TPE: what is found, and what it takes."""
+"""The search on a recorded grid, compared with Optuna's TPE: its result and its cost."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tests.benchmarks.figure import Figure
 from tests.search.replay import LIMIT, ROUNDS, Outcome, Recorded, arms, plain_tpe, pruned, replay
 
 REPLAYS = 50
-"""Of each of the four arms."""
+"""Replays of each of the four arms."""
 
 
 def searches() -> Iterator[Figure]:
-    """200 replays of each sampler; regret in points of validation accuracy."""
+    """Replay each sampler 200 times. Regret is in points of validation accuracy."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ways: dict[str, Callable[[Recorded, int], Outcome]] = {
         f"search, {name}": partial(replay, sampler=name) for name in ("tpe", "gp", "random")
     }
     ways["Optuna's TPE, nothing shared"] = plain_tpe
     for name, search in ways.items():
-        found = [search(arm, n) for arm in arms().values() for n in range(REPLAYS)]
-        good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in found)
+        outcomes = [search(arm, n) for arm in arms().values() for n in range(REPLAYS)]
+        good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in outcomes)
         target = "≥ 95" if name.startswith("search") else ""
-        yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(found)])
-        yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in found])
-        spent = [o.rounds_per_seed / (11 * ROUNDS) for o in found]
+        yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(outcomes)])
+        yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in outcomes])
+        spent = [o.rounds_per_seed / (11 * ROUNDS) for o in outcomes]
         limit = f"≤ {100 * LIMIT / (11 * ROUNDS):.0f}" if name.startswith("search") else ""
         yield Figure(f"{name}: of 11 T a seed", limit, "%", [100 * share for share in spent])
     for rule in ("median", "wilcoxon"):
@@ -38,5 +38,5 @@ def searches() -> Iterator[Figure]:
 
 
 def parts() -> dict[str, Callable[[], Iterator[Figure]]]:
-    """The figures by name."""
+    """Return the measurements of this file by name."""
     return {"search": searches}

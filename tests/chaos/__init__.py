@@ -1,1 +1,1 @@
-"""Chaos: real workers on real trials, disturbed at random, must give what one undisturbed gives."""
+"""Chaos: workers that are disturbed at random must give the results of an undisturbed worker."""

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --database sqlite --minutes 3`: exit 1 where anything is found wrong."""
+"""`python -m tests.chaos --database sqlite --minutes 3`: exit 1 if there is a fault."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from tests.chaos.play import Play, perform
 
 
 def main() -> int:
-    asked = _arguments()
+    options = _arguments()
     folder = Path(tempfile.mkdtemp(prefix="fedsweep-chaos-run-"))
     (folder / "calm").mkdir()
     print(f"in {folder}", file=sys.stderr)
-    without = tuple(asked.without)
+    without = tuple(options.without)
     play = Play(
-        database=asked.database,
-        minutes=asked.minutes,
-        seed=asked.seed,
-        workers=asked.workers,
+        database=options.database,
+        minutes=options.minutes,
+        seed=options.seed,
+        workers=options.workers,
         without=without,
-        strict=asked.strict,
-        verify=asked.verify,
+        strict=options.strict,
+        verify=options.verify,
     )
     console = Console()
-    found = perform(play, folder, Calm(folder / "calm"), lambda said: print(said, file=sys.stderr))
-    found.print(console)
-    if asked.report:
-        asked.report.write_text(json.dumps(asdict(found), indent=2))
-    if found.faults or asked.keep:
+    report = perform(play, folder, Calm(folder / "calm"), lambda said: print(said, file=sys.stderr))
+    report.print(console)
+    if options.report:
+        options.report.write_text(json.dumps(asdict(report), indent=2))
+    if report.faults or options.keep:
         print(f"kept: {folder}")
     else:
         shutil.rmtree(folder)
-    return 1 if found.faults else 0
+    return 1 if report.faults else 0
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The command line of this tree, in folders of the run: for the workers and their harness."""
+"""The command line of this repository, for the workers and the harness of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ FEDSWEEP = (sys.executable, "-m", "fedsweep")
 
 
 def environment(folder: Path, *, clock: Path | None = None) -> dict[str, str]:
-    """Nothing is taken from or left in the user's own folders; the wall clock is `clock`'s."""
+    """Return the environment of a command that does not use the user's own folders.
+
+    If there is a `clock`, it sets the wall clock of the command.
+    """
     kept = {
         k: v for k, v in os.environ.items() if k == TEST_ENGINE or not k.startswith("FEDSWEEP_")
     }
@@ -30,12 +33,14 @@ def environment(folder: Path, *, clock: Path | None = None) -> dict[str, str]:
     }
 
 
-def run(folder: Path, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """A command to its end, whatever that is."""
+def run(
+    folder: Path, *arguments: str, seconds: float = 120, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end with more environment variables. Its exit code is not checked."""
     return subprocess.run(
         [*FEDSWEEP, *arguments],
         cwd=folder,
-        env=environment(folder),
+        env=environment(folder) | more,
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -44,7 +49,7 @@ def run(folder: Path, *arguments: str, seconds: float = 120) -> subprocess.Compl
 
 
 class Errands:
-    """Commands that a person gives meanwhile, from elsewhere; some meet an outage and fail."""
+    """Commands that a person gives during the run. Some meet an outage and fail."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,7 +69,7 @@ class Errands:
         return process
 
     def wait(self, seconds: float = 120) -> None:
-        """Until all have come back; one that does not is killed."""
+        """Wait until all have ended. Kill those that take too long."""
         for errand in self.out:
             try:
                 errand.wait(timeout=seconds)

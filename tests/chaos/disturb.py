@@ -22,12 +22,12 @@ from tests.chaos.workers import LEASE, Worker, send
 
 HOUR = 3600
 TAKEOVER_SECONDS = 8.0
-"""How much longer than planned something stands still, where nobody has taken its trial yet."""
+"""Seconds that a frozen process stays frozen for longer if no other has taken its trial yet."""
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What was done, and to which trainers."""
+    """A disturbance, and the trainers that it met."""
 
     what: str
     pids: frozenset[int] = frozenset()
@@ -38,15 +38,15 @@ Disturbance = Callable[[Stage], Harm | None]
 
 
 def kill_slot(stage: Stage) -> Harm | None:
-    if (found := _a_slot(stage)) is None:
+    if (target := _a_slot(stage)) is None:
         return None
-    worker, slot = found
+    worker, slot = target
     send([slot], signal.SIGKILL)
     return Harm(f"worker {worker.number}, slot {slot}", frozenset({slot}))
 
 
 def kill_watch(stage: Stage) -> Harm | None:
-    """Its slots are orphans: they save and give back."""
+    """Kill a watch. Its orphaned slots save their trials and give them back."""
     if (worker := _a_worker(stage)) is None:
         return None
     slots, worker.asked = worker.slots(), True
@@ -63,14 +63,14 @@ def kill_worker(stage: Stage) -> Harm | None:
 
 
 def stop_slot(stage: Stage) -> Harm | None:
-    if (found := _a_slot(stage)) is None:
+    if (target := _a_slot(stage)) is None:
         return None
-    worker, slot = found
+    worker, slot = target
     return _freeze(stage, worker, [slot], [slot])
 
 
 def stop_watch(stage: Stage) -> Harm | None:
-    """Its slots go on, with nobody to renew their leases between their writes."""
+    """Freeze a watch. Its slots go on, and only their own writes renew their leases."""
     if (worker := _a_worker(stage)) is None:
         return None
     return _freeze(stage, worker, [worker.process.pid], [])
@@ -84,8 +84,9 @@ def stop_worker(stage: Stage) -> Harm | None:
 
 
 def _freeze(stage: Stage, worker: Worker, pids: list[int], slots: list[int]) -> Harm:
-    """Longer than the lease, and until another has the trial: who goes on then has lost it, and
-    does not know.
+    """Freeze processes for longer than the lease, and until another attempt has their trials.
+
+    A trainer that then continues does not know that it has lost its trial.
     """
     seconds, since = LEASE + stage.rng.uniform(1.0, 3.0), time.monotonic()
     held = stage.eye.held_by(slots)
@@ -105,7 +106,7 @@ def _freeze(stage: Stage, worker: Worker, pids: list[int], slots: list[int]) -> 
 
 
 def ask_to_stop(stage: Stage) -> Harm | None:
-    """SIGTERM: it finishes its round, saves it, gives the trial back."""
+    """Send SIGTERM. The worker finishes its round, saves it and gives the trial back."""
     if (worker := _a_worker(stage)) is None:
         return None
     slots, worker.asked = worker.slots(), True
@@ -114,20 +115,20 @@ def ask_to_stop(stage: Stage) -> Harm | None:
 
 
 def set_clock(stage: Stage) -> Harm:
-    """The host's wall clock, an hour back or forth."""
+    """Set the host's wall clock, an hour back or forth at most."""
     offset = stage.rng.choice([-HOUR, 0, HOUR])
     stage.set_clock(offset)
     return Harm(f"{offset:+d} s")
 
 
 def damage_snapshot(stage: Stage) -> Harm | None:
-    """The newest; its trainer is killed too, else it would soon write another."""
+    """Damage the newest snapshot. Its trainer is killed, so that it does not write another."""
     if (file := newest_file(stage.folder)) is None:
         return None
     how = stage.rng.choice([_truncate, _garble, _delete])
     try:
         how(file)
-    except FileNotFoundError:  # replaced meanwhile
+    except FileNotFoundError:  # it was replaced
         return None
     trainers = _trainers_of(stage, file)
     send(trainers, signal.SIGKILL)
@@ -135,20 +136,18 @@ def damage_snapshot(stage: Stage) -> Harm | None:
 
 
 def newest_file(folder: Path) -> Path | None:
-    """The latest snapshot, wherever the store keeps its files: all of them lie in the run's folder,
-    in folders that are called after artifacts.
-    """
-    found = []
+    """Return the latest snapshot below the run's folder, in any folder of artifacts."""
+    files = []
     for file in _files(folder):
         try:
-            found.append((file.stat().st_mtime_ns, file))
+            files.append((file.stat().st_mtime_ns, file))
         except FileNotFoundError:
             continue
-    return max(found)[1] if found else None
+    return max(files)[1] if files else None
 
 
 def files_left(folder: Path) -> int:
-    """Snapshots and halves of them."""
+    """Count the snapshots that are left, with incomplete ones."""
     return sum(1 for _ in _files(folder, halves=True))
 
 
@@ -159,7 +158,7 @@ def _files(folder: Path, *, halves: bool = False) -> Iterator[Path]:
 
 
 def _trainers_of(stage: Stage, file: Path) -> list[int]:
-    """The slot that holds the trial of a snapshot, from the trial's name in the file's."""
+    """Return the slot that holds the trial of a snapshot, by the trial id in the file's name."""
     slots = [slot for worker in stage.crew.alive() for slot in worker.slots()]
     return [slot for slot in slots for trial, _ in stage.eye.held_by([slot]) if trial in str(file)]
 
@@ -173,14 +172,14 @@ def _truncate(file: Path) -> None:
 
 
 def _garble(file: Path) -> None:
-    """Among the numbers, where nothing but the file's sum can tell."""
+    """Overwrite 256 bytes among the numbers, which only the file's checksum can detect."""
     with file.open("r+b") as opened:
         opened.seek(file.stat().st_size // 2)
         opened.write(random.Random(0).randbytes(256))
 
 
 def pause_sweep(stage: Stage) -> Harm | None:
-    """By a command from elsewhere; after a while it is resumed in the same way."""
+    """Pause a sweep by a command, and resume it by another one after a while."""
     if stage.copies == 0:
         return None
     name = plans.name(stage.rng.randrange(max(0, stage.copies - 2), stage.copies))
@@ -236,26 +235,26 @@ EVERYWHERE: dict[str, Disturbance] = {
 
 
 def kinds(store: Store, folder: Path) -> dict[str, Disturbance]:
-    """What can be done here, by the words of the report."""
-    found = dict(EVERYWHERE)
+    """Return the disturbances that are possible on this machine, by their names in the report."""
+    possible = dict(EVERYWHERE)
     if isinstance(store, Postgres):
-        found |= {"server restarted": restart_server, "connections cut": cut_connections}
+        possible |= {"server restarted": restart_server, "connections cut": cut_connections}
     elif store.mounted:
-        found |= {"disk filled": fill_disk}
+        possible |= {"disk filled": fill_disk}
     if "pause" in run(folder, "sweep", "--help").stdout:
-        found |= {"sweep paused": pause_sweep}
-    return found
+        possible |= {"sweep paused": pause_sweep}
+    return possible
 
 
 class Deck:
-    """The disturbances in random order, each once before any comes again: a short run has all."""
+    """The disturbances in random order. Each comes once before any comes again."""
 
     def __init__(self, kinds: dict[str, Disturbance], rng: random.Random) -> None:
         self.kinds, self.rng = kinds, rng
         self.cards: list[str] = []
 
     def strike(self, stage: Stage) -> Event | None:
-        """Play the next one. What had nothing to harm is not counted."""
+        """Make the next disturbance. One that had nothing to harm is not counted."""
         if not self.cards:
             self.cards = self.rng.sample(sorted(self.kinds), len(self.kinds))
         kind, at = self.cards.pop(), time.monotonic()
@@ -268,14 +267,14 @@ class Deck:
 
 
 def _a_worker(stage: Stage) -> Worker | None:
-    """One that trains, where there is one."""
+    """Return a random worker, one that trains if possible."""
     alive = [worker for worker in stage.crew.alive() if not worker.asked]
     train = [worker for worker in alive if stage.eye.held_by(worker.slots())]
     return stage.rng.choice(train or alive) if alive else None
 
 
 def _a_slot(stage: Stage) -> tuple[Worker, int] | None:
-    """One that trains, where there is one."""
+    """Return a random slot and its worker, one that trains if possible."""
     alive = [(w, slot) for w in stage.crew.alive() if not w.asked for slot in w.slots()]
     train = [(w, slot) for w, slot in alive if stage.eye.held_by([slot])]
     return stage.rng.choice(train or alive) if alive else None

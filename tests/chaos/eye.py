@@ -1,4 +1,4 @@
-"""A reader beside the run: when attempts are first seen, and what must never be seen."""
+"""A reader during the run. It notes when attempts are first seen, and states that must not be."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from tests.chaos.stores import reader
 
 POLL_SECONDS = 0.07
 LOOKS = 20
-"""With one connection. On SQLite the last one that closes clears up: mostly a worker's."""
+"""Reads per connection. On SQLite the last connection that closes deletes the log files.
+
+The reader closes its own often, so that the last one is mostly a worker's.
+"""
 RECENT = 500
-"""Attempts that are looked at: the last ones, and all that are open."""
+"""Number of the last attempts that are read. All open attempts are read too."""
 
 Key = tuple[str, int]
-"""A trial and a fence: one attempt."""
+"""The trial and the fence of an attempt."""
 
 _ATTEMPTS = sa.text(f"""
     SELECT t.trial_id, a.fence, a.pid, a.outcome, a.failure, a.error, a.ended_at, a.rounds_trained,
@@ -34,24 +37,24 @@ _LEFT = sa.text("SELECT count(*) FROM trials WHERE state IN ('queued', 'running'
 
 @dataclass
 class Seen:
-    """One attempt, by the harness's own clock: no worker's clock, which may be set."""
+    """An attempt, with times of the harness's own clock, because a worker's clock may be set."""
 
     pid: int
     at: float
     expired_at: float | None = None
     end: dict[str, Any] | None = None
-    """The row, as it was when it first had an outcome."""
+    """The row at the time when it first had an outcome."""
 
 
 class Eye:
-    """A thread that reads; an outage makes it blind for a while."""
+    """A thread that reads the store, except during an outage."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.seen: dict[Key, Seen] = {}
         self.faults: list[str] = []
         self.left: int | None = None
-        """Trials that wait or run; None before the first look."""
+        """Number of trials that wait or run. None before the first read."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="eye", daemon=True)
 
@@ -64,12 +67,12 @@ class Eye:
             self._thread.join()
 
     def held_by(self, pids: list[int]) -> list[Key]:
-        """The open attempts of these trainers."""
+        """Return the open attempts of these trainers."""
         seen = self.seen.copy()  # the thread adds to it
         return [key for key, one in seen.items() if one.pid in pids and one.end is None]
 
     def overtaken(self, attempt: Key) -> bool:
-        """Whether another attempt has followed."""
+        """Return True if another attempt has followed."""
         trial, fence = attempt
         return (trial, fence + 1) in self.seen
 
@@ -86,7 +89,7 @@ class Eye:
             self._stop.wait(POLL_SECONDS)
 
     def take(self, rows: list[dict[str, Any]]) -> None:
-        """One consistent look at the attempts."""
+        """Read the attempts in one transaction."""
         now = time.monotonic()
         open_ones = Counter(row["trial_id"] for row in rows if row["outcome"] is None)
         twice = [trial for trial, count in open_ones.items() if count > 1]

@@ -1,4 +1,4 @@
-"""What is trained: copies of one small sweep, each with its own seed, as many as time takes."""
+"""The plans of a run: copies of one small sweep, each with its own seed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ normalizer = ["fedbn", "silobn"]
 momentum = "global"
 client_accuracy = true
 """
-"""Ten trials of a second or three: several snapshots each, and all that a snapshot can hold:
-frozen statistics, the server's buffer, each client's own, layers that stay with their client."""
+"""Ten trials of one to three seconds, with several snapshots each.
+
+Their snapshots hold frozen statistics, the server's buffer, each client's buffer, and per-client
+layers.
+"""
 
 TRIALS = 10
 
@@ -45,7 +48,7 @@ def name(copy: int) -> str:
 
 
 def write(folder: Path, copy: int) -> Path:
-    """The plan file of a copy; no two copies share a trial."""
+    """Write and return the plan file of a copy. No two copies share a trial."""
     file = folder / f"{name(copy)}.toml"
     file.write_text(_TEXT.format(name=name(copy), seed=copy))
     return file

@@ -18,7 +18,7 @@ from tests.chaos.stores import Sqlite, Store, make, query
 from tests.chaos.workers import Crew
 
 GAPS = (0.3, 3.0)
-"""Seconds between two disturbances; what they break stays broken for longer."""
+"""Shortest and longest time between two disturbances in seconds. Harms last longer."""
 FIRST_ROUND_SECONDS = 60.0
 DRAIN_SECONDS = 600.0
 ORPHAN_SECONDS = 60.0
@@ -27,16 +27,16 @@ RETRIES = 5
 
 @dataclass(frozen=True)
 class Play:
-    """What was asked for."""
+    """The options of a run."""
 
     database: str
     minutes: float
     seed: int = 0
     workers: int = 3
     without: tuple[str, ...] = ()
-    """Disturbances that are not wanted."""
+    """Disturbances to leave out."""
     strict: bool = False
-    """Whether a worker that gives up at its work is a fault, whatever it met."""
+    """True if a worker that gives up while it works is a fault after any disturbance."""
     verify: int = 0
     """Trials that are trained once more at the end, by `fedsweep verify`."""
 
@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 def perform(play: Play, folder: Path, calm: Calm, say: Say) -> Report:
-    """Disturb, let it come to rest, compare. Whatever happens, nothing of it goes on."""
+    """Disturb, wait for the end, and compare. No process is left, also after an error."""
     store = make(play.database, folder)
     try:
         stage = _set_up(play, folder, store)
@@ -82,12 +82,12 @@ def _set_up(play: Play, folder: Path, store: Store) -> Stage:
 
 
 def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
-    there = disturb.kinds(stage.store, stage.folder)
-    kinds = {kind: do for kind, do in there.items() if kind not in play.without}
+    possible = disturb.kinds(stage.store, stage.folder)
+    kinds = {kind: do for kind, do in possible.items() if kind not in play.without}
     _wait_for_a_first_attempt(stage)
     _disturb(play, stage, disturb.Deck(kinds, stage.rng), say)
     say(f"{time.monotonic() - stage.began:6.1f} s  no more disturbances")
-    faults = _come_to_rest(stage, control="sweep paused" in there)
+    faults = _come_to_rest(stage, control="sweep paused" in possible)
     stage.eye.close()
     say(f"{time.monotonic() - stage.began:6.1f} s  at rest; now the calm run")
     calm.train(stage.copies)
@@ -110,7 +110,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
         rounds=report.total(judged.trials, "rounds"),
         workers=len(stage.crew.ever),
         disturbances=dict.fromkeys(kinds, 0) | report.by_kind(stage.events),
-        left_out=_left_out(play, stage.store, control="sweep paused" in there),
+        left_out=_left_out(play, stage.store, control="sweep paused" in possible),
         attempts=report.outcomes(judged.attempts),
         failures=report.failures(judged.attempts),
         rounds_trained=report.total(judged.attempts, "rounds_trained"),
@@ -130,7 +130,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
 
 
 def _wait_for_a_first_attempt(stage: Stage) -> None:
-    """What is killed before it has begun shows nothing."""
+    """Wait for a first attempt, because to kill a worker before it tests nothing."""
     deadline = time.monotonic() + FIRST_ROUND_SECONDS
     while not stage.eye.seen:
         if time.monotonic() > deadline:
@@ -161,7 +161,7 @@ def _told(event: Event, began: float) -> str:
 
 
 def _come_to_rest(stage: Stage, *, control: bool) -> dict[str, list[str]]:
-    """Mend everything, let fresh workers finish what is left; the faults."""
+    """Mend everything, and let new workers finish the rest. Return the faults."""
     stage.mend_all()
     stage.set_clock(0)
     stage.errands.wait()
@@ -185,15 +185,15 @@ def _come_to_rest(stage: Stage, *, control: bool) -> dict[str, list[str]]:
 
 
 def _drain(stage: Stage) -> dict[str, list[str]]:
-    """Until every worker has ended by itself, and no slot is left without its watch."""
+    """Wait until every worker has ended by itself. Return the faults, such as an orphaned slot."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while stage.crew.alive() and time.monotonic() < deadline:
         stage.crew.look()
         time.sleep(0.1)
     stage.crew.look()
     if alive := stage.crew.alive():
-        said = [f"worker {w.number} still runs: {w.said()[-500:]}" for w in alive]
-        return {"the workers come to an end": said}
+        reports = [f"worker {w.number} still runs: {w.reports()[-500:]}" for w in alive]
+        return {"the workers come to an end": reports}
     if left := stage.crew.wait(ORPHAN_SECONDS):
         return {"no slot outlives its watch": [f"process {pid}" for pid in left]}
     return {}

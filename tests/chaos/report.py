@@ -1,4 +1,4 @@
-"""A run in figures."""
+"""The figures of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.workers import Worker
 
 @dataclass(frozen=True)
 class Recovery:
-    """How long a trial waited for its next attempt."""
+    """The time that a trial waited for its next attempt."""
 
     trial: str
     fence: int
@@ -31,26 +31,26 @@ class Recovery:
 
 @dataclass
 class Report:
-    """What happened, and what was found wrong."""
+    """The events of a run, and its faults."""
 
     database: str
     seed: int
     minutes: float
-    """For how long it was disturbed."""
+    """Minutes of disturbances."""
     trials: int
     rounds: int
     workers: int
-    """Started in all."""
+    """Number of started workers."""
     disturbances: dict[str, int]
     left_out: list[str]
-    """Disturbances that cannot be made here, and why."""
+    """Disturbances that are not possible on this machine, with the reasons."""
     attempts: dict[str, int]
     failures: dict[str, int]
-    """Failed attempts by what they said."""
+    """Number of failed attempts by message."""
     rounds_trained: int
     rounds_lost: int
     stale_writers: int
-    """Trainers that stood still, and went on when another had taken over their trial."""
+    """Trainers that were frozen, and continued after another had taken over their trial."""
     said_lost: int
     retried: int
     """Trials that lost their worker three times in a row, without a round, and were retried."""
@@ -59,10 +59,10 @@ class Report:
     not_begun: list[str]
     """Workers that ended because the store did not answer when they were started."""
     gave_up: list[str]
-    """Workers that ended with an error when they had begun."""
+    """Workers that ended with an error after they had begun."""
     tracebacks: dict[str, int]
     verified: int
-    """Trials that `fedsweep verify` trained again, and found equal in every bit."""
+    """Trials that `fedsweep verify` trained again with equal results, bit for bit."""
     faults: dict[str, list[str]]
     events: list[str] = field(default_factory=list)
 
@@ -73,10 +73,10 @@ class Report:
         for name, value in self._rows():
             table.add_row(name, value)
         console.print(table)
-        for said in self.gave_up:
-            console.print(f"gave up: {said}", markup=False, soft_wrap=True)
-        for said, count in self.tracebacks.items():
-            console.print(f"traceback, {count} times: {said}", markup=False)
+        for message in self.gave_up:
+            console.print(f"gave up: {message}", markup=False, soft_wrap=True)
+        for message, count in self.tracebacks.items():
+            console.print(f"traceback, {count} times: {message}", markup=False)
         for check, faults in self.faults.items():
             console.print(f"FAULT: {check}: {len(faults)}", style="red", markup=False)
             for fault in faults[:10]:
@@ -88,7 +88,7 @@ class Report:
             ("trials, rounds", f"{self.trials}, {self.rounds}"),
             ("workers started", str(self.workers)),
             ("disturbances", _counted(self.disturbances)),
-            *[("left out", said) for said in self.left_out],
+            *[("left out", message) for message in self.left_out],
             ("attempts", _counted(self.attempts)),
             ("failed attempts", _counted(self.failures)),
             ("rounds trained, again", f"{self.rounds_trained}, {self.rounds_lost}"),
@@ -105,8 +105,8 @@ class Report:
         ]
 
     def _differences(self) -> str:
-        found = self.faults.get("numbers equal the calm run", [])
-        return str(len(found)) if found else "none"
+        faults = self.faults.get("numbers equal the calm run", [])
+        return str(len(faults)) if faults else "none"
 
 
 def _counted(counts: dict[str, int]) -> str:
@@ -123,7 +123,7 @@ def _spread(seconds: list[float]) -> str:
 
 
 def ends(workers: list[Worker], began: float) -> list[str]:
-    """When, how and with which words they ended."""
+    """Return the time, the exit code and the last line of each ended worker."""
     return [
         f"worker {w.number}, {(w.ended or began) - began:.1f} s, exit {w.process.returncode}: "
         f"{w.last_line()}"
@@ -149,16 +149,16 @@ def total(rows: list[dict[str, Any]], column: str) -> int:
 
 
 def recoveries(stage: Stage) -> list[Recovery]:
-    """From the harm that an attempt expired of to the next attempt's first sight."""
-    found = []
+    """Return the times from the harm of an expired attempt to the next attempt of its trial."""
+    waits = []
     for (trial, fence), seen in stage.eye.seen.items():
         after, harm = _next(stage, trial, fence), _harm(stage.events, seen)
         if seen.expired_at is None or after is None or harm is None:
             continue
         if (trial, fence) not in stage.retried:
             times = (seen.expired_at - harm.at, after.at - harm.at)
-            found.append(Recovery(trial, fence, harm.kind, *times))
-    return found
+            waits.append(Recovery(trial, fence, harm.kind, *times))
+    return waits
 
 
 def _next(stage: Stage, trial: str, fence: int) -> Seen | None:
@@ -167,17 +167,17 @@ def _next(stage: Stage, trial: str, fence: int) -> Seen | None:
 
 
 def _harm(events: list[Event], seen: Seen) -> Event | None:
-    """The last one that met this attempt's trainer, else the last outage of the store."""
+    """Return the last event that met an attempt's trainer, otherwise the last outage."""
     if seen.expired_at is None:
         return None
     during = [event for event in events if seen.at <= event.at <= seen.expired_at]
-    mine = [event for event in during if seen.pid in event.pids]
+    direct = [event for event in during if seen.pid in event.pids]
     outages = [event for event in during if event.everyone]
-    return next(reversed(mine or outages), None)
+    return next(reversed(direct or outages), None)
 
 
 def stale_writers(stage: Stage) -> int:
-    """Attempts that another took over while their trainer stood still, and that it went on with."""
+    """Count the attempts that continued after a freeze in which another took over."""
     count = 0
     for (trial, fence), seen in stage.eye.seen.items():
         after = _next(stage, trial, fence)

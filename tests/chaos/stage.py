@@ -1,4 +1,4 @@
-"""What a disturbance can lay hands on."""
+"""The store, the workers and the clock that disturbances act on."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Event:
     pids: frozenset[int]
     """The trainers it ended, froze or orphaned."""
     everyone: bool
-    """Whether it met every worker: an outage of the store."""
+    """True if it met every worker, as an outage of the store does."""
 
 
 @dataclass
 class Stage:
-    """The store, the workers, the commands given meanwhile; what is broken, and till when."""
+    """The store, the workers, the commands of a person, and the harms with their ends."""
 
     folder: Path
     store: Store
@@ -43,26 +43,26 @@ class Stage:
     clock: Path
     rng: random.Random
     began: float = 0.0
-    """When the disturbances began."""
+    """Time of the start of the disturbances."""
     copies: int = 0
-    """Copies of the sweep planned, or being planned."""
+    """Number of copies of the sweep that are planned."""
     events: list[Event] = field(default_factory=list)
     frozen: list[tuple[float, float, frozenset[int]]] = field(default_factory=list)
-    """From when to when which trainers stood still, and were alive when they went on."""
+    """Start, end and surviving trainers of each freeze."""
     retried: list[Key] = field(default_factory=list)
     """The last attempts of trials that failed as lost, and that a person then retried."""
     mends: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     resting: bool = False
-    """Whether the disturbances are over."""
+    """True after the last disturbance."""
     _planner: subprocess.Popen[bytes] | None = None
     _count: itertools.count[int] = field(default_factory=itertools.count)
 
     def later(self, seconds: float, mend: Callable[[], None]) -> None:
-        """Mend something after so long, or when the disturbances end."""
+        """Mend something after this many seconds, or at the end of the disturbances."""
         heapq.heappush(self.mends, (time.monotonic() + seconds, next(self._count), mend))
 
     def tick(self) -> None:
-        """What goes on by itself, whatever is disturbed."""
+        """Mend the harms that are due, replace ended workers, and plan more trials."""
         while self.mends and self.mends[0][0] <= time.monotonic():
             heapq.heappop(self.mends)[2]()
         self.store.tick()
@@ -70,14 +70,14 @@ class Stage:
         self.plan_more()
 
     def mend_all(self) -> None:
-        """No more disturbances."""
+        """End the disturbances, and mend all harms."""
         self.resting = True
         while self.mends:
             heapq.heappop(self.mends)[2]()
         self.store.mend()
 
     def plan_more(self) -> None:
-        """Plan a further copy when few trials are left; from elsewhere, through any disturbance."""
+        """Plan another copy in another process if few trials are left."""
         busy = self._planner is not None and self._planner.poll() is None
         if busy or self.eye.left is None or self.eye.left > self.crew.size:
             return
@@ -85,10 +85,10 @@ class Stage:
             self.copies += 1
         file = plans.write(self.folder, self.copies - 1)
         self._planner = self.errands.start("plan", str(file), "--db", self.store.url)
-        self.eye.left = None  # not again before it is counted anew
+        self.eye.left = None  # not again before the next count
 
     def plan_surely(self, copy: int) -> str:
-        """Plan a copy whose planner may have met an outage; returns what was said."""
+        """Plan a copy again, because its planner may have met an outage. Return the output."""
         file = plans.write(self.folder, copy)
         done = run(self.folder, "plan", str(file), "--db", self.store.url)
         if done.returncode != 0:
@@ -96,6 +96,6 @@ class Stage:
         return done.stdout
 
     def set_clock(self, offset: int) -> None:
-        """In place and of one length: who reads meanwhile reads the old one or the new one."""
+        """Write the clock's offset in place. A reader sees the old or the new offset."""
         with self.clock.open("r+b", buffering=0) as file:
             file.write(b"%+09d" % offset)

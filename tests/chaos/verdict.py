@@ -1,4 +1,4 @@
-"""What must hold when all is over. Each check returns the faults it found."""
+"""The checks at the end of a run. Each check returns the faults that it finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_MEASURED = {
     *("seconds", "attempts", "device", "error", "held", "priority"),
     *("inherited", "rounds_shared"),
 }
-"""What may differ between two runs of the same trial."""
+"""Columns that may differ between two runs of the same trial."""
 VERIFY_SECONDS = 600.0
 VIEWS = {
     "results": ("trial_id",),
@@ -29,7 +29,7 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Matter:
-    """What is judged."""
+    """The objects of the checks."""
 
     stage: Stage
     calm: Calm
@@ -57,9 +57,9 @@ _ATTEMPTS = """
 
 
 def every_trial_is_there(m: Matter) -> list[str]:
-    """None is doubled by a plan that was repeated after an outage, none is missing."""
-    wanted = m.stage.copies * plans.TRIALS
-    return [] if len(m.trials) == wanted else [f"{len(m.trials)} trials, not {wanted}"]
+    """No trial is missing, and none was planned twice after an outage."""
+    planned = m.stage.copies * plans.TRIALS
+    return [] if len(m.trials) == planned else [f"{len(m.trials)} trials, not {planned}"]
 
 
 def every_trial_is_finished(m: Matter) -> list[str]:
@@ -75,9 +75,9 @@ def every_round_is_there_once(m: Matter) -> list[str]:
     for row in query(m.url, "SELECT trial_id, round FROM curves ORDER BY trial_id, round"):
         stored.setdefault(row["trial_id"], []).append(row["round"])
     return [
-        f"trial {row['trial_id']} has {len(found)} rounds, the last is {max(found, default=0)}"
+        f"trial {row['trial_id']} has {len(rounds)} rounds, the last is {max(rounds, default=0)}"
         for row in m.trials
-        if (found := stored.get(row["trial_id"], [])) != list(range(1, row["rounds"] + 1))
+        if (rounds := stored.get(row["trial_id"], [])) != list(range(1, row["rounds"] + 1))
     ]
 
 
@@ -91,15 +91,15 @@ def one_attempt_finished_each_trial(m: Matter) -> list[str]:
 
 
 def every_claim_left_one_attempt(m: Matter) -> list[str]:
-    """Fences 1, 2, 3 …: none is missing, none was given twice."""
+    """The fences of a trial are 1, 2, 3 …: none is missing, and none was used twice."""
     fences: dict[str, list[int]] = {}
     for row in m.attempts:
         fences.setdefault(row["trial_id"], []).append(row["fence"])
     claims = {row["trial_id"]: row["claims"] for row in m.attempts}
     return [
-        f"trial {trial} was claimed {claims[trial]} times and has attempts {found}"
-        for trial, found in fences.items()
-        if found != list(range(1, claims[trial] + 1))
+        f"trial {trial} was claimed {claims[trial]} times and has attempts {attempts}"
+        for trial, attempts in fences.items()
+        if attempts != list(range(1, claims[trial] + 1))
     ]
 
 
@@ -112,20 +112,20 @@ def no_attempt_is_open(m: Matter) -> list[str]:
 
 
 def rounds_add_up(m: Matter) -> list[str]:
-    """Each stored round is new to one attempt, or a sibling's; what was trained is new or lost."""
+    """Each stored round is new to one attempt or shared. Each trained round is new or lost."""
     faults = []
     for row in m.trials:
-        mine = [a for a in m.attempts if a["trial_id"] == row["trial_id"]]
-        new = sum(a["rounds_new"] for a in mine)
-        trained = sum(a["rounds_trained"] for a in mine)
-        lost = sum(a["rounds_lost"] for a in mine)
+        attempts = [a for a in m.attempts if a["trial_id"] == row["trial_id"]]
+        new = sum(a["rounds_new"] for a in attempts)
+        trained = sum(a["rounds_trained"] for a in attempts)
+        lost = sum(a["rounds_lost"] for a in attempts)
         if (new, trained) != (row["rounds"] - row["rounds_shared"], new + lost):
             faults.append(f"trial {row['trial_id']}: {trained} trained, {new} new, {lost} lost")
     return faults
 
 
 def nothing_impossible_was_seen(m: Matter) -> list[str]:
-    """Two attempts of a trial at once; a write of an attempt that had ended."""
+    """A trial has one attempt at a time, and no attempt writes after its end."""
     return list(dict.fromkeys(m.stage.eye.faults))
 
 
@@ -134,20 +134,20 @@ def the_database_is_sound(m: Matter) -> list[str]:
 
 
 def numbers_equal_the_calm_run(m: Matter) -> list[str]:
-    """Bit for bit, whoever trained what, in however many goes."""
-    mine = {row["trial_id"] for row in m.trials}
-    return [fault for view in VIEWS for fault in _differences(m, view, mine)]
+    """Compare bit for bit. Workers and attempts may differ."""
+    trials = {row["trial_id"] for row in m.trials}
+    return [fault for view in VIEWS for fault in _differences(m, view, trials)]
 
 
-def _differences(m: Matter, view: str, mine: set[str]) -> list[str]:
-    found, calm = _by_key(m.url, view), _by_key(m.calm.url, view)
-    calm = {key: row for key, row in calm.items() if key[0] in mine}
-    faults = [f"{view}: {key} is on one side only" for key in sorted(found.keys() ^ calm.keys())]
-    for key in sorted(found.keys() & calm.keys()):
-        chaotic, wanted = found[key], calm[key]
+def _differences(m: Matter, view: str, trials: set[str]) -> list[str]:
+    stored, calm = _by_key(m.url, view), _by_key(m.calm.url, view)
+    calm = {key: row for key, row in calm.items() if key[0] in trials}
+    faults = [f"{view}: {key} is on one side only" for key in sorted(stored.keys() ^ calm.keys())]
+    for key in sorted(stored.keys() & calm.keys()):
+        chaotic, undisturbed = stored[key], calm[key]
         faults += [
             f"{view}: {key}: {column} is {chaotic.get(column)!r}, in the calm run {value!r}"
-            for column, value in wanted.items()
+            for column, value in undisturbed.items()
             if column not in NOT_MEASURED and repr(chaotic.get(column)) != repr(value)
         ]
     return faults
@@ -159,7 +159,7 @@ def _by_key(url: str, view: str) -> dict[tuple[Any, ...], Row]:
 
 
 def verify(m: Matter, some: list[Row]) -> tuple[int, list[str]]:
-    """Let some trials be trained again: how many were equal, and what was said of the others."""
+    """Train trials again. Return the number of equal ones, and the output for the others."""
     faults = []
     for row in some:
         call = ("verify", row["trial_id"], "--db", m.url)
@@ -186,6 +186,6 @@ CHECKS: list[Check] = [
 
 
 def judge(m: Matter) -> dict[str, list[str]]:
-    """The faults of each check that found any."""
-    found = {check.__name__.replace("_", " "): check(m) for check in CHECKS}
-    return {name: faults for name, faults in found.items() if faults}
+    """Return the faults by check, without the checks that found none."""
+    faults_by_check = {check.__name__.replace("_", " "): check(m) for check in CHECKS}
+    return {name: faults for name, faults in faults_by_check.items() if faults}

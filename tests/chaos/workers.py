@@ -1,4 +1,4 @@
-"""Real `fedsweep work` processes: each in a session of its own, replaced when it has ended."""
+"""Real `fedsweep work` processes. Each has its own session, and is replaced after its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.command import FEDSWEEP, environment
 
 LEASE = 3.0
 REPLACED_AFTER = (0.2, 1.0)
-"""Seconds between a worker's end and its successor."""
+"""Shortest and longest time in seconds between a worker's end and its successor."""
 
 
 @dataclass
@@ -29,19 +29,19 @@ class Worker:
     process: subprocess.Popen[bytes]
     log: Path
     asked: bool = False
-    """Whether it was told to end, one way or another."""
+    """True if it was told to end in any way."""
     ended: float | None = None
-    """When it was seen to have ended, on the monotonic clock."""
+    """Time at which its end was noticed, on the monotonic clock."""
     began: bool = False
-    """Whether it came as far as to have slots. One that meets an outage before that says so and
-    ends: its URL may be wrong."""
+    """True if it has had slots. A worker that meets an outage before that reports it and ends,
+    because its URL may be wrong."""
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def slots(self) -> list[int]:
-        """The processes that claim and train, not multiprocessing's own helper."""
+        """Return the processes that claim and train, without the helper of multiprocessing."""
         try:
             children = psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
@@ -64,7 +64,7 @@ def _is_slot(process: psutil.Process) -> bool:
 
 
 def _living_under(process: psutil.Process, clock: Path) -> bool:
-    """Whether a process was started under this run's clock: that is what marks it as ours."""
+    """Return True if a process has this run's clock, so that it belongs to the run."""
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
@@ -74,7 +74,7 @@ def _living_under(process: psutil.Process, clock: Path) -> bool:
 
 
 def send(pids: list[int], what: signal.Signals) -> None:
-    """Signal processes, as far as they are there."""
+    """Send a signal to the processes that still exist."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, what)
@@ -82,7 +82,7 @@ def send(pids: list[int], what: signal.Signals) -> None:
 
 @dataclass
 class Crew:
-    """So many workers at a time, as long as they are wanted."""
+    """A fixed number of workers, which are replaced until they are stopped."""
 
     folder: Path
     url: str
@@ -91,7 +91,7 @@ class Crew:
     clock: Path
     ever: list[Worker] = field(default_factory=list)
     due: list[float] = field(default_factory=list)
-    """When the next ones are to be started."""
+    """Times at which the next workers start."""
 
     def __post_init__(self) -> None:
         self.due = [0.0] * self.size
@@ -100,7 +100,7 @@ class Crew:
         return [worker for worker in self.ever if worker.alive]
 
     def look(self) -> None:
-        """Who has begun, who has ended."""
+        """Note the workers that have begun and those that have ended."""
         for worker in self.ever:
             if worker.alive:
                 worker.began = worker.began or bool(worker.slots())
@@ -108,7 +108,7 @@ class Crew:
                 worker.ended = worker.ended or time.monotonic()
 
     def tick(self) -> None:
-        """Replace who has ended, after a moment."""
+        """Replace ended workers after a moment."""
         self.look()
         now = time.monotonic()
         missing = self.size - len(self.alive()) - len(self.due)
@@ -135,38 +135,38 @@ class Crew:
         return worker
 
     def processes(self) -> list[int]:
-        """Everything of theirs that lives, orphans included."""
+        """Return all living processes of the workers, with orphans."""
         return [p.pid for p in psutil.process_iter() if _living_under(p, self.clock)]
 
     def wait(self, seconds: float) -> list[int]:
-        """Until all have ended, orphans too; returns what is left when the time is up."""
+        """Wait until all processes have ended. Return those that are left after this time."""
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return left
 
     def end(self) -> None:
-        """No process of theirs outlives the run."""
+        """Kill all processes of the workers."""
         send(self.processes(), signal.SIGKILL)
         for worker in self.ever:
             worker.process.wait()
 
     def gave_up(self, *, at_work: bool) -> list[Worker]:
-        """Workers that ended with an error, though nobody had told them to end."""
+        """Return the workers that ended with an error although they were not told to end."""
         unasked = [w for w in self.ever if not w.asked and w.began is at_work]
         return [worker for worker in unasked if worker.process.poll()]
 
     def said_lost(self) -> int:
-        """Attempts of which their own worker said, at its end, that they were another's by then."""
+        """Count the attempts that their workers reported as lost."""
         return sum(int(n) for worker in self.ever for n in _LOST.findall(worker.said()))
 
     def tracebacks(self) -> dict[str, int]:
-        """The last lines of the tracebacks that workers printed, counted."""
-        found: dict[str, int] = {}
+        """Count the tracebacks that workers printed by their last lines."""
+        counts: dict[str, int] = {}
         for worker in self.ever:
             for last in _TRACEBACK.findall(worker.said()):
-                found[last[:200]] = found.get(last[:200], 0) + 1
-        return found
+                counts[last[:200]] = counts.get(last[:200], 0) + 1
+        return counts
 
 
 _LOST = re.compile(r"^stopped: .*\b(\d+) lost\b", re.MULTILINE)

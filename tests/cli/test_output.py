@@ -38,6 +38,7 @@ from fedsweep.worker.watch import _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
 from tests.builders import TINY
+from tests.walk import SECONDS
 
 HOSTILE = "[/old] :smile: [bold]ü⋆日本"
 """A text with rich's markup, an emoji code, and characters that encodings lack."""
@@ -473,6 +474,7 @@ def dead_terminal() -> tuple[int, Callable[[], None]]:
     return terminal, lambda: None
 
 
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize(
     "make",
     [full, *(pytest.param(m, marks=pytest.mark.slow) for m in (gone, stopped, dead_terminal))],
@@ -494,6 +496,7 @@ def test_a_worker_goes_on_if_its_output_fails(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("walk_in_test")
 def test_a_worker_goes_on_with_closed_streams(sqlite_url: str, tiny: Path) -> None:
     """No file of the worker takes the number of a closed stream."""
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", "seed=0")
@@ -504,6 +507,7 @@ def test_a_worker_goes_on_with_closed_streams(sqlite_url: str, tiny: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize("nohup", [False, True], ids=["plain", "nohup"])
 def test_a_closed_terminal_does_not_lose_a_trial(nohup: bool, sqlite_url: str, tiny: Path) -> None:
     """The worker saves the round and gives the trial back, and with nohup it goes on."""
@@ -520,7 +524,7 @@ def test_a_closed_terminal_does_not_lose_a_trial(nohup: bool, sqlite_url: str, t
 
     worker = subprocess.Popen(
         [*FEDSWEEP, "work", "--db", sqlite_url, "--device", "cpu", "--until-empty"],
-        env=environment(TERM="xterm"),
+        env=environment(TERM="xterm", **{SECONDS: "0.02"}),
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, rounds, trials
 from fedsweep.store.transactions import reading, transaction
+from tests.concurrency.processes import FORKS, fork
 
 WORKERS, TRIALS = 8, 160
 
@@ -52,13 +52,8 @@ def test_eight_processes_share_160_trials_each_claimed_once(
     store = open_store(url)
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny, ["rounds=1", "normalizer=bn"]))
-    spawn = get_context("spawn")
-    barrier, out = spawn.Barrier(WORKERS), spawn.Queue()
-    processes = [
-        spawn.Process(target=drain, args=(url, f"w{i}", barrier, out)) for i in range(WORKERS)
-    ]
-    for process in processes:
-        process.start()
+    barrier, out = FORKS.Barrier(WORKERS), FORKS.Queue()
+    processes = [fork(drain, url, f"w{i}", barrier, out) for i in range(WORKERS)]
     claimed = [trial for _ in processes for trial in out.get(timeout=120)]
     for process in processes:
         process.join()
@@ -94,12 +89,8 @@ def test_planners_at_once_never_double_a_trial(
 ) -> None:
     """Four planners of one file: six trials, six members, one text."""
     url = request.getfixturevalue(f"{database}_url")
-    spawn = get_context("spawn")
-    barrier, out = spawn.Barrier(4), spawn.Queue()
-    arguments = (url, str(tiny), barrier, out)
-    processes = [spawn.Process(target=plan_at_once, args=arguments) for _ in range(4)]
-    for process in processes:
-        process.start()
+    barrier, out = FORKS.Barrier(4), FORKS.Queue()
+    processes = [fork(plan_at_once, url, str(tiny), barrier, out) for _ in range(4)]
     new = [out.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()

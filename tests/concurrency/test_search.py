@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from fedsweep.store.tables import lattices, proposals, proposed, snapshots, tria
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
+from tests.concurrency.processes import FORKS, fork
 from tests.search.searches import PLAN, of, plan, the_arm
 from tests.trunks import has_stored
 from tests.walk import SECONDS
@@ -33,7 +33,6 @@ from tests.walk import SECONDS
 pytestmark = pytest.mark.usefixtures("walk", "own_data_folder")
 
 WORKERS, KILLS, LEASE = 5, 2, 15.0
-SPAWN = get_context("spawn")
 
 
 def work(url: str, name: str, barrier: Any) -> None:
@@ -57,9 +56,7 @@ def work(url: str, name: str, barrier: Any) -> None:
 
 
 def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
-    process = SPAWN.Process(target=work, args=(url, f"w{n}", barrier))
-    process.start()
-    return process
+    return fork(work, url, f"w{n}", barrier)
 
 
 def numbers(store: Engine) -> list[int]:
@@ -79,11 +76,14 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_five_workers_of_which_some_die_search_once(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """No T* is proposed twice, no number is missing, no rounds are trained twice but lost ones."""
+    """No T* is proposed twice, no number is missing, and only lost rounds are trained twice.
+
+    It takes about twenty seconds, because the leases of killed workers must expire.
+    """
     url = request.getfixturevalue(f"{database}_url")
     store = open_store(url)
     plan(store, of(tmp_path, PLAN.replace("extra_seeds = 1", "extra_seeds = 0")))
-    barrier, rng = SPAWN.Barrier(WORKERS), random.Random(database)
+    barrier, rng = FORKS.Barrier(WORKERS), random.Random(database)
     processes = [started(url, n, barrier) for n in range(WORKERS)]
     for n in range(KILLS):
         eventually(partial(has_stored, store, 25 + 12 * n))
@@ -99,9 +99,9 @@ def test_five_workers_of_which_some_die_search_once(
     assert [process.exitcode for process in processes] == [0] * WORKERS
     arm = the_arm(store)
     assert arm.ended in ("settled", "budget", "tried")
-    found = numbers(store)
-    assert found == list(range(1, len(found) + 1))
-    assert 3 <= len(found) <= arm.spec.search.probes_per_arm
+    proposed_numbers = numbers(store)
+    assert proposed_numbers == list(range(1, len(proposed_numbers) + 1))
+    assert 3 <= len(proposed_numbers) <= arm.spec.search.probes_per_arm
     with reading(store) as c:
         tried = list(c.execute(sa.select(proposals.c.freeze_round)).scalars())
         states = set(c.execute(sa.select(trials.c.state)).scalars())

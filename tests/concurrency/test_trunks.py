@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
+from tests.concurrency.processes import FORKS, fork
 from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
 from tests.walk import SECONDS
 
 pytestmark = pytest.mark.usefixtures("walk", "own_data_folder")
 
 WORKERS, KILLS, LEASE = 8, 3, 15.0
-SPAWN = get_context("spawn")
 
 
 def work(url: str, name: str, barrier: Any) -> None:
@@ -54,17 +53,15 @@ def work(url: str, name: str, barrier: Any) -> None:
 
 
 def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
-    process = SPAWN.Process(target=work, args=(url, f"w{n}", barrier))
-    process.start()
-    return process
+    return fork(work, url, f"w{n}", barrier)
 
 
 def in_some_order(store: Engine, rng: random.Random) -> None:
-    """Shuffle the trials' order. The first that is claimed carries the trunk."""
+    """Give the trials random priorities. The first claimed trial carries the trunk."""
     with transaction(store) as c:
         for row in c.execute(sa.select(trials.c.id)).scalars().all():
-            mine = sa.update(trials).where(trials.c.id == row)
-            c.execute(mine.values(priority=rng.randrange(5)))
+            statement = sa.update(trials).where(trials.c.id == row)
+            c.execute(statement.values(priority=rng.randrange(5)))
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +75,9 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eight_workers_train_six_and_a_half_trials(
     database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Eleven trials come out, bit for bit. Rounds that killed workers had not stored do not count
-    as trained or lost.
+    """Eleven trials are equal bit for bit. Rounds that killed workers lost do not count.
+
+    It takes about twenty seconds, because the leases of killed workers must expire.
     """
     url = request.getfixturevalue(f"{database}_url")
     (tmp_path / "shared.toml").write_text(PLAN)
@@ -87,7 +85,7 @@ def test_eight_workers_train_six_and_a_half_trials(
     plan(store, read_plan(tmp_path / "shared.toml"))
     rng = random.Random(database)
     in_some_order(store, rng)
-    barrier = SPAWN.Barrier(WORKERS)
+    barrier = FORKS.Barrier(WORKERS)
     processes = [started(url, n, barrier) for n in range(WORKERS)]
     for n in range(KILLS):
         eventually(partial(has_stored, store, 12 * n))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from fedsweep.store import schema, views
 from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import metadata
 from fedsweep.store.transactions import reading, transaction
+from tests.concurrency.processes import fork
 
 
 def test_migrations_build_what_the_tables_declare(store: Engine) -> None:
@@ -131,10 +131,7 @@ def test_many_processes_on_an_empty_database_make_one_schema(
     url = f"sqlite:///{tmp_path}/many.db"
     if database == "postgres":
         url = request.getfixturevalue("empty_postgres")
-    spawn = get_context("spawn")
-    processes = [spawn.Process(target=_open, args=(url,)) for _ in range(count)]
-    for process in processes:
-        process.start()
+    processes = [fork(_open, url) for _ in range(count)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * count

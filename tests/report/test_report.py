@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import statistics
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import Result
 from sqlalchemy.engine import Engine
 from typer.testing import CliRunner
 
@@ -25,6 +27,7 @@ from fedsweep.report.grouping import summarize
 from fedsweep.report.latex import document
 from fedsweep.report.tables import ReportOptions
 from fedsweep.store import planning
+from fedsweep.store.schema import open_store
 from fedsweep.store.sql import ask
 from fedsweep.store.transactions import transaction
 from tests.report import fixed
@@ -141,14 +144,32 @@ def test_tables_are_written_for_other_programs(report: Report, tmp_path: Path) -
     assert not list(tmp_path.glob(".*.new*"))
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_figures_are_written_in_three_formats_and_are_the_same_each_time(
-    report: Report, tmp_path: Path
+@pytest.fixture(scope="module")
+def drawn(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result, Callable[[Path], Result]]:
+    """A folder with the figures of the fixed store, the result of the command, and the command."""
+    folder = tmp_path_factory.mktemp("drawn")
+    shutil.copy(sqlite_template, folder / "fedsweep.db")
+    url = f"sqlite:///{folder}/fedsweep.db"
+    store = open_store(url)
+    fixed.fill(store, folder)
+    store.dispose()
+
+    def draw(figures: Path) -> Result:
+        options = ["--db", url, "--format", "json", "--figures", str(figures)]
+        return CliRunner().invoke(app, ["report", *options], catch_exceptions=False)
+
+    return folder / "once", draw(folder / "once"), draw
+
+
+def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
+    drawn: tuple[Path, Result, Callable[[Path], Result]], tmp_path: Path
 ) -> None:
-    """Each figure is a PDF, an SVG and a PNG."""
-    report("--figures", str(tmp_path / "once"))
-    report("--figures", str(tmp_path / "again"))
-    names = {file.name for file in (tmp_path / "once").iterdir()}
+    """PDF, SVG and PNG of everything there is to show."""
+    once, _, draw = drawn
+    draw(tmp_path / "again")
+    names = {file.name for file in once.iterdir()}
     stems = ("wins", "accuracy-by-alpha", "accuracy-by-local_steps", "accuracy-by-freeze-round")
     assert names == {
         f"fixed-firm-{stem}.{kind}"
@@ -157,16 +178,16 @@ def test_figures_are_written_in_three_formats_and_are_the_same_each_time(
     }
     begins = {"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG"}
     for name in names:
-        content = (tmp_path / "once" / name).read_bytes()
+        content = (once / name).read_bytes()
         assert content.startswith(begins[name[-3:]])
         assert content == (tmp_path / "again" / name).read_bytes()
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_the_winners_are_named_with_their_lead(report: Report, tmp_path: Path) -> None:
-    """GN leads by 2 points at five steps, and FIXBN at one."""
-    report("--figures", str(tmp_path))
-    words = re.findall(r"<!--(.*?)-->", (tmp_path / "fixed-firm-wins.svg").read_text())
+def test_the_winners_are_named_with_their_lead(
+    drawn: tuple[Path, Result, Callable[[Path], Result]],
+) -> None:
+    """GN at five steps by 2 points, FIXBN at one."""
+    words = re.findall(r"<!--(.*?)-->", (drawn[0] / "fixed-firm-wins.svg").read_text())
     assert {"GN", "FIXBN T⋆=2", "+2.0"} <= {word.strip() for word in words}
 
 
@@ -264,9 +285,10 @@ def test_every_format_follows_links_keeps_modes_and_writes_to_pipes(
     assert len(list(folder.iterdir())) == 3 * 8
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_names_of_figures_are_not_printed_on_stdout(report: Report, tmp_path: Path) -> None:
-    """The JSON on stdout can be parsed. The names of the files are on stderr."""
-    done = CliRunner().invoke(app, ["report", "--format", "json", "--figures", str(tmp_path / "f")])
+def test_figures_are_no_lines_of_a_report_on_stdout(
+    drawn: tuple[Path, Result, Callable[[Path], Result]],
+) -> None:
+    """The JSON on stdout can be read; the names of the files are on stderr."""
+    done = drawn[1]
     assert len(json.loads(done.stdout)) == 16
     assert len(done.stderr.splitlines()) == 15

@@ -22,8 +22,9 @@ from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
 from tests.serve.pages import HOSTILE, TOKEN, claimed, finished, served
+from tests.walk import SECONDS
 
-pytestmark = [NEEDED, pytest.mark.quick_on("sqlite")]
+pytestmark = [NEEDED, pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk")]
 
 PLOTLY_S_MAP_STYLE = "Applying inline style violates"
 """The start of an expected console message. plotly.js adds a style for maps, which is refused."""
@@ -81,8 +82,9 @@ def at(page: Page, path: str) -> str:
 
 @contextmanager
 def working(url: str) -> Iterator[None]:
-    """Run a worker during the block. It must end by itself."""
-    worker = start("work", "--db", url, "--device", "cpu", "--until-empty")
+    """Run a worker during a test. It must end by itself."""
+    work = ("work", "--db", url, "--device", "cpu", "--until-empty")
+    worker = start(*work, **{SECONDS: "0.02"})  # a trial lasts for several updates of the page
     try:
         yield
         printed, _ = worker.communicate(timeout=TIMEOUT_MS / 1000)

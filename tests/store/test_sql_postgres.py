@@ -79,7 +79,7 @@ def planted(request: pytest.FixtureRequest, postgres_url: str) -> str:
 
 
 @pytest.mark.parametrize("statement", PLANTED.values(), ids=list(PLANTED))
-@pytest.mark.parametrize("room", [None, 2**20])
+@pytest.mark.parametrize("room", [pytest.param(None, marks=pytest.mark.slow), 2**20])
 def test_a_planted_function_gets_no_superuser_s_rights(
     room: int | None, statement: str, planted: str, postgres_url: str
 ) -> None:

@@ -106,7 +106,10 @@ def test_the_mismatch_falls_with_alpha(digits: Dataset) -> None:
     assert all((a or 0) > 1.2 * (b or 1) for a, b in itertools.pairwise(found))
 
 
-@pytest.mark.parametrize("normalizer", ["gn", "ln", "in", "wn", "none", "ws"])
+@pytest.mark.parametrize(
+    "normalizer",
+    ["in", "ws", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gn", "ln", "wn", "none"))],
+)
 def test_gradients_agree_for_batches_of_one_image_in_the_deepest_model(
     normalizer: str, scenes: Dataset
 ) -> None:

@@ -1,7 +1,7 @@
-"""The wall clock of the workers, as far as a harness sets it: seconds to add, read from a file.
+"""The wall clock of the workers: the harness writes the seconds to add into a file.
 
-Python imports this module by its name at each start, from PYTHONPATH. Only what a person can set is
-moved: monotonic clocks and the time since boot go on, as they do when a host's clock is set.
+Python imports this module by its name at each start, from PYTHONPATH. Only the clock that a person
+can set is moved. Monotonic clocks and the time since boot do not change.
 """
 
 from __future__ import annotations
