@@ -81,16 +81,16 @@ def _stops(engine: Engine) -> list[Row]:
 
 
 def _look(engine: Engine, sweep: str | None) -> Glance:
-    from fedsweep.store import live_views, stops
+    from fedsweep.store import live, stops
     from fedsweep.store.transactions import reading
 
     progress = _progress(engine, sweep)
     with reading(engine) as connection:
         return Glance(
             progress,
-            live_views.running(connection),
-            live_views.queue(connection),
-            live_views.failure_counts(connection),
+            live.running(connection),
+            live.queue(connection),
+            live.failure_counts(connection),
             stops.recent(connection),
         )
 

@@ -25,7 +25,7 @@ from fedsweep.serve.guard import Guard
 from fedsweep.serve.look import AWAY, Look
 from fedsweep.serve.screen import Screen
 from fedsweep.serve.stream import MOST, Shown, Stream
-from fedsweep.store import live_views
+from fedsweep.store import live
 
 SCREENS: dict[str, tuple[str, Callable[[Look, Mapping[str, str]], Screen], tuple[str, ...]]] = {
     "overview": ("/", overview.overview, ()),
@@ -77,7 +77,7 @@ def shown(look: Look, name: str, asked: Mapping[str, str]) -> Shown:
 
     def make() -> Shown:
         made = SCREENS[name][1](look, asked)
-        states = look.read(live_views.states)
+        states = look.read(live.states)
         return made, screen.title(made, states), screen.said(states)
 
     if name == "sql":  # asked for by a person, not by the clock
@@ -89,8 +89,8 @@ def _page(name: str) -> Callable[[Request], Response]:
     def show(request: Request) -> Response:
         asked = _asked(name, {**request.query_params, **request.path_params})
         made, title, said = shown(request.app.state.look, name, asked)
-        live = {"screen": name} | asked if name != "sql" else {"screen": name}
-        text = screen.page(made, title, said, f"events?{urlencode(live)}", _place(request))
+        parameters = {"screen": name} | asked if name != "sql" else {"screen": name}
+        text = screen.page(made, title, said, f"events?{urlencode(parameters)}", _place(request))
         return HTMLResponse(text, made.status)
 
     return show
@@ -135,7 +135,7 @@ def _ask(look: Look) -> None:
     if not _ASKING.acquire(blocking=False):  # those before have no answer yet
         raise TimeoutError
     try:
-        look.read(live_views.running)
+        look.read(live.running)
     finally:
         _ASKING.release()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedsweep.serve import views
 from fedsweep.serve.look import Look
-from fedsweep.store import live_views
+from fedsweep.store import live
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
 
@@ -48,9 +48,9 @@ def exposition(look: Look) -> str:
     """All metrics, as text."""
     found = metrics(
         look.read(sweep_progress),
-        look.read(live_views.failure_counts),
-        look.read(live_views.running),
-        look.read(live_views.ledgers),
+        look.read(live.failure_counts),
+        look.read(live.running),
+        look.read(live.ledgers),
     )
     return "".join(map(text, found))
 

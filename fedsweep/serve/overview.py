@@ -9,7 +9,7 @@ from fedsweep.serve import views
 from fedsweep.serve.look import OFTEN, Look
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import RULES, FailureKind
-from fedsweep.store import live_views, progress, stops
+from fedsweep.store import live, progress, stops
 
 NEXT = 50
 """Trials of the queue that are shown."""
@@ -24,7 +24,7 @@ def overview(look: Look, _asked: Mapping[str, str]) -> Screen:
     """Each sweep, and who trains."""
     now = time.time()
     since = (now - views.SHOWN_SECONDS) // MINUTE * MINUTE
-    seen = views.workers(look.read(live_views.running), look.read(live_views.workers, since), now)
+    seen = views.workers(look.read(live.running), look.read(live.workers, since), now)
     sweeps = look.read(progress.sweep_progress, keep=OFTEN)
     parts = [
         part("sweeps", "sweeps.html", sweeps=sweeps, views=views),
@@ -35,15 +35,15 @@ def overview(look: Look, _asked: Mapping[str, str]) -> Screen:
 
 def queue(look: Look, _asked: Mapping[str, str]) -> Screen:
     """What is claimed next, and what waits for what."""
-    counts = look.read(live_views.queue)
+    counts = look.read(live.queue)
     parts = [
         part("counts", "queue_counts.html", counts=counts, held=views.HELD),
-        part("next", "queue_next.html", rows=look.read(live_views.upcoming, NEXT)),
+        part("next", "queue_next.html", rows=look.read(live.upcoming, NEXT)),
         part(
             "waits",
             "queue_waits.html",
-            off=look.read(live_views.backing_off, NEXT),
-            waiting=look.read(live_views.waiting, NEXT),
+            off=look.read(live.backing_off, NEXT),
+            waiting=look.read(live.waiting, NEXT),
         ),
     ]
     return Screen("queue", "Queue", parts)
@@ -51,11 +51,11 @@ def queue(look: Look, _asked: Mapping[str, str]) -> Screen:
 
 def failures(look: Look, asked: Mapping[str, str]) -> Screen:
     """Failures by kind; of one kind, where it is asked for, more."""
-    counts = look.read(live_views.failure_counts)
+    counts = look.read(live.failure_counts)
     wanted = asked.get("kind")
     kinds = [kind for kind in counts if wanted in (None, kind)]
     limit = MANY if wanted else EACH
-    found = {kind: look.read(live_views.failures, kind, limit) for kind in kinds}
+    found = {kind: look.read(live.failures, kind, limit) for kind in kinds}
     rules = {kind: RULES[FailureKind(kind)] for kind in kinds}
     parts = [
         part("kinds", "failure_kinds.html", counts=counts, wanted=wanted),

@@ -15,7 +15,7 @@ from fedsweep.serve.look import SELDOM, Look
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, sweep_rows, trial_rows
-from fedsweep.store.browse import Wanted
+from fedsweep.store.browse import TrialFilter
 from fedsweep.words import ran_with, standing
 
 LINES = 40
@@ -55,8 +55,8 @@ def trials(look: Look, asked: Mapping[str, str]) -> Screen:
     try:
         wanted = read_wanted(asked)
     except RequestError as error:
-        wanted, wrong = Wanted(prefix="nothing"), str(error)
-    count, rows = look.read(browse.found, wanted)
+        wanted, wrong = TrialFilter(prefix="nothing"), str(error)
+    count, rows = look.read(browse.trials_page, wanted)
     table = part(
         "list",
         "trial_list.html",
@@ -84,7 +84,7 @@ def _choices(look: Look) -> dict[str, list[Any]]:
     }  # fmt: skip
 
 
-def read_wanted(asked: Mapping[str, str]) -> Wanted:
+def read_wanted(asked: Mapping[str, str]) -> TrialFilter:
     """The filter that an address asks for.
 
     Raises:
@@ -97,7 +97,7 @@ def read_wanted(asked: Mapping[str, str]) -> Wanted:
         raise RequestError(
             f"trials cannot be sorted by {sort!r}: sort by {', '.join(browse.SORTS)}"
         )
-    return Wanted(
+    return TrialFilter(
         sweep=asked.get("sweep"),
         prefix=asked["id"].lower() if "id" in asked else None,
         exact=tuple(exact),

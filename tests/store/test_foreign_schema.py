@@ -102,7 +102,7 @@ def test_a_statement_that_never_ends_is_interrupted(
     seconds: float, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a page: the database does not answer, and the next look comes soon."""
-    monkeypatch.setattr(sqlite_engine, "LOOK_SECONDS", seconds)
+    monkeypatch.setattr(sqlite_engine, "PAGE_STATEMENT_SECONDS", seconds)
     engine = open_to_read(sqlite_url, page=True)
     with pytest.raises(StoreBusy, match="took too long to answer"), reading(engine) as connection:
         connection.execute(sa.text(f"SELECT max(trial_id) FROM ({ENDLESS})"))

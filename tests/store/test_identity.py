@@ -25,7 +25,7 @@ ADDED = sa.insert(sweeps).values(name="s", created_at=0.0)
 @pytest.fixture(autouse=True)
 def at_each_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a connection look at the store's name in each transaction."""
-    monkeypatch.setattr(looks, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(looks, "TRUSTED_SECONDS", 0.0)
 
 
 def names(url: str) -> list[str]:
@@ -165,7 +165,7 @@ def test_a_connection_relies_on_a_look_for_a_while(
     opened: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that is made again under it is noticed at the first write after that."""
-    monkeypatch.setattr(looks, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(looks, "TRUSTED_SECONDS", 3600.0)
     with transaction(opened) as c:
         c.execute(sa.update(identity).values(id="0" * 16))
     with transaction(opened) as c:

@@ -12,8 +12,8 @@ from fedsweep import queue
 from fedsweep.measures import OPTIONAL
 from fedsweep.plan import read_plan
 from fedsweep.states import FailureKind, Hold
-from fedsweep.store import browse, live_views, planning, trial_rows
-from fedsweep.store.browse import Wanted
+from fedsweep.store import browse, live, planning, trial_rows
+from fedsweep.store.browse import TrialFilter
 from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import reading, transaction
@@ -32,7 +32,7 @@ def test_states_are_counted_each_trial_once(planned: Engine) -> None:
     finished(planned)
     claimed(planned, 0)
     with reading(planned) as connection:
-        states = live_views.states(connection)
+        states = live.states(connection)
     assert states == {"queued": 4, "running": 1, "finished": 1, "failed": 0, "cancelled": 0}
 
 
@@ -40,13 +40,13 @@ def test_who_runs_has_a_lease_and_who_was_silent_has_none(planned: Engine) -> No
     """Seconds until it ends, on the database's clock; another boot's is over."""
     claimed(planned, 2)
     with reading(planned) as connection:
-        (row,) = live_views.running(connection)
+        (row,) = live.running(connection)
     assert (row["worker"], row["final_round"], row["seconds_trained"]) == ("host-1-0-abc", 2, 0.25)
     assert 0 < row["lease_left"] <= queue.LEASE_SECONDS
     with transaction(planned) as connection:
         connection.execute(sa.update(trials).values(clock="another boot"))
     with reading(planned) as connection:
-        assert live_views.running(connection)[0]["lease_left"] == -1
+        assert live.running(connection)[0]["lease_left"] == -1
 
 
 def test_a_worker_s_training_is_counted_within_the_hour(planned: Engine) -> None:
@@ -60,8 +60,8 @@ def test_a_worker_s_training_is_counted_within_the_hour(planned: Engine) -> None
                 mine.values(started_at=began, ended_at=ended, seconds_trained=trained)
             )
     with reading(planned) as connection:
-        (row,) = live_views.workers(connection, 110.0)
-        assert live_views.workers(connection, 140.0) == []
+        (row,) = live.workers(connection, 110.0)
+        assert live.workers(connection, 140.0) == []
     assert row["trained"] == pytest.approx(8.0 * 10 / 20 + 3.0)
     assert (row["first"], row["last"], row["finished"], row["attempts"]) == (100, 130, 2, 2)
 
@@ -71,10 +71,10 @@ def test_the_queue_is_counted_by_why_it_waits(planned: Engine) -> None:
     claimed(planned, 0)
     failed(planned, FailureKind.ERROR, "once")
     with reading(planned) as connection:
-        counts = live_views.queue(connection)
-        off = live_views.backing_off(connection, 9)
-        upcoming = live_views.upcoming(connection, 9)
-        waiting = live_views.waiting(connection, 9)
+        counts = live.queue(connection)
+        off = live.backing_off(connection, 9)
+        upcoming = live.upcoming(connection, 9)
+        waiting = live.waiting(connection, 9)
     assert sum(counts.values()) == 5
     assert counts["backing off"] == 1
     assert [(row["failure"], row["error"], row["failures"]) for row in off] == [
@@ -85,19 +85,19 @@ def test_the_queue_is_counted_by_why_it_waits(planned: Engine) -> None:
     with transaction(planned) as connection:
         queue.hold_sweep(connection, "tiny", Hold.DRAIN)
     with reading(planned) as connection:
-        assert live_views.queue(connection) == {"drain": 5}
-        assert live_views.upcoming(connection, 9) == []
+        assert live.queue(connection) == {"drain": 5}
+        assert live.upcoming(connection, 9) == []
 
 
 def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine) -> None:
     """By priority, then by age."""
     with reading(planned) as connection:
-        last = live_views.upcoming(connection, 9)[-1]["trial_id"]
+        last = live.upcoming(connection, 9)[-1]["trial_id"]
         key, _ = trial_rows.find_trial(connection, last)
     with transaction(planned) as connection:
         queue.prioritize(connection, [key], 7)
     with reading(planned) as connection:
-        first = live_views.upcoming(connection, 1)[0]
+        first = live.upcoming(connection, 1)[0]
     assert (first["trial_id"], first["priority"], first["sweep"]) == (last, 7, "tiny")
     with transaction(planned) as connection:
         taken = queue.claim(connection, queue.Claimant("w", "cpu"), read_clock(connection))
@@ -109,9 +109,9 @@ def test_failures_are_counted_by_trial_and_by_attempt(planned: Engine) -> None:
     """A diverged trunk takes its sibling with it, unrun."""
     failed(planned, FailureKind.DIVERGED, "inf", "Traceback")
     with reading(planned) as connection:
-        assert live_views.failure_counts(connection) == {"diverged": (2, 1)}
-        (row,) = live_views.failures(connection, "diverged", 9)
-        assert live_views.failures(connection, "error", 9) == []
+        assert live.failure_counts(connection) == {"diverged": (2, 1)}
+        (row,) = live.failures(connection, "diverged", 9)
+        assert live.failures(connection, "error", 9) == []
     assert (row["error"], row["traceback"], row["state"]) == ("inf", "Traceback", "failed")
 
 
@@ -120,7 +120,7 @@ def test_the_ledger_is_that_of_the_view(planned: Engine) -> None:
     finished(planned)
     claimed(planned, 2)
     with reading(planned) as connection:
-        (mine,) = live_views.ledgers(connection)
+        (mine,) = live.ledgers(connection)
         view = connection.execute(sa.text("SELECT * FROM ledger")).mappings().one()
     assert mine["rounds_trained"] == 5
     assert mine == {name: view[name] for name in mine}
@@ -130,7 +130,7 @@ def test_a_page_of_trials_is_a_hundred(planned: Engine, monkeypatch: pytest.Monk
     """Here two: the pages have all trials, each once."""
     monkeypatch.setattr(browse, "PAGE", 2)
     with reading(planned) as connection:
-        pages = [browse.found(connection, Wanted(page=n)) for n in (1, 2, 3, 4)]
+        pages = [browse.trials_page(connection, TrialFilter(page=n)) for n in (1, 2, 3, 4)]
     assert [(count, len(rows)) for count, rows in pages] == [(6, 2), (6, 2), (6, 2), (6, 0)]
     assert len({row["trial_id"] for _, rows in pages for row in rows}) == 6
 
@@ -139,7 +139,7 @@ def test_a_hostile_prefix_is_a_prefix(planned: Engine) -> None:
     """What LIKE would take for more is taken as it is."""
     with reading(planned) as connection:
         for prefix in ("%", "_", "\\", "' OR 1 = 1 --"):
-            assert browse.found(connection, Wanted(prefix=prefix)) == (0, [])
+            assert browse.trials_page(connection, TrialFilter(prefix=prefix)) == (0, [])
 
 
 def test_rounds_are_read_behind_the_last_that_is_known(planned: Engine) -> None:
