@@ -1,4 +1,4 @@
-"""What a page reads, on both databases: small numbers, by hand."""
+"""The reads of the live page on both databases, with small numbers calculated by hand."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def planned(store: Engine, tiny: Path) -> Engine:
     return store
 
 
-def test_states_are_counted_each_trial_once(planned: Engine) -> None:
-    """All five are named."""
+def test_each_trial_is_counted_once_by_its_state(planned: Engine) -> None:
+    """All five states are named."""
     finished(planned)
     claimed(planned, 0)
     with reading(planned) as connection:
@@ -36,8 +36,10 @@ def test_states_are_counted_each_trial_once(planned: Engine) -> None:
     assert states == {"queued": 4, "running": 1, "finished": 1, "failed": 0, "cancelled": 0}
 
 
-def test_who_runs_has_a_lease_and_who_was_silent_has_none(planned: Engine) -> None:
-    """Seconds until it ends, on the database's clock; another boot's is over."""
+def test_a_running_attempt_has_a_lease_and_a_lost_one_has_none(planned: Engine) -> None:
+    """The seconds are those until it ends, on the database's clock. A lease of another boot has
+    expired.
+    """
     claimed(planned, 2)
     with reading(planned) as connection:
         (row,) = live.running(connection)
@@ -50,14 +52,16 @@ def test_who_runs_has_a_lease_and_who_was_silent_has_none(planned: Engine) -> No
 
 
 def test_a_worker_s_training_is_counted_within_the_hour(planned: Engine) -> None:
-    """Of an attempt that began before, its share: 10 s of 20 lie behind second 110; and 3 s."""
+    """An attempt that began earlier counts by its fraction. Here 10 s of 20 s lie after second 110,
+    and the next attempt adds 3 s.
+    """
     finished(planned)
     finished(planned)
     with transaction(planned) as connection:
         for fence_of, began, ended, trained in ((1, 100.0, 120.0, 8.0), (2, 120.0, 130.0, 3.0)):
-            mine = sa.update(attempts).where(attempts.c.id == fence_of)
+            update = sa.update(attempts).where(attempts.c.id == fence_of)
             connection.execute(
-                mine.values(started_at=began, ended_at=ended, seconds_trained=trained)
+                update.values(started_at=began, ended_at=ended, seconds_trained=trained)
             )
     with reading(planned) as connection:
         (row,) = live.workers(connection, 110.0)
@@ -66,8 +70,8 @@ def test_a_worker_s_training_is_counted_within_the_hour(planned: Engine) -> None
     assert (row["first"], row["last"], row["finished"], row["attempts"]) == (100, 130, 2, 2)
 
 
-def test_the_queue_is_counted_by_why_it_waits(planned: Engine) -> None:
-    """One runs; one backs off; T* trials wait for their trunks, which both others are."""
+def test_the_queue_is_counted_by_reason(planned: Engine) -> None:
+    """One trial runs, and one backs off. T* trials wait for their trunks, which these two carry."""
     claimed(planned, 0)
     failed(planned, FailureKind.ERROR, "once")
     with reading(planned) as connection:
@@ -89,8 +93,8 @@ def test_the_queue_is_counted_by_why_it_waits(planned: Engine) -> None:
         assert live.upcoming(connection, 9) == []
 
 
-def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine) -> None:
-    """By priority, then by age."""
+def test_upcoming_trials_are_in_the_order_of_their_claims(planned: Engine) -> None:
+    """The order is by priority, then by age."""
     with reading(planned) as connection:
         last = live.upcoming(connection, 9)[-1]["trial_id"]
         key, _ = trial_rows.find_trial(connection, last)
@@ -106,7 +110,7 @@ def test_what_is_next_comes_in_the_order_in_which_it_is_claimed(planned: Engine)
 
 
 def test_failures_are_counted_by_trial_and_by_attempt(planned: Engine) -> None:
-    """A diverged trunk takes its sibling with it, unrun."""
+    """If a trunk diverges, its sibling fails too, without an attempt."""
     failed(planned, FailureKind.DIVERGED, "inf", "Traceback")
     with reading(planned) as connection:
         assert live.failure_counts(connection) == {"diverged": (2, 1)}
@@ -115,19 +119,19 @@ def test_failures_are_counted_by_trial_and_by_attempt(planned: Engine) -> None:
     assert (row["error"], row["traceback"], row["state"]) == ("inf", "Traceback", "failed")
 
 
-def test_the_ledger_is_that_of_the_view(planned: Engine) -> None:
-    """Without going through the rounds."""
+def test_the_ledger_is_equal_to_the_view(planned: Engine) -> None:
+    """It does not read the rounds."""
     finished(planned)
     claimed(planned, 2)
     with reading(planned) as connection:
-        (mine,) = live.ledgers(connection)
+        (ledger,) = live.ledgers(connection)
         view = connection.execute(sa.text("SELECT * FROM ledger")).mappings().one()
-    assert mine["rounds_trained"] == 5
-    assert mine == {name: view[name] for name in mine}
+    assert ledger["rounds_trained"] == 5
+    assert ledger == {name: view[name] for name in ledger}
 
 
-def test_a_page_of_trials_is_a_hundred(planned: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here two: the pages have all trials, each once."""
+def test_trials_are_read_in_pages(planned: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two trials per page, the pages have all trials, each once."""
     monkeypatch.setattr(browse, "PAGE", 2)
     with reading(planned) as connection:
         pages = [browse.trials_page(connection, TrialFilter(page=n)) for n in (1, 2, 3, 4)]
@@ -135,15 +139,15 @@ def test_a_page_of_trials_is_a_hundred(planned: Engine, monkeypatch: pytest.Monk
     assert len({row["trial_id"] for _, rows in pages for row in rows}) == 6
 
 
-def test_a_hostile_prefix_is_a_prefix(planned: Engine) -> None:
-    """What LIKE would take for more is taken as it is."""
+def test_a_prefix_is_not_a_pattern(planned: Engine) -> None:
+    """The special characters of LIKE have no meaning in it."""
     with reading(planned) as connection:
         for prefix in ("%", "_", "\\", "' OR 1 = 1 --"):
             assert browse.trials_page(connection, TrialFilter(prefix=prefix)) == (0, [])
 
 
-def test_rounds_are_read_behind_the_last_that_is_known(planned: Engine) -> None:
-    """In order."""
+def test_rounds_are_read_after_the_last_known_one(planned: Engine) -> None:
+    """They are in order."""
     claim = claimed(planned, 3)
     with reading(planned) as connection:
         rows = browse.rounds_after(connection, claim.trial, 1)
@@ -151,7 +155,7 @@ def test_rounds_are_read_behind_the_last_that_is_known(planned: Engine) -> None:
 
 
 def test_groups_count_and_average_a_sweep_s_trials(planned: Engine) -> None:
-    """By cell, state and failure: BN's two seeds end at 0.75 here, GN's wait."""
+    """They are by cell, state and failure: BN's two seeds end at 0.75 here, and GN's wait."""
     finished(planned)
     finished(planned)
     with reading(planned) as connection:
@@ -165,8 +169,8 @@ def test_groups_count_and_average_a_sweep_s_trials(planned: Engine) -> None:
     assert [row["test_accuracy"] for row in finals].count(0.75) == 2
 
 
-def test_mean_curves_are_of_the_sweep_s_own_trials(planned: Engine) -> None:
-    """By state."""
+def test_mean_curves_contain_only_the_sweep_s_trials(planned: Engine) -> None:
+    """They are by state."""
     finished(planned)
     with reading(planned) as connection:
         cells = [cell["cell_id"] for cell in browse.cells(connection, "tiny")]
