@@ -45,8 +45,11 @@ class Arm:
     asked: int
     """Number of proposals so far. A search that commits another one must have read all of them."""
     ended: str | None = None
+    """The reason for which the search ended, None if it is open."""
     said: str | None = None
+    """The explanation of the reason, for the user."""
     freeze_round: int | None = None
+    """The T* that an ended search chose, None if it chose none."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +224,8 @@ def _arm(row: Any) -> Arm:
         search=SearchSpec(**settings.pop("search")),
         **settings,
     )
-    same = ("sweep", "sweep_name", "priority", "asked", "ended", "said", "freeze_round")
-    return Arm(key=row["id"], spec=spec, **{name: row[name] for name in same})
+    names = ("sweep", "sweep_name", "priority", "asked", "ended", "said", "freeze_round")
+    return Arm(key=row["id"], spec=spec, **{name: row[name] for name in names})
 
 
 def tried(connection: Connection, arm: Arm) -> list[Tried]:

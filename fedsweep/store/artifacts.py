@@ -343,12 +343,12 @@ def folder_of(url: URL, home: Home) -> Folder:
     usable = [place for place in places if _is_own(home.store, place)]
     if places[0] not in usable:
         target = os.path.realpath(places[0])
-        why = Unapproved(f"it is a link to {target}, {_ASK}")
+        why = Unapproved(f"it is a link to {target}, {_APPROVE_IT}")
         return Folder(_RefusedFiles(places[0], why), home.store, shared=True)
     return Folder(_LocalFiles(*usable, like=file), home.store, shared=True)
 
 
-_ASK = f"which you have not approved here: run `fedsweep db trust`, or set {trust.VARIABLE}"
+_APPROVE_IT = f"which you have not approved here: run `fedsweep db trust`, or set {trust.VARIABLE}"
 
 
 def _chosen(store: str, place: object, file: Path | None) -> Folder:
@@ -358,7 +358,7 @@ def _chosen(store: str, place: object, file: Path | None) -> Folder:
         why: OSError = Outside(f"{str(place)[:200]!r} is not a place that fedsweep keeps files at")
         return Folder(_RefusedFiles(f"{str(place)[:200]}/{store}", why), store, shared=shared)
     if not trust.is_approved(store, place):
-        why = Unapproved(f"the database names {place}, {_ASK}")
+        why = Unapproved(f"the database names {place}, {_APPROVE_IT}")
         return Folder(_RefusedFiles(f"{place}/{store}", why), store, shared=shared)
     if "://" in place:
         return _remote_folder(f"{place}/{store}", store)
