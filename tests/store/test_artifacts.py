@@ -538,7 +538,7 @@ def test_a_pipe_with_the_name_of_a_file_does_not_block(tmp_path: Path) -> None:
     file.unlink()
     os.mkfifo(file)
     assert folder.read(kept) is None
-    with pytest.raises(Outside, match="no regular file"):
+    with pytest.raises(Outside, match="not a regular file"):
         folder.remove(NAME)
 
 

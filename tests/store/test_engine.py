@@ -246,7 +246,7 @@ def test_a_transaction_is_retried_if_its_connection_breaks(
 def test_time_namespaces_of_one_machine_share_a_clock() -> None:
     """A container whose boot clock has an offset reads the same time as its host."""
     program = (
-        "import time; from fedsweep.store.clock import boot_moment as read; "
+        "import time; from fedsweep.store.moment import boot_moment as read; "
         "print(read().seconds, time.clock_gettime(time.CLOCK_BOOTTIME))"
     )
     command = ["unshare", "--time", "--boottime", "864000", sys.executable, "-c", program]
@@ -267,7 +267,7 @@ def test_a_process_of_another_time_namespace_reads_the_same_clock(offset: str) -
     inside = ["unshare", "-T", "--boottime", offset, sys.executable, "-c"]
     if shutil.which("unshare") is None or subprocess.run([*inside, ""], check=False).returncode:
         pytest.skip("this user may not make a time namespace")
-    program = "from fedsweep.store.clock import boot_moment; print(boot_moment().seconds)"
+    program = "from fedsweep.store.moment import boot_moment; print(boot_moment().seconds)"
     before = boot_moment().seconds
     done = subprocess.run([*inside, program], capture_output=True, text=True, check=True)
     after = boot_moment().seconds
