@@ -172,7 +172,7 @@ def test_a_snapshot_that_cannot_be_read_costs_its_rounds(
 
     planned(store, tiny, "normalizer=bn", "seed=0")
     run(store, claim(store), stop_after=2)
-    monkeypatch.setattr(artifacts._Here, "read", failing)
+    monkeypatch.setattr(artifacts._LocalFiles, "read", failing)
     second = claim(store)
     with caplog.at_level(logging.WARNING):
         assert run(store, second)[0] is Outcome.FINISHED
@@ -530,7 +530,9 @@ def test_a_trial_resumes_from_a_snapshot_of_an_earlier_version(store: Engine, ti
     run(store, first, stop_after=2)
     (file,) = folder(store, first).iterdir()
     name = f"{first.trial_id}-1-2.safetensors"
-    old = artifacts._earlier(store.url) if store.dialect.name == "postgresql" else file.parent
+    old = file.parent
+    if store.dialect.name == "postgresql":
+        old = artifacts._earlier_folder(store.url)
     old.mkdir(exist_ok=True)
     file.rename(old / name)
     change(store, name=name)

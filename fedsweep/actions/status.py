@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
-from fedsweep.store import live_views, stops, sweep_rows
+from fedsweep.store import live, stops, sweep_rows
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
 from fedsweep.store.transactions import reading
@@ -57,8 +57,8 @@ def glance(engine: Engine, sweep: str | None = None) -> Glance:
     with reading(engine) as connection:
         return Glance(
             progress,
-            live_views.running(connection),
-            live_views.queue(connection),
-            live_views.failure_counts(connection),
+            live.running(connection),
+            live.queue(connection),
+            live.failure_counts(connection),
             stops.recent(connection),
         )

@@ -26,7 +26,7 @@ from fedsweep.serve.guard import Guard
 from fedsweep.serve.read_cache import UNAVAILABLE, ReadCache
 from fedsweep.serve.screen import Screen
 from fedsweep.serve.stream import MAX_STREAMS, ScreenState, Stream
-from fedsweep.store import live_views
+from fedsweep.store import live
 
 SCREENS: dict[
     str, tuple[str, Callable[[ReadCache, Mapping[str, str]], Screen], tuple[str, ...]]
@@ -81,7 +81,7 @@ def screen_state(cache: ReadCache, name: str, query: Mapping[str, str]) -> Scree
 
     def compute() -> ScreenState:
         content = SCREENS[name][1](cache, query)
-        states = cache.read(live_views.states)
+        states = cache.read(live.states)
         return content, screen.title(content, states), screen.status_line(states)
 
     if name == "sql":  # a statement runs once per request, and is not cached
@@ -93,8 +93,8 @@ def _page(name: str) -> Callable[[Request], Response]:
     def show(request: Request) -> Response:
         query = _query(name, {**request.query_params, **request.path_params})
         content, title, status = screen_state(request.app.state.cache, name, query)
-        live = {"screen": name} | query if name != "sql" else {"screen": name}
-        events = f"events?{urlencode(live)}"
+        parameters = {"screen": name} | query if name != "sql" else {"screen": name}
+        events = f"events?{urlencode(parameters)}"
         text = screen.page(content, title, status, events, _address(request))
         return HTMLResponse(text, content.status)
 
@@ -142,7 +142,7 @@ def _check_health(cache: ReadCache) -> None:
     if not _HEALTH_CHECKS.acquire(blocking=False):  # earlier checks still wait for an answer
         raise TimeoutError
     try:
-        cache.read(live_views.running)
+        cache.read(live.running)
     finally:
         _HEALTH_CHECKS.release()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedsweep.serve import presentation
 from fedsweep.serve.read_cache import ReadCache
-from fedsweep.store import live_views
+from fedsweep.store import live
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
 
@@ -49,9 +49,9 @@ def exposition(cache: ReadCache) -> str:
     """Return all metrics as text."""
     current = metrics(
         cache.read(sweep_progress),
-        cache.read(live_views.failure_counts),
-        cache.read(live_views.running),
-        cache.read(live_views.ledgers),
+        cache.read(live.failure_counts),
+        cache.read(live.running),
+        cache.read(live.ledgers),
     )
     return "".join(map(text, current))
 

@@ -9,7 +9,7 @@ from fedsweep.serve import presentation
 from fedsweep.serve.read_cache import PROGRESS_TICKS, ReadCache
 from fedsweep.serve.screen import Screen, part
 from fedsweep.states import RULES, FailureKind
-from fedsweep.store import live_views, progress, stops
+from fedsweep.store import live, progress, stops
 
 NEXT = 50
 """The number of queued, backing-off and waiting rows that the queue shows of each."""
@@ -25,7 +25,7 @@ def overview(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
     """Return the screen with each sweep's progress and the workers."""
     now = time.time()
     since = (now - presentation.RECENT_SECONDS) // MINUTE * MINUTE
-    running, recent = cache.read(live_views.running), cache.read(live_views.workers, since)
+    running, recent = cache.read(live.running), cache.read(live.workers, since)
     workers = presentation.workers(running, recent, now)
     sweeps = cache.read(progress.sweep_progress, ticks=PROGRESS_TICKS)
     parts = [
@@ -37,15 +37,15 @@ def overview(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
 
 def queue(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
     """Return the screen with the trials that are claimed next, back off, or wait for a trunk."""
-    counts = cache.read(live_views.queue)
+    counts = cache.read(live.queue)
     parts = [
         part("counts", "queue_counts.html", counts=counts, held=presentation.HELD),
-        part("next", "queue_next.html", rows=cache.read(live_views.upcoming, NEXT)),
+        part("next", "queue_next.html", rows=cache.read(live.upcoming, NEXT)),
         part(
             "waits",
             "queue_waits.html",
-            off=cache.read(live_views.backing_off, NEXT),
-            waiting=cache.read(live_views.waiting, NEXT),
+            off=cache.read(live.backing_off, NEXT),
+            waiting=cache.read(live.waiting, NEXT),
         ),
     ]
     return Screen("queue", "Queue", parts)
@@ -53,11 +53,11 @@ def queue(cache: ReadCache, _query: Mapping[str, str]) -> Screen:
 
 def failures(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     """Return the screen with failures by kind. If the address names one kind, it shows more."""
-    counts = cache.read(live_views.failure_counts)
+    counts = cache.read(live.failure_counts)
     chosen = query.get("kind")
     kinds = [kind for kind in counts if chosen in (None, kind)]
     limit = MANY if chosen else EACH
-    rows_by_kind = {kind: cache.read(live_views.failures, kind, limit) for kind in kinds}
+    rows_by_kind = {kind: cache.read(live.failures, kind, limit) for kind in kinds}
     rules = {kind: RULES[FailureKind(kind)] for kind in kinds}
     parts = [
         part("kinds", "failure_kinds.html", counts=counts, chosen=chosen),

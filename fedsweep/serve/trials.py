@@ -15,7 +15,7 @@ from fedsweep.serve.read_cache import PLAN_TICKS, ReadCache
 from fedsweep.serve.screen import Rounds, Screen, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, sweep_rows, trial_rows
-from fedsweep.store.browse import Wanted
+from fedsweep.store.browse import TrialFilter
 from fedsweep.words import ran_with, standing
 
 LOG_LINES = 40
@@ -56,8 +56,8 @@ def trials(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     try:
         selection = read_selection(query)
     except RequestError as error:
-        selection, error_text = Wanted(prefix="nothing"), str(error)
-    count, rows = cache.read(browse.found, selection)
+        selection, error_text = TrialFilter(prefix="nothing"), str(error)
+    count, rows = cache.read(browse.trials_page, selection)
     table = part(
         "list",
         "trial_list.html",
@@ -85,7 +85,7 @@ def _choices(cache: ReadCache) -> dict[str, list[Any]]:
     }  # fmt: skip
 
 
-def read_selection(query: Mapping[str, str]) -> Wanted:
+def read_selection(query: Mapping[str, str]) -> TrialFilter:
     """Return the filter, order and page that an address selects.
 
     Raises:
@@ -98,7 +98,7 @@ def read_selection(query: Mapping[str, str]) -> Wanted:
         raise RequestError(
             f"trials cannot be sorted by {sort!r}: sort by {', '.join(browse.SORTS)}"
         )
-    return Wanted(
+    return TrialFilter(
         sweep=query.get("sweep"),
         prefix=query["id"].lower() if "id" in query else None,
         exact=tuple(exact),

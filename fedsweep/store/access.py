@@ -1,7 +1,7 @@
-"""How a SQLite file can be read: in place, in place without locks, or through a private copy.
+"""Ways to read a SQLite file: in place, in place without locks, or through a private copy.
 
-SQLite needs a shared index (`-shm`) next to a database in WAL mode, even to read it. In a folder
-that this user cannot write, that index cannot be made.
+SQLite needs a shared index (`-shm`) next to a database in WAL mode, even to read it. SQLite cannot
+create that index in a folder that this user cannot write.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly
 from fedsweep.store.location import shown, sidecar
 
 COPIED = ("", "-wal", "-journal")
-"""Ends of the names of the files that hold what was committed."""
+"""Suffixes of the files that hold the committed data: the database, its WAL and its journal."""
 
-Signature = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and time of change of each of a database's files."""
+FileStates = tuple[tuple[int, int, int] | None, ...]
+"""Inode, size and modification time of each of a database's files, None for a missing file."""
 
 
 def access_of(engine: Engine) -> Access | None:
-    """Return how the engine of a SQLite file that is only read reaches it, None for another."""
+    """Return the access of an engine that only reads a SQLite file, None for another engine."""
     access = engine.get_execution_options().get("access")
     return access if isinstance(access, Access) else None
 
@@ -47,7 +47,7 @@ def require_writable(file: Path) -> None:
 
 
 def writable(file: Path) -> bool:
-    """Return whether this user can write the file, or make it, and make files next to it."""
+    """Return whether this user can write or create the file, and can create files next to it."""
     return _can_write(file.parent) and (not file.exists() or _can_write(file))
 
 
@@ -56,20 +56,20 @@ def _can_write(path: Path) -> bool:
 
 
 class Access:
-    """The way to read one SQLite file, chosen again for each connection."""
+    """The way to read one SQLite file. Each new connection chooses it again."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.without_locks = False
-        """True if SQLite reads the file as one that never changes."""
+        """True if SQLite reads the file as immutable, and therefore takes no locks."""
         self._lock = threading.Lock()
-        self._copy: tuple[Signature, TemporaryDirectory[str]] | None = None
+        self._copy: tuple[FileStates, TemporaryDirectory[str]] | None = None
 
     def address(self, mode: str = "ro") -> str:
-        """Return the URI by which SQLite can read the file now.
+        """Return the URI with which SQLite can read the file now.
 
         Raises:
-            StoreError: The file has a log that cannot be read in this folder.
+            StoreError: The file has a log that can neither be read in this folder nor copied.
 
         """
         self.without_locks = False
@@ -77,7 +77,7 @@ class Access:
             return f"{self.file.as_uri()}?mode={mode}"
         logs = any(_size(sidecar(self.file, end)) for end in ("-wal", "-journal"))
         in_place = f"{self.file.as_uri()}?mode=ro"
-        # Without an index, SQLite would make one in a folder of somebody else.
+        # If the index is missing, SQLite would create one in another user's folder.
         leaves_no_file = sidecar(self.file, "-shm").exists() or not _can_write(self.file.parent)
         if leaves_no_file and _opens(in_place):
             return in_place
@@ -93,18 +93,18 @@ class Access:
                 self._copy[1].cleanup()
                 self._copy = None
 
-    def signature(self) -> Signature:
-        """Return what changes whenever the database's files do."""
-        return tuple(_signature(sidecar(self.file, end)) for end in COPIED)
+    def file_states(self) -> FileStates:
+        """Return values that differ after any change of the database's files."""
+        return tuple(_file_state(sidecar(self.file, end)) for end in COPIED)
 
-    def require_unchanged(self, before: Signature) -> None:
-        """Refuse what was read without locks if the files have changed in the meantime.
+    def require_unchanged(self, before: FileStates) -> None:
+        """Refuse a result that was read without locks if the files have changed in the meantime.
 
         Raises:
-            StoreBusy: They have changed.
+            StoreBusy: The files have changed.
 
         """
-        if self.signature() != before:
+        if self.file_states() != before:
             raise StoreBusy(
                 f"{shown(self.file)} was written to while it was read: try again, or read it "
                 "where you may write to its folder"
@@ -113,22 +113,21 @@ class Access:
     def _private_copy(self) -> Path:
         """Return a copy in a temporary folder, in which SQLite can apply the log."""
         with self._lock:
-            before = self.signature()
+            before = self.file_states()
             if self._copy is None or self._copy[0] != before:
-                copied = self._copied(before)
+                folder = self._copied(before)
                 if self._copy is not None:
                     self._copy[1].cleanup()
-                self._copy = (before, copied)
+                self._copy = (before, folder)
             return Path(self._copy[1].name) / self.file.name
 
-    def _copied(self, before: Signature) -> TemporaryDirectory[str]:
+    def _copied(self, before: FileStates) -> TemporaryDirectory[str]:
         folder = TemporaryDirectory(prefix="fedsweep-", ignore_cleanup_errors=True)
         try:
             for end in COPIED:
                 source = sidecar(self.file, end)
                 if source.exists():
-                    target = Path(folder.name) / source.name
-                    shutil.copyfile(source, target)
+                    shutil.copyfile(source, Path(folder.name) / source.name)
         except OSError as error:
             folder.cleanup()
             raise StoreError(
@@ -145,17 +144,17 @@ class Access:
         return folder
 
     def require_whole(self) -> None:
-        """Refuse a log that is not whole, and that nobody is writing.
+        """Refuse a log that is incomplete although no process is writing it.
 
         Raises:
-            StoreError: SQLite would read a part of it without a word.
+            StoreError: The log is incomplete: SQLite would read a part of it without an error.
 
         """
-        before = self.signature()
+        before = self.file_states()
         try:
             self._require_whole(sidecar(self.file, "-wal"))
         except StoreError:
-            if self.signature() == before:
+            if self.file_states() == before:
                 raise
 
     def _require_whole(self, wal: Path) -> None:
@@ -173,7 +172,7 @@ def _size(file: Path) -> int:
         return 0
 
 
-def _signature(file: Path) -> tuple[int, int, int] | None:
+def _file_state(file: Path) -> tuple[int, int, int] | None:
     try:
         stat = file.stat()
     except OSError:
@@ -182,7 +181,7 @@ def _signature(file: Path) -> tuple[int, int, int] | None:
 
 
 def _opens(address: str) -> bool:
-    """Return whether SQLite can read at an address."""
+    """Return whether SQLite can read the database at a URI."""
     try:
         connection = sqlite3.connect(address, uri=True)
     except sqlite3.Error:
@@ -191,7 +190,7 @@ def _opens(address: str) -> bool:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         return "locked" in str(error)
-    except sqlite3.DatabaseError:  # the first real look says what is wrong
+    except sqlite3.DatabaseError:  # the first real statement reports the fault
         return True
     else:
         return True
@@ -202,14 +201,14 @@ def _opens(address: str) -> bool:
 # See https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 WAL_HEADER, FRAME_HEADER = 32, 24
 WAL_MAGIC = 0x377F0682
-"""With its last bit set, checksums are of big-endian words."""
+"""Magic number of a WAL file. If its last bit is set, checksums use big-endian words."""
 
 
 def _is_whole(wal: bytes) -> bool:
-    """Return whether a log is one that SQLite reads to its end.
+    """Return whether SQLite reads a log to its end.
 
-    SQLite ignores everything after the first damaged frame without an error. Frames of an earlier
-    use of the file, which have another salt, may follow.
+    SQLite ignores everything after the first damaged frame without an error. SQLite also reuses
+    the file: frames of an earlier use may follow, and these have another salt.
     """
     if len(wal) < WAL_HEADER:
         return False

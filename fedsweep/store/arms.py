@@ -1,4 +1,4 @@
-"""What is searched: arms, what was proposed for them, and what became of it."""
+"""The rows of searches: arms, the proposals for them, and the trials of each proposal."""
 
 from __future__ import annotations
 
@@ -43,42 +43,45 @@ class Arm:
     spec: ArmSpec
     priority: int
     asked: int
-    """Proposals so far: who commits another must have seen all of them."""
+    """Number of proposals so far. A search that commits another one must have read all of them."""
     ended: str | None = None
+    """The reason for which the search ended, None if it is open."""
     said: str | None = None
+    """The explanation of the reason, for the user."""
     freeze_round: int | None = None
+    """The T* that an ended search chose, None if it chose none."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial of an arm, as its search sees it."""
+    """A trial of an arm, as its search reads it."""
 
     freeze_round: int
     seed: int
     state: str
     failure: str | None
     value: float | None
-    """The search's metric, of a finished trial."""
+    """The search's metric of a finished trial."""
     fresh: bool
-    """Whether the search had it planned."""
+    """True if the search planned this trial, False if the store already had it."""
     pruned: bool = False
-    """Whether it was given up; its value is then that of the round in which it was."""
+    """True if the trial was pruned. Its value is then that of the round in which it was pruned."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was to be tried, and why."""
+    """A T* or a seed that a search proposed, and the reason."""
 
     number: int
     freeze_round: int | None
-    """None where it adds a seed."""
+    """The proposed T*, None if the proposal adds a seed."""
     seed: int | None
-    """Of what it adds; with a T*, the first of those that confirm the answer."""
+    """The added seed. With a T*, it is the first of the seeds that confirm the answer."""
     why: str
     cost: int
     at: float
     pruned_at: int | None = None
-    """The round in which it was given up."""
+    """The round in which the search pruned the proposal, None if it did not."""
 
 
 def _settings(spec: ArmSpec) -> str:
@@ -94,9 +97,10 @@ def _dump(config: TrainConfig) -> dict[str, Any]:
 
 
 def add_arms(connection: Connection, sweep: SweepSpec, priority: int) -> int:
-    """Add what a sweep searches; an arm whose search has changed is searched again, as it now says.
+    """Add the arms of a sweep, and return how many are new or searched again.
 
-    Returns how many are new or searched again; to be called behind `writes.add_sweep`.
+    An arm is searched again if its configuration or its search settings have changed. Call this
+    after `planning.add_sweep`.
     """
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
     count = 0
@@ -107,18 +111,18 @@ def add_arms(connection: Connection, sweep: SweepSpec, priority: int) -> int:
             "settings": _settings(spec),
             "seeds": json.dumps(list(spec.seeds)),
         }
-        mine = (arms.c.sweep == key) & (arms.c.arm_id == spec.arm_id)
-        before = connection.execute(sa.select(arms).where(mine)).mappings().one_or_none()
+        same_arm = (arms.c.sweep == key) & (arms.c.arm_id == spec.arm_id)
+        before = connection.execute(sa.select(arms).where(same_arm)).mappings().one_or_none()
         if before is None:
             row = {"sweep": key, "arm_id": spec.arm_id, "priority": priority, **fields}
             connection.execute(sa.insert(arms).values(**row))
         elif any(before[name] != value for name, value in fields.items()):
             again = {"ended": None, "said": None, "freeze_round": None}
-            connection.execute(sa.update(arms).where(mine).values(**fields, **again))
+            connection.execute(sa.update(arms).where(same_arm).values(**fields, **again))
         else:
             continue
         count += 1
-        arm = connection.execute(sa.select(arms.c.id).where(mine)).scalar_one()
+        arm = connection.execute(sa.select(arms.c.id).where(same_arm)).scalar_one()
         _expect_forks(connection, arm, spec, _all_seeds(connection, arm, spec.seeds))
     return count
 
@@ -129,26 +133,25 @@ def _all_seeds(connection: Connection, arm: int, seeds: Sequence[int]) -> list[i
 
 
 def _expect_forks(connection: Connection, arm: int, spec: ArmSpec, seeds: Sequence[int]) -> None:
-    """Let whoever trains the arm's trunks keep a snapshot wherever a trial may yet fork."""
-    own = sa.delete(lattices).where(lattices.c.arm == arm)
-    connection.execute(own)
+    """Store the rounds at which trials may fork, so that trunks keep snapshots of these rounds."""
+    connection.execute(sa.delete(lattices).where(lattices.c.arm == arm))
     rows = [
         {"trunk": trunk, "arm": arm, "low": spec.low, "high": spec.high, "step": spec.step}
         for seed in seeds
         if (trunk := spec.trial(spec.config.rounds, seed).trunk) is not None
     ]
-    for some in batches(rows):
-        connection.execute(sa.insert(lattices), list(some))
+    for batch in batches(rows):
+        connection.execute(sa.insert(lattices), list(batch))
 
 
 def trunks_of(connection: Connection, arm: int) -> list[str]:
-    """The trunks that an open arm keeps snapshots of."""
+    """Return the trunks of which an open arm keeps snapshots."""
     query = sa.select(lattices.c.trunk).where(lattices.c.arm == arm)
     return list(connection.execute(query).scalars())
 
 
 def any_open(connection: Connection) -> bool:
-    """Whether anything is searched."""
+    """Return whether the search of any arm is open."""
     return bool(_ANY_OPEN(connection).rows)
 
 
@@ -158,9 +161,11 @@ _ANY_OPEN = Prepared(
 
 
 def hungry(connection: Connection, sweep: str | None = None, *, first: bool = False) -> list[Arm]:
-    """Open arms of free sweeps none of whose trials waits to be claimed, by priority, then by how
-    little was proposed, then by age. With `first`, only where nothing that may be claimed comes
-    before what they would propose.
+    """Return the open arms that need a proposal, in the order in which they get one.
+
+    Their sweeps are not held, and none of their trials is queued. The order is by priority, then
+    by the number of proposals, then by age. With `first`, an arm is left out if a claimable trial
+    has the arm's priority or a higher one.
     """
     waits = sa.exists(_ONE).where(
         proposed.c.arm == arms.c.id, trials.c.id == proposed.c.trial, trials.c.state == "queued"
@@ -176,8 +181,9 @@ def hungry(connection: Connection, sweep: str | None = None, *, first: bool = Fa
 
 
 def open_in(connection: Connection, sweep: str | None = None) -> bool:
-    """Whether trials are still to be proposed in scope; what is drained, or beyond its budget, is
-    not waited for.
+    """Return whether an arm in scope is open, so that its search may still propose trials.
+
+    Arms of a sweep that is drained, or beyond its budget, do not count.
     """
     query = sa.select(_ONE).select_from(arms.join(sweeps, sweeps.c.id == arms.c.sweep))
     query = query.where(*_waited_for(sweep))
@@ -192,13 +198,13 @@ def open_configs(connection: Connection, sweep: str | None = None) -> list[dict[
 
 
 def _waited_for(sweep: str | None) -> list[sa.ColumnElement[bool]]:
-    wanted = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.PAUSE.value)
+    resumable = sweeps.c.held.is_(None) | (sweeps.c.held == Hold.PAUSE.value)
     scope = [] if sweep is None else [sweeps.c.name == sweep]
-    return [OPEN, wanted, *scope]
+    return [OPEN, resumable, *scope]
 
 
 def of_sweep(connection: Connection, sweep: str) -> list[Arm]:
-    """A sweep's arms, in the order of the plan."""
+    """Return a sweep's arms, in the order of the plan."""
     query = _arms().where(sweeps.c.name == sweep).order_by(arms.c.id)
     return [_arm(row) for row in connection.execute(query).mappings()]
 
@@ -218,21 +224,22 @@ def _arm(row: Any) -> Arm:
         search=SearchSpec(**settings.pop("search")),
         **settings,
     )
-    same = ("sweep", "sweep_name", "priority", "asked", "ended", "said", "freeze_round")
-    return Arm(key=row["id"], spec=spec, **{name: row[name] for name in same})
+    names = ("sweep", "sweep_name", "priority", "asked", "ended", "said", "freeze_round")
+    return Arm(key=row["id"], spec=spec, **{name: row[name] for name in names})
 
 
 def tried(connection: Connection, arm: Arm) -> list[Tried]:
-    """The arm's own trials, in the order in which they were proposed; without those that only
-    confirm its answer.
+    """Return the arm's own trials, in the order in which the search proposed them.
+
+    Trials that only confirm the arm's answer are left out.
     """
     final, measured = (table.c[arm.spec.search.metric] for table in (trials, rounds))
-    given_up = sa.select(measured).where(
+    at_pruning = sa.select(measured).where(
         rounds.c.trial == trials.c.id, rounds.c.round == proposals.c.pruned_at
     )
     value = sa.case(
         (proposals.c.pruned_at.is_(None), final),
-        else_=given_up.correlate(trials, proposals).scalar_subquery(),
+        else_=at_pruning.correlate(trials, proposals).scalar_subquery(),
     )
     query = (
         sa.select(
@@ -259,7 +266,12 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
     )
     return [
         Tried(
-            *(r.freeze_round, r.seed, r.state, r.failure, r.value, bool(r.fresh)),
+            freeze_round=r.freeze_round,
+            seed=r.seed,
+            state=r.state,
+            failure=r.failure,
+            value=r.value,
+            fresh=bool(r.fresh),
             pruned=r.pruned_at is not None,
         )
         for r in connection.execute(query)
@@ -267,23 +279,27 @@ def tried(connection: Connection, arm: Arm) -> list[Tried]:
 
 
 def proposals_of(connection: Connection, arm: int) -> list[Proposal]:
-    """What was proposed for an arm, in order."""
+    """Return the proposals of an arm, in their order."""
     p = proposals.c
     query = sa.select(p.number, p.freeze_round, p.seed, p.why, p.cost, p.at, p.pruned_at)
-    found = connection.execute(query.where(p.arm == arm).order_by(p.number))
-    return [Proposal(*row) for row in found]
+    rows = connection.execute(query.where(p.arm == arm).order_by(p.number))
+    return [Proposal(*row) for row in rows]
 
 
 def curves(connection: Connection, arm: Arm) -> list[tuple[int, int, bool, int, float]]:
-    """The metric of the arm's trials by round, (T*, seed, whether it waits or runs, round, value),
-    as far as it was measured; without those that were given up, or only confirm the answer.
+    """Return the metric of the arm's trials in each round in which it was measured.
+
+    A row is (T*, seed, True if the trial is queued or running, round, value). Trials that were
+    pruned, or that only confirm the answer, are left out.
     """
     value = rounds.c[arm.spec.search.metric]
     query = (
         sa.select(
-            *(trials.c.freeze_round, trials.c.seed),
+            trials.c.freeze_round,
+            trials.c.seed,
             trials.c.state.in_(["queued", "running"]).label("open"),
-            *(rounds.c.round, value.label("value")),
+            rounds.c.round,
+            value.label("value"),
         )
         .select_from(trials)
         .join(proposed, proposed.c.trial == trials.c.id)
@@ -293,8 +309,11 @@ def curves(connection: Connection, arm: Arm) -> list[tuple[int, int, bool, int, 
         )
         .join(rounds, rounds.c.trial == trials.c.id)
         .where(
-            *(proposed.c.arm == arm.key, trials.c.normalizer == "fixbn", value.is_not(None)),
-            *(proposals.c.seed.is_(None), proposals.c.pruned_at.is_(None)),
+            proposed.c.arm == arm.key,
+            trials.c.normalizer == "fixbn",
+            value.is_not(None),
+            proposals.c.seed.is_(None),
+            proposals.c.pruned_at.is_(None),
             trials.c.state.in_(["queued", "running", "finished"]),
         )
         .order_by(trials.c.freeze_round, trials.c.seed, rounds.c.round)
@@ -305,41 +324,43 @@ def curves(connection: Connection, arm: Arm) -> list[tuple[int, int, bool, int, 
 
 
 def give_up(connection: Connection, arm: Arm, freeze_round: int, round: int) -> list[int]:
-    """Say that a probe cannot win; returns the rows of its trials that are not done and that no
-    other live sweep has, for the caller to cancel.
+    """Prune a probe that cannot win, and return the rows of its trials for the caller to cancel.
+
+    These are its queued and running trials that no other live sweep has.
     """
-    mine = (proposals.c.arm == arm.key) & (proposals.c.freeze_round == freeze_round)
-    mine &= proposals.c.seed.is_(None) & proposals.c.pruned_at.is_(None)
-    said = sa.update(proposals).where(mine).values(pruned_at=round).returning(proposals.c.number)
-    numbers = list(connection.execute(said).scalars())
+    probe = (proposals.c.arm == arm.key) & (proposals.c.freeze_round == freeze_round)
+    probe &= proposals.c.seed.is_(None) & proposals.c.pruned_at.is_(None)
+    prune = sa.update(proposals).where(probe).values(pruned_at=round).returning(proposals.c.number)
+    numbers = list(connection.execute(prune).scalars())
     query = (
         sa.select(trials.c.id)
         .join(proposed, proposed.c.trial == trials.c.id)
         .where(
-            *(proposed.c.arm == arm.key, proposed.c.number.in_(numbers)),
+            proposed.c.arm == arm.key,
+            proposed.c.number.in_(numbers),
             trials.c.state.in_(["queued", "running"]),
         )
     )
-    alone = set(held_alone(connection, arm.sweep_name))
-    return [row for row in connection.execute(query).scalars() if row in alone]
+    exclusive = set(held_alone(connection, arm.sweep_name))
+    return [row for row in connection.execute(query).scalars() if row in exclusive]
 
 
 def pruning(connection: Connection) -> list[Arm]:
-    """The open arms, of sweeps that are free, that give up what cannot win."""
+    """Return the open arms that prune, of sweeps that are not held."""
     query = _arms().where(sa.text("arms.ended IS NULL"), sweeps.c.held.is_(None))
-    found = [_arm(row) for row in connection.execute(query).mappings()]
-    return [arm for arm in found if arm.spec.search.prune != "none"]
+    open_arms = [_arm(row) for row in connection.execute(query).mappings()]
+    return [arm for arm in open_arms if arm.spec.search.prune != "none"]
 
 
 def finished(connection: Connection, specs: Sequence[TrialSpec]) -> set[str]:
-    """Those of these trials that the store has, finished."""
-    found: set[str] = set()
-    for some in batches([spec.trial_id for spec in specs]):
+    """Return the ids of those of these trials that are finished in the store."""
+    trial_ids: set[str] = set()
+    for batch in batches([spec.trial_id for spec in specs]):
         query = sa.select(trials.c.trial_id).where(
-            trials.c.trial_id.in_(some), trials.c.state == "finished"
+            trials.c.trial_id.in_(batch), trials.c.state == "finished"
         )
-        found.update(connection.execute(query).scalars())
-    return found
+        trial_ids.update(connection.execute(query).scalars())
+    return trial_ids
 
 
 def commit(
@@ -352,29 +373,33 @@ def commit(
     why: str,
     cost: int,
 ) -> list[int] | None:
-    """Plan what an arm's search chose; returns the trials' rows, None where somebody else proposed
-    meanwhile, or the sweep is held by now: then nothing is written.
+    """Plan the trials that an arm's search chose, and return their rows.
+
+    If another process proposed in the meantime, or the sweep is held by now, nothing is written
+    and None is returned.
     """
     take_turns(connection)
-    if not _still(connection, arm, asked=arm.asked + 1):
+    if not _update_unchanged(connection, arm, asked=arm.asked + 1):
         return None
     if seed is not None:
         spec = arm.spec
         seeds = [*_all_seeds(connection, arm.key, spec.seeds), seed]
         _expect_forks(connection, arm.key, spec, seeds)
-    said = {"freeze_round": freeze_round, "seed": seed, "why": why, "cost": cost}
-    return _propose(connection, arm, arm.asked + 1, specs, said)
+    proposal = {"freeze_round": freeze_round, "seed": seed, "why": why, "cost": cost}
+    return _propose(connection, arm, arm.asked + 1, specs, proposal)
 
 
 def confirm(
     connection: Connection, arm: Arm, freeze_round: int, specs: Sequence[TrialSpec], why: str
 ) -> list[int]:
-    """Plan the trials that measure what the T* of an ended search gains, on seeds that it did not
-    choose by: with `end`, in one transaction.
+    """Plan the trials that confirm the T* of an ended search, and return their rows.
+
+    They measure its gain on seeds that the search did not use. Call this in the transaction of
+    `end`.
     """
     first = min(spec.config.seed for spec in specs)
-    said = {"freeze_round": freeze_round, "seed": first, "why": why, "cost": 0}
-    return _propose(connection, arm, arm.asked + 1, specs, said)
+    proposal = {"freeze_round": freeze_round, "seed": first, "why": why, "cost": 0}
+    return _propose(connection, arm, arm.asked + 1, specs, proposal)
 
 
 def _propose(
@@ -382,41 +407,45 @@ def _propose(
     arm: Arm,
     number: int,
     specs: Sequence[TrialSpec],
-    said: Mapping[str, Any],
+    proposal: Mapping[str, Any],
 ) -> list[int]:
-    """Write a proposal down, and plan its trials; returns their rows."""
+    """Store a proposal, plan its trials, and return their rows."""
     connection.execute(
-        sa.insert(proposals).values(arm=arm.key, number=number, at=time.time(), **said)
+        sa.insert(proposals).values(arm=arm.key, number=number, at=time.time(), **proposal)
     )
-    fresh, there = add_trials(connection, arm.sweep, specs, arm.priority)
+    fresh, row_by_id = add_trials(connection, arm.sweep, specs, arm.priority)
     known = set(
         connection.execute(sa.select(proposed.c.trial).where(proposed.c.arm == arm.key)).scalars()
     )
     rows = [
         {"arm": arm.key, "trial": row, "number": number, "fresh": int(trial_id in fresh)}
-        for trial_id, row in there.items()
+        for trial_id, row in row_by_id.items()
         if row not in known
     ]
     if rows:
         connection.execute(sa.insert(proposed), rows)
-    return list(there.values())
+    return list(row_by_id.values())
 
 
-def _still(connection: Connection, arm: Arm, **values: Any) -> bool:
-    """Write to an arm that is as it was seen, open, and of a sweep that is free."""
+def _update_unchanged(connection: Connection, arm: Arm, **values: Any) -> bool:
+    """Update an arm, and return whether it still was as it was read.
+
+    An arm that has more proposals than `arm`, has ended, or belongs to a held sweep is not updated.
+    """
     free = sa.exists(_ONE).where(sweeps.c.id == arms.c.sweep, sweeps.c.held.is_(None))
-    seen = (arms.c.id == arm.key) & (arms.c.asked == arm.asked) & arms.c.ended.is_(None) & free
-    return connection.execute(sa.update(arms).where(seen).values(**values)).rowcount == 1
+    same = (arms.c.id == arm.key) & (arms.c.asked == arm.asked) & arms.c.ended.is_(None) & free
+    return connection.execute(sa.update(arms).where(same).values(**values)).rowcount == 1
 
 
 def end(
     connection: Connection, arm: Arm, *, reason: str, why: str, freeze_round: int | None
 ) -> list[str] | None:
-    """The search of an arm is over; returns the trunks that nothing may fork from any more on its
-    account, None where it is not as it was seen.
+    """End the search of an arm, and return the trunks of which it no longer keeps snapshots.
+
+    If the arm is no longer as it was read, nothing is written and None is returned.
     """
     take_turns(connection)
-    if not _still(connection, arm, ended=reason, said=why, freeze_round=freeze_round):
+    if not _update_unchanged(connection, arm, ended=reason, said=why, freeze_round=freeze_round):
         return None
     kept = trunks_of(connection, arm.key)
     connection.execute(sa.delete(lattices).where(lattices.c.arm == arm.key))

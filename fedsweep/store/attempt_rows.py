@@ -35,15 +35,16 @@ def start_attempt(
     data_fingerprint: str,
     provenance: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Say what an attempt computes under and runs with, and index the files that it may write.
-    Rounds stored under other numerics are dropped, as lost, and so are their snapshots: a trial's
-    rounds are all of one kind.
+    """Store the numerics, data and provenance of an attempt, and index the files it may write.
 
-    Returns the names of the dropped snapshots' files; to be called behind `queue.renew`.
+    All rounds of a trial have the same numerics. If the stored rounds have others, they are
+    deleted with their snapshots, and the attempt counts them as lost.
+
+    Returns the names of the deleted snapshots' files. Call this after `queue.renew`.
     """
     key = {"trial": claim.trial, "fence": claim.fence}
     ADD_FILE.many(connection, [key | {"name": name} for name in file_names(claim)])
-    mine = (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
+    this_attempt = (attempts.c.trial == claim.trial) & (attempts.c.fence == claim.fence)
     lost = seconds = 0
     dropped: list[str] = []
     if claim.numerics_id is not None and claim.numerics_id != numerics_id:
@@ -59,7 +60,7 @@ def start_attempt(
         )
     connection.execute(
         sa.update(attempts)
-        .where(mine)
+        .where(this_attempt)
         .values(
             numerics_id=numerics_id,
             numerics=json.dumps(dict(numerics)),
@@ -78,31 +79,31 @@ def start_attempt(
 
 
 def add_logs(connection: Connection, claim: Claim, lines: Sequence[Line]) -> None:
-    """Store what was said during an attempt; a line that is there is written over.
+    """Store the log lines of an attempt. A stored line of the same number is overwritten.
 
-    To be called behind `queue.renew`, so that who has lost its lease adds nothing.
+    Call this after `queue.renew`, so that an attempt without a lease adds nothing.
     """
     key = {"trial": claim.trial, "fence": claim.fence}
     if lines:
-        _SAY.many(connection, [key | asdict(line) for line in lines])
+        _ADD_LINE.many(connection, [key | asdict(line) for line in lines])
 
 
 def add_last_words(connection: Connection, claim: Claim, words: Sequence[str]) -> None:
-    """Store what a slot's process said as it died, behind what it had stored; see `add_logs`."""
-    mine = (logs.c.trial == claim.trial) & (logs.c.fence == claim.fence)
-    last = sa.select(sa.func.coalesce(sa.func.max(logs.c.n), 0)).where(mine)
+    """Store the last output of a slot's dead process after its stored lines; see `add_logs`."""
+    this_attempt = (logs.c.trial == claim.trial) & (logs.c.fence == claim.fence)
+    last = sa.select(sa.func.coalesce(sa.func.max(logs.c.n), 0)).where(this_attempt)
     first, now = connection.execute(last).scalar_one() + 1, time.time()
-    said = [Line(n, now, "stderr", cut(word)) for n, word in enumerate(words, first)]
-    add_logs(connection, claim, said)
+    lines = [Line(n, now, "stderr", cut(word)) for n, word in enumerate(words, first)]
+    add_logs(connection, claim, lines)
 
 
-def _saying(dialect: Dialect) -> sa.ClauseElement:
+def _upsert_line(dialect: Dialect) -> sa.ClauseElement:
     added = dialect.insert(logs).values({c.name: sa.bindparam(c.name) for c in logs.c})
-    said = {name: added.excluded[name] for name in ("at", "level", "message")}
-    rewritten: sa.ClauseElement = added.on_conflict_do_update(
-        index_elements=["trial", "fence", "n"], set_=said
+    changed = {name: added.excluded[name] for name in ("at", "level", "message")}
+    upsert: sa.ClauseElement = added.on_conflict_do_update(
+        index_elements=["trial", "fence", "n"], set_=changed
     )
-    return rewritten
+    return upsert
 
 
-_SAY = Prepared(_saying)
+_ADD_LINE = Prepared(_upsert_line)

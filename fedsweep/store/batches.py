@@ -1,4 +1,4 @@
-"""Statements that insert many rows, some at a time."""
+"""Statements that insert many rows, in batches."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 STATEMENT_ROWS = 1000
-"""Rows of one statement."""
+"""Rows per statement."""
 
 
 def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """In pieces that one statement takes."""
+    """Return the rows in batches, each small enough for one statement."""
     return (rows[i : i + STATEMENT_ROWS] for i in range(0, len(rows), STATEMENT_ROWS))
 
 
 def adding(table: sa.Table, *names: str) -> Prepared:
-    """INSERT … ON CONFLICT DO NOTHING, of these columns."""
+    """Return the statement INSERT … ON CONFLICT DO NOTHING of these columns."""
     values: dict[str, Any] = {name: sa.bindparam(name) for name in names}
     return Prepared(lambda dialect: dialect.insert(table).values(values).on_conflict_do_nothing())

@@ -1,4 +1,4 @@
-"""Trials by filter, and a trial's rounds as they come; a sweep's cells and their mean curves."""
+"""Trials by filter, a trial's newest rounds, and a sweep's cells with their mean curves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sqlalchemy.engine import Connection
 from fedsweep.fields import config_columns
 from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.states import TrialState
-from fedsweep.store.live_views import TOLD
+from fedsweep.store.live import DESCRIPTION
 from fedsweep.store.rows import Row
 from fedsweep.store.tables import attempts, members, rounds, sweeps, trials
 
 PAGE = 100
-"""Trials of a page."""
+"""Trials per page."""
 
 EXACT = ("state", "failure", "normalizer", "alpha", "local_steps", "momentum", "seed")
-"""The columns that a filter compares."""
+"""The columns that a filter compares with a value."""
 
 SORTS = {
     "planned": trials.c.id,
@@ -28,64 +28,64 @@ SORTS = {
     **{name: trials.c[name] for name in ("freeze_round", "final_round", "test_accuracy")},
     **{name: trials.c[name] for name in ("validation_accuracy", "seconds", "priority")},
 }
-"""What trials can be sorted by."""
+"""The columns by which trials can be sorted."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which trials, in which order; what is None does not matter."""
+class TrialFilter:
+    """A filter and an order of trials. A field that is None does not filter."""
 
     sweep: str | None = None
     prefix: str | None = None
-    """The beginning of their ids."""
+    """The first characters of their ids."""
     exact: tuple[tuple[str, Any], ...] = ()
-    """Columns of EXACT, each with its value."""
+    """Columns of EXACT, each with the value to compare."""
     sort: str = "planned"
     down: bool = False
     page: int = 1
 
 
-def found(connection: Connection, wanted: Wanted) -> tuple[int, list[Row]]:
-    """How many trials are wanted, and one page of them."""
-    query = sa.select(trials.c.id).where(*_conditions(wanted))
+def trials_page(connection: Connection, chosen: TrialFilter) -> tuple[int, list[Row]]:
+    """Return the number of trials that pass a filter, and one page of them."""
+    query = sa.select(trials.c.id).where(*_conditions(chosen))
     count = connection.execute(
         sa.select(sa.func.count()).select_from(query.subquery())
     ).scalar_one()
-    column = SORTS[wanted.sort]
-    order = (column.is_(None), column.desc() if wanted.down else column, trials.c.id)
-    tried = sa.select(sa.func.count()).where(attempts.c.trial == trials.c.id).scalar_subquery()
+    column = SORTS[chosen.sort]
+    order = (column.is_(None), column.desc() if chosen.down else column, trials.c.id)
+    of_trial = sa.select(sa.func.count()).where(attempts.c.trial == trials.c.id)
     more = ("failure", "error", "test_accuracy", "validation_accuracy", "seconds", "held")
     rows = (
         sa.select(
-            *(trials.c[name] for name in (*TOLD, *more)),
+            *(trials.c[name] for name in (*DESCRIPTION, *more)),
             sweeps.c.name.label("sweep"),
-            tried.label("attempts"),
+            of_trial.scalar_subquery().label("attempts"),
         )
         .join(sweeps, sweeps.c.id == trials.c.sweep)
-        .where(*_conditions(wanted))
+        .where(*_conditions(chosen))
         .order_by(*order)
         .limit(PAGE)
-        .offset(PAGE * (wanted.page - 1))
+        .offset(PAGE * (chosen.page - 1))
     )
     return count, [dict(row) for row in connection.execute(rows).mappings()]
 
 
-def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
-    conditions = [trials.c[name] == value for name, value in wanted.exact]
-    if wanted.prefix:
-        conditions.append(trials.c.trial_id.startswith(wanted.prefix, autoescape=True))
-    if wanted.sweep is not None:
-        conditions.append(trials.c.id.in_(_of(wanted.sweep)))
+def _conditions(chosen: TrialFilter) -> list[sa.ColumnElement[bool]]:
+    conditions = [trials.c[name] == value for name, value in chosen.exact]
+    if chosen.prefix:
+        conditions.append(trials.c.trial_id.startswith(chosen.prefix, autoescape=True))
+    if chosen.sweep is not None:
+        conditions.append(trials.c.id.in_(_trials_of(chosen.sweep)))
     return conditions
 
 
-def _of(sweep: str) -> sa.Select[Any]:
+def _trials_of(sweep: str) -> sa.Select[Any]:
     of_sweep = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
     return of_sweep.where(sweeps.c.name == sweep)
 
 
 def choices(connection: Connection) -> dict[str, list[Any]]:
-    """The values that the configurations of all trials have, of what a filter compares."""
+    """Return the values of all trials in the columns of the configuration that can be filtered."""
     names = ("normalizer", "alpha", "local_steps", "momentum")
     query = sa.select(*(trials.c[name] for name in names)).distinct()
     rows = connection.execute(query).all()
@@ -96,7 +96,10 @@ def choices(connection: Connection) -> dict[str, list[Any]]:
 
 
 def rounds_after(connection: Connection, trial: int, after: int) -> list[tuple[Any, ...]]:
-    """A trial's rounds after this one, in order: (round, *SHOWN_BY_ROUND, phase, inherited)."""
+    """Return a trial's rounds after a given one, in order.
+
+    A row is (round, *SHOWN_BY_ROUND, phase, inherited).
+    """
     measured = [measure.name for measure in SHOWN_BY_ROUND]
     columns = [rounds.c[name] for name in ("round", *measured, "phase", "inherited")]
     query = sa.select(*columns).where(rounds.c.trial == trial, rounds.c.round > after)
@@ -105,51 +108,54 @@ def rounds_after(connection: Connection, trial: int, after: int) -> list[tuple[A
 
 @dataclass(frozen=True)
 class Group:
-    """The trials of a sweep that share cell, state and failure. Accuracies are shares 0..1."""
+    """The trials of a sweep with the same cell, state and failure. Accuracies are fractions."""
 
     cell_id: str
     state: str
     failure: str | None
     n: int
     means: dict[str, float | None]
-    """Of the final measures that were asked for."""
+    """The mean of each requested final measure."""
     squares: dict[str, float | None]
-    """The means of their squares."""
+    """The mean of the square of each requested final measure."""
 
 
 def groups(connection: Connection, sweep: str, measures: tuple[str, ...]) -> list[Group]:
-    """A sweep's trials, counted and averaged."""
-    taken = [trials.c[name] for name in measures]
+    """Return a sweep's trials by cell, state and failure, with the means of these measures."""
+    columns = [trials.c[name] for name in measures]
     key = (trials.c.cell_id, trials.c.state, trials.c.failure)
-    averages = [sa.func.avg(column) for column in taken]
-    averages += [sa.func.avg(column * column) for column in taken]
-    query = sa.select(*key, sa.func.count(), *averages).where(trials.c.id.in_(_of(sweep)))
-    found = []
+    averages = [sa.func.avg(column) for column in columns]
+    averages += [sa.func.avg(column * column) for column in columns]
+    query = sa.select(*key, sa.func.count(), *averages).where(trials.c.id.in_(_trials_of(sweep)))
+    result = []
     for cell, state, failure, n, *values in connection.execute(query.group_by(*key)):
-        means, squares = values[: len(taken)], values[len(taken) :]
-        by_name = [dict(zip(measures, some, strict=True)) for some in (means, squares)]
-        found.append(Group(cell, state, failure, n, *by_name))
-    return found
+        means = dict(zip(measures, values[: len(columns)], strict=True))
+        squares = dict(zip(measures, values[len(columns) :], strict=True))
+        result.append(Group(cell, state, failure, n, means, squares))
+    return result
 
 
 def cells(connection: Connection, sweep: str) -> list[Row]:
-    """The configurations of a sweep's cells, in the order of planning, with one seed of each."""
-    first = sa.select(sa.func.min(trials.c.id)).where(trials.c.id.in_(_of(sweep)))
+    """Return the configuration of each cell of a sweep, in the order of planning.
+
+    Each configuration has the seed of the cell's first trial.
+    """
+    first = sa.select(sa.func.min(trials.c.id)).where(trials.c.id.in_(_trials_of(sweep)))
     fields = [trials.c[name] for name in ("cell_id", *config_columns())]
     query = sa.select(*fields).where(trials.c.id.in_(first.group_by(trials.c.cell_id)))
     return [dict(row) for row in connection.execute(query.order_by(trials.c.id)).mappings()]
 
 
 def finals(connection: Connection, sweep: str) -> list[Row]:
-    """Each trial's cell, seed and final test accuracy."""
+    """Return the cell, seed and final test accuracy of each trial of a sweep."""
     columns = [trials.c[name] for name in ("cell_id", "seed", "test_accuracy")]
-    query = sa.select(*columns).where(trials.c.id.in_(_of(sweep))).order_by(trials.c.id)
+    query = sa.select(*columns).where(trials.c.id.in_(_trials_of(sweep))).order_by(trials.c.id)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A cell's test accuracy in a round: the mean and the mean square over `n` trials, 0..1."""
+    """A cell's test accuracy in a round: mean and mean square over `n` trials, as fractions."""
 
     round: int
     mean: float
@@ -160,14 +166,16 @@ class Mean:
 def mean_curves(
     connection: Connection, sweep: str, cells: Sequence[str]
 ) -> dict[str, dict[str, list[Mean]]]:
-    """The mean test accuracy by round of a sweep's cells, by cell and state.
+    """Return the mean test accuracy by round, by cell and state of the trials.
 
-    Of its finished trials and, apart, of those that run.
+    The states are finished and running.
     """
     accuracy = rounds.c.test_accuracy
     query = (
         sa.select(
-            *(trials.c.cell_id, trials.c.state, rounds.c.round),
+            trials.c.cell_id,
+            trials.c.state,
+            rounds.c.round,
             sa.func.avg(accuracy),
             sa.func.avg(accuracy * accuracy),
             sa.func.count(),
@@ -176,7 +184,7 @@ def mean_curves(
         .where(
             trials.c.cell_id.in_(cells),
             trials.c.state.in_([TrialState.FINISHED, TrialState.RUNNING]),
-            trials.c.id.in_(_of(sweep)),
+            trials.c.id.in_(_trials_of(sweep)),
             accuracy.is_not(None),
         )
         .group_by(trials.c.cell_id, trials.c.state, rounds.c.round)

@@ -16,61 +16,62 @@ SIGNATURE = frozenset({"sweeps", "trials", "sweep_members", "attempts", "rounds"
 _TABLES = SIGNATURE | {"alembic_version"} | frozenset(metadata.tables)
 
 NAMED = 3
-"""Names of another application's tables that a refusal lists."""
+"""Maximum number of another application's tables that a message lists."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The names in a SQLite file, or in the schema of Postgres where new tables would go."""
+    """The names in a SQLite file, or in the Postgres schema that new tables would go to."""
 
     names: frozenset[str]
     """Tables, views, sequences and types, without those that belong to an extension."""
     application: int = 0
     """The application_id in the header of a SQLite file."""
     impostors: frozenset[str] = frozenset()
-    """Names of our tables under which something else lies: a view may run anything, a foreign table
-    asks another server."""
+    """Names of our tables that are not tables here.
+
+    A view may execute any function, and a foreign table queries another server."""
 
     @property
     def ours(self) -> bool:
-        """Return if fedsweep made the tables."""
+        """Return True if fedsweep made the tables."""
         return self.names >= SIGNATURE and not self.impostors
 
     @property
     def empty(self) -> bool:
-        """Return if fedsweep may make its tables here."""
+        """Return True if fedsweep may create its tables here."""
         return not self.names and not self.application
 
 
 def contents(connection: Connection) -> Contents:
-    """Return what lies in a database."""
+    """Return the names in a database."""
     listing = dialect_of(connection).listing(connection)
     return Contents(listing.names, listing.application, _TABLES & listing.not_tables)
 
 
 def require_empty(connection: Connection) -> None:
-    """Refuse to make fedsweep's tables among those of another application.
+    """Refuse to create fedsweep's tables among those of another application.
 
     Raises:
-        StoreForeign: Something else lies here.
+        StoreForeign: The database has tables of another application.
         StoreError: The database cannot store every text.
 
     """
-    found = contents(connection)
-    if not found.empty:
-        raise StoreForeign(foreign(connection, found))
+    content = contents(connection)
+    if not content.empty:
+        raise StoreForeign(foreign(connection, content))
     dialect_of(connection).require_every_text(connection)
 
 
-def foreign(connection: Connection, found: Contents) -> str:
-    """Return the refusal of a database that is not fedsweep's, with its remedy."""
+def foreign(connection: Connection, content: Contents) -> str:
+    """Return the message that refuses a database of another application, with its remedy."""
     remedy = dialect_of(connection).foreign_remedy
-    if found.impostors:
+    if content.impostors:
         return (
-            f"the database is not a fedsweep database: {min(found.impostors)} in it is not a "
+            f"the database is not a fedsweep database: {min(content.impostors)} in it is not a "
             f"table; {remedy}"
         )
-    names = sorted(found.names)
+    names = sorted(content.names)
     more = ", …" if len(names) > NAMED else ""
-    held = f"holds {', '.join(names[:NAMED])}{more}" if names else "belongs"
-    return f"the database is not a fedsweep database: it {held} of another application; {remedy}"
+    verb = f"holds {', '.join(names[:NAMED])}{more}" if names else "belongs"
+    return f"the database is not a fedsweep database: it {verb} of another application; {remedy}"

@@ -1,4 +1,4 @@
-"""An attempt's hold on a trial."""
+"""An attempt's claim on a trial."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt's hold on a trial. Every write it makes carries the fence."""
+    """One attempt's claim on a trial. Every write of the attempt carries the fence."""
 
     trial: int
-    """The row's key."""
+    """Key of the trial's row."""
     trial_id: str
     fence: int
     config: Mapping[str, Any]
     numerics_id: str | None
-    """What the stored rounds were computed under; None where there are none."""
+    """Numerics of the stored rounds, None if no attempt has set them."""
     data_fingerprint: str | None
     final_round: int
-    """The last stored round, 0 where there is none."""
+    """The last stored round, 0 if no round is stored."""
     trunk: str | None = None
-    """What it shares with siblings; None where nothing."""
+    """The trunk that the trial shares with siblings, None if it shares none."""
     fork_round: int = 0
-    """The last round that it may share."""
+    """The last round that the trial may share."""
     store: str = ""
-    """The database's own name, a part of the names of the attempt's files."""
+    """The store's own name, a part of the names of the attempt's files."""

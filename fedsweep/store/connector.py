@@ -1,7 +1,7 @@
-"""Connections to a Postgres server: the user's settings first, ours where none are given.
+"""Connections to a Postgres server. The user's settings take precedence over ours.
 
 libpq reads the URL, the service file and the environment. A connection pooler (pgbouncer) hands
-each transaction to any server process: there, nothing may outlive its transaction.
+each transaction to any server process: a setting must not outlive its transaction there.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "fallback_application_name": "fedsweep",
 }
-"""Our libpq parameters. libpq itself prefers any application_name to the fallback."""
+"""Our libpq parameters. libpq itself uses any application_name instead of the fallback."""
 
 _REFUSED = re.compile(r"startup parameter|command.line options", re.IGNORECASE)
-"""A pooler's words, never localized, for startup parameters that it does not pass on."""
+"""The text of a pooler's error about startup parameters, which is never localized."""
 
-_FOR_LATER = "default_transaction_read_only"
-"""A setting that says nothing of the current transaction."""
+_LATER_READ_ONLY = "default_transaction_read_only"
+"""A setting that applies to later transactions, but not to the current one."""
 
 
 def parse(text: str) -> URL:
-    """Return a libpq URL as SQLAlchemy's; several hosts and socket folders are in its query.
+    """Return SQLAlchemy's form of a libpq URL. Several hosts, and socket folders, are in its query.
 
     Raises:
-        RequestError: libpq cannot read it. The message repeats no part that may be a password.
+        RequestError: libpq cannot read the URL. The message repeats no part that may be a password.
 
     """
     try:
-        found = conninfo_to_dict("postgresql://" + text.partition("://")[2])
+        parameters = conninfo_to_dict("postgresql://" + text.partition("://")[2])
     except (psycopg.Error, UnicodeError) as error:
         unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
         if unknown is None:
@@ -52,7 +52,7 @@ def parse(text: str) -> URL:
         raise RequestError(
             f"--db cannot be opened: libpq has no parameter {unknown[1]}, correct the URL"
         ) from error
-    parts = {name: str(value) for name, value in found.items() if value is not None}
+    parts = {name: str(value) for name, value in parameters.items() if value is not None}
     host, port = parts.get("host", ""), parts.get("port", "")
     if "@" in host:
         raise RequestError("--db has an @ in its user or password: write it as %40")
@@ -77,10 +77,10 @@ _WRITE_A_URL = (
 
 
 class Connector:
-    """Opens connections for one engine, and knows whether a pooler is in between."""
+    """Opens the connections of one engine, and detects a connection pooler in between."""
 
     def __init__(self, url: URL, settings: Mapping[str, str], *, read_only: bool = False) -> None:
-        """`settings` are added where the user gives none; `read_only` holds in any case."""
+        """Take `settings`, which the user's settings override; nothing overrides `read_only`."""
         self.read_only = read_only
         self.pooled = False
         self._known = False
@@ -93,11 +93,11 @@ class Connector:
         self._more = {name: value for name, value in _DEFAULTS.items() if not given.get(name)}
 
     def __call__(self) -> psycopg.Connection[Any]:
-        """Open a connection. A pooler that refuses startup options gets none."""
+        """Open a connection. If a pooler refuses startup options, connect without them."""
         return self.connected()
 
     def connected(self, seconds: float | None = None) -> psycopg.Connection[Any]:
-        """Open a connection, and wait for each host no longer than that, if it is given."""
+        """Open a connection, and wait at most `seconds` for each host, if that is given."""
         if not self.pooled:
             try:
                 driver = self._connect(self._options(), seconds)
@@ -106,31 +106,31 @@ class Connector:
                     raise
                 self.pooled = True
         if self.pooled:
-            settings_of(self._users_options)  # refused here, before anything is begun
+            settings_of(self._users_options)  # refuse wrong options before a transaction begins
             driver = self._connect("", seconds)
         try:
-            self._look_at(driver)
+            self._detect_pooler(driver)
         except BaseException:
             driver.close()
             raise
         return driver
 
     def begin(self, driver: psycopg.Connection[Any], *, writes: bool = False) -> None:
-        """Make the settings of a transaction that has just begun, if a pooler is in between.
+        """Apply the settings to a transaction that has just begun, if a pooler is in between.
 
-        One that `writes` makes itself read-only later.
+        A transaction that `writes` makes itself read-only later.
         """
         if not self.pooled:
             return
         local = self._ours | settings_of(self._users_options)
-        local |= {_FOR_LATER: "on"} if self.read_only and not writes else {}
-        if _FOR_LATER in local:
-            local["transaction_read_only"] = local[_FOR_LATER]
+        local |= {_LATER_READ_ONLY: "on"} if self.read_only and not writes else {}
+        if _LATER_READ_ONLY in local:
+            local["transaction_read_only"] = local[_LATER_READ_ONLY]
         calls = [sql.SQL("set_config({}, {}, true)").format(*pair) for pair in local.items()]
         driver.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
 
     def _options(self) -> str:
-        """Return the startup options: of two values of a setting, the server takes the later."""
+        """Return the startup options. The server uses the last value of a setting."""
         ours = [f"-c {name}={value}" for name, value in self._ours.items()]
         return " ".join([*ours, *filter(None, [self._users_options])])
 
@@ -141,18 +141,19 @@ class Connector:
             ours["connect_timeout"] = str(max(1, round(min(seconds, self._patience))))
         return psycopg.connect(**{**self._parameters, **self._more, **ours})
 
-    def _look_at(self, driver: psycopg.Connection[Any]) -> None:
-        """Look for a pooler on the first connection: it names no server process as its own.
+    def _detect_pooler(self, driver: psycopg.Connection[Any]) -> None:
+        """Detect a pooler on the first connection: its process number is not the server's.
 
-        An engine that only reads looks on each connection, before it makes the session read-only.
-        That is no startup option: with one, target_session_attrs=read-write accepts no server.
+        An engine that only reads checks each connection, before it makes the session read-only.
+        It does not use a startup option for that: then target_session_attrs=read-write would
+        accept no server.
         """
         if not self.pooled and (self.read_only or not self._known):
             driver.autocommit = True
-            found = driver.execute("SELECT pg_backend_pid()").fetchone()
-            self.pooled = found != (driver.info.backend_pid,)
+            backend = driver.execute("SELECT pg_backend_pid()").fetchone()
+            self.pooled = backend != (driver.info.backend_pid,)
             if self.read_only and not self.pooled:
-                driver.execute(f"SET {_FOR_LATER} = on")
+                driver.execute(f"SET {_LATER_READ_ONLY} = on")
             driver.autocommit = False
         self._known = True
         if self.pooled:
@@ -172,16 +173,19 @@ def _parameters(url: URL) -> dict[str, Any]:
 
 
 def effective(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters that libpq uses: of the URL, its service, and the environment."""
+    """Return the parameters that libpq uses: from the URL, its service and the environment."""
     with _environment("PGSERVICE", parameters.get("service")):
         defaults = pq.Conninfo.get_defaults()
-    found = {o.keyword.decode(): o.val.decode() for o in defaults if o.val is not None}
-    return found | {name: str(value) for name, value in parameters.items()}
+    values = {o.keyword.decode(): o.val.decode() for o in defaults if o.val is not None}
+    return values | {name: str(value) for name, value in parameters.items()}
 
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable for a moment: libpq tells what a service sets only by its variable."""
+    """Set an environment variable for the duration of the context.
+
+    libpq returns the settings of a service only if its variable names the service.
+    """
     before = os.environ.get(name)
     if value is None or value == before:
         yield
@@ -200,11 +204,11 @@ def settings_of(options: str) -> dict[str, str]:
     """Return the settings in libpq's `options`: `-c name=value` and `--name=value`.
 
     Raises:
-        RequestError: an option is of another form, which only a server's own start can take.
+        RequestError: an option has another form, which only the start of a session accepts.
 
     """
     words = [re.sub(r"\\(.)", r"\1", w) for w in re.findall(r"(?:\\.|[^\s\\]++)++", options)]
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     while words:
         word = words.pop(0)
         if word == "-c" and words:
@@ -215,5 +219,5 @@ def settings_of(options: str) -> dict[str, str]:
                 f"{word} in the URL's options or PGOPTIONS cannot be set through a connection "
                 "pooler: write -c name=value, or name the server's own port in --db"
             )
-        found[name.replace("-", "_")] = value
-    return found
+        settings[name.replace("-", "_")] = value
+    return settings

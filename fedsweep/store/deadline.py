@@ -1,4 +1,4 @@
-"""One deadline over everything that an answer needs, whichever step hangs."""
+"""One deadline for all steps of a piece of work, such as the answer to a query."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 GRACE = 0.5
-"""Seconds after a deadline until the work is stopped from outside: it may end by itself first."""
+"""Seconds after a deadline until the work is stopped from outside. It can end by itself before."""
 
 
 class Deadline:
-    """A moment on the monotonic clock, which all processes of a machine share."""
+    """A time on the monotonic clock, which all processes of a machine share."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -26,10 +26,10 @@ class Deadline:
         return max(0.0, self.at - time.monotonic())
 
     def milliseconds(self) -> int:
-        """Return the milliseconds that a server's timeout may have.
+        """Return the milliseconds until the deadline, for a server's timeout.
 
         Raises:
-            TimeoutError: the deadline is over. A timeout of 0 would mean none.
+            TimeoutError: the deadline has passed. A server would take 0 as no timeout.
 
         """
         left = int(1000 * self.left)
@@ -39,9 +39,9 @@ class Deadline:
 
 
 def within(deadline: Deadline, work: Callable[[], T], stop: Callable[[], object]) -> T:
-    """Return what `work` returns; after the deadline, or at Ctrl-C, call `stop` and leave it.
+    """Return the result of `work`. After the deadline, or at Ctrl-C, call `stop` and do not wait.
 
-    The work runs in a thread: a call that nothing can interrupt holds up nobody but itself.
+    The work runs in a thread, so that a call that cannot be interrupted blocks only that thread.
 
     Raises:
         TimeoutError: the work took too long.
@@ -78,10 +78,10 @@ def within(deadline: Deadline, work: Callable[[], T], stop: Callable[[], object]
 
 
 _stops: dict[threading.Event, Callable[[], object]] = {}
-"""What stops each work that is waited for."""
+"""The function that stops each work that a thread waits for."""
 
 
 def stop_all() -> None:
-    """Stop all work that is waited for: the process is about to end."""
+    """Stop all work that a thread waits for, because the process is about to end."""
     for stop in list(_stops.values()):
         stop()

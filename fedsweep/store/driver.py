@@ -1,4 +1,4 @@
-"""Statements that the driver executes itself, past SQLAlchemy's own work on each of them."""
+"""Statements that the driver executes directly, without SQLAlchemy's work on each of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 
 def executed(connection: Connection, text: str, execute: Callable[[Any], T]) -> T:
-    """Let the driver execute; its errors become SQLAlchemy's, and a dead connection is let go."""
+    """Execute a statement with the driver's cursor, and return the result.
+
+    The driver's errors become SQLAlchemy's errors. A dead connection is invalidated.
+    """
     if not connection.in_transaction():
         connection.begin()
     driver = connection.connection
@@ -26,14 +29,17 @@ def executed(connection: Connection, text: str, execute: Callable[[Any], T]) -> 
         dead = dialect.is_disconnect(error, driver, cursor)
         if dead:
             connection.invalidate(error)
-        driver_errors.came_from(error, connection.engine)
+        driver_errors.note_engine(error, connection.engine)
         raise DBAPIError.instance(
-            *(text, None, error, dialect.loaded_dbapi.Error),
+            text,
+            None,
+            error,
+            dialect.loaded_dbapi.Error,
             connection_invalidated=dead,
             dialect=dialect,
         ) from error
     except BaseException as error:
-        if not isinstance(error, Exception):  # stopped in the middle of who knows what
+        if not isinstance(error, Exception):  # the state of the connection is unknown
             connection.invalidate(error)
         raise
     finally:

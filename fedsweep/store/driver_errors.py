@@ -1,4 +1,4 @@
-"""The drivers' errors in fedsweep's words: by SQLSTATE and class, by text where neither tells.
+"""Translation of the drivers' errors into fedsweep's: by SQLSTATE, by class and by text.
 
 A server's messages are localized (lc_messages), its SQLSTATEs are not.
 """
@@ -40,24 +40,24 @@ Meaning = tuple[type[FedsweepError], str]
 
 _AWAY: Meaning = (
     StoreUnreachable,
-    "{url} cannot be reached ({said}): check the host, port, user and name in --db",
+    "{url} cannot be reached ({reason}): check the host, port, user and name in --db",
 )
 _DOWN: Meaning = (
     StoreUnreachable,
-    "{url} does not serve at the moment ({said}): try again when the server is up",
+    "{url} does not serve at the moment ({reason}): try again when the server is up",
 )
-_BUSY: Meaning = (StoreBusy, "{url} was too busy ({said}): try again")
+_BUSY: Meaning = (StoreBusy, "{url} was too busy ({reason}): try again")
 _CROWDED: Meaning = (
     StoreBusy,
     "{url} has no connection left: try again, or raise its max_connections",
 )
 _FULL: Meaning = (
     StoreFull,
-    "the disk of {url} is full or fails ({said}): make room; what was committed is safe",
+    "the disk of {url} is full or fails ({reason}): make room; what was committed is safe",
 )
 _FORBIDDEN: Meaning = (
     StoreReadOnly,
-    "the user of {url} may not do that ({said}): have it granted, or name another in --db",
+    "the user of {url} may not do that ({reason}): have it granted, or name another in --db",
 )
 _REFUSED: Meaning = (
     StoreUnreachable,
@@ -65,16 +65,16 @@ _REFUSED: Meaning = (
 )
 _POOLED: Meaning = (
     StoreUnreachable,
-    "a connection pooler before {url} mixes up prepared statements ({said}): try again",
+    "a connection pooler before {url} mixes up prepared statements ({reason}): try again",
 )
 _READ_ONLY: Meaning = (
     StoreHeld,
     (
-        "{url} is read-only ({said}): turn default_transaction_read_only off, "
+        "{url} is read-only ({reason}): turn default_transaction_read_only off, "
         "or name another with --db"
     ),
 )
-_BROKEN: Meaning = (StoreError, "{url} is damaged ({said}): restore a backup")
+_BROKEN: Meaning = (StoreError, "{url} is damaged ({reason}): restore a backup")
 
 BY_CODE: dict[str, Meaning] = {
     "08": _AWAY,
@@ -110,7 +110,7 @@ POOLED = frozenset({"26000", "42P05"})
 """SQLSTATEs of prepared statements that a connection pooler took to another server process."""
 
 RECOVERY = frozenset({"25006", "0A000", "55000"})
-"""SQLSTATEs of a standby that is asked for more than it can do, among other meanings."""
+"""SQLSTATEs of a standby that cannot execute a statement. They have other meanings, too."""
 
 _STATEMENT_MODE: Meaning = (
     StoreError,
@@ -122,7 +122,7 @@ _STATEMENT_MODE: Meaning = (
 
 _NO_PRIMARY: Meaning = (
     StoreStandby,
-    "{url} has no server that accepts writes ({said}): try again when one of them is the primary",
+    "{url} has no server that accepts writes ({reason}): try again when one of them is the primary",
 )
 
 BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
@@ -133,7 +133,7 @@ BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
         (
             StoreError,
             (
-                "{url} has other views that read fedsweep's ({said}): "
+                "{url} has other views that read fedsweep's ({reason}): "
                 "drop them, upgrade, make them again"
             ),
         ),
@@ -159,7 +159,7 @@ BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
         (
             StoreForeign,
             (
-                "{url} is no sound SQLite database ({said}): "
+                "{url} is no sound SQLite database ({reason}): "
                 "restore a backup, or name another with --db"
             ),
         ),
@@ -168,31 +168,33 @@ BY_TEXT: list[tuple[tuple[str, ...], Meaning]] = [
     (("too many clients", "remaining connection slots", "too many connections"), _CROWDED),
     (("password authentication failed", "no password supplied"), _REFUSED),
 ]
-"""Parts of messages without a SQLSTATE (SQLite, poolers, a failed connection), first match wins."""
+"""Meanings by parts of messages without a SQLSTATE: of SQLite, poolers and failed connections.
+
+The first match counts."""
 
 
 def sqlstate(error: BaseException | None) -> str | None:
-    """Return the SQLSTATE of a driver's error, also inside SQLAlchemy's; None if it has none."""
+    """Return the SQLSTATE of a driver's error, also inside SQLAlchemy's error, or None."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return getattr(original, "sqlstate", None)
 
 
 def lacks_table(error: DBAPIError) -> bool:
-    """Return whether a statement failed because its table is not there."""
+    """Return whether a statement failed because its table is missing."""
     return sqlstate(error) == "42P01" or "no such table" in str(error.orig)
 
 
 def name_engine(engine: Engine) -> None:
-    """Let every error of this engine's connections say that it is this engine's."""
+    """Note the engine in every error of the engine's connections."""
 
-    def name(context: ExceptionContext) -> None:
-        came_from(context.original_exception, engine)
+    def note(context: ExceptionContext) -> None:
+        note_engine(context.original_exception, engine)
 
-    event.listen(engine, "handle_error", name)
+    event.listen(engine, "handle_error", note)
 
 
-def came_from(error: BaseException, engine: Engine) -> None:
-    """Note the engine of a driver's error: one statement's error may pass several stores."""
+def note_engine(error: BaseException, engine: Engine) -> None:
+    """Note the engine of a driver's error, because the caller may work on several stores."""
     setattr(error, _ENGINE, engine)
 
 
@@ -209,53 +211,56 @@ def wrapped(
 ) -> SQLAlchemyError | UnicodeEncodeError | None:
     """Return an error of a database or its driver as SQLAlchemy's; None for any other error.
 
-    With an engine, errors of other engines are others: a copy works on two stores.
+    If an engine is given, return None for errors of other engines: a copy works on two stores.
     """
     if engine is not None and _engine_of(error) not in (None, engine):
         return None
     if isinstance(error, (SQLAlchemyError, UnicodeEncodeError)):
         return error
-    psycopg = sys.modules.get("psycopg")  # not imported for SQLite: that takes long
+    psycopg = sys.modules.get("psycopg")  # SQLite does not need it, and its import takes long
     if isinstance(error, sqlite3.Error) or (psycopg and isinstance(error, psycopg.Error)):
         return DBAPIError("", {}, error)
     return None
 
 
 def translate(shown: str, error: SQLAlchemyError | UnicodeEncodeError) -> FedsweepError | None:
-    """Return fedsweep's error for a driver's, None for a fault of a statement or its values."""
+    """Return fedsweep's error for a driver's error.
+
+    Return None for a fault of a statement or its values.
+    """
     meaning = _meaning(error)
     if meaning is None:
         return None
     ours, message = meaning
-    return ours(message.format(url=shown, said=first_line(error)))
+    return ours(message.format(url=shown, reason=first_line(error)))
 
 
 def refusal(error: SQLAlchemyError | UnicodeEncodeError) -> str:
-    """Return the sentence for an error that has no other meaning."""
-    said = hide_secrets(first_line(error))
-    return f"the database refused a statement ({said}): run `fedsweep db check`"
+    """Return the message for an error that has no other meaning."""
+    reason = hide_secrets(first_line(error))
+    return f"the database refused a statement ({reason}): run `fedsweep db check`"
 
 
 def _meaning(error: SQLAlchemyError | UnicodeEncodeError) -> Meaning | None:
     if isinstance(error, DBAPIError):
-        return _of_driver(error)
+        return _driver_meaning(error)
     return next((meaning for kinds, meaning in _BY_CLASS if isinstance(error, kinds)), None)
 
 
 _BY_CLASS: list[tuple[type | tuple[type, ...], Meaning]] = [
     (
         UnicodeEncodeError,
-        (StoreError, "{url} cannot store a text in its encoding ({said}): use UTF-8"),
+        (StoreError, "{url} cannot store a text in its encoding ({reason}): use UTF-8"),
     ),
     (PoolTimeout, _BUSY),
     ((PendingRollbackError, ResourceClosedError), _DOWN),
 ]
 
 
-def _of_driver(error: DBAPIError) -> Meaning | None:
+def _driver_meaning(error: DBAPIError) -> Meaning | None:
     text, code = str(error.orig), sqlstate(error)
     if any(part in text for part in _MAY_LACK_FILES) and (lack := machine.no_file_left()):
-        _tell_once(lack)
+        _warn_once(lack)
         return StoreBusy, f"{{url}} cannot be opened: {lack}"
     known = BY_CODE.get(code, BY_CODE.get(code[:2])) if code else None
     by_text = next((m for parts, m in BY_TEXT if any(p in text for p in parts)), None)
@@ -268,19 +273,21 @@ def _of_driver(error: DBAPIError) -> Meaning | None:
 
 
 _MAY_LACK_FILES = (
-    *("unable to open database file", "disk I/O error"),
-    *("Too many open files", "connection is bad"),
+    "unable to open database file",
+    "disk I/O error",
+    "Too many open files",
+    "connection is bad",
 )
 """Parts of the messages of drivers that could not open a file or a socket."""
 
 
 @cache
-def _tell_once(sentence: str) -> None:
-    """Warn that this process waits: a worker that lacks files for a while goes on by itself."""
+def _warn_once(sentence: str) -> None:
+    """Warn once that this process waits. A worker continues when it can open files again."""
     log.warning("the database cannot be opened: %s (trying again)", sentence)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a driver says."""
+    """Return the first line of a driver's message."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")

@@ -1,4 +1,4 @@
-"""Engines: from a database URL to connections."""
+"""Engines: parsing a database URL, and opening the database."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from fedsweep.store.transactions import shown_url, translated
 
 
 def parse_url(text: str) -> URL:
-    """Return a database URL: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.
+    """Return a database URL from its text.
 
-    A SQLite file is resolved here once: every link and relative path to it gives the same URL.
+    The text is sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME. A SQLite file is resolved
+    here once, so that every link and relative path to it gives the same URL.
 
     Raises:
-        RequestError: it is not a URL, or of another database.
+        RequestError: the text is not a URL, or fedsweep has no driver for the database.
 
     """
     text = text.strip()
@@ -46,11 +47,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def make_engine(text: str, *, create: bool = False) -> Engine:
-    """An engine for a store, checked as far as that goes without its tables.
+    """Return an engine for a store. Everything but the tables is checked.
 
     Raises:
-        StoreError: no such file (unless it may be created), not a database, on a network file
-            system, or a server that does not answer.
+        StoreError: the file is missing (and `create` is off), is not a database, or lies on a
+            network file system, or the server does not answer.
 
     """
     url = parse_url(text)
@@ -66,7 +67,7 @@ def make_engine(text: str, *, create: bool = False) -> Engine:
 
 @contextmanager
 def opening(url: URL) -> Iterator[None]:
-    """Turn an error that no table of errors knows into one sentence about this URL."""
+    """Turn an error without a translation into a message about this URL."""
     try:
         yield
     except (ArgumentError, DBAPIError, OSError, TypeError, ValueError) as error:
@@ -75,10 +76,10 @@ def opening(url: URL) -> Iterator[None]:
 
 
 def require_readable(engine: Engine) -> None:
-    """Refuse a database that cannot be read, and close the engine's connections to it.
+    """Refuse a database that cannot be read.
 
     Raises:
-        StoreError: says why.
+        StoreError: the database cannot be read. The message contains the reason.
 
     """
     with translated(engine), engine.connect() as connection:
@@ -86,5 +87,5 @@ def require_readable(engine: Engine) -> None:
 
 
 def close_idle(engine: Engine) -> None:
-    """Close a server's connections that are not in use: one who trains needs none."""
+    """Close a server's connections that are not in use: training needs none."""
     dialect_of(engine).close_unused(engine)

@@ -1,4 +1,4 @@
-"""The index of files: snapshots, weights, and the files that nothing refers to."""
+"""The index of files: snapshots, weights, and files without a reference."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ ADD_FILE = adding(files, "name", "trial", "fence")
 
 
 def free_files(connection: Connection, names: Sequence[str]) -> None:
-    """Say that nothing refers to these files any more, from now on."""
+    """Store the time from which no row refers to these files."""
     if names:
         named = sa.update(files).where(files.c.name.in_(names))
         connection.execute(named.values(free_since=time.time()))
 
 
 def forget_files(connection: Connection, names: Collection[str]) -> None:
-    """Take files off the index that are gone, or were never written."""
+    """Delete the index rows of files that were deleted, or never written."""
     for batch in batches(sorted(names)):
         connection.execute(sa.delete(files).where(files.c.name.in_(batch)))
 
 
 def put_files(connection: Connection, sweep: str, artifacts: str) -> None:
-    """Say where the files of the trials lie that this sweep planned first.
+    """Store the place of the files of the trials that this sweep was the first to plan.
 
     Raises:
-        Refused: some lie elsewhere.
+        Refused: some files already lie at another place.
 
     """
-    found = sa.select(sweeps.c.id, sweeps.c.artifacts).where(sweeps.c.name == sweep)
-    key, before = connection.execute(found).one()
+    query = sa.select(sweeps.c.id, sweeps.c.artifacts).where(sweeps.c.name == sweep)
+    key, before = connection.execute(query).one()
     if before == artifacts:
         return
     # An attempt indexes its files before it reads where to put them.
     dialect_of(connection).lock_rows_of(connection, files)
-    mine = sa.select(trials.c.id).where(trials.c.sweep == key)
+    own_trials = sa.select(trials.c.id).where(trials.c.sweep == key)
     for table in (files, snapshots, weights):
-        some = sa.select(table.c.name).where(table.c.trial.in_(mine)).limit(1)
-        if connection.execute(some).first() is not None:
+        any_file = sa.select(table.c.name).where(table.c.trial.in_(own_trials)).limit(1)
+        if connection.execute(any_file).first() is not None:
             place = before or "this database's own folder"
             raise Refused(
                 f"the files of sweep {sweep} lie in {place}: plan it without --artifacts, or with "
@@ -65,7 +65,7 @@ def put_files(connection: Connection, sweep: str, artifacts: str) -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The index row of a trainer's state in a file."""
+    """The index row of a snapshot: a file with a trainer's state after a round."""
 
     round: int
     numerics_id: str
@@ -75,19 +75,19 @@ class Snapshot:
 
 
 def expect_fork(connection: Connection, claim: Claim, round: int) -> None:
-    """Index the file of a fork's snapshot, before it is written."""
+    """Index the file of a fork's snapshot before it is written."""
     row = {"name": fork_name(claim, round), "trial": claim.trial, "fence": claim.fence}
     ADD_FILE.many(connection, [row])
 
 
 def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> list[str]:
-    """Make a snapshot the trial's latest, in the place of the one before; those of forks stay.
+    """Store a trial's latest snapshot, and return the names of the files that it replaces.
 
-    Returns the names of the files it replaces.
+    It replaces the previous snapshot. Snapshots of forks are kept.
     """
     shared = claim.trunk if snapshot.round <= claim.fork_round else None
-    mine = snapshots.c.trial == claim.trial
-    replaced = _drop(connection, mine & (snapshots.c.round == snapshot.round))
+    same_round = (snapshots.c.trial == claim.trial) & (snapshots.c.round == snapshot.round)
+    replaced = _drop(connection, same_round)
     replaced += _drop_latest(connection, claim.trial)
     replaced = [name for name in replaced if name != snapshot.name]
     free_files(connection, [name for name in replaced if name not in snapshot_names(claim)])
@@ -100,7 +100,10 @@ def add_snapshot(connection: Connection, claim: Claim, snapshot: Snapshot) -> li
 
 
 def drop_latest(connection: Connection, trial: int) -> list[str]:
-    """Forget what only this trial would go on from; returns the names of the files."""
+    """Delete the rows of a trial's own latest snapshot, and return the names of its files.
+
+    Only this trial would resume from it. Snapshots of forks are kept.
+    """
     names = _drop_latest(connection, trial)
     free_files(connection, names)
     return names
@@ -109,25 +112,25 @@ def drop_latest(connection: Connection, trial: int) -> list[str]:
 def _drop_latest(connection: Connection, trial: int) -> list[str]:
     s = snapshots.c
     rows = connection.execute(sa.select(s.round, s.name, s.trunk).where(s.trial == trial)).all()
-    some = [row.round for row in rows if not (row.trunk and is_of_fork(row.name, row.round))]
-    return _drop(connection, (s.trial == trial) & s.round.in_(some)) if some else []
+    own = [row.round for row in rows if not (row.trunk and is_of_fork(row.name, row.round))]
+    return _drop(connection, (s.trial == trial) & s.round.in_(own)) if own else []
 
 
 def drop_snapshots(connection: Connection, trial: int) -> list[str]:
-    """Forget all of a trial's snapshots; returns the names of their files."""
+    """Delete the rows of all of a trial's snapshots, and return the names of their files."""
     names = _drop(connection, snapshots.c.trial == trial)
     free_files(connection, names)
     return names
 
 
-def _drop(connection: Connection, some: sa.ColumnElement[bool]) -> list[str]:
-    gone = sa.delete(snapshots).where(some).returning(snapshots.c.name)
-    return list(connection.execute(gone).scalars())
+def _drop(connection: Connection, condition: sa.ColumnElement[bool]) -> list[str]:
+    statement = sa.delete(snapshots).where(condition).returning(snapshots.c.name)
+    return list(connection.execute(statement).scalars())
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The index row of a finished trial's weights in a file."""
+    """The index row of a file with a finished trial's weights."""
 
     name: str
     bytes: int
@@ -135,7 +138,7 @@ class Weights:
 
 
 def add_weights(connection: Connection, claim: Claim, kept: Weights) -> None:
-    """Say where a trial's final weights lie; in the commit that finishes it."""
+    """Store the index row of a trial's final weights, in the transaction that finishes it."""
     connection.execute(
         sa.insert(weights).values(trial=claim.trial, created_at=time.time(), **asdict(kept))
     )

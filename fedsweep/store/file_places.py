@@ -1,4 +1,4 @@
-"""Places of files: where the database says that the files of trials lie."""
+"""The places of trials' files, as the database names them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedsweep.store.tables import (
 
 @dataclass(frozen=True)
 class Home:
-    """Where a trial's files lie: see `artifacts.folder_of`."""
+    """The store and the place of a trial's files: see `artifacts.folder_of`."""
 
     store: str
-    """This database's own name."""
+    """The store's own name."""
     artifacts: str | None
-    """As its sweep says."""
+    """The place that the trial's sweep names, None for the default."""
 
 
 def home(connection: Connection, trial: int) -> Home:
-    """Where the files of a trial lie: where the sweep says that planned it first."""
+    """Return the place of a trial's files, which the first sweep that planned the trial names."""
     row = _HOME(connection, trial=trial).one()
     return Home(row.id, row.artifacts)
 
@@ -43,27 +43,27 @@ _HOME = Prepared(
 
 
 def homes(connection: Connection, sweep: str | None = None) -> dict[Home, list[str]]:
-    """Return where files of trials lie that are not done, with the names of the sweeps."""
-    some = sa.exists().where(
+    """Return the places of files of queued and running trials, with the names of the sweeps."""
+    unfinished = sa.exists().where(
         trials.c.sweep == sweeps.c.id,
         trials.c.state.in_([TrialState.QUEUED.value, TrialState.RUNNING.value]),
     )
     query = sa.select(sweeps.c.name, identity.c.id, sweeps.c.artifacts)
-    query = query.join(identity, sa.true()).where(some).order_by(sweeps.c.id)
+    query = query.join(identity, sa.true()).where(unfinished).order_by(sweeps.c.id)
     if sweep is not None:
         query = query.where(sweeps.c.name == sweep)
-    found: dict[Home, list[str]] = {}
+    sweeps_by_home: dict[Home, list[str]] = {}
     for row in connection.execute(query):
-        found.setdefault(Home(row.id, row.artifacts), []).append(row.name)
-    return found
+        sweeps_by_home.setdefault(Home(row.id, row.artifacts), []).append(row.name)
+    return sweeps_by_home
 
 
 def places(connection: Connection) -> dict[Home, list[str]]:
     """Return every place that the database names for files, with the names of the sweeps."""
     query = sa.select(sweeps.c.name, identity.c.id, sweeps.c.artifacts)
     query = query.select_from(identity.outerjoin(sweeps, sa.true())).order_by(sweeps.c.id)
-    found: dict[Home, list[str]] = {}
+    sweeps_by_home: dict[Home, list[str]] = {}
     for row in connection.execute(query):
-        names = found.setdefault(Home(row.id, row.artifacts), [])
+        names = sweeps_by_home.setdefault(Home(row.id, row.artifacts), [])
         names += [] if row.name is None else [row.name]
-    return found
+    return sweeps_by_home

@@ -1,7 +1,7 @@
-"""Whether a database is still the one that was opened.
+"""The check that a database is still the one that was opened.
 
-Under a running command, a SQLite file can be deleted or replaced, and a server's database can be
-made again. What is written then is lost, or lands among the rows of another store.
+While a command runs, another process can delete or replace a SQLite file, or drop and create a
+server's database. Later writes are then lost, or reach the tables of another store.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from fedsweep.store.tables import identity
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one store from another."""
+    """The values that distinguish one store from another."""
 
     store: Any
-    """The name that the database gives itself; anything, if it is foreign."""
+    """The store's own name. It can have any type in a database of another application."""
     file: tuple[int, int] | None
-    """Device and inode of a SQLite file."""
+    """Device and inode of a SQLite file, None for a server or a missing file."""
 
 
 _OPTION = "fedsweep_identity"
@@ -39,20 +39,20 @@ _OPTION = "fedsweep_identity"
 
 
 def remember(connection: Connection) -> None:
-    """Note which store an engine has opened; from then on, its transactions require that one."""
+    """Note which store an engine has opened. Its later transactions require this store."""
     engine = connection.engine
     name = _NAME(connection).one()[0]
     engine.update_execution_options(**{_OPTION: Identity(name, _inode(engine))})
 
 
 def of(engine: Engine) -> Identity | None:
-    """Return which store an engine has opened; None if it was not noted."""
-    found = engine.get_execution_options().get(_OPTION)
-    return found if isinstance(found, Identity) else None
+    """Return the identity of the store that an engine has opened, None if it was not noted."""
+    noted = engine.get_execution_options().get(_OPTION)
+    return noted if isinstance(noted, Identity) else None
 
 
 def store_name(connection: Connection) -> str:
-    """Return the store's own name; "" if the database has none that a file could bear."""
+    """Return the store's own name, "" if the database has none of the right form."""
     known = of(connection.engine)
     name = known.store if known is not None else _NAME(connection).one()[0]
     return name if is_store_name(name) else ""
@@ -67,14 +67,14 @@ _FORM = re.compile(r"[0-9a-f]{16}")
 
 
 def require(engine: Engine, expected: Identity | None) -> None:
-    """Refuse a store that is not the expected one; None expects nothing.
+    """Refuse a store that is not the expected one. None allows every store.
 
     Raises:
-        StoreReplaced: it is another one.
+        StoreReplaced: it is another store.
 
     """
     if expected is not None and of(engine) != expected:
-        raise StoreReplaced(_said(engine, "is another one than when the command began"))
+        raise StoreReplaced(_message(engine, "is another one than when the command began"))
 
 
 def require_file(engine: Engine) -> None:
@@ -87,42 +87,45 @@ def require_file(engine: Engine) -> None:
     known = of(engine)
     if known is None or known.file is None:
         return
-    found = _inode(engine)
-    if found is None:
-        raise StoreReplaced(_said(engine, "was deleted while it was in use"))
-    if found != known.file:
-        raise StoreReplaced(_said(engine, "was replaced while it was in use"))
+    inode = _inode(engine)
+    if inode is None:
+        raise StoreReplaced(_message(engine, "was deleted while it was in use"))
+    if inode != known.file:
+        raise StoreReplaced(_message(engine, "was replaced while it was in use"))
 
 
-LOOK_SECONDS = 0.5
-"""Seconds for which a connection relies on its last look at the store's name. A look in each
-transaction costs a fifth of the claims per second on Postgres. Making a store again and planning it
-takes longer than this."""
+TRUSTED_SECONDS = 0.5
+"""Seconds for which a connection relies on its last check of the store's name.
+
+A check in each transaction costs a fifth of the claims per second on Postgres. Creating a store
+again and planning it takes longer than this."""
 
 _UNTIL = "fedsweep_identity_until"
 
 
 def require_store(connection: Connection) -> None:
-    """Refuse a database that has become another store, within a transaction.
+    """Refuse, inside a transaction, a database that has become another store.
 
-    A connection looks first when it is new, and then once in LOOK_SECONDS at most.
+    A new connection checks the name, and then again at most once per TRUSTED_SECONDS.
 
     Raises:
-        StoreReplaced: it has.
+        StoreReplaced: the database is another store, or was emptied.
 
     """
     known, now = of(connection.engine), time.monotonic()
     if known is None or now < connection.info.get(_UNTIL, now):
         return
     try:
-        found = _NAME.with_begin(connection).one()[0]
+        name = _NAME.with_begin(connection).one()[0]
     except DBAPIError as error:
         if not driver_errors.lacks_table(error):
             raise
-        raise StoreReplaced(_said(connection.engine, "was emptied while it was in use")) from error
-    if found != known.store:
-        raise StoreReplaced(_said(connection.engine, "was made again while it was in use"))
-    connection.info[_UNTIL] = now + LOOK_SECONDS
+        raise StoreReplaced(
+            _message(connection.engine, "was emptied while it was in use")
+        ) from error
+    if name != known.store:
+        raise StoreReplaced(_message(connection.engine, "was made again while it was in use"))
+    connection.info[_UNTIL] = now + TRUSTED_SECONDS
 
 
 _NAME = Prepared(lambda _: sa.select(sa.func.min(identity.c.id).label("name")))
@@ -137,10 +140,10 @@ def _inode(engine: Engine) -> tuple[int, int] | None:
     return None
 
 
-def _said(engine: Engine, what: str) -> str:
+def _message(engine: Engine, fault: str) -> str:
     file = sqlite_file(engine.url)
     place = "the database on the server" if file is None else str(shown(file))
     return (
-        f"{place} {what}: what has not been stored in time is lost; put the database back, or "
+        f"{place} {fault}: what has not been stored in time is lost; put the database back, or "
         "start again on the one that is there now"
     )

@@ -9,9 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 from sqlalchemy.engine import URL
 
-from fedsweep.errors import (
-    RequestError,
-)
+from fedsweep.errors import RequestError
 
 WRITE_A_URL = (
     "--db is not a database URL: write sqlite:///fedsweep.db or "
@@ -30,24 +28,26 @@ DRIVER_OPTIONS = frozenset(
 
 
 SIDECARS = ("-wal", "-shm", "-journal", "-turn")
-"""Ends of the names of the files that SQLite and fedsweep keep next to a database file."""
+"""Suffixes of the files that SQLite and fedsweep keep next to a database file."""
 
 
 ARTIFACTS = ".artifacts"
-"""End of the name of the folder for snapshots and weights, next to a database file."""
+"""Suffix of the folder for snapshots and weights next to a database file."""
 
 
 _links: dict[Path, dict[Path, None]] = {}
-"""Symbolic links by which this process opened a database file, by that file."""
+"""Symbolic links through which this process opened each database file.
+
+The inner dictionaries serve as ordered sets."""
 
 
 def of_text(text: str, url: URL) -> URL:
     """Return the URL of the SQLite file that a text names, resolved.
 
-    Percent signs are decoded here, because versions of SQLAlchemy differ in it.
+    Percent signs are decoded here, because the versions of SQLAlchemy differ in that.
 
     Raises:
-        RequestError: The URL names no file, or cuts its name at a `?`.
+        RequestError: The URL does not name a file, or its name contains a `?`.
 
     """
     address, mark, options = text.partition("?")
@@ -65,7 +65,7 @@ def resolved(url: URL) -> URL:
     """Return the URL of the same SQLite file without links, `..` or a relative path.
 
     Raises:
-        RequestError: The URL names no file, or a file that cannot be named so.
+        RequestError: The URL does not name a file, or its links cannot be followed.
 
     """
     if url.host:
@@ -95,7 +95,7 @@ def resolved(url: URL) -> URL:
 
 
 def _decoded(name: str) -> Path:
-    """The path of a `file:` URI, as SQLite reads it."""
+    """Return the path of a `file:` URI, as SQLite reads it."""
     rest = name.removeprefix("file:").partition("#")[0]
     if rest.startswith("//"):
         host, slash, path = rest[2:].partition("/")
@@ -105,27 +105,27 @@ def _decoded(name: str) -> Path:
     return Path(os.fsdecode(unquote_to_bytes(os.fsencode(rest))))
 
 
-@lru_cache(maxsize=64)  # each transaction asks: a parsed path keeps its text and its hash
+@lru_cache(maxsize=64)  # each transaction calls it: a parsed path keeps its text and its hash
 def file_named(database: str) -> Path:
-    """Return the file of a SQLite URL, by what the URL names as its database."""
+    """Return the file of a SQLite URL from the URL's database part."""
     if database.startswith("file:"):
         return _decoded(database.partition("?")[0])
     return Path(database)
 
 
 def links_to(file: Path) -> tuple[Path, ...]:
-    """Return the symbolic links by which this process opened a database file."""
+    """Return the symbolic links through which this process opened a database file."""
     return tuple(_links.get(file, ()))
 
 
 @lru_cache(maxsize=256)
 def sidecar(file: Path, end: str) -> Path:
-    """Return the file next to a database file whose name has this end."""
+    """Return the file next to a database file with this suffix."""
     return file.with_name(file.name + end)
 
 
 def owner_of(file: Path) -> Path | None:
-    """Return the database that a file is kept for by its name, None if there is none."""
+    """Return the database that a sidecar or an artifact belongs to, None for another file."""
     names = [file.name.removesuffix(end) for end in SIDECARS if file.name.endswith(end)]
     owners = [file.with_name(name) for name in names if name]
     if file.parent.name.endswith(ARTIFACTS):

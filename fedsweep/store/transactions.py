@@ -32,7 +32,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that may write. All of it is committed, or none.
 
     Raises:
-        StoreBusy: SQLite stayed locked for BUSY_SECONDS.
+        StoreBusy: SQLite stayed locked for LOCK_WAIT_SECONDS.
         StoreReplaced: the database is no longer the one that was opened.
         StoreError: the database is read-only or out of reach.
 
@@ -83,7 +83,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     options = dialect_of(engine).read_options
     with translated(engine), engine.connect().execution_options(**options) as connection:
         access = access_of(engine)
-        before = access.signature() if access is not None else ()
+        before = access.file_states() if access is not None else ()
         yield connection
         if access is not None and access.without_locks:
             access.require_unchanged(before)

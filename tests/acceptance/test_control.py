@@ -192,7 +192,7 @@ def freeze(worker: Work, url: str) -> None:
         eventually(lambda: all(p.status() == psutil.STATUS_STOPPED for p in processes))  # noqa: B023
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sqlite_engine, "BUSY_SECONDS", 0.5)
+                patch.setattr(sqlite_engine, "LOCK_WAIT_SECONDS", 0.5)
                 with transactions.transaction(store):
                     break
         except StoreBusy:

@@ -17,7 +17,7 @@ from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import (
     attempt_rows,
     file_index,
-    live_views,
+    live,
     planning,
     progress,
     round_difference,
@@ -603,8 +603,8 @@ def test_a_lease_from_a_clock_that_is_ahead_is_free_at_once(
     c.execute(sa.update(trials).where(trials.c.id != first.trial).values(held="pause"))
     now = at(-behind)
     assert queue.next_change(c, now) == 0.0
-    monkeypatch.setattr(live_views, "read_clock", lambda _connection: now)
-    assert live_views.running(c)[0]["lease_left"] == -1.0
+    monkeypatch.setattr(live, "read_clock", lambda _connection: now)
+    assert live.running(c)[0]["lease_left"] == -1.0
     second = queue.claim(c, BOB, now, lease=LEASE)
     assert second is not None
     assert (second.trial, second.fence) == (first.trial, first.fence + 1)

@@ -1,4 +1,4 @@
-"""Studies that this user may only read: in somebody else's folder, or in an archive."""
+"""Studies that this user can only read: in another user's folder, or in an archive."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ WRITING = [
 
 @pytest.fixture
 def folder(sqlite_url: str, tmp_path: Path) -> Path:
-    """A folder that holds a finished study and nothing else."""
+    """A folder with only a finished study."""
     store = open_store(sqlite_url)
     study.fill(store, tmp_path)
     store.dispose()
-    folder = tmp_path / "theirs"
+    folder = tmp_path / "foreign"
     folder.mkdir()
     (tmp_path / "fedsweep.db").rename(folder / "fedsweep.db")
     return folder
@@ -66,7 +66,7 @@ def folder(sqlite_url: str, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def analyst(postgres_url: str, tmp_path: Path) -> Iterator[str]:
-    """The URL of a study on Postgres, for a role that may only read it."""
+    """The URL of a study on Postgres, for a role that can only read it."""
     store = open_store(postgres_url)
     study.fill(store, tmp_path)
     store.dispose()
@@ -81,7 +81,7 @@ def analyst(postgres_url: str, tmp_path: Path) -> Iterator[str]:
 
 
 def _run(command: list[str], url: str, own: Path, code: int = 0) -> str:
-    """Return what a command says of the database at a URL, with its output in a folder of ours."""
+    """Return the output of a command on the database at a URL, which writes to our own folder."""
     trial = _trial(url)
     places = {"TRIAL": trial, "OUT": str(own / "out"), "PLAN": str(own / "study.toml")}
     done = at_once(*(places.get(word, word) for word in command), "--db", url, cwd=own, code=code)
@@ -97,7 +97,7 @@ def _trial(url: str) -> str:
 
 
 def _in_log(folder: Path, *, index: bool) -> Path:
-    """Rename the sweep in a log that was not yet applied, as after a kill; with its index or not.
+    """Rename the sweep in a log that was not applied, as after a kill, with or without its index.
 
     Returns the log.
     """
@@ -114,42 +114,42 @@ def _in_log(folder: Path, *, index: bool) -> Path:
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_what_only_reads_reads_a_read_only_folder(
+def test_reading_commands_accept_a_read_only_folder(
     command: list[str], folder: Path, tmp_path: Path
 ) -> None:
-    """It says the same as in a folder of one's own, and makes no file there."""
+    """The output is the same as in a writable folder, and no file is created."""
     url = f"sqlite:///{folder}/fedsweep.db"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with read_only(folder):
-        said = _run(command, url, tmp_path)
+        output = _run(command, url, tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    assert said == _run(command, url, tmp_path)
+    assert output == _run(command, url, tmp_path)
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_what_only_reads_needs_no_more_than_select(
+def test_reading_commands_need_only_the_right_to_select(
     command: list[str], analyst: str, tmp_path: Path
 ) -> None:
-    """On Postgres, by a role of its own."""
+    """They run on Postgres with a separate role."""
     assert "fedsweep:" not in _run(command, analyst, tmp_path)
 
 
 @pytest.mark.parametrize("command", WRITING, ids=" ".join)
-def test_what_writes_refuses_a_read_only_folder(
+def test_writing_commands_refuse_a_read_only_folder(
     command: list[str], folder: Path, tmp_path: Path
 ) -> None:
-    """In one sentence with its remedy."""
+    """The message is one sentence with its remedy."""
     with read_only(folder):
-        said = _run(command, f"sqlite:///{folder}/fedsweep.db", tmp_path, code=2)
-    assert said.startswith("fedsweep: theirs/fedsweep.db is read-only here: make its file")
-    assert said.count("\n") == 1
+        output = _run(command, f"sqlite:///{folder}/fedsweep.db", tmp_path, code=2)
+    assert output.startswith("fedsweep: foreign/fedsweep.db is read-only here: make its file")
+    assert output.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["fedsweep.db"]
 
 
 @pytest.mark.parametrize("index", [True, False])
-def test_a_whole_log_is_read_too(index: bool, folder: Path) -> None:
-    """With its index it is read in place, without one in a private copy."""
+def test_a_complete_log_is_read(index: bool, folder: Path) -> None:
+    """With its index, it is read in place. Without an index, a private copy is read."""
     _in_log(folder, index=index)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with read_only(folder):
@@ -157,15 +157,15 @@ def test_a_whole_log_is_read_too(index: bool, folder: Path) -> None:
         with reading(engine) as connection:
             assert connection.execute(sa.text("SELECT name FROM sweeps")).scalar() == "renamed"
         engine.dispose()
-        said = at_once("sql", "SELECT name FROM sweeps", "--db", str(engine.url)).stdout
-    assert "renamed" in said
+        output = at_once("sql", "SELECT name FROM sweeps", "--db", str(engine.url)).stdout
+    assert "renamed" in output
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("damage", ["cut in a frame", "cut in its header", "a bit", "its header"])
-def test_a_log_that_is_not_whole_is_refused(damage: str, index: bool, folder: Path) -> None:
-    """SQLite would leave out what was committed, without an error."""
+def test_an_incomplete_log_is_refused(damage: str, index: bool, folder: Path) -> None:
+    """SQLite would leave out committed data without an error."""
     wal = _in_log(folder, index=index)
     content = bytearray(wal.read_bytes())
     if damage.startswith("cut"):
@@ -177,8 +177,8 @@ def test_a_log_that_is_not_whole_is_refused(damage: str, index: bool, folder: Pa
         open_to_read(f"sqlite:///{folder}/fedsweep.db")
 
 
-def test_frames_of_an_earlier_use_of_the_log_do_not_make_it_damaged(folder: Path) -> None:
-    """SQLite begins the log again from its start, with another salt."""
+def test_a_log_with_frames_of_an_earlier_use_is_complete(folder: Path) -> None:
+    """SQLite begins the log again at its start, with another salt."""
     wal = folder / "fedsweep.db-wal"
     with closing(sqlite3.connect(folder / "fedsweep.db")) as writer:
         for i in range(50):
@@ -196,8 +196,8 @@ def test_frames_of_an_earlier_use_of_the_log_do_not_make_it_damaged(folder: Path
     assert "renamed" in names
 
 
-def test_a_change_while_it_is_read_without_locks_is_noticed(folder: Path) -> None:
-    """Nothing that may be half of it is believed."""
+def test_a_change_during_a_read_without_locks_is_noticed(folder: Path) -> None:
+    """A result that may be inconsistent is refused."""
     with read_only(folder):
         engine = open_to_read(f"sqlite:///{folder}/fedsweep.db")
         with (
@@ -215,7 +215,7 @@ def _write_during(connection: sa.Connection, folder: Path) -> None:
 
 
 def test_the_page_reads_a_read_only_folder(folder: Path) -> None:
-    """Every page, and a question in SQL."""
+    """Every page works, and the SQL box too."""
     with read_only(folder):
         engine = open_to_read(f"sqlite:///{folder}/fedsweep.db", page=True)
         client = _client(engine)
@@ -232,8 +232,8 @@ def _client(engine: sa.Engine) -> TestClient:
     return client
 
 
-def test_an_older_or_empty_read_only_database_says_what_to_do(folder: Path) -> None:
-    """A copy can be upgraded; an empty one has nothing to read."""
+def test_an_old_or_empty_read_only_database_has_a_remedy(folder: Path) -> None:
+    """A copy can be upgraded. An empty database has nothing to read."""
     url = f"sqlite:///{folder}/fedsweep.db"
     with closing(sqlite3.connect(folder / "fedsweep.db")) as writer:
         writer.execute("UPDATE alembic_version SET version_num = '0005'")
@@ -247,8 +247,8 @@ def test_an_older_or_empty_read_only_database_says_what_to_do(folder: Path) -> N
     assert sorted(path.name for path in folder.iterdir()) == ["empty.db", "fedsweep.db"]
 
 
-def test_what_only_reads_cannot_write(store_url: str) -> None:
-    """By the database's own word, in a folder of one's own too."""
+def test_an_engine_that_reads_cannot_write(store_url: str) -> None:
+    """The database refuses it, also in a writable folder."""
     open_store(store_url).dispose()
     engine = open_to_read(store_url)
     with (
@@ -259,8 +259,8 @@ def test_what_only_reads_cannot_write(store_url: str) -> None:
     engine.dispose()
 
 
-def test_a_reading_command_leaves_no_file_behind(folder: Path, tmp_path: Path) -> None:
-    """Neither a log nor its index, in a folder of one's own."""
+def test_a_reading_command_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    """It leaves neither a log nor its index in a writable folder."""
     for command in (["status"], ["sql", "SELECT 1"], ["report"]):
         _run(command, f"sqlite:///{folder}/fedsweep.db", tmp_path)
         assert [path.name for path in folder.iterdir()] == ["fedsweep.db"], command

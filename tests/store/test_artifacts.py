@@ -1,4 +1,4 @@
-"""The files of a store: in a folder of this machine, or behind a URL."""
+"""The files of a store: in a folder of this machine, or at a URL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ def own_data_folder(
 
 
 def approved(place: str, url: URL = SQLITE) -> Folder:
-    """The folder of a place that this user has approved."""
+    """Approve a place for this user, and return its folder."""
     trust.approve(STORE, place)
     return folder_of(url, Home(STORE, place))
 
 
 @pytest.fixture(params=["here", "there"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """An empty folder, on this machine and where fsspec alone reaches."""
+    """An empty folder: on this machine, or at a URL that only fsspec reaches."""
     return approved(str(tmp_path) if request.param == "here" else f"memory:/{tmp_path}")
 
 
@@ -51,7 +52,7 @@ def wrote(folder: Folder, content: bytes = b"content") -> Weights:
 
 
 def test_a_file_is_read_back_as_it_was_written(folder: Folder) -> None:
-    """Nothing else is left, and where it is deleted nothing at all."""
+    """After the file is deleted, no file is left."""
     kept = wrote(folder)
     assert kept.sha256 == hashlib.sha256(b"content").hexdigest()
     assert folder.read(kept) == b"content"
@@ -59,24 +60,24 @@ def test_a_file_is_read_back_as_it_was_written(folder: Folder) -> None:
     assert folder.size(NAME) is folder.remove(NAME) is folder.read(kept) is None
 
 
-def test_a_file_replaces_one_of_its_name(folder: Folder) -> None:
-    """The second one counts."""
+def test_a_file_replaces_another_of_the_same_name(folder: Folder) -> None:
+    """The second one is read."""
     first, second = wrote(folder), wrote(folder, b"other")
     assert folder.read(first) is None
     assert folder.read(second) == b"other"
 
 
 @pytest.mark.parametrize("content", [b"", b"Content", b"content and more"])
-def test_what_is_not_what_was_written_is_not_read(content: bytes, folder: Folder) -> None:
-    """Cut off, changed, or grown."""
+def test_a_file_with_other_content_is_not_read(content: bytes, folder: Folder) -> None:
+    """The content is cut off, changed, or longer."""
     kept = wrote(folder)
     folder.write(NAME, content)
     assert folder.read(kept) is None
 
 
 @pytest.mark.parametrize("name", ["../precious", "/precious", "a/../../precious", "..", ".", ""])
-def test_names_cannot_leave_their_folder(name: str, folder: Folder, tmp_path: Path) -> None:
-    """Whatever an index row says."""
+def test_names_cannot_lead_out_of_their_folder(name: str, folder: Folder, tmp_path: Path) -> None:
+    """The name in an index row makes no difference."""
     precious = tmp_path / "precious"
     precious.write_bytes(b"keep")
     for bad in (name, str(precious), name.replace("/", "\\"), f"{name}\0"):
@@ -88,7 +89,7 @@ def test_names_cannot_leave_their_folder(name: str, folder: Folder, tmp_path: Pa
 
 
 def test_links_cannot_lead_out_of_a_folder(tmp_path: Path) -> None:
-    """Of a folder which may itself be one."""
+    """The folder itself may be a link."""
     (tmp_path / "disk").mkdir()
     (tmp_path / STORE).symlink_to("disk")
     folder = approved(str(tmp_path))
@@ -103,7 +104,7 @@ def test_links_cannot_lead_out_of_a_folder(tmp_path: Path) -> None:
     assert precious.read_bytes() == b"keep"
 
 
-def test_a_folder_in_the_place_of_a_file_is_an_error_of_the_file(folder: Folder) -> None:
+def test_a_folder_with_the_name_of_a_file_is_an_error(folder: Folder) -> None:
     """It is neither read nor deleted."""
     kept = wrote(folder)
     folder.remove(NAME)
@@ -117,8 +118,8 @@ def test_a_folder_in_the_place_of_a_file_is_an_error_of_the_file(folder: Folder)
             work(NAME)
 
 
-def test_half_a_file_is_deleted_under_the_whole_one_s_name(tmp_path: Path) -> None:
-    """A kill in the middle of a write leaves nothing that no name leads to."""
+def test_a_partial_file_is_deleted_with_the_complete_one(tmp_path: Path) -> None:
+    """If a write is killed, a later removal deletes the temporary file too."""
     folder = approved(str(tmp_path))
     wrote(folder)
     place = tmp_path / STORE
@@ -127,15 +128,15 @@ def test_half_a_file_is_deleted_under_the_whole_one_s_name(tmp_path: Path) -> No
     assert list(place.iterdir()) == []
 
 
-def test_a_write_that_was_killed_leaves_nothing_after_its_removal(
+def test_a_killed_write_leaves_no_file_after_the_removal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The temporary file has another name each time, which begins with the file's own."""
+    """Each temporary file has a new name, which begins with the name of the file."""
     names: list[str] = []
 
     def killed(_file: object, aside: Path, _target: Path, **_: object) -> None:
         names.append(aside.name)
-        raise SystemExit  # no OSError: nothing is cleaned up
+        raise SystemExit  # not an OSError: no file is deleted
 
     place = tmp_path / STORE
     with monkeypatch.context() as patch:
@@ -157,11 +158,11 @@ def test_a_write_that_was_killed_leaves_nothing_after_its_removal(
 def test_a_link_with_a_temporary_name_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user of a shared folder cannot let a worker overwrite a file of its own."""
+    """Another user of a shared folder cannot make a worker overwrite one of its own files."""
     precious, place = tmp_path / "precious", tmp_path / STORE
     precious.write_bytes(b"keep")
     place.mkdir()
-    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # it is guessed
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # another user guesses it
     for name in (f".{NAME}", f".{NAME}.{'0' * 16}"):
         (place / name).symlink_to(precious)
     folder = approved(str(tmp_path))
@@ -178,10 +179,10 @@ def test_a_link_with_a_temporary_name_is_not_followed(
     [(0o600, 0o700), (0o640, 0o750), (0o644, 0o755), (0o660, 0o770), (0o664, 0o775)],
 )
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_a_folder_next_to_a_database_is_shared_as_the_database_is(
+def test_a_folder_next_to_a_database_has_the_database_s_permissions(
     mode: int, expected: int, mask: int, tmp_path: Path
 ) -> None:
-    """A lab that shares a database file shares its snapshots, and nobody else sees them."""
+    """Users who share a database file share its snapshots. Other users cannot read them."""
     file = tmp_path / "fedsweep.db"
     file.touch()
     file.chmod(mode)
@@ -202,7 +203,7 @@ def test_a_folder_next_to_a_database_is_shared_as_the_database_is(
 def test_a_server_s_folder_is_shared_with_the_group_of_a_named_folder(
     mode: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default it is the user's own. All others have no rights in it."""
+    """By default, it belongs only to the user. All others have no permissions in it."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     named = tmp_path / "named"
     if mode is not None:
@@ -217,10 +218,10 @@ def test_a_server_s_folder_is_shared_with_the_group_of_a_named_folder(
             assert place.stat().st_mode & 0o777 == 0o700
 
 
-def test_folders_are_made_where_names_alone_do_not_make_them(
+def test_folders_are_created_on_file_systems_that_need_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a disk of another machine, unlike in a bucket."""
+    """A bucket does not need them, but a disk of another machine does."""
     made, pipe_file = [], MemoryFileSystem.pipe_file
 
     def strict(self: MemoryFileSystem, path: str, content: bytes) -> None:
@@ -241,15 +242,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "QUICK_SECONDS", 0.05)
 
 
-def test_storage_that_hangs_is_left_alone_for_a_while(
+def test_storage_that_hangs_is_not_used_for_a_while(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for it twice; when it answers again, it is used again."""
+    """No operation waits for it twice. It is used again after it answers."""
     folder = approved("memory://hangs")
-    kept, answers, asked = wrote(folder), threading.Event(), []
+    kept, answers, calls = wrote(folder), threading.Event(), []
 
     def hanging(*_: object, **__: object) -> bytes:
-        asked.append(1)
+        calls.append(1)
         answers.wait()
         return b"content"
 
@@ -259,16 +260,16 @@ def test_storage_that_hangs_is_left_alone_for_a_while(
         assert folder.read(kept) is None
         folder._rests_until = 0.0
         with pytest.raises(TimeoutError, match=f"memory://hangs/{STORE} did not answer"):
-            folder.write(NAME, b"late")  # its thread is still there
-        assert asked == [1]
+            folder.write(NAME, b"late")  # the thread still runs
+        assert calls == [1]
     answers.set()
     assert folder._last is not None
     folder._last.result()
     assert folder.read(kept) == b"content"
 
 
-def test_where_the_files_of_a_store_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two stores share a folder, whatever they are told."""
+def test_each_store_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stores never have the same folder, even if they name the same place."""
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     monkeypatch.setattr(trust, "is_approved", lambda store, place: (store, place) != ("", ""))
     expected_places = {
@@ -279,13 +280,13 @@ def test_where_the_files_of_a_store_lie(monkeypatch: pytest.MonkeyPatch) -> None
         (SQLITE, "s3://bucket/x"): (f"s3://bucket/x/{STORE}", True),
         (POSTGRES, "s3://bucket/x"): (f"s3://bucket/x/{STORE}", True),
     }
-    for (url, said), expected in expected_places.items():
-        folder = folder_of(url, Home(STORE, said))
+    for (url, place), expected in expected_places.items():
+        folder = folder_of(url, Home(STORE, place))
         assert (str(folder), folder.shared) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "stored"),
+    ("text", "stored"),
     [
         ("files", "{here}/files"),
         ("../files/", "{above}/files"),
@@ -297,16 +298,16 @@ def test_where_the_files_of_a_store_lie(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_a_place_is_stored_in_one_spelling(
-    said: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder by its absolute path: workers start elsewhere."""
+    """A folder is stored with its absolute path, because workers start in other folders."""
     monkeypatch.chdir(tmp_path)
     names = {"here": tmp_path, "above": tmp_path.parent, "home": Path.home()}
-    assert parse(said) == stored.format(**names)
+    assert parse(text) == stored.format(**names)
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("text", "why"),
     [
         ("s3://key:hunter2@bucket/x", "password or a key"),
         ("sftp://u:hun/ter2@host/x", "password or a key"),
@@ -329,16 +330,18 @@ def test_a_place_is_stored_in_one_spelling(
         (__file__, "is a file: name a folder"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(said: str, why: str) -> None:
-    """In one sentence; secrets belong in the environment, not in a database that all can read."""
+def test_an_invalid_place_is_refused(text: str, why: str) -> None:
+    """The message is one sentence. Secrets belong in the environment, because all users read the
+    database.
+    """
     with pytest.raises(RequestError, match=why) as refused:
-        parse(said)
+        parse(text)
     assert "hunter2" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As fsspec has it."""
+    """The message repeats fsspec's."""
 
     def missing(_: str) -> None:
         raise ImportError("Install s3fs to access S3")
@@ -359,10 +362,10 @@ def full(_: object) -> None:
         lambda folder: approved(str(folder.parent)).write(NAME, b"new"),
     ],
 )
-def test_a_write_that_fails_leaves_what_was_there(
+def test_a_write_that_fails_keeps_the_old_file(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk."""
+    """The disk is full."""
     folder = tmp_path / STORE
     folder.mkdir()
     trust.approve(STORE, str(tmp_path))
@@ -375,19 +378,43 @@ def test_a_write_that_fails_leaves_what_was_there(
 
 
 HOSTILE = (
-    *("reference::ftp://127.0.0.1/x", "reference://x", "simplecache::s3://bucket", "ftp://host/x"),
-    *("s3://bucket::file:///", "filecache::/tmp", "sftp://host/x", "github://a:b@/", "zip://x"),
-    *("relative", "../up", "/scratch/../etc", "~", "~/x", "", "/", "/a\nb", "/a\0b", "file:///x"),
-    *("s3://key:hunter2@bucket", "s3://bucket?token=hunter2", "data:text/plain,x", "\udc80"),
-    *("http://host/x?token=y", "http://host/../x", "memory", "x" * 5000, 7, b"/scratch"),
+    "reference::ftp://127.0.0.1/x",
+    "reference://x",
+    "simplecache::s3://bucket",
+    "ftp://host/x",
+    "s3://bucket::file:///",
+    "filecache::/tmp",
+    "sftp://host/x",
+    "github://a:b@/",
+    "zip://x",
+    "relative",
+    "../up",
+    "/scratch/../etc",
+    "~",
+    "~/x",
+    "",
+    "/",
+    "/a\nb",
+    "/a\0b",
+    "file:///x",
+    "s3://key:hunter2@bucket",
+    "s3://bucket?token=hunter2",
+    "data:text/plain,x",
+    "\udc80",
+    "http://host/x?token=y",
+    "http://host/../x",
+    "memory",
+    "x" * 5000,
+    7,
+    b"/scratch",
 )
 
 
 @pytest.mark.parametrize("place", HOSTILE, ids=repr)
-def test_a_database_s_place_of_another_form_is_never_used(
+def test_an_invalid_place_in_a_database_is_never_used(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even if it is approved: it reaches neither fsspec nor the file system."""
+    """Even if it is approved, neither fsspec nor the file system gets it."""
     monkeypatch.setattr(trust, "is_approved", lambda _store, place: place not in ("/", "/x"))
     for name in ("fsspec.get_filesystem_class", "fsspec.core.url_to_fs"):
         monkeypatch.setattr(name, untouched)
@@ -395,18 +422,18 @@ def test_a_database_s_place_of_another_form_is_never_used(
         folder = folder_of(url, Home(STORE, place))
         assert folder.places == []
         assert folder.read(Weights(NAME, 7, "0" * 64)) is None
-        for work in (folder.remove, folder.size, lambda n, f=folder: f.write(n, b"no")):
+        for work in (folder.remove, folder.size, partial(folder.write, content=b"no")):
             with pytest.raises((Outside, Unapproved)):
                 work(NAME)
 
 
 def untouched(*_: object, **__: object) -> None:
-    raise AssertionError("fsspec was asked")
+    raise AssertionError("fsspec was used")
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "", "a" * 16 + "/..", "A" * 16, "id", None, 16])
-def test_a_store_s_name_of_another_form_leads_nowhere(name: Any, tmp_path: Path) -> None:
-    """It would name the folder."""
+def test_an_invalid_store_name_has_no_folder(name: Any, tmp_path: Path) -> None:
+    """The store name would be the name of the folder."""
     trust.allow([str(tmp_path)])
     for place in (None, str(tmp_path)):
         folder = folder_of(POSTGRES, Home(name, place))
@@ -420,7 +447,9 @@ def test_a_store_s_name_of_another_form_leads_nowhere(name: Any, tmp_path: Path)
 def test_a_place_that_was_not_approved_is_neither_read_nor_written(
     place: str, url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For this store, by this user; the sentence says how. The variable approves it too."""
+    """The approval is per store and user. The message contains the remedy. The environment
+    variable approves the place too.
+    """
     place = place.format(tmp=tmp_path)
     home = Home(STORE, place)
     trust.approve("f" * 16, place)
@@ -441,22 +470,24 @@ def test_a_place_that_was_not_approved_is_neither_read_nor_written(
 @pytest.mark.parametrize(
     "name",
     [
-        *("notes.txt", "abc-7-a.safetensors.txt", "abc-7-c.safetensors", "abc-x-a.safetensors"),
-        *(
-            f".{NAME}",
-            f"{NAME}\n",
-            NAME.upper(),
-            NAME.replace(STORE, "f" * 16),
-            "model.safetensors",
-        ),
-        *("abc-7-\N{ARABIC-INDIC DIGIT ONE}.safetensors", None, 7, b"abc-7-a.safetensors"),
+        "notes.txt",
+        "abc-7-a.safetensors.txt",
+        "abc-7-c.safetensors",
+        "abc-x-a.safetensors",
+        f".{NAME}",
+        f"{NAME}\n",
+        NAME.upper(),
+        NAME.replace(STORE, "f" * 16),
+        "model.safetensors",
+        "abc-7-\N{ARABIC-INDIC DIGIT ONE}.safetensors",
+        None,
+        7,
+        b"abc-7-a.safetensors",
     ],
     ids=repr,
 )
-def test_a_name_of_another_form_or_store_is_no_file(
-    name: Any, folder: Folder, tmp_path: Path
-) -> None:
-    """Also one that another store has given; nothing of the kind is read, written or deleted."""
+def test_an_invalid_file_name_is_refused(name: Any, folder: Folder, tmp_path: Path) -> None:
+    """A name of another store is invalid too. Such a file is not read, written or deleted."""
     kept = wrote(folder)
     for work in (folder.remove, folder.size, lambda n: folder.write(n, b"no")):
         with pytest.raises(Outside):
@@ -466,15 +497,15 @@ def test_a_name_of_another_form_or_store_is_no_file(
 
 
 def test_names_of_earlier_versions_stay_readable(folder: Folder) -> None:
-    """They lack the store's name."""
+    """These names lack the store's name."""
     for name in (OLD, "abc-7-b.safetensors", "abc-7-128.safetensors", "abc-7-weights.safetensors"):
         total = folder.write(name, b"content")
         assert folder.read(Weights(name, 7, total)) == b"content"
         assert folder.remove(name) == 7
 
 
-def test_a_file_that_must_not_be_overwritten_is_not(folder: Folder) -> None:
-    """It stays as it was."""
+def test_a_file_is_not_overwritten_if_overwrite_is_off(folder: Folder) -> None:
+    """The file keeps its content."""
     kept = wrote(folder)
     with pytest.raises(FileExistsError):
         folder.write(NAME, b"other", overwrite=False)
@@ -485,7 +516,7 @@ def test_a_file_that_must_not_be_overwritten_is_not(folder: Folder) -> None:
 
 
 def test_a_link_next_to_a_database_needs_an_approval(tmp_path: Path) -> None:
-    """It came with the database, perhaps; a folder there is the database's own."""
+    """The link may come from the author of the database. A folder there belongs to the database."""
     url = make_url(f"sqlite:///{tmp_path}/fedsweep.db")
     (tmp_path / "disk").mkdir()
     link = tmp_path / "fedsweep.db.artifacts"
@@ -499,7 +530,7 @@ def test_a_link_next_to_a_database_needs_an_approval(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "disk").iterdir()] == [NAME]
 
 
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_with_the_name_of_a_file_does_not_block(tmp_path: Path) -> None:
     """It is neither read nor deleted."""
     folder = approved(str(tmp_path))
     kept = wrote(folder)
@@ -507,12 +538,12 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None
     file.unlink()
     os.mkfifo(file)
     assert folder.read(kept) is None
-    with pytest.raises(Outside, match="no regular file"):
+    with pytest.raises(Outside, match="not a regular file"):
         folder.remove(NAME)
 
 
-def test_by_http_files_are_only_read() -> None:
-    """As someone publishes a study."""
+def test_files_at_an_http_url_are_read_only() -> None:
+    """A published study has such a URL."""
     folder = approved("https://host/study")
     for work in (folder.remove, lambda name: folder.write(name, b"no")):
         with pytest.raises(OSError, match="Read-only"):

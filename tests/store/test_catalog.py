@@ -1,4 +1,4 @@
-"""Databases that are not empty, not ours, or cannot store every text."""
+"""Databases that are not empty, belong to another application, or cannot store every text."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("database", "other"), [(name, other) for name, others in OTHERS.items() for other in others]
 )
-def test_what_another_application_made_is_refused_and_kept(
+def test_a_database_of_another_application_is_refused_and_kept(
     database: str, other: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The refusal has a remedy, and no table is made."""
+    """The message contains a remedy, and no table is created."""
     url = f"sqlite:///{tmp_path}/other.db"
     if database == "postgres":
         url = request.getfixturevalue("empty_postgres")
@@ -60,7 +60,7 @@ def test_what_another_application_made_is_refused_and_kept(
 
 
 def test_a_foreign_sqlite_file_keeps_its_bytes(tmp_path: Path) -> None:
-    """Even its journal mode."""
+    """The journal mode does not change either."""
     file = tmp_path / "other.db"
     _run(f"sqlite:///{file}", ON_BOTH["table"])
     before = file.read_bytes()
@@ -70,12 +70,12 @@ def test_a_foreign_sqlite_file_keeps_its_bytes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_an_extension_does_not_fill_a_database(empty_postgres: str) -> None:
-    """Its tables, views, sequences and types belong to it."""
+def test_a_database_with_an_extension_counts_as_empty(empty_postgres: str) -> None:
+    """The tables, views, sequences and types of an extension belong to it."""
     known = "SELECT name FROM pg_available_extensions WHERE name = ANY(%s)"
     with psycopg.connect(empty_postgres, autocommit=True) as admin:
-        some = ["pg_stat_statements", "pg_buffercache", "hstore", "citext", "vector"]
-        names = [name for (name,) in admin.execute(known, (some,))]
+        extensions = ["pg_stat_statements", "pg_buffercache", "hstore", "citext", "vector"]
+        names = [name for (name,) in admin.execute(known, (extensions,))]
         if not names:
             pytest.skip("this server has no extensions")
         for name in names:
@@ -83,8 +83,8 @@ def test_an_extension_does_not_fill_a_database(empty_postgres: str) -> None:
     schema.open_store(empty_postgres).dispose()
 
 
-def test_tables_of_others_next_to_a_store_do_no_harm(store: Engine, store_url: str) -> None:
-    """Somebody's notes, or the revision that another application adds to alembic_version."""
+def test_other_tables_next_to_a_store_are_allowed(store: Engine, store_url: str) -> None:
+    """They are a user's notes, or another application's revision in alembic_version."""
     with transaction(store) as connection:
         connection.execute(sa.text("CREATE TABLE notes (text text)"))
         connection.execute(sa.text("INSERT INTO alembic_version VALUES ('another')"))
@@ -93,7 +93,7 @@ def test_tables_of_others_next_to_a_store_do_no_harm(store: Engine, store_url: s
 
 
 def test_a_search_path_without_a_schema_is_refused(empty_postgres: str) -> None:
-    """The sentence names the search_path and the remedy."""
+    """The message names the search_path and the remedy."""
     name = make_url(empty_postgres).database
     with psycopg.connect(empty_postgres, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} SET search_path = nowhere")
@@ -106,7 +106,7 @@ def test_a_search_path_without_a_schema_is_refused(empty_postgres: str) -> None:
 
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
 def other_encoding(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[str]:
-    """The URL of an empty database that is not in UTF-8."""
+    """The URL of an empty database in another encoding than UTF-8."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(
@@ -116,8 +116,8 @@ def other_encoding(request: pytest.FixtureRequest, postgres_server: str) -> Iter
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_a_store_is_only_made_in_utf_8(other_encoding: str) -> None:
-    """The refusal says how to make a database in UTF-8, and makes no table."""
+def test_a_store_is_only_created_in_utf_8(other_encoding: str) -> None:
+    """The message explains how to create a database in UTF-8, and no table is created."""
     with pytest.raises(StoreError, match="createdb -E UTF8 -T template0"):
         schema.open_store(other_encoding)
     assert _names(other_encoding) == set()

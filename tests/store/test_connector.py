@@ -1,4 +1,4 @@
-"""A user's URL, service and environment decide; ours are added; poolers change nothing."""
+"""The user's URL, service and environment take precedence over our settings, also with a pooler."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_every_form_of_libpq_s_urls_reaches_libpq(text: str, expected: dict[str, Any]) -> None:
     url = parse_url(text)
-    found = connector._parameters(url)
-    assert found.items() >= expected.items()
-    make_conninfo(**found)  # libpq knows all of them
+    parameters = connector._parameters(url)
+    assert parameters.items() >= expected.items()
+    make_conninfo(**parameters)  # libpq knows all of them
     assert ":p" not in shown_url(url)
 
 
@@ -91,9 +91,9 @@ def test_a_password_is_hidden_in_every_form(text: str) -> None:
 def settings(url: str, *names: str) -> dict[str, str]:
     engine = make_engine(url)
     with transactions.reading(engine) as c:
-        found = {n: c.execute(sa.text(f"SHOW {n}")).scalar_one() for n in names}
+        values = {n: c.execute(sa.text(f"SHOW {n}")).scalar_one() for n in names}
     engine.dispose()
-    return found
+    return values
 
 
 def with_options(url: str, options: str) -> str:
@@ -109,7 +109,7 @@ SHOWN = ("statement_timeout", "lock_timeout", "search_path", "application_name")
 
 
 @pytest.mark.parametrize("by", ["url", "environment", "service"])
-def test_a_user_s_settings_win_one_by_one(
+def test_each_setting_of_the_user_overrides_ours(
     by: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The settings of the user are kept, and ours are added for the rest."""
@@ -139,17 +139,17 @@ def test_a_user_s_settings_win_one_by_one(
     }
 
 
-def test_ours_are_added_if_a_user_gives_none(postgres_url: str) -> None:
-    found = settings(postgres_url, "statement_timeout", "application_name")
-    assert found == {"statement_timeout": "10min", "application_name": "fedsweep"}
-    asked = connector.Connector(parse_url("postgresql://h/d?connect_timeout=3"), {})
-    assert asked._more.keys() >= {"keepalives_idle"}
-    assert "connect_timeout" not in asked._more
+def test_our_settings_are_added_if_the_user_gives_none(postgres_url: str) -> None:
+    values = settings(postgres_url, "statement_timeout", "application_name")
+    assert values == {"statement_timeout": "10min", "application_name": "fedsweep"}
+    opener = connector.Connector(parse_url("postgresql://h/d?connect_timeout=3"), {})
+    assert opener._more.keys() >= {"keepalives_idle"}
+    assert "connect_timeout" not in opener._more
 
 
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every connection looks as if a pooler was in between."""
+    """Make every connection look like one through a pooler."""
     monkeypatch.setattr(connector.Connector, "_known", True, raising=False)
     begin = connector.Connector.__init__
 
@@ -161,10 +161,10 @@ def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_tables_land_in_the_user_s_search_path(
+def test_tables_are_created_in_the_user_s_search_path(
     direct: bool, empty_postgres: str, request: pytest.FixtureRequest
 ) -> None:
-    """Directly by a startup option, through a pooler by a setting of each transaction."""
+    """A startup option sets it directly. Through a pooler, each transaction sets it."""
     if not direct:
         request.getfixturevalue("pooled")
     with psycopg.connect(empty_postgres, autocommit=True) as admin:
@@ -172,13 +172,13 @@ def test_tables_land_in_the_user_s_search_path(
         url = with_options(empty_postgres, "-csearch_path=lab")
         open_store(url, create=True).dispose()
         open_store(url).dispose()
-        found = "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname IN ('lab', 'public')"
-        assert admin.execute(found).fetchall() == [("lab",)]
+        query = "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname IN ('lab', 'public')"
+        assert admin.execute(query).fetchall() == [("lab",)]
 
 
 @pytest.mark.usefixtures("pooled")
 def test_a_pooled_store_works_without_prepared_statements(postgres_url: str, tiny: Path) -> None:
-    """Trials are claimed, read and finished; nothing stays on the server's process."""
+    """Trials are claimed, read and finished. No setting stays in the server's process."""
     store = open_store(postgres_url)
     with transactions.transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny))
@@ -207,7 +207,7 @@ def test_a_pooled_store_works_without_prepared_statements(postgres_url: str, tin
 def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     direct: bool, postgres_url: str, request: pytest.FixtureRequest
 ) -> None:
-    """After a read, too; through a pooler the next user of the connection may write."""
+    """It cannot write after a read either. The next user of a pooled connection can write."""
     if not direct:
         request.getfixturevalue("pooled")
     store = open_to_read(postgres_url, page=True)
@@ -218,16 +218,16 @@ def test_a_page_cannot_write_and_changes_no_connection_of_a_pool(
     with store.connect() as c:
         driver = c.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
-        found = driver.execute("SHOW default_transaction_read_only").fetchone()
-        assert found == ("on" if direct else "off",)
+        read_only = driver.execute("SHOW default_transaction_read_only").fetchone()
+        assert read_only == ("on" if direct else "off",)
     store.dispose()
 
 
 @pytest.mark.parametrize("attributes", ["read-write", "primary", "any"])
-def test_reading_commands_accept_the_server_that_the_user_asks_for(
+def test_reading_commands_accept_the_server_that_the_user_requests(
     attributes: str, postgres_url: str
 ) -> None:
-    """A read-only session is no reason for libpq to pass over a primary; it cannot write."""
+    """A primary is not rejected because of the read-only session, which cannot write."""
     url = sa.make_url(postgres_url).update_query_dict({"target_session_attrs": attributes})
     store = open_to_read(url.render_as_string(hide_password=False))
     assert ask.ask(store, "SELECT 1").rows == [(1,)]
@@ -236,10 +236,10 @@ def test_reading_commands_accept_the_server_that_the_user_asks_for(
     store.dispose()
 
 
-def test_a_pooler_that_appears_later_is_met_without_prepared_statements(
+def test_prepared_statements_end_if_a_pooler_appears_later(
     postgres_url: str,
 ) -> None:
-    """The first error of a lost prepared statement is an outage, and the last of its kind."""
+    """The first error of a lost prepared statement is an outage, and no second one follows."""
     store = make_engine(postgres_url)
     tries: list[Any] = []
 
@@ -273,10 +273,10 @@ def test_other_options_are_refused_through_a_pooler(options: str) -> None:
         connector.settings_of(options)
 
 
-def test_a_pooler_s_refusal_of_startup_options_is_met_without_them(
+def test_startup_options_are_omitted_if_a_pooler_refuses_them(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its error has no SQLSTATE: the connection never came to be."""
+    """The error has no SQLSTATE, because the connection was never established."""
     real = psycopg.connect
 
     def refusing(**parameters: Any) -> Any:
@@ -295,7 +295,7 @@ def test_a_pooler_s_refusal_of_startup_options_is_met_without_them(
 def test_statement_pooling_is_refused_in_one_sentence(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a trial is claimed: no command opens such a store."""
+    """No command opens such a store, so that no trial is claimed."""
 
     def refusing(_self: connector.Connector, _driver: object) -> None:
         text = "transaction blocks not allowed in statement pooling mode"

@@ -1,4 +1,4 @@
-"""One deadline over all that an answer needs."""
+"""One deadline for all steps of an answer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fedsweep.store.engine import make_engine
 from fedsweep.store.sql import ask
 
 
-def test_work_that_ends_gives_its_result_or_its_error() -> None:
+def test_work_that_ends_returns_its_result_or_raises_its_error() -> None:
     assert within(Deadline(60), lambda: 1, lambda: None) == 1
     with pytest.raises(ZeroDivisionError):
         within(Deadline(60), lambda: 1 // 0, lambda: None)
 
 
-def test_work_that_does_not_end_is_stopped_and_left() -> None:
+def test_work_that_does_not_end_is_stopped_and_abandoned() -> None:
     stop = threading.Event()
     with pytest.raises(TimeoutError):
         within(Deadline(0), stop.wait, stop.set)
@@ -29,14 +29,14 @@ def test_work_that_does_not_end_is_stopped_and_left() -> None:
 
 
 def test_a_timeout_is_never_zero() -> None:
-    """To a server, that is none."""
+    """A server would take 0 as no timeout."""
     with pytest.raises(TimeoutError):
         Deadline(0.0005).milliseconds()
     assert 59_000 < Deadline(60).milliseconds() <= 60_000
 
 
-def test_a_server_that_says_nothing_is_left_in_time() -> None:
-    """It takes the connection, and never answers."""
+def test_a_server_that_does_not_answer_is_abandoned_in_time() -> None:
+    """It accepts the connection, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         engine = postgres_engine.engine_of(
@@ -48,10 +48,10 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
 
 
 @pytest.mark.parametrize("room", [None, 2**20])
-def test_one_call_that_never_looks_at_the_clock_is_left_in_time(
+def test_a_call_that_cannot_be_interrupted_is_abandoned_in_time(
     room: int | None, sqlite_url: str
 ) -> None:
-    """A long text is looked for at each place of a longer one, in one step of SQLite."""
+    """SQLite searches a long text at each position of a longer one, in one step."""
     store = make_engine(sqlite_url)
     statement = "SELECT instr(hex(zeroblob(200000)), hex(zeroblob(100000)) || '1') AS x"
     with pytest.raises(SqlRefused, match=r"took longer than 0.2 s"):

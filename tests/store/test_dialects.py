@@ -39,15 +39,15 @@ def test_no_module_outside_of_the_dialects_names_a_dialect() -> None:
 
 
 def test_both_files_have_the_same_queries() -> None:
-    """On Postgres a claim notes its attempt itself."""
+    """Only SQLite has `note_claim`: on Postgres, the claim itself inserts its attempt."""
     sqlite, postgres = names(DIALECTS["sqlite"]), names(DIALECTS["postgresql"])
     assert sqlite - postgres == {"note_claim"}
     assert postgres <= sqlite
 
 
 @EACH
-def test_a_query_has_no_comment_and_no_part_that_is_not_filled(dialect: Dialect) -> None:
-    """A colon or a brace in a comment would be taken for a parameter or a part."""
+def test_a_query_has_no_comment_and_no_unfilled_part(dialect: Dialect) -> None:
+    """A colon or a brace in a comment would be read as a parameter or a part."""
     parts = dict.fromkeys(("claimable", "backing_off", "ahead", "wanted", "final"), "1 = 1")
     for name in names(dialect):
         for text in dialect.statements(name, parts | {"first": "{first_of_all}"}):
@@ -75,18 +75,18 @@ def test_the_numbers_of_the_locks_never_change() -> None:
         ("mysql://h/n", None),
     ],
 )
-def test_the_scheme_of_a_url_decides(text: str, name: str | None) -> None:
-    """A text without `://` is no URL."""
+def test_the_scheme_of_a_url_selects_the_dialect(text: str, name: str | None) -> None:
+    """A text without `://` is not a URL."""
     dialect = dialect_of_text(text)
     assert (dialect and dialect.name) == name
 
 
-def test_another_programs_database_has_no_file() -> None:
+def test_another_program_s_database_on_a_server_has_no_file() -> None:
     """MLflow may keep its runs in MySQL."""
     assert sqlite_file(sa.make_url("mysql://h/n")) is None
 
 
-def test_the_steps_of_a_query_end_at_the_first_that_meets_no_row(store: Engine) -> None:
+def test_the_steps_of_a_query_end_at_the_first_without_a_row(store: Engine) -> None:
     """A trial that cannot finish does not end its attempt."""
     finish, at = Steps("finish", {"final": "test_loss"}), {"of_trial": 1, "of_fence": 1}
     ended = {"ended_at": 0.0, "outcome": "x", "failure": None, "error": None, "traceback": None}
@@ -96,7 +96,7 @@ def test_the_steps_of_a_query_end_at_the_first_that_meets_no_row(store: Engine) 
     assert steps == (1 if dialect_of(store).first_in_one_trip else 2)
 
 
-def test_a_value_that_is_given_once_holds_for_each_execution(store: Engine) -> None:
+def test_a_bound_value_is_used_in_each_execution(store: Engine) -> None:
     """Conditions of a claim have such values."""
     with transaction(store) as connection:
         assert Prepared.named("any_shared", sweep="none")(connection).first() is None

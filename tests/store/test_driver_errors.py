@@ -1,4 +1,4 @@
-"""The drivers' errors in fedsweep's words, in every language of the server."""
+"""The translation of the drivers' errors, in every language of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GERMAN = "FEHLER:  das geht gerade nicht\nDETAIL:  mehr"
 
 
 def of_server(code: str, text: str = GERMAN) -> exc.DBAPIError:
-    """Return an error as SQLAlchemy wraps it, with a message that nobody can match."""
+    """Return an error as SQLAlchemy wraps it, with a message that no pattern matches."""
     original = psycopg.DatabaseError(text)
     original.sqlstate = code
     return exc.DBAPIError("SELECT 1", {}, original)
@@ -42,8 +42,10 @@ def of_server(code: str, text: str = GERMAN) -> exc.DBAPIError:
         *((code, None) for code in ("22001", "23505", "42601", "42P01", "P0001", "54000")),
     ],
 )
-def test_a_sqlstate_decides_in_any_language(code: str, kind: type[Exception] | None) -> None:
-    """An outage, a busy server and a full disk are known; a fault of a statement stays one."""
+def test_a_sqlstate_means_the_same_in_every_language(
+    code: str, kind: type[Exception] | None
+) -> None:
+    """An outage, a busy server and a full disk are known. A fault of a statement stays one."""
     ours = driver_errors.translate(SHOWN, of_server(code))
     assert (None if ours is None else type(ours)) is kind
     assert ours is None or "\n" not in str(ours)
@@ -52,8 +54,8 @@ def test_a_sqlstate_decides_in_any_language(code: str, kind: type[Exception] | N
 @pytest.mark.parametrize(
     "code", ["08006", "25006", "25P03", "40001", "53100", "53300", "57P03", "XX000"]
 )
-def test_a_worker_waits_out_an_outage(code: str) -> None:
-    """These errors pass with time, or when somebody makes room."""
+def test_a_worker_waits_until_an_outage_ends(code: str) -> None:
+    """These errors end by themselves, or when a user frees space."""
     assert isinstance(driver_errors.translate(SHOWN, of_server(code)), outage.OUTAGE)
 
 
@@ -74,10 +76,10 @@ def test_a_worker_waits_out_an_outage(code: str) -> None:
         (exc.ArgumentError(GERMAN), None),
     ],
 )
-def test_a_class_decides_if_there_is_no_sqlstate(
+def test_the_class_of_an_error_without_a_sqlstate_has_a_meaning(
     error: exc.SQLAlchemyError, kind: type[Exception] | None
 ) -> None:
-    """A failed connection has only a localized message, and may have no message at all."""
+    """A failed connection has only a localized message, or no message."""
     ours = driver_errors.translate(SHOWN, error)
     assert (None if ours is None else type(ours)) is kind
 
@@ -86,10 +88,8 @@ def test_a_class_decides_if_there_is_no_sqlstate(
     "error",
     [pg.AdminShutdown(GERMAN), psycopg.OperationalError(GERMAN), exc.PendingRollbackError(GERMAN)],
 )
-def test_a_driver_s_own_error_is_translated_at_the_edge(
-    error: Exception, postgres_url: str
-) -> None:
-    """A raw error of psycopg inside a transaction is an outage too, and it is remembered."""
+def test_a_driver_s_own_error_is_translated(error: Exception, postgres_url: str) -> None:
+    """A psycopg error inside a transaction is an outage too, and its time is noted."""
     store = engine.make_engine(postgres_url)
     with pytest.raises(errors.StoreUnreachable), transactions.transaction(store):
         raise error
@@ -98,10 +98,10 @@ def test_a_driver_s_own_error_is_translated_at_the_edge(
 
 
 @pytest.mark.parametrize("code", ["25006", "0A000", "55000"])
-def test_a_standby_is_told_from_a_role_that_may_only_read(
+def test_a_standby_differs_from_a_role_that_can_only_read(
     code: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both refuse each command; their remedies differ."""
+    """Both refuse each command, but their remedies differ."""
     store = engine.make_engine(postgres_url)
     for role, recovers, reads in (("standby", True, "off"), ("role", False, "on")):
         monkeypatch.setattr(transactions, "_ROLE", f"SELECT {recovers}, '{reads}'")
@@ -118,7 +118,7 @@ def test_a_standby_is_told_from_a_role_that_may_only_read(
 
 
 def test_a_statement_s_fault_stays_an_error(store: Engine) -> None:
-    """A wrong statement is no outage: nobody waits five minutes for it."""
+    """A wrong statement is not an outage: no process waits five minutes because of it."""
     began = time.monotonic()
     with pytest.raises(exc.DBAPIError):
         transactions.patiently(store, lambda c: c.execute(sa.text("SELECT nothing FROM nowhere")))

@@ -1,4 +1,4 @@
-"""URLs, transactions, clocks, and the driver's errors in our words."""
+"""URLs, transactions, clocks, and the translation of the drivers' errors."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from fedsweep.store.schema import open_store
         ("postgresql://u:secret@127.0.0.1:99999/n", "cannot be"),
     ],
 )
-def test_a_wrong_url_is_refused_with_a_right_one(url: str, says: str) -> None:
-    """Before anything is opened; without its password."""
+def test_a_wrong_url_is_refused_with_an_example(url: str, says: str) -> None:
+    """No database is opened, and the message does not contain the password."""
     with pytest.raises(errors.RequestError, match=says) as caught:
         engine.make_engine(url)
     assert "secret" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """A text file, a folder, a damaged database: one sentence each, nothing written."""
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    """A text file, a folder and a damaged database get one sentence each, and are not written."""
     text = tmp_path / "notes.db"
     text.write_text("these are my notes")
     with pytest.raises(errors.StoreForeign, match="no sound SQLite database"):
@@ -60,8 +60,8 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         open_store(f"sqlite:///{damaged}")
 
 
-def test_a_read_only_file_reads_and_refuses_to_be_written(sqlite_url: str) -> None:
-    """By the URL's own word, which root has to obey too."""
+def test_a_read_only_file_is_read_and_not_written(sqlite_url: str) -> None:
+    """The URL's mode says so, which binds root too."""
     file = sqlite_url.removeprefix("sqlite:///")
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA journal_mode = DELETE")
@@ -76,10 +76,10 @@ def test_a_read_only_file_reads_and_refuses_to_be_written(sqlite_url: str) -> No
         c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
 
 
-def test_a_uri_without_its_flag_names_no_other_file(
+def test_a_uri_without_its_flag_names_the_same_file(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither "fedsweep.db?mode=ro" nor "file:fedsweep.db" appears."""
+    """Neither "fedsweep.db?mode=ro" nor "file:fedsweep.db" is created."""
     folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
     monkeypatch.chdir(folder)
     before = set(folder.iterdir())
@@ -89,9 +89,28 @@ def test_a_uri_without_its_flag_names_no_other_file(
 
 
 REMOTE = [
-    *("nfs", "nfs4", "cifs", "smb3", "afs", "9p", "virtiofs", "ceph", "lustre", "gpfs", "beegfs"),
-    *("glusterfs", "fuse", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.ceph"),
-    *("fuse.glusterfs", "fuse.ceph-fuse", "fuse.juicefs", "fuse.unknown"),
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "afs",
+    "9p",
+    "virtiofs",
+    "ceph",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "glusterfs",
+    "fuse",
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "fuse.rclone",
+    "fuse.gcsfuse",
+    "fuse.ceph",
+    "fuse.glusterfs",
+    "fuse.ceph-fuse",
+    "fuse.juicefs",
+    "fuse.unknown",
 ]
 
 
@@ -99,7 +118,7 @@ REMOTE = [
 def test_a_network_file_system_is_refused(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """SQLite's locks cannot be trusted there."""
+    """SQLite's locks are not reliable there."""
     monkeypatch.setattr(sqlite_engine, "_file_system", lambda _file: kind)
     with pytest.raises(errors.StoreError, match=f"on a network file system .{kind}.*local disk"):
         open_store(sqlite_url)
@@ -108,16 +127,16 @@ def test_a_network_file_system_is_refused(
 @pytest.mark.parametrize(
     "kind", ["ext4", "overlay", "tmpfs", "fuseblk", "fuse.fuse-overlayfs", "fuse.mergerfs", ""]
 )
-def test_a_local_file_system_is_not(
+def test_a_local_file_system_is_not_refused(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Also one that a program of this machine provides."""
+    """A FUSE program of this machine counts as local too."""
     monkeypatch.setattr(sqlite_engine, "_file_system", lambda _file: kind)
     open_store(sqlite_url).dispose()
 
 
 def test_a_mount_point_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Blanks, tabs and line ends are written as octal numbers, other bytes as they are."""
+    """Spaces, tabs and line ends are written as octal numbers, and other bytes as they are."""
     place = tmp_path / "a b\tc\\d"
     place.mkdir()
     coded = str(place).replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011")
@@ -128,20 +147,20 @@ def test_a_mount_point_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_the_file_system_of_a_file_is_that_of_its_mount(tmp_path: Path) -> None:
-    """The longest mount point that holds it."""
+    """It is the longest mount point that contains the file."""
     assert sqlite_engine._file_system(Path("/proc/self/status")) == "proc"
     assert sqlite_engine._file_system(tmp_path) not in sqlite_engine.NETWORK_FILE_SYSTEMS
 
 
 def test_a_server_that_does_not_answer_is_unreachable() -> None:
-    """A wrong port; without the password."""
+    """The port is wrong. The message does not contain the password."""
     with pytest.raises(errors.StoreUnreachable, match="cannot be reached") as caught:
         engine.make_engine("postgresql://u:hunter2@127.0.0.1:1/n")
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
-    """One sentence with the remedy, and never the password."""
+def test_a_wrong_password_or_name_is_reported(postgres_server: str) -> None:
+    """The message is one sentence with the remedy, and without the password."""
     url = sa.make_url(postgres_server)
     with pytest.raises(errors.StoreUnreachable) as caught:
         engine.make_engine(
@@ -158,7 +177,7 @@ def test_a_wrong_password_or_name_is_told(postgres_server: str) -> None:
 
 
 def test_a_transaction_is_all_or_nothing(store: Engine) -> None:
-    """What an exception interrupts leaves no trace."""
+    """If an exception interrupts a transaction, no change is stored."""
     insert = sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)")
 
     def interrupted() -> None:
@@ -173,7 +192,7 @@ def test_a_transaction_is_all_or_nothing(store: Engine) -> None:
 
 
 def test_writers_on_sqlite_take_turns_from_their_first_statement(sqlite_url: str) -> None:
-    """A transaction that reads and then writes cannot fail for a writer in between."""
+    """A transaction that reads and then writes cannot fail because of a writer in between."""
     store = open_store(sqlite_url)
     with transactions.transaction(store) as c:
         c.execute(sa.text("SELECT count(*) FROM sweeps"))
@@ -188,7 +207,7 @@ def test_writers_on_sqlite_take_turns_from_their_first_statement(sqlite_url: str
 
 
 def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
-    """Two readings in order, on one clock."""
+    """Two readings are in order, on the same clock."""
     with transactions.reading(store) as c:
         read = [clock.read_clock(c) for _ in range(2)]
         first, second = (c.execute(sa.select(clock.as_sql(now))).scalar_one() for now in read)
@@ -197,23 +216,23 @@ def test_the_clock_never_goes_back_and_has_a_name(store: Engine) -> None:
     assert len(boot_id()) > 8
 
 
-def test_work_is_done_again_when_its_connection_breaks(
+def test_a_transaction_is_retried_if_its_connection_breaks(
     postgres_url: str, postgres_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Terminated in the middle, as by a restart of the server: nothing of it stays, then all."""
+    """The server ends the connection, as after a restart. Only the retry is stored."""
     store = open_store(postgres_url)
     tries = []
 
     def work(c: sa.Connection) -> str:
         c.execute(sa.text("INSERT INTO sweeps (name, created_at) VALUES ('x', 0)"))
-        found = str(c.execute(sa.text("SELECT name FROM sweeps")).scalar_one())
+        name = str(c.execute(sa.text("SELECT name FROM sweeps")).scalar_one())
         pid = c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
         tries.append(pid)
         if len(tries) == 1:
             with psycopg.connect(postgres_server, autocommit=True) as admin:
                 admin.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
         c.execute(sa.text("DELETE FROM sweeps"))
-        return found
+        return name
 
     assert transactions.patiently(store, work) == "x"
     assert len(tries) == 2
@@ -236,15 +255,15 @@ def test_time_namespaces_of_one_machine_share_a_clock() -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no time namespace can be made here: {error}")
     read, inside = map(float, done.stdout.split())
-    here = boot_moment().seconds
-    assert here is not None
-    assert inside - here > 800_000
-    assert abs(read - here) < 3600
+    host = boot_moment().seconds
+    assert host is not None
+    assert inside - host > 800_000
+    assert abs(read - host) < 3600
 
 
 @pytest.mark.parametrize("offset", ["86400", "-60"])
 def test_a_process_of_another_time_namespace_reads_the_same_clock(offset: str) -> None:
-    """A container's boot clock may be days ahead: leases are compared without that."""
+    """A container's boot clock may be days ahead. Leases are compared without this offset."""
     inside = ["unshare", "-T", "--boottime", offset, sys.executable, "-c"]
     if shutil.which("unshare") is None or subprocess.run([*inside, ""], check=False).returncode:
         pytest.skip("this user may not make a time namespace")

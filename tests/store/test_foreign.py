@@ -1,7 +1,7 @@
-"""A database from somebody else: no text in it reaches anything outside of the store's folder.
+"""A database of another user: no text in it affects anything outside of the store's folder.
 
-Any text is put into any text column. A command may refuse it, or ignore it; it deletes, writes,
-contacts and executes nothing that is not the store's own.
+Any text is written to every text column. A command may refuse it or ignore it. The command deletes,
+writes, contacts and executes nothing that does not belong to the store.
 """
 
 from __future__ import annotations
@@ -76,21 +76,52 @@ EVIL = [
         "..",
         "",
     ),
-    *("file://{outside}", "file:///", "~", "~/.ssh", "/", "/dev/stdout", "{outside}/../outside"),
-    *("ftp://127.0.0.1:9/x", "http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "sftp://127.0.0.1/x"),
-    *("s3://bucket", "gs://bucket/x", "abfs://box@127.0.0.1/x", "smb://127.0.0.1/x", "data:,x"),
-    *("reference::{outside}/refs.json", "reference://{outside}/refs.json", "memory://x"),
-    *("simplecache::ftp://127.0.0.1:9/x", "filecache::file://{outside}", "zip://*::file://x"),
-    *("abc-1-a.safetensors", "../outside/abc-1-a.safetensors", "link-1-a.safetensors"),
-    *("{{{{''.__class__}}}}", "$(touch {outside}/x)", "`touch {outside}/x`", "; touch {outside}/x"),
-    *("__import__('os').system('true')", "\x1b]0;x\x07", "<script>", "%n%s", "a\nb", "x" * 3000),
-    *("postgresql://127.0.0.1:9/x", "sqlite:///{outside}/new.db", "[1, 2]", '{{"a": 1}}', "null"),
+    "file://{outside}",
+    "file:///",
+    "~",
+    "~/.ssh",
+    "/",
+    "/dev/stdout",
+    "{outside}/../outside",
+    "ftp://127.0.0.1:9/x",
+    "http://127.0.0.1:9/x",
+    "https://127.0.0.1:9/x",
+    "sftp://127.0.0.1/x",
+    "s3://bucket",
+    "gs://bucket/x",
+    "abfs://box@127.0.0.1/x",
+    "smb://127.0.0.1/x",
+    "data:,x",
+    "reference::{outside}/refs.json",
+    "reference://{outside}/refs.json",
+    "memory://x",
+    "simplecache::ftp://127.0.0.1:9/x",
+    "filecache::file://{outside}",
+    "zip://*::file://x",
+    "abc-1-a.safetensors",
+    "../outside/abc-1-a.safetensors",
+    "link-1-a.safetensors",
+    "{{{{''.__class__}}}}",
+    "$(touch {outside}/x)",
+    "`touch {outside}/x`",
+    "; touch {outside}/x",
+    "__import__('os').system('true')",
+    "\x1b]0;x\x07",
+    "<script>",
+    "%n%s",
+    "a\nb",
+    "x" * 3000,
+    "postgresql://127.0.0.1:9/x",
+    "sqlite:///{outside}/new.db",
+    "[1, 2]",
+    '{{"a": 1}}',
+    "null",
 ]
 
 
 @dataclass
 class Recorder:
-    """What Python's own audit events tell of, while somebody listens."""
+    """A recorder of Python's audit events, which records while it is active."""
 
     listens: bool = False
     seen: list[str] = field(default_factory=list)
@@ -112,7 +143,7 @@ FORBIDDEN = frozenset(
 
 @pytest.fixture(scope="module")
 def recorder() -> Recorder:
-    """The one that listens; a hook cannot be taken away, so it only sleeps afterwards."""
+    """The only recorder. A hook cannot be removed, so that it stays inactive afterwards."""
     import fsspec.implementations.local  # noqa: F401  # what a command imports is not what it does
     import torch  # noqa: F401
 
@@ -166,7 +197,7 @@ def _save(engine: Engine, claim: Claim) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A foreign store, and what lies around it."""
+    """A foreign store, and the files around it."""
 
     url: str
     root: Path
@@ -179,7 +210,7 @@ class Stage:
 
 
 def staged(root: Path, url: str) -> Stage:
-    """Put a person's own files around a store, also where its texts may lead."""
+    """Put a user's own files around a store, also at the places that its texts may name."""
     outside = root / "outside"
     shutil.rmtree(root, ignore_errors=True)
     (root / "inside").mkdir(parents=True)
@@ -191,7 +222,7 @@ def staged(root: Path, url: str) -> Stage:
 
 
 def tree(folder: Path) -> dict[str, Any]:
-    """Every file with its content and times."""
+    """Return every file with its content and times."""
     return {
         str(path): (path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -199,23 +230,23 @@ def tree(folder: Path) -> dict[str, Any]:
 
 
 def put(engine: Engine, stage: Stage, texts: list[tuple[tuple[str, str], str]]) -> None:
-    """Write a text into all rows of a column, as far as its rules allow that."""
+    """Write a text into all rows of a column, as far as its constraints allow that."""
     for (table, column), text in texts:
         value = text.replace("{outside}", str(stage.outside)).replace("{{", "{").replace("}}", "}")
-        for some in ("", f" WHERE {column} IN (SELECT min({column}) FROM {table})"):
+        for condition in ("", f" WHERE {column} IN (SELECT min({column}) FROM {table})"):
             with suppress(Exception), engine.begin() as c:
                 if engine.dialect.name == "sqlite":
                     c.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
-                statement = f"UPDATE {table} SET {column} = :value{some}"
+                statement = f"UPDATE {table} SET {column} = :value{condition}"
                 c.execute(sa.text(statement), {"value": value})
 
 
 def take_a_snapshot(engine: Engine, row: int) -> None:
-    """Do what an attempt does with files: go on from a snapshot, write one, delete what is over."""
+    """Use files as an attempt does: resume from a snapshot, write one, delete old ones."""
     with transaction(engine) as c:
-        found = queue.claim(c, WORKER, read_clock(c))
+        claimed = queue.claim(c, WORKER, read_clock(c))
         last = c.execute(sa.select(trials.c.trial_id).where(trials.c.id == row)).scalar()
-    claim = found or Claim(row, str(last), 1, {"rounds": 3}, "n", "d", 1)
+    claim = claimed or Claim(row, str(last), 1, {"rounds": 3}, "n", "d", 1)
     attempt = _Attempt(engine, claim, place.Place(), LogHandler())
     with reading(engine) as c:
         home, origins = file_places.home(c, claim.trial), trunks.origins(c, claim, "n")
@@ -262,7 +293,7 @@ def _trial_ids(engine: Engine) -> list[str]:
 
 @contextmanager
 def nothing_outside(stage: Stage, recorder: Recorder) -> Iterator[None]:
-    """Hold the promise of this file."""
+    """Check that nothing outside of the store changes."""
     before = tree(stage.outside)
     around = {path.name for path in stage.root.iterdir()}
     recorder.seen.clear()
@@ -296,7 +327,7 @@ fuzzed = settings(
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> Path:
-    """A person's folders."""
+    """A user's folders."""
     assert recorder is not None
     for name in ("XDG_DATA_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -327,7 +358,7 @@ def shipped(test: Any) -> Any:
 def sqlite_base(
     tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
 ) -> tuple[Path, Path]:
-    """A store on SQLite with everything in it, and an empty one."""
+    """A store on SQLite with rows in every table, and an empty one."""
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copy(sqlite_template, folder / "fedsweep.db")
     engine = open_store(f"sqlite:///{folder / 'fedsweep.db'}")
@@ -391,7 +422,7 @@ def run_on_sqlite(texts: Texts, root: Path, sqlite_base: Base, recorder: Recorde
 def postgres_base(
     postgres_server: str, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
-    """The names of a store with everything in it, and of one to work in."""
+    """The names of a store with rows in every table, and of one to work in."""
     names = [f"foreign_{uuid.uuid4().hex[:12]}" for _ in range(2)]
     folder = tmp_path_factory.mktemp("foreign")
     from tests.builders import TINY
@@ -417,7 +448,7 @@ def postgres_base(
 @shipped
 @given(texts=foreign)
 @settings(fuzzed, max_examples=5)
-def test_no_text_of_a_server_s_database_reaches_outside(
+def test_no_text_in_a_server_s_database_has_an_effect_outside(
     texts: list[tuple[tuple[str, str], str]],
     root: Path,
     postgres_server: str,
@@ -425,7 +456,7 @@ def test_no_text_of_a_server_s_database_reaches_outside(
     sqlite_template: Path,
     recorder: Recorder,
 ) -> None:
-    """The same, where files lie in the user's data folder."""
+    """The same holds if the files lie in the user's data folder."""
     full, name = postgres_base
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -444,8 +475,8 @@ def test_no_text_of_a_server_s_database_reaches_outside(
         everything(stage, blank)
 
 
-def test_the_recorder_sees_what_it_is_for(recorder: Recorder) -> None:
-    """Else the promise would be an empty one."""
+def test_the_recorder_records_forbidden_events(recorder: Recorder) -> None:
+    """Otherwise the other tests would prove nothing."""
     import socket
     import subprocess
 

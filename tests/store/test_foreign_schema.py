@@ -1,4 +1,4 @@
-"""A database of somebody else: what it calls by our names is not run."""
+"""A database of another user: views and triggers with our names are not executed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def change(url: str, *texts: str) -> None:
 
 @pytest.mark.parametrize("room", [None, 2**20])
 @pytest.mark.parametrize("page", [True, False])
-def test_a_view_of_somebody_else_is_not_run(
+def test_a_foreign_view_is_not_executed(
     page: bool, room: int | None, sqlite_url: str, tiny: Path
 ) -> None:
-    """One that never ends, one that misleads: the pages, the commands and the box read ours."""
+    """The pages, the commands and the SQL box read our views. A foreign one may never end, or
+    return false values.
+    """
     store = open_store(sqlite_url)
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
@@ -56,8 +58,8 @@ def test_a_view_of_somebody_else_is_not_run(
     engine.dispose()
 
 
-def test_our_own_views_are_read_where_they_are(sqlite_url: str) -> None:
-    """SQLite keeps their text to the letter, so no connection makes others."""
+def test_our_own_views_are_read_from_the_file(sqlite_url: str) -> None:
+    """SQLite stores their exact text, so that no connection creates them again."""
     engine = open_to_read(sqlite_url)
     with reading(engine) as connection:
         stored = connection.execute(
@@ -71,10 +73,10 @@ def test_our_own_views_are_read_where_they_are(sqlite_url: str) -> None:
 
 @pytest.mark.parametrize("table", ["trials", "sweep_members", "alembic_version", "store"])
 @pytest.mark.parametrize("impostor", [f"VIEW {{}} AS {ENDLESS}", "VIRTUAL TABLE {} USING fts5(a)"])
-def test_a_table_of_ours_that_is_none_is_refused(
+def test_a_view_in_place_of_our_table_is_refused(
     impostor: str, table: str, sqlite_url: str
 ) -> None:
-    """In a sentence, before anything is read from it."""
+    """The message is one sentence, and nothing is read from the view."""
     change(
         sqlite_url,
         "PRAGMA foreign_keys = OFF",
@@ -88,7 +90,7 @@ def test_a_table_of_ours_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
-def test_a_table_of_ours_that_is_none_is_refused_on_a_server(kind: str, postgres_url: str) -> None:
+def test_a_view_in_place_of_our_table_is_refused_on_a_server(kind: str, postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute("ALTER TABLE logs RENAME TO kept")
         admin.execute(f"CREATE {kind} logs AS SELECT * FROM kept")
@@ -101,8 +103,8 @@ def test_a_table_of_ours_that_is_none_is_refused_on_a_server(kind: str, postgres
 def test_a_statement_that_never_ends_is_interrupted(
     seconds: float, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a page: the database does not answer, and the next look comes soon."""
-    monkeypatch.setattr(sqlite_engine, "LOOK_SECONDS", seconds)
+    """For a page, the database does not answer, and the next read comes soon."""
+    monkeypatch.setattr(sqlite_engine, "PAGE_STATEMENT_SECONDS", seconds)
     engine = open_to_read(sqlite_url, page=True)
     with pytest.raises(StoreBusy, match="took too long to answer"), reading(engine) as connection:
         connection.execute(sa.text(f"SELECT max(trial_id) FROM ({ENDLESS})"))
@@ -114,7 +116,7 @@ def test_a_statement_that_never_ends_is_interrupted(
 def test_a_trigger_that_never_ends_is_interrupted(
     sqlite_url: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing is written."""
+    """Nothing is written."""
     monkeypatch.setattr(sqlite_engine, "STATEMENT_SECONDS", 0.1)
     store = make_engine(sqlite_url)
     change(

@@ -1,4 +1,4 @@
-"""Files that nothing needs: what goes, what stays, and what no collection may touch."""
+"""Garbage collection: the files that it deletes, keeps, and must never touch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def planned(store: Engine, tiny: Path) -> None:
 
 
 def begun(store: Engine, host: str = HOST) -> Claim:
-    """A trial that an attempt runs, its files on the index."""
+    """Return a claim of a trial that an attempt runs, with its files in the index."""
     with transaction(store) as c:
         claim = queue.claim(c, queue.Claimant("w", "cpu", host, 1), read_clock(c))
         assert claim is not None
@@ -61,7 +61,7 @@ def home(store: Engine, claim: Claim) -> Folder:
 
 
 def saved(store: Engine, claim: Claim, name: str | None = None) -> str:
-    """A snapshot in the first of its two files, or under another name."""
+    """Write a snapshot to the first of the attempt's two files, or to another name."""
     name = name or file_names.snapshot_names(claim)[0]
     folder = home(store, claim)
     with transaction(store) as c:
@@ -71,14 +71,14 @@ def saved(store: Engine, claim: Claim, name: str | None = None) -> str:
 
 
 def left(store: Engine, claim: Claim) -> str:
-    """A file that was never committed, in the second."""
+    """Write a file that was never committed, the second of the attempt's two files."""
     name = file_names.snapshot_names(claim)[1]
     home(store, claim).write(name, b"half")
     return name
 
 
 def put_at(store: Engine, place: str, *, approved: bool = True) -> None:
-    """Put the sweep's files at a place."""
+    """Set the place of the sweep's files."""
     with transaction(store) as c:
         file_index.put_files(c, "tiny", place)
     if approved:
@@ -91,7 +91,7 @@ def store_of(store: Engine) -> str:
 
 
 def age(store: Engine, seconds: float = 2 * garbage_collection.GRACE_SECONDS) -> None:
-    """Let time pass, for what has happened."""
+    """Move all past events into the past by some time."""
     with transaction(store) as c:
         for column in (attempts.c.ended_at, files.c.free_since):
             c.execute(sa.update(column.table).values({column: column - seconds}))
@@ -106,10 +106,10 @@ def indexed(store: Engine) -> list[str]:
         return list(c.execute(sa.select(files.c.name).order_by(files.c.name)).scalars())
 
 
-def test_what_a_killed_attempt_left_goes_after_an_hour_and_its_snapshot_stays(
+def test_files_of_a_killed_attempt_except_its_snapshot_are_deleted_after_an_hour(
     store: Engine,
 ) -> None:
-    """Also of a trial that runs again; told first, then done, then nothing is left to do."""
+    """The trial may run again. A dry run lists the files, and a collection deletes them."""
     first = begun(store)
     kept, half = saved(store, first), left(store, first)
     assert collect(store) == Collected()
@@ -127,8 +127,8 @@ def test_what_a_killed_attempt_left_goes_after_an_hour_and_its_snapshot_stays(
     assert collect(store) == Collected()
 
 
-def test_a_file_is_free_from_when_it_was_replaced(store: Engine) -> None:
-    """Not from when its attempt ended."""
+def test_the_hour_of_a_file_begins_when_it_is_replaced(store: Engine) -> None:
+    """The end of its attempt does not matter."""
     first = begun(store)
     old = saved(store, first)
     with transaction(store) as c:
@@ -143,8 +143,8 @@ def test_a_file_is_free_from_when_it_was_replaced(store: Engine) -> None:
     assert there(store, first) == [new]
 
 
-def test_weights_stay_for_good(store: Engine) -> None:
-    """They are what was asked for."""
+def test_weights_are_never_deleted(store: Engine) -> None:
+    """The plan requested them."""
     claim = begun(store)
     name = file_names.weights_name(claim)
     total = home(store, claim).write(name, b"weights")
@@ -158,8 +158,8 @@ def test_weights_stay_for_good(store: Engine) -> None:
     assert indexed(store) == [name]
 
 
-def test_snapshots_of_trials_that_will_not_go_on_are_left_over(store: Engine) -> None:
-    """Cancelled or diverged; one that failed otherwise may be tried again."""
+def test_snapshots_of_trials_that_will_not_resume_are_deleted(store: Engine) -> None:
+    """The trials were cancelled or diverged. After another failure, a trial may be retried."""
     cancelled, diverged, failed = claims = [begun(store) for _ in range(3)]
     names = [saved(store, claim) for claim in claims]
     with transaction(store) as c:
@@ -174,10 +174,10 @@ def test_snapshots_of_trials_that_will_not_go_on_are_left_over(store: Engine) ->
         assert list(c.execute(sa.select(snapshots.c.name)).scalars()) == [names[2]]
 
 
-def test_a_collection_that_is_cut_short_is_made_good_by_the_next(
+def test_the_next_collection_completes_an_interrupted_one(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the file and its row."""
+    """The interruption comes between the file and its row."""
     claim = begun(store)
     left(store, claim)
     with transaction(store) as c:
@@ -197,8 +197,8 @@ def test_a_collection_that_is_cut_short_is_made_good_by_the_next(
     assert indexed(store) == []
 
 
-def test_what_the_index_does_not_name_is_never_touched(store: Engine) -> None:
-    """No folder is listed. A dry run names what it would delete."""
+def test_files_that_the_index_does_not_name_are_never_touched(store: Engine) -> None:
+    """A dry run lists the files that it would delete."""
     claim = begun(store)
     half = left(store, claim)
     place = Path(str(home(store, claim)))
@@ -216,10 +216,10 @@ def test_what_the_index_does_not_name_is_never_touched(store: Engine) -> None:
 @pytest.mark.parametrize(
     "name", ["../precious", "{root}/precious", "link", "..", "precious", "model.safetensors"]
 )
-def test_names_that_the_store_does_not_give_are_left_alone(
+def test_files_with_names_of_another_form_are_kept(
     name: str, store: Engine, tmp_path: Path
 ) -> None:
-    """The others go."""
+    """The other files are deleted."""
     claim = begun(store)
     left(store, claim)
     place = Path(str(home(store, claim)))
@@ -239,23 +239,21 @@ def test_names_that_the_store_does_not_give_are_left_alone(
 
 
 def test_a_file_that_cannot_be_deleted_is_named_and_left_for_later(store: Engine) -> None:
-    """A folder in its place, for one."""
+    """For example, it is a folder."""
     claim = begun(store)
     name = file_names.snapshot_names(claim)[0]
     (Path(str(home(store, claim))) / name).mkdir(parents=True)
     with transaction(store) as c:
         queue.cancel(c, [claim.trial])
     age(store)
-    found = collect(store)
-    assert list(found.failed) == [name]
-    assert "is a folder" in found.failed[name]
+    collected = collect(store)
+    assert list(collected.failed) == [name]
+    assert "is a folder" in collected.failed[name]
     assert indexed(store) == [name]
 
 
-def test_files_on_another_machine_are_left_to_it(
-    store: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where each has a folder of its own, a file that is not here may still be there."""
+def test_files_on_another_machine_are_kept(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If each machine has a folder, a file that is missing on one may exist on another."""
     monkeypatch.setattr("platform.node", lambda: "here")
     claim = begun(store, host="there")
     with transaction(store) as c:
@@ -269,10 +267,10 @@ def test_files_on_another_machine_are_left_to_it(
     assert indexed(store) == []
 
 
-def test_files_behind_a_url_are_collected_from_anywhere(
+def test_files_at_a_url_are_collected_from_every_machine(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And from there alone."""
+    """They are deleted only there."""
     put_at(store, "memory://bucket")
     claim = begun(store, host="there")
     kept, _ = saved(store, claim), left(store, claim)
@@ -284,8 +282,8 @@ def test_files_behind_a_url_are_collected_from_anywhere(
     assert list(MemoryFileSystem.store) == [f"{folder}/{kept}"]
 
 
-def test_where_files_lie_cannot_change_while_there_are_any(store: Engine) -> None:
-    """Refused with what is stored; the same again is no change."""
+def test_the_place_of_files_cannot_change_while_files_exist(store: Engine) -> None:
+    """The change is refused and nothing is stored. The same place again is not a change."""
     put_at(store, "memory://one")
     put_at(store, "memory://two")
     claim = begun(store)
@@ -297,10 +295,10 @@ def test_where_files_lie_cannot_change_while_there_are_any(store: Engine) -> Non
 
 
 @pytest.mark.parametrize("place", ["{tmp}/project", "memory://bucket", "ftp://127.0.0.1/x", ".."])
-def test_nothing_is_deleted_at_a_place_that_a_database_names(
+def test_files_at_an_unapproved_place_are_not_deleted(
     place: str, store: Engine, tmp_path: Path
 ) -> None:
-    """Unless this user has approved it; a place of another form is never used."""
+    """Only this user can approve a place. An invalid place is never used."""
     place = place.format(tmp=tmp_path)
     put_at(store, place)
     claim = begun(store)
@@ -314,9 +312,9 @@ def test_nothing_is_deleted_at_a_place_that_a_database_names(
     shutil.rmtree(tmp_path / "share" / "fedsweep" / "approved")
     age(store)
     for dry_run in (True, False):
-        found = collect(store, dry_run=dry_run)
-        assert (found.files, found.named, found.failed) == (0, [], {})
-        assert sum(found.unapproved.values()) + len(found.outside) == 3
+        collected = collect(store, dry_run=dry_run)
+        assert (collected.files, collected.named, collected.failed) == (0, [], {})
+        assert sum(collected.unapproved.values()) + len(collected.outside) == 3
     assert file.read_text() == "keep"
     assert len(MemoryFileSystem.store) == 1
     assert len(indexed(store)) == 3
@@ -333,10 +331,10 @@ def plan_elsewhere(store: Engine) -> None:
         file_index.put_files(c, "tiny", "memory://there")
 
 
-def test_an_attempt_that_begins_as_its_sweep_is_planned_elsewhere_sees_the_plan(
+def test_an_attempt_that_begins_during_a_plan_uses_the_plan_s_place(
     store: Engine,
 ) -> None:
-    """It waits for it: else its files would lie where no index looks."""
+    """The attempt waits for the plan. Otherwise the index would not find its files."""
     with transaction(store) as c:
         claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
     assert claim is not None
@@ -349,10 +347,10 @@ def test_an_attempt_that_begins_as_its_sweep_is_planned_elsewhere_sees_the_plan(
         assert attempt.result().artifacts == "memory://there"
 
 
-def test_a_plan_that_puts_files_elsewhere_as_an_attempt_begins_sees_the_attempt(
+def test_a_plan_with_another_place_is_refused_if_an_attempt_begins(
     store: Engine,
 ) -> None:
-    """And is refused."""
+    """The plan waits for the attempt, and is then refused."""
     with transaction(store) as c:
         claim = queue.claim(c, queue.Claimant("w", "cpu"), read_clock(c))
     assert claim is not None

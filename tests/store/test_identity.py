@@ -1,4 +1,4 @@
-"""A store that is no longer the one that was opened: noticed at the next write."""
+"""A store that is no longer the one that was opened is noticed at the next write."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ ADDED = sa.insert(sweeps).values(name="s", created_at=0.0)
 
 @pytest.fixture(autouse=True)
 def at_each_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a connection look at the store's name in each transaction."""
-    monkeypatch.setattr(looks, "LOOK_SECONDS", 0.0)
+    """Make a connection check the store's name in each transaction."""
+    monkeypatch.setattr(looks, "TRUSTED_SECONDS", 0.0)
 
 
 def names(url: str) -> list[str]:
     engine = open_store(url)
     with transaction(engine) as c:
-        found = list(c.execute(sa.select(sweeps.c.name)).scalars())
+        result = list(c.execute(sa.select(sweeps.c.name)).scalars())
     engine.dispose()
-    return found
+    return result
 
 
 @pytest.fixture
 def opened(sqlite_url: str) -> Iterator[Engine]:
-    """A store that has been written to."""
+    """A store that was opened and written to."""
     engine = open_store(sqlite_url)
     with transaction(engine) as c:
         c.execute(ADDED)
@@ -47,7 +47,7 @@ def opened(sqlite_url: str) -> Iterator[Engine]:
 
 
 def refused(engine: Engine, why: str) -> None:
-    """Two writes: no outage that is waited for, and nothing is written or made."""
+    """Check that two writes fail, without waiting as for an outage, and that no file is created."""
     for _ in range(2):
         with pytest.raises(StoreReplaced, match=why) as error:
             patiently(engine, lambda c: c.execute(sa.update(sweeps).values(name="no")))
@@ -56,7 +56,7 @@ def refused(engine: Engine, why: str) -> None:
 
 
 def test_a_file_that_was_deleted_is_not_written_to(opened: Engine, tmp_path: Path) -> None:
-    """`rm fedsweep.db*`; no empty file is made in its place."""
+    """After `rm fedsweep.db*`, no empty file is created in its place."""
     for file in tmp_path.glob("fedsweep.db*"):
         file.unlink()
     refused(opened, "fedsweep.db was deleted while it was in use")
@@ -66,7 +66,7 @@ def test_a_file_that_was_deleted_is_not_written_to(opened: Engine, tmp_path: Pat
 def test_a_file_that_was_deleted_during_a_write_is_noticed_after_it(
     opened: Engine, tmp_path: Path
 ) -> None:
-    """What was committed is in no file."""
+    """The committed data is in no file."""
 
     def write() -> None:
         with transaction(opened) as c:
@@ -80,7 +80,7 @@ def test_a_file_that_was_deleted_during_a_write_is_noticed_after_it(
 def test_a_file_that_was_replaced_is_not_written_to(
     opened: Engine, sqlite_template: Path, tmp_path: Path
 ) -> None:
-    """By another one with the same store's name, for one from a backup."""
+    """The new file, such as a backup, has the same store's name."""
     for file in tmp_path.glob("fedsweep.db*"):
         file.unlink()
     shutil.copy(sqlite_template, tmp_path / "fedsweep.db")
@@ -91,7 +91,7 @@ def test_a_file_that_was_replaced_is_not_written_to(
 def test_a_file_that_was_filled_with_another_store_is_not_written_to(
     opened: Engine, tmp_path: Path
 ) -> None:
-    """The file is the same, the store is not."""
+    """The file is the same, but the store is another one."""
     opened.dispose()
     other = sqlite3.connect(tmp_path / "fedsweep.db")
     with other:
@@ -102,7 +102,7 @@ def test_a_file_that_was_filled_with_another_store_is_not_written_to(
 
 
 def test_a_file_that_was_moved_away_and_back_is_the_same(opened: Engine, tmp_path: Path) -> None:
-    """Nothing is lost."""
+    """No data is lost."""
     file = tmp_path / "fedsweep.db"
     file.rename(tmp_path / "away")
     refused(opened, "was deleted")
@@ -111,10 +111,10 @@ def test_a_file_that_was_moved_away_and_back_is_the_same(opened: Engine, tmp_pat
         assert c.execute(sa.select(sweeps.c.name)).scalar_one() == "s"
 
 
-def test_a_server_s_database_that_was_made_again_is_not_written_to(
+def test_a_server_s_database_that_was_recreated_is_not_written_to(
     postgres_url: str, postgres_server: str
 ) -> None:
-    """Dropped and created, by this version or empty; also under an open connection."""
+    """It was dropped and created, by this version or empty, also under an open connection."""
     engine = open_store(postgres_url)
     with transaction(engine) as c:
         c.execute(ADDED)
@@ -136,8 +136,8 @@ def test_a_server_s_database_that_was_made_again_is_not_written_to(
     again.dispose()
 
 
-def test_a_store_knows_itself(store: Engine, store_url: str) -> None:
-    """Opened again it is the same; of another one it is told apart."""
+def test_a_store_recognizes_itself(store: Engine, store_url: str) -> None:
+    """After it is opened again, it is the same store. Another store differs from it."""
     again = open_store(store_url)
     require(again, of(store))
     with transaction(again) as c:
@@ -151,8 +151,8 @@ def test_a_store_knows_itself(store: Engine, store_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "", "x" * 16])
-def test_a_name_that_no_file_could_bear_is_none(name: str, store: Engine, store_url: str) -> None:
-    """As a foreign database may have it."""
+def test_an_invalid_store_name_counts_as_missing(name: str, store: Engine, store_url: str) -> None:
+    """A foreign database may have such a name."""
     with transaction(store) as c:
         c.execute(sa.update(identity).values(id=name))
     foreign = open_store(store_url)
@@ -161,11 +161,11 @@ def test_a_name_that_no_file_could_bear_is_none(name: str, store: Engine, store_
     foreign.dispose()
 
 
-def test_a_connection_relies_on_a_look_for_a_while(
+def test_a_connection_relies_on_its_last_check_for_a_while(
     opened: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that is made again under it is noticed at the first write after that."""
-    monkeypatch.setattr(looks, "LOOK_SECONDS", 3600.0)
+    """If the store is recreated, the first write after that time notices it."""
+    monkeypatch.setattr(looks, "TRUSTED_SECONDS", 3600.0)
     with transaction(opened) as c:
         c.execute(sa.update(identity).values(id="0" * 16))
     with transaction(opened) as c:

@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_names_one_file(spelling: str, folder: Path) -> None:
-    """So do the names of the files next to it."""
+    """The files next to it have one name too."""
     before = {path.name for path in folder.iterdir()}
     store = open_store(spelling.format(folder=folder))
     assert sqlite_file(store.url) == folder / "study.db"
@@ -72,12 +72,17 @@ def test_every_spelling_names_one_file(spelling: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("a%3Fb.db", "a%2523b.db", "100%2525.db", "with blank.db", "ünï⋆.db", "\udcff.db"),
+        "a%3Fb.db",
+        "a%2523b.db",
+        "100%2525.db",
+        "with blank.db",
+        "ünï⋆.db",
+        "\udcff.db",
         "a%26b%3Dc.db",
     ],
 )
-def test_odd_characters_are_part_of_a_name(name: str, folder: Path) -> None:
-    """As SQLite's own URIs write them; the database works under that name."""
+def test_special_characters_are_part_of_a_name(name: str, folder: Path) -> None:
+    """They are written as in SQLite's URIs, and the database works under that name."""
     address = f"sqlite:///file:odd/{name}?uri=true"
     (folder / "odd").mkdir()
     store = open_store(address, create=True)
@@ -91,8 +96,8 @@ def test_odd_characters_are_part_of_a_name(name: str, folder: Path) -> None:
     assert "0" in at_once("sql", "SELECT count(*) FROM trials", "--db", address).stdout
 
 
-def test_a_plain_url_takes_a_name_as_it_is(folder: Path) -> None:
-    """Blanks and number signs are characters of the name; %3F is a question mark."""
+def test_a_plain_url_contains_the_exact_name(folder: Path) -> None:
+    """Spaces and number signs are characters of the name, and %3F is a question mark."""
     names = {"100%.db": "100%.db", "a%3Fb.db": "a?b.db", "a#b.db": "a#b.db", "a b.db": "a b.db"}
     for written, name in names.items():
         open_store(f"sqlite:///{written}", create=True).dispose()
@@ -119,7 +124,7 @@ def test_a_plain_url_takes_a_name_as_it_is(folder: Path) -> None:
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(address: str, says: str, folder: Path) -> None:
-    """No second file is made."""
+    """No second file is created."""
     Path("loop.db").symlink_to("loop.db")
     before = {path.name for path in folder.iterdir()}
     with pytest.raises(RequestError, match=says):
@@ -127,8 +132,8 @@ def test_a_name_that_leads_elsewhere_is_refused(address: str, says: str, folder:
     assert {path.name for path in folder.iterdir()} == before
 
 
-def test_a_link_to_a_file_that_is_not_there_makes_that_file(folder: Path) -> None:
-    """The link stays one."""
+def test_a_link_to_a_missing_file_creates_that_file(folder: Path) -> None:
+    """The link stays a link."""
     Path("new link.db").symlink_to("other/new.db")
     open_store("sqlite:///new link.db", create=True).dispose()
     assert Path("new link.db").is_symlink()
@@ -136,25 +141,25 @@ def test_a_link_to_a_file_that_is_not_there_makes_that_file(folder: Path) -> Non
 
 
 def test_files_that_lie_next_to_a_link_are_found(folder: Path) -> None:
-    """Earlier versions put snapshots and weights there; new ones go to the database's folder."""
+    """Earlier versions put snapshots and weights there. New ones go to the database's folder."""
     earlier = folder_of(make_url(f"sqlite:///{folder}/link.db"), Home(STORE, None))
     kept = Snapshot(1, "numerics", NAME, 7, earlier.write(NAME, b"content"))
     store = open_store("sqlite:///link.db")
     assert (folder / "link.db.artifacts" / NAME).is_file()
-    found = folder_of(store.url, Home(STORE, None))
-    assert found.read(kept) == b"content"
-    found.write(NEW, b"new")
+    current = folder_of(store.url, Home(STORE, None))
+    assert current.read(kept) == b"content"
+    current.write(NEW, b"new")
     store.dispose()
     assert (folder / "study.db.artifacts" / NEW).is_file()
-    assert found.remove(NAME) == len(b"content")
+    assert current.remove(NAME) == len(b"content")
     assert not (folder / "link.db.artifacts" / NAME).exists()
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", " \r\n"])
-def test_blanks_around_a_variable_of_the_environment_mean_nothing(
+def test_spaces_around_an_environment_variable_are_ignored(
     blank: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Files of such variables often end in a line end; a blank one is not set."""
+    """Files of such variables often end with a line end. A blank variable counts as not set."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for value in ("sqlite:///x.db", ""):
         monkeypatch.setenv("FEDSWEEP_DB", value + blank)

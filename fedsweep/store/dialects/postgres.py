@@ -1,6 +1,6 @@
 """Postgres: a server, which the processes of many machines share.
 
-psycopg takes long to import: methods that need it import it themselves.
+The import of psycopg takes long: methods that need it import it themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fedsweep.errors import StoreError
 from fedsweep.store.dialects import postgres_engine
-from fedsweep.store.dialects.base import LOOK_SECONDS, Deviation, Dialect, Listing, Question
+from fedsweep.store.dialects.base import (
+    PAGE_STATEMENT_SECONDS,
+    Deviation,
+    Dialect,
+    Listing,
+    Question,
+)
 from fedsweep.store.driver import executed
 from fedsweep.store.moment import Moment
 from fedsweep.store.sql.limits import Found
@@ -29,16 +35,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BLOCK = 8 * 2**20
-"""Bytes of text in memory at once, if all rows of a query are read."""
+"""Bytes of text in memory at the same time, if all rows of a query are read."""
 
-# Of the statement, not of its transaction, which may have waited; stable, so that an index serves.
+# The time of the statement. Its transaction may have begun earlier, because it waited. The
+# function is stable, so that a condition with it can use an index.
 SERVER_TIME: sa.ColumnElement[float] = sa.cast(
     sa.extract("epoch", sa.func.statement_timestamp()), sa.Double()
 )
 
 
 class Postgres(Dialect):
-    """Many transactions write at once: locks on rows, and advisory locks, keep them apart."""
+    """A dialect in which many transactions write at the same time.
+
+    Row locks and advisory locks separate them.
+    """
 
     name = "postgresql"
     schemes = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
@@ -55,26 +65,26 @@ class Postgres(Dialect):
     sql = "postgres.sql"
 
     def parse(self, text: str) -> URL:
-        """Return libpq's reading of a URL."""
+        """Return the URL as libpq reads it."""
         from fedsweep.store import connector
 
         return connector.parse(text)
 
     def same_place(self, url: URL) -> URL | None:
-        """Return the URL without the driver that it may name."""
+        """Return the URL without the name of a driver."""
         return url.set(drivername=self.name)
 
     def file(self, url: URL) -> None:  # noqa: ARG002  # a server has no file
         """Return None."""
         return
 
-    def engine(self, url: URL, *, create: bool = False) -> Engine:  # noqa: ARG002  # an administrator does
+    def engine(self, url: URL, *, create: bool = False) -> Engine:  # noqa: ARG002  # an administrator creates databases
         """Return an engine with our settings of a connection."""
         return postgres_engine.engine_of(url)
 
-    def engine_to_read(self, url: URL, views: Mapping[str, str], *, page: bool) -> Engine:  # noqa: ARG002  # only their owner makes views
+    def engine_to_read(self, url: URL, views: Mapping[str, str], *, page: bool) -> Engine:  # noqa: ARG002  # only their owner can create views
         """Return an engine whose sessions are read-only."""
-        settings = {"statement_timeout": f"{LOOK_SECONDS}s"} if page else None
+        settings = {"statement_timeout": f"{PAGE_STATEMENT_SECONDS}s"} if page else None
         return postgres_engine.engine_of(url, settings=settings, read_only=True)
 
     def require_readable(self, connection: Connection, shown: str) -> None:
@@ -88,26 +98,26 @@ class Postgres(Dialect):
             )
 
     def close_unused(self, engine: Engine) -> None:
-        """Leave the server's connections to those who write."""
+        """Close them: a server has a limited number of connections."""
         engine.dispose()
 
     def clock(self) -> Moment:
-        """Return the server's clock, whose seconds each statement reads itself."""
+        """Return the server's clock. Each statement reads its seconds itself."""
         return Moment(None, "server")
 
     def lift_time_limits(self, connection: Connection, *, idle: bool = False) -> None:
-        """Lift them for this transaction."""
+        """Lift the limits for this transaction."""
         limits = ("statement_timeout", "idle_in_transaction_session_timeout")
         for limit in limits if idle else limits[:1]:
             connection.execute(sa.text(f"SET LOCAL {limit} = 0"))
 
     def lock(self, connection: Connection, key: int) -> None:
-        """Hold an advisory lock."""
+        """Take an advisory lock."""
         text = "SELECT pg_advisory_xact_lock(%(key)s::bigint)"
         executed(connection, text, lambda cursor: cursor.execute(text, {"key": int(key)}))
 
     def lock_rows_of(self, connection: Connection, table: sa.Table) -> None:
-        """Hold the table in SHARE MODE."""
+        """Lock the table in SHARE MODE."""
         connection.execute(sa.text(f"LOCK TABLE {table.name} IN SHARE MODE"))
 
     def notify(self, connection: Connection, channel: str) -> None:
@@ -115,10 +125,10 @@ class Postgres(Dialect):
         connection.execute(sa.select(sa.func.pg_notify(channel, "")))
 
     def listen(self, engine: Engine, channel: str) -> psycopg.Connection[Any] | None:
-        """Return a connection that no pool knows, as long as the server has many left.
+        """Return a connection outside the pool, if the server has many unused connections.
 
-        Listeners must never take the last connections from those who work. Through a connection
-        pooler a notification reaches nobody.
+        Listeners must never take the last connections from workers. Notifications do not arrive
+        through a connection pooler.
         """
         import psycopg
         from psycopg import sql
@@ -130,7 +140,7 @@ class Postgres(Dialect):
                 if not connection.execute(_FEW_CONNECTIONS).scalar_one():
                     return None
             raw = engine.raw_connection()
-            driver = raw.driver_connection  # before it leaves the pool: then it is forgotten
+            driver = raw.driver_connection  # read before `detach`, which resets it
             raw.detach()
             assert isinstance(driver, psycopg.Connection)
             driver.autocommit = True
@@ -143,21 +153,24 @@ class Postgres(Dialect):
         self,
         connection: Connection,
         claim: Prepared,
-        note_claim: Prepared,  # noqa: ARG002  # `claim` does it
-        due: Prepared,  # noqa: ARG002  # `claim` does it
+        note_claim: Prepared,  # noqa: ARG002  # part of `claim`
+        due: Prepared,  # noqa: ARG002  # part of `claim`
         values: Mapping[str, Any],
     ) -> tuple[Any, bool]:
-        """Execute one statement, in one round trip."""
+        """Execute one statement in one round trip."""
         row = claim(connection, **values).one()
         return (None if row.id is None else row), row.expired or row.backed_off
 
-    def same_database(self, there: Connection, here: Connection) -> bool:
-        """Compare by an advisory lock, which belongs to one database and keeps out others there."""
+    def same_database(self, first: Connection, second: Connection) -> bool:
+        """Return whether one connection's advisory lock blocks the other, in the same schema.
+
+        An advisory lock belongs to one database.
+        """
         key = random.getrandbits(62)
-        self.lock(there, key)
-        alone = here.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
+        self.lock(first, key)
+        locked = second.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
         schema = sa.select(sa.func.current_schema())
-        return not alone and there.execute(schema).scalar() == here.execute(schema).scalar()
+        return not locked and first.execute(schema).scalar() == second.execute(schema).scalar()
 
     def insert(self, table: sa.Table) -> Any:
         """Return Postgres's INSERT."""
@@ -179,10 +192,10 @@ class Postgres(Dialect):
         statement = f"COPY {into} FROM STDIN (FORMAT BINARY)"
         driver: Any = connection.connection.driver_connection
         try:
-            with driver.cursor() as cursor, cursor.copy(statement) as taken:
-                taken.set_types(types)
+            with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                copy.set_types(types)
                 for row in rows:
-                    taken.write_row(row)
+                    copy.write_row(row)
         except psycopg.DataError as error:  # text with a NUL, numbers too large for their column
             raise StoreError(
                 f"{table.name} holds a value that Postgres cannot ({str(error).splitlines()[0]}): "
@@ -207,7 +220,7 @@ class Postgres(Dialect):
         from_rows: Callable[[Sequence[tuple[Any, ...]]], Iterable[T]],  # noqa: ARG002  # see Sqlite
         from_csv: Callable[[bytes], Iterable[T]],
     ) -> Generator[T, None, None]:
-        """Read the text of a COPY: no value becomes an object of Python's."""
+        """Read the text of a COPY, without creating a Python object per value."""
         for name in values:
             query = query.replace(f":{name}", f"%({name})s")
         driver: Any = connection.connection.driver_connection
@@ -217,7 +230,7 @@ class Postgres(Dialect):
                 yield from from_csv(block)
 
     def ask(self, engine: Engine, question: Question) -> Found:
-        """Read without a superuser's rights: see `store.reader_postgres`."""
+        """Read without a superuser's rights: see `store.sql.postgres`."""
         from fedsweep.store.sql import postgres
 
         return postgres.ask(
@@ -235,7 +248,7 @@ class Postgres(Dialect):
         return Listing(frozenset(connection.execute(sa.text(_NAMES)).scalars()), not_tables)
 
     def require_every_text(self, connection: Connection) -> None:
-        """Refuse a database in another encoding than UTF-8."""
+        """Refuse a database with another encoding than UTF-8."""
         encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
             raise StoreError(
@@ -267,7 +280,7 @@ class Postgres(Dialect):
 
 
 def _blocks(rows: Iterable[Any]) -> Iterator[bytes]:
-    """Yield rows of text, as they come, joined to blocks."""
+    """Yield rows of text, joined to blocks, as they arrive."""
     parts: list[Any] = []
     size = 0
     for row in rows:
@@ -287,7 +300,7 @@ _TYPES: dict[type[Any], str] = {
     sa.Text: "text",
     sa.Boolean: "bool",
 }
-"""The types of columns, as a binary COPY names them."""
+"""The names of column types in a binary COPY."""
 
 _FEW_CONNECTIONS = sa.text(
     "SELECT count(*) * 2 < current_setting('max_connections')::int FROM pg_stat_activity"
@@ -323,4 +336,6 @@ WHERE NOT EXISTS (
             AND of_owner.objid = d.refobjid AND of_owner.deptype = 'e')))
 )
 """
-"""An extension's tables, views and types belong to it; so do the sequences of its columns."""
+"""The query of `listing`. It leaves out the tables, views and types of an extension.
+
+It also leaves out the sequences of their columns."""

@@ -1,12 +1,12 @@
--- The statements that every trial goes through, on Postgres. sqlite.sql has the same names, and
--- says how both files are read.
+-- The statements that every trial executes, on Postgres. sqlite.sql has the same names, and explains
+-- the syntax of both files.
 --
--- One statement writes several tables, so that a claim, a round and an end take one round trip.
+-- One statement writes several tables, so that a claim, a round or an end takes one round trip.
 -- A parameter is cast to its column's type if an operator or a function stands next to it.
 
 -- name: now
--- The server's own time if the parameter is NULL. It is the time of the statement, not of its
--- transaction, which may have waited; and stable, so that an index serves.
+-- The server's time if the parameter is NULL. It is the time of the statement, because its
+-- transaction may have waited. It is a stable function, so that a condition can use an index.
 coalesce(
     CAST(:now AS double precision),
     CAST(extract(epoch FROM statement_timestamp()) AS double precision)
@@ -39,8 +39,8 @@ LIMIT 1 FOR UPDATE SKIP LOCKED;
 
 -- name: first_of_sweep
 SELECT id FROM trials
--- A range of one, in an order that only its own index has: so that no planner goes through the
--- trials of all sweeps, in the hope that one of this sweep comes soon.
+-- A range with one value, in an order that only the sweep's index has. Otherwise a planner may scan
+-- the trials of all sweeps by priority, until it finds one of this sweep.
 WHERE {claimable} AND sweep BETWEEN ({sweep}) AND ({sweep}){wanted}
 ORDER BY sweep, priority DESC, id
 LIMIT 1 FOR UPDATE SKIP LOCKED;
@@ -55,7 +55,7 @@ WITH own AS (
     SELECT id, priority FROM trials
     WHERE {claimable}
       AND id IN (SELECT trial FROM sweep_members WHERE sweep = ({sweep}) AND shared = 1){wanted}
-    -- An order that no index has, for the same reason: the shared trials are gone through.
+    -- An order that no index has, for the same reason: the planner reads only the shared trials.
     ORDER BY priority + 0 DESC, id + 0
     LIMIT 1 FOR UPDATE OF trials SKIP LOCKED
 )
@@ -67,11 +67,11 @@ LIMIT 1;
 SELECT id FROM sweeps WHERE name = CAST(:sweep AS text);
 
 -- name: any_shared
--- If a sweep has only trials of its own, `first_of_sweep` finds them all.
+-- If a sweep has no shared trials, `first_of_sweep` finds all its trials.
 SELECT trial FROM sweep_members WHERE sweep = ({sweep}) AND shared = 1 LIMIT 1;
 
 -- name: due
--- Three looks into small indexes. The waits on other clocks are two ranges of their index.
+-- Reads only small indexes. The backoffs on other clocks are two ranges of their index.
 SELECT
     EXISTS (
         SELECT 1 FROM trials
@@ -103,7 +103,7 @@ WHERE {held_by_claim};
 id = CAST(:of_trial AS bigint) AND fence = CAST(:of_fence AS bigint) AND state = 'running'
 
 -- name: finish
--- If the trial is not finished, its attempt is not ended.
+-- If the trial is not finished, its attempt does not end either.
 WITH finished AS (
     UPDATE trials
     SET state = 'finished', lease_until = NULL, clock = NULL, failure = NULL, error = NULL,

@@ -1,4 +1,4 @@
-"""Engines of Postgres: the settings of their connections, and how their transactions begin."""
+"""Engines of Postgres: the settings of their connections, and the begin of transactions."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 POSTGRES_SETTINGS = {
     "statement_timeout": "10min",
     "lock_timeout": "60s",
-    # A stopped worker must not keep a row, once its lease is over, from whoever takes it over.
+    # After its lease has expired, a stopped worker must not block the worker that takes over.
     "idle_in_transaction_session_timeout": "30s",
-    # A database can be set to write fewer digits: then a float that is read has lost its last bits.
+    # A database can be configured to write fewer digits. Floats would lose their last bits then.
     "extra_float_digits": "3",
 }
-"""Of each connection to a server. The first is STATEMENT_SECONDS."""
+"""Settings of each connection to a server. The first one is STATEMENT_SECONDS."""
 
 
 def engine_of(
     url: URL, *, settings: Mapping[str, str] | None = None, read_only: bool = False
 ) -> Engine:
-    """No ping before each use: what is done through a dead connection is done again.
+    """Return an engine for a server.
 
-    A connection that is not used is closed (`let_go`), so that hundreds of workers, of which few
-    write at any moment, do with the server's usual hundred connections.
+    It does not ping a connection before each use: a transaction on a dead connection is retried.
+    Connections that are not used are closed (`engine.close_idle`). Few of hundreds of workers
+    write at the same time, so that the server's usual hundred connections suffice.
     """
     from fedsweep.store.connector import Connector
 
@@ -64,20 +65,20 @@ def _begin(connection: Connection) -> None:
         driver.read_only = None
     try:
         connector_of(connection.engine).begin(driver)
-    except psycopg.Error as error:  # as if SQLAlchemy had met it
+    except psycopg.Error as error:  # as if SQLAlchemy had raised it
         if driver.closed:
             connection.invalidate(error)
-        driver_errors.came_from(error, connection.engine)
+        driver_errors.note_engine(error, connection.engine)
         raise OperationalError("BEGIN", {}, error) from error
 
 
 def connector_of(engine: Engine) -> Connector:
-    """Return what opens the connections of a server's engine."""
+    """Return the connector of a server's engine."""
     return cast("Connector", engine.get_execution_options()[_CONNECTOR])
 
 
 def _adapt(driver: Any, _record: object) -> None:
-    """Let a connection escape the characters that its server cannot store."""
+    """Make a connection escape the characters that its server cannot store."""
     from psycopg import DataError  # a command on SQLite does not need it
     from psycopg.types.string import StrDumperUnknown
 

@@ -28,25 +28,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH = 50_000
-"""Rows in memory at once, if all rows of a query are read."""
+"""Rows in memory at the same time, if all rows of a query are read."""
 
 Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-"""The type of a row's key: SQLite makes a key automatically for INTEGER only."""
+"""The type of a row's key. SQLite creates automatic keys only for INTEGER."""
 
 
 class Sqlite(Dialect):
-    """A transaction that writes is immediate: it holds the only write lock of the file."""
+    """A dialect in which one transaction writes at a time.
+
+    A transaction that writes is immediate: it holds the only write lock of the file.
+    """
 
     name = "sqlite"
     schemes = frozenset({"sqlite"})
     foreign_remedy = "name another file with --db"
     collation = "BINARY"
-    read_options: ClassVar[Mapping[str, Any]] = {}  # each transaction reads one state
+    read_options: ClassVar[Mapping[str, Any]] = {}  # each transaction reads a snapshot
     first_in_one_trip = False
     sql = "sqlite.sql"
 
     def parse(self, text: str) -> URL:
-        """Resolve the file: every link and relative path to it gives the same URL."""
+        """Return the URL of the resolved file: all links and relative paths give the same URL."""
         try:
             url = make_url(text)
         except (ArgumentError, ValueError) as error:
@@ -54,7 +57,7 @@ class Sqlite(Dialect):
         return of_text(text, url)
 
     def same_place(self, url: URL) -> URL | None:
-        """Return None for a database in memory, too."""
+        """Return the URL of the resolved file, None for a database in memory."""
         if not url.database or url.host:
             return None
         options = {name: value for name, value in url.query.items() if name in URI_OPTIONS}
@@ -63,7 +66,7 @@ class Sqlite(Dialect):
         return None
 
     def file(self, url: URL) -> Path | None:
-        """Return the file, None if the URL names none."""
+        """Return the file, None if the URL does not name a file."""
         return None if url.database is None else file_named(url.database)
 
     def engine(self, url: URL, *, create: bool = False) -> Engine:
@@ -71,39 +74,39 @@ class Sqlite(Dialect):
         return sqlite_engine.engine_of(_file(url), url, create=create)
 
     def engine_to_read(self, url: URL, views: Mapping[str, str], *, page: bool) -> Engine:
-        """Return an engine that puts our views before those of the file."""
+        """Return an engine that uses our views instead of those in the file."""
         return sqlite_engine.engine_to_read(_file(url), url, views, page=page)
 
     def require_readable(self, connection: Connection, shown: str) -> None:  # noqa: ARG002  # the driver's error names it
-        """Let SQLite itself say if the file is no database.
+        """Execute a statement, so that SQLite reports a file that is not a database.
 
-        A process that opens and closes the file past SQLite loses all locks that it has on it
-        (POSIX's locks are so), and another process may delete the log.
+        Do not open the file without SQLite. With POSIX locks, a process that closes a file loses
+        all its locks on that file. Another process may then delete the log.
         """
         connection.execute(sa.text("SELECT count(*) FROM sqlite_master")).scalar_one()
 
     def close_unused(self, engine: Engine) -> None:
-        """Keep them: a file has no limit of connections."""
+        """Do nothing, because a file does not limit the number of connections."""
 
     def clock(self) -> Moment:
-        """Return the boot-time clock: all users of the file share the machine."""
+        """Return the boot-time clock, because all users of the file are on one machine."""
         return boot_moment()
 
-    def lift_time_limits(self, connection: Connection, *, idle: bool = False) -> None:  # noqa: ARG002  # no limit of that
-        """Interrupt no statement of this connection any more."""
+    def lift_time_limits(self, connection: Connection, *, idle: bool = False) -> None:  # noqa: ARG002  # idle time has no limit
+        """Stop interrupting the statements of this connection."""
         sqlite_engine.unbound(connection)
 
     def lock(self, connection: Connection, key: int) -> None:
-        """Hold what the transaction holds already: the write lock of the file."""
+        """Do nothing, because the transaction already holds the write lock of the file."""
 
     def lock_rows_of(self, connection: Connection, table: sa.Table) -> None:
-        """Hold what the transaction holds already: the write lock of the file."""
+        """Do nothing, because the transaction already holds the write lock of the file."""
 
     def notify(self, connection: Connection, channel: str) -> None:
-        """Wake nobody: idle workers look often, for the file is on their machine."""
+        """Do nothing, because idle workers read the file often: it is on their machine."""
 
-    def listen(self, engine: Engine, channel: str) -> None:  # noqa: ARG002  # SQLite has no such thing
-        """Return None: a wait is a short sleep."""
+    def listen(self, engine: Engine, channel: str) -> None:  # noqa: ARG002  # SQLite has no notifications
+        """Return None: idle workers sleep for a short time instead."""
         return
 
     def claim(
@@ -114,15 +117,15 @@ class Sqlite(Dialect):
         due: Prepared,
         values: Mapping[str, Any],
     ) -> tuple[Any, bool]:
-        """Execute one after the other."""
+        """Execute the statements one after the other."""
         taken = claim(connection, **values).first()
         if taken is not None:
             note_claim(connection, of_trial=taken.id, of_fence=taken.fence, **values)
         return taken, any(due(connection, now=values["now"], clock=values["clock"]).one())
 
-    def same_database(self, there: Connection, here: Connection) -> bool:
-        """Compare the files."""
-        return _file(there.engine.url).samefile(_file(here.engine.url))
+    def same_database(self, first: Connection, second: Connection) -> bool:
+        """Return whether the two files are the same."""
+        return _file(first.engine.url).samefile(_file(second.engine.url))
 
     def insert(self, table: sa.Table) -> Any:
         """Return SQLite's INSERT."""
@@ -135,12 +138,12 @@ class Sqlite(Dialect):
         columns: Sequence[str],
         rows: Sequence[tuple[Any, ...]],
     ) -> None:
-        """Insert by one statement that the driver repeats."""
+        """Insert by one statement that the driver executes for each row."""
         statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
         connection.exec_driver_sql(str(statement.compile(dialect=connection.dialect)), list(rows))
 
     def advance_keys(self, connection: Connection, tables: Iterable[sa.Table]) -> None:
-        """Do nothing: a new key is the largest one and 1."""
+        """Do nothing, because a new key is always the largest key plus 1."""
 
     def read_all(
         self,
@@ -160,12 +163,12 @@ class Sqlite(Dialect):
             cursor.close()
 
     def ask(self, engine: Engine, question: Question) -> Found:
-        """Read here for a person's own terminal, otherwise in a process that can be killed."""
+        """Answer a terminal in this process, and a page in a process that can be killed."""
         from fedsweep.store.sql import sandbox, sqlite
 
         deadline = question.deadline
         access = access_of(engine) or Access(_file(engine.url))
-        given: dict[str, Any] = {
+        request: dict[str, Any] = {
             "address": within(deadline, access.address, lambda: None),  # it may copy the file
             "text": question.text,
             "parameters": dict(question.parameters),
@@ -176,16 +179,16 @@ class Sqlite(Dialect):
             "views": dict(question.views),
         }
         if question.room is not None:
-            return sandbox.ask(given, deadline)
+            return sandbox.ask(request, deadline)
         opened: list[sqlite3.Connection] = []
         return within(
             deadline,
-            lambda: sqlite.read(**given, opened=opened.append),
+            lambda: sqlite.read(**request, opened=opened.append),
             lambda: _interrupt(opened),
         )
 
     def listing(self, connection: Connection) -> Listing:
-        """Read the table of the schema."""
+        """Read the table sqlite_master."""
         names = connection.execute(
             sa.text("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         ).scalars()
@@ -199,7 +202,7 @@ class Sqlite(Dialect):
         return Listing(frozenset(own), frozenset(not_tables), application)
 
     def require_every_text(self, connection: Connection) -> None:
-        """Refuse nothing: a SQLite file stores every text."""
+        """Do nothing, because a SQLite file stores every text."""
 
     def own_check(self, connection: Connection) -> list[str]:
         """Run integrity_check and foreign_key_check, however long they take."""
@@ -210,9 +213,9 @@ class Sqlite(Dialect):
         return damaged + [f"SQLite: a row of {row[0]} refers to none of {row[2]}" for row in keys]
 
     # The square root by Newton's steps x <- (x + v / x) / 2. They start above the root of a
-    # variance v <= 1, and have met it to the last bit but one well before step 40 for any v that
-    # accuracies can have. CROSS JOIN keeps SQLite from going through all of a sweep's trials for
-    # each of its cells. SQLite keeps this text, so not a blank of it may change.
+    # variance v <= 1. For every v that accuracies can have, all bits but the last one are right
+    # well before step 40. CROSS JOIN prevents SQLite from scanning all trials of a sweep for each
+    # of its cells. SQLite stores this text with the view: not even its spaces may change.
     deviation = Deviation(
         start="\n        WITH RECURSIVE",
         aggregate="",
@@ -244,5 +247,5 @@ def _file(url: URL) -> Path:
 
 def _interrupt(opened: Sequence[sqlite3.Connection]) -> None:
     for connection in opened:
-        with suppress(sqlite3.ProgrammingError):  # it is closed
+        with suppress(sqlite3.ProgrammingError):  # the connection is closed
             connection.interrupt()

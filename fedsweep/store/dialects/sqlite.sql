@@ -1,8 +1,8 @@
--- The statements that every trial goes through, on SQLite. postgres.sql has the same names.
+-- The statements that every trial executes, on SQLite. postgres.sql has the same names.
 --
--- :name is a parameter. {name} is the query of that name, or a part that the caller gives.
--- A query may have several statements: the next one is executed if the one before met a row.
--- 'running', 1 and the like are literals: only so does a planner use a partial index.
+-- :name is a parameter. {name} is the query of that name, or a part that the caller supplies.
+-- A query may have several statements. Each one is executed if the previous one matched a row.
+-- 'running', 1 and the like are literals, because a planner uses a partial index only then.
 
 -- name: now
 :now
@@ -23,8 +23,8 @@ LIMIT 1;
 
 -- name: first_of_sweep
 SELECT id FROM trials
--- A range of one, in an order that only its own index has: so that no planner goes through the
--- trials of all sweeps, in the hope that one of this sweep comes soon.
+-- A range with one value, in an order that only the sweep's index has. Otherwise a planner may scan
+-- the trials of all sweeps by priority, until it finds one of this sweep.
 WHERE {claimable} AND sweep BETWEEN ({sweep}) AND ({sweep}){wanted}
 ORDER BY sweep, priority DESC, id
 LIMIT 1;
@@ -39,7 +39,7 @@ WITH own AS (
     SELECT id, priority FROM trials
     WHERE {claimable}
       AND id IN (SELECT trial FROM sweep_members WHERE sweep = ({sweep}) AND shared = 1){wanted}
-    -- An order that no index has, for the same reason: the shared trials are gone through.
+    -- An order that no index has, for the same reason: the planner reads only the shared trials.
     ORDER BY priority + 0 DESC, id + 0
     LIMIT 1
 )
@@ -51,7 +51,7 @@ LIMIT 1;
 SELECT id FROM sweeps WHERE name = :sweep;
 
 -- name: any_shared
--- If a sweep has only trials of its own, `first_of_sweep` finds them all.
+-- If a sweep has no shared trials, `first_of_sweep` finds all its trials.
 SELECT trial FROM sweep_members WHERE sweep = ({sweep}) AND shared = 1 LIMIT 1;
 
 -- name: note_claim
@@ -59,7 +59,7 @@ INSERT INTO attempts (trial, fence, worker, host, device, pid, started_at)
 VALUES (:of_trial, :of_fence, :worker, :host, :device, :pid, :started_at);
 
 -- name: due
--- Three looks into small indexes. The waits on other clocks are two ranges of their index.
+-- Reads only small indexes. The backoffs on other clocks are two ranges of their index.
 SELECT
     EXISTS (
         SELECT 1 FROM trials

@@ -1,4 +1,4 @@
-"""Engines of SQLite: how a file is checked and opened, and how its transactions begin."""
+"""Engines of SQLite: the checks of a file, its connections, and the begin of transactions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from fedsweep.errors import RequestError, StoreError, StoreForeign, StoreMissing
 from fedsweep.store import driver_errors
 from fedsweep.store.access import Access, require_writable, writable
-from fedsweep.store.dialects.base import LOOK_SECONDS, STATEMENT_SECONDS
+from fedsweep.store.dialects.base import PAGE_STATEMENT_SECONDS, STATEMENT_SECONDS
 from fedsweep.store.location import owner_of, shown
 from fedsweep.store.sql.sqlite import use_own_views
 from fedsweep.store.texts import escaped
@@ -27,15 +27,17 @@ from fedsweep.store.texts import escaped
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
-BUSY_SECONDS = 30.0
-"""How long SQLite waits for another process's transaction."""
+LOCK_WAIT_SECONDS = 30.0
+"""Seconds for which SQLite waits for another process's transaction."""
 
-LOOK_BUSY_SECONDS = 2.0
-"""How long a look of a page at SQLite waits for another process; the next look comes soon."""
+PAGE_LOCK_WAIT_SECONDS = 2.0
+"""Seconds for which a read of a page waits for another process's transaction.
+
+The wait is short, because the page soon reads again."""
 
 
 STEPS = 1_000_000
-"""Steps of SQLite between two looks at the clock: some ten milliseconds."""
+"""Steps of SQLite between two checks of the time limit: about ten milliseconds."""
 
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -46,7 +48,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "wekafs", "gfs2", "ocfs2", "fhgfs", "acfs",
     }
 )  # fmt: skip
-"""Their locks are not to be trusted with a database file: other machines may share the files."""
+"""File systems on which locks do not protect a database file.
+
+Other machines may use the same files."""
 
 
 LOCAL_FUSE = frozenset(
@@ -57,35 +61,38 @@ LOCAL_FUSE = frozenset(
         "gocryptfs", "cryfs", "securefs", "cryptomator", "veracrypt", "dislocker", "lxcfs",
     }
 )  # fmt: skip
-"""Programs behind FUSE that keep their files on a disk of this machine. All others (sshfs, s3fs,
-rclone, gcsfuse, glusterfs, ceph …) are taken for a network, unknown ones too."""
+"""FUSE programs that keep their files on a disk of this machine.
+
+All others (sshfs, s3fs, rclone, gcsfuse, glusterfs, ceph …) count as network file systems. Unknown
+programs do so, too."""
 
 
 def engine_of(file: Path, url: URL, *, create: bool) -> Engine:
     """Return an engine that reads and writes a file.
 
     Raises:
-        StoreError: the file is missing, and `create` is off, or it cannot be used.
+        StoreError: the file cannot be used, or it is missing and `create` is off.
 
     """
     require_file(file, create=create)
-    if not {"mode", "immutable"} & set(url.query):  # with these the user says how to open it
+    if not {"mode", "immutable"} & set(url.query):  # with these, the user chooses how to open it
         require_writable(file)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_SECONDS})
     event.listen(engine, "connect", _set_up)
     _finish(engine, STATEMENT_SECONDS)
     return engine
 
 
 def engine_to_read(file: Path, url: URL, views: Mapping[str, str], *, page: bool) -> Engine:
-    """Return an engine that opens a connection for each look, and cannot write.
+    """Return an engine that cannot write.
 
-    A file that is moved away and back is found again. A missing file is not made.
+    For a page, or a file that this user cannot write, it opens a new connection for each read. A
+    file that is moved away and back is then found again. A missing file is not created.
     """
     require_file(file)
     access = Access(file)
-    # By "rw" the last connection takes its log away; queries are all that it runs.
-    mode, seconds = ("ro", LOOK_BUSY_SECONDS) if page else ("rw", BUSY_SECONDS)
+    # In mode "rw", the last connection deletes the log. It still executes only queries.
+    mode, seconds = ("ro", PAGE_LOCK_WAIT_SECONDS) if page else ("rw", LOCK_WAIT_SECONDS)
 
     def connect() -> sqlite3.Connection:
         address = access.address(mode)
@@ -105,12 +112,12 @@ def engine_to_read(file: Path, url: URL, views: Mapping[str, str], *, page: bool
         execution_options={"access": access},
     )
     event.listen(engine, "engine_disposed", lambda _: access.close())
-    _finish(engine, LOOK_SECONDS if page else STATEMENT_SECONDS)
+    _finish(engine, PAGE_STATEMENT_SECONDS if page else STATEMENT_SECONDS)
     return engine
 
 
 def _finish(engine: Engine, seconds: float) -> None:
-    """Give an engine what every engine of SQLite has."""
+    """Add the event listeners that every engine of SQLite has."""
     _bound_statements(engine, seconds)
     event.listen(engine, "begin", _begin)
     _store_any_text(engine)
@@ -118,7 +125,7 @@ def _finish(engine: Engine, seconds: float) -> None:
 
 
 def _store_any_text(engine: Engine) -> None:
-    """Let every statement store every text: see `store.texts`."""
+    """Make every statement store every text: see `store.texts`."""
 
     def execute(cursor: Any, statement: str, values: Any, _context: object) -> bool:
         try:
@@ -142,7 +149,9 @@ def require_file(file: Path, *, create: bool = False) -> None:
     """Refuse a SQLite file that is missing, or that SQLite cannot lock.
 
     Raises:
-        StoreError: says which, and what to do.
+        StoreError: the file is missing, or lies on a network file system.
+        StoreForeign: the path is not a regular file.
+        RequestError: the file belongs to another database.
 
     """
     if file.is_dir():
@@ -174,7 +183,7 @@ def require_file(file: Path, *, create: bool = False) -> None:
 
 
 def _set_up(connection: Any, _record: object) -> None:
-    # The driver must not begin transactions of its own: `_begin` does, and says which kind.
+    # The driver must not begin transactions by itself: `_begin` does, with the right kind.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -183,16 +192,16 @@ def _set_up(connection: Any, _record: object) -> None:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            # A read-only file, or two processes at once: the first write tells.
+            # A read-only file, or two processes at the same time: the first write reports it.
             if "locked" not in str(error) and "readonly" not in str(error):
                 raise
     cursor.close()
 
 
 def _bound_statements(engine: Engine, seconds: float) -> None:
-    """Interrupt each statement on SQLite that takes longer, as a server's statement_timeout does.
+    """Interrupt each statement that takes longer, as a server's statement_timeout does.
 
-    A file of somebody else may have a view or a trigger that never ends.
+    Another user's file may have a view or a trigger that never ends.
     """
 
     def watch(driver: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
@@ -206,7 +215,7 @@ def _bound_statements(engine: Engine, seconds: float) -> None:
         if not interrupted or context.connection is None:
             return
         if time.monotonic() < context.connection.info.get(_UNTIL, 0.0):
-            raise KeyboardInterrupt  # Ctrl-C reached the look at the clock, which cannot raise it
+            raise KeyboardInterrupt  # Ctrl-C reached the progress handler, which cannot raise it
 
     event.listen(engine, "connect", watch)
     event.listen(engine, "before_cursor_execute", begin)
@@ -220,7 +229,7 @@ _INTERRUPTED = "SQLITE_INTERRUPT"
 
 
 def unbound(connection: Connection) -> None:
-    """Let the statements of a connection take as long as they need."""
+    """Lift the time limit of the statements of a connection."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
         driver.set_progress_handler(None, 0)
@@ -228,26 +237,26 @@ def unbound(connection: Connection) -> None:
 
 def _may_change(cursor: sqlite3.Cursor) -> bool:
     """Return whether a SQLite file is empty or has fedsweep's tables."""
-    seen = "SELECT count(*) = 0 OR sum(name = 'sweep_members') FROM sqlite_master"
+    query = "SELECT count(*) = 0 OR sum(name = 'sweep_members') FROM sqlite_master"
     foreign = cursor.execute("PRAGMA application_id").fetchone()[0]
-    return not foreign and bool(cursor.execute(seen).fetchone()[0])
+    return not foreign and bool(cursor.execute(query).fetchone()[0])
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction of SQLite, of the kind that the connection's options say."""
-    # A deferred transaction that reads first fails with BUSY at its first write, at once.
+    """Begin a transaction of the kind that the connection's options select."""
+    # A deferred transaction that reads first fails with BUSY at its first write, without a wait.
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     try:
         writes = connection.get_execution_options().get("writes", False)
         driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-    except sqlite3.Error as error:  # as if SQLAlchemy had met it
-        driver_errors.came_from(error, connection.engine)
+    except sqlite3.Error as error:  # as if SQLAlchemy had raised it
+        driver_errors.note_engine(error, connection.engine)
         raise OperationalError("BEGIN", {}, error) from error
 
 
 def _is_network(kind: str) -> bool:
-    """Return if a file system's type is one whose files other machines may share."""
+    """Return whether other machines may use the files of a file system of this type."""
     name, dot, program = kind.partition(".")
     if name == "fuse":
         return not dot or program not in LOCAL_FUSE
@@ -255,7 +264,7 @@ def _is_network(kind: str) -> bool:
 
 
 def _file_system(file: Path) -> str:
-    """The type of the file system that a file lies on, "" where the system does not say."""
+    """Return the type of the file system of a file, "" if the system does not report it."""
     place = file.resolve()
     best, kind = "", ""
     try:
@@ -272,4 +281,4 @@ def _file_system(file: Path) -> str:
 
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-"""A blank, a tab, a line end or a backslash in a list of mounts."""
+"""An escaped space, tab, line end or backslash in a list of mounts."""

@@ -1,6 +1,6 @@
-"""What a page shows of a sweep at work: workers, the queue, failures. Plain rows, quick to read.
+"""Rows about a running sweep for the live page: workers, the queue and failures.
 
-No read goes through the rounds, and none through more attempts than RECENT.
+The reads are fast: none of them scans the rounds.
 """
 
 from __future__ import annotations
@@ -25,39 +25,56 @@ from fedsweep.store.tables import (
 )
 
 RECENT = 10_000
-"""The newest attempts, in which workers are looked for."""
+"""Number of newest attempts in which `workers` searches. It keeps the read fast."""
 
-TOLD = (
-    *("trial_id", "state", "normalizer", *DESCRIBED),
-    *("seed", "final_round", "rounds", "priority"),
+DESCRIPTION = (
+    "trial_id",
+    "state",
+    "normalizer",
+    *DESCRIBED,
+    "seed",
+    "final_round",
+    "rounds",
+    "priority",
 )
-"""The columns that tell a trial in a few words (`report.summary.describe`)."""
+"""The columns of a short description of a trial (`report.labels.describe`)."""
 
 _RUNNING = sa.text("trials.state = 'running'")
-_TOLD = [trials.c[name] for name in TOLD]
+_DESCRIPTION = [trials.c[name] for name in DESCRIPTION]
 
 
 def states(connection: Connection) -> dict[str, int]:
-    """How many trials are in each state, each trial once; every state is named."""
+    """Return the number of trials in each state, 0 for a state without trials."""
     query = sa.select(trials.c.state, sa.func.count()).group_by(trials.c.state)
     return dict.fromkeys(TrialState, 0) | {row[0]: row[1] for row in connection.execute(query)}
 
 
 def running(connection: Connection) -> list[Row]:
-    """The attempts at work, with their trials; `lease_left` in seconds, below zero where over."""
+    """Return the running attempts, with their trials.
+
+    `lease_left` are the seconds to the end of the lease, negative if it has expired.
+    """
     now = read_clock(connection)
-    # On another clock, that of an earlier boot, it is over.
+    # A lease on another clock, such as that of an earlier boot, has expired.
     until, at = trials.c.lease_until, as_sql(now)
     left = sa.case(((trials.c.clock != now.clock) | is_ahead(until, at), -1.0), else_=until - at)
-    mine = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
+    current = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
     a = attempts.c
     query = (
         sa.select(
-            *_TOLD,
-            *(a.worker, a.host, a.pid, a.device, a.started_at, a.rounds_trained),
-            *(a.seconds_trained, a.provenance, a.memory, left.label("lease_left")),
+            *_DESCRIPTION,
+            a.worker,
+            a.host,
+            a.pid,
+            a.device,
+            a.started_at,
+            a.rounds_trained,
+            a.seconds_trained,
+            a.provenance,
+            a.memory,
+            left.label("lease_left"),
         )
-        .select_from(trials.join(attempts, mine))
+        .select_from(trials.join(attempts, current))
         .where(_RUNNING)
         .order_by(a.host, a.worker)
     )
@@ -65,18 +82,22 @@ def running(connection: Connection) -> list[Row]:
 
 
 def workers(connection: Connection, since: float) -> list[Row]:
-    """Who ended an attempt after this wall time: a row a worker, from its recent attempts.
+    """Return the workers that ended an attempt after this wall time, or that run one.
 
-    `trained` are its seconds of training since then, `first` and `last` when it began its first
-    and ended its last attempt, `outcome` how that ended, `finished` how many trials it finished.
+    A row sums up a worker's attempts among the RECENT newest ones:
+
+    - `trained` are its seconds of training since then.
+    - `first` is the start of its first attempt, `last` the latest end of one.
+    - `finished` is the number of trials that it finished.
+    - `outcome` is how its newest attempt ended.
     """
     recent = sa.select(attempts).order_by(attempts.c.id.desc()).limit(RECENT).subquery("recent")
     r = recent.c
-    inside = sa.case(
+    fraction = sa.case(
         (r.started_at >= since, 1.0), else_=(r.ended_at - since) / (r.ended_at - r.started_at)
     )
-    trained = sa.case((r.ended_at > since, r.seconds_trained * inside), else_=0.0)
-    done = sa.case((r.outcome == Outcome.FINISHED, 1), else_=0)
+    trained = sa.case((r.ended_at > since, r.seconds_trained * fraction), else_=0.0)
+    finished = sa.case((r.outcome == Outcome.FINISHED, 1), else_=0)
     each = (
         sa.select(
             r.worker,
@@ -84,7 +105,7 @@ def workers(connection: Connection, since: float) -> list[Row]:
             sa.func.min(r.started_at).label("first"),
             sa.func.max(r.ended_at).label("last"),
             sa.func.sum(trained).label("trained"),
-            sa.cast(sa.func.sum(done), sa.BigInteger).label("finished"),
+            sa.cast(sa.func.sum(finished), sa.BigInteger).label("finished"),
             sa.func.count().label("attempts"),
         )
         .group_by(r.worker)
@@ -93,7 +114,7 @@ def workers(connection: Connection, since: float) -> list[Row]:
     )
     a = attempts.c
     query = (
-        sa.select(each, *(a.host, a.device, a.pid, a.outcome, a.provenance, a.memory))
+        sa.select(each, a.host, a.device, a.pid, a.outcome, a.provenance, a.memory)
         .select_from(each.join(attempts, a.id == each.c.newest))
         .order_by(a.host, each.c.worker)
     )
@@ -101,39 +122,54 @@ def workers(connection: Connection, since: float) -> list[Row]:
 
 
 def queue(connection: Connection) -> dict[str, int]:
-    """How many queued trials may be claimed, wait for their trunk, back off, or are held.
+    """Return the number of queued trials by the reason why they are not running.
 
-    The held ones by why: `pause`, `drain`, `budget`, `cancel`; only those that there are.
+    "next" can be claimed, "waiting" waits for the trunk, and "backing off" waits after a failure.
+    Held trials are counted by their hold: "pause", "drain", "budget" or "cancel". A reason
+    without trials is left out.
     """
-    off, held = trials.c.not_before.is_not(None), trials.c.held
-    why = sa.case((off & held.is_(None), "backing off"), (held.is_not(None), held),
-                  (trials.c.waits == 1, "waiting"), else_="next")  # fmt: skip
+    backs_off, held = trials.c.not_before.is_not(None), trials.c.held
+    why = sa.case(
+        (backs_off & held.is_(None), "backing off"),
+        (held.is_not(None), held),
+        (trials.c.waits == 1, "waiting"),
+        else_="next",
+    )
     query = sa.select(why.label("why"), sa.func.count()).where(sa.text("state = 'queued'"))
     return {row[0]: row[1] for row in connection.execute(query.group_by(sa.text("why")))}
 
 
 def upcoming(connection: Connection, limit: int) -> list[Row]:
-    """The trials that are claimed next, in this order."""
+    """Return the trials that workers claim next, in this order."""
     return _queued(connection, CLAIMABLE, (trials.c.priority.desc(), trials.c.id), limit)
 
 
 def backing_off(connection: Connection, limit: int) -> list[Row]:
-    """Trials that are tried again later, the soonest first; `seconds_off` may be below zero."""
+    """Return the trials that back off after a failure, in the order of their retries.
+
+    `seconds_off` are the seconds until the retry, which may be negative.
+    """
     now = read_clock(connection)
     until, at = trials.c.not_before, as_sql(now)
-    off = sa.case(((trials.c.clock != now.clock) | is_ahead(until, at), 0.0), else_=until - at)
+    seconds_off = sa.case(
+        ((trials.c.clock != now.clock) | is_ahead(until, at), 0.0), else_=until - at
+    )
     order = (trials.c.clock, trials.c.not_before, trials.c.id)
     last = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
     why = [
         sa.select(attempts.c[name]).where(last).correlate(trials).scalar_subquery().label(name)
         for name in ("failure", "error")
     ]
-    more = (off.label("seconds_off"), trials.c.failures, *why)
+    more = (seconds_off.label("seconds_off"), trials.c.failures, *why)
     return _queued(connection, BACKING_OFF, order, limit, *more)
 
 
 def waiting(connection: Connection, limit: int) -> list[Row]:
-    """Trials that wait, by trunk: `n` of them, and the `carrier` that trains it, or None."""
+    """Return the trunks for which trials wait.
+
+    `n` is the number of waiting trials, and `one` the id of one. `carrier` is the id of the trial
+    that trains the trunk, None if it does not run.
+    """
     carrier = trials.alias("carrier")
     trains = sa.select(sa.func.min(carrier.c.trial_id)).where(
         sa.text("carrier.trunk IS NOT NULL AND carrier.state = 'running'"),
@@ -155,44 +191,59 @@ def waiting(connection: Connection, limit: int) -> list[Row]:
 
 def _queued(
     connection: Connection,
-    which: str,
+    condition: str,
     order: tuple[sa.ColumnElement[Any], ...],
     limit: int,
     *more: sa.ColumnElement[Any],
 ) -> list[Row]:
-    query = sa.select(*_TOLD, sweeps.c.name.label("sweep"), *more)
-    query = query.join(sweeps, sweeps.c.id == trials.c.sweep).where(sa.text(_of_trials(which)))
+    query = sa.select(*_DESCRIPTION, sweeps.c.name.label("sweep"), *more)
+    query = query.join(sweeps, sweeps.c.id == trials.c.sweep).where(sa.text(_qualified(condition)))
     return _rows(connection, query.order_by(*order).limit(limit))
 
 
-def _of_trials(which: str) -> str:
-    """A partial index's condition, where another table has columns of the same names."""
-    return which.replace("held", "trials.held")
+def _qualified(condition: str) -> str:
+    """Return a partial index's condition for a query in which `sweeps` has a column `held` too."""
+    return condition.replace("held", "trials.held")
 
 
 def failure_counts(connection: Connection) -> dict[str, tuple[int, int]]:
-    """By kind: the trials that failed for good, and all attempts that failed so."""
-    ended = sa.select(trials.c.failure, sa.func.count()).where(trials.c.state == TrialState.FAILED)
-    tried = sa.select(attempts.c.failure, sa.func.count()).where(attempts.c.failure.is_not(None))
-    good = {r[0]: r[1] for r in connection.execute(ended.group_by(trials.c.failure))}
-    each = {r[0]: r[1] for r in connection.execute(tried.group_by(attempts.c.failure))}
+    """Return, by kind of failure, the number of failed trials and of all failed attempts."""
+    of_trials = sa.select(trials.c.failure, sa.func.count()).where(
+        trials.c.state == TrialState.FAILED
+    )
+    of_attempts = sa.select(attempts.c.failure, sa.func.count()).where(
+        attempts.c.failure.is_not(None)
+    )
+    trial_rows = connection.execute(of_trials.group_by(trials.c.failure))
+    attempt_rows = connection.execute(of_attempts.group_by(attempts.c.failure))
+    failed_trials = {row[0]: row[1] for row in trial_rows}
+    failed_attempts = {row[0]: row[1] for row in attempt_rows}
     return {
-        kind.value: (good.get(kind, 0), each.get(kind, 0))
+        kind.value: (failed_trials.get(kind, 0), failed_attempts.get(kind, 0))
         for kind in FailureKind
-        if kind in good or kind in each
+        if kind in failed_trials or kind in failed_attempts
     }
 
 
 def failures(connection: Connection, kind: str, limit: int) -> list[Row]:
-    """The newest failed attempts of a kind, with their trials; of `lost`, the last ones."""
+    """Return the newest failed attempts of a kind, with their trials.
+
+    For the kind `lost`, these are the last attempts of the lost trials.
+    """
     last = (attempts.c.trial == trials.c.id) & (attempts.c.fence == trials.c.fence)
     lost = (trials.c.failure == FailureKind.LOST) & last
     of_kind = lost if kind == FailureKind.LOST else attempts.c.failure == kind
     a = attempts.c
     query = (
         sa.select(
-            *_TOLD,
-            *(a.fence, a.worker, a.host, a.device, a.ended_at, a.error, a.traceback),
+            *_DESCRIPTION,
+            a.fence,
+            a.worker,
+            a.host,
+            a.device,
+            a.ended_at,
+            a.error,
+            a.traceback,
         )
         .select_from(attempts.join(trials, trials.c.id == a.trial))
         .where(of_kind)
@@ -202,9 +253,10 @@ def failures(connection: Connection, kind: str, limit: int) -> list[Row]:
 
 
 def ledgers(connection: Connection) -> list[Row]:
-    """Each sweep's rounds and seconds; as the view `ledger`, without going through the rounds.
+    """Return each sweep's rounds and seconds, as the view `ledger` does.
 
-    What was shared is counted once for each trial that took it over.
+    It does not scan the rounds, so that it is faster than the view.
+    A shared round is counted once for each trial that inherited it.
     """
     sums = ("rounds_trained", "rounds_lost", "seconds_trained", "seconds_lost")
     of_sweep = sweeps.join(members, members.c.sweep == sweeps.c.id)
@@ -220,10 +272,10 @@ def ledgers(connection: Connection) -> list[Row]:
         .order_by(sweeps.c.name)
     )
     rows = connection.execute(trained).all()
-    found = {name: dict(zip(sums, values, strict=True)) for name, *values in rows}
-    none = dict.fromkeys(sums, 0)
+    sums_by_sweep = {name: dict(zip(sums, values, strict=True)) for name, *values in rows}
+    zeros = dict.fromkeys(sums, 0)
     return [
-        {"sweep": name, "rounds_shared": n, **none, **found.get(name, {})}
+        {"sweep": name, "rounds_shared": n, **zeros, **sums_by_sweep.get(name, {})}
         for name, n in connection.execute(shared)
     ]
 
