@@ -20,7 +20,8 @@ import torch
 from tests.image_folders import make_image_folder
 from trainers.data import cache, datasets, sources
 from trainers.data.dataset import Dataset, assemble
-from trainers.data.files import BadData, list_files
+from trainers.data.errors import BadData
+from trainers.data.files import list_files
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from platformdirs import user_cache_path
 from torchvision.datasets import CIFAR100
 
 from tests.image_folders import make_image_folder, make_tiny_imagenet
-from trainers.data import datasets, sources
+from trainers.data import datasets, downloads
 from trainers.data.dataset import VOID
-from trainers.data.files import BadData, list_files
+from trainers.data.errors import BadData
+from trainers.data.files import list_files
 
 
 def pixels(path: Path) -> torch.Tensor:
@@ -452,7 +453,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Archi
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(sources, "TINY_URL", f"{base}/tiny-imagenet-200.zip")
+    monkeypatch.setattr(downloads, "TINY_URL", f"{base}/tiny-imagenet-200.zip")
     monkeypatch.setattr(CIFAR100, "url", f"{base}/cifar-100-python.tar.gz")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "*")
@@ -471,7 +472,7 @@ def tiny_net(
     shutil.make_archive(str(served), "zip", served)
     net.content = served.with_suffix(".zip").read_bytes()
     net.sent = len(net.content)
-    monkeypatch.setattr(sources, "TINY_MD5", hashlib.md5(net.content).hexdigest())
+    monkeypatch.setattr(downloads, "TINY_MD5", hashlib.md5(net.content).hexdigest())
     return net
 
 

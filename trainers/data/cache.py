@@ -30,7 +30,7 @@ from platformdirs import user_cache_path
 
 from trainers import private, regular
 from trainers.data.dataset import Dataset, assemble
-from trainers.data.files import BadData, Missing, shown
+from trainers.data.errors import BadData, Missing, shown
 from trainers.data.sources import Source
 from trainers.progress import progress
 from trainers.text import BYTE_ORDER_MARK

@@ -16,15 +16,8 @@ from typing import Any
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers import regular
-from trainers.data.files import (
-    MOST_PIXELS,
-    UNREADABLE,
-    BadData,
-    MachineLimit,
-    Notes,
-    refuse_limit,
-    shown,
-)
+from trainers.data.content import MOST_PIXELS, UNREADABLE, Notes
+from trainers.data.errors import BadData, MachineLimit, refuse_limit, shown
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 """Formats that are decoded, and no other of Pillow's: the one of PostScript starts a program."""
