@@ -25,11 +25,11 @@ from trainers.diagnostics import EPS
 WINDOW = 3
 """Rounds that a drift is averaged over."""
 SETTLED = 0.1
-"""Of the largest mean drift."""
+"""Fraction of the largest mean drift at which the statistics have settled."""
 
 
 def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """How far the running statistics went between two models' tensors, by name; 0 without any."""
+    """Return the drift of the running statistics between two models; 0 without statistics."""
     layers = [n.removesuffix(".running_mean") for n in after if n.endswith(".running_mean")]
     each = []
     for layer in layers:
@@ -59,7 +59,7 @@ class AutoFreeze:
         return at if at >= 0 else None
 
     def note(self, round: int, drifted: float) -> None:
-        """Take in the drift of a round that was BN's."""
+        """Add the drift of a round of BN, and freeze if the drift has settled."""
         self.memory[3:] = self.memory[2:-1].clone()
         self.memory[2] = drifted
         latest = self.memory[2:]
@@ -69,3 +69,15 @@ class AutoFreeze:
         self.memory[1] = torch.maximum(self.memory[1], mean)
         if mean <= SETTLED * self.memory[1]:
             self.memory[0] = round
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the rule's memory."""
+        return {"freeze": self.memory}
+
+    def lengths(self) -> dict[str, int]:
+        """Return the length of the rule's memory."""
+        return {"freeze": len(self.memory)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy a saved memory into this one."""
+        self.memory.copy_(tensors["freeze"])
