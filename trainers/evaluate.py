@@ -84,10 +84,10 @@ def by_row(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def client_accuracy(confusion: Tensor, mix: NDArray[np.int64]) -> float | None:
-    """The accuracy (0..1) of a model on a test set of a client's own class mix [classes].
+    """Return the accuracy (0..1) of a model on a test set of a client's own class mix [classes].
 
-    Sum over c of q_c recall_c, q the client's shares of the classes that are tested; None where
-    none of its classes is.
+    Sum over c of q_c recall_c, with q the client's fractions of the classes that are tested. None
+    if none of its classes is tested.
     """
     counts = confusion.double().numpy()
     tested = counts.sum(1)

@@ -27,7 +27,7 @@ from trainers.data.files import list_files
 
 
 def pixels(path: Path) -> torch.Tensor:
-    """What Pillow makes of a image."""
+    """Return an image as Pillow decodes it."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB")))
 
@@ -192,7 +192,7 @@ def test_other_labels_of_the_same_images_are_another_content(tiny_imagenet: Path
 
 
 def test_a_validation_image_without_a_known_class_is_bad_data(tiny_imagenet: Path) -> None:
-    """Of a strange wnid, or of none: the sentence names the image."""
+    """The message names the image with an unknown wnid, or without one."""
     annotations = tiny_imagenet / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     listed = annotations.read_text()
     annotations.write_text(listed.replace("n02", "n99"))
@@ -357,7 +357,7 @@ def test_another_content_than_planned_is_bad_data(
 def test_a_missing_cifar10_is_bad_data_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it can neither be found nor downloaded."""
+    """The message says that the data set was neither found nor downloaded."""
     import torchvision.datasets.utils as downloads
 
     def refused(*_: object, **__: object) -> None:
@@ -493,7 +493,7 @@ def cifar_net(
 
 
 def left(place: Path) -> set[str]:
-    """What lies in a folder, but for locks."""
+    """Return the names in a folder, without locks."""
     return {path.name for path in place.iterdir() if path.suffix != ".lock"}
 
 
@@ -540,7 +540,7 @@ def test_a_damaged_download_is_bad_data_and_no_obstacle(
 
 
 def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) -> None:
-    """Half an archive and half a tree, aside; the next process starts anew."""
+    """A partial archive and a partial tree stay aside, and the next process starts again."""
     aside = user_cache_path("fedsweep") / ".tiny-imagenet-200.new"
     (aside / "tiny-imagenet-200" / "train" / "n01").mkdir(parents=True)
     (aside / "tiny-imagenet-200.zip").write_bytes(tiny_net.content[:100])
@@ -551,7 +551,7 @@ def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) ->
 def test_a_named_place_without_tiny_imagenet_starts_no_download(
     tiny_net: type[_Archive], tmp_path: Path
 ) -> None:
-    """Whoever points --data at a folder means that folder."""
+    """A folder given by --data is the only one that is searched."""
     with pytest.raises(BadData, match="neither .*elsewhere nor tiny-imagenet-200 in it"):
         datasets.load("tiny-imagenet", tmp_path / "elsewhere")
     assert tiny_net.asked == 0

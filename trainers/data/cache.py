@@ -1,9 +1,9 @@
 """Decoded data sets, kept as memory-mapped arrays that all processes of a machine share.
 
-A data set lies in `<name>-<key>`, an .npy file an array and the rest in facts.json. The key is of
-the files it was decoded from (`sources.Source.key`), so that other files get another folder. What
-is trusted is the size and time of those files; what was kept is not: its hash is taken anew each
-time it is opened, and whatever does not fit is decoded again.
+A cache entry is a folder `<name>-<version>-<key>`: one .npy file per array, and facts.json. The key
+is a hash of facts about the original files (`sources.Source.key`), so that other files get another
+entry. The size and time of the original files are trusted. The entry is not: its hash is computed
+each time it is opened, and the files are decoded again if the hash differs.
 
 The hash lies next to the arrays, so that it proves nothing against another user. An entry is used
 only if it and the cache folder belong to this user or root, and nobody else may write them.
@@ -99,9 +99,9 @@ def _tell_once(said: str, folder: Path) -> None:
 
 
 def fetch(source: Source, planned: str | None = None) -> Dataset:
-    """The data set, decoded by at most one of the processes that ask at once.
+    """Return the data set. At most one process at a time decodes it, and the others wait.
 
-    Where nothing can be kept, it is decoded for this process alone, with a warning.
+    If it cannot be cached, only this process decodes it for itself, with a warning.
 
     Raises:
         BadData: the files are damaged, or have another fingerprint than planned.
@@ -171,7 +171,7 @@ def _warn(folder: Path, error: Exception) -> None:
 
 
 def read(folder: Path) -> Kept | None:
-    """What a folder holds; None where that is nothing, or not what was written."""
+    """Return the data set of a cache entry; None if it is missing, damaged or not trusted."""
     if (said := _distrust(folder, inside=True)) is not None:
         _tell_once(said, folder)
         return None

@@ -161,7 +161,7 @@ def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth)
 def _classes(
     image: Image.Image, path: Path, size: tuple[int, int], ids: Mapping[int, int]
 ) -> Images:
-    """The class of each pixel [H, W], from a label image whose values are the keys of `ids`."""
+    """Return the class of each pixel [H, W] of a label image whose values are keys of `ids`."""
     strange = [value for value, n in enumerate(image.histogram()) if n and value not in ids]
     if strange:
         raise BadData(f"{shown(path)} holds the label {strange[0]}, which is no class: mend it")

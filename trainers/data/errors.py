@@ -29,7 +29,7 @@ REMEDIES = {
         f"https://www.cityscapes-dataset.com side by side and {POINT} their folder"
     ),
 }
-"""Where a user gets each data set on disk."""
+"""Remedies for a missing data set: how a user gets it."""
 
 
 class BadData(Exception):

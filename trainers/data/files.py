@@ -143,7 +143,7 @@ class Files:
         return frozenset(x for entry in self.train + self.test if isinstance(x := entry[1], Path))
 
     def fingerprint(self) -> str:
-        """A hash of every file's place and content: the same wherever the tree lies.
+        """Return a hash of every file's place and content. It does not depend on the root's path.
 
         Raises:
             BadData: a file cannot be read.
@@ -437,7 +437,7 @@ def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
 
 
 def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
-    """The images of each class that has any, classes and files in alphabetical order.
+    """Return the images of each class that has any, classes and files in alphabetical order.
 
     Raises:
         BadData: no class has any.

@@ -26,7 +26,7 @@ MOST_SCANS = 500
 """Scans of a progressive JPEG, at most: each decodes the whole image again. A camera writes ten."""
 
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow raises on images of very many pixels; the latter if warnings are errors."""
+"""Exceptions of Pillow for images of very many pixels; the second if warnings are errors."""
 
 BYTES_PER_PIXEL = 16
 """Bytes that decoding may take for each pixel: the image, and its copies of other modes."""

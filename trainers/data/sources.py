@@ -85,9 +85,9 @@ class Source:
     """Sentences on what was found in the folder and what was ignored."""
 
     def key(self) -> str:
-        """A hash of all that decides the arrays: files by place, size and time of change; decoders.
+        """Return a hash of the files' places, sizes and times of change, and of the decoders.
 
-        Files are not read: one that changed within its size and kept its time passes for the old.
+        Files are not read. A changed file of the same size and time is not noticed.
         """
         listing = []
         for path in self.paths:
@@ -107,7 +107,7 @@ class Source:
 def find(
     dataset: str, root: Path | None, *, image_size: int | None, image_height: int | None
 ) -> Source:
-    """A data set's files, downloaded where that is allowed and they are missing.
+    """Return a data set's files. Missing ones are downloaded if that is allowed.
 
     Raises:
         BadData: they are neither there nor to be had, or are no such data set.
@@ -294,12 +294,12 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
 
 
 def camvid_ids() -> dict[int, int]:
-    """The class of each value of a label image: 11 of them, and void."""
+    """Return the class of each value of a label image: 11 classes, and void."""
     return {i: i for i in range(CAMVID_CLASSES)} | {CAMVID_VOID: VOID}
 
 
 def cityscapes_ids() -> dict[int, int]:
-    """The training class of each label id: 19 of them, and void, from torchvision's table.
+    """Return the training class of each label id: 19 classes and void, from torchvision's table.
 
     The id -1 (a license plate) is 255 in a byte.
     """
