@@ -84,12 +84,12 @@ class LocalTraining:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, over images or over the pixels that are not void."""
-        logits, wanted = by_row(logits, labels)
+        logits, targets = by_row(logits, labels)
         if labels.dim() == 1:
-            mean: Tensor = nn.functional.cross_entropy(logits, wanted)
+            mean: Tensor = nn.functional.cross_entropy(logits, targets)
             return mean
-        total = nn.functional.cross_entropy(logits, wanted, ignore_index=VOID, reduction="sum")
-        return total / (wanted != VOID).sum().clamp(min=1)
+        total = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
+        return total / (targets != VOID).sum().clamp(min=1)
 
     def gradient(
         self, batches: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]

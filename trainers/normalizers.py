@@ -220,7 +220,11 @@ def offered(name: str) -> EntryPoint | None:
 
 
 TYPES: tuple[type[nn.Module], ...] = (
-    *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+    _BatchNorm,
+    _InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
     NormLayer,
 )
 """Types of normalization layers. A layer is recognized by its type, because a name can lie."""

@@ -80,13 +80,13 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     taken = np.zeros(classes, dtype=np.int64)
     size = np.array([len(s) for s in stock], dtype=np.int64)
     parts: list[Indices] = []
-    for m, wanted in enumerate(_even_sizes(len(labels), clients)):
+    for m, client_size in enumerate(_even_sizes(len(labels), clients)):
         progress.step()
         logs = _log_mix(classes, alpha, seed, m)
         mix = _softmax(logs)
         draw = keyed(seed, "partition", "draw", m)
         counts = np.zeros(classes, dtype=np.int64)
-        while (missing := wanted - int(counts.sum())) > 0:
+        while (missing := client_size - int(counts.sum())) > 0:
             left = size - taken - counts
             q = np.where(left > 0, mix, 0.0)
             if alpha < TINY_ALPHA and q.sum() < SMALLEST_MASS:

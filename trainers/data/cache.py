@@ -72,9 +72,9 @@ def _trusted_folder() -> Path | None:
     for folder in dict.fromkeys((cache_folder(), _own_folder())):
         if folder == _own_folder():
             private.close(folder)  # an earlier version left its mode to the umask
-        if (said := _distrust(folder)) is None:
+        if (reason := _distrust(folder)) is None:
             return folder
-        _tell_once(said, folder)
+        _tell_once(reason, folder)
     return None
 
 
@@ -89,11 +89,11 @@ def _distrust(folder: Path, *, inside: bool = False) -> str | None:
 
 
 @lru_cache
-def _tell_once(said: str, folder: Path) -> None:
+def _tell_once(reason: str, folder: Path) -> None:
     log.warning(
         "%s, so what is kept there is not used, and the data are decoded again: let nobody else "
         "write it (chmod -R go-w %s), or name a folder of your own in FEDSWEEP_CACHE",
-        shown(said),
+        shown(reason),
         shown(folder),
     )
 
@@ -119,8 +119,8 @@ def fetch(source: Source, planned: str | None = None) -> Dataset:
 def _make(folder: Path, source: Source, planned: str | None) -> Kept:
     try:
         private.make_folder(folder.parent)
-        if (said := _distrust(folder.parent)) is not None:
-            raise PermissionError(errno.EPERM, said)
+        if (reason := _distrust(folder.parent)) is not None:
+            raise PermissionError(errno.EPERM, reason)
         with progress.waiting():
             lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=LOCK_SECONDS)
             turn = lock.acquire()
@@ -172,8 +172,8 @@ def _warn(folder: Path, error: Exception) -> None:
 
 def read(folder: Path) -> Kept | None:
     """Return the data set of a cache entry; None if it is missing, damaged or not trusted."""
-    if (said := _distrust(folder, inside=True)) is not None:
-        _tell_once(said, folder)
+    if (reason := _distrust(folder, inside=True)) is not None:
+        _tell_once(reason, folder)
         return None
     try:
         facts = json.loads(regular.read(folder / "facts.json"))

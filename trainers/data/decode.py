@@ -58,15 +58,16 @@ class Depth:
         levels = self.bright[1] - self.bright[0] + 1
         if not self.images or levels >= FEW_LEVELS:
             return ()
-        said = (
+        message = (
             f"deep gray images hold values of {self.low:,} to {self.high:,}, "
             f"which are {levels} of 256 levels in 8 bits"
         )
         if levels == 1 and self.low < self.high:
             raise BadData(
-                f"in {shown(root)}, {said}: scale them to the whole depth, or save them with 8 bits"
+                f"in {shown(root)}, {message}: scale them to the whole depth, "
+                "or save them with 8 bits"
             )
-        return (said,)
+        return (message,)
 
 
 FEW_LEVELS = 32
@@ -125,13 +126,13 @@ def _each(read: Callable[[int], None], count: int) -> None:
     In runs: small images one by one would spend their time on handing over that lock.
     """
 
-    def some(start: int) -> None:
+    def decode_run(start: int) -> None:
         for i in range(start, min(start + RUN, count)):
             read(i)
             progress.step()
 
     with ThreadPoolExecutor() as threads:
-        for _ in threads.map(some, range(0, count, RUN)):
+        for _ in threads.map(decode_run, range(0, count, RUN)):
             pass
 
 

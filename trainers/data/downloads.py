@@ -113,16 +113,16 @@ def require_ours(folder: Path) -> None:
     for place in (folder.parent, folder):
         private.close(place)
     with suppress(OSError):
-        if said := private.writer_of(folder) or private.writer_of(folder.parent):
+        if reason := private.writer_of(folder) or private.writer_of(folder.parent):
             raise MachineLimit(
-                f"{shown(folder)} is not trusted ({shown(said)}): remove it and it is downloaded "
+                f"{shown(folder)} is not trusted ({shown(reason)}): remove it and it is downloaded "
                 f"again, name a folder of your own in XDG_CACHE_HOME, or {POINT} the data set"
             )
 
 
 @contextmanager
 def limit_silence() -> Iterator[None]:
-    """Give up on a server that has fallen silent: torchvision would wait for ever."""
+    """Fail if a server sends nothing for SILENCE seconds. Torchvision would wait forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
@@ -139,21 +139,21 @@ def download_tiny_imagenet(place: Path) -> None:
         BadData: it cannot be had.
 
     """
-    wanted = place / TINY_IMAGENET
-    if wanted.is_dir():
-        require_ours(wanted)
+    folder = place / TINY_IMAGENET
+    if folder.is_dir():
+        require_ours(folder)
         return
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
         require_writable(place)
         with limit_silence(), FileLock(place / f".{TINY_IMAGENET}.lock"):
-            if wanted.is_dir():
+            if folder.is_dir():
                 return
-            with private.aside(wanted) as aside:
+            with private.aside(folder) as aside:
                 download_and_extract_archive(TINY_URL, aside, md5=TINY_MD5, remove_finished=True)
                 (aside / TINY_IMAGENET).chmod(0o700)
-                (aside / TINY_IMAGENET).replace(wanted)
+                (aside / TINY_IMAGENET).replace(folder)
     except (OSError, RuntimeError, HTTPException, BadZipFile) as error:
         raise Missing(
             f"Tiny-ImageNet is not in {place} and could not be downloaded ({error}): "

@@ -248,13 +248,13 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
 
 def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
     """Return the sentence on a class of the test set that training lacks."""
-    said = f"{shown(folder)} is a class without training images{tally.phrase()}"
+    message = f"{shown(folder)} is a class without training images{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
-            f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
+            f"{message}: {folder.name!a} differs from the training class {alike[0]!a} only "
             "in Unicode normalization or in capital letters: rename one"
         )
-    return f"{said}: add them, or remove the folder"
+    return f"{message}: add them, or remove the folder"
 
 
 def _folded(name: str) -> str:
