@@ -17,7 +17,7 @@ from trainers.progress import progress
 LARGEST_BATCH = 500
 """Images of an evaluation batch, at most."""
 LARGEST_BATCH_PIXELS = LARGEST_BATCH * 32 * 32
-"""Pixels of an evaluation batch, at most, so that large images take no more memory."""
+"""Pixels of an evaluation batch, at most: those of 500 images of 32x32."""
 
 
 @dataclass(frozen=True)
