@@ -298,8 +298,10 @@ class _Federation:
         )
 
     def evaluate(self, measured: Round) -> Round:
-        """Test the server's model; or, where clients keep layers of their own, each of the round's
-        cohort on all the images, and weigh the results. Returns the round with the results.
+        """Return the round with its results on the test images.
+
+        If clients keep layers of their own, each client of the cohort is tested on all images, and
+        the results are averaged by training samples. Otherwise the server's model is tested.
         """
         round = measured.round
         drawn = self.drawn(round) if self.keeps != "nothing" else None

@@ -1,4 +1,4 @@
-"""When to freeze, told by the trunk's own statistics: `freeze_round = "auto"`.
+"""The rule that chooses T* from the trunk's own statistics: `freeze_round = "auto"`.
 
 A rule of ours, as a baseline for a search to beat. After each round r >= 2 of BN, with the averaged
 running means mu and deviations s of the layers before and after it, the drift is
@@ -6,9 +6,10 @@ running means mu and deviations s of the layers before and after it, the drift i
     d_r = mean over layers of sqrt(mean over channels of
           ((mu_r - mu_{r-1})^2 + (s_r - s_{r-1})^2) / (s_r^2 + eps)),
 
-how far the statistics went, in their own deviations. They have settled after the first round whose
-mean drift over the last three is a tenth of the largest such mean or less, and are frozen then.
-Where they never settle the trial is BN to its end. No datum is looked at, of test or validation.
+the distance that the statistics moved, in their own deviations. They have settled after the first
+round whose mean drift over the last three is a tenth of the largest such mean or less, and are
+frozen then. If they never settle, the trial is BN to its end. The rule uses no test or validation
+data.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class AutoFreeze:
 
     @property
     def frozen_at(self) -> int | None:
-        """T*; None while BN goes on."""
+        """T*; None before the freeze."""
         at = int(self.memory[0])
         return at if at >= 0 else None
 
