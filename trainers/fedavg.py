@@ -252,7 +252,7 @@ class _Federation:
         """Copy the server's model, and the client's own layers, into `vector`."""
         self.vector.values.copy_(self.server)
         self.vector.restart_integers()
-        if client in self.own:
+        if client is not None and client in self.own:
             self.vector.values[self.shared :].copy_(self.own[client])
 
     def check_finite(self, measured: Round) -> None:
