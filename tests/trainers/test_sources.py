@@ -41,7 +41,7 @@ def test_a_plan_lists_files_without_torch(image_folder: Path) -> None:
     """It would cost seconds."""
     ask = f"""
 import sys, pathlib
-from trainers.folder import list_files
+from trainers.data.files import list_files
 list_files("imagefolder", pathlib.Path({str(image_folder)!r})).fingerprint()
 assert not {{"torch", "torchvision", "PIL", "numpy"}} & set(sys.modules)
 """
