@@ -33,7 +33,7 @@ StateDict = dict[str, Tensor]
 
 
 def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
-    """The server's state dict after each round, and what client m keeps, as "clients.m.…"."""
+    """Yield the server's state dict per round, with client m's own state as "clients.m.…"."""
     labels = dataset.train.labels.numpy()
     clients = [
         hold_back(samples, config, m)[0]
@@ -138,7 +138,7 @@ def train(
     m: int,
     t: int,
 ) -> StateDict:
-    """The client's local steps by torch's SGD, from this velocity; returns the velocity after."""
+    """Train a client by torch's SGD from this velocity. Return the velocity after it."""
     named = dict(client.named_parameters())
     scales = norm_parameters(client)
     optimizer = torch.optim.SGD(

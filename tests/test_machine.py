@@ -34,8 +34,8 @@ from fedsweep.store.transactions import transaction
 from fedsweep.worker.watch import _Watch
 from tests.acceptance.command import at_once
 from tests.image_folders import make_image_folder
-from trainers.data import files, images, sources
-from trainers.data.files import BadData, MachineLimit
+from trainers.data import content, files, images, sources
+from trainers.data.errors import BadData, MachineLimit
 
 pytestmark = pytest.mark.quick_on("sqlite")
 
@@ -295,7 +295,7 @@ def test_errors_of_the_trial_are_not_faults_of_the_machine() -> None:
 
 READS: dict[str, Callable[[Path], object]] = {
     "listing": lambda root: files.list_files("imagefolder", root),
-    "hashing": lambda root: files.read_content(root, [root / "train" / "class0" / "000.png"]),
+    "hashing": lambda root: content.read_content(root, [root / "train" / "class0" / "000.png"]),
     "decoding": lambda root: images.opened(root / "train" / "class0" / "000.png"),
 }
 

@@ -1,4 +1,4 @@
-"""The weighted mean of clients' vectors, in the one order that never shows."""
+"""The weighted mean of clients' vectors, always added in the same order."""
 
 from __future__ import annotations
 

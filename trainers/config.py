@@ -1,4 +1,4 @@
-"""What determines one FedAvg trial: every field, its unit, its default and its check.
+"""The configuration of one FedAvg trial: every field, its unit, its default and its check.
 
 Imports no torch, so that planning a sweep stays fast.
 """
@@ -39,7 +39,7 @@ def _unsigned_zero(value: float) -> float:
 
 
 LARGEST = 2**63 - 1
-"""What a database's integer holds."""
+"""The largest integer that both databases can store."""
 
 
 Count = Annotated[int, BeforeValidator(_integral), Field(ge=1, le=LARGEST)]
@@ -154,7 +154,7 @@ class TrainConfig(BaseModel):
     """FedAvgM (Hsu et al. 2019): the server's momentum over the rounds' updates; 0 is FedAvg."""
     weight_decay: NotNegative = 0.0
     decay_norm: bool | None = True
-    """Whether the normalizers' scale and shift decay too."""
+    """If true, weight decay also applies to the normalizers' scale and shift."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """bfloat16 is autocast over float32 weights, statistics and loss."""
 
@@ -258,7 +258,7 @@ class TrainConfig(BaseModel):
         return self.lr
 
     def frozen(self, round: int) -> bool:
-        """Whether the statistics are constants in this round (counted from 1)."""
+        """Return whether the statistics are constants in this round (counted from 1)."""
         return self.freeze_round is not None and round > self.freeze_round
 
 

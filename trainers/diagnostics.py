@@ -1,4 +1,4 @@
-"""What goes on between clients: three measures of a round, each without a unit.
+"""Diagnostics: three measures of how clients differ in a round, each without a unit.
 
 x_m are the cohort's models after their local steps, w_m = n_m / N their weights in the average.
 """

@@ -186,7 +186,7 @@ class Engine(Protocol):
         """Return the content of a file of final weights."""
 
     def begin_memory(self, device: str) -> None:
-        """Start to measure the peak of the device's memory anew, if that is possible."""
+        """Reset the measured peak of the device's memory, if that is possible."""
 
     def peak_memory(self, device: str) -> int:
         """Return the peak of the memory that training took, bytes."""

@@ -14,9 +14,10 @@ from trainers.data.batches import Normalize
 from trainers.data.dataset import VOID, Split
 from trainers.progress import progress
 
-BATCH = 500
-PIXELS = BATCH * 32 * 32
-"""The most images and pixels of an evaluation batch."""
+LARGEST_BATCH = 500
+"""Images of an evaluation batch, at most."""
+LARGEST_BATCH_PIXELS = LARGEST_BATCH * 32 * 32
+"""Pixels of an evaluation batch, at most: those of 500 images of 32x32."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class Score:
 
 
 def batch_size(height: int, width: int) -> int:
-    """Images in an evaluation batch: 500 at 32x32 and below, fewer of larger ones. It depends on
-    the data alone, because another size may give other last bits.
+    """Return the size of an evaluation batch: 500 images up to 32x32, fewer larger ones.
+
+    It depends only on the data, because another size may change the last bits of a result.
     """
-    return max(1, min(BATCH, PIXELS // (height * width)))
+    return max(1, min(LARGEST_BATCH, LARGEST_BATCH_PIXELS // (height * width)))
 
 
 @torch.no_grad()
 def score(model: nn.Module, split: Split, classes: int, normalize: Normalize) -> Score:
-    """Test a model in evaluation mode; the sums are taken in float64."""
+    """Test a model in evaluation mode, with sums in float64."""
     model.eval()
     device = split.labels.device
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -51,15 +53,15 @@ def score(model: nn.Module, split: Split, classes: int, normalize: Normalize) ->
     step = batch_size(*split.images.shape[1:3])
     for start in range(0, len(split.labels), step):
         logits = model(normalize(split.images[start : start + step]))
-        logits, wanted = by_row(logits, split.labels[start : start + step])
+        logits, targets = by_row(logits, split.labels[start : start + step])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        summed = nn.functional.cross_entropy(logits, wanted, ignore_index=VOID, reduction="sum")
+        summed = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
         loss += summed.double()
-        predicted, counted = logits.argmax(1), wanted != VOID
-        pairs = wanted[counted] * classes + predicted[counted]
+        predicted, counted = logits.argmax(1), targets != VOID
+        pairs = targets[counted] * classes + predicted[counted]
         confusion += torch.bincount(pairs, minlength=len(confusion))
         if overlap is not None:
-            overlap.update(predicted, wanted)
+            overlap.update(predicted, targets)
         progress.step()
     confusion = confusion.view(classes, classes).cpu()
     n = int(confusion.sum())
@@ -84,10 +86,10 @@ def by_row(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def client_accuracy(confusion: Tensor, mix: NDArray[np.int64]) -> float | None:
-    """The accuracy (0..1) of a model on a test set of a client's own class mix [classes].
+    """Return the accuracy (0..1) of a model on a test set of a client's own class mix [classes].
 
-    Sum over c of q_c recall_c, q the client's shares of the classes that are tested; None where
-    none of its classes is.
+    Sum over c of q_c recall_c, with q the client's fractions of the classes that are tested. None
+    if none of its classes is tested.
     """
     counts = confusion.double().numpy()
     tested = counts.sum(1)

@@ -31,6 +31,7 @@ from trainers.momentum import Momentum, ServerMomentum
 from trainers.normalizers import find, norm_parameters, set_training
 from trainers.partition import count_classes, hold_back, partition
 from trainers.progress import progress
+from trainers.state import ClientState, ServerState, Stateful, check
 from trainers.vector import Vector
 
 Visit = Callable[[Sequence[int]], Sequence[int]]
@@ -87,7 +88,7 @@ def run(
 
 
 def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
-    """The clients of a round, ascending: max(1, floor(C*M + 1/2)) of M without replacement."""
+    """Sample a round's clients: max(1, floor(C*M + 1/2)) of M without replacement, ascending."""
     drawn = config.cohort_size(clients)
     if drawn == clients:
         return list(range(clients))
@@ -96,7 +97,7 @@ def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every element is a finite number; a finite sum, which is quicker, shows it."""
+    """Return whether every element is finite. A finite sum, which is quicker, proves it."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
@@ -114,8 +115,8 @@ class _Cohort:
 class _Federation:
     """A server, its clients' samples, and one model that each client in turn trains.
 
-    Of its state vector the server averages a prefix, `shared`; what lies behind it stays with each
-    client, in `own`, from its first round on.
+    The server averages the first `shared` elements of its state vector. Each client keeps the
+    elements after them in `own`, from its first round on.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
@@ -134,26 +135,30 @@ class _Federation:
         self.vector = vector = Vector(self.model, device)
         self.affine = norm_parameters(self.model)
         self.phase: tuple[bool, bool] | None = None
-        """What the model is set to, but for a test: statistics frozen, whole layers frozen."""
+        """The training mode: statistics frozen, whole layers frozen. None after a test."""
         self.foreign = config.normalizer not in NORMALIZERS
         self.keeps = find(config.normalizer).keeps
         ends = {"nothing": vector.end, "statistics": vector.parameters_end}
         self.shared = ends.get(self.keeps, vector.weights_end)
         self.server = vector.values.clone()
-        self.own: dict[int, Tensor] = {}
+        self.own = ClientState("own", vector.end - self.shared, device)
         self.momentum = Momentum(config, vector.parameters_end, self.shared, self.server)
         self.server_momentum = ServerMomentum(
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
         )
         self.local = LocalTraining(config, self.data, vector, self.model)
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
+        self.parts: list[Stateful] = [ServerState(self.server), self.own]
+        self.parts += [self.momentum, self.server_momentum]
+        if self.auto is not None:
+            self.parts.append(self.auto)
         # Centralized training has no clients.
         mixed = self.samples if config.client_accuracy and not config.centralized else []
         self.mixes = count_classes(labels, mixed, data.classes)
 
     @property
     def bytes_a_round(self) -> int:
-        """What travels each way: the averaged state, and with global momentum its velocity."""
+        """Bytes sent per round in each direction: the averaged state, and a global velocity."""
         if self.config.centralized:
             return 0
         elements = self.vector.elements(self.shared)
@@ -163,7 +168,7 @@ class _Federation:
         return drawn * elements * self.server.element_size()
 
     def drawn(self, round: int) -> _Cohort:
-        """The round's cohort."""
+        """Return the cohort of a round."""
         members = cohort(self.config, len(self.samples), round)
         sizes = [len(self.samples[m]) for m in members]
         return _Cohort(members, [n / sum(sizes) for n in sizes])
@@ -208,13 +213,13 @@ class _Federation:
         return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
 
     def frozen(self, round: int) -> bool:
-        """Whether the statistics are constants in this round."""
+        """Return whether the statistics are constants in this round."""
         if self.auto is None:
             return self.config.frozen(round)
         return self.auto.frozen_at is not None and round > self.auto.frozen_at
 
     def watch(self, auto: AutoFreeze, round: int, before: Tensor) -> None:
-        """Let the statistics' drift in a round of BN say whether to freeze them."""
+        """Pass the statistics' drift in a round of BN to the rule, which may freeze them."""
         if round < 2 or auto.frozen_at is not None:  # the first comes from no statistics at all
             return
         earlier = self.server.clone()
@@ -224,7 +229,7 @@ class _Federation:
         auto.note(round, drift(named(earlier, start), named(self.server, start)))
 
     def begin(self, round: int) -> tuple[int, int]:
-        """Set the model to the round's phase; returns where what it trains and averages ends."""
+        """Set the model to the round's phase. Return the ends of the trained and averaged parts."""
         frozen = self.frozen(round)
         layer_frozen = frozen and self.config.freeze == "layer"
         trained = self.vector.weights_end if layer_frozen else self.vector.parameters_end
@@ -238,29 +243,29 @@ class _Federation:
         return trained, min(trained, self.shared) if frozen else self.shared
 
     def train_client(self, round: int, client: int, trained: int) -> Tensor:
-        """The client's local steps from its state, in `vector`; returns the mean loss, a scalar."""
+        """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
         self.load(client)
         self.momentum.start(client)
         return self.local.train(self.samples[client], round, client, trained, self.momentum)
 
     def load(self, client: int | None = None) -> None:
-        """The server's model into `vector`, with what the client keeps of its own."""
+        """Copy the server's model, and the client's own layers, into `vector`."""
         self.vector.values.copy_(self.server)
         self.vector.restart_integers()
-        if client in self.own:
+        if client is not None and client in self.own:
             self.vector.values[self.shared :].copy_(self.own[client])
 
     def check_finite(self, measured: Round) -> None:
-        """Stop a trial whose numbers are none."""
+        """Refuse a round with a loss, weight or statistic that is not finite."""
         round = measured.round
         if not math.isfinite(measured.train_loss):
             raise Diverged(f"the training loss of round {round} is {measured.train_loss}")
-        mine = [self.own[m] for m in self.drawn(round).members] if self.own else []
-        if not all(map(is_finite, (self.server, *mine))):
+        own = [self.own[m] for m in self.drawn(round).members] if self.own else []
+        if not all(map(is_finite, (self.server, *own))):
             raise Diverged(f"a weight or statistic is not finite after round {round}")
 
     def gradient_deviation(self, round: int, drawn: _Cohort) -> float | None:
-        """See `diagnostics.gradient_deviation`; the running statistics are left as they were."""
+        """Return `diagnostics.gradient_deviation`, without changing the running statistics."""
         if self.keeps != "nothing":
             return None
         batches = [
@@ -293,8 +298,10 @@ class _Federation:
         )
 
     def evaluate(self, measured: Round) -> Round:
-        """Test the server's model; or, where clients keep layers of their own, each of the round's
-        cohort on all the images, and weigh the results. Returns the round with the results.
+        """Return the round with its results on the test images.
+
+        If clients keep layers of their own, each client of the cohort is tested on all images, and
+        the results are averaged by training samples. Otherwise the server's model is tested.
         """
         round = measured.round
         drawn = self.drawn(round) if self.keeps != "nothing" else None
@@ -326,13 +333,17 @@ class _Federation:
 
     @property
     def has_validation(self) -> bool:
-        """Whether samples are held back, and something in them counts."""
+        """Return whether a held-back sample has a label that is not void."""
         return bool((self.validation.labels != VOID).any())
 
     def client_scores(self, tested: Mapping[int, Score]) -> tuple[ClientScore, ...]:
-        """Each client's accuracy on its own class mix, under the model that it is tested with."""
-        found = [(m, client_accuracy(test.confusion, self.mixes[m])) for m, test in tested.items()]
-        return tuple(ClientScore(m, len(self.samples[m]), a) for m, a in found if a is not None)
+        """Return each client's accuracy on its own class mix, of the model tested for it."""
+        accuracies = {m: client_accuracy(s.confusion, self.mixes[m]) for m, s in tested.items()}
+        return tuple(
+            ClientScore(client, len(self.samples[client]), accuracy)
+            for client, accuracy in accuracies.items()
+            if accuracy is not None
+        )
 
     def score(self, split: Split, client: int | None) -> Score:
         """Test the server's model, or a client's."""
@@ -351,50 +362,19 @@ class _Federation:
         return {name: t.contiguous().cpu().clone() for name, t in named.items()}
 
     def state(self, round: int) -> State:
-        """Copy all that the next round needs."""
-        tensors = {"server": self.server} | {f"own.{m}": own for m, own in self.own.items()}
-        tensors |= self.momentum.state() | self.server_momentum.state()
-        tensors |= {"freeze": self.auto.memory} if self.auto is not None else {}
+        """Return copies of all tensors that the next round needs."""
+        tensors = {name: t for part in self.parts for name, t in part.state().items()}
         return State(round, {name: t.cpu().clone() for name, t in tensors.items()})
 
-    def lengths(self) -> dict[str, int]:
-        """Of a state's tensors by their names, one of each client's with a dot behind."""
-        own = self.vector.end - self.shared
-        mine = {"server": self.vector.end} | ({"own.": own} if own else {})
-        mine |= {"freeze": len(self.auto.memory)} if self.auto is not None else {}
-        return mine | self.momentum.lengths() | self.server_momentum.lengths()
-
-    def check(self, state: State) -> None:
-        """Refuse a state that a copy would stretch, convert or leave out in part."""
-        lengths = self.lengths()
-        if not 0 <= state.round <= self.config.rounds:
-            raise Unfit(f"it is of round {state.round}, of {self.config.rounds}")
-        if missing := [n for n in lengths if not n.endswith(".") and n not in state.tensors]:
-            raise Unfit(f"it has no {missing[0]}")
-        for name, tensor in state.tensors.items():
-            kind, dot, client = name.partition(".")
-            known = not dot or (client.isdecimal() and int(client) < len(self.samples))
-            length = lengths.get(kind + dot) if known else None
-            if length is None:
-                raise Unfit(f"nothing of this trial is called {name}")
-            if tensor.shape != (length,) or tensor.dtype != self.server.dtype:
-                raise Unfit(f"its {name} is {tensor.dtype} {list(tensor.shape)}, not [{length}]")
-
     def restore(self, state: State) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
         Raises:
-            Unfit: it is none of this trial's.
+            Unfit: the state does not belong to this trial.
 
         """
-        self.check(state)
-        self.server.copy_(state.tensors["server"])
-        self.own = {
-            int(name.removeprefix("own.")): t.to(self.device, copy=True)
-            for name, t in state.tensors.items()
-            if name.startswith("own.")
-        }
-        self.momentum.restore(state.tensors)
-        self.server_momentum.restore(state.tensors)
-        if self.auto is not None:
-            self.auto.memory.copy_(state.tensors["freeze"])
+        if not 0 <= state.round <= self.config.rounds:
+            raise Unfit(f"it is of round {state.round}, of {self.config.rounds}")
+        check(state.tensors, self.parts, len(self.samples), self.server.dtype)
+        for part in self.parts:
+            part.restore(state.tensors)

@@ -1,4 +1,4 @@
-"""When to freeze, told by the trunk's own statistics: `freeze_round = "auto"`.
+"""The rule that chooses T* from the trunk's own statistics: `freeze_round = "auto"`.
 
 A rule of ours, as a baseline for a search to beat. After each round r >= 2 of BN, with the averaged
 running means mu and deviations s of the layers before and after it, the drift is
@@ -6,9 +6,10 @@ running means mu and deviations s of the layers before and after it, the drift i
     d_r = mean over layers of sqrt(mean over channels of
           ((mu_r - mu_{r-1})^2 + (s_r - s_{r-1})^2) / (s_r^2 + eps)),
 
-how far the statistics went, in their own deviations. They have settled after the first round whose
-mean drift over the last three is a tenth of the largest such mean or less, and are frozen then.
-Where they never settle the trial is BN to its end. No datum is looked at, of test or validation.
+the distance that the statistics moved, in their own deviations. They have settled after the first
+round whose mean drift over the last three is a tenth of the largest such mean or less, and are
+frozen then. If they never settle, the trial is BN to its end. The rule uses no test or validation
+data.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from trainers.diagnostics import EPS
 WINDOW = 3
 """Rounds that a drift is averaged over."""
 SETTLED = 0.1
-"""Of the largest mean drift."""
+"""Fraction of the largest mean drift at which the statistics have settled."""
 
 
 def drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """How far the running statistics went between two models' tensors, by name; 0 without any."""
+    """Return the drift of the running statistics between two models; 0 without statistics."""
     layers = [n.removesuffix(".running_mean") for n in after if n.endswith(".running_mean")]
     each = []
     for layer in layers:
@@ -54,12 +55,12 @@ class AutoFreeze:
 
     @property
     def frozen_at(self) -> int | None:
-        """T*; None while BN goes on."""
+        """T*; None before the freeze."""
         at = int(self.memory[0])
         return at if at >= 0 else None
 
     def note(self, round: int, drifted: float) -> None:
-        """Take in the drift of a round that was BN's."""
+        """Add the drift of a round of BN, and freeze if the drift has settled."""
         self.memory[3:] = self.memory[2:-1].clone()
         self.memory[2] = drifted
         latest = self.memory[2:]
@@ -69,3 +70,15 @@ class AutoFreeze:
         self.memory[1] = torch.maximum(self.memory[1], mean)
         if mean <= SETTLED * self.memory[1]:
             self.memory[0] = round
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the rule's memory."""
+        return {"freeze": self.memory}
+
+    def lengths(self) -> dict[str, int]:
+        """Return the length of the rule's memory."""
+        return {"freeze": len(self.memory)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy a saved memory into this one."""
+        self.memory.copy_(tensors["freeze"])

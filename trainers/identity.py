@@ -30,7 +30,7 @@ is not finite fails a trial in the round that measures it; the weights of such a
 
 
 def canonical(config: TrainConfig) -> dict[str, Any]:
-    """The identity of a trial: its seed, the fields used and not at their default, the recipe."""
+    """Return a trial's identity: its seed, used fields that differ from the default, recipe."""
     values = config.__dict__
     identity = {
         name: value

@@ -23,7 +23,7 @@ class _Key(ISeedSequence):
 
 
 def keyed(seed: int, purpose: str, *index: int | str) -> np.random.RandomState:
-    """A generator that depends on its arguments alone.
+    """Return a generator that depends only on its arguments.
 
     `index` is (round, client, epoch or step) or a module path, as the purpose needs. RandomState,
     because NumPy promises its streams forever (NEP 19); over Philox, because that is keyed.

@@ -84,17 +84,17 @@ class LocalTraining:
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, over images or over the pixels that are not void."""
-        logits, wanted = by_row(logits, labels)
+        logits, targets = by_row(logits, labels)
         if labels.dim() == 1:
-            mean: Tensor = nn.functional.cross_entropy(logits, wanted)
+            mean: Tensor = nn.functional.cross_entropy(logits, targets)
             return mean
-        total = nn.functional.cross_entropy(logits, wanted, ignore_index=VOID, reduction="sum")
-        return total / (wanted != VOID).sum().clamp(min=1)
+        total = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
+        return total / (targets != VOID).sum().clamp(min=1)
 
     def gradient(
         self, batches: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]
     ) -> Tensor:
-        """The gradient [P] of sum w_m (mean loss of batch m), all batches in one pass."""
+        """Return the gradient [P] of sum w_m (mean loss of batch m), of all batches in one pass."""
         self.vector.gradient.zero_()
         logits = self.logits(torch.cat([images for images, _ in batches]))
         parts = torch.split(logits, [len(labels) for _, labels in batches])
@@ -116,7 +116,7 @@ class LocalTraining:
             module.train()
 
     def logits(self, images: Tensor) -> Tensor:
-        """The model's output for images uint8 [B, H, W, C], in the type of its weights."""
+        """Return the model's output for images uint8 [B, H, W, C], in the type of its weights."""
         with self.precision():
             logits: Tensor = self.model(self.normalize(images))
         return logits.to(self.vector.values.dtype)
@@ -141,7 +141,7 @@ class LocalTraining:
         vector.values[:trained].add_(direction, alpha=-lr)
 
     def send(self, indices: NDArray[Any]) -> Tensor:
-        """Indices to the device."""
+        """Copy indices to the device."""
         return torch.from_numpy(indices).to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""What training takes of its device's memory."""
+"""Memory that training takes on its device."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ MODELS: dict[str, Callable[[int, int, int, Norm], nn.Module]] = {
 
 
 def build(config: TrainConfig, channels: int, size: int, classes: int) -> nn.Module:
-    """The configured model for images [channels, size, size], with the seed's weights."""
+    """Build the configured model for images [channels, size, size], with the seed's weights."""
     normalizer = find(config.normalizer)
     model = MODELS[config.model](channels, size, classes, lambda c: normalizer.layer(c, config))
     initialize(model, config.seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainers.average import Average
 from trainers.config import TrainConfig
+from trainers.state import ClientState
 
 
 class Momentum:
@@ -30,19 +31,22 @@ class Momentum:
         """Up to here v is the server's where it is global."""
         self.velocity = like.new_zeros(length if self.factor is not None else 0)
         self.server = like.new_zeros(self.shared if self.kind == "global" else 0)
-        self.kept: dict[int, Tensor] = {}
-        """Each drawn client's own last v: all of it, or what the server does not average."""
+        keeps = self.kind in ("local", "global")
+        own = len(self.velocity) - self._own if keeps else 0
+        self.kept = ClientState("velocity", own, like.device)
+        """Each sampled client's own last v: all of it, or the part that the server does not
+        average."""
         self._average: Average | None = None
         self._fresh = True
-        """Whether v is zero: it is then set, not added to."""
+        """True if v is zero. The next step then sets v instead of adding to it."""
 
     def begin_round(self, weights: Sequence[float], trained: int) -> None:
-        """A cohort with these weights trains the first `trained` parameters."""
+        """Begin a round in which clients of these weights train the first `trained` parameters."""
         if self.kind == "global":
             self._average = Average(weights, self.server[:trained])
 
     def start(self, client: int) -> None:
-        """A client begins its round."""
+        """Set v for a client that begins its round."""
         self._fresh = self.kind == "reset" or (self.kind == "local" and client not in self.kept)
         if self._fresh:
             return
@@ -53,7 +57,7 @@ class Momentum:
             self.velocity[self._own :].copy_(self.kept[client])
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """What the client's parameters [P] step against: v, or the gradient itself."""
+        """Return the direction [P] of the step, which is subtracted: v, or the gradient itself."""
         if self.factor is None:
             return gradient
         velocity = self.velocity[: len(gradient)]
@@ -64,44 +68,36 @@ class Momentum:
         return velocity.mul_(self.factor).add_(gradient)
 
     def end(self, client: int, position: int) -> None:
-        """The client, at this position of its cohort, has ended its round."""
+        """Store v of a client that ends its round, at this position of the cohort."""
         if self._average is not None:
             self._average.add(position, self.velocity[: len(self._average.total)])
-        if self.kind in ("local", "global") and self._own < len(self.velocity):
+        if self.kept.length:
             self.kept[client] = self.velocity[self._own :].clone()
 
     def end_round(self) -> None:
-        """All of the cohort have."""
+        """Set the server's velocity to the cohort's average, if it is global."""
         if self._average is not None:
             self.server[: len(self._average.total)].copy_(self._average.total)
             self._average = None
 
     @property
     def _own(self) -> int:
-        """Where the part of v begins that stays with the client."""
+        """Index of the first element of v that stays with the client."""
         return self.shared if self.kind == "global" else 0
 
     def state(self) -> dict[str, Tensor]:
-        """What the next round needs."""
-        kept = {f"velocity.{client}": v for client, v in self.kept.items()}
-        return kept | ({"velocity": self.server} if self.kind == "global" else {})
+        """Return the clients' own velocities, and the server's if it is global."""
+        return self.kept.state() | ({"velocity": self.server} if self.kind == "global" else {})
 
     def lengths(self) -> dict[str, int]:
-        """Of a state's tensors by their names, one of each client's with a dot behind."""
-        own = len(self.velocity) - self._own if self.kind in ("local", "global") else 0
-        return ({"velocity": self.shared} if self.kind == "global" else {}) | (
-            {"velocity.": own} if own else {}
-        )
+        """Return the expected length of each tensor of a saved state, by name."""
+        return ({"velocity": self.shared} if self.kind == "global" else {}) | self.kept.lengths()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up a state."""
+        """Copy the velocities of a saved state."""
         if self.kind == "global":
             self.server.copy_(tensors["velocity"])
-        self.kept = {
-            int(name.removeprefix("velocity.")): v.to(self.velocity.device, copy=True)
-            for name, v in tensors.items()
-            if name.startswith("velocity.")
-        }
+        self.kept.restore(tensors)
 
 
 class ServerMomentum:
@@ -124,14 +120,14 @@ class ServerMomentum:
         server[end : len(average)].copy_(average[end:])
 
     def state(self) -> dict[str, Tensor]:
-        """What the next round needs."""
+        """Return the server's velocity; nothing if there is none."""
         return {"server_velocity": self.update} if self.factor > 0 else {}
 
     def lengths(self) -> dict[str, int]:
-        """Of a state's tensors by their names."""
+        """Return the expected length of the velocity; nothing if there is none."""
         return {"server_velocity": len(self.update)} if self.factor > 0 else {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up a state."""
+        """Copy the velocity of a saved state."""
         if self.factor > 0:
             self.update.copy_(tensors["server_velocity"])

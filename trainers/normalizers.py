@@ -7,7 +7,8 @@ uses the average.
 
 Other packages add normalizers as entry points of the group `fedsweep.normalizers`: each names a
 `Normalizer`, whose layers are torch's own or derive from `NormLayer`. Their floating-point buffers
-are state of the model and must be written in place; their integer ones start anew with each client.
+are state of the model and must be written in place; every client starts with the initial
+values of their integer ones.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from trainers.own_normalizers import OWN, Keeps
 
 
 def leave(_conv: nn.Conv2d) -> None:
-    """A convolution as it is."""
+    """Leave a convolution unchanged."""
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """What stands behind a convolution, what becomes of the convolution, and who keeps what."""
+    """A normalizer: its layer, its change to the convolution, and the state that clients keep."""
 
     layer: Callable[[int, TrainConfig], nn.Module]
     """Makes the layer for so many channels."""
@@ -42,9 +43,9 @@ class Normalizer:
     """Reparametrizes a convolution, in place, when it has its initial weights; output layers, which
     are those with a bias, are left alone."""
     keeps: Keeps = "nothing"
-    """What stays with the client, out of the average: nothing, the layer's buffers, or those and
-    its parameters too. Such clients have no common model: each of a round's cohort is tested on
-    the whole test set, and the results are weighed by training samples."""
+    """State that stays with the client, out of the average: nothing, the layer's buffers, or its
+    buffers and parameters. Such clients have no common model. Each client of a round's cohort is
+    tested on the whole test set, and the results are weighted by training samples."""
 
 
 class NormLayer(nn.Module):
@@ -214,15 +215,19 @@ def find(name: str) -> Normalizer:
 
 
 def offered(name: str) -> EntryPoint | None:
-    """The entry point of another package's normalizer."""
+    """Return the entry point of another package's normalizer; None without one."""
     return next(iter(entry_points(group=ENTRY_POINT, name=name)), None)
 
 
 TYPES: tuple[type[nn.Module], ...] = (
-    *(_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm),
+    _BatchNorm,
+    _InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
     NormLayer,
 )
-"""What counts as a normalization layer. Layers are found by type: a name can lie."""
+"""Types of normalization layers. A layer is recognized by its type, because a name can lie."""
 
 
 def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -231,12 +236,12 @@ def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def norm_parameters(model: nn.Module) -> set[Tensor]:
-    """The scales and shifts of all normalizers."""
+    """Return the scales and shifts of all normalizers."""
     scales: set[Tensor] = {
         p for layer in norm_layers(model) for p in layer.parameters(recurse=False)
     }
     for module in model.modules():
-        # Torch keeps WN's g, "original0", beside the parametrization, not in it.
+        # Torch keeps WN's g, "original0", next to the parametrization, not in it.
         if isinstance(module, parametrize.ParametrizationList) and isinstance(
             module[0],
             parametrizations._WeightNorm,  # noqa: SLF001  # torch names it nowhere else
@@ -258,7 +263,7 @@ def set_training(model: nn.Module, *, frozen: bool) -> None:
 
 
 def standardized(model: nn.Module) -> list[Tensor]:
-    """The weights under standardization, as they are trained."""
+    """Return the trained weights that are standardized before use."""
     return [
         module.original
         for module in model.modules()

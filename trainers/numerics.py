@@ -1,4 +1,4 @@
-"""What results are bitwise equal under."""
+"""Numerics: the facts under which two results are bitwise equal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def make_deterministic(threads: int) -> None:
 
 
 def numerics(config: TrainConfig, device: str) -> dict[str, str]:
-    """What results are bitwise equal under: equal here, equal there. Call `settle` first."""
+    """Return the numerics of a trial: equal numerics give equal results, bit for bit.
+
+    Call `make_deterministic` first.
+    """
     on_gpu = torch.device(device).type == "cuda"
     return {
         "engine": "seq/1",
@@ -59,7 +62,7 @@ def _packages(config: TrainConfig) -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    """The processor's name: kernels are chosen by its instructions and its caches."""
+    """Return the processor's name. Its instructions and caches decide which kernels run."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

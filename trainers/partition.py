@@ -1,4 +1,4 @@
-"""Who holds which training sample.
+"""Partitions: the assignment of training samples to clients.
 
 A partition is a list of M arrays of sample indices, ascending, disjoint, together all samples.
 It is a function of the labels, the configuration's fields and the seed.
@@ -57,7 +57,7 @@ def partition(
 
 
 def iid(samples: int, clients: int, seed: int) -> list[Indices]:
-    """A random split; sizes differ by at most one."""
+    """Split the samples at random. Sizes differ by at most one."""
     order = keyed(seed, "partition", "iid").permutation(samples)
     return [np.sort(part) for part in np.array_split(order, clients)]
 
@@ -80,13 +80,13 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     taken = np.zeros(classes, dtype=np.int64)
     size = np.array([len(s) for s in stock], dtype=np.int64)
     parts: list[Indices] = []
-    for m, wanted in enumerate(_even_sizes(len(labels), clients)):
+    for m, client_size in enumerate(_even_sizes(len(labels), clients)):
         progress.step()
         logs = _log_mix(classes, alpha, seed, m)
         mix = _softmax(logs)
         draw = keyed(seed, "partition", "draw", m)
         counts = np.zeros(classes, dtype=np.int64)
-        while (missing := wanted - int(counts.sum())) > 0:
+        while (missing := client_size - int(counts.sum())) > 0:
             left = size - taken - counts
             q = np.where(left > 0, mix, 0.0)
             if alpha < TINY_ALPHA and q.sum() < SMALLEST_MASS:
@@ -226,7 +226,7 @@ def _softmax(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def natural(members: NDArray[np.int64] | None) -> list[Indices]:
-    """A client for each of the data's own groups: a city, a drive.
+    """Return one client per group of the data, such as a city or a drive.
 
     Raises:
         ValueError: the data have none.
@@ -260,7 +260,7 @@ def _deal(clients: int, per_client: int, seed: int) -> Indices:
 
 
 def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices, Indices]:
-    """A client's (training, validation) samples; at least one stays for training."""
+    """Split a client's samples into (training, validation). At least one stays for training."""
     held = held_back(config.validation, len(part))
     order = keyed(config.seed, "validation", client).permutation(len(part))
     return np.sort(part[order[held:]]), np.sort(part[order[:held]])
@@ -272,8 +272,9 @@ def _even_sizes(samples: int, clients: int) -> list[int]:
 
 
 def class_counts(data: Dataset, config: TrainConfig) -> NDArray[np.int64]:
-    """Who holds what, [M, classes]: training samples, or pixels where each has a class, before
-    some are held back.
+    """Return each client's training samples of each class, [M, classes].
+
+    In segmentation, pixels are counted. Samples held back for validation are included.
     """
     labels = data.train.labels.numpy()
     return count_classes(labels, partition(labels, config, data.members), data.classes)

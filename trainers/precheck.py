@@ -129,14 +129,24 @@ class Precheck:
             return None
         each = NUMBERS_PER_CLASS + config.clients
         counts, drawn = class_shares(
-            *(classes, config.clients, config.alpha, config.min_samples, seed), MOST_FOR_ONE / each
+            classes,
+            config.clients,
+            config.alpha,
+            config.min_samples,
+            seed,
+            MOST_FOR_ONE / each,
         )
         self.numbers += drawn * each
         return None if counts is None else int(counts.sum(1).max())
 
 
 FIELDS = (
-    *("centralized", "partition", "clients", "alpha", "min_samples", "shards_per_client"),
+    "centralized",
+    "partition",
+    "clients",
+    "alpha",
+    "min_samples",
+    "shards_per_client",
     "validation",
 )
 """The fields that decide, with the seed, how many samples each client has."""

@@ -71,14 +71,14 @@ def writer_of(folder: Path, *, inside: bool = False) -> str | None:
         OSError: it cannot be looked at.
 
     """
-    if said := _writer(folder, folder.stat()):
-        return said
+    if reason := _writer(folder, folder.stat()):
+        return reason
     for entry in folder.iterdir() if inside else ():
         found = entry.lstat()
         if not stat.S_ISREG(found.st_mode):
             return f"{entry} is not a regular file"
-        if said := _writer(entry, found):
-            return said
+        if reason := _writer(entry, found):
+            return reason
     return None
 
 

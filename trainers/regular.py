@@ -71,8 +71,8 @@ def _require(path: Path, found: os.stat_result, most: int) -> None:
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a special file")
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
     if found.st_size > most:
-        said = f"it has {shown_bytes(found.st_size)}, and a file may have {shown_bytes(most)}"
-        raise OSError(errno.EFBIG, said, str(path))
+        message = f"it has {shown_bytes(found.st_size)}, and a file may have {shown_bytes(most)}"
+        raise OSError(errno.EFBIG, message, str(path))
 
 
 def shown_bytes(count: int) -> str:

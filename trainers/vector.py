@@ -16,8 +16,8 @@ ALIGN = 16
 class Vector:
     """All of a model's floating-point state: [weights | scales and shifts | statistics].
 
-    Whatever a phase leaves alone is a tail: weight decay, the optimizer and the average each work
-    on a prefix. The gradient has the same layout, without the statistics. Gaps hold zeros.
+    A phase leaves only a tail unchanged: weight decay, the optimizer and the average each work on
+    a prefix. The gradient has the same layout, without the statistics. Gaps hold zeros.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class Vector:
         self.values = torch.zeros(self.end, dtype=like.dtype, device=device)
         self.gradient = self.values.new_zeros(self.parameters_end)
         self.places: dict[str, tuple[int, torch.Size]] = {}
-        """Where each tensor lies, by its name in the model."""
+        """Offset and shape of each tensor, by its name in the model."""
         offset = 0
         for name, tensor in {**weights, **scales, **statistics}.items():
             self.places[name] = (offset, tensor.shape)
@@ -68,11 +68,11 @@ class Vector:
                 raise ValueError(f"the buffer {name} was replaced: a layer must write it in place")
 
     def elements(self, end: int) -> int:
-        """What lies before `end`, without gaps: what travels."""
+        """Return the number of elements before `end`, without gaps. These are sent."""
         return sum(shape.numel() for offset, shape in self.places.values() if offset < end)
 
     def named(self, values: Tensor, start: int = 0) -> dict[str, Tensor]:
-        """Windows of a vector laid out like this one, those from `start` on, by name."""
+        """Return the views, by name, of a vector laid out like this one, from `start` on."""
         return {
             name: _view(values, offset, shape)
             for name, (offset, shape) in self.places.items()
@@ -81,7 +81,7 @@ class Vector:
 
 
 def _view(flat: Tensor, offset: int, shape: torch.Size) -> Tensor:
-    """A window of `flat` of this shape; channels last where it has four dimensions."""
+    """Return a view of `flat` of this shape; channels last if it has four dimensions."""
     window = flat[offset : offset + shape.numel()]
     if len(shape) != 4:
         return window.view(shape)

@@ -28,7 +28,7 @@ class FilterResponseNorm(NormLayer):
 
 
 def layer(channels: int, _config: TrainConfig) -> nn.Module:
-    """The layer that stands behind a convolution of so many channels."""
+    """Return the layer that follows a convolution of so many channels."""
     return FilterResponseNorm(channels)
 
 

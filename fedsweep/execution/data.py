@@ -33,7 +33,8 @@ log = logging.getLogger("fedsweep")
 
 def missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | None:
     """Return a refusal if a trial's data set is not on this machine, None otherwise."""
-    from trainers.data.files import BadData, MachineLimit, Missing, list_files, shown
+    from trainers.data.errors import BadData, MachineLimit, Missing, shown
+    from trainers.data.files import list_files
     from trainers.facts import DOWNLOADED, ON_DISK
 
     dataset, lack = need["dataset"], data_of(need)
@@ -68,7 +69,7 @@ def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> en
         TrialFailed: no machine can train on the data.
 
     """
-    from trainers.data.files import BadData, Missing
+    from trainers.data.errors import BadData, Missing
 
     try:
         dataset = engine_of(vars(config)).load(config, root)
@@ -101,7 +102,9 @@ def look_at_data(
 
     """
     from trainers import precheck
-    from trainers.data.files import BadData, MachineLimit, check_decoded, list_files
+    from trainers.data.content import check_decoded
+    from trainers.data.errors import BadData, MachineLimit
+    from trainers.data.files import list_files
     from trainers.facts import DOWNLOADED, ON_DISK
 
     unseen = False
@@ -167,7 +170,7 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
         PlanError: the data are not on this machine, or cannot be split as configured.
 
     """
-    from trainers.data.files import BadData, MachineLimit
+    from trainers.data.errors import BadData, MachineLimit
     from trainers.facts import SEGMENTATION
 
     try:

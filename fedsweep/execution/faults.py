@@ -17,7 +17,7 @@ ERROR_LENGTH = 4_000
 
 def machine_limit(error: Exception) -> str | None:
     """Return the sentence for an error that a setting of this machine caused, None otherwise."""
-    from trainers.data.files import MachineLimit
+    from trainers.data.errors import MachineLimit
 
     return str(error) if isinstance(error, MachineLimit) else machine.fault(error)
 

@@ -20,7 +20,8 @@ import torch
 from tests.image_folders import make_image_folder
 from trainers.data import cache, datasets, sources
 from trainers.data.dataset import Dataset, assemble
-from trainers.data.files import BadData, list_files
+from trainers.data.errors import BadData
+from trainers.data.files import list_files
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def same(one: Dataset, other: Dataset) -> bool:
-    """Whether two data sets are equal in everything."""
+    """Return whether two data sets are equal in everything."""
     arrays = [
         (getattr(getattr(one, part), what), getattr(getattr(other, part), what))
         for part in ("train", "test")
@@ -65,7 +66,7 @@ def same(one: Dataset, other: Dataset) -> bool:
 def test_a_data_set_is_decoded_once(
     dataset: str, kept: Path, decoded: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """What is found the second time is equal in every field."""
+    """A data set from the cache equals the decoded one in every field."""
     fixture = {"imagefolder": "image_folder"}.get(dataset, dataset.replace("-", "_"))
     root = request.getfixturevalue(fixture)
     first = datasets.load(dataset, root, image_height=32)
@@ -110,7 +111,7 @@ def test_a_changed_file_is_decoded_anew(kept: Path, decoded: list[str], image_fo
 def test_a_copy_of_the_same_files_finds_what_was_decoded(
     kept: Path, decoded: list[str], image_folder: Path, tmp_path: Path
 ) -> None:
-    """Where a tree lies is no part of what it is, as long as its files keep their times."""
+    """The key does not depend on the path of a tree, as long as its files keep their times."""
     datasets.load("imagefolder", image_folder)
     datasets.load("imagefolder", image_folder.rename(tmp_path / "moved"))
     assert len(decoded) == 1
@@ -159,7 +160,7 @@ def test_what_is_damaged_is_decoded_again_and_replaced(
 def test_what_a_killed_process_left_is_no_obstacle(
     kept: Path, decoded: list[str], image_folder: Path
 ) -> None:
-    """Its lock died with it; what it built aside is built anew."""
+    """A killed process holds no lock, and the next one builds the entry again."""
     source = sources.find("imagefolder", image_folder, image_size=None, image_height=None)
     name = f"imagefolder-{cache.VERSION}-{source.key()}"
     (kept / f".{name}.new").mkdir(parents=True)

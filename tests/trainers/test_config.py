@@ -69,7 +69,7 @@ def test_zero_has_no_sign() -> None:
 
 
 def test_evaluating_less_often_is_the_same_trial() -> None:
-    """What is measured is no part of what is trained."""
+    """Measurements are not part of a trial's identity."""
     assert TrialSpec.of(config(evaluate_every=5)).trial_id == TrialSpec.of(config()).trial_id
 
 
@@ -182,7 +182,7 @@ configurations = st.fixed_dictionaries(
 
 @given(configurations)
 def test_the_identity_is_the_configuration(values: dict[str, Any]) -> None:
-    """A configuration comes back from its identity, whatever unused keys it was given with."""
+    """An identity gives back its configuration. Unused keys do not change it."""
     first = config(**values)
     identity = canonical(first)
     del identity["recipe"]

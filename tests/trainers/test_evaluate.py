@@ -1,4 +1,4 @@
-"""What is measured on the test set."""
+"""Measurements on the test set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digits() -> Dataset:
 
 
 class Told(nn.Module):
-    """Predicts what it is told, whatever it sees."""
+    """A model that returns given predictions for any input."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()

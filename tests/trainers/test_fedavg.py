@@ -230,7 +230,7 @@ def test_a_round_is_the_weighted_mean_of_its_clients(digits: Dataset) -> None:
 
 
 def test_a_client_s_weight_is_its_training_samples() -> None:
-    """What is held back for validation does not count."""
+    """Samples held back for validation do not count."""
     labels = torch.arange(1437).numpy() % 10
     chosen = small(validation=0.25)
     parts = [hold_back(p, chosen, m)[0] for m, p in enumerate(partition(labels, chosen))]

@@ -18,7 +18,8 @@ from tests.image_folders import (
     make_tiny_imagenet,
 )
 from trainers.data import datasets
-from trainers.data.files import BadData, is_hidden, list_files, shown
+from trainers.data.errors import BadData, shown
+from trainers.data.files import is_hidden, list_files
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": lambda root: make_image_folder(root, each=4),

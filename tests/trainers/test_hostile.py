@@ -24,8 +24,9 @@ from fedsweep.execution.data import look_at_data
 from fedsweep.plan import read_plan
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import memory, pickles, regular
-from trainers.data import datasets, files, images, sources
-from trainers.data.files import BadData, MachineLimit, list_files
+from trainers.data import content, datasets, decode, downloads, images, sources
+from trainers.data.errors import BadData, MachineLimit
+from trainers.data.files import list_files
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -293,15 +294,15 @@ def test_each_error_of_a_header_is_noted_by_the_plan(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(files, "_is_plain", lambda *_, **__: False)
+    monkeypatch.setattr(content, "_is_plain", lambda *_, **__: False)
     for name in ("open", "check_image", "orientation"):
         with monkeypatch.context() as patch:
             patch.setattr(images.Image if name == "open" else images, name, fail)
-            content = list_files("imagefolder", root).content()
-            if name == "orientation" and content.unreadable is None:
+            read = list_files("imagefolder", root).content()
+            if name == "orientation" and read.unreadable is None:
                 continue  # it is not asked for an image without such a tag
             with pytest.raises(BadData, match="cannot be read as an image: mend or remove it"):
-                content.check()
+                read.check()
 
 
 def test_a_machine_without_memory_for_a_sound_image_is_not_bad_data(
@@ -323,7 +324,7 @@ def test_decoded_data_that_do_not_fit_are_refused_before_they_are_decoded(
 ) -> None:
     """The sentence says the size and the remedy, for images, road scenes and a plan."""
     make_camvid(tmp_path / "scenes")
-    monkeypatch.setattr(sources, "decoding", None)
+    monkeypatch.setattr(decode, "decoding", None)
     monkeypatch.setattr(memory, "limit", lambda: 1000)
     said = (
         r"the 10 images in .*images take 1\.9 kB when they are decoded to 8 x 8 pixels, and this "
@@ -335,7 +336,7 @@ def test_decoded_data_that_do_not_fit_are_refused_before_they_are_decoded(
     monkeypatch.setattr(memory, "limit", lambda: 1000)
     with pytest.raises(MachineLimit, match="decoded to 16 x 16 pixels, and this machine has"):
         sources.find("camvid", tmp_path / "scenes", image_size=None, image_height=16).decode()
-    monkeypatch.setattr(files, "MOST_DATA_BYTES", 2**30)
+    monkeypatch.setattr(content, "MOST_DATA_BYTES", 2**30)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=16384"])
     with pytest.raises(PlanError, match=r"take 8\.1 GB when .* and a data set may have 1\.1 GB"):
         look_at_data(sweep, root)
@@ -345,7 +346,7 @@ def test_files_that_are_too_large_together_are_refused_before_they_are_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million sparse files would be read for days."""
-    monkeypatch.setattr(files, "MOST_DATA_BYTES", 1000)
+    monkeypatch.setattr(content, "MOST_DATA_BYTES", 1000)
     monkeypatch.setattr(regular, "read", None)
     with pytest.raises(BadData, match=r"the files in .*images have .* may have 1\.0 kB: use fewer"):
         list_files("imagefolder", root).content()
@@ -415,7 +416,7 @@ def test_a_sparse_batch_is_not_summed(tmp_path: Path) -> None:
     place.mkdir()
     for name in ("train", "test", "meta"):
         sparse(place / name)
-    assert not sources._is_whole(place, CIFAR100)
+    assert not downloads.is_whole(place, CIFAR100)
 
 
 def test_an_archive_writes_only_the_files_of_its_folder(
@@ -435,7 +436,7 @@ def test_an_archive_writes_only_the_files_of_its_folder(
     place = tmp_path / "in" / "cifar-100-python"
     place.parent.mkdir()
     (place.parent / CIFAR100.filename).write_bytes(content)
-    sources._download_cifar(place, CIFAR100)
+    downloads.download_cifar(place, CIFAR100)
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert found == {
         CIFAR100.filename,

@@ -15,7 +15,8 @@ from PIL import Image
 
 from tests.image_folders import make_camvid, make_modes_folder
 from trainers.data import cache, datasets, sources
-from trainers.data.files import BadData, list_files
+from trainers.data.errors import BadData
+from trainers.data.files import list_files
 from trainers.data.images import TURNS
 
 Gray = NDArray[np.uint16]

@@ -1,4 +1,4 @@
-"""What training takes of a processor's memory; a GPU's is in `test_cuda.py`."""
+"""Memory that training takes on a CPU; `test_cuda.py` has the GPU's."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_a_machine_has_what_its_kernel_says() -> None:
 def test_the_most_that_was_held_is_told_until_it_is_forgotten() -> None:
     """Two hundred megabytes, of this process and not of its parent."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
-    before, most, after, anew = map(int, done.stdout.split())
+    before, most, after, again = map(int, done.stdout.split())
     assert before < 100_000_000
     assert most - before > 190_000_000
     assert after - before > 190_000_000
-    assert anew < 100_000_000
+    assert again < 100_000_000
 
 
 def test_where_linux_tells_nothing_the_process_s_own_count_is_taken(

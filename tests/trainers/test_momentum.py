@@ -242,6 +242,6 @@ def test_ten_registered_clients_or_ten_thousand(
 def test_learning_rates_follow_their_schedule(
     schedule: dict[str, Any], wanted: list[float]
 ) -> None:
-    """Of a trial of four rounds."""
+    """The learning rates of a trial of four rounds follow its schedule."""
     config = small(rounds=4, **schedule)
     assert [config.lr_in(t) for t in (1, 2, 3, 4)] == pytest.approx(wanted, rel=1e-8)

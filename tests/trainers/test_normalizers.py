@@ -319,7 +319,7 @@ class Doubled(NormLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             self.steps += 1
-            self.seen += self.steps  # 1 + 2 + 3 in three steps, if the count starts anew
+            self.seen += self.steps  # 1 + 2 + 3 in three steps, if the count starts again at 0
         return 2 * x * self.scale[:, None, None]
 
 
@@ -361,14 +361,14 @@ def test_another_package_s_normalizer_is_averaged_like_ours(
 
 
 def test_a_layer_that_replaces_its_buffer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it writes elsewhere would pass from client to client, unseen."""
+    """Values written outside the vector would pass from client to client, unnoticed."""
     offer(monkeypatch, "tests.trainers.test_normalizers:REPLACING")
     with pytest.raises(ValueError, match=r"norm1\.seen was replaced: a layer must write it"):
         next(fedavg.run(small(normalizer="doubled"), datasets.load("digits")))
 
 
 def test_a_wrong_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no Normalizer, and what nobody offers."""
+    """An object that is not a Normalizer, and a name without an entry point, are refused."""
     offer(monkeypatch, "tests.trainers.test_normalizers:NOT_ONE")
     with pytest.raises(ValueError, match="is no Normalizer"):
         find("doubled")

@@ -264,7 +264,7 @@ def test_dirichlet_by_class_gives_every_sample_to_one_client(
 
 
 def test_a_client_with_its_share_gets_no_more() -> None:
-    """The rule of Yurochkin et al.: whoever holds N/M samples has no share in the next class."""
+    """By Yurochkin et al., a client with N/M samples gets none of the next class."""
     counts = p._class_shares([50, 50, 50, 50], clients=4, alpha=0.05, seed=1, attempt=0)
     held = np.zeros(4)
     capped = 0
@@ -290,7 +290,7 @@ def test_natural_clients_are_the_data_s_own_groups() -> None:
 
 
 def test_centralized_training_is_one_client_with_everything() -> None:
-    """Whatever partition the rest of the sweep has."""
+    """The partition of the rest of the sweep does not matter."""
     parts = p.partition(np.arange(1437) % 10, config(centralized=True))
     assert [part.tolist() for part in parts] == [list(range(1437))]
 

@@ -13,7 +13,7 @@ from tests.image_folders import make_image_folder
 from tests.trainers.arms import small
 from trainers import fedavg, partition
 from trainers import progress as progress_file
-from trainers.data import cache, datasets, sources
+from trainers.data import cache, datasets, downloads, sources
 from trainers.data.dataset import Dataset
 from trainers.data.files import list_files
 from trainers.numerics import make_deterministic
@@ -132,6 +132,6 @@ def test_a_download_counts(counter: Steps, ticking: None) -> None:
         while counter.steps < 3:
             yield
 
-    with sources._patience():
+    with downloads.limit_silence():
         list(more())
     assert counter.steps >= 3

@@ -20,13 +20,14 @@ from platformdirs import user_cache_path
 from torchvision.datasets import CIFAR100
 
 from tests.image_folders import make_image_folder, make_tiny_imagenet
-from trainers.data import datasets, sources
+from trainers.data import datasets, downloads
 from trainers.data.dataset import VOID
-from trainers.data.files import BadData, list_files
+from trainers.data.errors import BadData
+from trainers.data.files import list_files
 
 
 def pixels(path: Path) -> torch.Tensor:
-    """What Pillow makes of a image."""
+    """Return an image as Pillow decodes it."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB")))
 
@@ -191,7 +192,7 @@ def test_other_labels_of_the_same_images_are_another_content(tiny_imagenet: Path
 
 
 def test_a_validation_image_without_a_known_class_is_bad_data(tiny_imagenet: Path) -> None:
-    """Of a strange wnid, or of none: the sentence names the image."""
+    """The message names the image with an unknown wnid, or without one."""
     annotations = tiny_imagenet / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     listed = annotations.read_text()
     annotations.write_text(listed.replace("n02", "n99"))
@@ -356,7 +357,7 @@ def test_another_content_than_planned_is_bad_data(
 def test_a_missing_cifar10_is_bad_data_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it can neither be found nor downloaded."""
+    """The message says that the data set was neither found nor downloaded."""
     import torchvision.datasets.utils as downloads
 
     def refused(*_: object, **__: object) -> None:
@@ -452,7 +453,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Archi
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(sources, "TINY_URL", f"{base}/tiny-imagenet-200.zip")
+    monkeypatch.setattr(downloads, "TINY_URL", f"{base}/tiny-imagenet-200.zip")
     monkeypatch.setattr(CIFAR100, "url", f"{base}/cifar-100-python.tar.gz")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "*")
@@ -471,7 +472,7 @@ def tiny_net(
     shutil.make_archive(str(served), "zip", served)
     net.content = served.with_suffix(".zip").read_bytes()
     net.sent = len(net.content)
-    monkeypatch.setattr(sources, "TINY_MD5", hashlib.md5(net.content).hexdigest())
+    monkeypatch.setattr(downloads, "TINY_MD5", hashlib.md5(net.content).hexdigest())
     return net
 
 
@@ -492,7 +493,7 @@ def cifar_net(
 
 
 def left(place: Path) -> set[str]:
-    """What lies in a folder, but for locks."""
+    """Return the names in a folder, without locks."""
     return {path.name for path in place.iterdir() if path.suffix != ".lock"}
 
 
@@ -539,7 +540,7 @@ def test_a_damaged_download_is_bad_data_and_no_obstacle(
 
 
 def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) -> None:
-    """Half an archive and half a tree, aside; the next process starts anew."""
+    """A partial archive and a partial tree stay aside, and the next process starts again."""
     aside = user_cache_path("fedsweep") / ".tiny-imagenet-200.new"
     (aside / "tiny-imagenet-200" / "train" / "n01").mkdir(parents=True)
     (aside / "tiny-imagenet-200.zip").write_bytes(tiny_net.content[:100])
@@ -550,7 +551,7 @@ def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) ->
 def test_a_named_place_without_tiny_imagenet_starts_no_download(
     tiny_net: type[_Archive], tmp_path: Path
 ) -> None:
-    """Whoever points --data at a folder means that folder."""
+    """A folder given by --data is the only one that is searched."""
     with pytest.raises(BadData, match="neither .*elsewhere nor tiny-imagenet-200 in it"):
         datasets.load("tiny-imagenet", tmp_path / "elsewhere")
     assert tiny_net.asked == 0

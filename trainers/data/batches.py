@@ -30,7 +30,7 @@ class Normalize:
 def epoch_batches(
     samples: NDArray[np.int64], batch_size: int, draw: np.random.RandomState
 ) -> NDArray[np.int64]:
-    """One local epoch: the samples permuted, cut into whole batches [steps, B].
+    """Permute the samples for one local epoch, and cut them into whole batches [steps, B].
 
     A last partial batch is dropped unless it is the only one.
     """
@@ -42,9 +42,9 @@ def epoch_batches(
 def local_batches(
     samples: NDArray[np.int64], config: TrainConfig, round: int, client: int
 ) -> NDArray[np.int64]:
-    """The sample indices [E, B] of a client's local steps in a round, epoch after epoch.
+    """Return the sample indices [E, B] of a client's local steps in a round, epoch after epoch.
 
-    B is the batch size, or the number of samples where the client holds fewer.
+    B is the batch size, or the number of samples if the client has fewer.
     """
     steps, taken = config.steps(len(samples)), 0
     epochs: list[NDArray[np.int64]] = []

@@ -1,9 +1,9 @@
 """Decoded data sets, kept as memory-mapped arrays that all processes of a machine share.
 
-A data set lies in `<name>-<key>`, an .npy file an array and the rest in facts.json. The key is of
-the files it was decoded from (`sources.Source.key`), so that other files get another folder. What
-is trusted is the size and time of those files; what was kept is not: its hash is taken anew each
-time it is opened, and whatever does not fit is decoded again.
+A cache entry is a folder `<name>-<version>-<key>`: one .npy file per array, and facts.json. The key
+is a hash of facts about the original files (`sources.Source.key`), so that other files get another
+entry. The size and time of the original files are trusted. The entry is not: its hash is computed
+each time it is opened, and the files are decoded again if the hash differs.
 
 The hash lies next to the arrays, so that it proves nothing against another user. An entry is used
 only if it and the cache folder belong to this user or root, and nobody else may write them.
@@ -30,7 +30,7 @@ from platformdirs import user_cache_path
 
 from trainers import private, regular
 from trainers.data.dataset import Dataset, assemble
-from trainers.data.files import BadData, Missing, shown
+from trainers.data.errors import BadData, Missing, shown
 from trainers.data.sources import Source
 from trainers.progress import progress
 from trainers.text import BYTE_ORDER_MARK
@@ -72,9 +72,9 @@ def _trusted_folder() -> Path | None:
     for folder in dict.fromkeys((cache_folder(), _own_folder())):
         if folder == _own_folder():
             private.close(folder)  # an earlier version left its mode to the umask
-        if (said := _distrust(folder)) is None:
+        if (reason := _distrust(folder)) is None:
             return folder
-        _tell_once(said, folder)
+        _tell_once(reason, folder)
     return None
 
 
@@ -89,19 +89,19 @@ def _distrust(folder: Path, *, inside: bool = False) -> str | None:
 
 
 @lru_cache
-def _tell_once(said: str, folder: Path) -> None:
+def _tell_once(reason: str, folder: Path) -> None:
     log.warning(
         "%s, so what is kept there is not used, and the data are decoded again: let nobody else "
         "write it (chmod -R go-w %s), or name a folder of your own in FEDSWEEP_CACHE",
-        shown(said),
+        shown(reason),
         shown(folder),
     )
 
 
 def fetch(source: Source, planned: str | None = None) -> Dataset:
-    """The data set, decoded by at most one of the processes that ask at once.
+    """Return the data set. At most one process at a time decodes it, and the others wait.
 
-    Where nothing can be kept, it is decoded for this process alone, with a warning.
+    If it cannot be cached, only this process decodes it for itself, with a warning.
 
     Raises:
         BadData: the files are damaged, or have another fingerprint than planned.
@@ -119,8 +119,8 @@ def fetch(source: Source, planned: str | None = None) -> Dataset:
 def _make(folder: Path, source: Source, planned: str | None) -> Kept:
     try:
         private.make_folder(folder.parent)
-        if (said := _distrust(folder.parent)) is not None:
-            raise PermissionError(errno.EPERM, said)
+        if (reason := _distrust(folder.parent)) is not None:
+            raise PermissionError(errno.EPERM, reason)
         with progress.waiting():
             lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=LOCK_SECONDS)
             turn = lock.acquire()
@@ -171,9 +171,9 @@ def _warn(folder: Path, error: Exception) -> None:
 
 
 def read(folder: Path) -> Kept | None:
-    """What a folder holds; None where that is nothing, or not what was written."""
-    if (said := _distrust(folder, inside=True)) is not None:
-        _tell_once(said, folder)
+    """Return the data set of a cache entry; None if it is missing, damaged or not trusted."""
+    if (reason := _distrust(folder, inside=True)) is not None:
+        _tell_once(reason, folder)
         return None
     try:
         facts = json.loads(regular.read(folder / "facts.json"))

@@ -25,7 +25,7 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device) -> Split:
-        """The same, on a device."""
+        """Return the split on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -49,7 +49,7 @@ class Dataset:
 
     @property
     def segmentation(self) -> bool:
-        """Whether each pixel has a class, not each image."""
+        """True if each pixel has a class; False if each image has one."""
         return self.train.labels.dim() == 3
 
     @property
@@ -59,21 +59,21 @@ class Dataset:
 
     @property
     def height(self) -> int:
-        """Of a image, pixels."""
+        """Height of an image, in pixels."""
         return self.train.images.shape[1]
 
     @property
     def width(self) -> int:
-        """Of a image, pixels."""
+        """Width of an image, in pixels."""
         return self.train.images.shape[2]
 
     @property
     def size(self) -> int:
-        """Side of a square image, else its height, pixels."""
+        """Side of a square image, or the height of another, in pixels."""
         return self.height
 
     def to(self, device: torch.device) -> Dataset:
-        """The same, on a device."""
+        """Return the data set on a device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
@@ -87,7 +87,7 @@ def assemble(
     groups: tuple[str, ...] = (),
     members: NDArray[np.int64] | None = None,
 ) -> Dataset:
-    """A data set of arrays of images and labels, and its fingerprint."""
+    """Build a data set from arrays of images and labels, and compute its fingerprint."""
     parts = [np.ascontiguousarray(array) for array in (*train, *test)]
     content = hashlib.sha256()
     for array in parts if members is None else [*parts, members]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainers.data import cache, sources
 from trainers.data.dataset import Dataset
-from trainers.data.files import BadData, Missing
+from trainers.data.errors import BadData, Missing
 
 
 def load(

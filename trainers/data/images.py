@@ -16,15 +16,8 @@ from typing import Any
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers import regular
-from trainers.data.files import (
-    MOST_PIXELS,
-    UNREADABLE,
-    BadData,
-    MachineLimit,
-    Notes,
-    refuse_limit,
-    shown,
-)
+from trainers.data.content import MOST_PIXELS, UNREADABLE, Notes
+from trainers.data.errors import BadData, MachineLimit, refuse_limit, shown
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
 """Formats that are decoded, and no other of Pillow's: the one of PostScript starts a program."""
@@ -33,7 +26,7 @@ MOST_SCANS = 500
 """Scans of a progressive JPEG, at most: each decodes the whole image again. A camera writes ten."""
 
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow raises on images of very many pixels; the latter if warnings are errors."""
+"""Exceptions of Pillow for images of very many pixels; the second if warnings are errors."""
 
 BYTES_PER_PIXEL = 16
 """Bytes that decoding may take for each pixel: the image, and its copies of other modes."""

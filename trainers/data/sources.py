@@ -1,73 +1,71 @@
-"""Where each data set comes from, and how its files become arrays."""
+"""Sources of the data sets: their files, and the functions that decode these into arrays."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import socket
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryFile
-from threading import Lock
-from typing import Any
-from zipfile import BadZipFile
+from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import features
 from platformdirs import user_cache_path
 
-from trainers import pickles, private, regular
+from trainers import pickles, regular
+from trainers.data.content import Content, check_room, read_content
 from trainers.data.dataset import VOID, Dataset, assemble
-from trainers.data.files import (
+from trainers.data.decode import Depth, Images, read_images, read_scenes
+from trainers.data.downloads import (
+    download_cifar,
+    download_tiny_imagenet,
+    is_whole,
+    limit_silence,
+    require_writable,
+)
+from trainers.data.errors import (
     POINT,
-    REMEDIES,
-    TINY_IMAGENET,
     BadData,
-    Content,
-    Files,
-    MachineLimit,
     Missing,
-    check_room,
-    list_files,
-    read_content,
-    refuse_limit,
     shown,
 )
-from trainers.data.images import decoding, is_deep, is_inverted, orientation, sample_bits, upright
+from trainers.data.files import Files, list_files
+from trainers.data.images import decoding, orientation, upright
 from trainers.facts import SEGMENTATION
 from trainers.progress import progress
 
-Images = NDArray[np.uint8]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
 
+
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """As in FedBE's code (Chen and Chao 2021)."""
+
+
 CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
 TINY_IMAGENET_200 = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 """The usual ones, of the training images."""
+
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, which is usual for road scenes too."""
 
+
 TINY_SIDE = 64
 
-TINY_URL = f"http://cs231n.stanford.edu/{TINY_IMAGENET}.zip"
-TINY_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-SILENCE = 60.0
-"""Seconds without a byte after which a download has failed."""
 
 CAMVID_CLASSES = 11
+
+
 CAMVID_VOID = 11
 
 
@@ -87,9 +85,9 @@ class Source:
     """Sentences on what was found in the folder and what was ignored."""
 
     def key(self) -> str:
-        """A hash of all that decides the arrays: files by place, size and time of change; decoders.
+        """Return a hash of the files' places, sizes and times of change, and of the decoders.
 
-        Files are not read: one that changed within its size and kept its time passes for the old.
+        Files are not read. A changed file of the same size and time is not noticed.
         """
         listing = []
         for path in self.paths:
@@ -109,7 +107,7 @@ class Source:
 def find(
     dataset: str, root: Path | None, *, image_size: int | None, image_height: int | None
 ) -> Source:
-    """A data set's files, downloaded where that is allowed and they are missing.
+    """Return a data set's files. Missing ones are downloaded if that is allowed.
 
     Raises:
         BadData: they are neither there nor to be had, or are no such data set.
@@ -178,10 +176,10 @@ def cifar(dataset: str, place: Path) -> Dataset:
         with suppress(RuntimeError):  # not there, or damaged
             return _read_cifar(dataset, place, download=False)
         if place == user_cache_path("fedsweep"):
-            _require_writable(place)
+            require_writable(place)
         elif not place.is_dir():  # a person named it: a slip is not to become a folder
             raise FileNotFoundError(f"there is no folder {place}")
-        with _patience(), FileLock(place / f".{dataset}.lock"):
+        with limit_silence(), FileLock(place / f".{dataset}.lock"):
             return _read_cifar(dataset, place, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise Missing(
@@ -201,9 +199,9 @@ def _read_cifar(dataset: str, place: Path, *, download: bool) -> Dataset:
 
     reader = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
     folder = place / reader.base_folder
-    if download and not _is_whole(folder, reader):
-        _download_cifar(folder, reader)
-    if not _is_whole(folder, reader):
+    if download and not is_whole(folder, reader):
+        download_cifar(folder, reader)
+    if not is_whole(folder, reader):
         raise RuntimeError(f"its files in {folder} are not those of the official archive")
     train, test = (
         _batches([folder / name for name, _ in names])
@@ -212,23 +210,6 @@ def _read_cifar(dataset: str, place: Path, *, download: bool) -> Dataset:
     _, _, classes, statistics = CIFARS[dataset]
     mean, std = _of_bytes(statistics)
     return assemble(train, test, classes=classes, mean=mean, std=std)
-
-
-def _is_whole(folder: Path, reader: Any) -> bool:
-    """Return if a folder holds all files of torchvision's list, with their sums."""
-    from torchvision.datasets import cifar as lists
-
-    files = [*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"])]
-    for name, md5 in files:
-        try:
-            with regular.opened(folder / name):  # torchvision would read a file of any size
-                pass
-        except OSError as error:
-            refuse_limit(error)
-            return False
-        if not lists.check_integrity(str(folder / name), md5):
-            return False
-    return True
 
 
 def _batches(files: Sequence[Path]) -> tuple[Images, NDArray[np.int64]]:
@@ -256,116 +237,10 @@ def _batches(files: Sequence[Path]) -> tuple[Images, NDArray[np.int64]]:
     return np.concatenate(images).transpose(0, 2, 3, 1), np.concatenate(labels)
 
 
-def _download_cifar(folder: Path, reader: Any) -> None:
-    """Put the files of the official archive into a folder, which may have others.
-
-    An archive that a person has put next to the folder is used, if it is sound.
-
-    Raises:
-        OSError, RuntimeError: it cannot be had.
-
-    """
-    from torchvision.datasets.utils import download_url
-
-    with private.aside(folder) as aside:
-        content = b""
-        with suppress(OSError):
-            content = regular.read(folder.parent / reader.filename)
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != reader.tgz_md5:
-            download_url(reader.url, aside, reader.filename, reader.tgz_md5)
-            content = regular.read(aside / reader.filename)
-        private.make_folder(folder)
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for member in archive:
-                place = PurePosixPath(member.name)
-                if not (member.isreg() and place.parent == PurePosixPath(reader.base_folder)):
-                    continue
-                source = archive.extractfile(member)
-                if source is not None and member.size <= regular.MOST_BYTES:
-                    (aside / place.name).write_bytes(source.read())
-                    (aside / place.name).replace(folder / place.name)
-
-
 def _of_bytes(statistics: Statistics) -> Statistics:
     """Statistics of values in 0..1, in units of uint8."""
     mean, std = (tuple(255 * v for v in values) for values in statistics)
     return mean, std
-
-
-def _require_writable(place: Path) -> None:
-    """Make the cache folder that a data set is downloaded to.
-
-    Raises:
-        MachineLimit: it cannot be written.
-
-    """
-    try:
-        private.make_folder(place)
-        with TemporaryFile(dir=place):
-            return
-    except OSError as error:
-        raise MachineLimit(
-            f"nothing can be downloaded to {place} ({error.strerror or error}): name a folder that "
-            f"can be written in XDG_CACHE_HOME, or {POINT} the data set"
-        ) from error
-
-
-def _require_ours(folder: Path) -> None:
-    """Refuse a downloaded data set that other users may have changed: no sum tells.
-
-    Raises:
-        MachineLimit: they may write it, or own it.
-
-    """
-    for place in (folder.parent, folder):
-        private.close(place)
-    with suppress(OSError):
-        if said := private.writer_of(folder) or private.writer_of(folder.parent):
-            raise MachineLimit(
-                f"{shown(folder)} is not trusted ({shown(said)}): remove it and it is downloaded "
-                f"again, name a folder of your own in XDG_CACHE_HOME, or {POINT} the data set"
-            )
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on a server that has fallen silent: torchvision would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)
-    try:
-        with progress.waiting():
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def download_tiny_imagenet(place: Path) -> None:
-    """Put Tiny-ImageNet's folder into `place`, whole or not at all, where it is missing.
-
-    Raises:
-        BadData: it cannot be had.
-
-    """
-    wanted = place / TINY_IMAGENET
-    if wanted.is_dir():
-        _require_ours(wanted)
-        return
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    try:
-        _require_writable(place)
-        with _patience(), FileLock(place / f".{TINY_IMAGENET}.lock"):
-            if wanted.is_dir():
-                return
-            with private.aside(wanted) as aside:
-                download_and_extract_archive(TINY_URL, aside, md5=TINY_MD5, remove_finished=True)
-                (aside / TINY_IMAGENET).chmod(0o700)
-                (aside / TINY_IMAGENET).replace(wanted)
-    except (OSError, RuntimeError, HTTPException, BadZipFile) as error:
-        raise Missing(
-            f"Tiny-ImageNet is not in {place} and could not be downloaded ({error}): "
-            f"{REMEDIES['tiny-imagenet']}"
-        ) from error
 
 
 def image_folder(files: Files, size: int, statistics: Statistics | None = None) -> Dataset:
@@ -375,7 +250,7 @@ def image_folder(files: Files, size: int, statistics: Statistics | None = None) 
     """
     depth = Depth()
     check_room(files.root, len(files.train) + len(files.test), size, size, 3)
-    train, test = (_images(part, size, depth) for part in (files.train, files.test))
+    train, test = (read_images(part, size, depth) for part in (files.train, files.test))
     mean, std = statistics or channel_statistics(train[0])
     made = assemble(train, test, classes=len(files.classes), mean=mean, std=std)
     return replace(made, found=depth.lines(files.root))
@@ -402,7 +277,9 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
         across, down = upright(first, orientation(first)).size
     width = max(round(height * across / down / 16), 1) * 16
     check_room(files.root, len(files.train) + len(files.test), height, width, 4)
-    train, test = (_scenes(part, (width, height), ids, depth) for part in (files.train, files.test))
+    train, test = (
+        read_scenes(part, (width, height), ids, depth) for part in (files.train, files.test)
+    )
     if (test[1] == VOID).all():
         raise BadData(
             f"every pixel of the test images in {shown(files.root)} is void: nothing to test"
@@ -417,160 +294,15 @@ def road_scenes(dataset: str, files: Files, height: int) -> Dataset:
 
 
 def camvid_ids() -> dict[int, int]:
-    """The class of each value of a label image: 11 of them, and void."""
+    """Return the class of each value of a label image: 11 classes, and void."""
     return {i: i for i in range(CAMVID_CLASSES)} | {CAMVID_VOID: VOID}
 
 
 def cityscapes_ids() -> dict[int, int]:
-    """The training class of each label id: 19 of them, and void, from torchvision's table.
+    """Return the training class of each label id: 19 classes and void, from torchvision's table.
 
     The id -1 (a license plate) is 255 in a byte.
     """
     from torchvision.datasets import Cityscapes
 
     return {c.id % 256: VOID if c.train_id == -1 else c.train_id for c in Cityscapes.classes}
-
-
-@dataclass
-class Depth:
-    """The range of gray that the deep images of a data set use. Threads add to it."""
-
-    images: int = 0
-    low: int = 2**16
-    high: int = -1
-    bright: tuple[int, int] = (256, -1)
-    """Lowest and highest value that is left in 8 bits."""
-    lock: Lock = field(default_factory=Lock)
-
-    def reduce(self, image: Image.Image) -> Image.Image:
-        """Return deep gray as 8-bit gray: the upper 8 bits of the depth that the file defines."""
-        values = np.asarray(image).astype(np.int32)  # a copy of 16 bits or more for each pixel
-        low, high = int(values.min()), int(values.max())
-        values >>= sample_bits(image) - 8
-        gray = np.clip(values, 0, 255, out=values).astype(np.uint8)
-        with self.lock:
-            self.images += 1
-            self.low, self.high = min(self.low, low), max(self.high, high)
-            darkest, brightest = self.bright
-            self.bright = min(darkest, int(gray.min())), max(brightest, int(gray.max()))
-        return Image.fromarray(255 - gray if is_inverted(image) else gray)
-
-    def lines(self, root: Path) -> tuple[str, ...]:
-        """Return a sentence if the images use few of the 256 levels that 8 bits have.
-
-        Raises:
-            BadData: they use one, although their values differ.
-
-        """
-        levels = self.bright[1] - self.bright[0] + 1
-        if not self.images or levels >= FEW_LEVELS:
-            return ()
-        said = (
-            f"deep gray images hold values of {self.low:,} to {self.high:,}, "
-            f"which are {levels} of 256 levels in 8 bits"
-        )
-        if levels == 1 and self.low < self.high:
-            raise BadData(
-                f"in {shown(root)}, {said}: scale them to the whole depth, or save them with 8 bits"
-            )
-        return (said,)
-
-
-FEW_LEVELS = 32
-"""Levels of gray below which the loss of the lower bits is told."""
-
-
-def _images(
-    entries: Sequence[tuple[Path, Any]], size: int, depth: Depth
-) -> tuple[Images, NDArray[np.int64]]:
-    images = np.empty((len(entries), size, size, 3), dtype=np.uint8)
-
-    def read(i: int) -> None:
-        images[i] = _rgb(entries[i][0], (size, size), depth)
-
-    _each(read, len(entries))
-    return images, np.array([label for _, label in entries], dtype=np.int64)
-
-
-def _scenes(
-    entries: Sequence[tuple[Path, Any]],
-    size: tuple[int, int],
-    ids: Mapping[int, int],
-    depth: Depth,
-) -> tuple[Images, Images]:
-    width, height = size
-    images = np.empty((len(entries), height, width, 3), dtype=np.uint8)
-    labels = np.empty((len(entries), height, width), dtype=np.uint8)
-
-    def read(i: int) -> None:
-        path, label_path = entries[i]
-        with decoding(path) as image:
-            sides, turn = image.size, orientation(image)
-            images[i] = _to_rgb(image, path, size, depth)
-        with decoding(label_path, label=True) as label:
-            if label.size != sides:
-                raise BadData(
-                    f"{shown(label_path)} and its image {shown(path)} differ in size: "
-                    "mend one of them"
-                )
-            if orientation(label) != turn:
-                raise BadData(
-                    f"{shown(label_path)} and its image {shown(path)} differ in EXIF "
-                    "orientation: turn the pixels of both alike, and remove the tag"
-                )
-            labels[i] = _classes(label, label_path, size, ids)
-
-    _each(read, len(entries))
-    return images, labels
-
-
-def _each(read: Callable[[int], None], count: int) -> None:
-    """Pillow decodes outside the interpreter's lock, so threads share the work.
-
-    In runs: small images one by one would spend their time on handing over that lock.
-    """
-
-    def some(start: int) -> None:
-        for i in range(start, min(start + RUN, count)):
-            read(i)
-            progress.step()
-
-    with ThreadPoolExecutor() as threads:
-        for _ in threads.map(some, range(0, count, RUN)):
-            pass
-
-
-RUN = 16
-"""Images that a thread decodes in one go."""
-
-
-def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Images:
-    """Return the first frame of an image file as RGB [H, W, 3]."""
-    with decoding(path) as image:
-        return _to_rgb(image, path, size, depth)
-
-
-def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Images:
-    """Return an image as RGB [H, W, 3], upright, resized if its width or height differs."""
-    turn = orientation(image)
-    try:
-        rgb = (depth.reduce(image) if is_deep(image) else image).convert("RGB")
-    except ValueError as error:
-        raise BadData(f"{shown(path)} cannot become RGB ({error}): save it as RGB") from error
-    rgb = upright(rgb, turn)
-    if rgb.size != size:
-        rgb = rgb.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
-
-
-def _classes(
-    image: Image.Image, path: Path, size: tuple[int, int], ids: Mapping[int, int]
-) -> Images:
-    """The class of each pixel [H, W], from a label image whose values are the keys of `ids`."""
-    strange = [value for value, n in enumerate(image.histogram()) if n and value not in ids]
-    if strange:
-        raise BadData(f"{shown(path)} holds the label {strange[0]}, which is no class: mend it")
-    table = np.array([ids.get(value, VOID) for value in range(256)], dtype=np.uint8)
-    image = upright(image, orientation(image))
-    values: Images = np.asarray(image.resize(size, Image.Resampling.NEAREST))
-    return np.take(table, values)
