@@ -58,8 +58,9 @@ def read_plan(
         reason = error.strerror if isinstance(error, OSError) else error
         raise PlanError(f"{path} cannot be read: {reason}") from error
     except (ValueError, RecursionError) as error:
-        said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too large"
-        raise PlanError(f"{path} is not valid TOML: {said}") from error
+        syntax = isinstance(error, tomllib.TOMLDecodeError)
+        reason = str(error) if syntax else "a value is too large"
+        raise PlanError(f"{path} is not valid TOML: {reason}") from error
     fixed = dict(_override(text) for text in overrides)
     if overrides:
         text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
@@ -77,11 +78,11 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
-"""Of a sweep: an option and a way through folders are none."""
+"""The pattern of a sweep's name. An option ("-x") and a relative path ("..") do not match."""
 
 
 MOST_ROUNDS = 10**15
-"""Rounds of one plan. A database sums the rounds of thousands of plans in an integer of 63 bits."""
+"""Limit of a plan's rounds. A database sums the rounds of thousands of plans in 63 bits."""
 
 
 class _Open:

@@ -5,7 +5,7 @@ attempt's last rounds and its end are one commit. `now` is an argument. A lease 
 in time. The fence makes it exclusive: each claim raises the fence, and each write carries it.
 
 The statements that every trial goes through are `Prepared`. The queue is a partial index of the
-trials that can be claimed at once, so a claim costs the same however many trials wait, are held
+trials that can be claimed at once. A claim therefore costs the same if many trials wait, are held
 or back off.
 """
 

@@ -105,16 +105,16 @@ def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
     """Hold what a sweep alone has, or (None) hold it no longer."""
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.values(held=why and why.value))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.values(held=why and why.value))
     update_sweep_holds(connection, sweep)
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
     """A sweep was planned, or planned again: it is wanted, and its trials are as free as it is."""
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
     if budget_ is not None:
         budget(connection, sweep, rounds=budget_.rounds, hours=budget_.hours)
     elif connection.execute(sa.select(sweeps.c.id).where(sweeps.c.held.is_not(None))).first():
@@ -141,17 +141,20 @@ def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int
 
 
 def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
-    """Limit what a sweep may train in all; None does not. A sweep held by its budget goes on."""
+    """Limit what a sweep may train in all. None means unlimited. A held sweep is freed.
+
+    The sweep is freed only if its budget held it.
+    """
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
-    connection.execute(mine.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.values(budget_rounds=rounds, budget_hours=hours))
+    connection.execute(update.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))
     update_sweep_holds(connection, sweep)
     spend(connection)
 
 
 def overspent(connection: Connection) -> list[str]:
-    """Sweeps that have used up their budget and are not held yet: see the view `ledger`."""
+    """Return the sweeps that have used up their budget and are not held yet. See `ledger`."""
     limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
     if connection.execute(sa.select(sweeps.c.id).where(limited).limit(1)).first() is None:
         return []

@@ -85,7 +85,7 @@ BY_INDEX = [
     (claims._RENEW, "trials"),
     (queue.END_ATTEMPT, "attempts"),
     (trunks._BUSY, "ix_trials_training"),
-    (trunks._GET_ON, "ix_trials_sharing"),
+    (trunks._FREE_FORKS, "ix_trials_sharing"),
     (trunks._PASS_ON, "ix_trials_next"),
     (trunks._NEXT, "ix_trials_sharing"),
 ]
