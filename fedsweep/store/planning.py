@@ -39,16 +39,16 @@ from fedsweep.store.tables import (
 
 @dataclass(frozen=True)
 class Planned:
-    """What planning a sweep did. Nothing is ever removed."""
+    """The result of planning a sweep. Nothing is ever removed."""
 
     new: int
     """Trials that the database did not have."""
     kept: int
-    """Trials of the plan that were there."""
+    """Trials of the plan that the database already had."""
     dropped: int
-    """Members of the sweep that the text no longer names; they stay."""
+    """Members of the sweep that the text no longer names. They stay members."""
     earlier: str | None
-    """The text under which the sweep was planned before, where it differs."""
+    """The text under which the sweep was planned before, if it differs."""
     cancelled: tuple[str, ...]
     """Trials of the plan that are cancelled: the caller queues them again."""
     otherwise: int = 0
@@ -56,7 +56,7 @@ class Planned:
 
 
 def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Planned:
-    """Add a sweep, its text and its trials; what is there already is kept as it is."""
+    """Add a sweep, its text and its trials. Existing rows are kept as they are."""
     take_turns(connection)
     key, earlier = _sweep_key(connection, sweep)
     wanted = Trials.of(sweep.trials)
@@ -89,10 +89,10 @@ def add_trials(
     priority: int,
     before: Mapping[str, Any] | None = None,
 ) -> tuple[set[str], dict[str, int]]:
-    """Add those of these trials that are not there (`before` has the rows of the others, where they
-    are known), and make all of them members of a sweep.
+    """Add the trials that the store does not have, and make all of these trials members of a sweep.
 
-    Returns the ids of the new ones, and the rows of all by their ids; behind `take_turns`.
+    `before` has the rows of the existing trials, if they are known. Returns the ids of the new
+    trials, and the rows of all trials by their ids. Call it after `take_turns`.
     """
     packed = Trials.of(wanted)
     if before is None:
@@ -124,18 +124,21 @@ def _members(connection: Connection, sweep: int) -> set[int]:
 
 
 def _proposed(connection: Connection, sweep: int) -> set[int]:
-    """The trials that a sweep's searches chose: no plan names them."""
+    """Return the trials that a sweep's searches chose. No plan names them."""
     of_it = sa.select(proposed.c.trial).join(arms, arms.c.id == proposed.c.arm)
     return set(connection.execute(of_it.where(arms.c.sweep == sweep)).scalars())
 
 
 def _differs(row: Any, trial: TrialSpec) -> bool:
-    """Whether a stored trial measures or keeps something else than is asked now."""
+    """Return whether a stored trial measures or keeps other things than the plan asks for now."""
     return any(getattr(row, name) != getattr(trial.config, name) for name in OUTSIDE_IDENTITY)
 
 
 def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
-    """Let a trial that has not begun measure and keep what is asked now too; False where it has."""
+    """Let a trial that has not begun also measure and keep what the plan asks for now.
+
+    Returns False if the trial has begun.
+    """
     stored = connection.execute(
         sa.select(trials.c.config).where(trials.c.id == row.id)
     ).scalar_one()
@@ -155,14 +158,16 @@ def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
 
 
 def take_turns(connection: Connection) -> None:
-    """Who plans and who holds sweeps take turns: two that share trials in another order would wait
-    for each other, and of two that hold what they share, neither would see what the other did.
+    """Wait until no other transaction plans or holds sweeps, and lock planning until the commit.
+
+    Without the lock, two plans that share trials in another order would deadlock. Two transactions
+    that hold shared trials would not see each other's changes.
     """
     dialect_of(connection).lock(connection, Lock.PLAN)
 
 
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
-    """The sweep's row, made if need be, and the text it was last planned with."""
+    """Return the sweep's row, created if it is new, and the text it was last planned with."""
     _ADD_SWEEP(connection, name=sweep.name, created_at=time.time())
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
     last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
@@ -170,7 +175,7 @@ def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | Non
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
-    """Those of these trials that are there: their rows, states and what they measure."""
+    """Return the rows, states and measurements of the trials that the store already has."""
     outside = [trials.c[name] for name in sorted(OUTSIDE_IDENTITY)]
     found = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
     for batch in batches(ids):
@@ -178,8 +183,9 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
 
 
 def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
-    """Of each trunk, the new trial that is to carry it, the one that goes furthest; None where
-    a trial that is there may do so, and comes no later.
+    """Return the new trial that is to carry each trunk, which is the one that goes furthest.
+
+    It is None if an existing trial may carry the trunk and comes no later.
     """
     furthest: dict[str, tuple[int, str]] = {}
     for trial_id, trunk, fork in fresh.forks:

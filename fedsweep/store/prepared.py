@@ -1,4 +1,4 @@
-"""Statements for where time matters: built and compiled once, executed by the driver itself."""
+"""Prepared statements for hot paths: compiled once, and executed directly by the driver."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from fedsweep.store.texts import escaped
 
 @dataclass(frozen=True)
 class Answer:
-    """What a statement answered; values are as the driver has them."""
+    """The result of a statement. Values are as the driver returns them."""
 
     rows: Sequence[Any]
     """Named tuples."""
     rowcount: int
 
     def first(self) -> Any:
-        """The first row, or None."""
+        """Return the first row, or None."""
         return self.rows[0] if self.rows else None
 
     def one(self) -> Any:
-        """The row, of which there must be one."""
+        """Return the only row."""
         (row,) = self.rows
         return row
 
@@ -41,13 +41,13 @@ class Answer:
 class _Compiled:
     text: str
     order: tuple[str, ...] | None
-    """Names of the parameters where the driver takes them by position."""
+    """Names of the parameters, if the driver takes them by position."""
     fixed: dict[str, Any]
     row: Callable[[Any], Any] | None = None
     """Makes a named tuple of an answer's row; known after the first one."""
 
     def given(self, values: Mapping[str, Any]) -> Any:
-        """What the driver is given for these values."""
+        """Return the driver's parameters for these values."""
         if self.order is None:
             return {**self.fixed, **values}
         if not self.fixed:
@@ -60,11 +60,11 @@ NO_PARTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Prepared:
-    """A statement that is built and compiled once for each dialect, and goes past SQLAlchemy's
-    own work on each execution, which takes ten times as long as SQLite's.
+    """A statement that is built and compiled once for each dialect.
 
-    Parameters are given by name. It takes part in the connection's transaction, begins one where
-    there is none, and raises what SQLAlchemy would.
+    It avoids SQLAlchemy's own work on each execution, which takes ten times as long as SQLite's.
+    Parameters are given by name. The statement takes part in the connection's transaction, and
+    begins one if there is none. It raises the same errors as SQLAlchemy.
     """
 
     def __init__(self, build: Callable[[Dialect], sa.ClauseElement]) -> None:

@@ -22,16 +22,16 @@ from fedsweep.store.tables import (
 )
 
 LATEST_ATTEMPTS = 1_000
-"""Attempts that tell how long things take around the rounds."""
+"""Attempts from which the time between rounds is estimated."""
 
 
 MOST_OVERHEAD = 10.0
-"""Where an attempt takes longer than ten times its rounds, its clock was set."""
+"""If an attempt takes longer than ten times its rounds, its clock was set."""
 
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Where a sweep stands."""
+    """The progress of a sweep."""
 
     sweep: str
     queued: int
@@ -41,15 +41,15 @@ class SweepProgress:
     cancelled: int
     rounds_done: int
     rounds_total: int
-    """Of the trials that are not cancelled; a failed trial's are done as far as it got."""
+    """Rounds of the trials that are not cancelled. A failed trial's stored rounds are done."""
     seconds_left: float | None
-    """Of one slot's work, from measured seconds a round; None before the first."""
+    """One slot's work, from the measured seconds per round. None before the first round."""
     held: str | None = None
-    """Why nothing of it is claimed: paused, drained, its budget used up, cancelled."""
+    """The reason why its trials are not claimed: paused, drained, out of budget or cancelled."""
     time_left: TimeLeft | None = None
-    """Until its last trial is over, with the slots that are at work on it now."""
+    """The time until its last trial ends, with the slots that work on it now."""
     searching: int = 0
-    """Arms whose best T* is still searched for: more trials will come."""
+    """Arms whose best T* is still searched. More trials will be added."""
 
     @property
     def trials(self) -> int:
@@ -58,12 +58,12 @@ class SweepProgress:
 
     @property
     def done(self) -> int:
-        """Those that nobody will work on any more."""
+        """The trials that no worker will train any more."""
         return self.finished + self.failed + self.cancelled
 
 
 def sweep_progress(connection: Connection, sweep: str | None = None) -> list[SweepProgress]:
-    """Each sweep's standing; of one sweep, where it is named."""
+    """Return the progress of every sweep, or of the named one."""
     is_open = trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING])
     done = sa.func.coalesce(trials.c.final_round, 0)
     left = sa.case((is_open, trials.c.rounds - done), else_=0)
@@ -141,7 +141,7 @@ def _progress(
 
 
 def failed_trials(connection: Connection, sweep: str | None = None) -> int:
-    """Failed trials, of one sweep where it is named, each once."""
+    """Return the failed trials of all sweeps, or of the named one, each once."""
     query = (
         sa.select(sa.func.count()).select_from(trials).where(trials.c.state == TrialState.FAILED)
     )
@@ -152,17 +152,17 @@ def failed_trials(connection: Connection, sweep: str | None = None) -> int:
 
 
 def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """A sum that is an integer on Postgres too, not a decimal."""
+    """Return a sum that is an integer on Postgres too, not a decimal."""
     return sa.cast(sa.func.sum(column), sa.BigInteger)
 
 
 def _cost_key() -> list[sa.Column[Any]]:
-    """What the time of a round depends on, other than the machine."""
+    """Return the columns that the time of a round depends on, other than the machine."""
     return [trials.c[name] for name in TIMED]
 
 
 def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
-    """What rounds have taken so far, for each kind of trial that has any."""
+    """Return the time that rounds have taken so far, for each kind of trial that has any."""
     own, seconds = trials.c.final_round - trials.c.rounds_shared, trials.c.seconds
     query = (
         sa.select(
@@ -182,12 +182,12 @@ def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
 
 
 def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
-    """Measured mean seconds of a round, for each kind of trial that has any."""
+    """Return the measured mean seconds per round, for each kind of trial that has any."""
     return {kind: pace.mean for kind, pace in paces(connection).items()}
 
 
 def overhead(connection: Connection) -> float:
-    """Seconds of the latest attempts a second of the rounds that they trained, at least 1."""
+    """Return the latest attempts' seconds per second of their trained rounds, at least 1."""
     latest = (
         sa.select(attempts).order_by(attempts.c.id.desc()).limit(LATEST_ATTEMPTS).subquery("latest")
     )
@@ -199,5 +199,5 @@ def overhead(connection: Connection) -> float:
 
 
 def cost_key(config: Any) -> tuple[Any, ...]:
-    """A configuration's key in `seconds_a_round`."""
+    """Return a configuration's key in `seconds_a_round`."""
     return tuple(getattr(config, column.name) for column in _cost_key())

@@ -1,4 +1,4 @@
-"""Where a round that was trained again does not come out as it is stored. Pure: rows and values."""
+"""Differences between a round that was trained again and the stored one. No database is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsweep.plan import ClientScore, Round
 
 @dataclass(frozen=True)
 class Differs:
-    """A number of a round that was trained again and did not come out as it is stored."""
+    """A number of a round that was trained again and differs from the stored number."""
 
     round: int
     column: str
@@ -33,14 +33,14 @@ class Differs:
 
 
 def _numbers(value: float | str | None) -> dict[str, float] | None:
-    """A number, or the numbers of layers, by name."""
+    """Return a number, or the numbers of layers, by name."""
     if isinstance(value, str):
         return json.loads(value) if value.startswith("{") else None
     return None if value is None else {"": value}
 
 
 def as_stored(measured: Round) -> dict[str, Any]:
-    """A round's own columns, its layers as JSON."""
+    """Return a round's own columns, with its layers as JSON."""
     names = ("round", "phase", *(measure.name for measure in OF_ROUNDS))
     row = {name: getattr(measured, name) for name in names}
     layers = {name: row[name] for name in BY_LAYER if row[name] is not None}
@@ -50,9 +50,9 @@ def as_stored(measured: Round) -> dict[str, Any]:
 def differences(
     stored: Mapping[Any, Any], clients: Mapping[int, ClientScore], again: Round
 ) -> Iterator[Differs]:
-    """Every number of a round that is not what is stored, bit for bit.
+    """Return every number of a round that differs from the stored one, compared bit for bit.
 
-    `stored` is the round's row, by column; `clients` what is stored of its clients.
+    `stored` is the round's row, by column. `clients` has the stored values of its clients.
     """
     row = as_stored(again)
     for column in COMPARED:

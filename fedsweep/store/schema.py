@@ -30,7 +30,7 @@ takes a fifth of a second to import, is needed by a migration alone."""
 
 
 def open_store(url: str, *, create: bool = False) -> Engine:
-    """An engine for a store with the current schema; an empty database gets it.
+    """Return an engine for a store with the current schema. An empty database gets the schema.
 
     Raises:
         StoreError: it is missing, unreachable, read-only, foreign, older or newer.
@@ -118,7 +118,7 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
 
 
 def _refuse_running(connection: Connection) -> None:
-    """The tables must not change under workers that know them as they were."""
+    """Refuse to change the tables while workers of the older version hold trials."""
     now = read_clock(connection)
     leases = sa.table("trials", sa.column("lease_until"), sa.column("clock"), sa.column("state"))
     held = sa.select(sa.func.count()).where(
@@ -145,7 +145,7 @@ def current(connection: Connection) -> str | None:
 
 
 def head() -> str:
-    """The revision that this version writes."""
+    """Return the revision that this version writes."""
     return REVISIONS[0]
 
 

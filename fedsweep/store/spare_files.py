@@ -1,4 +1,4 @@
-"""Spare files: files in the index that nothing needs any more."""
+"""Spare files: files in the index that are not needed any more."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Spare:
     name: str
     home: Home
     host: str
-    """Where it was written."""
+    """The place where it was written."""
 
 
 UNWANTED = trials.c.state.in_([TrialState.FINISHED, TrialState.CANCELLED]) | (
@@ -49,8 +49,9 @@ not needed."""
 
 
 def needed_by_siblings() -> sa.ColumnElement[bool]:
-    """Whether a sibling that is not done would go on from this snapshot of the trunk, or a search
-    may yet let one fork there.
+    """Return whether an open sibling would resume from this snapshot of the trunk.
+
+    A snapshot at which a search may still let a trial fork counts too.
     """
     of_arm = lattices.c
     live = arms.join(sweeps, sweeps.c.id == arms.c.sweep)
@@ -118,7 +119,7 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
 
 
 def kept_weights(connection: Connection, trial: int) -> Weights | None:
-    """Where a finished trial's weights lie; None where none were kept."""
+    """Return the place of a finished trial's weights, or None if none were kept."""
     query = sa.select(weights.c.name, weights.c.bytes, weights.c.sha256)
     row = connection.execute(query.where(weights.c.trial == trial)).one_or_none()
     return Weights(*row) if row else None

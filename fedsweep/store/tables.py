@@ -1,7 +1,7 @@
 """The tables. They are the truth: nothing about a sweep is kept anywhere else.
 
 Times ending in `_at` are wall-clock seconds since 1970 and for display; leases and delays are
-measured on the database's clock (`store.engine.Moment`).
+measured on the database's clock (`store.moment.Moment`).
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ client_rounds = Table(
     Column("test_accuracy", Double, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Each registered client's own test accuracy, where the trial was told to measure it."""
+"""Each registered client's own test accuracy, if the trial measures it."""
 
 snapshots = Table(
     "snapshots",
@@ -231,7 +231,7 @@ weights = Table(
     "weights",
     metadata,
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
-    Column("name", Text, nullable=False),  # of the file, beside the snapshots
+    Column("name", Text, nullable=False),  # of the file, in the folder of the snapshots
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -259,7 +259,7 @@ logs = Table(
     Column("message", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""What was said during an attempt, line by line."""
+"""The log lines of an attempt."""
 
 arms = Table(
     "arms",
@@ -268,7 +268,7 @@ arms = Table(
     Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False),
     Column("arm_id", Text, nullable=False),  # hash of the configuration without seed and T*
     Column("config", Text, nullable=False),  # JSON, with T* = T
-    Column("rivals", Text, nullable=False),  # JSON: the configurations of BN and GN beside it
+    Column("rivals", Text, nullable=False),  # JSON: its rival configurations of BN and GN
     Column("settings", Text, nullable=False),  # JSON: see `store.arms.Arm`
     Column("seeds", Text, nullable=False),  # JSON: the plan's
     Column("priority", Integer, nullable=False, server_default="0"),
@@ -279,7 +279,7 @@ arms = Table(
     UniqueConstraint("sweep", "arm_id"),
     CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ended"),
 )
-"""What a sweep searches: cells without T*, each with its search."""
+"""The arms that a sweep searches: cells without T*, each with its search."""
 _partial("ix_arms_open", "ended IS NULL", arms.c.priority.desc(), arms.c.id)
 
 proposals = Table(
@@ -295,7 +295,7 @@ proposals = Table(
     Column("pruned_at", BigInteger),  # the round in which it was given up
     sqlite_with_rowid=False,
 )
-"""What an arm's search chose to try, in order, and why."""
+"""The proposals of an arm's search, in order, with their reasons."""
 
 proposed = Table(
     "proposed",
@@ -318,7 +318,7 @@ lattices = Table(
     Column("step", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Where trials of a trunk may yet fork, for as long as an arm is searched."""
+"""Rounds at which trials of a trunk may still fork, as long as an arm is searched."""
 
 stops = Table(
     "stops",

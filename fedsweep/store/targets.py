@@ -90,7 +90,7 @@ def _is_store(file: Path) -> bool:
 
 
 def _folders(engine: Engine) -> Iterator[Path]:
-    """The folders of this machine that hold the store's snapshots and weights."""
+    """Return the folders of this machine that hold the store's snapshots and weights."""
     with reading(engine) as connection:
         name = connection.execute(sa.select(identity.c.id)).scalar_one()
         artifacts = connection.execute(sa.select(sweeps.c.artifacts).distinct()).scalars().all()

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """A transaction that may write: all of it is committed, or none.
+    """Open a transaction that may write. Either all of it is committed or nothing.
 
     Raises:
         StoreBusy: SQLite stayed locked for BUSY_SECONDS.
@@ -52,9 +52,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Do work in a transaction; where the database does not answer, again and again for a while.
+    """Do work in a transaction. If the database does not answer, retry for a limited time.
 
-    The work must be one that may be done twice: an answer can be lost after the commit.
+    It must be safe to do the work twice, because an answer can be lost after the commit.
     """
 
     def once() -> T:
@@ -65,7 +65,7 @@ def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 
 def through_an_outage(work: Callable[[], T]) -> T:
-    """Do work; where the database does not answer, again and again for a while."""
+    """Do work. If the database does not answer, retry for a limited time."""
     deadline, wait = time.monotonic() + OUTAGE_SECONDS, 0.2
     while True:
         try:
@@ -79,7 +79,7 @@ def through_an_outage(work: Callable[[], T]) -> T:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that only reads: one consistent state of the whole database."""
+    """Open a transaction that only reads one consistent state of the whole database."""
     options = dialect_of(engine).read_options
     with translated(engine), engine.connect().execution_options(**options) as connection:
         access = access_of(engine)
@@ -91,7 +91,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
-    """The one edge where the driver's errors become fedsweep's."""
+    """Turn the driver's errors into fedsweep's. No other code does this."""
     try:
         yield
     except Exception as error:
@@ -155,7 +155,7 @@ _ROLE = "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_o
 
 
 def shown_url(url: URL) -> str:
-    """The URL for a message, as it was written, without its password."""
+    """Return the URL for a message, as it was written, without its password."""
     if (file := sqlite_file(url)) is not None:
         return f"sqlite:///{shown(file)}"
     text = url.set(drivername=url.drivername.partition("+")[0]).render_as_string()

@@ -32,7 +32,7 @@ FETCHED_ROWS = 5_000
 def results(
     connection: Connection, sweep: str, columns: Sequence[str] | None = None
 ) -> list[PackedRow]:
-    """The view `results` of a sweep's members, in the order of planning.
+    """Return the view `results` of a sweep's members, in the order of planning.
 
     `columns` names those that are read; by default, all are.
     """
@@ -51,9 +51,9 @@ _SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} 
 
 
 def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
-    """The measures by round of a sweep's trials, whatever became of them: those that were taken.
+    """Return the measures by round of a sweep's trials in any state, if they were taken.
 
-    A measure at a time, and rows as they come: a study has millions.
+    One measure is read at a time, and rows are streamed, because a study has millions of rows.
     """
     of_sweep = (
         rounds.join(trials, trials.c.id == rounds.c.trial)
@@ -80,7 +80,7 @@ def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
 def trial_list(
     connection: Connection, sweep: str | None, state: TrialState | None, limit: int
 ) -> list[Row]:
-    """Trials by the view `results`, in the order of planning."""
+    """Return trials from the view `results`, in the order of planning."""
     query = "SELECT r.* FROM results r JOIN trials t ON t.trial_id = r.trial_id"
     conditions, values = [], {}
     if sweep is not None:
@@ -97,10 +97,10 @@ def trial_list(
 
 
 def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
-    """The row and full id of the one trial whose id begins so.
+    """Return the row and full id of the one trial with this prefix of its id.
 
     Raises:
-        NotFound: none does. RequestError: several do.
+        NotFound: no id has this prefix. RequestError: several have it.
 
     """
     wanted = prefix.strip().lower()
@@ -119,22 +119,23 @@ def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
 
 
 def trial_result(connection: Connection, trial_id: str) -> Row:
-    """One row of the view `results`."""
+    """Return one row of the view `results`."""
     query = sa.text("SELECT * FROM results WHERE trial_id = :trial_id")
     return dict(connection.execute(query, {"trial_id": trial_id}).mappings().one())
 
 
 def trial_attempts(connection: Connection, trial: int) -> list[Row]:
-    """A trial's attempts, the first one first."""
+    """Return a trial's attempts, the first one first."""
     query = sa.select(attempts).where(attempts.c.trial == trial).order_by(attempts.c.fence)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def trial_standing(connection: Connection, trial: int) -> Row:
-    """What the view `results` does not say: what its failures cost, and why it waits.
+    """Return the facts about a trial's failures and waits that the view `results` does not have.
 
-    `seconds_off`: until it has backed off, None where it does not; `held_by`: its sweeps that are
-    held, and why, as rows; `waits`: for its trunk; `carrier`: the trial that trains it, or None.
+    `seconds_off` are the seconds until it has backed off, or None. `held_by` has its held sweeps
+    with their reasons, as rows. `waits` is set if it waits for its trunk. `carrier` is the trial
+    that trains the trunk, or None.
     """
     c, now = trials.c, read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
@@ -162,7 +163,7 @@ def trial_standing(connection: Connection, trial: int) -> Row:
 def trial_logs(
     connection: Connection, trial: int, fence: int, last: int | None = None
 ) -> list[Row]:
-    """What was said during an attempt, in order; of many lines the last ones."""
+    """Return the log lines of an attempt, in order. If there are many, return the last ones."""
     query = sa.select(logs.c.at, logs.c.level, logs.c.message)
     query = query.where(logs.c.trial == trial, logs.c.fence == fence)
     newest = query.order_by(logs.c.n.desc()).limit(last)

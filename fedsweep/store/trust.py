@@ -1,4 +1,4 @@
-"""Which places this user has approved for a store's files, on this machine.
+"""The places that this user has approved for a store's files, on this machine.
 
 A database says where its files lie, and may come from anybody. The folder next to a database, and
 that in the user's data folder, are its own. Any other place is used after this user has named it:

@@ -1,4 +1,4 @@
-"""Whether a store is sound: by the database's own check, and by what must hold in it."""
+"""The integrity check of a store: the database's own check, fedsweep's rules, and the files."""
 
 from __future__ import annotations
 
@@ -51,33 +51,33 @@ RULES = {
         SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
         JOIN snapshots s ON s.trial = t.id AND s.name = w.name""",
 }
-"""What is wrong with a trial that a query finds."""
+"""Queries for trials that break a rule, by the description of the fault."""
 
 
 def faults(engine: Engine) -> list[str]:
-    """What is wrong with a store, a line each; none where it is sound."""
+    """Return a line for each fault of a store. A sound store has none."""
     with reading(engine) as connection:
-        found = dialect_of(engine).own_check(connection)
-        for wrong, query in RULES.items():
+        lines = dialect_of(engine).own_check(connection)
+        for fault, query in RULES.items():
             ids = list(connection.execute(sa.text(query)).scalars())
-            found += [f"trial {trial_id}: {wrong}" for trial_id in ids]
-    return found
+            lines += [f"trial {trial_id}: {fault}" for trial_id in ids]
+    return lines
 
 
 @dataclass
 class FilesChecked:
-    """What a look at every file that the database names has found."""
+    """The result of a check of every file that the database names."""
 
     sound: int = 0
-    """Files that are as they were written."""
+    """The number of files that are as they were written."""
     faults: list[str] = field(default_factory=list)
-    """A line for each file that is not."""
+    """A line for each file that is missing, damaged or out of reach."""
     elsewhere: Counter[str] = field(default_factory=Counter)
-    """Files that lie on other machines, by machine."""
+    """The number of files that are on other machines, by machine."""
 
 
 def check_files(engine: Engine) -> FilesChecked:
-    """Read every file of weights and snapshots, and compare it with its sum."""
+    """Read every file of weights and snapshots, and compare it with its checksum."""
     checked = FilesChecked()
     for table, what in ((weights, "weights are"), (snapshots, "snapshot is")):
         with reading(engine) as connection:
@@ -105,7 +105,7 @@ def _home(row: Any) -> Home:
 
 
 def _files_of(table: sa.Table) -> sa.Select[Any]:
-    """Select the files that a table names, with where they lie and who wrote them."""
+    """Select the files that a table names, with their places and the machines that wrote them."""
     finished = attempts.c.outcome == Outcome.FINISHED.value
     host = (
         sa.select(attempts.c.host)
@@ -134,8 +134,11 @@ def _fault(folder: Folder, name: str) -> str:
 
 
 def _is_named(engine: Engine, table: sa.Table, row: Any) -> bool:
-    """Return whether the database still names a file: a worker may have replaced a snapshot."""
+    """Return whether the database still names a file.
+
+    A worker may have replaced a snapshot in the meantime.
+    """
     same = (table.c.trial == row.trial) & (table.c.name == row.name)
     with reading(engine) as connection:
-        found = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
-        return connection.execute(found).first() is not None
+        query = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
+        return connection.execute(query).first() is not None

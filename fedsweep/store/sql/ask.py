@@ -1,4 +1,4 @@
-"""SQL from a person: read-only whatever it says, one statement, bounded in time and rows."""
+"""SQL from a person: always read-only, one statement, limited in time and rows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON and CSV know."""
+    """Return a value that JSON and CSV can represent."""
     if isinstance(value, decimal.Decimal):
         whole = value.is_finite() and value == value.to_integral_value()
         if whole and value.adjusted() > 4_000:  # more digits than Python writes of an int

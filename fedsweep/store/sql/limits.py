@@ -1,4 +1,4 @@
-"""What an answer to a person's SQL may be, on both databases, and how a statement is refused."""
+"""Limits on the answer to a person's SQL, for both databases, and the refusal of a statement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Found = tuple[list[str], Sequence[Sequence[Any]]]
 """Columns and rows."""
 
 MOST_COLUMNS = 300
-"""Of an answer that has a bound on its size."""
+"""The limit on the rows of an answer that has a limit on its size."""
 
 MOST_BYTES = 256 * 2**20
 """Of an answer on a person's own terminal, or in a file."""
@@ -42,7 +42,7 @@ def taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence
 
 
 def names(statement: str, parameter: str) -> bool:
-    """Whether a statement has a `:parameter`, outside its strings and comments."""
+    """Return whether a statement has a `:parameter` outside its strings and comments."""
     return any(found["name"] == parameter for found in LEXEME.finditer(statement))
 
 
@@ -58,11 +58,11 @@ What is not closed reaches to the end, so that no text is searched twice.
 
 
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")
-"""Parts of what the drivers say where a statement writes, or is several."""
+"""Parts of the drivers' messages if a statement writes, or is several statements."""
 
 
 def refusal(text: str, seconds: float) -> SqlRefused:
-    """What a person is told of a driver's error."""
+    """Return the error that a person gets for a driver's error."""
     first = text.strip().splitlines()[0] if text.strip() else "the statement failed"
     if "interrupted" in text or "statement timeout" in text:
         return SqlRefused(

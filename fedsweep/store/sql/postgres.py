@@ -97,7 +97,7 @@ worker; and the spelling of a name in escapes, which could hide them."""
 
 
 def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]:
-    """The text as Postgres takes it, with $1 for the first parameter, and its values."""
+    """Return the text for Postgres, with $1 for the first parameter, and the values."""
     used = [name for name in parameters if names(text, name)]
 
     def number(found: re.Match[str]) -> str:
@@ -107,7 +107,7 @@ def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]
 
 
 def _quoted(text: str, parameters: Parameters) -> str:
-    """The text with each parameter as a literal: a function's statement has none of its own."""
+    """Return the text with literals for parameters, which a function's statement cannot have."""
 
     def quote(found: re.Match[str]) -> str:
         if found["name"] is None or found["name"] not in parameters:
@@ -283,7 +283,7 @@ class _Plain:
         return _numbered(text, parameters)
 
     def found(self) -> Found:
-        """The columns and rows."""
+        """Return the columns and rows."""
         self._prepare()
         self._plan(self.text)  # what breaks out of its brackets is no statement
         asked = f"(\n{self.text}\n) AS fedsweep_asked{_of_size(self.room)}"
@@ -381,7 +381,7 @@ class _Enclosed(_Plain):
         return columns, taken(rows, self.limit, self.room)
 
     def _types(self, one: str, count: int) -> list[int]:
-        """The numbers of the columns' types."""
+        """Return the numbers of the columns' types."""
         if not count:
             return []
         columns = [f"c{n}" for n in range(count)]
@@ -411,7 +411,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def _pairs(line: str) -> list[tuple[str, Any]]:
-    """The names and values of a row."""
+    """Return the names and values of a row."""
     pairs: list[tuple[str, Any]] = json.loads(
         line, object_pairs_hook=_Object, parse_int=_whole, parse_float=Decimal
     )
@@ -423,7 +423,7 @@ def _whole(digits: str) -> int | Decimal:
 
 
 def _readable(value: Any) -> Any:
-    """A value as Python's own types, also within an array or an object."""
+    """Return a value as Python's own types, also within an array or an object."""
     if isinstance(value, _Object):
         return {name: _readable(inner) for name, inner in value}
     if isinstance(value, list):

@@ -26,9 +26,9 @@ MEMORY = 512 * 2**20
 SPILLED = 256 * 2**20
 """Bytes of a temporary file."""
 NO_ROOM = 3
-"""The exit code of what took too much."""
+"""The exit code of a statement that took too much memory."""
 _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
-"""What SQLite says where its temporary file may not grow: nothing else is written here."""
+"""SQLite's message if its temporary file may not grow. No other file is written here."""
 
 
 def ask(question: dict[str, Any], deadline: Deadline) -> Found:

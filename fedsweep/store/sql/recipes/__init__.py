@@ -20,7 +20,7 @@ class Recipe:
 
     name: str
     about: str
-    """What it answers, in one sentence."""
+    """The question that it answers, in one sentence."""
     text: str
     """The whole file, its sentence included: it can be run as it is."""
 
@@ -36,7 +36,7 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
         NotFound: there is none; says which is nearest.
