@@ -18,7 +18,7 @@ from trainers.identity import canonical
 
 
 class Lattice(BaseModel):
-    """Which T* a search may try: rounds, or shares of T ("25%")."""
+    """The T* that a search may try, as rounds or as percentages of T ("25%")."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,34 +41,34 @@ class SearchSpec(BaseModel):
     """The most rounds to spend on an arm for each of its seeds, its trunk included: by default a
     third of a grid of eleven T*."""
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
-    """The most seeds to add to an arm where two T* cannot be told apart."""
+    """The most seeds to add to an arm if two T* cannot be told apart."""
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """New seeds on which the proposed T*, BN and GN are trained when the search is over: what it
     gains is then measured on seeds that did not choose it."""
     prune: Literal["none", "median", "wilcoxon"] = "none"
-    """Whether to cancel calibration tails that cannot win: see `search.pruning`."""
+    """The rule that cancels calibration tails that cannot win: see `search.pruning`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the search's own draws."""
+    """The seed of the search's own random numbers."""
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """A cell without T*, and how its best T* is to be found."""
+    """A cell without T*, and the search for its best T*."""
 
     arm_id: str
     config: TrainConfig
     """With T* = T, and the first of the seeds."""
     seeds: tuple[int, ...]
     rivals: tuple[TrainConfig, ...]
-    """The cells of BN and GN that the sweep compares it with: they get its added seeds too."""
+    """The cells of BN and GN that the sweep compares it with. They get its added seeds too."""
     search: SearchSpec
     low: int
     high: int
     step: int
-    """T* that may be tried, rounds."""
+    """Rounds between two T* that may be tried."""
     rounds_per_seed: int | None
     shared: bool = True
-    """Whether its trials share their trunk."""
+    """True if its trials share their trunk."""
 
     @classmethod
     def of(
@@ -78,7 +78,7 @@ class ArmSpec:
         search: SearchSpec,
         rivals: Sequence[TrainConfig] = (),
     ) -> ArmSpec:
-        """The arm of a fixbn configuration.
+        """Return the arm of a fixbn configuration.
 
         Raises:
             ValueError: the search's rounds do not fit the arm's.
@@ -135,7 +135,7 @@ class ArmSpec:
 
     @property
     def all_seeds(self) -> list[int]:
-        """The seeds of the plan, and those that the search may add, which count up from them."""
+        """The seeds of the plan, then those that the search may add, which count up from them."""
         last, added = max(self.seeds), self.search.extra_seeds + self.search.confirm_seeds
         return [*self.seeds, *range(last + 1, last + 1 + added)]
 
@@ -145,31 +145,34 @@ class ArmSpec:
         return range(self.low, self.high + 1, self.step)
 
     def trial(self, freeze_round: int, seed: int) -> TrialSpec:
-        """One of its trials."""
+        """Return the trial of the arm with this T* and this seed."""
         update = {"freeze_round": freeze_round, "seed": seed}
         trial = TrialSpec.of(self.config.model_copy(update=update))
         return trial if self.shared else replace(trial, trunk=None)
 
     def rival_trials(self, seed: int) -> list[TrialSpec]:
-        """BN's and GN's trials of a seed."""
+        """Return the trials of BN and GN with this seed."""
         trials = [TrialSpec.of(c.model_copy(update={"seed": seed})) for c in self.rivals]
         return trials if self.shared else [replace(trial, trunk=None) for trial in trials]
 
 
 def arm_identity(config: TrainConfig) -> dict[str, Any]:
-    """Of a fixbn configuration."""
+    """Return the fields of a fixbn configuration that the id of its arm depends on."""
     own = ("seed", "freeze_round")
     return {key: value for key, value in canonical(config).items() if key not in own}
 
 
 def comparison_of(config: TrainConfig) -> str:
-    """Equal for configurations that differ only in their normalizer, its settings and the seed."""
+    """Return a hash of a configuration without its normalizer, its settings and the seed.
+
+    The hash is equal for configurations that can be compared.
+    """
     own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 
 MOST_POINTS = 2000
-"""Rounds T* that a search may choose from. Its surrogate takes memory by the square of them."""
+"""Limit of the T* that a search may choose from: its surrogate's memory grows with the square."""
 
 
 def _positive(step: int | str) -> bool:
@@ -178,10 +181,10 @@ def _positive(step: int | str) -> bool:
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
-    """Rounds, given as such or as a share of T.
+    """Return a number of rounds that is given as rounds or as a percentage of T.
 
     Raises:
-        ValueError: it is neither, or more than a database holds.
+        ValueError: the value is neither, or is more than a database holds.
 
     """
     counted = value if isinstance(value, int) else _percentage_of(value, rounds, name)

@@ -16,10 +16,13 @@ ID_DIGITS = 20
 
 
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
-    """The trunk of a configuration with this identity; what is measured is part of a trunk."""
+    """Return the trunk of a configuration with this identity, or None if it has none.
+
+    The measurements are part of a trunk's identity.
+    """
     if config.normalizer not in ("bn", "fixbn") or fork_round(config) == 0:
         return None
-    if config.freeze_rule == "auto":  # nobody knows where it forks
+    if config.freeze_rule == "auto":  # its fork round is not known before it is trained
         return None
     own = ("normalizer", "freeze_round", "freeze")
     common = {key: value for key, value in identity.items() if key not in own}
@@ -28,12 +31,12 @@ def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
 
 
 def fork_round(config: TrainConfig) -> int:
-    """The last round that a trial may have in common with others of its trunk."""
+    """Return the last round that a trial may share with other trials of its trunk."""
     return config.rounds if config.freeze_round is None else config.freeze_round
 
 
 def content_hash(identity: Mapping[str, Any]) -> str:
-    """Hex digits of SHA-256 over the identity as sorted, compact JSON."""
+    """Return the first hex digits of SHA-256 over the identity as sorted, compact JSON."""
     return hashlib.sha256(_COMPACT.encode(identity).encode()).hexdigest()[:ID_DIGITS]
 
 

@@ -174,7 +174,10 @@ class _Reader:
         open_: _Open,
         trials: Trials,
     ) -> tuple[ArmSpec, ...]:
-        """What is searched, with the seeds of the plan; BN and GN of the same plan are rivals."""
+        """Return the arms to search, with the seeds of the plan.
+
+        The BN and GN trials of the same plan are their rivals.
+        """
         if search is None:
             return ()
         if not open_.arms:
@@ -200,7 +203,7 @@ class _Reader:
             self.refuse(f"[search] {error}{self.override_in(str(error))}")
 
     def budget(self, table: Any) -> Budget:
-        """The rounds and hours that the sweep may train in all."""
+        """Return the limits on the rounds and hours that the sweep may train in all."""
         if not isinstance(table, dict) or not table:
             self.refuse("budget must be a table: write [budget] with rounds or hours")
         self.known(table, ["rounds", "hours"], "[budget] ")
@@ -244,7 +247,7 @@ class _Reader:
         *,
         searched: bool,
     ) -> Iterator[tuple[TrainConfig, bool]]:
-        """Each configuration of the grid, and whether its T* is to be searched for."""
+        """Yield each configuration of the grid, and True if its T* is searched."""
         for axes in grids:
             for point in itertools.product(*axes.values()):
                 chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
@@ -292,7 +295,7 @@ class _Reader:
         return f" ({', '.join(named)})" if named else ""
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
-        """T*, given as rounds or as a share of them: "25%" is floor(0.25 T + 1/2)."""
+        """Return T* from rounds or a percentage of the rounds: "25%" is floor(0.25 T + 1/2)."""
         if isinstance(value, str) and value.strip() != AUTO:
             return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
         return AUTO if isinstance(value, str) else value
@@ -304,7 +307,7 @@ class _Reader:
                 self.refuse(f"{where}{key} is not a key that fedsweep knows{_nearest(key, names)}")
 
     def value(self, key: str, value: Any, where: str) -> None:
-        """Check one value against its field alone, so that it is refused even where unused."""
+        """Check one value against its own field, so that a bad value is refused even if unused."""
         if key == "freeze_round" and isinstance(value, (str, float)):
             self.percentage(value, where)
             return
@@ -343,7 +346,7 @@ class _Reader:
 
 @functools.cache
 def _adapter(key: str) -> TypeAdapter[Any]:
-    """What validates one field of TrainConfig on its own."""
+    """Return the adapter that validates one field of TrainConfig separately."""
     info = TrainConfig.model_fields[key]
     kind: Any = info.annotation
     for check in info.metadata:

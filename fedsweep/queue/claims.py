@@ -30,11 +30,12 @@ from fedsweep.store.tables import (
 )
 
 LEASE_SECONDS = 15.0
+"""Seconds until a claim that is not renewed ends."""
 
 
 @dataclass(frozen=True)
 class Claimant:
-    """Who claims: one slot of one `fedsweep work`."""
+    """The claimant of a trial: one slot of one `fedsweep work`."""
 
     name: str
     device: str
@@ -53,15 +54,16 @@ def claim(
     served: float = math.inf,
     passed_over: frozenset[Lack] = frozenset(),
 ) -> Claim | None:
-    """Take the first trial that may run, by priority and then by age; None where there is none.
+    """Take the first trial that may run, by priority and then by age; None if there is none.
 
-    What other workers lost, and what has backed off for long enough, is queued again, and taken
-    where nothing else waits; so is what waits for a trunk that nobody trains. Without `rescuing`,
-    trials stay with workers whose leases have ended: after an outage these renew them. `served`
-    is for how many seconds the database has answered the caller without a break (see `rescue`).
-    Trials that need what is `passed_over` are left to other machines.
+    If nothing else is queued, the trials that other workers lost are queued again and can be taken.
+    The same holds for trials that have backed off for long enough, and for trials that wait for a
+    trunk that no worker trains. Without `rescuing`, trials stay with workers whose leases have
+    ended, because these workers renew them after an outage. `served` is the number of seconds for
+    which the database has answered the caller without a break (see `rescue`). Trials that need
+    something in `passed_over` are left to other machines.
     """
-    given = {
+    values = {
         "now": now.seconds,
         "clock": now.clock,
         "lease": lease,
@@ -73,7 +75,7 @@ def claim(
         "started_at": time.time(),
     }
     take = _statements(passed_over)[None if sweep is None else _any_shared(connection, sweep)]
-    claiming = partial(_claim_free, connection, take, given)
+    claiming = partial(_claim_free, connection, take, values)
     taken, due = claiming()
     if rescuing and due and rescue(connection, now, served) and taken is None:
         taken, _ = claiming()
@@ -87,7 +89,7 @@ def claim(
 def reclaim(
     connection: Connection, worker: str, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Claim | None:
-    """Return the claim that a worker's name already holds, with a renewed lease; None for none.
+    """Return the claim that a worker's name already holds, with a renewed lease, or None.
 
     The answer of a claim can be lost after its commit. The worker then trains that trial.
     """
@@ -120,27 +122,30 @@ def _claim_of(connection: Connection, taken: Any) -> Claim:
     )
 
 
-def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -> tuple[Any, bool]:
-    """Claim the first trial that does not need what another one is training.
+def _claim_free(connection: Connection, take: Prepared, values: dict[str, Any]) -> tuple[Any, bool]:
+    """Claim the first trial that does not need rounds that another trial is training.
 
-    Returns its row, None for none, and whether something is due to be queued again. If another
-    trial trains the shared trunk in the meantime, a claimed trial goes back to waiting.
+    Returns its row or None, and True if a trial is due to be queued again. If another trial trains
+    the shared trunk in the meantime, the claimed trial goes back to waiting.
     """
     dialect = dialect_of(connection)
     while True:
-        taken, due = dialect.claim(connection, take, _NOTE, DUE, given)
+        taken, due = dialect.claim(connection, take, _NOTE, DUE, values)
         if taken is None or taken.trunk is None:
             return taken, due
         trunks.lock(connection, taken.trunk)
         if not trunks.busy(connection, taken.id, taken.trunk):
             return taken, due
         _UNDO(connection, of_trial=taken.id)
-        mine = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
-        connection.execute(sa.delete(attempts).where(mine))
+        attempt = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
+        connection.execute(sa.delete(attempts).where(attempt))
 
 
 def _any_shared(connection: Connection, sweep: str) -> bool:
-    """A sweep that has trials of its own alone has an index of them."""
+    """Return whether a sweep shares a trial with another sweep.
+
+    The trials of a sweep that shares none are in an index.
+    """
     return _ANY_SHARED(connection, sweep=sweep).first() is not None
 
 
@@ -203,20 +208,20 @@ def _unlike(number: int, lack: Lack) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """What a renewal says of a trial."""
+    """The state of a trial when its lease is renewed."""
 
     final_round: int
-    """The last stored round, 0 where there is none."""
+    """The last stored round, 0 if there is none."""
     give_back: bool
-    """A person, or the sweep's budget, wants it saved and given back."""
+    """True if a person, or the sweep's budget, has paused the trial: save it and release it."""
 
 
 def renew(
     connection: Connection, claim: Claim, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Held:
-    """Prove that the claim still holds its trial, and hold it for another lease.
+    """Check that the claim still holds its trial, and renew its lease.
 
-    In front of every write of an attempt: on Postgres it locks the row until the commit.
+    Call it before every write of an attempt. On Postgres it locks the row until the commit.
 
     Raises:
         LeaseLost: the trial was cancelled, or another attempt took it over.

@@ -23,8 +23,9 @@ from fedsweep.store.tables import (
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:
-    """Cancel trials that wait or run, by their rows, and say why; a running attempt notices at its
-    next write. Returns how many there were.
+    """Cancel the queued and running trials among these row ids, and store the reason.
+
+    A running attempt notices it at its next write. Returns the number of trials.
     """
     count = 0
     for batch in batches(ids):
@@ -51,10 +52,10 @@ def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> int:
-    """Queue failed and cancelled trials again, by their rows; returns how many there were.
+    """Queue failed and cancelled trials again, by their row ids. Returns the number of trials.
 
     Raises:
-        Refused: one of them is finished, running or queued; nothing is changed.
+        Refused: one of them is finished, running or queued. Nothing is changed.
 
     """
     take_turns(connection)
@@ -87,23 +88,23 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
 
 
 def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
-    """Hold single trials that wait or run, by their rows, or (None) hold them no longer.
+    """Hold the queued and running trials among these row ids. None ends their hold.
 
-    Returns how many there were. What runs notices when its lease is renewed.
+    Returns the number of trials. A running trial notices it when its lease is renewed.
     """
     take_turns(connection)
     count = 0
     for batch in batches(ids):
-        some = trials.c.id.in_(batch)
-        asked = sa.update(trials).where(some, QUEUED | RUNNING)
-        count += connection.execute(asked.values(wish=wish and wish.value)).rowcount
-        update_holds(connection, some)
+        in_batch = trials.c.id.in_(batch)
+        update = sa.update(trials).where(in_batch, QUEUED | RUNNING)
+        count += connection.execute(update.values(wish=wish and wish.value)).rowcount
+        update_holds(connection, in_batch)
     wake(connection)
     return count
 
 
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
-    """Hold what a sweep alone has, or (None) hold it no longer."""
+    """Hold the trials that only this sweep has. None ends the hold."""
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(update.values(held=why and why.value))
@@ -111,7 +112,10 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
-    """A sweep was planned, or planned again: it is wanted, and its trials are as free as it is."""
+    """Update the holds of a sweep that was planned, or planned again, and wake the workers.
+
+    A cancelled sweep is cancelled no longer.
+    """
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(update.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
@@ -123,7 +127,7 @@ def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
 
 
 def update_sweep_holds(connection: Connection, sweep: str) -> None:
-    """Hold each of a sweep's trials, or not, as its sweeps now say; wakes the workers."""
+    """Hold or free each trial of a sweep, by the holds of its sweeps, and wake the workers."""
     key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
     update_holds(
         connection, trials.c.id.in_(sa.select(members.c.trial).where(members.c.sweep == key))
@@ -132,11 +136,11 @@ def update_sweep_holds(connection: Connection, sweep: str) -> None:
 
 
 def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int:
-    """Let trials that are not done run before others of less priority, or after those of more."""
+    """Set the priority of the queued and running trials. Trials of higher priority run first."""
     count = 0
     for batch in batches(ids):
-        asked = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
-        count += connection.execute(asked.values(priority=priority)).rowcount
+        update = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
+        count += connection.execute(update.values(priority=priority)).rowcount
     return count
 
 

@@ -261,8 +261,8 @@ def _unequal(incoming: Row, existing: Row, number: int, difference: str, other: 
         trained = f"under numerics that cannot be compared ({kinds[0]} and {kinds[1]})"
     return (
         f"trial {incoming['trial_id']} differs in round {number}: {difference} and {other} "
-        f"in INTO, trained {trained}; nothing was merged: keep the databases apart, and train it in a third "
-        "one to see which is right"
+        f"in INTO, trained {trained}; nothing was merged: keep the databases apart, and train it "
+        "in a third one to see which is right"
     )
 
 

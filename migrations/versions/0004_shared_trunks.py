@@ -1,4 +1,4 @@
-"""What bn and fixbn trials share that differ in their freeze round alone.
+"""The rounds that bn and fixbn trials share if they differ only in their freeze round.
 
 Trials that are there go on as they are: they share nothing.
 """

@@ -1,4 +1,4 @@
-"""What an attempt takes of its device's memory."""
+"""The memory of its device that an attempt uses."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ Found = tuple[list[str], Sequence[Sequence[Any]]]
 """Columns and rows."""
 
 MOST_COLUMNS = 300
-"""The limit on the rows of an answer that has a limit on its size."""
+"""Limit of the columns of an answer that has a limit on its size."""
 
 MOST_BYTES = 256 * 2**20
-"""Of an answer on a person's own terminal, or in a file."""
+"""Limit of the bytes of an answer on a person's own terminal, or in a file."""
 
 TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
 TOO_MUCH = "the statement takes too much memory: narrow it"

@@ -51,7 +51,7 @@ SETTINGS = {
     "client_min_messages": "error",
     "standard_conforming_strings": "on",  # as our own look at a statement has it
 }
-"""Of a statement's transaction, as far as the server knows them."""
+"""Settings of a statement's transaction. A server may not know all of them."""
 WORK_MEMORY = 64 * 2**10
 """Kilobytes of memory for a sort or a hash table; a server may allow less."""
 SPILLED = 2**20
@@ -397,8 +397,9 @@ class _Enclosed(_Plain):
         return types
 
     def _lines(self, statement: str, most: int, fault: str = "") -> Iterator[str]:
-        """The lines of a statement, until they are longer than so many bytes: then it is at fault,
-        if a fault is given.
+        """Yield the lines of a statement until they are longer than this number of bytes.
+
+        The statement is then refused, if a fault is given.
         """
         self.cursor.execute("CLOSE ALL")
         query = "SELECT line FROM pg_temp.fedsweep_lines($1, $2, $3) AS line"
@@ -460,7 +461,7 @@ END
 $lines$""",
     "ALTER FUNCTION pg_temp.fedsweep_lines(text, bigint, text) OWNER TO pg_read_all_data",
 )
-"""What a superuser's statement runs in. It is gone with the transaction."""
+"""The function that runs a superuser's statement. It is gone with the transaction."""
 
 
 _MEASURE = f"""\
@@ -498,6 +499,6 @@ def _execute(
 
 
 def _of_size(room: int) -> str:
-    """A condition that is an error for a row that has no room alone; before it is sent."""
+    """Return a condition that is an error for a row that is too large, before the row is sent."""
     fits = f"octet_length(fedsweep_asked::text) <= {int(room)}"
     return f" WHERE CAST(CASE WHEN {fits} THEN '1' ELSE '{TOO_LARGE}' END AS integer) = 1"
