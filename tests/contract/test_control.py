@@ -101,7 +101,7 @@ def gives_back(c: Connection, claim: Claim) -> bool:
 
 @pytest.mark.parametrize("why", [Hold.PAUSE, Hold.DRAIN, Hold.BUDGET])
 def test_nothing_of_a_held_sweep_is_claimed_until_it_is_resumed(why: Hold, c: Connection) -> None:
-    """Whatever holds it; in its scope or out of it."""
+    """No claim takes it, with or without the sweep as scope, for any reason of the hold."""
     plan(c, "a", 0, 1)
     queue.hold_sweep(c, "a", why)
     assert held(c) == {0: why, 1: why}
@@ -136,7 +136,7 @@ def test_a_trial_that_another_free_sweep_has_is_claimed_all_the_same(c: Connecti
 def test_of_several_reasons_the_mildest_holds(
     one: Hold, other: Hold, together: Hold, c: Connection
 ) -> None:
-    """What one of its sweeps lets run to its end is not taken away by another's budget or pause."""
+    """A drained sweep lets its running trial end, despite another sweep's budget or pause."""
     plan(c, "a", 0)
     plan(c, "b", 0)
     claim = claimed(c)
@@ -246,7 +246,7 @@ def test_what_is_planned_into_a_held_sweep_is_held_too(c: Connection) -> None:
 
 
 def test_a_new_sweep_that_has_a_held_trial_frees_it(c: Connection) -> None:
-    """Whoever plans it wants it; a person's wish for that trial stands."""
+    """The new sweep frees the trial, but a person's own hold on the trial stays."""
     _, second = plan(c, "a", 0, 1)
     queue.hold(c, [second], Hold.DRAIN)
     queue.hold_sweep(c, "a", Hold.PAUSE)
@@ -308,7 +308,7 @@ def test_planning_a_cancelled_sweep_again_takes_it_back(c: Connection) -> None:
 def test_planning_back_a_sweep_whose_trials_another_paused_one_has_frees_them(
     c: Connection,
 ) -> None:
-    """What was left to the paused one alone is wanted again."""
+    """Planning frees the trials that only the paused sweep held."""
     plan(c, "a", 0, 1)
     plan(c, "b", 1)
     queue.hold_sweep(c, "b", Hold.PAUSE)
@@ -371,7 +371,7 @@ def test_raising_a_budget_lets_the_sweep_go_on(c: Connection) -> None:
 
 
 def test_a_budget_is_kept_by_its_own_sweep_alone(c: Connection) -> None:
-    """What another free sweep has goes on; what that one trains counts for both."""
+    """Trials that another free sweep has go on, and their rounds count for both sweeps."""
     plan(c, "a", 0, 1, budget=Budget(rounds=3))
     plan(c, "b", 1, 2)
     train(c, claim := claimed(c), 1, ROUNDS)
@@ -393,7 +393,7 @@ def test_a_paused_sweep_stays_paused_beyond_its_budget(c: Connection) -> None:
 
 
 def test_priorities_can_be_raised_and_lowered_later(c: Connection) -> None:
-    """Of what waits or runs; a planned trial keeps the priority that it has."""
+    """Only queued and running trials change. A trial that is planned again keeps its priority."""
     rows = plan(c, "a", 0, 1, 2, 3)
     queue.cancel(c, rows[3:])
     assert queue.prioritize(c, rows[2:], 5) == 1
@@ -457,7 +457,7 @@ def test_a_retried_trial_of_a_held_sweep_stays_held(c: Connection) -> None:
 
 
 def test_a_retried_trial_of_a_sweep_that_was_resumed_meanwhile_is_free(c: Connection) -> None:
-    """What it was held by when it was cancelled is long gone."""
+    """The hold at the time of its cancellation is not restored."""
     rows = plan(c, "a", 0)
     queue.hold_sweep(c, "a", Hold.PAUSE)
     queue.cancel(c, rows)

@@ -1,4 +1,4 @@
-"""What the queue promises, on every database; time is moved by hand."""
+"""The guarantees of the queue, on every database, with a clock that the tests set."""
 
 from __future__ import annotations
 

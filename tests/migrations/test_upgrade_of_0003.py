@@ -50,7 +50,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(third_store: str) -> None:
 
 
 def test_what_was_begun_is_finished_alone(upgraded: Engine) -> None:
-    """What was running, given back or waiting; the paused one stays so."""
+    """Running, released and queued trials are finished. The paused trial stays paused."""
     place, finished = Place(), 0
     with reading(upgraded) as c:
         assert c.execute(sa.select(trials.c.trunk).distinct()).scalars().all() == [None]

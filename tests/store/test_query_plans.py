@@ -1,4 +1,4 @@
-"""What a claim costs does not depend on what else waits: asserted by query plans and counted work.
+"""The cost of a claim does not depend on other waiting trials: query plans and counted work.
 
 20,000 trials; FEDSWEEP_TEST_ROWS sets another number (`make million` a million).
 """
@@ -61,7 +61,7 @@ def filled(store: Engine, tiny: Path) -> Engine:
 
 
 def plan(c: Connection, statement: Prepared, now: Moment) -> str:
-    """What the database would do, as text."""
+    """Return the query plan as text."""
     text, given = statement.text(c, {**GIVEN, "now": now.seconds, "clock": now.clock})
     if c.dialect.name == "sqlite":
         rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
@@ -71,7 +71,7 @@ def plan(c: Connection, statement: Prepared, now: Moment) -> str:
 
 
 SOME = frozenset({(("dataset", "camvid"), ("fingerprint", None)), (("normalizer", "mine"),)})
-"""What a worker on a machine without a data set passes over."""
+"""The trials that a worker on a machine without a data set passes over."""
 
 BY_INDEX = [
     (claims._statements(frozenset())[None], "ix_trials_claimable"),

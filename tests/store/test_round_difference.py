@@ -1,4 +1,4 @@
-"""Where a round trained again differs from what is stored."""
+"""Differences between a round that was trained again and the stored one."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def test_one_bit_is_a_difference_and_all_are_told() -> None:
 def test_numbers_lie_apart_and_what_is_none_lies_infinitely_far(
     change: dict[str, object], apart: float
 ) -> None:
-    """Of layers, the farthest counts."""
+    """The layer with the largest difference counts."""
     (differs,) = found(replace(ROUND, **change))  # type: ignore[arg-type]  # its fields
     assert differs.apart == pytest.approx(apart)

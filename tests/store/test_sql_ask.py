@@ -1,4 +1,4 @@
-"""SQL from a person: it reads, whatever it is given."""
+"""SQL from a person: it only reads, for every statement."""
 
 from __future__ import annotations
 
