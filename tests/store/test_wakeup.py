@@ -27,7 +27,7 @@ from tests.acceptance.command import eventually
 from tests.builders import WORKER
 
 LONG, DEADLINE = 3600.0, 60.0
-"""Seconds: nobody waits as long as the first; whoever is not rung for within the second is not."""
+"""Seconds: no wait lasts as long as the first. No notification takes longer than the second."""
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def ask(
 
     The seconds are for all of it: to connect, to plan, to run and to fetch. Without `room` it is a
     person's own terminal, whose answer has MOST_BYTES at most. Parameters are bound by the driver
-    or quoted: they are data, whatever they say.
+    or quoted: they are data, for any content.
 
     Raises:
         SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.

@@ -337,7 +337,7 @@ class _Enclosed(_Plain):
 
     In a function with its owner's rights (SECURITY DEFINER) the server refuses each change of the
     role, so that nothing that a statement calls gets the session's own rights back. Even the look
-    at a statement is a call: to read a constant can call a function of whoever made its type.
+    at a statement is a call: to read a constant can call a function of its type's maker.
     """
 
     def _written(self, text: str, parameters: Parameters) -> tuple[str, list[str | None]]:

@@ -32,7 +32,7 @@ _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
 
 
 def ask(question: dict[str, Any], deadline: Deadline) -> Found:
-    """Columns and rows; raises what `reader_sqlite.read` raises, TimeoutError, or MemoryError."""
+    """Columns and rows; raises what `sqlite.read` raises, TimeoutError, or MemoryError."""
     process = subprocess.Popen(
         children.command(__name__),
         stdin=subprocess.PIPE,
