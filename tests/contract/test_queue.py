@@ -16,11 +16,11 @@ from fedsweep.plan import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import (
     attempt_rows,
-    difference,
     file_index,
     live_views,
     planning,
     progress,
+    round_difference,
     round_rows,
     stops,
     trial_rows,
@@ -402,7 +402,7 @@ def test_a_round_trained_again_is_compared_and_counted_as_lost(c: Connection) ->
     row = c.execute(sa.select(*totals).where(attempts.c.trial == claim.trial)).one()
     assert tuple(row) == (4, 1, 0.25)
     differs = round_rows.add_rounds(c, claim, [measured(3, 0.50000001)])
-    assert differs == difference.Differs(3, "test_accuracy", 0.5, 0.50000001)
+    assert differs == round_difference.Differs(3, "test_accuracy", 0.5, 0.50000001)
     stored = c.execute(sa.select(sa.func.count()).select_from(rounds)).scalar_one()
     assert stored == 3
 
@@ -447,7 +447,7 @@ def test_every_measure_of_a_round_trained_again_is_compared(
     assert round_rows.add_rounds(c, claim, done) is None
     assert round_rows.add_rounds(c, claim, done) is None
     again = [done[0], replace(done[1], **change)]  # type: ignore[arg-type]  # its fields
-    assert round_rows.add_rounds(c, claim, again) == difference.Differs(2, column, *values)  # type: ignore[arg-type]
+    assert round_rows.add_rounds(c, claim, again) == round_difference.Differs(2, column, *values)  # type: ignore[arg-type]
     assert c.execute(sa.select(sa.func.count()).select_from(client_rounds)).scalar_one() == 4
 
 
