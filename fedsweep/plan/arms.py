@@ -18,7 +18,7 @@ from trainers.identity import canonical
 
 
 class Lattice(BaseModel):
-    """The freeze rounds T* that a search may try, as rounds or as fractions of T ("25%")."""
+    """The T* that a search may try, as rounds or as percentages of T ("25%")."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,20 +42,20 @@ class SearchSpec(BaseModel):
     grid of eleven T*.
     """
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Maximum number of seeds that are added to an arm if two T* cannot be told apart."""
+    """The most seeds to add to an arm if two T* cannot be told apart."""
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Number of new seeds on which the proposed T*, BN and GN are trained after the search. They
     measure the gain on seeds that did not choose T*.
     """
     prune: Literal["none", "median", "wilcoxon"] = "none"
-    """The rule that cancels trials of the search that cannot win (see `search.pruning`)."""
+    """The rule that cancels calibration tails that cannot win: see `search.pruning`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the search's own random choices."""
+    """The seed of the search's own random numbers."""
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """A cell without its T*, and how its best T* is found."""
+    """A cell without T*, and the search for its best T*."""
 
     arm_id: str
     config: TrainConfig
@@ -67,7 +67,7 @@ class ArmSpec:
     low: int
     high: int
     step: int
-    """T* that may be tried, rounds."""
+    """Rounds between two T* that may be tried."""
     rounds_per_seed: int | None
     shared: bool = True
     """True if its trials share their trunk."""
@@ -137,9 +137,7 @@ class ArmSpec:
 
     @property
     def all_seeds(self) -> list[int]:
-        """The seeds of the plan, and the seeds that the search may add. The added ones count up
-        from the highest.
-        """
+        """The seeds of the plan, then those that the search may add, which count up from them."""
         last, added = max(self.seeds), self.search.extra_seeds + self.search.confirm_seeds
         return [*self.seeds, *range(last + 1, last + 1 + added)]
 
@@ -149,7 +147,7 @@ class ArmSpec:
         return range(self.low, self.high + 1, self.step)
 
     def trial(self, freeze_round: int, seed: int) -> TrialSpec:
-        """Return the arm's trial with this T* and seed."""
+        """Return the trial of the arm with this T* and this seed."""
         update = {"freeze_round": freeze_round, "seed": seed}
         trial = TrialSpec.of(self.config.model_copy(update=update))
         return trial if self.shared else replace(trial, trunk=None)
@@ -161,23 +159,22 @@ class ArmSpec:
 
 
 def arm_identity(config: TrainConfig) -> dict[str, Any]:
-    """Return the fields of a fixbn configuration that make its arm."""
+    """Return the fields of a fixbn configuration that the id of its arm depends on."""
     own = ("seed", "freeze_round")
     return {key: value for key, value in canonical(config).items() if key not in own}
 
 
 def comparison_of(config: TrainConfig) -> str:
-    """Return an id that is equal for configurations that differ only in normalizer, its settings
-    and the seed.
+    """Return a hash of a configuration without its normalizer, its settings and the seed.
+
+    The hash is equal for configurations that can be compared.
     """
     own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 
 MOST_POINTS = 2000
-"""Maximum number of T* that a search may choose from. The memory of its surrogate grows with the
-square of it.
-"""
+"""Limit of the T* that a search may choose from: its surrogate's memory grows with the square."""
 
 
 def _positive(step: int | str) -> bool:
@@ -186,10 +183,10 @@ def _positive(step: int | str) -> bool:
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
-    """Return a number of rounds, given as such or as a fraction of T.
+    """Return a number of rounds that is given as rounds or as a percentage of T.
 
     Raises:
-        ValueError: it is neither, or more than a database holds.
+        ValueError: the value is neither, or is more than a database holds.
 
     """
     counted = value if isinstance(value, int) else _percentage_of(value, rounds, name)

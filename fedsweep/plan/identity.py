@@ -16,13 +16,13 @@ ID_DIGITS = 20
 
 
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
-    """Return the id of a configuration's trunk, or None if it shares nothing.
+    """Return the trunk of a configuration with this identity, or None if it has none.
 
-    The measures that a trial takes are part of its trunk's identity.
+    The measurements are part of a trunk's identity.
     """
     if config.normalizer not in ("bn", "fixbn") or fork_round(config) == 0:
         return None
-    if config.freeze_rule == "auto":  # nobody knows where it forks
+    if config.freeze_rule == "auto":  # its fork round is not known before it is trained
         return None
     own = ("normalizer", "freeze_round", "freeze")
     common = {key: value for key, value in identity.items() if key not in own}
@@ -36,7 +36,7 @@ def fork_round(config: TrainConfig) -> int:
 
 
 def content_hash(identity: Mapping[str, Any]) -> str:
-    """Return hexadecimal digits of SHA-256 over the identity as sorted, compact JSON."""
+    """Return the first hex digits of SHA-256 over the identity as sorted, compact JSON."""
     return hashlib.sha256(_COMPACT.encode(identity).encode()).hexdigest()[:ID_DIGITS]
 
 

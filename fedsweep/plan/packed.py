@@ -38,8 +38,9 @@ class Trials(Sequence[TrialSpec]):
         return trials if isinstance(trials, cls) else cls(trials)
 
     def add(self, trial: TrialSpec) -> None:
-        """Add a trial. If it exists, it then measures and keeps everything that either spelling
-        asks for.
+        """Add a trial.
+
+        If the trial is known, it measures and keeps everything that either spelling asks for.
         """
         place = self._places.get(trial.trial_id)
         if place is None:
@@ -51,17 +52,17 @@ class Trials(Sequence[TrialSpec]):
 
     def without(self, ids: Container[str]) -> Trials:
         """Return the trials that have none of these ids."""
-        some = Trials(shared=self.shared)
-        some._rows = [row for row in self._rows if row[0] not in ids]
-        some._places = {row[0]: place for place, row in enumerate(some._rows)}
-        some._pool, some._like = self._pool, self._like
-        return some
+        rest = Trials(shared=self.shared)
+        rest._rows = [row for row in self._rows if row[0] not in ids]
+        rest._places = {row[0]: place for place, row in enumerate(rest._rows)}
+        rest._pool, rest._like = self._pool, self._like
+        return rest
 
     def alone(self) -> Trials:
         """Return the same trials, without trunks."""
-        some = copy(self)
-        some.shared = False
-        return some
+        trials = copy(self)
+        trials.shared = False
+        return trials
 
     @property
     def ids(self) -> list[str]:

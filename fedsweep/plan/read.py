@@ -62,8 +62,9 @@ def read_plan(
         reason = error.strerror if isinstance(error, OSError) else error
         raise PlanError(f"{path} cannot be read: {reason}") from error
     except (ValueError, RecursionError) as error:
-        said = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too large"
-        raise PlanError(f"{path} is not valid TOML: {said}") from error
+        syntax = isinstance(error, tomllib.TOMLDecodeError)
+        reason = str(error) if syntax else "a value is too large"
+        raise PlanError(f"{path} is not valid TOML: {reason}") from error
     fixed = dict(_override(text) for text in overrides)
     if overrides:
         text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
@@ -81,13 +82,11 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
-"""Pattern of a sweep's name. It excludes options and paths through folders."""
+"""The pattern of a sweep's name. An option ("-x") and a relative path ("..") do not match."""
 
 
 MOST_ROUNDS = 10**15
-"""Maximum number of rounds in one plan. A database sums the rounds of thousands of plans in a
-63-bit integer.
-"""
+"""Limit of a plan's rounds. A database sums the rounds of thousands of plans in 63 bits."""
 
 
 class _Open:
@@ -179,8 +178,9 @@ class _Reader:
         open_: _Open,
         trials: Trials,
     ) -> tuple[ArmSpec, ...]:
-        """Return the arms to search, with the seeds of the plan. BN and GN of the same plan are
-        their rivals.
+        """Return the arms to search, with the seeds of the plan.
+
+        The BN and GN trials of the same plan are their rivals.
         """
         if search is None:
             return ()
@@ -207,7 +207,7 @@ class _Reader:
             self.refuse(f"[search] {error}{self.override_in(str(error))}")
 
     def budget(self, table: Any) -> Budget:
-        """Return the rounds and hours that the sweep may train in all."""
+        """Return the limits on the rounds and hours that the sweep may train in all."""
         if not isinstance(table, dict) or not table:
             self.refuse("budget must be a table: write [budget] with rounds or hours")
         self.known(table, ["rounds", "hours"], "[budget] ")
@@ -251,7 +251,7 @@ class _Reader:
         *,
         searched: bool,
     ) -> Iterator[tuple[TrainConfig, bool]]:
-        """Yield each configuration of the grid, and whether its T* is searched for."""
+        """Yield each configuration of the grid, and True if its T* is searched."""
         for axes in grids:
             for point in itertools.product(*axes.values()):
                 chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
@@ -299,7 +299,7 @@ class _Reader:
         return f" ({', '.join(named)})" if named else ""
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
-        """Return T*, given as rounds or as a fraction of them: "25%" is floor(0.25 T + 1/2)."""
+        """Return T* from rounds or a percentage of the rounds: "25%" is floor(0.25 T + 1/2)."""
         if isinstance(value, str) and value.strip() != AUTO:
             return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
         return AUTO if isinstance(value, str) else value
@@ -311,7 +311,7 @@ class _Reader:
                 self.refuse(f"{where}{key} is not a key that fedsweep knows{_nearest(key, names)}")
 
     def value(self, key: str, value: Any, where: str) -> None:
-        """Check one value against its field alone, so that it is refused even where unused."""
+        """Check one value against its own field, so that a bad value is refused even if unused."""
         if key == "freeze_round" and isinstance(value, (str, float)):
             self.percentage(value, where)
             return
@@ -350,7 +350,7 @@ class _Reader:
 
 @functools.cache
 def _adapter(key: str) -> TypeAdapter[Any]:
-    """Return the validator of one field of TrainConfig."""
+    """Return the adapter that validates one field of TrainConfig separately."""
     info = TrainConfig.model_fields[key]
     kind: Any = info.annotation
     for check in info.metadata:

@@ -19,9 +19,10 @@ class TrialSpec:
     """The id of the configuration without its seed."""
     config: TrainConfig
     trunk: str | None = None
-    """The id of the trunk: the BN rounds that bn and fixbn trials share if they differ only in T*.
-    They share the rounds before the earlier freeze round. None if the trial shares nothing.
-    """
+    """The id of the rounds that bn and fixbn trials share if they differ only in T*.
+
+    They share BN's rounds up to the earlier of their freeze rounds. None if the trial shares
+    nothing."""
 
     @classmethod
     def of(cls, config: TrainConfig) -> TrialSpec:
@@ -36,7 +37,7 @@ def check_recipe(trial_id: str, config: TrainConfig) -> None:
     """Refuse to train a stored trial whose id comes from an earlier recipe.
 
     Raises:
-        ValueError: today's code would compute other numbers under this id.
+        ValueError: the current code would compute other numbers under this id.
 
     """
     if recipe(config) != RECIPE and TrialSpec.of(config).trial_id != trial_id:
@@ -47,10 +48,10 @@ def check_recipe(trial_id: str, config: TrainConfig) -> None:
 
 
 def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
-    """Return a trial that measures and keeps everything that either of two spellings asks for."""
+    """Return a configuration that measures and keeps everything that either of two asks for."""
     flags = [name for name in OUTSIDE_IDENTITY if config_columns()[name] is bool]
     more = {name: getattr(one, name) or getattr(other, name) for name in flags}
     for name in ("evaluate_every", "snapshot_every"):
-        asked = [c for c in (getattr(one, name), getattr(other, name)) if c is not None]
-        more[name] = min(asked, default=None)
+        intervals = [c for c in (getattr(one, name), getattr(other, name)) if c is not None]
+        more[name] = min(intervals, default=None)
     return one.model_copy(update=more)

@@ -9,8 +9,9 @@ from fedsweep.plan.trials import TrialSpec
 
 
 def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
-    """Return the rounds that each of these trials trains itself if they share trunks. The trial
-    that goes furthest trains the whole trunk.
+    """Return the number of rounds that each of these trials trains if they share their trunks.
+
+    The trial of a trunk that goes furthest trains all of it.
     """
     furthest: dict[str, tuple[int, int]] = {}
     own = []
@@ -27,8 +28,9 @@ def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
 
 
 def most_forks(trials: Sequence[TrialSpec]) -> int:
-    """Return the maximum number of snapshots that a trunk of these trials needs: one at each round
-    at which a trial forks.
+    """Return the largest number of snapshots that a trunk of these trials needs.
+
+    A trunk needs one snapshot at each round at which a trial forks.
     """
     forks: dict[str, set[int]] = {}
     for trial in trials:

@@ -1,11 +1,12 @@
 """The queue: the only code that changes a trial's state.
 
-Every function works inside the caller's write transaction (`store.engine.transaction`), so that an
-attempt's last rounds and its end are one commit. `now` is an argument. A lease is a claim limited
-in time. The fence makes it exclusive: each claim raises the fence, and each write carries it.
+Every function works inside the caller's write transaction (`store.transactions.transaction`). An
+attempt's last rounds and its end are therefore one commit. `now` is an argument. A lease is a claim
+limited in time. The fence makes it exclusive: each claim raises the fence, and each write carries
+it.
 
 The statements that every trial goes through are `Prepared`. The queue is a partial index of the
-trials that can be claimed at once, so a claim costs the same however many trials wait, are held
+trials that can be claimed at once. A claim therefore costs the same if many trials wait, are held
 or back off.
 """
 

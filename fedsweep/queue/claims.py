@@ -30,11 +30,12 @@ from fedsweep.store.tables import (
 )
 
 LEASE_SECONDS = 15.0
+"""Seconds until a claim that is not renewed ends."""
 
 
 @dataclass(frozen=True)
 class Claimant:
-    """The slot of a `fedsweep work` process that claims trials."""
+    """The claimant of a trial: one slot of one `fedsweep work`."""
 
     name: str
     device: str
@@ -53,19 +54,16 @@ def claim(
     served: float = math.inf,
     passed_over: frozenset[Lack] = frozenset(),
 ) -> Claim | None:
-    """Claim the first trial that may run, by priority and then by age. Return None if there is
-    none.
+    """Take the first trial that may run, by priority and then by age; None if there is none.
 
-    Trials whose worker is lost, and trials that have backed off for long enough, are queued again.
-    They are claimed if no other trial waits. The same holds for trials that wait for a trunk that
-    no trial trains.
-
-    Without `rescuing`, trials stay with workers whose leases have ended. After an outage, these
-    workers renew their leases. `served` is the number of seconds for which the database has
-    answered the caller without a break (see `rescue`). Trials that need something in `passed_over`
-    are left to other machines.
+    If nothing else is queued, the trials that other workers lost are queued again and can be taken.
+    The same holds for trials that have backed off for long enough, and for trials that wait for a
+    trunk that no worker trains. Without `rescuing`, trials stay with workers whose leases have
+    ended, because these workers renew them after an outage. `served` is the number of seconds for
+    which the database has answered the caller without a break (see `rescue`). Trials that need
+    something in `passed_over` are left to other machines.
     """
-    given = {
+    values = {
         "now": now.seconds,
         "clock": now.clock,
         "lease": lease,
@@ -77,7 +75,7 @@ def claim(
         "started_at": time.time(),
     }
     take = _statements(passed_over)[None if sweep is None else _any_shared(connection, sweep)]
-    claiming = partial(_claim_free, connection, take, given)
+    claiming = partial(_claim_free, connection, take, values)
     taken, due = claiming()
     if rescuing and due and rescue(connection, now, served) and taken is None:
         taken, _ = claiming()
@@ -91,8 +89,7 @@ def claim(
 def reclaim(
     connection: Connection, worker: str, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Claim | None:
-    """Return the claim that a worker's name already holds, with a renewed lease. Return None if it
-    holds none.
+    """Return the claim that a worker's name already holds, with a renewed lease, or None.
 
     The answer to a claim can be lost after its commit. The worker then trains that trial.
     """
@@ -125,28 +122,29 @@ def _claim_of(connection: Connection, taken: Any) -> Claim:
     )
 
 
-def _claim_free(connection: Connection, take: Prepared, given: dict[str, Any]) -> tuple[Any, bool]:
-    """Claim the first trial that does not need what another one is training.
+def _claim_free(connection: Connection, take: Prepared, values: dict[str, Any]) -> tuple[Any, bool]:
+    """Claim the first trial that does not need rounds that another trial is training.
 
-    Returns its row, None for none, and whether something is due to be queued again. If another
-    trial trains the shared trunk in the meantime, a claimed trial goes back to waiting.
+    Returns its row or None, and True if a trial is due to be queued again. If another trial trains
+    the shared trunk in the meantime, the claimed trial goes back to waiting.
     """
     dialect = dialect_of(connection)
     while True:
-        taken, due = dialect.claim(connection, take, _NOTE, DUE, given)
+        taken, due = dialect.claim(connection, take, _NOTE, DUE, values)
         if taken is None or taken.trunk is None:
             return taken, due
         trunks.lock(connection, taken.trunk)
         if not trunks.busy(connection, taken.id, taken.trunk):
             return taken, due
         _UNDO(connection, of_trial=taken.id)
-        mine = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
-        connection.execute(sa.delete(attempts).where(mine))
+        attempt = (attempts.c.trial == taken.id) & (attempts.c.fence == taken.fence)
+        connection.execute(sa.delete(attempts).where(attempt))
 
 
 def _any_shared(connection: Connection, sweep: str) -> bool:
-    """Return whether a sweep has trials that belong to other sweeps too. An index holds the trials
-    of each sweep that has none.
+    """Return whether a sweep shares a trial with another sweep.
+
+    The trials of a sweep that shares none are in an index.
     """
     return _ANY_SHARED(connection, sweep=sweep).first() is not None
 
@@ -211,20 +209,20 @@ def _unlike(number: int, lack: Lack) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """The answer to a renewal: how far the trial is, and whether it must be given back."""
+    """The state of a trial when its lease is renewed."""
 
     final_round: int
-    """The last stored round, 0 where there is none."""
+    """The last stored round, 0 if there is none."""
     give_back: bool
-    """True if a person, or the sweep's budget, asks to save the trial and give it back."""
+    """True if a person, or the sweep's budget, has paused the trial: save it and release it."""
 
 
 def renew(
     connection: Connection, claim: Claim, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Held:
-    """Prove that the claim still holds its trial, and hold it for another lease.
+    """Check that the claim still holds its trial, and renew its lease.
 
-    Every write of an attempt comes after this call. On Postgres it locks the row until the commit.
+    Call it before every write of an attempt. On Postgres it locks the row until the commit.
 
     Raises:
         LeaseLost: the trial was cancelled, or another attempt took it over.

@@ -23,10 +23,9 @@ from fedsweep.store.tables import (
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:
-    """Cancel waiting and running trials, by their row ids, with a reason. Return how many were
-    cancelled.
+    """Cancel the queued and running trials among these row ids, and store the reason.
 
-    A running attempt notices it at its next write.
+    A running attempt notices it at its next write. Returns the number of trials.
     """
     count = 0
     for batch in batches(ids):
@@ -53,10 +52,10 @@ def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> int:
-    """Queue failed and cancelled trials again, by their row ids. Return their number.
+    """Queue failed and cancelled trials again, by their row ids. Returns the number of trials.
 
     Raises:
-        Refused: one of them is finished, running or queued; nothing is changed.
+        Refused: one of them is finished, running or queued. Nothing is changed.
 
     """
     take_turns(connection)
@@ -89,37 +88,37 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
 
 
 def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
-    """Hold waiting or running trials, by their row ids. None ends the hold. Return how many trials
-    changed.
+    """Hold the queued and running trials among these row ids. None ends their hold.
 
-    A running attempt notices it when its lease is renewed.
+    Returns the number of trials. A running trial notices it when its lease is renewed.
     """
     take_turns(connection)
     count = 0
     for batch in batches(ids):
-        some = trials.c.id.in_(batch)
-        asked = sa.update(trials).where(some, QUEUED | RUNNING)
-        count += connection.execute(asked.values(wish=wish and wish.value)).rowcount
-        update_holds(connection, some)
+        in_batch = trials.c.id.in_(batch)
+        update = sa.update(trials).where(in_batch, QUEUED | RUNNING)
+        count += connection.execute(update.values(wish=wish and wish.value)).rowcount
+        update_holds(connection, in_batch)
     wake(connection)
     return count
 
 
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
-    """Hold the trials that belong only to this sweep. None ends the hold."""
+    """Hold the trials that only this sweep has. None ends the hold."""
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.values(held=why and why.value))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.values(held=why and why.value))
     update_sweep_holds(connection, sweep)
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
-    """Free a sweep that has just been planned, even if it was cancelled before, and set its
-    budget.
+    """Update the holds of a sweep that was planned, or planned again, and wake the workers.
+
+    A cancelled sweep is cancelled no longer.
     """
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.where(sweeps.c.held == Hold.CANCEL.value).values(held=None))
     if budget_ is not None:
         budget(connection, sweep, rounds=budget_.rounds, hours=budget_.hours)
     elif connection.execute(sa.select(sweeps.c.id).where(sweeps.c.held.is_not(None))).first():
@@ -128,9 +127,7 @@ def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
 
 
 def update_sweep_holds(connection: Connection, sweep: str) -> None:
-    """Update the hold of each of a sweep's trials from all the sweeps that have it, and wake
-    workers.
-    """
+    """Hold or free each trial of a sweep, by the holds of its sweeps, and wake the workers."""
     key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
     update_holds(
         connection, trials.c.id.in_(sa.select(members.c.trial).where(members.c.sweep == key))
@@ -139,34 +136,29 @@ def update_sweep_holds(connection: Connection, sweep: str) -> None:
 
 
 def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int:
-    """Set the priority of trials that are not done. Return how many changed.
-
-    Trials of higher priority are claimed first.
-    """
+    """Set the priority of the queued and running trials. Trials of higher priority run first."""
     count = 0
     for batch in batches(ids):
-        asked = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
-        count += connection.execute(asked.values(priority=priority)).rowcount
+        update = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
+        count += connection.execute(update.values(priority=priority)).rowcount
     return count
 
 
 def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
-    """Limit the rounds and hours that a sweep may train in all. None sets no limit.
+    """Limit what a sweep may train in all. None means unlimited. A held sweep is freed.
 
-    A sweep that its budget held continues if the new budget allows it.
+    The sweep is freed only if its budget held it.
     """
     take_turns(connection)
-    mine = sa.update(sweeps).where(sweeps.c.name == sweep)
-    connection.execute(mine.values(budget_rounds=rounds, budget_hours=hours))
-    connection.execute(mine.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))
+    update = sa.update(sweeps).where(sweeps.c.name == sweep)
+    connection.execute(update.values(budget_rounds=rounds, budget_hours=hours))
+    connection.execute(update.where(sweeps.c.held == Hold.BUDGET.value).values(held=None))
     update_sweep_holds(connection, sweep)
     spend(connection)
 
 
 def overspent(connection: Connection) -> list[str]:
-    """Return the sweeps that have used up their budget and are not held yet (see the view
-    `ledger`).
-    """
+    """Return the sweeps that have used up their budget and are not held yet. See `ledger`."""
     limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
     if connection.execute(sa.select(sweeps.c.id).where(limited).limit(1)).first() is None:
         return []

@@ -15,6 +15,7 @@ from fedsweep.queue.statements import (
     attempt_of,
     ending,
     held_by,
+    is_held,
     key_of,
     lease_lost,
     pass_on,
@@ -37,7 +38,7 @@ MAX_ATTEMPTS = 3
 
 
 def finish(connection: Connection, claim: Claim) -> None:
-    """Finish a trial whose rounds are all stored, and copy its final numbers from them.
+    """Finish a trial of which all rounds are stored, with the final numbers of its last round.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -45,10 +46,9 @@ def finish(connection: Connection, claim: Claim) -> None:
 
     """
     if _FINISH(connection, **ending(claim, Outcome.FINISHED)).rowcount != 1:
-        lost = lease_lost(connection, claim)
-        if lost.still_held:
+        if is_held(connection, claim):
             raise FedsweepError(f"trial {claim.trial_id} cannot finish: a round is missing")
-        raise lost
+        raise lease_lost(connection, claim)
     pass_on(connection, claim.trunk)
 
 
@@ -65,15 +65,15 @@ def fail(
     *,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> float | None:
-    """End a failed attempt. Queue the trial again after a delay, or leave it failed.
+    """Store that the attempt failed. Queue the trial again after a delay, or leave it failed.
 
-    Return the delay in seconds, or None if the trial stays failed.
+    Returns the delay in seconds, or None if the trial stays failed.
     """
-    mine = held_by(claim)
-    found = connection.execute(sa.select(trials.c.failures).where(mine)).one_or_none()
-    if found is None:
+    held = held_by(claim)
+    row = connection.execute(sa.select(trials.c.failures).where(held)).one_or_none()
+    if row is None:
         raise lease_lost(connection, claim)
-    failures = found.failures + 1
+    failures = row.failures + 1
     delay = retry_delay(kind, failures, claim.trial_id, max_attempts=max_attempts)
     again = {
         "state": TrialState.QUEUED.value,
@@ -88,7 +88,7 @@ def fail(
     }
     ended = connection.execute(
         sa.update(trials)
-        .where(mine)
+        .where(held)
         .values(
             **(for_good if delay is None else again),
             lease_until=None,
@@ -106,10 +106,10 @@ def fail(
 
 
 def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
-    """Let the trials begin that fork at or before a stored round of the claim's trunk.
+    """Free the trials that fork at a round that the trunk has reached, or at an earlier one.
 
-    Return the next round at which another trial forks, or this one. Return None if there is none.
-    Call it in the transaction that stores the snapshot of that round.
+    Returns the next round at which this trial or another one forks, or None if there is none. Call
+    it in the transaction that stores the snapshot of the round.
     """
     if claim.trunk is None:
         return None
@@ -119,19 +119,20 @@ def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
     if freed:
         wake(connection)
     ahead = trunks.next_fork(connection, claim.trunk, round)
-    last = min(claim.fork_round, claim.config["rounds"] - 1)  # nobody goes on from the very end
+    last = min(claim.fork_round, claim.config["rounds"] - 1)  # no trial resumes at the last round
     return ahead if ahead is not None and ahead <= last else None
 
 
 def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
-    """Fail the trials that fork from the trunk later. The trunk diverged, so each would diverge in
-    the same round.
+    """Fail the trials that fork later if the trunk diverged: they would diverge in the same round.
+
+    Do nothing if the trial diverged after its own fork.
     """
-    here = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
-    last = connection.execute(here).scalar_one()
+    query = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
+    last = connection.execute(query).scalar_one()
     if last >= claim.fork_round:
         return
-    some = sa.select(trials.c.id).where(
+    siblings = sa.select(trials.c.id).where(
         sa.text(SHARING),
         trials.c.trunk == claim.trunk,
         trials.c.waits.in_([0, 1]),
@@ -140,7 +141,7 @@ def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
     )
     connection.execute(
         sa.update(trials)
-        .where(trials.c.id.in_(some.with_for_update(skip_locked=True)))
+        .where(trials.c.id.in_(siblings.with_for_update(skip_locked=True)))
         .values(
             state=TrialState.FAILED.value,
             failure=FailureKind.DIVERGED.value,
@@ -154,9 +155,10 @@ def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
 def release(
     connection: Connection, claim: Claim, why: str | None = None, traceback: str | None = None
 ) -> None:
-    """Give the trial back at no cost, because the worker must stop or the trial must wait.
+    """Return the trial to the queue without counting a failure.
 
-    `why` tells if anything else ended the attempt: a fault of the machine or of the store.
+    The worker was asked to stop, or the trial to wait. If a fault of the machine or of the store
+    ended the attempt instead, `why` names it.
     """
     if _RELEASE(connection, **key_of(claim)).rowcount != 1:
         raise lease_lost(connection, claim)
@@ -171,9 +173,10 @@ _RELEASE = Prepared.named("release")
 def retry_delay(
     kind: FailureKind, failures: int, trial_id: str, *, max_attempts: int = MAX_ATTEMPTS
 ) -> float | None:
-    """Return the seconds before the next attempt, or None if there is no next attempt.
+    """Return the seconds before the next attempt, or None if there is none.
 
-    The delays are 5, 10, 20 … up to 300 seconds, each varied by up to 50 % either way.
+    They are 5, 10, 20 … up to 300, each ±50 %. The jitter is a function of the trial and the
+    count, so that the decision can be repeated.
     """
     if kind not in RETRIED or failures >= max_attempts:
         return None

@@ -33,13 +33,12 @@ log = logging.getLogger("fedsweep")
 
 
 MAX_LOSSES = 3
-"""Number of lost workers in a row, without a new round, after which a trial fails as `lost`."""
+"""Workers that a trial may lose in a row, without a new round, before it fails as `lost`."""
 
 
 MAX_DOUBTS = 10
-"""The same limit for attempts that are not counted as losses (`UNCHARGED`). Outages cost a trial
-nothing, but a trial that stops its whole machine again and again must end.
-"""
+"""The same limit for attempts that are not counted as losses (`UNCHARGED`). An outage costs a trial
+nothing, but a trial that kills its whole machine again and again must end."""
 
 
 LEASE_ENDED = "its lease ended"
@@ -55,23 +54,23 @@ AHEAD = "its lease was set by a clock that is ahead of this one"
 
 
 UNCHARGED = (UNWATCHED, RESTARTED, AHEAD)
-"""Reasons for the end of an attempt that do not count against the trial. Its worker or the database
-may have been away.
-"""
+"""Ends of attempts that are not the trial's fault: its worker or the database may have been out of
+reach."""
 
 
 RESCUE_BATCH = 100
+"""Trials that one rescue queues again, so that its transaction stays short."""
 
 
 def rescue(connection: Connection, now: Moment, served: float = math.inf) -> int:
-    """Queue again the running trials whose lease has ended, and the trials that have backed off for
-    long enough. Return their number.
+    """Queue the running trials whose lease has ended, and the trials that have backed off.
 
-    An attempt that stored a new round costs nothing. A trial that loses its worker MAX_LOSSES times
-    in a row without a new round fails as `lost`, because it probably stops its workers.
+    Returns the number of trials. An attempt that stored a new round costs nothing. A trial that
+    loses its worker MAX_LOSSES times in a row without a new round fails as `lost`, because it
+    probably kills its workers.
 
     `served` is the number of seconds for which the database has answered the caller. A lease that
-    ended longer ago is not a loss: the database may have been away while the worker lived.
+    ended earlier is not a loss: the database may have been out of reach while its worker lives.
     """
     due = DUE(connection, now=now.seconds, clock=now.clock).one()
     waited = _end_waits(connection, now) if due.backed_off else 0
@@ -85,14 +84,14 @@ def _end_waits(connection: Connection, now: Moment) -> int:
 
 
 def end_waits_ahead(connection: Connection, now: Moment) -> int:
-    """Queue again the trials that back off until a time that only another clock can have set."""
+    """Queue the trials that back off until a time that only another clock can have set."""
     return _end_some_waits(connection, is_ahead(trials.c.not_before, as_sql(now)))
 
 
 def _end_some_waits(connection: Connection, over: sa.ColumnElement[bool]) -> int:
-    some = sa.select(trials.c.id).where(sa.text(BACKING_OFF), over)
-    some = some.limit(RESCUE_BATCH).with_for_update(skip_locked=True)
-    again = sa.update(trials).where(trials.c.id.in_(some)).values(not_before=None, clock=None)
+    ids = sa.select(trials.c.id).where(sa.text(BACKING_OFF), over)
+    ids = ids.limit(RESCUE_BATCH).with_for_update(skip_locked=True)
+    again = sa.update(trials).where(trials.c.id.in_(ids)).values(not_before=None, clock=None)
     if count := connection.execute(again).rowcount:
         wake(connection)
     return count
@@ -103,7 +102,11 @@ def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
     ahead, same = is_ahead(until, at), trials.c.clock == now.clock
     expired = connection.execute(
         sa.select(
-            *(trials.c.id, trials.c.trial_id, trials.c.fence, trials.c.losses, trials.c.trunk),
+            trials.c.id,
+            trials.c.trial_id,
+            trials.c.fence,
+            trials.c.losses,
+            trials.c.trunk,
             (ahead & same).label("ahead"),
             same.label("same"),
             (at - until).label("ago"),
@@ -125,10 +128,10 @@ def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
 
 
 def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True) -> bool:
-    """End an attempt whose process died. This is a rescue without the wait for the lease.
+    """Expire the attempt of a trainer that its worker saw die, without waiting for the lease.
 
-    Return whether the attempt had stored a round. If it is not `charged`, its machine may be at
-    fault: the trial is queued again, and its losses stay as they are.
+    Returns True if the attempt had stored a round. If the attempt is not `charged`, its machine may
+    be at fault. The trial is then queued again, and its losses stay as they are.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -147,7 +150,7 @@ def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True
 def _expire(
     connection: Connection, trial: int, fence: int, losses: int, why: str, *, charged: bool = True
 ) -> bool:
-    """End an attempt that lost its worker. Return whether it had stored a round."""
+    """End an attempt that lost its worker. Returns True if it had stored a round."""
     ended = sa.update(attempts).where(attempts.c.trial == trial, attempts.c.fence == fence)
     row = connection.execute(
         ended.values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why).returning(
@@ -181,9 +184,7 @@ _FOR_GOOD = "lost its worker"
 
 
 def _doubts(connection: Connection, trial: int) -> int:
-    """Count a trial's attempts that ended for an uncharged reason, since it last stored a new round
-    or ended.
-    """
+    """Count a trial's `UNCHARGED` ends since its last new round or since it last ended."""
     c = attempts.c
     settled = (Outcome.FINISHED.value, Outcome.FAILED.value, Outcome.CANCELLED.value)
     over = (c.rounds_new > 0) | c.outcome.in_(settled) | c.error.startswith(_FOR_GOOD)
@@ -194,19 +195,19 @@ def _doubts(connection: Connection, trial: int) -> int:
 
 
 def come_back(connection: Connection, claim: Claim) -> bool:
-    """Take back the loss of an attempt whose lease ended while its worker lived; to be called once.
+    """Take back the loss of an attempt whose lease ended while its worker lived. Call it once.
 
-    The worker was frozen, or cut off from the database, which is no sign against the trial. Returns
-    whether there was a loss. A trial that failed for it is queued again. After MAX_DOUBTS expired
-    attempts without a new round, losses stay: the trial may be what freezes its machines.
+    The worker was frozen or cut off from the database, which is not the trial's fault. Returns True
+    if there was a loss. A trial that failed because of it is queued again. After MAX_DOUBTS expired
+    attempts without a new round, losses stay, because the trial may freeze its machines.
     """
     c = attempts.c
-    mine = (
+    expired = (
         sa.select(c.id)
         .where(attempt_of(claim), c.outcome == Outcome.EXPIRED.value, c.error == LEASE_ENDED)
         .where(c.rounds_new == 0)
     )
-    if connection.execute(mine).first() is None:
+    if connection.execute(expired).first() is None:
         return False
     since = (c.trial == claim.trial) & (c.fence > _last_gain(claim.trial))
     vain = sa.select(sa.func.count()).where(since, c.outcome == Outcome.EXPIRED.value)
@@ -233,7 +234,7 @@ def come_back(connection: Connection, claim: Claim) -> bool:
 
 
 def _last_gain(trial: int) -> sa.ScalarSelect[int]:
-    """Return the fence of the last attempt that stored a new round, 0 if there is none."""
+    """Return the fence of the last attempt that stored a new round, or 0."""
     latest = sa.func.coalesce(sa.func.max(attempts.c.fence), sa.literal_column("0"))
     gained = sa.select(latest).where(attempts.c.trial == trial, attempts.c.rounds_new > 0)
     return gained.scalar_subquery()

@@ -25,10 +25,10 @@ from fedsweep.store.tables import (
 )
 
 CHANNEL = "fedsweep_work"
-"""The channel of Postgres that is notified when there may be a trial to claim."""
+"""The Postgres channel that is notified when there may be a trial to claim."""
 
 
-# Literals, not parameters: only so can a planner see that a partial index applies.
+# Literals, not parameters: a planner uses a partial index only if it sees the value.
 QUEUED = trials.c.state == sa.literal_column(f"'{TrialState.QUEUED.value}'")
 
 
@@ -72,13 +72,17 @@ END_ATTEMPT = Prepared.named("end_attempt")
 
 
 def pass_on(connection: Connection, trunk: str | None) -> None:
-    """Let another trial train a trunk after its trial has ended or must stop."""
+    """Let another trial carry a trunk that its carrier may have given up, and wake the workers."""
     if trunk is not None and trunks.pass_on(connection, trunk):
         wake(connection)
 
 
-def update_holds(connection: Connection, some: sa.ColumnElement[bool]) -> None:
-    """Set the column `held` of some trials, from their own wish and from their sweeps."""
+def update_holds(connection: Connection, condition: sa.ColumnElement[bool]) -> None:
+    """Set `held` of the trials that meet a condition, from their own wish and from their sweeps.
+
+    A trial's own wish comes first. Otherwise a trial is held only if each of its sweeps is held,
+    and then by the mildest of their reasons. A cancelled sweep adds no reason.
+    """
     of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
     having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
     free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
@@ -92,32 +96,27 @@ def update_holds(connection: Connection, some: sa.ColumnElement[bool]) -> None:
     )
     connection.execute(
         sa.update(trials)
-        .where(some, QUEUED | RUNNING, trials.c.held.is_distinct_from(held))
+        .where(condition, QUEUED | RUNNING, trials.c.held.is_distinct_from(held))
         .values(held=held)
     )
 
 
 def wake(connection: Connection) -> None:
-    """Wake idle workers when this transaction commits, because there may be a trial to claim."""
+    """Tell idle workers, when this transaction commits, that there may be a trial to claim."""
     dialect_of(connection).notify(connection, CHANNEL)
 
 
-class _Lost(LeaseLost):
-    still_held = False
+def lease_lost(connection: Connection, claim: Claim) -> LeaseLost:
+    """Return the error of a guarded write that matched no row."""
+    query = sa.select(trials.c.state).where(trials.c.id == claim.trial)
+    if connection.execute(query).scalar_one_or_none() == TrialState.CANCELLED:
+        return LeaseLost(f"trial {claim.trial_id} was cancelled")
+    return LeaseLost(f"trial {claim.trial_id} is no longer held by attempt {claim.fence}")
 
 
-def lease_lost(connection: Connection, claim: Claim) -> _Lost:
-    """Return the error that tells why a guarded write met no row."""
-    row = connection.execute(
-        sa.select(trials.c.state, trials.c.fence).where(trials.c.id == claim.trial)
-    ).one_or_none()
-    if row is not None and row.state == TrialState.CANCELLED:
-        return _Lost(f"trial {claim.trial_id} was cancelled")
-    lost = _Lost(f"trial {claim.trial_id} is no longer held by attempt {claim.fence}")
-    lost.still_held = (
-        row is not None and row.state == TrialState.RUNNING and row.fence == claim.fence
-    )
-    return lost
+def is_held(connection: Connection, claim: Claim) -> bool:
+    """Return whether the claim still holds its trial."""
+    return connection.execute(sa.select(trials.c.id).where(held_by(claim))).first() is not None
 
 
 def held_by(claim: Claim) -> sa.ColumnElement[bool]:
@@ -137,7 +136,7 @@ def ending(
     error: str | None = None,
     traceback: str | None = None,
 ) -> dict[str, Any]:
-    """Return the parameters of the statements `end_attempt` and `finish`."""
+    """Return the parameters of `END_ATTEMPT` and of the statement `finish`."""
     return key_of(claim) | {
         "ended_at": time.time(),
         "outcome": outcome.value,

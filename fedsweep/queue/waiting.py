@@ -1,4 +1,4 @@
-"""Trials that are still to come: whether there are any, their needs, and the next change."""
+"""Outstanding trials: their existence, their needs, and the time of the next change."""
 
 from __future__ import annotations
 
@@ -32,28 +32,27 @@ def others(lacks: Collection[Lack]) -> list[sa.ColumnElement[bool]]:
 
 
 def outstanding(connection: Connection, sweep: str | None = None) -> bool:
-    """Return whether a trial in scope is running, queued, backing off, paused, or still to be
-    proposed.
+    """Return whether a trial in scope is running, queued, backing off, paused or to be proposed.
 
-    Drained sweeps, and sweeps that have used up their budget, do not count.
+    Trials that are drained, or beyond their sweep's budget, do not count.
     """
     statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
     return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
 
 
 def _outstanding(*scopes: sa.ColumnElement[bool]) -> Callable[[Dialect], sa.ClauseElement]:
-    some: sa.ColumnElement[int] = sa.literal_column("1")
+    one: sa.ColumnElement[int] = sa.literal_column("1")
     paused: sa.ColumnElement[str] = sa.literal_column(f"'{Hold.PAUSE.value}'")
     waits = (
         (RUNNING,),
         (OPEN, trials.c.held.is_(None)),
         (OPEN, trials.c.held == paused),
     )
-    # In the index's own order, not EXISTS: where most trials wait, a planner would read the table
+    # In the index's own order, not EXISTS: if most trials wait, a planner would read the table
     # from its beginning, past all that have finished.
     by = trials.c.held, trials.c.sweep
     looks = [
-        sa.select(some).where(*wait, scope).order_by(*by).limit(some).scalar_subquery().is_not(None)
+        sa.select(one).where(*wait, scope).order_by(*by).limit(one).scalar_subquery().is_not(None)
         for scope in scopes
         for wait in waits
     ]
@@ -78,18 +77,16 @@ NEEDS = ("dataset", "fingerprint", "model", "normalizer")
 
 
 MOST_NEEDS = 1000
-"""Number of combinations that a worker checks before its first claim. It checks others when it
-claims them.
-"""
+"""Combinations that a worker checks before its first claim. It checks others when it claims."""
 
 
 def may_come(connection: Connection, sweep: str | None, passed_over: Collection[Lack]) -> bool:
     """Return whether an open or future trial in scope is not passed over.
 
-    Drained sweeps, and sweeps that have used up their budget, do not count.
+    Trials that are drained, or beyond their sweep's budget, do not count.
     """
-    wanted = RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
-    query = sa.select(trials.c.id).where(OPEN, wanted, _in_scope(sweep), *others(passed_over))
+    active = RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
+    query = sa.select(trials.c.id).where(OPEN, active, _in_scope(sweep), *others(passed_over))
     if connection.execute(query.limit(1)).first() is not None:
         return True
     return any(
@@ -99,19 +96,15 @@ def may_come(connection: Connection, sweep: str | None, passed_over: Collection[
 
 
 def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
-    """Return the condition of a sweep's trials, including shared ones. Without a sweep it is always
-    true.
-    """
+    """Return the condition of a sweep's trials, shared ones included. It is true for None."""
     if sweep is None:
         return sa.true()
-    mine = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
-    return trials.c.id.in_(mine.where(sweeps.c.name == sweep))
+    query = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
+    return trials.c.id.in_(query.where(sweeps.c.name == sweep))
 
 
 def next_change(connection: Connection, now: Moment) -> float | None:
-    """Return the seconds until the first lease ends or the first trial has backed off. Return None
-    if neither will happen.
-    """
+    """Return the seconds until the first lease or back-off ends, or None if there is none."""
     c = trials.c
     soonest = (
         sa.select(sa.func.min(c.lease_until)).where(RUNNING).scalar_subquery(),

@@ -11,11 +11,11 @@ from fedsweep.errors import (
 )
 
 OUTAGE_SECONDS = 300.0
-"""How long a worker waits for a database that does not answer."""
+"""Limit of the time that a worker waits for a database that does not answer."""
 
 
 OUTAGE = (StoreBusy, StoreFull, StoreUnreachable)
-"""Errors that pass with time or after a repair. A worker waits for their end."""
+"""Errors that may pass, with time or after a repair. A worker waits for their end."""
 
 
 def note_served() -> None:
@@ -37,7 +37,7 @@ _latest_outage = float("-inf")
 
 
 _served_since: float | None = None
-"""When the first write after the latest outage, of any kind, was committed; None for none."""
+"""The time of the first committed write after the latest outage of any kind, or None."""
 
 
 def seconds_since_outage() -> float:

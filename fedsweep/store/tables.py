@@ -1,7 +1,7 @@
 """The tables. They hold everything that is known about a sweep.
 
-Times ending in `_at` are wall-clock seconds since 1970, for display. Leases and delays are measured
-on the database's clock (`store.moment.Moment`).
+Times ending in `_at` are wall-clock seconds since 1970 and for display; leases and delays are
+measured on the database's clock (`store.moment.Moment`).
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ weights = Table(
     "weights",
     metadata,
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True),
-    Column("name", Text, nullable=False),  # of the file, next to the snapshots
+    Column("name", Text, nullable=False),  # of the file, in the folder of the snapshots
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -260,7 +260,7 @@ logs = Table(
     Column("message", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""The lines that were logged during an attempt."""
+"""The log lines of an attempt."""
 
 arms = Table(
     "arms",
@@ -269,7 +269,7 @@ arms = Table(
     Column("sweep", Key, ForeignKey("sweeps.id"), nullable=False),
     Column("arm_id", Text, nullable=False),  # hash of the configuration without seed and T*
     Column("config", Text, nullable=False),  # JSON, with T* = T
-    Column("rivals", Text, nullable=False),  # JSON: the configurations of its BN and GN
+    Column("rivals", Text, nullable=False),  # JSON: its rival configurations of BN and GN
     Column("settings", Text, nullable=False),  # JSON: see `store.arms.Arm`
     Column("seeds", Text, nullable=False),  # JSON: the plan's
     Column("priority", Integer, nullable=False, server_default="0"),
@@ -280,7 +280,7 @@ arms = Table(
     UniqueConstraint("sweep", "arm_id"),
     CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ended"),
 )
-"""The cells whose best T* a sweep searches for, each with its search."""
+"""The arms that a sweep searches: cells without T*, each with its search."""
 _partial("ix_arms_open", "ended IS NULL", arms.c.priority.desc(), arms.c.id)
 
 proposals = Table(
@@ -296,7 +296,7 @@ proposals = Table(
     Column("pruned_at", BigInteger),  # the round in which it was given up
     sqlite_with_rowid=False,
 )
-"""The choices of an arm's search, in order, with the reason for each."""
+"""The proposals of an arm's search, in order, with their reasons."""
 
 proposed = Table(
     "proposed",
@@ -319,7 +319,7 @@ lattices = Table(
     Column("step", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""The rounds at which trials of a trunk may still fork, as long as an arm is searched."""
+"""Rounds at which trials of a trunk may still fork, as long as an arm is searched."""
 
 stops = Table(
     "stops",

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that may write. All of it is committed, or none.
+    """Open a transaction that may write. Either all of it is committed or nothing.
 
     Raises:
         StoreBusy: SQLite stayed locked for LOCK_WAIT_SECONDS.
@@ -52,9 +52,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Do work in a transaction. If the database does not answer, retry for a while.
+    """Do work in a transaction. If the database does not answer, retry for a limited time.
 
-    The work may be done twice, because an answer can be lost after the commit.
+    It must be safe to do the work twice, because an answer can be lost after the commit.
     """
 
     def once() -> T:
@@ -65,7 +65,7 @@ def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 
 def through_an_outage(work: Callable[[], T]) -> T:
-    """Do work. If the database does not answer, retry for a while."""
+    """Do work. If the database does not answer, retry for a limited time."""
     deadline, wait = time.monotonic() + OUTAGE_SECONDS, 0.2
     while True:
         try:
@@ -91,7 +91,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
-    """Turn the driver's errors into fedsweep's. This is the only place that does it."""
+    """Turn the driver's errors into fedsweep's. No other code does this."""
     try:
         yield
     except Exception as error:

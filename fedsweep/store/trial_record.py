@@ -22,7 +22,7 @@ from fedsweep.store.tables import (
 
 @dataclass(frozen=True)
 class Record:
-    """All that is stored of a trial's rounds, and what they were computed under."""
+    """The stored rounds of a trial, and the conditions under which they were computed."""
 
     trial_id: str
     config: Row
@@ -38,7 +38,7 @@ class Record:
 
 
 def trial_record(connection: Connection, trial: int) -> Record:
-    """Return the stored rounds that must come out again when the trial is trained again.
+    """Return the stored record that a repeated training of the trial must reproduce.
 
     Raises:
         RequestError: nothing is stored of it yet.

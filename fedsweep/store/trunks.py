@@ -1,11 +1,11 @@
 """Trunks: the BN rounds that bn and fixbn trials share if they differ only in their freeze round.
 
-A trial that has a trunk may share it up to its fork round. One trial of a trunk is its carrier. It
-trains the shared rounds, and keeps a snapshot of each round at which another trial forks. The
-others wait (`trials.waits`) until the trunk has reached their fork, or until the carrier is gone.
-
-Waiting keeps them out of the queue's index. A check at each claim (`busy`), under the trunk's lock,
-keeps two workers from training the same round.
+The shared rounds end at the earlier of the two freeze rounds. A trial that has a trunk may share it
+up to its fork round. One of a trunk's trials carries it. The carrier trains the shared rounds, and
+keeps a snapshot of each round at which another trial forks. The others wait (`trials.waits`) until
+the trunk has reached their fork, or its carrier is gone. Waiting trials are not in the queue's
+index. The check at each claim (`busy`), under the trunk's lock, keeps two workers from training the
+same round.
 """
 
 from __future__ import annotations
@@ -45,30 +45,28 @@ _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _ZERO: sa.ColumnElement[int] = sa.literal_column("0")
 
 
-def _here(row: Any = trials) -> sa.ColumnElement[int]:
+def _last_round(row: Any = trials) -> sa.ColumnElement[int]:
     """Return the last stored round of a trial."""
     got_to: sa.ColumnElement[int] = sa.func.coalesce(row.c.final_round, _ZERO)
     return got_to
 
 
 def _start(row: Any = trials) -> sa.ColumnElement[int]:
-    """Return the round after which a trial continues, from itself or from a snapshot of its
-    trunk.
-    """
+    """Return the round at which a trial resumes, by itself or from a snapshot of its trunk."""
     latest = (
         sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
         .where(snapshots.c.trunk == row.c.trunk, snapshots.c.round <= row.c.fork_round)
         .correlate(row)
         .scalar_subquery()
     )
-    return _later(_here(row), latest)
+    return _larger(_last_round(row), latest)
 
 
-def _later(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+def _larger(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     return sa.case((one > other, one), else_=other)
 
 
-def _earlier(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+def _smaller(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     return sa.case((one < other, one), else_=other)
 
 
@@ -78,15 +76,19 @@ def lock(connection: Connection, trunk: str) -> None:
 
 
 def busy(connection: Connection, trial: int, trunk: str) -> bool:
-    """Return whether another running trial trains rounds of the trunk that this trial needs too."""
+    """Return whether another trial is training rounds of the trunk that this one needs too."""
     return bool(_BUSY(connection, of_trial=trial, of_trunk=trunk).rows)
 
 
 def _busy() -> sa.Select[int]:
-    """Both would train the rounds after both their starts, up to the earlier fork."""
-    mine = trials.alias("mine")
-    both = _later(_start(), _start(mine)) < _earlier(trials.c.fork_round, mine.c.fork_round)
-    query = sa.select(trials.c.id).join(mine, mine.c.id == _TRIAL)
+    """Select a running trial that would train the same rounds of the trunk.
+
+    Both would train the rounds after the later start, up to the earlier fork.
+    """
+    claimed = trials.alias("claimed")
+    fork = _smaller(trials.c.fork_round, claimed.c.fork_round)
+    both = _larger(_start(), _start(claimed)) < fork
+    query = sa.select(trials.c.id).join(claimed, claimed.c.id == _TRIAL)
     return query.where(
         sa.text("trials.trunk IS NOT NULL AND trials.state = 'running'"),
         trials.c.trunk == _TRUNK,
@@ -99,20 +101,21 @@ _BUSY = Prepared(lambda _: _busy())
 
 
 def free_forks(connection: Connection, trunk: str, round: int) -> int:
-    """Free the trials that fork at or before the round that the trunk has reached. Return their
-    number.
+    """End the wait of the trials that fork at or before a round that the trunk has reached.
+
+    Returns the number of trials.
     """
-    return _GET_ON(connection, of_trunk=trunk, of_round=round).rowcount
+    return _FREE_FORKS(connection, of_trunk=trunk, of_round=round).rowcount
 
 
-def _released(some: sa.Select[Any]) -> sa.Update:
-    # Who plans or holds has rows locked, in an order of their own: nobody waits for them here.
-    free = some.with_for_update(skip_locked=True, of=trials)
+def _end_wait(ids: sa.Select[Any]) -> sa.Update:
+    # Planning and holding lock rows in another order. Waiting for them could be a deadlock.
+    free = ids.with_for_update(skip_locked=True, of=trials)
     return sa.update(trials).where(trials.c.id.in_(free)).values(waits=sa.literal_column("0"))
 
 
-_GET_ON = Prepared(
-    lambda _: _released(
+_FREE_FORKS = Prepared(
+    lambda _: _end_wait(
         sa.select(trials.c.id).where(
             sa.text(SHARING),
             trials.c.trunk == _TRUNK,
@@ -124,9 +127,10 @@ _GET_ON = Prepared(
 
 
 def pass_on(connection: Connection, trunk: str) -> int:
-    """Choose the next carrier of a trunk if it has none: by priority, then by how far it goes.
+    """Let the next waiting trial carry a trunk that no trial carries or is about to carry.
 
-    Return the number of chosen trials, 1 or 0.
+    The trial of the highest priority comes first, then the one that forks last. Returns the number
+    of trials, 0 or 1.
     """
     return _PASS_ON(connection, of_trunk=trunk).rowcount
 
@@ -146,7 +150,7 @@ def _passing_on() -> sa.Update:
             other.c.trunk == _TRUNK,
             other.c.waits == _ZERO,
             other.c.fork_round > reached,
-            _here(other) < other.c.fork_round,
+            _last_round(other) < other.c.fork_round,
             (other.c.state == sa.literal_column("'running'"))
             | (other.c.held.is_(None) & other.c.not_before.is_(None)),
         )
@@ -157,40 +161,42 @@ def _passing_on() -> sa.Update:
         .order_by(trials.c.priority.desc(), trials.c.fork_round.desc())
         .limit(_ONE)
     )
-    return _released(following).where(~carries)  # asked once, not of each that waits
+    return _end_wait(following).where(~carries)  # evaluated once, not for each waiting trial
 
 
 _PASS_ON = Prepared(lambda _: _passing_on())
 
 
 def free(connection: Connection, sweep: str | None = None) -> int:
-    """Choose a carrier for each trunk that trials in scope wait for and that no trial trains.
+    """Let one waiting trial carry each trunk that trials in scope wait for and no worker trains.
 
-    It handles a limited number of trunks per call. Return the number of freed trials. A worker that
-    finds nothing to claim calls it, because the intended carriers may be held or out of scope.
+    At most `AT_ONCE` trunks are looked at. Returns the number of trials. Call it if there is
+    nothing to claim, because the chosen carriers may be held or out of scope.
     """
     scope = sa.true() if sweep is None else _in_sweep(sweep)
-    found = connection.execute(_idle_trunks(scope)).scalars().all()
+    idle = connection.execute(_idle_trunks(scope)).scalars().all()
     count = 0
-    for trunk in found:
+    for trunk in idle:
         following = (
             sa.select(trials.c.id)
             .where(sa.text(WAITING), trials.c.trunk == trunk, scope)
             .order_by(trials.c.priority.desc(), trials.c.fork_round.desc())
             .limit(1)
         )
-        count += connection.execute(_released(following)).rowcount
+        count += connection.execute(_end_wait(following)).rowcount
     return count
 
 
 def anybody_waits(connection: Connection) -> bool:
     """Return whether a trial waits only for its trunk."""
-    return bool(_ANY(connection).rows)
+    return bool(_ANY_WAITS(connection).rows)
 
 
-_ANY = Prepared(lambda _: sa.select(_ONE).select_from(trials).where(sa.text(WAITING)).limit(_ONE))
+_ANY_WAITS = Prepared(
+    lambda _: sa.select(_ONE).select_from(trials).where(sa.text(WAITING)).limit(_ONE)
+)
 AT_ONCE = 100
-"""Trunks."""
+"""Trunks that get a carrier in one transaction, so that the transaction stays short."""
 
 
 def _in_sweep(sweep: str) -> sa.ColumnElement[bool]:
@@ -200,7 +206,11 @@ def _in_sweep(sweep: str) -> sa.ColumnElement[bool]:
 
 
 def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """From one trunk to the next, by the index: a million may wait for the first."""
+    """Select the trunks that trials in scope wait for and that no worker trains.
+
+    The query steps from one trunk to the next in the index, because a million trials may wait for
+    one trunk.
+    """
     first = sa.select(sa.func.min(trials.c.trunk).label("trunk")).where(sa.text(WAITING))
     waited = first.cte("waited", recursive=True)
     beyond = first.where(trials.c.trunk > waited.c.trunk).correlate(waited).scalar_subquery()
@@ -218,8 +228,9 @@ def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
-    """Return the first round after this one at which an unfinished trial forks, or a search may let
-    one fork.
+    """Return the first round after this one at which an open trial forks, or None.
+
+    A round at which a search may let a trial fork counts too.
     """
     row = _NEXT(connection, of_trunk=trunk, of_round=round).one()
     forks = [fork for fork in row if fork is not None]
@@ -257,23 +268,23 @@ _NEXT = Prepared(lambda _: _next())
 
 @dataclass(frozen=True)
 class Origin:
-    """A snapshot that a trial can go on from."""
+    """A snapshot from which a trial can resume."""
 
     trial: int
-    """The trial that wrote it."""
+    """The row id of the trial that wrote it."""
     home: Home
     """The place of its file."""
     snapshot: Snapshot
 
 
 def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Origin]:
-    """Return the snapshots that a claimed trial can continue from, bit for bit, the furthest first.
+    """Return the snapshots from which a claimed trial can resume, bit for bit, the latest first.
 
-    They are its own snapshots and those of its trunk.
+    They are its own snapshots and its trunk's.
     """
     s = snapshots.c
-    mine = s.trial == claim.trial
-    usable = mine
+    own = s.trial == claim.trial
+    usable = own
     if claim.trunk is not None:
         fingerprint = (
             sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial).scalar_subquery()
@@ -290,7 +301,7 @@ def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Orig
         .join(sweeps, sweeps.c.id == trials.c.sweep)
         .join(identity, sa.true())
         .where(usable, s.numerics_id == numerics_id)
-        .order_by(s.round.desc(), mine.desc(), s.trial)
+        .order_by(s.round.desc(), own.desc(), s.trial)
     )
     return [
         Origin(row[0], Home(row[1], row[2]), Snapshot(*row[3:]))
@@ -299,9 +310,9 @@ def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Orig
 
 
 def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
-    """Return a finished trial that shares all its rounds with this one, or None.
+    """Return a finished sibling that shares all its rounds with this trial, or None.
 
-    An example is FIXBN frozen after the last round, and BN.
+    FIXBN frozen after the last round and BN share all their rounds.
     """
     fingerprint = sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial)
     query = sa.select(trials.c.id).where(
@@ -310,45 +321,45 @@ def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
         trials.c.numerics_id == numerics_id,
         trials.c.data_fingerprint == fingerprint.scalar_subquery(),
     )
-    found: int | None = connection.execute(query.limit(1)).scalar_one_or_none()
-    return found
+    sibling: int | None = connection.execute(query.limit(1)).scalar_one_or_none()
+    return sibling
 
 
 def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numerics_id: str) -> int:
     """Give a trial the rounds of its trunk, up to a round that another trial has stored.
 
-    Return the trial's last round. Call it after `queue.renew`. If the other trial's rounds are not
-    all stored under these numerics, nothing is written.
+    Returns the trial's last round. Call it after `queue.renew`. Nothing is written if some of the
+    sibling's rounds are missing, or are now stored under other numerics.
     """
-    here = connection.execute(sa.select(_here()).where(trials.c.id == claim.trial)).scalar_one()
-    if to <= here:
-        return int(here)
-    of_it = (rounds.c.trial == sibling) & rounds.c.round.between(here + 1, to)
+    query = sa.select(_last_round()).where(trials.c.id == claim.trial)
+    last = connection.execute(query).scalar_one()
+    if to <= last:
+        return int(last)
+    shared_rounds = (rounds.c.trial == sibling) & rounds.c.round.between(last + 1, to)
     same = sa.exists().where(trials.c.id == sibling, trials.c.numerics_id == numerics_id)
-    there = connection.execute(
-        sa.select(sa.func.count()).select_from(rounds).where(of_it, same)
+    count = connection.execute(
+        sa.select(sa.func.count()).select_from(rounds).where(shared_rounds, same)
     ).scalar_one()
-    if there != to - here:
-        return int(here)
+    if count != to - last:
+        return int(last)
     for table, more in ((rounds, {"inherited": 1}), (client_rounds, {})):
         names = [c.name for c in table.c if c.name not in ("trial", *more)]
         copied = sa.select(
             sa.literal(claim.trial, sa.BigInteger()),
             *(sa.literal(value, sa.Integer()) for value in more.values()),
             *(table.c[name] for name in names),
-        ).where(table.c.trial == sibling, table.c.round.between(here + 1, to))
+        ).where(table.c.trial == sibling, table.c.round.between(last + 1, to))
         connection.execute(sa.insert(table).from_select(["trial", *more, *names], copied))
-    mine = sa.update(trials).where(trials.c.id == claim.trial)
-    shared = trials.c.rounds_shared + (to - here)
-    connection.execute(mine.values(final_round=to, rounds_shared=shared))
+    update = sa.update(trials).where(trials.c.id == claim.trial)
+    shared = trials.c.rounds_shared + (to - last)
+    connection.execute(update.values(final_round=to, rounds_shared=shared))
     return to
 
 
 def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
-    """Forget the trunk's snapshots that no other trial and no search needs any more. Return their
-    files and the places of these.
+    """Delete the rows of a trunk's snapshots that neither a sibling nor a search needs any more.
 
-    The latest snapshots of running trials are kept.
+    Only the snapshots of finished trials are deleted. Returns the places of their files, by name.
     """
     owner = trials.alias("owner")
     kept = sa.exists().where(
@@ -357,9 +368,9 @@ def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
     spare = sa.select(snapshots.c.trial, snapshots.c.round, snapshots.c.name).where(
         snapshots.c.trunk == trunk, ~needed_by_siblings(), ~kept
     )
-    found = connection.execute(spare).all()
+    rows = connection.execute(spare).all()
     dropped: dict[str, Home] = {}
-    for row in found:
+    for row in rows:
         gone = (snapshots.c.trial == row.trial) & (snapshots.c.round == row.round)
         connection.execute(sa.delete(snapshots).where(gone))
         dropped[row.name] = home(connection, row.trial)

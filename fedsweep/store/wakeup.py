@@ -1,4 +1,4 @@
-"""The wait of an idle worker: it is woken when there is something to claim, or after a while.
+"""The wake-up of an idle worker: when there is a trial to claim, otherwise after a short time.
 
 SQLite has no notification, so there a wait is a short sleep. On Postgres it is LISTEN, on a
 connection of its own, as long as the server has many connections left. Listeners must never take
@@ -19,9 +19,9 @@ from sqlalchemy.engine import Engine
 from fedsweep.store.dialects import dialect_of
 
 POLL_SECONDS = (0.2, 1.0)
-"""An idle worker looks again after a random wait between these, where nothing wakes it."""
+"""Limits of an idle worker's random wait before it looks again, if no notification wakes it."""
 JITTER_SECONDS = 0.5
-"""So that not all of them come at the same moment."""
+"""A random addition, so that not all workers look at the same moment."""
 SLICE_SECONDS = 0.1
 """How soon it notices that it is to stop."""
 

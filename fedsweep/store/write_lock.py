@@ -94,7 +94,7 @@ class _Queue:
         self._modeless = False
         """True on a file system that gives each new file the same mode."""
         self._trusted: tuple[tuple[int, int], int] | None = None
-        """Device, inode and mode of the turn file at the latest look."""
+        """Device, inode and mode of the turn file at the latest check."""
         self._trusted_until = 0.0
 
     def take(self) -> int | None:

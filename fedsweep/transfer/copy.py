@@ -33,16 +33,16 @@ from fedsweep.transfer.stores import share_approvals
 from fedsweep.transfer.weights import weights_to_add
 
 COPIED = "copied"
-"""The error of an attempt that was still open where it was copied from."""
+"""The error of an attempt that was still open in the source of the copy."""
 
 
 TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
-"""The tables of a copy. A table comes after the tables that it refers to."""
+"""The tables of a copy. A table comes after the tables that its rows refer to."""
 
 
 @dataclass(frozen=True)
 class CopiedTable:
-    """A table that came over whole: as many rows, and the same sum of what is in them."""
+    """A table that was copied and checked: the number of rows and the sum of their hashes agree."""
 
     name: str
     rows: int
@@ -50,52 +50,52 @@ class CopiedTable:
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of a copy: its tables and files."""
+    """The result of a copy."""
 
     tables: tuple[CopiedTable, ...]
     lost: tuple[str, ...]
-    """Files of weights that were missing or damaged: left out, with their rows."""
+    """Files of weights that were missing or damaged. They were left out, with their rows."""
 
 
 def copy_store(source: Engine, target: Engine) -> Copied:
-    """Copy a store into an empty one, and read back the copy. All of it is written, or nothing.
+    """Copy a store into an empty one, in one transaction, and read back the written rows.
 
-    Values are the same, bit for bit, except that SQLite does not keep the sign of a zero. Row ids
-    stay the same.
+    Values are the same, bit for bit, except that SQLite does not keep the sign of a zero. Keys stay
+    as they are.
 
     Raises:
         RequestError: the target is the source, or not empty.
-        StoreError: a value, or a file, cannot be stored there.
+        StoreError: a value, or a file, cannot be stored in the target.
         FedsweepError: what was read back is not what was written.
 
     """
     lost: list[str] = []
-    with reading(source) as there, transaction(target) as here:
-        begin(there, here)
-        _require_empty(here)
-        share_approvals(there, here)
+    with reading(source) as reader, transaction(target) as writer:
+        begin(reader, writer)
+        _require_empty(writer)
+        share_approvals(reader, writer)
         now = time.time()
 
         def carried(table: sa.Table) -> Parts:
-            for some in row_parts(there, sa.select(table)):
+            for part in row_parts(reader, sa.select(table)):
                 if table is weights:
-                    yield weights_to_add(there, here, dicts(table, some), None, lost)
+                    yield weights_to_add(reader, writer, dicts(table, part), None, lost)
                 elif table in (trials, attempts):
-                    rows = [at_rest(table.name, row, now) for row in dicts(table, some)]
+                    rows = [at_rest(table.name, row, now) for row in dicts(table, part)]
                     yield [tuple(row.values()) for row in rows]
                 else:
-                    yield [tuple(row) for row in some]
+                    yield [tuple(row) for row in part]
 
-        tables = tuple(_copy_table(here, table, carried(table)) for table in TABLES)
-        dialect_of(here).advance_keys(here, TABLES)
+        tables = tuple(_copy_table(writer, table, carried(table)) for table in TABLES)
+        dialect_of(writer).advance_keys(writer, TABLES)
     return Copied(tables, tuple(lost))
 
 
 def at_rest(table: str, row: Row, now: float) -> Row:
-    """Return a row for a copy, in which no attempt is running.
+    """Return a row as it is stored in a copy, in which no worker holds a trial.
 
-    This is the only change of a trial's state outside `queue`. A running trial is queued, and its
-    attempt is released. Times on the source's clock are removed.
+    A running trial becomes queued, and its attempt becomes released. Times on the source's clock
+    are removed. No other code outside `queue` changes a trial's state.
     """
     if table == trials.name:
         state = TrialState.QUEUED.value if row["state"] == TrialState.RUNNING else row["state"]
@@ -105,26 +105,26 @@ def at_rest(table: str, row: Row, now: float) -> Row:
     return row
 
 
-def _copy_table(here: Connection, table: sa.Table, parts: Parts) -> CopiedTable:
-    wrote, found = _Tally(), _Tally()
+def _copy_table(writer: Connection, table: sa.Table, parts: Parts) -> CopiedTable:
+    written, stored = _Tally(), _Tally()
     with contextlib.closing(parts):
-        for some in parts:
-            insert(here, table, table.columns.keys(), some)
-            wrote.count(some)
-    for back in row_parts(here, sa.select(table)):
-        found.count(map(tuple, back))
-    if wrote != found:
+        for part in parts:
+            insert(writer, table, table.columns.keys(), part)
+            written.count(part)
+    for stored_part in row_parts(writer, sa.select(table)):
+        stored.count(map(tuple, stored_part))
+    if written != stored:
         raise FedsweepError(
-            f"{table.name} did not come over: {found.rows:,} rows were read back where "
-            f"{wrote.rows:,} were written, or values differ; nothing was kept: check the disk of "
+            f"{table.name} did not come over: {stored.rows:,} rows were read back where "
+            f"{written.rows:,} were written, or values differ; nothing was kept: check the disk of "
             "the copy, and try again"
         )
-    return CopiedTable(table.name, wrote.rows)
+    return CopiedTable(table.name, written.rows)
 
 
 @dataclass
 class _Tally:
-    """The number of rows, and a sum over a hash of each row, in any order."""
+    """The number of rows, and the sum of their hashes, which does not depend on their order."""
 
     rows: int = 0
     sum: int = 0
@@ -146,9 +146,9 @@ def _without_sign_of_zero(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-def _require_empty(here: Connection) -> None:
+def _require_empty(writer: Connection) -> None:
     for table in TABLES:
-        if here.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+        if writer.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
             raise RequestError(
                 f"TO is not empty, it has {table.name}: name a new database, or add to this one "
                 "with `fedsweep db merge`"

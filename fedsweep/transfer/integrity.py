@@ -1,4 +1,4 @@
-"""The integrity of a store: the database's own check, and the rules that its rows must meet."""
+"""The integrity check of a store: the database's own check, fedsweep's rules, and the files."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ RULES = {
         SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
         JOIN snapshots s ON s.trial = t.id AND s.name = w.name""",
 }
-"""The fault of the trials that each query finds."""
+"""Queries for trials that break a rule, by the description of the fault."""
 
 
 def faults(engine: Engine) -> list[str]:
-    """Return the faults of a store, one line each. The list is empty if it is sound."""
+    """Return a line for each fault of a store. A sound store has none."""
     with reading(engine) as connection:
-        found = dialect_of(engine).own_check(connection)
-        for wrong, query in RULES.items():
+        lines = dialect_of(engine).own_check(connection)
+        for fault, query in RULES.items():
             ids = list(connection.execute(sa.text(query)).scalars())
-            found += [f"trial {trial_id}: {wrong}" for trial_id in ids]
-    return found
+            lines += [f"trial {trial_id}: {fault}" for trial_id in ids]
+    return lines
 
 
 @dataclass
@@ -69,15 +69,15 @@ class FilesChecked:
     """The result of a check of every file that the database names."""
 
     sound: int = 0
-    """Files that are as they were written."""
+    """The number of files that are as they were written."""
     faults: list[str] = field(default_factory=list)
-    """A line for each file that is not."""
+    """A line for each file that is missing, damaged or out of reach."""
     elsewhere: Counter[str] = field(default_factory=Counter)
-    """Files that lie on other machines, by machine."""
+    """The number of files that are on other machines, by machine."""
 
 
 def check_files(engine: Engine) -> FilesChecked:
-    """Read every file of weights and snapshots, and compare it with its sum."""
+    """Read every file of weights and snapshots, and compare it with its checksum."""
     checked = FilesChecked()
     for table, what in ((weights, "weights are"), (snapshots, "snapshot is")):
         with reading(engine) as connection:
@@ -134,8 +134,11 @@ def _fault(folder: Folder, name: str) -> str:
 
 
 def _is_named(engine: Engine, table: sa.Table, row: Any) -> bool:
-    """Return whether the database still names a file: a worker may have replaced a snapshot."""
+    """Return whether the database still names a file.
+
+    A worker may have replaced a snapshot in the meantime.
+    """
     same = (table.c.trial == row.trial) & (table.c.name == row.name)
     with reading(engine) as connection:
-        found = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
-        return connection.execute(found).first() is not None
+        query = sa.select(sa.literal(1)).where(same, table.c.sha256 == row.sha256)
+        return connection.execute(query).first() is not None

@@ -1,4 +1,4 @@
-"""Rows that go from one database to another, some at a time."""
+"""Rows that go from one database to another, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsweep.store.dialects.base import Lock
 from fedsweep.store.rows import Row
 
 COPIED_ROWS = 5000
-"""Number of rows in memory at a time, and in one statement."""
+"""Limit of the rows in memory, and in one statement."""
 
 
 Values = tuple[Any, ...]
@@ -24,15 +24,15 @@ Parts = Generator[list[Values], None, None]
 
 
 def row_parts(connection: Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Yield the rows of a query, some at a time, also from a server."""
-    with connection.execute(query, execution_options={"yield_per": COPIED_ROWS}) as found:
-        yield from found.partitions()
+    """Yield the rows of a query, at most `COPIED_ROWS` at a time, also from a server."""
+    with connection.execute(query, execution_options={"yield_per": COPIED_ROWS}) as rows:
+        yield from rows.partitions()
 
 
-def dicts(table: sa.Table, found: Iterable[sa.Row[Any]]) -> list[Row]:
+def dicts(table: sa.Table, rows: Iterable[sa.Row[Any]]) -> list[Row]:
     """Return rows of a table as dictionaries, by the names of its columns."""
     columns = table.columns.keys()
-    return [dict(zip(columns, row, strict=True)) for row in found]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def insert(
@@ -43,17 +43,16 @@ def insert(
         dialect_of(connection).load(connection, table, columns, rows)
 
 
-def begin(there: Connection, here: Connection) -> None:
-    """Prepare both transactions: no time limit, and a lock against planners in both
-    databases.
+def begin(source: Connection, target: Connection) -> None:
+    """Lift the time limits of both transactions, and lock planning in the database to write.
 
     Raises:
-        RequestError: it is one.
+        RequestError: both connections are to the same database.
 
     """
-    for connection in (there, here):
+    for connection in (source, target):
         dialect_of(connection).lift_time_limits(connection, idle=True)
-    dialect = dialect_of(here)
-    if dialect_of(there) is dialect and dialect.same_database(there, here):
+    dialect = dialect_of(target)
+    if dialect_of(source) is dialect and dialect.same_database(source, target):
         raise RequestError("FROM and the database to write are the same one: name two")
-    dialect.lock(here, Lock.PLAN)
+    dialect.lock(target, Lock.PLAN)

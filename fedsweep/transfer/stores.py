@@ -25,44 +25,46 @@ from fedsweep.store.transactions import ARGUMENT
 def both(
     source: str, target: str, *, names: tuple[str, str], create: bool = False
 ) -> Iterator[tuple[Engine, Engine]]:
-    """Open the stores of two URLs. The first one is only read: not even a schema is created
-    in it.
+    """Open the stores of two URLs. The first is only read: not even a schema is created in it.
 
     Raises:
-        StoreError: one is missing, unreachable, foreign, older or newer; by its name here.
+        StoreError: one is missing, unreachable, foreign, older or newer. The message names it by
+            its argument.
 
     """
     with contextlib.ExitStack() as until_done:
-        there = _named(names[0], open_to_read, source)
-        until_done.callback(there.dispose)
-        here = _named(names[1], lambda url: schema.open_store(url, create=create), target)
-        until_done.callback(here.dispose)
-        yield there, here
+        source_engine = _named(names[0], open_to_read, source)
+        until_done.callback(source_engine.dispose)
+        target_engine = _named(names[1], lambda url: schema.open_store(url, create=create), target)
+        until_done.callback(target_engine.dispose)
+        yield source_engine, target_engine
 
 
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
-    """Name this argument instead of --db in the errors about its database."""
+    """Open a store, and name the argument in its errors instead of `--db`."""
     try:
         opened = open_one(url)
     except RequestError as error:
-        said = str(error).replace("--db", name)
-        raise type(error)(said if name in said else f"{name}: {said}") from error
+        message = str(error).replace("--db", name)
+        raise type(error)(message if name in message else f"{name}: {message}") from error
     opened.update_execution_options(**{ARGUMENT: name})
     return opened
 
 
-def share_approvals(there: Connection, here: Connection) -> None:
-    """Approve for the database to write what this user has approved for FROM: files stay there.
+def share_approvals(source: Connection, target: Connection) -> None:
+    """Approve the places of FROM's files for the database to write, if this user approved them.
+
+    The files stay in their places.
 
     Raises:
-        RequestError: weights of FROM lie at a place that is not approved, and would be left out.
+        RequestError: weights of FROM are in a place that is not approved, and would be left out.
 
     """
-    own = here.execute(sa.select(identity.c.id)).scalars().first()
+    own = target.execute(sa.select(identity.c.id)).scalars().first()
     kept = sa.exists().where(weights.c.trial == trials.c.id, trials.c.sweep == sweeps.c.id)
-    needed = set(there.execute(sa.select(sweeps.c.artifacts).where(kept)).scalars())
-    for home in file_places.places(there):
-        refusal = artifacts.folder_of(there.engine.url, home).refusal
+    needed = set(source.execute(sa.select(sweeps.c.artifacts).where(kept)).scalars())
+    for home in file_places.places(source):
+        refusal = artifacts.folder_of(source.engine.url, home).refusal
         if isinstance(refusal, artifacts.Unapproved) and home.artifacts in needed:
             raise RequestError(f"weights of FROM cannot be read: {refusal} (--db FROM)")
         if refusal is None and home.artifacts is not None and own and is_store_name(own):

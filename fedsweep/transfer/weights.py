@@ -20,50 +20,54 @@ from fedsweep.transfer.rows import Values
 
 
 def weights_to_add(
-    there: Connection,
-    here: Connection,
+    source: Connection,
+    target: Connection,
     rows: Iterable[Row],
     keys: Mapping[int, int] | None,
     lost: list[str],
 ) -> list[Values]:
-    """Return FROM's rows of weights to add, under INTO's row ids, after copying their files.
+    """Copy the files of FROM's rows of weights, and return the rows to add, with INTO's keys.
 
-    Missing and damaged files are added to the list.
+    Files that are missing or damaged are added to `lost`.
     """
     brought = []
     for row in rows:
         came = row | {"trial": keys[row["trial"]] if keys else row["trial"]}
-        source = artifacts.folder_of(there.engine.url, file_places.home(there, row["trial"]))
-        target = artifacts.folder_of(here.engine.url, file_places.home(here, came["trial"]))
-        content = source.read(Weights(row["name"], row["bytes"], row["sha256"]))
+        source_folder = artifacts.folder_of(
+            source.engine.url, file_places.home(source, row["trial"])
+        )
+        target_folder = artifacts.folder_of(
+            target.engine.url, file_places.home(target, came["trial"])
+        )
+        content = source_folder.read(Weights(row["name"], row["bytes"], row["sha256"]))
         if content is None:
-            lost.append(f"{source}/{row['name']}")
+            lost.append(f"{source_folder}/{row['name']}")
             continue
         try:
-            came["name"] = _bring(here, came, target, content)
+            came["name"] = _bring(target, came, target_folder, content)
         except OSError as error:
             raise StoreError(
-                f"{target} cannot be written ({error}): make room there, or make it writable"
+                f"{target_folder} cannot be written ({error}): make room there, or make it writable"
             ) from error
         brought.append(tuple(came.values()))
     return brought
 
 
-def _bring(here: Connection, came: Row, target: artifacts.Folder, content: bytes) -> str:
-    """Write weights to a file of their own; returns its name. No file is ever overwritten.
+def _bring(target: Connection, came: Row, folder: artifacts.Folder, content: bytes) -> str:
+    """Write weights to a new file, and return its name. No file is ever overwritten.
 
     Raises:
         OSError: it cannot be written.
 
     """
     query = sa.select(trials.c.trial_id, trials.c.fence).where(trials.c.id == came["trial"])
-    trial_id, fence = here.execute(query).one()
+    trial_id, fence = target.execute(query).one()
     for name in file_names.brought_names(
-        file_places.home(here, came["trial"]).store, trial_id, fence
+        file_places.home(target, came["trial"]).store, trial_id, fence
     ):
         with contextlib.suppress(FileExistsError):
-            target.write(name, content, overwrite=False)
+            folder.write(name, content, overwrite=False)
             return name
-        if target.read(Weights(name, came["bytes"], came["sha256"])) is not None:
+        if folder.read(Weights(name, came["bytes"], came["sha256"])) is not None:
             return name  # an earlier try was rolled back
-    raise FileExistsError(errno.EEXIST, "every name is taken", str(target))
+    raise FileExistsError(errno.EEXIST, "every name is taken", str(folder))

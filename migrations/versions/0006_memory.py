@@ -1,4 +1,4 @@
-"""The memory of its device that an attempt takes."""
+"""The memory of its device that an attempt uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue against a small model of it, under any calls, in any order, at any time."""
+"""The queue compared with a small model of it, for random operations at random times."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
 STORIES = {"sqlite": 30, "postgres": 12}
-"""Stories of thirty steps each take about five seconds. `make slow` has a thousand and three
-hundred.
-"""
+"""Stories of thirty steps each, about five seconds. `make slow` has 1,000 and 300 of them."""
 SEEDS, SWEEPS = range(4), ("a", "b")
 OPEN = ("queued", "running")
 
@@ -54,7 +52,7 @@ class Attempt:
 
 @dataclass
 class Trial:
-    """The values that the tables must have for one trial."""
+    """The expected rows of one trial."""
 
     row: int
     sweep: str
@@ -131,7 +129,7 @@ class Model:
         return {seed: self.trials[seed] for seed in seeds}
 
     def order(self, sweep: str | None = None) -> list[int]:
-        """The trials that can be claimed now, the first one first."""
+        """Return the trials that can be claimed at once, in order."""
         waiting = [
             (-trial.priority, trial.row, seed)
             for seed, trial in self.scope(sweep).items()
@@ -428,7 +426,7 @@ class Machine(RuleBasedStateMachine):
         with transaction(self.engine) as c, pytest.raises(LeaseLost):
             write(c, claim, self.now)
 
-    # Events that no person asks for: time, and the work of any worker.
+    # Changes that happen by themselves, or that any worker makes.
 
     @rule(seconds=st.sampled_from([None, None, 0.25, 5.0, 15.25, 40.0]), rescue=st.booleans())
     def wait(self, seconds: float | None, rescue: bool) -> None:

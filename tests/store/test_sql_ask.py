@@ -1,4 +1,4 @@
-"""SQL from a person only reads, with any text."""
+"""SQL from a person: it only reads, for every statement."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_later_writer_waits_until_the_turn_is_free(
     writer = threading.Thread(target=write, args=(store, "late"))
     writer.start()
     assert names(store) == []
-    holder.send_signal(signal.SIGKILL)  # the lock of a dead process is free
+    holder.send_signal(signal.SIGKILL)  # a process that dies frees its lock
     writer.join(60)
     assert names(store) == ["late"]
 

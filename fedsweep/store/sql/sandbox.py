@@ -28,13 +28,13 @@ MEMORY = 512 * 2**20
 SPILLED = 256 * 2**20
 """Bytes of a temporary file."""
 NO_ROOM = 3
-"""The exit code of what took too much."""
+"""The exit code of a statement that took too much memory."""
 _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
-"""Errors of SQLite if its temporary file may not grow. Nothing else is written."""
+"""SQLite's message if its temporary file may not grow. No other file is written here."""
 
 
 def ask(question: dict[str, Any], deadline: Deadline) -> Found:
-    """Columns and rows; raises what `reader_sqlite.read` raises, TimeoutError, or MemoryError."""
+    """Columns and rows; raises what `sqlite.read` raises, TimeoutError, or MemoryError."""
     process = subprocess.Popen(
         children.command(__name__),
         stdin=subprocess.PIPE,

@@ -1,5 +1,5 @@
--- Cells by the spread of their test accuracy over seeds, the largest first. Seeds that diverged are
--- counted in a column of their own.
+-- Cells by the spread of their test accuracy over seeds, the largest first; seeds that diverged are
+-- counted separately.
 SELECT m.sweep, r.cell_id, r.dataset, r.model, r.normalizer, r.freeze_round, r.alpha,
        r.local_steps, r.momentum, count(r.test_accuracy) AS n,
        sum(CASE WHEN r.failure = 'diverged' THEN 1 ELSE 0 END) AS n_diverged,

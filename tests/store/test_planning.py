@@ -1,4 +1,4 @@
-"""Planning: what is added, and that nothing is lost."""
+"""Planning: the rows that it adds. It never removes rows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def count(store: Engine, table: sa.Table) -> int:
 
 
 def test_planning_twice_adds_nothing(store: Engine, tiny: Path) -> None:
-    """Neither trials nor members nor texts."""
+    """Planning the same file again adds no trial, member or text."""
     plan = read_plan(tiny)
     with transaction(store) as c:
         assert planning.add_sweep(c, plan) == planning.Planned(6, 0, 0, None, ())
     with transaction(store) as c:
         assert planning.add_sweep(c, plan) == planning.Planned(0, 6, 0, None, ())
-    found = [count(store, table) for table in (sweeps, plans, trials, members)]
-    assert found == [1, 1, 6, 6]
+    counts = [count(store, table) for table in (sweeps, plans, trials, members)]
+    assert counts == [1, 1, 6, 6]
 
 
 def test_a_changed_file_adds_and_removes_nothing_and_both_texts_stay(
     store: Engine, tiny: Path
 ) -> None:
-    """The dropped ones are told, and stay members."""
+    """Dropped trials are counted, and stay members."""
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny))
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [1, 2]"))
@@ -50,7 +50,7 @@ def test_a_changed_file_adds_and_removes_nothing_and_both_texts_stay(
 
 
 def test_cancelled_trials_of_a_plan_are_named_for_queueing_again(store: Engine, tiny: Path) -> None:
-    """Planning says so; the queue does it."""
+    """Planning returns the cancelled trials, and the queue queues them again."""
     plan = read_plan(tiny)
     with transaction(store) as c:
         planning.add_sweep(c, plan)
@@ -65,8 +65,9 @@ def test_cancelled_trials_of_a_plan_are_named_for_queueing_again(store: Engine, 
 
 
 def test_a_trial_that_has_not_begun_measures_what_is_asked_later(store: Engine, tiny: Path) -> None:
-    """The same trials with more to keep: those with a round stay as they began, and are counted;
-    what was asked before is not taken back.
+    """Trials without a round also keep what the later plan asks for.
+
+    Trials with a round stay as they began, and are counted. Earlier measurements stay.
     """
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny, ["diagnostics=true"]))
@@ -87,16 +88,16 @@ def test_a_trial_that_has_not_begun_measures_what_is_asked_later(store: Engine, 
 
 
 def test_priority_is_that_of_the_planning(store: Engine, tiny: Path) -> None:
-    """New trials of a raised plan run first; the old ones keep theirs."""
+    """New trials get the plan's priority, and existing trials keep theirs."""
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny))
         planning.add_sweep(c, read_plan(tiny, ["seed=7"]), priority=3)
-        found = c.execute(sa.select(trials.c.seed, trials.c.priority).order_by(trials.c.id)).all()
-    assert {tuple(row) for row in found} == {(0, 0), (1, 0), (7, 3)}
+        rows = c.execute(sa.select(trials.c.seed, trials.c.priority).order_by(trials.c.id)).all()
+    assert {tuple(row) for row in rows} == {(0, 0), (1, 0), (7, 3)}
 
 
 def test_a_large_plan_is_added_in_batches(store: Engine, tiny: Path) -> None:
-    """More rows than one statement takes."""
+    """A plan may have more rows than one statement can insert."""
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(700))}"))
     with transaction(store) as c:
         assert planning.add_sweep(c, read_plan(tiny)).new == 2100
