@@ -53,7 +53,7 @@ def test_a_grid_s_value_goes_before_the_protocol_s(tiny: Path) -> None:
     [('"25%"', 3), ('"50%"', 5), ('"12.5%"', 1), ('"0%"', 0), ('"100%"', 10), ("7", 7), ("7.0", 7)],
 )
 def test_a_freeze_round_is_rounds_or_a_share(written: str, rounds: int, tiny: Path) -> None:
-    """Percentages of T = 10 are rounded half up."""
+    """T is 10 here. Fractions of it are rounded half up."""
     tiny.write_text(TINY.replace("freeze_round = 1", f"freeze_round = {written}"))
     sweep = read_plan(tiny, ["rounds=10.0"])
     assert sweep.trials[-1].config.freeze_round == rounds

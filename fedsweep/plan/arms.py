@@ -18,7 +18,7 @@ from trainers.identity import canonical
 
 
 class Lattice(BaseModel):
-    """The T* that a search may try, as rounds or as percentages of T ("25%")."""
+    """The freeze rounds T* that a search may try, as rounds or as fractions of T ("25%")."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,20 +42,20 @@ class SearchSpec(BaseModel):
     grid of eleven T*.
     """
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
-    """The most seeds to add to an arm if two T* cannot be told apart."""
+    """Maximum number of seeds that are added to an arm if two T* cannot be told apart."""
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Number of new seeds on which the proposed T*, BN and GN are trained after the search. They
     measure the gain on seeds that did not choose T*.
     """
     prune: Literal["none", "median", "wilcoxon"] = "none"
-    """The rule that cancels calibration tails that cannot win: see `search.pruning`."""
+    """The rule that cancels trials of the search that cannot win (see `search.pruning`)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """The seed of the search's own random numbers."""
+    """Seed of the search's own random choices."""
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """A cell without T*, and the search for its best T*."""
+    """A cell without its T*, and how its best T* is found."""
 
     arm_id: str
     config: TrainConfig
@@ -137,7 +137,9 @@ class ArmSpec:
 
     @property
     def all_seeds(self) -> list[int]:
-        """The seeds of the plan, then those that the search may add, which count up from them."""
+        """The seeds of the plan, and the seeds that the search may add. The added ones count up
+        from the highest.
+        """
         last, added = max(self.seeds), self.search.extra_seeds + self.search.confirm_seeds
         return [*self.seeds, *range(last + 1, last + 1 + added)]
 
@@ -147,7 +149,7 @@ class ArmSpec:
         return range(self.low, self.high + 1, self.step)
 
     def trial(self, freeze_round: int, seed: int) -> TrialSpec:
-        """Return the trial of the arm with this T* and this seed."""
+        """Return the arm's trial with this T* and seed."""
         update = {"freeze_round": freeze_round, "seed": seed}
         trial = TrialSpec.of(self.config.model_copy(update=update))
         return trial if self.shared else replace(trial, trunk=None)
@@ -159,22 +161,23 @@ class ArmSpec:
 
 
 def arm_identity(config: TrainConfig) -> dict[str, Any]:
-    """Return the fields of a fixbn configuration that the id of its arm depends on."""
+    """Return the fields of a fixbn configuration that make its arm."""
     own = ("seed", "freeze_round")
     return {key: value for key, value in canonical(config).items() if key not in own}
 
 
 def comparison_of(config: TrainConfig) -> str:
-    """Return a hash of a configuration without its normalizer, its settings and the seed.
-
-    The hash is equal for configurations that can be compared.
+    """Return an id that is equal for configurations that differ only in normalizer, its settings
+    and the seed.
     """
     own = ("seed", "normalizer", *ARM_FIELDS)
     return content_hash({k: v for k, v in canonical(config).items() if k not in own})
 
 
 MOST_POINTS = 2000
-"""Limit of the T* that a search may choose from: its surrogate's memory grows with the square."""
+"""Maximum number of T* that a search may choose from. The memory of its surrogate grows with the
+square of it.
+"""
 
 
 def _positive(step: int | str) -> bool:
@@ -183,7 +186,7 @@ def _positive(step: int | str) -> bool:
 
 
 def _rounds_of(value: int | str, rounds: int, name: str) -> int:
-    """Return a number of rounds that is given as rounds or as a percentage of T.
+    """Return a number of rounds, given as such or as a fraction of T.
 
     Raises:
         ValueError: the value is neither, or is more than a database holds.

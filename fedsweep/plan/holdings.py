@@ -11,10 +11,10 @@ from trainers.config import (
 
 @dataclass(frozen=True)
 class Holdings:
-    """The number of samples that each client holds under a configuration."""
+    """The samples that each client holds under a configuration."""
 
     config: TrainConfig
     counts: tuple[tuple[int, ...], ...]
-    """Counts by client and class. The samples held back for validation are included."""
+    """Counts by client and class, including the samples held back for validation."""
     unit: str
     """The unit of the counts: samples, or pixels if each pixel has a class."""

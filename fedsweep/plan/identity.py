@@ -16,9 +16,9 @@ ID_DIGITS = 20
 
 
 def trunk_of(config: TrainConfig, identity: Mapping[str, Any]) -> str | None:
-    """Return the trunk of a configuration with this identity, or None if it has none.
+    """Return the id of a configuration's trunk, or None if it shares nothing.
 
-    The measurements are part of a trunk's identity.
+    The measures that a trial takes are part of its trunk's identity.
     """
     if config.normalizer not in ("bn", "fixbn") or fork_round(config) == 0:
         return None
@@ -36,7 +36,7 @@ def fork_round(config: TrainConfig) -> int:
 
 
 def content_hash(identity: Mapping[str, Any]) -> str:
-    """Return the first hex digits of SHA-256 over the identity as sorted, compact JSON."""
+    """Return hexadecimal digits of SHA-256 over the identity as sorted, compact JSON."""
     return hashlib.sha256(_COMPACT.encode(identity).encode()).hexdigest()[:ID_DIGITS]
 
 

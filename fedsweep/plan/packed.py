@@ -38,9 +38,8 @@ class Trials(Sequence[TrialSpec]):
         return trials if isinstance(trials, cls) else cls(trials)
 
     def add(self, trial: TrialSpec) -> None:
-        """Add a trial.
-
-        If the trial is known, it measures and keeps everything that either spelling asks for.
+        """Add a trial. If it exists, it then measures and keeps everything that either spelling
+        asks for.
         """
         place = self._places.get(trial.trial_id)
         if place is None:
@@ -144,7 +143,8 @@ _Row = tuple[Any, ...]
 
 
 GROUP = 8
-"""Number of fields in a group. In a grid, few axes fall into the same group, so few groups differ.
+"""Number of fields in a group. In a grid, few axes fall into the same group, so few groups
+differ.
 """
 
 

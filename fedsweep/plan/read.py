@@ -28,7 +28,8 @@ from trainers.sizes import share
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
 
 AUTO = "auto"
-"""The value of freeze_round for a trial that finds its freeze round itself (see `trainers.freeze`).
+"""The value of freeze_round for a trial that finds its freeze round itself (see
+`trainers.freeze`).
 """
 
 
@@ -82,11 +83,13 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
-"""The pattern of a sweep's name. An option ("-x") and a relative path ("..") do not match."""
+"""Pattern of a sweep's name. It excludes options and paths through folders."""
 
 
 MOST_ROUNDS = 10**15
-"""Limit of a plan's rounds. A database sums the rounds of thousands of plans in 63 bits."""
+"""Maximum number of rounds in one plan. A database sums the rounds of thousands of plans in a
+63-bit integer.
+"""
 
 
 class _Open:
@@ -178,9 +181,8 @@ class _Reader:
         open_: _Open,
         trials: Trials,
     ) -> tuple[ArmSpec, ...]:
-        """Return the arms to search, with the seeds of the plan.
-
-        The BN and GN trials of the same plan are their rivals.
+        """Return the arms to search, with the seeds of the plan. BN and GN of the same plan are
+        their rivals.
         """
         if search is None:
             return ()
@@ -207,7 +209,7 @@ class _Reader:
             self.refuse(f"[search] {error}{self.override_in(str(error))}")
 
     def budget(self, table: Any) -> Budget:
-        """Return the limits on the rounds and hours that the sweep may train in all."""
+        """Return the rounds and hours that the sweep may train in all."""
         if not isinstance(table, dict) or not table:
             self.refuse("budget must be a table: write [budget] with rounds or hours")
         self.known(table, ["rounds", "hours"], "[budget] ")
@@ -251,7 +253,7 @@ class _Reader:
         *,
         searched: bool,
     ) -> Iterator[tuple[TrainConfig, bool]]:
-        """Yield each configuration of the grid, and True if its T* is searched."""
+        """Yield each configuration of the grid, and whether its T* is searched for."""
         for axes in grids:
             for point in itertools.product(*axes.values()):
                 chosen = {**protocol, **dict(zip(axes, point, strict=True)), **self.fixed}
@@ -299,7 +301,7 @@ class _Reader:
         return f" ({', '.join(named)})" if named else ""
 
     def freeze_round(self, value: Any, rounds: int) -> Any:
-        """Return T* from rounds or a percentage of the rounds: "25%" is floor(0.25 T + 1/2)."""
+        """Return T*, given as rounds or as a fraction of them: "25%" is floor(0.25 T + 1/2)."""
         if isinstance(value, str) and value.strip() != AUTO:
             return share(Decimal(value.strip().removesuffix("%")) / 100, int(rounds))
         return AUTO if isinstance(value, str) else value
@@ -350,7 +352,7 @@ class _Reader:
 
 @functools.cache
 def _adapter(key: str) -> TypeAdapter[Any]:
-    """Return the adapter that validates one field of TrainConfig separately."""
+    """Return the validator of one field of TrainConfig."""
     info = TrainConfig.model_fields[key]
     kind: Any = info.annotation
     for check in info.metadata:

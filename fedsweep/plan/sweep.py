@@ -15,7 +15,7 @@ from trainers.config import (
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits on the rounds and hours that a sweep may train in all. None means unlimited."""
+    """The rounds and hours that a sweep may train in all. None sets no limit."""
 
     rounds: int | None = None
     hours: float | None = None
@@ -30,14 +30,14 @@ class SweepSpec:
     trials: Sequence[TrialSpec]
     budget: Budget | None = None
     arms: tuple[ArmSpec, ...] = ()
-    """The arms whose best T* the sweep searches."""
+    """The arms whose best T* it searches for."""
 
     def __post_init__(self) -> None:
         """Pack the trials."""
         object.__setattr__(self, "trials", Trials.of(self.trials))
 
     def alone(self) -> SweepSpec:
-        """Return the same sweep, with trials that share nothing."""
+        """Return the same sweep with trials that share no trunk."""
         return replace(
             self,
             trials=Trials.of(self.trials).alone(),
@@ -46,7 +46,7 @@ class SweepSpec:
 
 
 def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
-    """Return the sweep with a data set's fingerprint as part of its trials' identity."""
+    """Return the sweep with the content of a data set on disk in its trials' identity."""
 
     def pin(trial: TrialSpec) -> TrialSpec:
         if trial.config.dataset != dataset or trial.config.fingerprint:

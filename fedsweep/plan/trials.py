@@ -19,10 +19,9 @@ class TrialSpec:
     """The id of the configuration without its seed."""
     config: TrainConfig
     trunk: str | None = None
-    """The id of the rounds that bn and fixbn trials share if they differ only in T*.
-
-    They share BN's rounds up to the earlier of their freeze rounds. None if the trial shares
-    nothing."""
+    """The id of the trunk: the BN rounds that bn and fixbn trials share if they differ only in T*.
+    They share the rounds before the earlier freeze round. None if the trial shares nothing.
+    """
 
     @classmethod
     def of(cls, config: TrainConfig) -> TrialSpec:
@@ -48,7 +47,7 @@ def check_recipe(trial_id: str, config: TrainConfig) -> None:
 
 
 def more_measured(one: TrainConfig, other: TrainConfig) -> TrainConfig:
-    """Return a configuration that measures and keeps everything that either of two asks for."""
+    """Return a trial that measures and keeps everything that either of two spellings asks for."""
     flags = [name for name in OUTSIDE_IDENTITY if config_columns()[name] is bool]
     more = {name: getattr(one, name) or getattr(other, name) for name in flags}
     for name in ("evaluate_every", "snapshot_every"):

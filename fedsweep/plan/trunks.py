@@ -9,9 +9,8 @@ from fedsweep.plan.trials import TrialSpec
 
 
 def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
-    """Return the number of rounds that each of these trials trains if they share their trunks.
-
-    The trial of a trunk that goes furthest trains all of it.
+    """Return the rounds that each of these trials trains itself if they share trunks. The trial
+    that goes furthest trains the whole trunk.
     """
     furthest: dict[str, tuple[int, int]] = {}
     own = []
@@ -28,9 +27,8 @@ def own_rounds(trials: Sequence[TrialSpec]) -> list[int]:
 
 
 def most_forks(trials: Sequence[TrialSpec]) -> int:
-    """Return the largest number of snapshots that a trunk of these trials needs.
-
-    A trunk needs one snapshot at each round at which a trial forks.
+    """Return the maximum number of snapshots that a trunk of these trials needs: one at each round
+    at which a trial forks.
     """
     forks: dict[str, set[int]] = {}
     for trial in trials:

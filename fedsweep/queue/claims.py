@@ -35,7 +35,7 @@ LEASE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Claimant:
-    """The claimant of a trial: one slot of one `fedsweep work`."""
+    """The slot of a `fedsweep work` process that claims trials."""
 
     name: str
     device: str
@@ -54,14 +54,17 @@ def claim(
     served: float = math.inf,
     passed_over: frozenset[Lack] = frozenset(),
 ) -> Claim | None:
-    """Take the first trial that may run, by priority and then by age; None if there is none.
+    """Claim the first trial that may run, by priority and then by age. Return None if there is
+    none.
 
-    If nothing else is queued, the trials that other workers lost are queued again and can be taken.
-    The same holds for trials that have backed off for long enough, and for trials that wait for a
-    trunk that no worker trains. Without `rescuing`, trials stay with workers whose leases have
-    ended, because these workers renew them after an outage. `served` is the number of seconds for
-    which the database has answered the caller without a break (see `rescue`). Trials that need
-    something in `passed_over` are left to other machines.
+    Trials whose worker is lost, and trials that have backed off for long enough, are queued again.
+    They are claimed if no other trial waits. The same holds for trials that wait for a trunk that
+    no trial trains.
+
+    Without `rescuing`, trials stay with workers whose leases have ended. After an outage, these
+    workers renew their leases. `served` is the number of seconds for which the database has
+    answered the caller without a break (see `rescue`). Trials that need something in `passed_over`
+    are left to other machines.
     """
     values = {
         "now": now.seconds,
@@ -89,7 +92,8 @@ def claim(
 def reclaim(
     connection: Connection, worker: str, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Claim | None:
-    """Return the claim that a worker's name already holds, with a renewed lease, or None.
+    """Return the claim that a worker's name already holds, with a renewed lease. Return None if it
+    holds none.
 
     The answer to a claim can be lost after its commit. The worker then trains that trial.
     """
@@ -142,9 +146,8 @@ def _claim_free(connection: Connection, take: Prepared, values: dict[str, Any]) 
 
 
 def _any_shared(connection: Connection, sweep: str) -> bool:
-    """Return whether a sweep shares a trial with another sweep.
-
-    The trials of a sweep that shares none are in an index.
+    """Return whether a sweep has trials that belong to other sweeps too. An index holds the trials
+    of each sweep that has none.
     """
     return _ANY_SHARED(connection, sweep=sweep).first() is not None
 
@@ -209,20 +212,20 @@ def _unlike(number: int, lack: Lack) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """The state of a trial when its lease is renewed."""
+    """The answer to a renewal: how far the trial is, and whether it must be given back."""
 
     final_round: int
     """The last stored round, 0 if there is none."""
     give_back: bool
-    """True if a person, or the sweep's budget, has paused the trial: save it and release it."""
+    """True if a person, or the sweep's budget, asks to save the trial and give it back."""
 
 
 def renew(
     connection: Connection, claim: Claim, now: Moment, *, lease: float = LEASE_SECONDS
 ) -> Held:
-    """Check that the claim still holds its trial, and renew its lease.
+    """Prove that the claim still holds its trial, and hold it for another lease.
 
-    Call it before every write of an attempt. On Postgres it locks the row until the commit.
+    Every write of an attempt comes after this call. On Postgres it locks the row until the commit.
 
     Raises:
         LeaseLost: the trial was cancelled, or another attempt took it over.

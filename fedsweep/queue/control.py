@@ -23,9 +23,10 @@ from fedsweep.store.tables import (
 
 
 def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -> int:
-    """Cancel the queued and running trials among these row ids, and store the reason.
+    """Cancel waiting and running trials, by their row ids, with a reason. Return how many were
+    cancelled.
 
-    A running attempt notices it at its next write. Returns the number of trials.
+    A running attempt notices it at its next write.
     """
     count = 0
     for batch in batches(ids):
@@ -52,7 +53,7 @@ def cancel(connection: Connection, ids: Sequence[int], why: str | None = None) -
 
 
 def retry(connection: Connection, ids: Sequence[int]) -> int:
-    """Queue failed and cancelled trials again, by their row ids. Returns the number of trials.
+    """Queue failed and cancelled trials again, by their row ids. Return their number.
 
     Raises:
         Refused: one of them is finished, running or queued. Nothing is changed.
@@ -88,9 +89,10 @@ def retry(connection: Connection, ids: Sequence[int]) -> int:
 
 
 def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
-    """Hold the queued and running trials among these row ids. None ends their hold.
+    """Hold waiting or running trials, by their row ids. None ends the hold. Return how many trials
+    changed.
 
-    Returns the number of trials. A running trial notices it when its lease is renewed.
+    A running attempt notices it when its lease is renewed.
     """
     take_turns(connection)
     count = 0
@@ -104,7 +106,7 @@ def hold(connection: Connection, ids: Sequence[int], wish: Hold | None) -> int:
 
 
 def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
-    """Hold the trials that only this sweep has. None ends the hold."""
+    """Hold the trials that belong only to this sweep. None ends the hold."""
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)
     connection.execute(update.values(held=why and why.value))
@@ -112,9 +114,8 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
-    """Update the holds of a sweep that was planned, or planned again, and wake the workers.
-
-    A cancelled sweep is cancelled no longer.
+    """Free a sweep that has just been planned, even if it was cancelled before, and set its
+    budget.
     """
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)
@@ -127,7 +128,9 @@ def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
 
 
 def update_sweep_holds(connection: Connection, sweep: str) -> None:
-    """Hold or free each trial of a sweep, by the holds of its sweeps, and wake the workers."""
+    """Update the hold of each of a sweep's trials from all the sweeps that have it, and wake
+    workers.
+    """
     key = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
     update_holds(
         connection, trials.c.id.in_(sa.select(members.c.trial).where(members.c.sweep == key))
@@ -136,7 +139,10 @@ def update_sweep_holds(connection: Connection, sweep: str) -> None:
 
 
 def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int:
-    """Set the priority of the queued and running trials. Trials of higher priority run first."""
+    """Set the priority of trials that are not done. Return how many changed.
+
+    Trials of higher priority are claimed first.
+    """
     count = 0
     for batch in batches(ids):
         update = sa.update(trials).where(trials.c.id.in_(batch), QUEUED | RUNNING)
@@ -145,9 +151,9 @@ def prioritize(connection: Connection, ids: Sequence[int], priority: int) -> int
 
 
 def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: float | None) -> None:
-    """Limit what a sweep may train in all. None means unlimited. A held sweep is freed.
+    """Limit the rounds and hours that a sweep may train in all. None sets no limit.
 
-    The sweep is freed only if its budget held it.
+    A sweep that its budget held continues if the new budget allows it.
     """
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)
@@ -158,7 +164,9 @@ def budget(connection: Connection, sweep: str, *, rounds: int | None, hours: flo
 
 
 def overspent(connection: Connection) -> list[str]:
-    """Return the sweeps that have used up their budget and are not held yet. See `ledger`."""
+    """Return the sweeps that have used up their budget and are not held yet (see the view
+    `ledger`).
+    """
     limited = sweeps.c.budget_rounds.is_not(None) | sweeps.c.budget_hours.is_not(None)
     if connection.execute(sa.select(sweeps.c.id).where(limited).limit(1)).first() is None:
         return []

@@ -38,7 +38,7 @@ MAX_ATTEMPTS = 3
 
 
 def finish(connection: Connection, claim: Claim) -> None:
-    """Finish a trial of which all rounds are stored, with the final numbers of its last round.
+    """Finish a trial whose rounds are all stored, and copy its final numbers from them.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -65,9 +65,9 @@ def fail(
     *,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> float | None:
-    """Store that the attempt failed. Queue the trial again after a delay, or leave it failed.
+    """End a failed attempt. Queue the trial again after a delay, or leave it failed.
 
-    Returns the delay in seconds, or None if the trial stays failed.
+    Return the delay in seconds, or None if the trial stays failed.
     """
     held = held_by(claim)
     row = connection.execute(sa.select(trials.c.failures).where(held)).one_or_none()
@@ -106,10 +106,10 @@ def fail(
 
 
 def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
-    """Free the trials that fork at a round that the trunk has reached, or at an earlier one.
+    """Let the trials begin that fork at or before a stored round of the claim's trunk.
 
-    Returns the next round at which this trial or another one forks, or None if there is none. Call
-    it in the transaction that stores the snapshot of the round.
+    Return the next round at which another trial forks, or this one. Return None if there is none.
+    Call it in the transaction that stores the snapshot of that round.
     """
     if claim.trunk is None:
         return None
@@ -124,9 +124,8 @@ def reach_round(connection: Connection, claim: Claim, round: int) -> int | None:
 
 
 def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
-    """Fail the trials that fork later if the trunk diverged: they would diverge in the same round.
-
-    Do nothing if the trial diverged after its own fork.
+    """Fail the trials that fork from the trunk later. The trunk diverged, so each would diverge in
+    the same round.
     """
     query = sa.select(sa.func.coalesce(trials.c.final_round, 0)).where(trials.c.id == claim.trial)
     last = connection.execute(query).scalar_one()
@@ -155,10 +154,9 @@ def _fail_siblings(connection: Connection, claim: Claim, error: str) -> None:
 def release(
     connection: Connection, claim: Claim, why: str | None = None, traceback: str | None = None
 ) -> None:
-    """Return the trial to the queue without counting a failure.
+    """Give the trial back at no cost, because the worker must stop or the trial must wait.
 
-    The worker was asked to stop, or the trial to wait. If a fault of the machine or of the store
-    ended the attempt instead, `why` names it.
+    `why` tells if anything else ended the attempt: a fault of the machine or of the store.
     """
     if _RELEASE(connection, **key_of(claim)).rowcount != 1:
         raise lease_lost(connection, claim)
@@ -173,10 +171,9 @@ _RELEASE = Prepared.named("release")
 def retry_delay(
     kind: FailureKind, failures: int, trial_id: str, *, max_attempts: int = MAX_ATTEMPTS
 ) -> float | None:
-    """Return the seconds before the next attempt, or None if there is none.
+    """Return the seconds before the next attempt, or None if there is no next attempt.
 
-    They are 5, 10, 20 … up to 300, each ±50 %. The jitter is a function of the trial and the
-    count, so that the decision can be repeated.
+    The delays are 5, 10, 20 … up to 300 seconds, each varied by up to 50 % either way.
     """
     if kind not in RETRIED or failures >= max_attempts:
         return None

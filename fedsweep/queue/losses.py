@@ -33,12 +33,13 @@ log = logging.getLogger("fedsweep")
 
 
 MAX_LOSSES = 3
-"""Workers that a trial may lose in a row, without a new round, before it fails as `lost`."""
+"""Number of lost workers in a row, without a new round, after which a trial fails as `lost`."""
 
 
 MAX_DOUBTS = 10
-"""The same limit for attempts that are not counted as losses (`UNCHARGED`). An outage costs a trial
-nothing, but a trial that kills its whole machine again and again must end."""
+"""The same limit for attempts that are not counted as losses (`UNCHARGED`). Outages cost a trial
+nothing, but a trial that stops its whole machine again and again must end.
+"""
 
 
 LEASE_ENDED = "its lease ended"
@@ -54,8 +55,9 @@ AHEAD = "its lease was set by a clock that is ahead of this one"
 
 
 UNCHARGED = (UNWATCHED, RESTARTED, AHEAD)
-"""Ends of attempts that are not the trial's fault: its worker or the database may have been out of
-reach."""
+"""Reasons for the end of an attempt that do not count against the trial. Its worker or the database
+may have been away.
+"""
 
 
 RESCUE_BATCH = 100
@@ -63,14 +65,14 @@ RESCUE_BATCH = 100
 
 
 def rescue(connection: Connection, now: Moment, served: float = math.inf) -> int:
-    """Queue the running trials whose lease has ended, and the trials that have backed off.
+    """Queue again the running trials whose lease has ended, and the trials that have backed off for
+    long enough. Return their number.
 
-    Returns the number of trials. An attempt that stored a new round costs nothing. A trial that
-    loses its worker MAX_LOSSES times in a row without a new round fails as `lost`, because it
-    probably kills its workers.
+    An attempt that stored a new round costs nothing. A trial that loses its worker MAX_LOSSES times
+    in a row without a new round fails as `lost`, because it probably stops its workers.
 
     `served` is the number of seconds for which the database has answered the caller. A lease that
-    ended earlier is not a loss: the database may have been out of reach while its worker lives.
+    ended longer ago is not a loss: the database may have been away while the worker lived.
     """
     due = DUE(connection, now=now.seconds, clock=now.clock).one()
     waited = _end_waits(connection, now) if due.backed_off else 0
@@ -84,7 +86,7 @@ def _end_waits(connection: Connection, now: Moment) -> int:
 
 
 def end_waits_ahead(connection: Connection, now: Moment) -> int:
-    """Queue the trials that back off until a time that only another clock can have set."""
+    """Queue again the trials that back off until a time that only another clock can have set."""
     return _end_some_waits(connection, is_ahead(trials.c.not_before, as_sql(now)))
 
 
@@ -128,10 +130,10 @@ def _rescue_expired(connection: Connection, now: Moment, served: float) -> int:
 
 
 def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True) -> bool:
-    """Expire the attempt of a trainer that its worker saw die, without waiting for the lease.
+    """End an attempt whose process died. This is a rescue without the wait for the lease.
 
-    Returns True if the attempt had stored a round. If the attempt is not `charged`, its machine may
-    be at fault. The trial is then queued again, and its losses stay as they are.
+    Return whether the attempt had stored a round. If it is not `charged`, its machine may be at
+    fault: the trial is queued again, and its losses stay as they are.
 
     Raises:
         LeaseLost: the claim does not hold the trial any more.
@@ -150,7 +152,7 @@ def lose(connection: Connection, claim: Claim, why: str, *, charged: bool = True
 def _expire(
     connection: Connection, trial: int, fence: int, losses: int, why: str, *, charged: bool = True
 ) -> bool:
-    """End an attempt that lost its worker. Returns True if it had stored a round."""
+    """End an attempt that lost its worker. Return whether it had stored a round."""
     ended = sa.update(attempts).where(attempts.c.trial == trial, attempts.c.fence == fence)
     row = connection.execute(
         ended.values(outcome=Outcome.EXPIRED.value, ended_at=time.time(), error=why).returning(
@@ -184,7 +186,9 @@ _FOR_GOOD = "lost its worker"
 
 
 def _doubts(connection: Connection, trial: int) -> int:
-    """Count a trial's `UNCHARGED` ends since its last new round or since it last ended."""
+    """Count a trial's attempts that ended for an uncharged reason, since it last stored a new round
+    or ended.
+    """
     c = attempts.c
     settled = (Outcome.FINISHED.value, Outcome.FAILED.value, Outcome.CANCELLED.value)
     over = (c.rounds_new > 0) | c.outcome.in_(settled) | c.error.startswith(_FOR_GOOD)
@@ -234,7 +238,7 @@ def come_back(connection: Connection, claim: Claim) -> bool:
 
 
 def _last_gain(trial: int) -> sa.ScalarSelect[int]:
-    """Return the fence of the last attempt that stored a new round, or 0."""
+    """Return the fence of the last attempt that stored a new round, 0 if there is none."""
     latest = sa.func.coalesce(sa.func.max(attempts.c.fence), sa.literal_column("0"))
     gained = sa.select(latest).where(attempts.c.trial == trial, attempts.c.rounds_new > 0)
     return gained.scalar_subquery()

@@ -25,7 +25,7 @@ from fedsweep.store.tables import (
 )
 
 CHANNEL = "fedsweep_work"
-"""The Postgres channel that is notified when there may be a trial to claim."""
+"""The channel of Postgres that is notified when there may be a trial to claim."""
 
 
 # Literals, not parameters: a planner uses a partial index only if it sees the value.
@@ -72,17 +72,13 @@ END_ATTEMPT = Prepared.named("end_attempt")
 
 
 def pass_on(connection: Connection, trunk: str | None) -> None:
-    """Let another trial carry a trunk that its carrier may have given up, and wake the workers."""
+    """Let another trial train a trunk after its trial has ended or must stop."""
     if trunk is not None and trunks.pass_on(connection, trunk):
         wake(connection)
 
 
 def update_holds(connection: Connection, condition: sa.ColumnElement[bool]) -> None:
-    """Set `held` of the trials that meet a condition, from their own wish and from their sweeps.
-
-    A trial's own wish comes first. Otherwise a trial is held only if each of its sweeps is held,
-    and then by the mildest of their reasons. A cancelled sweep adds no reason.
-    """
+    """Set the column `held` of some trials, from their own wish and from their sweeps."""
     of_trial = members.join(sweeps, sweeps.c.id == members.c.sweep)
     having = sa.select(sweeps.c.held).select_from(of_trial).where(members.c.trial == trials.c.id)
     free = sa.exists(having.where(sweeps.c.held.is_(None)).correlate(trials))
@@ -102,12 +98,12 @@ def update_holds(connection: Connection, condition: sa.ColumnElement[bool]) -> N
 
 
 def wake(connection: Connection) -> None:
-    """Tell idle workers, when this transaction commits, that there may be a trial to claim."""
+    """Wake idle workers when this transaction commits, because there may be a trial to claim."""
     dialect_of(connection).notify(connection, CHANNEL)
 
 
 def lease_lost(connection: Connection, claim: Claim) -> LeaseLost:
-    """Return the error of a guarded write that matched no row."""
+    """Return the error that tells why a guarded write met no row."""
     query = sa.select(trials.c.state).where(trials.c.id == claim.trial)
     if connection.execute(query).scalar_one_or_none() == TrialState.CANCELLED:
         return LeaseLost(f"trial {claim.trial_id} was cancelled")
@@ -136,7 +132,7 @@ def ending(
     error: str | None = None,
     traceback: str | None = None,
 ) -> dict[str, Any]:
-    """Return the parameters of `END_ATTEMPT` and of the statement `finish`."""
+    """Return the parameters of the statements `end_attempt` and `finish`."""
     return key_of(claim) | {
         "ended_at": time.time(),
         "outcome": outcome.value,

@@ -32,9 +32,10 @@ def others(lacks: Collection[Lack]) -> list[sa.ColumnElement[bool]]:
 
 
 def outstanding(connection: Connection, sweep: str | None = None) -> bool:
-    """Return whether a trial in scope is running, queued, backing off, paused or to be proposed.
+    """Return whether a trial in scope is running, queued, backing off, paused, or still to be
+    proposed.
 
-    Trials that are drained, or beyond their sweep's budget, do not count.
+    Drained sweeps, and sweeps that have used up their budget, do not count.
     """
     statement = _OUTSTANDING if sweep is None else _OUTSTANDING_IN
     return bool(statement(connection, sweep=sweep).one()[0]) or arms.open_in(connection, sweep)
@@ -77,13 +78,15 @@ NEEDS = ("dataset", "fingerprint", "model", "normalizer")
 
 
 MOST_NEEDS = 1000
-"""Combinations that a worker checks before its first claim. It checks others when it claims."""
+"""Number of combinations that a worker checks before its first claim. It checks others when it
+claims them.
+"""
 
 
 def may_come(connection: Connection, sweep: str | None, passed_over: Collection[Lack]) -> bool:
     """Return whether an open or future trial in scope is not passed over.
 
-    Trials that are drained, or beyond their sweep's budget, do not count.
+    Drained sweeps, and sweeps that have used up their budget, do not count.
     """
     active = RUNNING | trials.c.held.is_(None) | (trials.c.held == Hold.PAUSE.value)
     query = sa.select(trials.c.id).where(OPEN, active, _in_scope(sweep), *others(passed_over))
@@ -96,7 +99,9 @@ def may_come(connection: Connection, sweep: str | None, passed_over: Collection[
 
 
 def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
-    """Return the condition of a sweep's trials, shared ones included. It is true for None."""
+    """Return the condition of a sweep's trials, including shared ones. Without a sweep it is always
+    true.
+    """
     if sweep is None:
         return sa.true()
     query = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
@@ -104,7 +109,9 @@ def _in_scope(sweep: str | None) -> sa.ColumnElement[bool]:
 
 
 def next_change(connection: Connection, now: Moment) -> float | None:
-    """Return the seconds until the first lease or back-off ends, or None if there is none."""
+    """Return the seconds until the first lease ends or the first trial has backed off. Return None
+    if neither will happen.
+    """
     c = trials.c
     soonest = (
         sa.select(sa.func.min(c.lease_until)).where(RUNNING).scalar_subquery(),

@@ -101,7 +101,7 @@ class Stream:
             return []
         self.numerics, self.last = now.numerics, rows[-1][0] if rows else 0
         event_id = f"{self.numerics}:{self.last}"
-        return [_event("rounds", {"anew": after == 0, "rounds": rows}, event_id)]
+        return [_event("rounds", {"replace": after == 0, "rounds": rows}, event_id)]
 
 
 def _parse_event_id(text: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ OUTAGE_SECONDS = 300.0
 
 
 OUTAGE = (StoreBusy, StoreFull, StoreUnreachable)
-"""Errors that may pass, with time or after a repair. A worker waits for their end."""
+"""Errors that pass with time or after a repair. A worker waits for their end."""
 
 
 def note_served() -> None:

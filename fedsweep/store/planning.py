@@ -39,7 +39,7 @@ from fedsweep.store.tables import (
 
 @dataclass(frozen=True)
 class Planned:
-    """The result of planning a sweep. Nothing is ever removed."""
+    """The result of planning a sweep."""
 
     new: int
     """Trials that the database did not have."""
@@ -89,10 +89,10 @@ def add_trials(
     priority: int,
     before: Mapping[str, Any] | None = None,
 ) -> tuple[set[str], dict[str, int]]:
-    """Add the trials that the store does not have, and make all of these trials members of a sweep.
+    """Add the trials that do not exist yet, and make all of them members of a sweep.
 
-    `before` has the rows of the existing trials, if they are known. Returns the ids of the new
-    trials, and the rows of all trials by their ids. Call it after `take_turns`.
+    `before` has the rows of the existing trials if they are known. Return the ids of the new
+    trials, and the rows of all trials by id. Call it after `take_turns`.
     """
     packed = Trials.of(wanted)
     if before is None:
@@ -130,14 +130,13 @@ def _proposed(connection: Connection, sweep: int) -> set[int]:
 
 
 def _differs(row: Any, trial: TrialSpec) -> bool:
-    """Return whether a stored trial measures or keeps other things than the plan asks for now."""
+    """Return whether a stored trial measures or keeps something else than the plan asks for."""
     return any(getattr(row, name) != getattr(trial.config, name) for name in OUTSIDE_IDENTITY)
 
 
 def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
-    """Let a trial that has not begun also measure and keep what the plan asks for now.
-
-    Returns False if the trial has begun.
+    """Let a trial that has not begun also measure and keep what the plan asks for. Return False if
+    it has begun.
     """
     stored = connection.execute(
         sa.select(trials.c.config).where(trials.c.id == row.id)
@@ -158,16 +157,16 @@ def _measure_more(connection: Connection, row: Any, trial: TrialSpec) -> bool:
 
 
 def take_turns(connection: Connection) -> None:
-    """Wait until no other transaction plans or holds sweeps, and lock planning until the commit.
+    """Lock out other planners, and other commands that hold sweeps, until the commit.
 
-    Without the lock, two plans that share trials in another order would deadlock. Two transactions
-    that hold shared trials would not see each other's changes.
+    Two planners that share trials in different orders would otherwise deadlock. Two commands that
+    hold shared trials would not see each other's change.
     """
     dialect_of(connection).lock(connection, Lock.PLAN)
 
 
 def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | None]:
-    """Return the sweep's row, created if it is new, and the text it was last planned with."""
+    """Return the sweep's row, created if it is missing, and the text of its latest plan."""
     _ADD_SWEEP(connection, name=sweep.name, created_at=time.time())
     key = connection.execute(sa.select(sweeps.c.id).where(sweeps.c.name == sweep.name)).scalar_one()
     last = sa.select(plans.c.text).where(plans.c.sweep == key).order_by(plans.c.id.desc()).limit(1)
@@ -175,7 +174,7 @@ def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | Non
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
-    """Return the rows, states and measurements of the trials that the store already has."""
+    """Return the existing ones of these trials: their rows, states and measures."""
     outside = [trials.c[name] for name in sorted(OUTSIDE_IDENTITY)]
     found = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
     for batch in batches(ids):
@@ -183,9 +182,9 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
 
 
 def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
-    """Return the new trial that is to carry each trunk, which is the one that goes furthest.
+    """Return, by trunk, the new trial that will train it: the one that forks last.
 
-    It is None if an existing trial may carry the trunk and comes no later.
+    The value is None if an existing trial can train the trunk at least as far.
     """
     furthest: dict[str, tuple[int, str]] = {}
     for trial_id, trunk, fork in fresh.forks:

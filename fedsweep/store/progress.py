@@ -26,12 +26,14 @@ LATEST_ATTEMPTS = 1_000
 
 
 MOST_OVERHEAD = 10.0
-"""If an attempt takes longer than ten times its rounds, its clock was set."""
+"""Maximum ratio of an attempt's time to that of its rounds. A higher ratio means that the clock was
+set.
+"""
 
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """The progress of a sweep."""
+    """The progress of a sweep: its trials by state, its rounds, and the time that is left."""
 
     sweep: str
     queued: int
@@ -41,15 +43,17 @@ class SweepProgress:
     cancelled: int
     rounds_done: int
     rounds_total: int
-    """Rounds of the trials that are not cancelled. A failed trial's stored rounds are done."""
+    """Rounds of the trials that are not cancelled. A failed trial counts as far as it was
+    trained.
+    """
     seconds_left: float | None
-    """One slot's work, from the measured seconds per round. None before the first round."""
+    """Work of one slot in seconds, from measured seconds per round. None before the first round."""
     held: str | None = None
-    """The reason why its trials are not claimed: paused, drained, out of budget or cancelled."""
+    """The reason if no trial of it is claimed: paused, drained, out of budget, or cancelled."""
     time_left: TimeLeft | None = None
     """The time until its last trial ends, with the slots that work on it now."""
     searching: int = 0
-    """Arms whose best T* is still searched. More trials will be added."""
+    """Number of arms whose best T* is still searched for. They will add trials."""
 
     @property
     def trials(self) -> int:
@@ -58,12 +62,12 @@ class SweepProgress:
 
     @property
     def done(self) -> int:
-        """The trials that no worker will train any more."""
+        """The trials that need no more work."""
         return self.finished + self.failed + self.cancelled
 
 
 def sweep_progress(connection: Connection, sweep: str | None = None) -> list[SweepProgress]:
-    """Return the progress of every sweep, or of the named one."""
+    """Return the progress of each sweep, or of the one that is named."""
     is_open = trials.c.state.in_([TrialState.QUEUED, TrialState.RUNNING])
     done = sa.func.coalesce(trials.c.final_round, 0)
     left = sa.case((is_open, trials.c.rounds - done), else_=0)
@@ -141,7 +145,7 @@ def _progress(
 
 
 def failed_trials(connection: Connection, sweep: str | None = None) -> int:
-    """Return the failed trials of all sweeps, or of the named one, each once."""
+    """Return the failed trials, of one sweep if it is named, each once."""
     query = (
         sa.select(sa.func.count()).select_from(trials).where(trials.c.state == TrialState.FAILED)
     )
@@ -152,17 +156,17 @@ def failed_trials(connection: Connection, sweep: str | None = None) -> int:
 
 
 def _total(column: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Return a sum that is an integer on Postgres too, not a decimal."""
+    """Return a sum that is an integer on Postgres too, instead of a decimal."""
     return sa.cast(sa.func.sum(column), sa.BigInteger)
 
 
 def _cost_key() -> list[sa.Column[Any]]:
-    """Return the columns that the time of a round depends on, other than the machine."""
+    """Return the columns that the time of a round depends on, except the machine."""
     return [trials.c[name] for name in TIMED]
 
 
 def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
-    """Return the time that rounds have taken so far, for each kind of trial that has any."""
+    """Return the time that rounds have taken, for each kind of trial that has any."""
     own, seconds = trials.c.final_round - trials.c.rounds_shared, trials.c.seconds
     query = (
         sa.select(
@@ -182,12 +186,12 @@ def paces(connection: Connection) -> dict[tuple[Any, ...], Pace]:
 
 
 def seconds_a_round(connection: Connection) -> dict[tuple[Any, ...], float]:
-    """Return the measured mean seconds per round, for each kind of trial that has any."""
+    """Return the mean seconds per round, for each kind of trial that has any."""
     return {kind: pace.mean for kind, pace in paces(connection).items()}
 
 
 def overhead(connection: Connection) -> float:
-    """Return the latest attempts' seconds per second of their trained rounds, at least 1."""
+    """Return the seconds of the latest attempts per second of their rounds, at least 1."""
     latest = (
         sa.select(attempts).order_by(attempts.c.id.desc()).limit(LATEST_ATTEMPTS).subquery("latest")
     )

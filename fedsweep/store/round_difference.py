@@ -1,4 +1,4 @@
-"""Differences between a round that was trained again and the stored one. No database is used."""
+"""Differences between a round that was trained again and the stored one. Pure: rows and values."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def as_stored(measured: Round) -> dict[str, Any]:
 def differences(
     stored: Mapping[Any, Any], clients: Mapping[int, ClientScore], again: Round
 ) -> Iterator[Differs]:
-    """Return every number of a round that differs from the stored one, compared bit for bit.
+    """Yield every number of a round that differs from the stored one, bit for bit.
 
-    `stored` is the round's row, by column. `clients` has the stored values of its clients.
+    `stored` is the round's row by column. `clients` are the stored rows of its clients.
     """
     row = as_stored(again)
     for column in COMPARED:

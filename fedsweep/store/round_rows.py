@@ -30,11 +30,11 @@ def add_rounds(
     final_round: int | None = None,
     memory: int | None = None,
 ) -> Differs | None:
-    """Store an attempt's rounds. Rounds that are already stored are compared, and count as lost.
+    """Store an attempt's rounds. A round that is stored already is compared, and counts as lost.
 
-    If a round differs, returns the first difference and writes nothing. Call it after
-    `queue.renew`, which returns the last stored round. Later rounds have nothing to compare with.
-    `memory` is the largest number of bytes of its device that the attempt has used.
+    Return the first difference, with nothing written. Call it after `queue.renew`, which returns
+    the last stored round: later rounds have nothing to compare with. `memory` is the maximum of the
+    device's memory that the attempt has taken, in bytes.
     """
     if not done:
         return None
@@ -81,7 +81,7 @@ _COUNT = Prepared.named("count_rounds")
 def _stored(
     connection: Connection, claim: Claim, done: Sequence[Round]
 ) -> dict[int, sa.RowMapping]:
-    """Return the stored rows of the span of these rounds, by round."""
+    """Return the stored rows in the span of these rounds, by round."""
     span = rounds.c.round.between(done[0].round, done[-1].round)
     found = connection.execute(sa.select(rounds).where(rounds.c.trial == claim.trial, span))
     return {row["round"]: row for row in found.mappings()}
@@ -98,7 +98,9 @@ def _difference(
     again: Sequence[Round],
     stored: Mapping[int, sa.RowMapping],
 ) -> Differs | None:
-    """Return the first difference between these rounds and the stored ones, clients included."""
+    """Return the first difference between rounds that were trained again and the stored ones,
+    clients included.
+    """
     clients = _stored_clients(connection, claim, again)
     for measured in again:
         row, scores = stored[measured.round], clients.get(measured.round, {})

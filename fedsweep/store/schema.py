@@ -33,7 +33,8 @@ it.
 
 
 def open_store(url: str, *, create: bool = False) -> Engine:
-    """Return an engine for a store with the current schema. An empty database gets the schema.
+    """Return an engine for a store with the current schema. An empty database gets the
+    schema.
 
     Raises:
         StoreError: it is missing, unreachable, read-only, foreign, older or newer.
@@ -123,7 +124,7 @@ def migrate(engine: Engine) -> tuple[str | None, str]:
 
 
 def _refuse_running(connection: Connection) -> None:
-    """Refuse to change the tables while workers of the older version hold trials."""
+    """Refuse to change the tables while workers use them."""
     now = read_clock(connection)
     leases = sa.table("trials", sa.column("lease_until"), sa.column("clock"), sa.column("state"))
     held = sa.select(sa.func.count()).where(

@@ -38,7 +38,7 @@ class Spare:
     name: str
     home: Home
     host: str
-    """The place where it was written."""
+    """The machine that wrote it."""
 
 
 UNWANTED = trials.c.state.in_([TrialState.FINISHED, TrialState.CANCELLED]) | (
@@ -50,9 +50,8 @@ may as well start from round 1.
 
 
 def needed_by_siblings() -> sa.ColumnElement[bool]:
-    """Return whether an open sibling would resume from this snapshot of the trunk.
-
-    A snapshot at which a search may still let a trial fork counts too.
+    """Return whether another trial of the trunk, or a search, may still start from this
+    snapshot.
     """
     of_arm = lattices.c
     live = arms.join(sweeps, sweeps.c.id == arms.c.sweep)
@@ -120,7 +119,7 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
 
 
 def kept_weights(connection: Connection, trial: int) -> Weights | None:
-    """Return the place of a finished trial's weights, or None if none were kept."""
+    """Return the index row of a finished trial's weights, or None if none were kept."""
     query = sa.select(weights.c.name, weights.c.bytes, weights.c.sha256)
     row = connection.execute(query.where(weights.c.trial == trial)).one_or_none()
     return Weights(*row) if row else None

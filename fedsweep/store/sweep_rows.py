@@ -79,13 +79,13 @@ def plan_texts(connection: Connection, sweep: str) -> list[str]:
 
 
 def sweep_trials(connection: Connection, sweep: str) -> list[int]:
-    """Return the rows of a sweep's members."""
+    """Return the row ids of a sweep's trials."""
     query = sa.select(members.c.trial).join(sweeps, sweeps.c.id == members.c.sweep)
     return list(connection.execute(query.where(sweeps.c.name == sweep)).scalars())
 
 
 def held_alone(connection: Connection, sweep: str) -> list[int]:
-    """Return the rows of a sweep's members that no other live sweep has."""
+    """Return the row ids of a sweep's trials that no other live sweep has."""
     own = sa.select(sweeps.c.id).where(sweeps.c.name == sweep).scalar_subquery()
     other, live = members.alias(), sweeps.alias()
     shared = sa.exists().where(
@@ -99,7 +99,7 @@ def held_alone(connection: Connection, sweep: str) -> list[int]:
 
 
 def trial_keys(connection: Connection, ids: Sequence[str]) -> list[int]:
-    """Return the rows of trials, by their ids."""
+    """Return the row ids of trials, by their trial ids."""
     found: list[int] = []
     for i in range(0, len(ids), 1000):
         some = trials.c.trial_id.in_(ids[i : i + 1000])

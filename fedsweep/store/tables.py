@@ -1,7 +1,7 @@
 """The tables. They hold everything that is known about a sweep.
 
-Times ending in `_at` are wall-clock seconds since 1970 and for display; leases and delays are
-measured on the database's clock (`store.moment.Moment`).
+Times ending in `_at` are wall-clock seconds since 1970, for display. Leases and delays are measured
+on the database's clock (`store.moment.Moment`).
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ logs = Table(
     Column("message", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""The log lines of an attempt."""
+"""The lines that were logged during an attempt."""
 
 arms = Table(
     "arms",
@@ -280,7 +280,7 @@ arms = Table(
     UniqueConstraint("sweep", "arm_id"),
     CheckConstraint("ended IN ('budget', 'settled', 'tried')", name="ended"),
 )
-"""The arms that a sweep searches: cells without T*, each with its search."""
+"""The cells whose best T* a sweep searches for, each with its search."""
 _partial("ix_arms_open", "ended IS NULL", arms.c.priority.desc(), arms.c.id)
 
 proposals = Table(
@@ -296,7 +296,7 @@ proposals = Table(
     Column("pruned_at", BigInteger),  # the round in which it was given up
     sqlite_with_rowid=False,
 )
-"""The proposals of an arm's search, in order, with their reasons."""
+"""The choices of an arm's search, in order, with the reason for each."""
 
 proposed = Table(
     "proposed",
@@ -319,7 +319,7 @@ lattices = Table(
     Column("step", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Rounds at which trials of a trunk may still fork, as long as an arm is searched."""
+"""The rounds at which trials of a trunk may still fork, as long as an arm is searched."""
 
 stops = Table(
     "stops",

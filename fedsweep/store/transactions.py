@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that may write. Either all of it is committed or nothing.
+    """Open a transaction that may write. All of it is committed, or none.
 
     Raises:
         StoreBusy: SQLite stayed locked for LOCK_WAIT_SECONDS.
@@ -52,9 +52,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Do work in a transaction. If the database does not answer, retry for a limited time.
+    """Do work in a transaction. If the database does not answer, retry for a while.
 
-    It must be safe to do the work twice, because an answer can be lost after the commit.
+    The work may be done twice, because an answer can be lost after the commit.
     """
 
     def once() -> T:
@@ -65,7 +65,7 @@ def patiently(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 
 def through_an_outage(work: Callable[[], T]) -> T:
-    """Do work. If the database does not answer, retry for a limited time."""
+    """Do work. If the database does not answer, retry for a while."""
     deadline, wait = time.monotonic() + OUTAGE_SECONDS, 0.2
     while True:
         try:
@@ -91,7 +91,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated(engine: Engine) -> Iterator[None]:
-    """Turn the driver's errors into fedsweep's. No other code does this."""
+    """Turn the driver's errors into fedsweep's. This is the only place that does it."""
     try:
         yield
     except Exception as error:

@@ -38,7 +38,7 @@ class Record:
 
 
 def trial_record(connection: Connection, trial: int) -> Record:
-    """Return the stored record that a repeated training of the trial must reproduce.
+    """Return the stored rounds that must come out again when the trial is trained again.
 
     Raises:
         RequestError: nothing is stored of it yet.

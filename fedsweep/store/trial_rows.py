@@ -32,7 +32,7 @@ FETCHED_ROWS = 5_000
 def results(
     connection: Connection, sweep: str, columns: Sequence[str] | None = None
 ) -> list[PackedRow]:
-    """Return the view `results` of a sweep's members, in the order of planning.
+    """Return the view `results` of a sweep's trials, in the order of planning.
 
     `columns` names the columns to read. By default, all are read.
     """
@@ -53,7 +53,8 @@ _SHARED = frozenset({*config_columns(), "cell_id", "sweep", "state", "failure"} 
 def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
     """Return the measures by round of a sweep's trials in any state, if they were taken.
 
-    One measure is read at a time, and rows are streamed, because a study has millions of rows.
+    One measure is read at a time, and rows are read one after another, because a study has
+    millions.
     """
     of_sweep = (
         rounds.join(trials, trials.c.id == rounds.c.trial)
@@ -97,7 +98,7 @@ def trial_list(
 
 
 def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
-    """Return the row and full id of the one trial with this prefix of its id.
+    """Return the row and the full id of the only trial whose id begins with this text.
 
     Raises:
         NotFound: no id has this prefix. RequestError: several have it.
@@ -131,11 +132,11 @@ def trial_attempts(connection: Connection, trial: int) -> list[Row]:
 
 
 def trial_standing(connection: Connection, trial: int) -> Row:
-    """Return the facts about a trial's failures and waits that the view `results` does not have.
+    """Return the cost of a trial's failures, and the reasons for which it waits.
 
-    `seconds_off` are the seconds until it has backed off, or None. `held_by` has its held sweeps
-    with their reasons, as rows. `waits` is set if it waits for its trunk. `carrier` is the trial
-    that trains the trunk, or None.
+    `seconds_off` counts down to the end of its back-off, or is None without one. `held_by` are its
+    held sweeps and the reasons, as rows. `waits` is true if it waits for its trunk. `carrier` is
+    the trial that trains the trunk, or None.
     """
     c, now = trials.c, read_clock(connection)
     # On another clock, that of an earlier boot, it is over.
@@ -163,7 +164,7 @@ def trial_standing(connection: Connection, trial: int) -> Row:
 def trial_logs(
     connection: Connection, trial: int, fence: int, last: int | None = None
 ) -> list[Row]:
-    """Return the log lines of an attempt, in order. If there are many, return the last ones."""
+    """Return the log lines of an attempt, in order. Of many lines, return the last ones."""
     query = sa.select(logs.c.at, logs.c.level, logs.c.message)
     query = query.where(logs.c.trial == trial, logs.c.fence == fence)
     newest = query.order_by(logs.c.n.desc()).limit(last)

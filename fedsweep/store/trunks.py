@@ -1,11 +1,11 @@
 """Trunks: the BN rounds that bn and fixbn trials share if they differ only in their freeze round.
 
-The shared rounds end at the earlier of the two freeze rounds. A trial that has a trunk may share it
-up to its fork round. One of a trunk's trials carries it. The carrier trains the shared rounds, and
-keeps a snapshot of each round at which another trial forks. The others wait (`trials.waits`) until
-the trunk has reached their fork, or its carrier is gone. Waiting trials are not in the queue's
-index. The check at each claim (`busy`), under the trunk's lock, keeps two workers from training the
-same round.
+A trial that has a trunk may share it up to its fork round. One trial of a trunk is its carrier. It
+trains the shared rounds, and keeps a snapshot of each round at which another trial forks. The
+others wait (`trials.waits`) until the trunk has reached their fork, or until the carrier is gone.
+
+Waiting keeps them out of the queue's index. A check at each claim (`busy`), under the trunk's lock,
+keeps two workers from training the same round.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def _last_round(row: Any = trials) -> sa.ColumnElement[int]:
 
 
 def _start(row: Any = trials) -> sa.ColumnElement[int]:
-    """Return the round at which a trial resumes, by itself or from a snapshot of its trunk."""
+    """Return the round after which a trial continues, from itself or from a snapshot of its
+    trunk.
+    """
     latest = (
         sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
         .where(snapshots.c.trunk == row.c.trunk, snapshots.c.round <= row.c.fork_round)
@@ -76,7 +78,7 @@ def lock(connection: Connection, trunk: str) -> None:
 
 
 def busy(connection: Connection, trial: int, trunk: str) -> bool:
-    """Return whether another trial is training rounds of the trunk that this one needs too."""
+    """Return whether another running trial trains rounds of the trunk that this trial needs too."""
     return bool(_BUSY(connection, of_trial=trial, of_trunk=trunk).rows)
 
 
@@ -101,9 +103,8 @@ _BUSY = Prepared(lambda _: _busy())
 
 
 def free_forks(connection: Connection, trunk: str, round: int) -> int:
-    """End the wait of the trials that fork at or before a round that the trunk has reached.
-
-    Returns the number of trials.
+    """Free the trials that fork at or before the round that the trunk has reached. Return their
+    number.
     """
     return _FREE_FORKS(connection, of_trunk=trunk, of_round=round).rowcount
 
@@ -127,10 +128,9 @@ _FREE_FORKS = Prepared(
 
 
 def pass_on(connection: Connection, trunk: str) -> int:
-    """Let the next waiting trial carry a trunk that no trial carries or is about to carry.
+    """Choose the next carrier of a trunk if it has none: by priority, then by how far it goes.
 
-    The trial of the highest priority comes first, then the one that forks last. Returns the number
-    of trials, 0 or 1.
+    Return the number of chosen trials, 1 or 0.
     """
     return _PASS_ON(connection, of_trunk=trunk).rowcount
 
@@ -168,10 +168,10 @@ _PASS_ON = Prepared(lambda _: _passing_on())
 
 
 def free(connection: Connection, sweep: str | None = None) -> int:
-    """Let one waiting trial carry each trunk that trials in scope wait for and no worker trains.
+    """Choose a carrier for each trunk that trials in scope wait for and that no trial trains.
 
-    At most `AT_ONCE` trunks are looked at. Returns the number of trials. Call it if there is
-    nothing to claim, because the chosen carriers may be held or out of scope.
+    It handles a limited number of trunks per call. Return the number of freed trials. A worker that
+    finds nothing to claim calls it, because the intended carriers may be held or out of scope.
     """
     scope = sa.true() if sweep is None else _in_sweep(sweep)
     idle = connection.execute(_idle_trunks(scope)).scalars().all()
@@ -228,9 +228,8 @@ def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
-    """Return the first round after this one at which an open trial forks, or None.
-
-    A round at which a search may let a trial fork counts too.
+    """Return the first round after this one at which an unfinished trial forks, or a search may let
+    one fork.
     """
     row = _NEXT(connection, of_trunk=trunk, of_round=round).one()
     forks = [fork for fork in row if fork is not None]
@@ -271,16 +270,16 @@ class Origin:
     """A snapshot from which a trial can resume."""
 
     trial: int
-    """The row id of the trial that wrote it."""
+    """The trial that wrote it."""
     home: Home
     """The place of its file."""
     snapshot: Snapshot
 
 
 def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Origin]:
-    """Return the snapshots from which a claimed trial can resume, bit for bit, the latest first.
+    """Return the snapshots that a claimed trial can continue from, bit for bit, the furthest first.
 
-    They are its own snapshots and its trunk's.
+    They are its own snapshots and those of its trunk.
     """
     s = snapshots.c
     own = s.trial == claim.trial
@@ -310,9 +309,9 @@ def origins(connection: Connection, claim: Claim, numerics_id: str) -> list[Orig
 
 
 def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
-    """Return a finished sibling that shares all its rounds with this trial, or None.
+    """Return a finished trial that shares all its rounds with this one, or None.
 
-    FIXBN frozen after the last round and BN share all their rounds.
+    An example is FIXBN frozen after the last round, and BN.
     """
     fingerprint = sa.select(trials.c.data_fingerprint).where(trials.c.id == claim.trial)
     query = sa.select(trials.c.id).where(
@@ -328,8 +327,8 @@ def twin(connection: Connection, claim: Claim, numerics_id: str) -> int | None:
 def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numerics_id: str) -> int:
     """Give a trial the rounds of its trunk, up to a round that another trial has stored.
 
-    Returns the trial's last round. Call it after `queue.renew`. Nothing is written if some of the
-    sibling's rounds are missing, or are now stored under other numerics.
+    Return the trial's last round. Call it after `queue.renew`. If the other trial's rounds are not
+    all stored under these numerics, nothing is written.
     """
     query = sa.select(_last_round()).where(trials.c.id == claim.trial)
     last = connection.execute(query).scalar_one()
@@ -357,9 +356,10 @@ def inherit(connection: Connection, claim: Claim, sibling: int, to: int, numeric
 
 
 def drop_unneeded(connection: Connection, trunk: str) -> dict[str, Home]:
-    """Delete the rows of a trunk's snapshots that neither a sibling nor a search needs any more.
+    """Forget the trunk's snapshots that no other trial and no search needs any more. Return their
+    files and the places of these.
 
-    Only the snapshots of finished trials are deleted. Returns the places of their files, by name.
+    The latest snapshots of running trials are kept.
     """
     owner = trials.alias("owner")
     kept = sa.exists().where(

@@ -1,4 +1,4 @@
-"""The places that this user has approved for a store's files, on this machine.
+"""Places for a store's files that this user has approved on this machine.
 
 A database names the places of its files, and may come from any person. The folder next to a
 database, and the one in the user's data folder, belong to it. Any other place is used only after

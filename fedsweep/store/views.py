@@ -23,7 +23,7 @@ NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
 
 def create_views(connection: Connection) -> None:
-    """Create every view. Call it after the tables have this version's schema."""
+    """Create every view. Call it after the tables have this version's columns."""
     for statement in statements(dialect_of(connection)).values():
         connection.execute(sa.text(statement))
 

@@ -1,4 +1,4 @@
-"""The wake-up of an idle worker: when there is a trial to claim, otherwise after a short time.
+"""The wait of an idle worker: it is woken when there is something to claim, or after a while.
 
 SQLite has no notification, so there a wait is a short sleep. On Postgres it is LISTEN, on a
 connection of its own, as long as the server has many connections left. Listeners must never take

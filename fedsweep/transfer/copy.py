@@ -37,7 +37,7 @@ COPIED = "copied"
 
 
 TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
-"""The tables of a copy. A table comes after the tables that its rows refer to."""
+"""The tables of a copy. A table comes after the tables that it refers to."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CopiedTable:
 
 @dataclass(frozen=True)
 class Copied:
-    """The result of a copy."""
+    """The result of a copy: its tables and files."""
 
     tables: tuple[CopiedTable, ...]
     lost: tuple[str, ...]
@@ -58,10 +58,10 @@ class Copied:
 
 
 def copy_store(source: Engine, target: Engine) -> Copied:
-    """Copy a store into an empty one, in one transaction, and read back the written rows.
+    """Copy a store into an empty one, and read back the copy. All of it is written, or nothing.
 
-    Values are the same, bit for bit, except that SQLite does not keep the sign of a zero. Keys stay
-    as they are.
+    Values are the same, bit for bit, except that SQLite does not keep the sign of a zero. Row ids
+    stay the same.
 
     Raises:
         RequestError: the target is the source, or not empty.
@@ -92,10 +92,10 @@ def copy_store(source: Engine, target: Engine) -> Copied:
 
 
 def at_rest(table: str, row: Row, now: float) -> Row:
-    """Return a row as it is stored in a copy, in which no worker holds a trial.
+    """Return a row for a copy, in which no attempt is running.
 
-    A running trial becomes queued, and its attempt becomes released. Times on the source's clock
-    are removed. No other code outside `queue` changes a trial's state.
+    This is the only change of a trial's state outside `queue`. A running trial is queued, and its
+    attempt is released. Times on the source's clock are removed.
     """
     if table == trials.name:
         state = TrialState.QUEUED.value if row["state"] == TrialState.RUNNING else row["state"]
@@ -124,7 +124,7 @@ def _copy_table(writer: Connection, table: sa.Table, parts: Parts) -> CopiedTabl
 
 @dataclass
 class _Tally:
-    """The number of rows, and the sum of their hashes, which does not depend on their order."""
+    """The number of rows, and a sum over a hash of each row, in any order."""
 
     rows: int = 0
     sum: int = 0

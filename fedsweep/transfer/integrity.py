@@ -1,4 +1,4 @@
-"""The integrity check of a store: the database's own check, fedsweep's rules, and the files."""
+"""The integrity of a store: the database's own check, and the rules that its rows must meet."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ RULES = {
         SELECT t.trial_id FROM trials t JOIN weights w ON w.trial = t.id
         JOIN snapshots s ON s.trial = t.id AND s.name = w.name""",
 }
-"""Queries for trials that break a rule, by the description of the fault."""
+"""The fault of the trials that each query finds."""
 
 
 def faults(engine: Engine) -> list[str]:
-    """Return a line for each fault of a store. A sound store has none."""
+    """Return the faults of a store, one line each. The list is empty if it is sound."""
     with reading(engine) as connection:
         lines = dialect_of(engine).own_check(connection)
         for fault, query in RULES.items():

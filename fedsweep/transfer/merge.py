@@ -61,20 +61,21 @@ class Merged:
     rounds: int
     """Rounds that INTO did not have."""
     sweeps: tuple[str, ...]
-    """Names of FROM's sweeps. Their holds and budgets must be updated after the merge."""
+    """FROM's sweeps. Their holds and budgets must be checked again."""
     lost: tuple[str, ...]
     """Files of weights that were missing or damaged. They were left out, with their rows."""
 
 
 def merge_stores(engine: Engine, target: Connection) -> Merged:
-    """Add a store's sweeps, trials and measurements (FROM) to another store's (INTO).
+    """Add a store's sweeps, trials and measurements to another store, within its transaction.
 
-    The connection to INTO is in a transaction. A trial of both stores is one trial: rounds that
-    both have must be equal, bit for bit. It continues from the store in which it got further. If
-    they are equal, INTO's is kept. A finished trial is the furthest. The rounds that are not kept
-    count as lost. Every attempt is kept, so that the ledger has the whole cost. INTO decides if a
-    trial is cancelled or held, its priority, and the search of an arm that both have. Merging again
-    adds nothing.
+    A trial of both stores is one trial: the rounds that both have must be equal, bit for bit. The
+    trial continues from the store that trained it further. INTO wins a tie, and finished counts as
+    furthest. The rounds that are dropped for it count as lost. Every attempt is kept, so the ledger
+    shows the whole cost.
+
+    INTO decides whether a trial is cancelled, held or urgent, and how an arm of both is searched. A
+    second merge adds nothing.
 
     Raises:
         Refused: a trial of both runs in INTO, or the two contradict each other. The caller must
@@ -178,7 +179,7 @@ class _Merging:
         self.kept += len(both) - len(over)
 
     def carry(self, step: _Step) -> None:
-        """Add the attempts, logs, rounds and weights of the trials of a step."""
+        """Add the attempts with their logs, the rounds and the weights."""
         fences = _add_attempts(self.source, self.target, step, self.now)
         _add_logs(self.source, self.target, step, fences)
         self.rounds += _add_rows_of(self.source, self.target, rounds, step)
@@ -195,7 +196,7 @@ class _Step:
     fresh: frozenset[int]
     """Trials that INTO did not have."""
     over: frozenset[int]
-    """Trials that are taken over as FROM had them."""
+    """The trials that continue as they are in FROM."""
     fences: Mapping[int, int]
     """INTO's last fences of the trials that it had."""
 
@@ -203,9 +204,8 @@ class _Step:
 def _of(
     connection: Connection, column: sa.Column[Any], values: Iterable[Any], *, lock: bool = False
 ) -> list[Row]:
-    """Return the rows of a table in which a column has one of these values.
-
-    All rows are in memory at once: use it if each value has few rows.
+    """Return the rows of a table in which a column has one of these values. Each value has few
+    rows.
     """
     table = column.table
     query = sa.select(table).where(column.in_(list(values))).order_by(*table.primary_key)
@@ -233,9 +233,8 @@ def _require_agreement(both: Sequence[tuple[Row, Row]]) -> None:
 def _require_equal_rounds(
     source: Connection, target: Connection, both: Sequence[tuple[Row, Row]]
 ) -> None:
-    """Refuse trials whose common rounds differ.
-
-    If two trials were planned with different measurements, only the common ones are compared.
+    """Refuse trials whose common rounds differ. Only measures that both trials take are
+    compared.
     """
     begun = {t["trial_id"]: (t, o) for t, o in both if t["final_round"] and o["final_round"]}
     for table, measured in ((rounds, COMPARED), (client_rounds, ["samples", "test_accuracy"])):
@@ -269,7 +268,7 @@ def _unequal(incoming: Row, existing: Row, number: int, difference: str, other: 
 def _side_by_side(
     source: Connection, target: Connection, table: sa.Table, measured: Sequence[str], ids: list[str]
 ) -> Iterator[tuple[Values, dict[int, Values]]]:
-    """Yield the values of FROM (0) and of INTO (1), by trial id and round (and client)."""
+    """Return the measurements in FROM (0) and in INTO (1), by trial, round and client."""
     within = [c for c in table.primary_key if c is not table.c.trial]
     head = 1 + len(within)
     query = sa.select(trials.c.trial_id, *within, *(table.c[name] for name in measured))
@@ -288,7 +287,7 @@ def _side_by_side(
 
 
 def _standing(row: Row) -> tuple[bool, int, bool]:
-    """Return a sort key of a trial's progress. A trial that got further has a greater key."""
+    """Return how far a trial is trained. A greater value is further."""
     diverged = row["failure"] == FailureKind.DIVERGED
     return row["state"] == TrialState.FINISHED, row["final_round"] or 0, diverged
 
@@ -335,10 +334,10 @@ def _take_over(target: Connection, over: Sequence[tuple[Row, Row]]) -> int:
 def _add_attempts(
     source: Connection, target: Connection, step: _Step, now: float
 ) -> dict[tuple[int, int], int]:
-    """Add the attempts that INTO does not have, after its own.
+    """Add the attempts that INTO does not have, after its own. Return its fences by FROM's trials
+    and fences.
 
-    Returns INTO's fences, by FROM's trials and fences. Two attempts are the same if they have the
-    same trial, worker and start.
+    An attempt is identified by its trial, its worker and its start.
     """
     rows = _of(source, attempts.c.trial, step.keys)
     incoming = [at_rest(attempts.name, row, now) for row in rows]
@@ -370,9 +369,9 @@ def _name(attempt: Row) -> Values:
 
 
 def in_vain(attempt: Row) -> Row:
-    """Return an attempt as lost, because INTO keeps the rounds of the other database's attempt.
+    """Return an attempt of which no round is stored, because the other database's rounds are used.
 
-    If it finished the trial, it becomes released, because another attempt has finished the trial.
+    Its rounds count as lost. It has not finished the trial either, because another attempt has.
     """
     trained = {"rounds_lost": attempt["rounds_trained"], "seconds_lost": attempt["seconds_trained"]}
     if attempt["outcome"] == Outcome.FINISHED:
@@ -392,7 +391,7 @@ def _write_attempts(target: Connection, new: Sequence[Row], newer: Sequence[Row]
 
 
 def _raise_fences(target: Connection, last: Mapping[int, int]) -> None:
-    """Raise the fences of INTO's trials, so that the next claim comes after the added attempts."""
+    """Raise the fences, so that the next claim comes after the added attempts."""
     if last:
         raised = sa.update(trials).where(trials.c.id == sa.bindparam("of_trial"))
         target.execute(raised, [{"of_trial": key, "fence": fence} for key, fence in last.items()])
@@ -448,10 +447,7 @@ def _add_members(
     joined: Mapping[int, int],
     first: Mapping[int, int],
 ) -> None:
-    """Add the sweeps' memberships of these trials.
-
-    `first` has the sweep of INTO that planned each trial first.
-    """
+    """Add the memberships of these trials. `first` are INTO's sweeps that planned them first."""
     had = {(row["sweep"], row["trial"]) for row in _of(target, members.c.trial, step.keys.values())}
     new = []
     for row in _of(source, members.c.trial, step.keys):
@@ -462,7 +458,9 @@ def _add_members(
 
 
 def _add_arms(source: Connection, target: Connection, joined: Mapping[int, int]) -> None:
-    """Add the searches that INTO does not have, with their proposals, after all trials."""
+    """Add the searches that INTO does not have, with their proposals. Call it after all trials are
+    added.
+    """
     had = {tuple(row) for row in target.execute(sa.select(arms.c.sweep, arms.c.arm_id))}
     rows = source.execute(sa.select(arms).order_by(arms.c.id)).mappings().all()
     keys: dict[int, int] = {}

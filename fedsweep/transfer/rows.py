@@ -14,7 +14,7 @@ from fedsweep.store.dialects.base import Lock
 from fedsweep.store.rows import Row
 
 COPIED_ROWS = 5000
-"""Limit of the rows in memory, and in one statement."""
+"""Number of rows in memory at a time, and in one statement."""
 
 
 Values = tuple[Any, ...]
@@ -24,7 +24,7 @@ Parts = Generator[list[Values], None, None]
 
 
 def row_parts(connection: Connection, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Yield the rows of a query, at most `COPIED_ROWS` at a time, also from a server."""
+    """Yield the rows of a query, some at a time, also from a server."""
     with connection.execute(query, execution_options={"yield_per": COPIED_ROWS}) as rows:
         yield from rows.partitions()
 
@@ -44,7 +44,8 @@ def insert(
 
 
 def begin(source: Connection, target: Connection) -> None:
-    """Lift the time limits of both transactions, and lock planning in the database to write.
+    """Prepare both transactions: no time limit, and a lock against planners in both
+    databases.
 
     Raises:
         RequestError: both connections are to the same database.

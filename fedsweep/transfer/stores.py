@@ -25,7 +25,8 @@ from fedsweep.store.transactions import ARGUMENT
 def both(
     source: str, target: str, *, names: tuple[str, str], create: bool = False
 ) -> Iterator[tuple[Engine, Engine]]:
-    """Open the stores of two URLs. The first is only read: not even a schema is created in it.
+    """Open the stores of two URLs. The first one is only read: not even a schema is created
+    in it.
 
     Raises:
         StoreError: one is missing, unreachable, foreign, older or newer. The message names it by
@@ -41,7 +42,7 @@ def both(
 
 
 def _named(name: str, open_one: Callable[[str], Engine], url: str) -> Engine:
-    """Open a store, and name the argument in its errors instead of `--db`."""
+    """Name this argument instead of --db in the errors about its database."""
     try:
         opened = open_one(url)
     except RequestError as error:

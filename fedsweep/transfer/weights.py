@@ -26,9 +26,9 @@ def weights_to_add(
     keys: Mapping[int, int] | None,
     lost: list[str],
 ) -> list[Values]:
-    """Copy the files of FROM's rows of weights, and return the rows to add, with INTO's keys.
+    """Return FROM's rows of weights to add, under INTO's row ids, after copying their files.
 
-    Files that are missing or damaged are added to `lost`.
+    Missing and damaged files are added to the list.
     """
     brought = []
     for row in rows:

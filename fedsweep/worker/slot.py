@@ -133,7 +133,7 @@ def run_slot(
 
 
 class _SlotLoop:
-    """The claims of one slot, one after another, and its judgement of its machine."""
+    """The claims of one slot, one after another, and its judgment of its machine."""
 
     def __init__(
         self,

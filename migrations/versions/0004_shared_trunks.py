@@ -1,4 +1,4 @@
-"""The rounds that bn and fixbn trials share if they differ only in their freeze round.
+"""The BN rounds that bn and fixbn trials share if they differ only in their freeze round.
 
 Existing trials stay as they are and share nothing.
 """

@@ -1,4 +1,4 @@
-"""The memory of its device that an attempt uses."""
+"""The memory of its device that an attempt takes."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def calm(
 
 @pytest.mark.timeout(1800)  # if the machine is busy with other things
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-def test_what_disturbed_workers_give_is_bitwise_what_one_undisturbed_gives(
+def test_disturbed_workers_give_bitwise_the_results_of_an_undisturbed_one(
     database: str, calm: Calm, tmp_path: Path
 ) -> None:
     """Workers are killed, frozen and cut off. The disk fills, the clock jumps, snapshots break.

@@ -57,7 +57,7 @@ def started(url: str, n: int, barrier: Any = None) -> BaseProcess:
 
 
 def in_some_order(store: Engine, rng: random.Random) -> None:
-    """Shuffle the order of claims: the first claimed trial carries the trunk."""
+    """Shuffle the trials' order. The first that is claimed carries the trunk."""
     with transaction(store) as c:
         for row in c.execute(sa.select(trials.c.id)).scalars().all():
             statement = sa.update(trials).where(trials.c.id == row)
@@ -75,7 +75,9 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eight_workers_train_six_and_a_half_trials(
     database: str, alone: Curves, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """All eleven are equal bit for bit. Unstored rounds are neither counted nor lost."""
+    """Eleven trials come out, bit for bit. Rounds that killed workers had not stored do not count
+    as trained or lost.
+    """
     url = request.getfixturevalue(f"{database}_url")
     (tmp_path / "shared.toml").write_text(PLAN)
     store = open_store(url)

@@ -98,7 +98,7 @@ def gives_back(c: Connection, claim: Claim) -> bool:
 
 @pytest.mark.parametrize("why", [Hold.PAUSE, Hold.DRAIN, Hold.BUDGET])
 def test_nothing_of_a_held_sweep_is_claimed_until_it_is_resumed(why: Hold, c: Connection) -> None:
-    """No claim takes it, with or without the sweep as scope, for any reason of the hold."""
+    """Each kind of hold does so, for claims of the sweep and for claims of any sweep."""
     plan(c, "a", 0, 1)
     queue.hold_sweep(c, "a", why)
     assert held(c) == {0: why, 1: why}
@@ -243,7 +243,7 @@ def test_trials_planned_into_a_held_sweep_are_held_too(c: Connection) -> None:
 
 
 def test_a_new_sweep_that_has_a_held_trial_frees_it(c: Connection) -> None:
-    """The new sweep frees the trial, but a person's own hold on the trial stays."""
+    """A person who plans it asks for it. A person's own hold of that trial stays."""
     _, second = plan(c, "a", 0, 1)
     queue.hold(c, [second], Hold.DRAIN)
     queue.hold_sweep(c, "a", Hold.PAUSE)
@@ -305,7 +305,7 @@ def test_planning_a_cancelled_sweep_again_takes_it_back(c: Connection) -> None:
 def test_planning_back_a_sweep_whose_trials_another_paused_one_has_frees_them(
     c: Connection,
 ) -> None:
-    """Planning frees the trials that only the paused sweep held."""
+    """Trials that only the paused sweep still had are free again."""
     plan(c, "a", 0, 1)
     plan(c, "b", 1)
     queue.hold_sweep(c, "b", Hold.PAUSE)
@@ -368,7 +368,7 @@ def test_raising_a_budget_lets_the_sweep_go_on(c: Connection) -> None:
 
 
 def test_a_budget_is_kept_by_its_own_sweep_alone(c: Connection) -> None:
-    """Trials that another free sweep has go on, and their rounds count for both sweeps."""
+    """Trials of another free sweep continue. The rounds that it trains count for both."""
     plan(c, "a", 0, 1, budget=Budget(rounds=3))
     plan(c, "b", 1, 2)
     train(c, claim := claimed(c), 1, ROUNDS)
@@ -390,7 +390,7 @@ def test_a_paused_sweep_stays_paused_beyond_its_budget(c: Connection) -> None:
 
 
 def test_priorities_can_be_raised_and_lowered_later(c: Connection) -> None:
-    """Only queued and running trials change. A trial that is planned again keeps its priority."""
+    """Waiting and running trials change. A planned trial keeps the priority that it has."""
     rows = plan(c, "a", 0, 1, 2, 3)
     queue.cancel(c, rows[3:])
     assert queue.prioritize(c, rows[2:], 5) == 1
@@ -454,7 +454,7 @@ def test_a_retried_trial_of_a_held_sweep_stays_held(c: Connection) -> None:
 
 
 def test_a_retried_trial_of_a_sweep_that_was_resumed_meanwhile_is_free(c: Connection) -> None:
-    """The hold at the time of its cancellation is not restored."""
+    """The hold that it had when it was cancelled no longer exists."""
     rows = plan(c, "a", 0)
     queue.hold_sweep(c, "a", Hold.PAUSE)
     queue.cancel(c, rows)

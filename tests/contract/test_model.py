@@ -1,4 +1,4 @@
-"""The queue compared with a small model of it, for random operations at random times."""
+"""The queue against a small model of it, under any calls, in any order, at any time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
 STORIES = {"sqlite": 30, "postgres": 12}
-"""Stories of thirty steps each, about five seconds. `make slow` has 1,000 and 300 of them."""
+"""Stories of thirty steps each take about five seconds. `make slow` has a thousand and three
+hundred.
+"""
 SEEDS, SWEEPS = range(4), ("a", "b")
 OPEN = ("queued", "running")
 
@@ -52,7 +54,7 @@ class Attempt:
 
 @dataclass
 class Trial:
-    """The expected rows of one trial."""
+    """The values that the tables must have for one trial."""
 
     row: int
     sweep: str
@@ -129,7 +131,7 @@ class Model:
         return {seed: self.trials[seed] for seed in seeds}
 
     def order(self, sweep: str | None = None) -> list[int]:
-        """Return the trials that can be claimed at once, in order."""
+        """The trials that can be claimed now, the first one first."""
         waiting = [
             (-trial.priority, trial.row, seed)
             for seed, trial in self.scope(sweep).items()

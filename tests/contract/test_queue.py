@@ -1,4 +1,4 @@
-"""The guarantees of the queue, on every database, with a clock that the tests set."""
+"""The promises of the queue, on every database. The test moves the time."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_only_what_may_create_makes_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_database_gets_its_schema(empty_postgres: str) -> None:
-    """On Postgres the first process creates the schema."""
+    """On Postgres the first process creates it."""
     store = schema.open_store(empty_postgres)
     with reading(store) as connection:
         assert schema.current(connection) == schema.head()

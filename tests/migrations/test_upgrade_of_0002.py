@@ -55,7 +55,9 @@ def test_an_upgrade_keeps_every_value_of_every_row(second_store: str) -> None:
 
 
 def test_members_and_files_get_what_they_are_now_looked_up_by(upgraded: Engine) -> None:
-    """Members are marked as shared, and every file that a row names is in the index."""
+    """Members know if another sweep planned their trial first. Every file that a row names is in
+    the index.
+    """
     with reading(upgraded) as c:
         shared = sa.text("SELECT sweep, trial FROM sweep_members WHERE shared = 1")
         assert [tuple(row) for row in c.execute(shared)] == [(2, 1)]

@@ -49,8 +49,8 @@ def test_an_upgrade_keeps_every_value_of_every_row(third_store: str) -> None:
     engine.dispose()
 
 
-def test_what_was_begun_is_finished_alone(upgraded: Engine) -> None:
-    """Running, released and queued trials are finished. The paused trial stays paused."""
+def test_trials_that_were_begun_share_nothing(upgraded: Engine) -> None:
+    """Running, released and waiting trials share nothing. The paused one stays paused."""
     place, finished = Place(), 0
     with reading(upgraded) as c:
         assert c.execute(sa.select(trials.c.trunk).distinct()).scalars().all() == [None]

@@ -12,33 +12,38 @@ from fedsweep.store.engine import make_engine
 from fedsweep.store.transactions import reading
 
 ROWS = json.loads(Path(__file__).with_name("rows_of_0001.json").read_text())
-"""Rows of fedsweep 0.1: five small trials: two finished, one given back after a round, one
-not begun, one diverged. (Their `numerics_id` is nobody's.)"""
+"""Rows of five small trials as fedsweep 0.1 stored them: two finished, one given back after a
+round, one not begun, one diverged. No machine has their `numerics_id`.
+"""
 
 
 ROWS_OF_0002 = json.loads(Path(__file__).with_name("rows_of_0002.json").read_text())
-"""Rows of the second version's code: two sweeps that share a trial: two trials finished, with
-weights and clients' accuracies, one diverged, one given back after two rounds and claimed again
-(its lease is long over), one cancelled, one not begun."""
+"""Rows of two sweeps that share a trial, as the second version stored them. Two trials finished,
+with weights and clients' accuracies, and one diverged. One was given back after two rounds and
+claimed again, and its lease is long over. One was cancelled, and one not begun.
+"""
 
 
 ROWS_OF_0003 = json.loads(Path(__file__).with_name("rows_of_0003.json").read_text())
-"""Rows of the third version's code: two sweeps that share a trial: two trials finished, one
-diverged, one given back after two rounds, one claimed (its lease is long over), one paused, one
-cancelled; with files, logs and a budget."""
+"""Rows of two sweeps that share a trial, as the third version stored them, with files, logs and a
+budget. Two trials finished, one diverged, and one was given back after two rounds. One is claimed,
+and its lease is long over. One is paused, and one cancelled.
+"""
 
 
 ROWS_OF_0004 = json.loads(Path(__file__).with_name("rows_of_0004.json").read_text())
-"""Rows of the fourth version's code: two sweeps that share trunks: a BN trial paused after
-three of its five rounds, which others fork from; one finished; FIXBN trials that fork after round
-1, 2, 3 and 4, of which one was given back, one is claimed (its lease is long over), and two are not
-begun; and GN's."""
+"""Rows of two sweeps that share trunks, as the fourth version stored them. A BN trial, which others
+fork from, is paused after three of its five rounds, and another finished. FIXBN trials fork after
+round 1, 2, 3 and 4: one was given back, one is claimed with a lease long over, and two are not
+begun. GN's trials share nothing.
+"""
 
 
 ROWS_OF_0005 = json.loads(Path(__file__).with_name("rows_of_0005.json").read_text())
-"""Rows of the fifth version's code: a sweep that searches: BN, GN and T* = 5 finished with
-two seeds each; of the second proposal, T* = 3, one seed was given back and is claimed again (its
-lease is long over), one is not begun."""
+"""Rows of a sweep that searches, as the fifth version stored them. BN, GN and T* = 5 finished with
+two seeds each. Of the second proposal, T* = 3, one seed was given back and is claimed again, with a
+lease long over. The other is not begun.
+"""
 
 
 ROWS_OF_0006 = json.loads(Path(__file__).with_name("rows_of_0006.json").read_text())

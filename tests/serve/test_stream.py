@@ -62,12 +62,12 @@ def test_new_rounds_of_a_trial_are_sent(read_cache: ReadCache, planned: Engine) 
     claim = claimed(planned, 2)
     page = stream(read_cache, "trial", trial=claim.trial_id)
     first = sent(page)["rounds"]
-    assert (first["anew"], [row[:2] for row in first["rounds"]]) == (True, [[1, 0.25], [2, 0.5]])
+    assert (first["replace"], [row[:2] for row in first["rounds"]]) == (True, [[1, 0.25], [2, 0.5]])
     assert "rounds" not in sent(page)
     with transaction(planned) as connection:
         assert round_rows.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
     more = sent(page)["rounds"]
-    assert (more["anew"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
+    assert (more["replace"], [row[:2] for row in more["rounds"]]) == (False, [[3, 0.75]])
 
 
 def test_a_browser_that_reconnects_gets_only_new_rounds(
@@ -82,10 +82,10 @@ def test_a_browser_that_reconnects_gets_only_new_rounds(
     with transaction(planned) as connection:
         assert round_rows.add_rounds(connection, claim, [one_round(3, 0.75)]) is None
     back = sent(stream(read_cache, "trial", event.id, trial=claim.trial_id))["rounds"]
-    assert (back["anew"], [row[0] for row in back["rounds"]]) == (False, [3])
+    assert (back["replace"], [row[0] for row in back["rounds"]]) == (False, [3])
     for nonsense in ("x", ":x", ":-1", f":{'9' * 30}", "other:2"):
         again = sent(stream(read_cache, "trial", nonsense, trial=claim.trial_id))["rounds"]
-        assert (again["anew"], len(again["rounds"])) == (True, 3)
+        assert (again["replace"], len(again["rounds"])) == (True, 3)
 
 
 def test_rounds_with_other_numerics_replace_earlier_ones(
@@ -98,7 +98,7 @@ def test_rounds_with_other_numerics_replace_earlier_ones(
     with transaction(planned) as connection:
         update = sa.update(trials).where(trials.c.id == claim.trial)
         connection.execute(update.values(numerics_id="other", final_round=1))
-    assert sent(page)["rounds"]["anew"]
+    assert sent(page)["rounds"]["replace"]
 
 
 def test_the_curves_of_a_sweep_are_means_over_seeds(read_cache: ReadCache, planned: Engine) -> None:

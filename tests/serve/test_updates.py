@@ -156,7 +156,7 @@ CHARTS = (
     f'<table><tbody id=rounds data-measures="{MEASURES}"></tbody></table>'
 )
 ROUNDS = """([last, loss]) => document.dispatchEvent(new CustomEvent("rounds", { detail: {
-  anew: true, rounds: Array.from({ length: last }, (_, i) => [i + 1, 0.5, null, loss, 1, null, 2,
+  replace: true, rounds: Array.from({ length: last }, (_, i) => [i + 1, 0.5, null, loss, 1, null, 2,
     "explore", i === 0]) } }))"""
 
 

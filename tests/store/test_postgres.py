@@ -117,7 +117,7 @@ def test_a_statement_that_takes_too_long_is_named_and_may_be_retried(
 def test_a_worker_that_stops_within_a_transaction_loses_it_and_does_it_again(
     store: Engine, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server frees its rows long before it wakes up, and it then starts again."""
+    """Its rows are free for others long before it wakes up. Then it starts again."""
     short = limited(server, monkeypatch, "idle_in_transaction_session_timeout", "1s")
     with transactions.transaction(store) as c:
         c.execute(sa.insert(sweeps).values(name="x", created_at=0))
@@ -322,7 +322,7 @@ def _plain(store: Engine) -> str:
 
 
 def claim_and_finish(url: str, name: str, failures: list[str], room: Any) -> None:
-    """Start one worker that returns its connection after each transaction."""
+    """Claim and finish trials as one worker, which closes its connection after each transaction."""
     worker, lease = queue.Claimant(name, "cpu"), 600.0  # nobody renews it on a busy machine
 
     def take(c: Connection) -> Claim | None:
@@ -511,7 +511,7 @@ def everything(store: Engine) -> list[dict[str, Any]]:
 
 
 def test_a_role_that_does_not_own_the_views_cannot_upgrade(analyst: str) -> None:
-    """The server's refusal becomes an error of fedsweep."""
+    """The server's own message is shown like the others."""
     engine = make_engine(analyst)
     with (
         pytest.raises(StoreReadOnly, match="must be owner of"),
@@ -522,7 +522,7 @@ def test_a_role_that_does_not_own_the_views_cannot_upgrade(analyst: str) -> None
 
 
 def test_a_password_is_in_no_message(server: Postgres) -> None:
-    """No message has it if the user, the database or the server is wrong."""
+    """The fault may be in the user, the database or the server."""
     right = sa.make_url(server.url).set(password="hunter2")
     for wrong in ({"username": "nobody"}, {"database": "nowhere"}, {"query": {"host": "/nowhere"}}):
         with pytest.raises(StoreError) as caught:

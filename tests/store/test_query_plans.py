@@ -1,4 +1,4 @@
-"""The cost of a claim does not depend on other waiting trials: query plans and counted work.
+"""The cost of a claim does not depend on the other trials that wait.
 
 Query plans and counted work prove it for 20,000 trials. FEDSWEEP_TEST_ROWS sets another number
 (`make million` a million).
@@ -62,7 +62,7 @@ def filled(store: Engine, tiny: Path) -> Engine:
 
 
 def plan(c: Connection, statement: Prepared, now: Moment) -> str:
-    """Return the query plan as text."""
+    """Return the database's plan of a statement, as text."""
     text, given = statement.text(c, {**GIVEN, "now": now.seconds, "clock": now.clock})
     if c.dialect.name == "sqlite":
         rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
@@ -72,7 +72,7 @@ def plan(c: Connection, statement: Prepared, now: Moment) -> str:
 
 
 SOME = frozenset({(("dataset", "camvid"), ("fingerprint", None)), (("normalizer", "mine"),)})
-"""The trials that a worker on a machine without a data set passes over."""
+"""The needs that a worker on a machine without a data set passes over."""
 
 BY_INDEX = [
     (claims._statements(frozenset())[None], "ix_trials_claimable"),

@@ -63,6 +63,6 @@ def test_one_bit_is_a_difference_and_all_are_told() -> None:
 def test_numbers_lie_apart_and_what_is_none_lies_infinitely_far(
     change: dict[str, object], apart: float
 ) -> None:
-    """The layer with the largest difference counts."""
+    """The largest distance of a layer counts."""
     (differs,) = found(replace(ROUND, **change))  # type: ignore[arg-type]  # its fields
     assert differs.apart == pytest.approx(apart)

@@ -1,4 +1,4 @@
-"""SQL from a person: it only reads, for every statement."""
+"""SQL from a person only reads, with any text."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ WAYS = [
     "DEALLOCATE ALL",
     "SELECT 1",
 ]
-"""Statements that a planted function may try before it reads a file of the server."""
+"""Attempts of a planted function before it reads a file of the server's."""
 
 PLANTED = {
     "a function": "SELECT public.regain({how})",
@@ -83,7 +83,7 @@ def planted(request: pytest.FixtureRequest, postgres_url: str) -> str:
 def test_a_planted_function_gets_no_superuser_s_rights(
     room: int | None, statement: str, planted: str, postgres_url: str
 ) -> None:
-    """No kind of call gets the function superuser rights, and the store still answers."""
+    """A statement may call it in any way. The store continues to serve."""
     engine = open_to_read(postgres_url)
     how = "'" + planted.replace("'", "''") + "'"
     with pytest.raises(SqlRefused, match=r"permission denied|within security-definer|one reading"):

@@ -80,7 +80,7 @@ def test_fixbn_is_compared_with_bn_seed_by_seed(filled: Engine) -> None:
 
 
 def test_accuracy_by_round_is_over_the_seeds_that_got_there(filled: Engine) -> None:
-    """One seed of GN with global momentum diverged after its first round."""
+    """One seed of gn with global momentum diverged after its first round."""
     rows = [
         row
         for row in asked(filled, "accuracy-by-round")
@@ -142,7 +142,9 @@ def test_rounds_to_target_are_those_of_the_first_time(filled: Engine) -> None:
 
 
 def test_the_least_stable_cells_come_first(filled: Engine) -> None:
-    """BN has a spread of 0.2 under both momenta. A cell of one finished seed has no spread."""
+    """The seeds of bn spread by 0.2 under both momenta. A cell of one finished seed has no
+    spread.
+    """
     rows = asked(filled, "unstable-seeds")
     assert {row["normalizer"] for row in rows[:2]} == {"bn"}
     assert numbers(rows, "spread") == [(0.2,), (0.2,), (0.12,), (0.12,), (0.04,)]
@@ -187,7 +189,7 @@ HOSTILE = ["' OR '1' = '1", "study'; DROP TABLE rounds; --", ":sweep", "", "%s",
 
 
 def test_a_sweep_s_name_is_data(filled: Engine) -> None:
-    """No sweep has such a name, so no recipe returns a row."""
+    """No sweep has this name, so no recipe returns a row."""
     for name in NAMES:
         assert [asked(filled, name, sweep) for sweep in HOSTILE] == [[]] * len(HOSTILE)
     assert ask.ask(filled, "SELECT count(*) FROM curves").rows == [(34,)]

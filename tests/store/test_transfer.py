@@ -78,13 +78,13 @@ ODD = (5e-324, 1e308, 0.1 + 0.2, -1.5, 0.0, 1 / 3, 2.0**-1074 * 3, 123456789.123
 DIRECTIONS = ["sqlite-sqlite", "sqlite-postgres", "postgres-sqlite", "postgres-postgres"]
 OTHERS = ["sqlite-postgres", "postgres-sqlite"]
 FILES = ["sqlite-sqlite"]
-"""The pair of databases for tests of rules that do not depend on the database."""
+"""For tests of a rule that does not depend on the database."""
 
 between = functools.partial(pytest.mark.parametrize, "two", indirect=True)
 
 
 def another(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
-    """The URL of a second database without tables, next to `sqlite_url` or `postgres_url`."""
+    """The URL of a database without tables, other than `sqlite_url` and `postgres_url`."""
     if kind == "postgres":
         return str(request.getfixturevalue("empty_postgres"))
     return f"sqlite:///{tmp_path / 'another.db'}"
@@ -390,7 +390,7 @@ def test_a_copy_is_what_was_there_at_one_moment_while_workers_go_on(
 
 
 def assert_consistent(store: Engine) -> None:
-    """Assert that the counts of each trial and its attempts agree with its rounds."""
+    """Check that each trial and its attempts agree with their stored rounds."""
     with reading(store) as c:
         stored = c.execute(sa.select(rounds.c.trial, rounds.c.round)).all()
         new = c.execute(sa.select(attempts.c.trial, attempts.c.rounds_new)).all()
@@ -475,7 +475,7 @@ def test_a_database_with_anything_in_it_is_no_place_for_a_copy(
 def test_a_database_is_not_copied_to_or_merged_with_itself(
     store_url: str, tiny: Path, tmp_path: Path
 ) -> None:
-    """Other names of the same database are refused too."""
+    """Other names of the same database are recognized."""
     url = make_url(store_url)
     if url.drivername == "sqlite":
         assert url.database is not None
@@ -618,7 +618,7 @@ def rounds_of(row: int, n: int) -> list[Round]:
 
 
 def science(engine: Engine) -> list[list[tuple[Any, ...]]]:
-    """Return the results of a sweep, which do not depend on the place of training."""
+    """Return the results of a sweep, without the machines that measured them."""
     results = (
         "trial_id, sweep, state, failure, config, final_round, test_accuracy, test_loss, "
         "best_round, bytes_up, seconds, numerics_id, attempts"
@@ -721,7 +721,7 @@ def test_a_trial_with_an_unequal_round_is_named_and_nothing_is_merged(
     says: str,
     ends: tuple[str, str],
 ) -> None:
-    """The merge is refused for any end of the trial, and adds no other trial."""
+    """The state of the trial does not matter. The other trials are not merged either."""
     source = open_store(str(request.getfixturevalue("sqlite_url")))
     target = open_store(f"sqlite:///{tmp_path}/into.db", create=True)
     plan(source, tiny)
@@ -971,7 +971,7 @@ def test_a_file_that_was_copied_and_worked_on_in_two_places_comes_together(
 
 @between(argvalues=FILES)
 def test_merged_weights_come_once_with_their_file(two: tuple[Engine, Engine], tiny: Path) -> None:
-    """Weights are added if INTO has none. A missing file comes with a later merge."""
+    """They come if INTO has none. A file that is missing comes with a later merge."""
     source, target = two
     for engine in two:
         plan(engine, tiny)

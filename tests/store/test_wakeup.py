@@ -103,7 +103,7 @@ def claim_one(c: Connection, tiny: Path) -> None:
 
 
 def first(c: Connection) -> Claim:
-    """The claim of `claim_one`, which the caller ends."""
+    """Return the claim of `claim_one`, so that the caller can end it."""
     row = c.execute(sa.select(trials).where(trials.c.state == "running")).one()
     return Claim(row.id, row.trial_id, row.fence, {}, None, None, 0)
 
@@ -173,7 +173,7 @@ def test_nobody_is_rung_for_what_was_not_committed(store: Engine, bell: Wakeup, 
 
 
 def test_a_worker_that_begins_to_listen_looks_once_more_first(store: Engine) -> None:
-    """A plan between its look and its listening has notified no worker."""
+    """No notification came for a plan between its look and its LISTEN."""
     bell = Wakeup(store, queue.CHANNEL)
     began = time.monotonic()
     bell.wait(LONG, never)
@@ -243,7 +243,9 @@ def unreachable() -> Engine:
 
 
 def test_on_sqlite_a_wait_is_a_short_sleep(sqlite_url: str) -> None:
-    """Another process may plan at any moment, and the wait ends when the worker must stop."""
+    """Another process may plan at any moment, so the sleep is short. It ends if the worker must
+    stop.
+    """
     store = open_store(sqlite_url)
     bell = Wakeup(store, queue.CHANNEL)
     began = time.monotonic()

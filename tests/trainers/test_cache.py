@@ -137,7 +137,7 @@ def beheaded(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "name", ["train_images.npy", "test_labels.npy", "members.npy", "facts.json"]
 )
-def test_what_is_damaged_is_decoded_again_and_replaced(
+def test_a_damaged_entry_is_decoded_again_and_replaced(
     name: str,
     harm: Callable[[bytes], bytes] | None,
     kept: Path,
@@ -157,7 +157,7 @@ def test_what_is_damaged_is_decoded_again_and_replaced(
     assert (folder / name).read_bytes() == content
 
 
-def test_what_a_killed_process_left_is_no_obstacle(
+def test_files_of_a_killed_process_are_no_obstacle(
     kept: Path, decoded: list[str], image_folder: Path
 ) -> None:
     """A killed process holds no lock, and the next one builds the entry again."""
@@ -369,7 +369,7 @@ IN_THE_ROOT = (open_root, group_root, foreign_root)
         *(*IN_THE_ROOT, open_entry, open_file, linked_file, pipe, foreign_entry, foreign_file),
     ],
 )
-def test_what_other_users_may_write_is_not_used(
+def test_an_entry_that_other_users_may_write_is_not_used(
     harm: Callable[[Path, Path], None],
     kept: Path,
     decoded: list[str],

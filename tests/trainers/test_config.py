@@ -74,7 +74,7 @@ def test_evaluating_less_often_is_the_same_trial() -> None:
 
 
 @pytest.mark.parametrize("field", ["diagnostics", "client_accuracy", "keep_weights"])
-def test_what_is_measured_or_kept_is_the_same_trial(field: str) -> None:
+def test_measuring_or_keeping_more_is_the_same_trial(field: str) -> None:
     """Diagnostics, clients' accuracies, final weights."""
     assert TrialSpec.of(config(**{field: True})).trial_id == TrialSpec.of(config()).trial_id
 
@@ -146,7 +146,7 @@ def test_a_cell_is_a_configuration_without_its_seed() -> None:
         ({"server_momentum": 1.0}, "less than 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> None:
+def test_meaningless_values_are_refused(changes: dict[str, Any], says: str) -> None:
     """A configuration that exists can be trained."""
     with pytest.raises(ValidationError, match=says):
         config(**changes)

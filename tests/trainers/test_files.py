@@ -53,7 +53,7 @@ HIDDEN = (".hidden", "._x.png", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "Thu
 
 
 @pytest.mark.parametrize(("dataset", "level"), PLACES)
-def test_what_is_hidden_is_ignored_and_counted_at_every_level(
+def test_hidden_files_are_ignored_and_counted_at_every_level(
     dataset: str, level: str, tmp_path: Path
 ) -> None:
     """Hidden folders full of images, and hidden files, change no listing and no fingerprint."""

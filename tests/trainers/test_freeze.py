@@ -102,7 +102,7 @@ def test_a_resumed_trial_freezes_when_a_whole_one_does(dtype: str, digits: Datas
         assert trace(chosen, digits, state) == whole[after:]
 
 
-def test_where_nothing_settles_it_is_bn_to_its_end(digits: Dataset) -> None:
+def test_if_nothing_settles_the_trial_is_bn_to_its_end(digits: Dataset) -> None:
     """All rounds explore, and weigh what BN's do."""
     chosen = small(normalizer="fixbn", freeze_round="auto")
     found, bn = trace(chosen, digits), trace(small(normalizer="bn"), digits)

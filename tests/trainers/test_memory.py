@@ -39,7 +39,7 @@ def test_the_most_that_was_held_is_told_until_it_is_forgotten() -> None:
     assert again < 100_000_000
 
 
-def test_where_linux_tells_nothing_the_process_s_own_count_is_taken(
+def test_without_numbers_from_linux_the_process_s_own_count_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No /proc, or another's."""

@@ -188,7 +188,7 @@ def test_server_momentum_follows_its_formula(digits: Dataset) -> None:
         assert torch.equal(trial.server[end:], plain.server[end:])
 
 
-def test_what_travels_is_counted(digits: Dataset) -> None:
+def test_the_bytes_that_travel_are_counted(digits: Dataset) -> None:
     """Elements times four bytes times the cohort of three, each way."""
 
     def sent(**changes: Any) -> tuple[int, int]:

@@ -539,7 +539,7 @@ def test_a_damaged_download_is_bad_data_and_no_obstacle(
     assert len(datasets.load(dataset).train.labels) in (3, 18)
 
 
-def test_what_a_killed_download_left_is_no_obstacle(tiny_net: type[_Archive]) -> None:
+def test_files_of_a_killed_download_are_no_obstacle(tiny_net: type[_Archive]) -> None:
     """A partial archive and a partial tree stay aside, and the next process starts again."""
     aside = user_cache_path("fedsweep") / ".tiny-imagenet-200.new"
     (aside / "tiny-imagenet-200" / "train" / "n01").mkdir(parents=True)

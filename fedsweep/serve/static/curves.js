@@ -94,7 +94,7 @@ function fillRow(line, row, measured) {
 }
 
 // Existing rows are kept, and so is a selection in them. If `replaced`, all rounds are sent again.
-document.addEventListener("rounds", ({ detail: { anew: replaced, rounds: more } }) => {
+document.addEventListener("rounds", ({ detail: { replace, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
   rounds = replaced ? more : [...rounds, ...more];

@@ -1,4 +1,4 @@
-"""SQL from a person: always read-only, one statement, limited in time and rows."""
+"""SQL from a person: read-only in any case, one statement, limited in time and rows."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def ask(
 ) -> Answer:
     """Run one reading statement. Return at most `limit` rows and about `room` bytes.
 
-    The seconds are for all of it: to connect, to plan, to run and to fetch. Without `room` it is a
-    person's own terminal, whose answer has MOST_BYTES at most. Parameters are bound by the driver
-    or quoted: they are data, for any content.
+    `seconds` limits the whole call: connect, plan, run and fetch. Without `room`, the answer is for
+    a person's own terminal and has at most MOST_BYTES. The driver binds or quotes the parameters,
+    so their text is never run as SQL.
 
     Raises:
         SqlRefused: it is not one, it is wrong, or it takes too long, or a row alone has no room.
@@ -79,7 +79,7 @@ _FIRST_WORDS = ("select", "with", "values", "table", "(", "explain", "--", "/*")
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON and CSV can represent."""
+    """Return a value of a type that JSON and CSV have."""
     if isinstance(value, decimal.Decimal):
         whole = value.is_finite() and value == value.to_integral_value()
         if whole and value.adjusted() > 4_000:  # more digits than Python writes of an int

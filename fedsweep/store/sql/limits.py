@@ -1,4 +1,4 @@
-"""Limits on the answer to a person's SQL, for both databases, and the refusal of a statement."""
+"""Limits of an answer to a person's SQL on both databases, and the refusal of a statement."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Found = tuple[list[str], Sequence[Sequence[Any]]]
 """Columns and rows."""
 
 MOST_COLUMNS = 300
-"""Limit of the columns of an answer that has a limit on its size."""
+"""Maximum number of columns of an answer that is limited in size."""
 
 MOST_BYTES = 256 * 2**20
-"""Limit of the bytes of an answer on a person's own terminal, or in a file."""
+"""Maximum size of an answer on a person's own terminal, or in a file."""
 
 TOO_LARGE = "a row is larger than the whole answer may be: narrow the statement"
 TOO_MUCH = "the statement takes too much memory: narrow it"
@@ -58,11 +58,11 @@ What is not closed reaches to the end, so that no text is searched twice.
 
 
 _NOT_ONE_READING = ("not authorized", "one statement", 'near ";"', "multi-query")
-"""Parts of the drivers' messages if a statement writes, or is several statements."""
+"""Parts of the drivers' messages about a statement that writes, or about several statements."""
 
 
 def refusal(text: str, seconds: float) -> SqlRefused:
-    """Return the error that a person gets for a driver's error."""
+    """Return the refusal that tells a person about a driver's error."""
     first = text.strip().splitlines()[0] if text.strip() else "the statement failed"
     if "interrupted" in text or "statement timeout" in text:
         return SqlRefused(

@@ -51,7 +51,7 @@ SETTINGS = {
     "client_min_messages": "error",
     "standard_conforming_strings": "on",  # as our own look at a statement has it
 }
-"""Settings of a statement's transaction. A server may not know all of them."""
+"""Settings of a statement's transaction, as far as the server knows them."""
 WORK_MEMORY = 64 * 2**10
 """Kilobytes of memory for a sort or a hash table; a server may allow less."""
 SPILLED = 2**20
@@ -107,7 +107,9 @@ def _numbered(text: str, parameters: Parameters) -> tuple[str, list[str | None]]
 
 
 def _quoted(text: str, parameters: Parameters) -> str:
-    """Return the text with literals for parameters, which a function's statement cannot have."""
+    """Return the text with each parameter as a literal, because a function's statement has no
+    parameters.
+    """
 
     def quote(found: re.Match[str]) -> str:
         if found["name"] is None or found["name"] not in parameters:
@@ -338,8 +340,9 @@ class _Enclosed(_Plain):
     """A statement of a superuser, in a function of a role that may only read.
 
     In a function with its owner's rights (SECURITY DEFINER) the server refuses each change of the
-    role, so that nothing that a statement calls gets the session's own rights back. Even the look
-    at a statement is a call: to read a constant can call a function of its type's maker.
+    role. So no function that a statement calls gets the session's own rights back. Even the check
+    of a statement is a call, because reading a constant can call a function of the user who made
+    its type.
     """
 
     def _written(self, text: str, parameters: Parameters) -> tuple[str, list[str | None]]:
@@ -383,7 +386,7 @@ class _Enclosed(_Plain):
         return columns, taken(rows, self.limit, self.room)
 
     def _types(self, one: str, count: int) -> list[int]:
-        """Return the numbers of the columns' types."""
+        """Return the type numbers of the columns."""
         if not count:
             return []
         columns = [f"c{n}" for n in range(count)]
@@ -399,9 +402,8 @@ class _Enclosed(_Plain):
         return types
 
     def _lines(self, statement: str, most: int, fault: str = "") -> Iterator[str]:
-        """Yield the lines of a statement until they are longer than this number of bytes.
-
-        The statement is then refused, if a fault is given.
+        """Return the lines of a statement. If they exceed this number of bytes, raise the given
+        error.
         """
         self.cursor.execute("CLOSE ALL")
         query = "SELECT line FROM pg_temp.fedsweep_lines($1, $2, $3) AS line"
@@ -426,7 +428,7 @@ def _whole(digits: str) -> int | Decimal:
 
 
 def _readable(value: Any) -> Any:
-    """Return a value as Python's own types, also within an array or an object."""
+    """Return a value as Python's own types, also inside an array or an object."""
     if isinstance(value, _Object):
         return {name: _readable(inner) for name, inner in value}
     if isinstance(value, list):
@@ -463,7 +465,7 @@ END
 $lines$""",
     "ALTER FUNCTION pg_temp.fedsweep_lines(text, bigint, text) OWNER TO pg_read_all_data",
 )
-"""The function that runs a superuser's statement. It is gone with the transaction."""
+"""The function in which a superuser's statement runs. It ends with the transaction."""
 
 
 _MEASURE = f"""\
@@ -501,6 +503,8 @@ def _execute(
 
 
 def _of_size(room: int) -> str:
-    """Return a condition that is an error for a row that is too large, before the row is sent."""
+    """Return a condition that raises an error for a row that alone is too large, before it
+    is sent.
+    """
     fits = f"octet_length(fedsweep_asked::text) <= {int(room)}"
     return f" WHERE CAST(CASE WHEN {fits} THEN '1' ELSE '{TOO_LARGE}' END AS integer) = 1"

@@ -30,7 +30,7 @@ SPILLED = 256 * 2**20
 NO_ROOM = 3
 """The exit code of a statement that took too much memory."""
 _SPILLED = ("SQLITE_IOERR_WRITE", "SQLITE_FULL", "SQLITE_NOMEM")
-"""SQLite's message if its temporary file may not grow. No other file is written here."""
+"""Errors of SQLite if its temporary file may not grow. Nothing else is written."""
 
 
 def ask(question: dict[str, Any], deadline: Deadline) -> Found:
