@@ -50,7 +50,7 @@ chaos: .venv/made
 # A million claims on each database; the claim's query plans with a million trials.
 million: .venv/made
 	$(BIN)/python -m tests.benchmarks million
-	FEDSWEEP_TEST_ROWS=1000000 $(BIN)/python -m pytest tests/store/test_query_plans.py
+	FEDSWEEP_TEST_ROWS=1000000 $(BIN)/python -m pytest tests/unit/store/test_query_plans.py
 
 # The peer wants older versions of these three than ours.
 .venv-flower/made: constraints.txt

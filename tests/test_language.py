@@ -22,10 +22,10 @@ OPENINGS = re.compile(r"\W*(What|Who|Whoever|Whatever|Of|Where|Whether)\b")
 
 
 def texts() -> Iterator[Path]:
-    """Yield every file that a person reads or writes, except stored data."""
+    """Yield every file that a person reads or writes, except stored data and these rules."""
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in KINDS and path != REJECTED:
+            if path.suffix in KINDS and path not in (REJECTED, Path(__file__)):
                 yield path
     yield from (ROOT / name for name in DOCUMENTS)
 

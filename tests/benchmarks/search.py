@@ -8,7 +8,16 @@ from functools import partial
 import optuna
 
 from tests.benchmarks.figure import Figure
-from tests.search.replay import LIMIT, ROUNDS, Outcome, Recorded, arms, plain_tpe, pruned, replay
+from tests.unit.search.replay import (
+    LIMIT,
+    ROUNDS,
+    Outcome,
+    Recorded,
+    arms,
+    plain_tpe,
+    pruned,
+    replay,
+)
 
 REPLAYS = 50
 """Replays of each of the four arms."""

@@ -17,7 +17,7 @@ from fedsweep.store.tables import plans, trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0004, everything
-from tests.search.searches import work
+from tests.unit.search.searches import work
 
 pytestmark = pytest.mark.usefixtures("own_data_folder")
 

@@ -10,7 +10,7 @@ from fedsweep.store.transactions import reading
 from fedsweep.store.trial_rows import trial_attempts
 from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0005, everything
-from tests.search.searches import work
+from tests.unit.search.searches import work
 
 pytestmark = pytest.mark.usefixtures("own_data_folder")
 

@@ -13,7 +13,7 @@ from fedsweep.store.tables import weights as kept_weights
 from fedsweep.store.transactions import reading
 from fedsweep.transfer import integrity
 from tests.migrations.versions import ROWS_OF_0006, everything
-from tests.search.searches import work
+from tests.unit.search.searches import work
 
 pytestmark = pytest.mark.usefixtures("own_data_folder")
 

@@ -93,11 +93,11 @@ function fillRow(line, row, measured) {
   }
 }
 
-// Existing rows are kept, and so is a selection in them. If `replaced`, all rounds are sent again.
+// Existing rows are kept, and so is a selection in them. If `replace`, all rounds are sent again.
 document.addEventListener("rounds", ({ detail: { replace, rounds: more } }) => {
   const body = document.getElementById("rounds");
   if (!body) return;
-  rounds = replaced ? more : [...rounds, ...more];
+  rounds = replace ? more : [...rounds, ...more];
   const first = rounds.length - more.length, described = measures();
   for (const [i, row] of more.entries()) fillRow(body.rows[first + i] ?? body.insertRow(), row, described);
   while (body.rows.length > rounds.length) body.deleteRow(-1);

@@ -1,0 +1,217 @@
+"""The identity of a trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedsweep.plan import TrialSpec
+from tests.unit.trainers.arms import BASE, ROAD, config
+from trainers.config import NORMALIZERS, USED_WHEN, TrainConfig
+from trainers.facts import STATE_ELEMENTS
+from trainers.identity import OUTSIDE_IDENTITY, canonical
+from trainers.sizes import share
+
+
+def test_released_ids_never_change() -> None:
+    """These ids stand in people's databases: a change needs a raised recipe, and a new id."""
+    assert TrialSpec.of(config()).trial_id == "f0d94cd2c12c8531228c"
+    fixbn = config(normalizer="fixbn", freeze_round=12, seed=3)
+    assert TrialSpec.of(fixbn).trial_id == "94b809ddcaaa3b450493"
+
+
+def test_defaults_and_unused_keys_are_left_out_of_the_identity() -> None:
+    """Only what was chosen, the seed and the recipe remain."""
+    spelled_out = config(
+        clip_norm=10.0,
+        freeze="layer",
+        freeze_round=3,
+        gn_groups=4,
+        participation=1,
+        dtype="float32",
+    )
+    assert spelled_out == config()
+    assert canonical(spelled_out) == {**BASE, "seed": 0, "recipe": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe"),
+    [
+        ({"alpha": 0.01}, 1),
+        ({"alpha": 0.0099}, 2),
+        ({"alpha": 1e-6}, 2),
+        ({"alpha": 1e-6, "partition": "dirichlet-class"}, 1),
+        ({"alpha": 1e-6, "partition": "iid"}, 1),
+        ({"alpha": 1e-6, "centralized": True}, 1),
+    ],
+)
+def test_only_partitions_that_were_wrong_have_a_new_recipe(
+    changes: dict[str, Any], recipe: int
+) -> None:
+    """These are the Dirichlet partitions by client with alpha < 0.01."""
+    assert canonical(config(**changes))["recipe"] == recipe
+
+
+def test_an_integer_and_its_float_are_one_value() -> None:
+    """1 and 1.0, 20 and 20.0."""
+    assert config(alpha=1, batch_size=20.0) == config(alpha=1.0, batch_size=20)
+    assert TrialSpec.of(config(alpha=1)) == TrialSpec.of(config(alpha=1.0))
+
+
+def test_zero_has_no_sign() -> None:
+    """-0.0 and 0.0 are one value, and one id."""
+    assert TrialSpec.of(config(clip_norm=-0.0)) == TrialSpec.of(config(clip_norm=0.0))
+
+
+def test_evaluating_less_often_is_the_same_trial() -> None:
+    """Measurements are not part of a trial's identity."""
+    assert TrialSpec.of(config(evaluate_every=5)).trial_id == TrialSpec.of(config()).trial_id
+
+
+@pytest.mark.parametrize("field", ["diagnostics", "client_accuracy", "keep_weights"])
+def test_measuring_or_keeping_more_is_the_same_trial(field: str) -> None:
+    """Diagnostics, clients' accuracies, final weights."""
+    assert TrialSpec.of(config(**{field: True})).trial_id == TrialSpec.of(config()).trial_id
+
+
+def test_a_centralized_baseline_has_no_partition() -> None:
+    """alpha, partition and participation drop out; M stays, for a round is M E steps."""
+    baseline = config(centralized=True)
+    for change in ({"alpha": 1.0}, {"partition": "shards"}, {"participation": 0.5}):
+        assert TrialSpec.of(config(centralized=True, **change)) == TrialSpec.of(baseline)
+    assert TrialSpec.of(config(centralized=True, clients=5)) != TrialSpec.of(baseline)
+    epochs = {"centralized": True, "local_steps": None, "local_epochs": 2}
+    assert config(**epochs, clients=5) == config(**epochs, clients=None)
+    assert baseline.steps(1437) == 50
+    assert config().steps(143) == 5
+
+
+def test_local_epochs_count_whole_batches() -> None:
+    """45 samples in batches of 20: two steps a pass, one where there are fewer than a batch."""
+    two = config(local_steps=None, local_epochs=2)
+    assert [two.steps(n) for n in (45, 40, 39, 7)] == [4, 4, 2, 2]
+
+
+def test_a_natural_partition_takes_its_clients_from_the_data() -> None:
+    """So that naming a number makes no other trial."""
+    assert config(**ROAD, clients=3) == config(**ROAD, clients=None)
+
+
+def test_fixbn_frozen_at_the_end_keeps_its_own_identity() -> None:
+    """Equal numbers to BN, not an equal id."""
+    assert TrialSpec.of(config(normalizer="fixbn", freeze_round=24)) != TrialSpec.of(config())
+
+
+def test_a_cell_is_a_configuration_without_its_seed() -> None:
+    """Seeds share a cell; a trial's id is never its cell's."""
+    first, second = TrialSpec.of(config(seed=0)), TrialSpec.of(config(seed=1))
+    assert first.cell_id == second.cell_id
+    assert len({first.trial_id, second.trial_id, first.cell_id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"alpha": -1.0}, "greater than 0"),
+        ({"alpha": None}, "needs an alpha"),
+        ({"normalizer": "fixbn"}, "needs a freeze_round"),
+        ({"normalizer": "fixbn", "freeze_round": 25}, "after the last round"),
+        ({"normalizer": "gn", "gn_groups": 5}, "does not divide"),
+        ({"clients": 1438}, "more than the 1437 training samples"),
+        ({"partition": "shards", "shards_per_client": 144}, "more than the 1437"),
+        ({"lr": float("inf")}, "finite"),
+        ({"rounds": True}, "valid integer"),
+        ({"rounds": "24"}, "valid integer"),
+        ({"participation": 1.5}, "less than or equal to 1"),
+        ({"color": "red"}, "Extra inputs"),
+        ({"seed": 2**63}, "less than or equal to"),
+        ({"dataset": "imagefolder", "image_size": 3}, "4 or more"),
+        ({"clients": None}, "clients is missing"),
+        ({"local_steps": None}, "local_steps needs a value"),
+        ({"local_epochs": 2}, "exclude each other"),
+        ({"lr_schedule": "step"}, "needs an lr_step"),
+        ({"normalizer": "batchnorm"}, "batchnorm is no normalizer that is installed"),
+        ({"dataset": "camvid"}, "model = cnn does not fit camvid: choose deeplabv3plus"),
+        ({"model": "deeplabv3plus"}, "does not fit digits"),
+        ({"dataset": "camvid", "model": "deeplabv3plus"}, 'choose partition = "natural"'),
+        ({"partition": "natural"}, "no groups of its own"),
+        ({**ROAD, "image_height": 100}, "no multiple of 16"),
+        ({"model": "resnet18", "normalizer": "gn", "gn_groups": 3}, "does not divide"),
+        ({"partition": "dirichlet-class", "min_samples": 200}, "lower clients or min_samples"),
+        ({"server_momentum": 1.0}, "less than 1"),
+    ],
+)
+def test_meaningless_values_are_refused(changes: dict[str, Any], says: str) -> None:
+    """A configuration that exists can be trained."""
+    with pytest.raises(ValidationError, match=says):
+        config(**changes)
+
+
+def test_shares_round_half_up() -> None:
+    """As the decimals that were written, not as their binary neighbors."""
+    assert [share(0.15, 10), share(0.25, 10), share(0.5, 5), share(0.49, 1)] == [2, 3, 3, 0]
+    assert config(participation=0.25).cohort_size(10) == 3
+    assert config(participation=0.01).cohort_size(10) == 1
+
+
+configurations = st.fixed_dictionaries(
+    {
+        "normalizer": st.sampled_from(NORMALIZERS),
+        "partition": st.sampled_from(["iid", "dirichlet", "dirichlet-class", "shards"]),
+        "momentum": st.sampled_from(["none", "reset", "local", "global"]),
+        "centralized": st.booleans(),
+        "lr_schedule": st.sampled_from(["constant", "cosine", "step"]),
+        "lr_step": st.integers(1, 9),
+        "server_momentum": st.sampled_from([0.0, 0.9]),
+        "participation": st.sampled_from([0.5, 1.0]),
+        "diagnostics": st.booleans(),
+        "keep_weights": st.booleans(),
+        "weight_decay": st.sampled_from([0.0, 1e-4]),
+        "alpha": st.floats(1e-3, 1e3),
+        "freeze_round": st.integers(0, 24),
+        "gn_groups": st.sampled_from([1, 2, 4]),
+        "seed": st.integers(0, 10**6),
+    }
+)
+
+
+@given(configurations)
+def test_the_identity_is_the_configuration(values: dict[str, Any]) -> None:
+    """An identity gives back its configuration. Unused keys do not change it."""
+    first = config(**values)
+    identity = canonical(first)
+    del identity["recipe"]
+    outside = {name: getattr(first, name) for name in OUTSIDE_IDENTITY}
+    assert TrainConfig(**identity, **outside) == first
+    for name, used in USED_WHEN.items():
+        if not used(first.model_dump()):
+            assert getattr(first, name) is None
+            assert name not in identity
+
+
+@given(configurations, configurations)
+def test_ids_are_equal_exactly_where_configurations_are(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """No two configurations share an id; no configuration has two."""
+    one, two = config(**first), config(**second)
+    trained = [c.model_dump(exclude=set(OUTSIDE_IDENTITY)) for c in (one, two)]
+    same = TrialSpec.of(one).trial_id == TrialSpec.of(two).trial_id
+    assert (trained[0] == trained[1]) == same
+
+
+def test_the_told_size_of_a_model_is_near_its_own() -> None:
+    """`plan` tells the disk of a snapshot without building the model."""
+    from trainers.models import build
+    from trainers.vector import Vector
+
+    road = {"dataset": "camvid", "partition": "natural"}
+    for model in STATE_ELEMENTS:
+        chosen = config(model=model, **(road if model == "deeplabv3plus" else {}))
+        vector = Vector(build(chosen, 3, 32, 10), torch.device("cpu"))
+        assert 0.8 < vector.elements(vector.end) / STATE_ELEMENTS[model] < 1.25

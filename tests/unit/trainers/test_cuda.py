@@ -1,0 +1,119 @@
+"""The same claims on a GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from tests.benchmarks.cases import random_images
+from tests.unit.trainers.arms import ARMS, NORMALIZERS, small
+from tests.unit.trainers.arms import measured as measured_of
+from trainers import fedavg, memory
+from trainers.config import TrainConfig
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
+from trainers.numerics import make_deterministic, numerics
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+GPU = "cuda:0"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    make_deterministic(1)
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="module")
+def photos() -> Dataset:
+    return random_images(400)
+
+
+def on_gpu(
+    chosen: TrainConfig, made: Dataset, *, after: int = 0, **how: Any
+) -> list[tuple[object, ...]]:
+    """Every round's measurements and the whole state; of a run that was stopped `after` a round,
+    those that follow it.
+    """
+    state = None
+    for measured in itertools.islice(fedavg.run(chosen, made, device=GPU), after):
+        state = measured.state()
+    return [
+        (*measured_of(r), {n: t.cpu().numpy().tobytes() for n, t in r.state().tensors.items()})
+        for r in fedavg.run(chosen, made, state, device=GPU, **how)
+    ]
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_a_run_on_a_gpu_is_repeatable_and_resumes_bit_for_bit(
+    arm: dict[str, Any], digits: Dataset
+) -> None:
+    """Whole, again, and stopped after each round."""
+    whole = on_gpu(small(**arm), digits)
+    assert on_gpu(small(**arm), digits) == whole
+    for after in (1, 2, 3):
+        assert on_gpu(small(**arm), digits, after=after) == whole[after:]
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_the_order_of_clients_never_shows_on_a_gpu(arm: dict[str, Any], digits: Dataset) -> None:
+    """Descending and shuffled, bit for bit as ascending."""
+    chosen, shuffle = small(**arm), random.Random(1)
+    ascending = on_gpu(chosen, digits)
+    assert on_gpu(chosen, digits, visit=lambda m: sorted(m, reverse=True)) == ascending
+    assert on_gpu(chosen, digits, visit=lambda m: shuffle.sample(m, len(m))) == ascending
+
+
+@pytest.mark.parametrize("model", ["resnet20", "resnet18"])
+@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+def test_every_model_trains_repeatably_on_augmented_images(
+    arm: dict[str, Any], model: str, photos: Dataset
+) -> None:
+    """Under deterministic algorithms, in float32 and bfloat16."""
+    make_deterministic(1)
+    more = {"dataset": "cifar10", "model": model, "rounds": 2, "local_steps": 2}
+    for dtype in ("float32", "bfloat16"):
+        chosen = small(**{**more, **arm, "dtype": dtype})
+        assert on_gpu(chosen, photos) == on_gpu(chosen, photos)
+
+
+@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+def test_a_gpu_computes_what_a_processor_does(arm: dict[str, Any], digits: Dataset) -> None:
+    """In float64, where four rounds leave no room for more than rounding."""
+    chosen = small(**arm, dtype="float64")
+    here = [r.train_loss for r in fedavg.run(chosen, digits)]
+    there = [r.train_loss for r in fedavg.run(chosen, digits, device=GPU)]
+    assert there == pytest.approx(here, rel=1e-9)
+
+
+def test_fixbn_on_a_gpu_is_bn_up_to_its_freeze(digits: Dataset) -> None:
+    """Bit for bit: a trunk is shared there too."""
+    bn = on_gpu(small(normalizer="bn"), digits)
+    fixed = on_gpu(small(normalizer="fixbn", freeze_round=2), digits)
+    assert fixed[:2] == bn[:2]
+    assert fixed[2:] != bn[2:]
+
+
+def test_a_state_of_a_processor_goes_on_upon_a_gpu_and_back(digits: Dataset) -> None:
+    """It fits; what comes out is not of one kind, which numerics_id tells."""
+    chosen = small(normalizer="bn", momentum="local")
+    state = next(fedavg.run(chosen, digits)).state()
+    after = next(fedavg.run(chosen, digits, state, device=GPU)).state()
+    next(fedavg.run(chosen, digits, after))
+    assert numerics(chosen, GPU) != numerics(chosen, "cpu")
+
+
+def test_a_gpu_s_memory_is_what_an_attempt_took_of_it_at_most() -> None:
+    """Forgotten at the next one's beginning."""
+    held = torch.ones(64 * 2**20, device=GPU)
+    assert memory.taken(GPU) >= 256 * 2**20
+    del held
+    torch.cuda.empty_cache()
+    memory.begin(GPU)
+    assert memory.taken(GPU) < 256 * 2**20
+    assert memory.total(GPU) == torch.cuda.get_device_properties(GPU).total_memory
