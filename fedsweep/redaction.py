@@ -8,6 +8,7 @@ possessive and followed by nothing that can fail.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 LONGEST = 100_000
 """Characters of a text that `hide_secrets` keeps. They fit on a page and in a database row."""
@@ -54,7 +55,7 @@ def hide_secrets(text: str) -> str:
     text = _without_passwords(_clipped_at_lines(text))
     lowered = text.lower()
     has_name = any(word in lowered for word in _WORDS)
-    for pattern, replacement in _SECRETS:
+    for pattern, replacement in secrets():
         if _NAME in pattern.pattern and not has_name:
             continue  # most texts do not name a secret, and the search for names is the slowest
         text = pattern.sub(replacement, text)
@@ -137,71 +138,65 @@ _REST = r"""
 )"""
 """The rest of a quoted value, without its last quote; to the end of the line if it has none."""
 
-_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?s)(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(?:(?!-----END ).)*+"), r"\1***"),
+_SECRETS: tuple[tuple[str, str], ...] = (
+    (r"(?s)(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(?:(?!-----END ).)*+", r"\1***"),
     (  # a header, as a request, a JSON object or a list of pairs writes it
-        re.compile(
-            rf"""(?ix) (authorization\\{{0,3}}["']?[ \t]{{0,3}}[:=,][ \t]{{0,3}}(?:{_OPEN})?)
+        rf"""(?ix) (authorization\\{{0,3}}["']?[ \t]{{0,3}}[:=,][ \t]{{0,3}}(?:{_OPEN})?)
             (?: (?:digest|hawk|oauth|mac|aws4-hmac-sha256)[ \t]{{1,3}}[^\n]++
               | (?:basic|bearer|token|negotiate|ntlm|api-?key|key|hmac|aws|sharedkey(?:lite)?
-                   |sharedaccesssignature)[ \t]{{1,3}}[^\s"'\\]++ )"""
-        ),
+                   |sharedaccesssignature)[ \t]{{1,3}}[^\s"'\\]++ )""",
         r"\1***",
     ),
     (
-        re.compile(r"(?i)(?<![a-z])(bearer[ \t]{1,3})(?=[a-z_~+/.=-]{0,80}\d)[\w~+/.=-]{8,}+"),
+        r"(?i)(?<![a-z])(bearer[ \t]{1,3})(?=[a-z_~+/.=-]{0,80}\d)[\w~+/.=-]{8,}+",
         r"\1***",
     ),
     (
-        re.compile(
-            r"""(?i)(?<![a-z])(cookie["']?[ \t]{0,3}:[ \t]{0,3}["']?)[^\s=;"']{1,80}=[^"'\n]*+"""
-        ),
+        r"""(?i)(?<![a-z])(cookie["']?[ \t]{0,3}:[ \t]{0,3}["']?)[^\s=;"']{1,80}=[^"'\n]*+""",
         r"\1***",
     ),
     (  # password=x, "password": "x", password: 'x'
-        re.compile(
-            rf"""(?ix)
+        rf"""(?ix)
             ( {_NAME}
               (?: \\{{0,3}}["']?[ \t]{{0,3}}(?:=>|:=|={{1,2}}|%3D) | \\{{0,3}}["'][ \t]{{0,3}}:
                 | [ \t]{{0,3}}:(?=[ \t]{{0,3}}{_OPEN}) )
               [ \t]{{0,3}}(?:{_OPEN})?+
-            ) (?: {_REST} | (?<!["'])[^\s&'"]++ )"""
-        ),
+            ) (?: {_REST} | (?<!["'])[^\s&'"]++ )""",
         r"\1***",
     ),
     (  # password: x9, --password x9: a word that is not part of a sentence
-        re.compile(
-            rf"""(?ix)
+        rf"""(?ix)
             ( {_NAME}[ \t]{{0,3}}:[ \t]{{0,3}} | (?<![\w-])--[a-z-]{{0,30}}{_NAME}[ \t]{{1,3}} )
-            (?!\*\*\*) (?=[^\s"']{{0,60}}[\d!#$%^&*+@\\=]) [^\s"',;]{{4,}}+"""
-        ),
+            (?!\*\*\*) (?=[^\s"']{{0,60}}[\d!#$%^&*+@\\=]) [^\s"',;]{{4,}}+""",
         r"\1***",
     ),
     (  # password: x, and nothing after it
-        re.compile(
-            rf"""(?ix) ( {_NAME}[ \t]{{0,3}}:[ \t]{{1,3}} )
-            [^\s"']{{4,200}}(?=[ \t]{{0,5}}(?:["'\n]|\Z))"""
-        ),
+        rf"""(?ix) ( {_NAME}[ \t]{{0,3}}:[ \t]{{1,3}} )
+            [^\s"']{{4,200}}(?=[ \t]{{0,5}}(?:["'\n]|\Z))""",
         r"\1***",
     ),
     (
-        re.compile(rf"""(?ix) ((?<![\w-])--[a-z-]{{0,30}}{_NAME}["'],[ \t]{{0,3}}["'])[^"'\n]*+"""),
+        rf"""(?ix) ((?<![\w-])--[a-z-]{{0,30}}{_NAME}["'],[ \t]{{0,3}}["'])[^"'\n]*+""",
         r"\1***",
     ),
-    (re.compile(rf"(?ix) ({_NAME}>)[^<\s]{{1,300}}(?=</)"), r"\1***"),
-    (re.compile(r"""([?&](?:key|auth)=)[^\s&'"]++"""), r"\1***"),
+    (rf"(?ix) ({_NAME}>)[^<\s]{{1,300}}(?=</)", r"\1***"),
+    (r"""([?&](?:key|auth)=)[^\s&'"]++""", r"\1***"),
     (  # secrets with a form of their own
-        re.compile(r"""(?x) (?<![A-Za-z0-9])(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?![A-Za-z0-9])"""),
+        r"""(?x) (?<![A-Za-z0-9])(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}(?![A-Za-z0-9])""",
         r"\1***",
     ),
     (
-        re.compile(
-            r"""(?x) (?<![\w-])
+        r"""(?x) (?<![\w-])
             (gh[opsur]_|github_pat_|glpat-|hf_|sk-|xox[abeprs]-|AIza|npm_|pypi-)
-            (?=[A-Za-z_-]{0,60}\d)[\w-]{16,}+"""
-        ),
+            (?=[A-Za-z_-]{0,60}\d)[\w-]{16,}+""",
         r"\1***",
     ),
-    (re.compile(r"(?<![\w-])(eyJ)[\w-]{8,}+\.[\w-]{4,}+\.[\w-]*+"), r"\1***"),
+    (r"(?<![\w-])(eyJ)[\w-]{8,}+\.[\w-]{4,}+\.[\w-]*+", r"\1***"),
 )
 """Patterns of secrets, and their replacements."""
+
+
+@cache
+def secrets() -> list[tuple[re.Pattern[str], str]]:
+    """Return the compiled patterns of secrets. Commands that hide nothing do not compile them."""
+    return [(re.compile(pattern), replacement) for pattern, replacement in _SECRETS]

@@ -11,7 +11,6 @@ import typer
 from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_store
 from fedsweep.cli.console import console, counted, duration, size
 from fedsweep.errors import visible
-from fedsweep.measures import FROM_ALL_ROUNDS, FROM_LAST_ROUND
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
 from fedsweep.words import ran_with, standing
 
@@ -72,6 +71,7 @@ def list_(
 def show(trial: Trial, db: Db = None) -> None:
     """Show a trial: its configuration, result, attempts and last log lines."""
     from fedsweep.actions import trial as trials
+    from fedsweep.measures import FROM_ALL_ROUNDS, FROM_LAST_ROUND
 
     details = trials.show(read_store(db), trial, log_lines=SHOWN + 1)
     trial_id, result = details.trial_id, details.result

@@ -232,7 +232,7 @@ def refused(work: Search) -> Search:
         errors.legible,
         errors.visible,
         redaction._without_passwords,
-        lambda text: [pattern.sub("", text) for pattern, _ in redaction._SECRETS],
+        lambda text: [pattern.sub("", text) for pattern, _ in redaction.secrets()],
         lambda text: limits.names(text, "sweep"),
         refused(lambda text: artifacts.parse(f"s3://{text}")),
         refused(lambda text: selection.parse_condition(f"alpha={text}")),
