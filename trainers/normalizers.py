@@ -206,12 +206,12 @@ def find(name: str) -> Normalizer:
     point = offered(name)
     if point is None:
         raise ValueError(f"no installed package offers the normalizer {name}: install it here too")
-    found = point.load()
-    if not isinstance(found, Normalizer) or found.keeps not in get_args(Keeps):
+    loaded = point.load()
+    if not isinstance(loaded, Normalizer) or loaded.keeps not in get_args(Keeps):
         raise ValueError(
             f"{point.value}, offered as {name}, is no Normalizer (with a `keeps` of those known)"
         )
-    return found
+    return loaded
 
 
 def offered(name: str) -> EntryPoint | None:

@@ -50,15 +50,15 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
 
 def _packages(config: TrainConfig) -> dict[str, str]:
     """Other packages whose code makes the model, and so the numbers."""
-    found = {}
+    versions = {}
     model = {"resnet18": "torchvision", "deeplabv3plus": "segmentation-models-pytorch"}
     if config.model in model:
-        found["model"] = f"{model[config.model]} {version(model[config.model])}"
+        versions["model"] = f"{model[config.model]} {version(model[config.model])}"
     if config.normalizer not in NORMALIZERS:
         point = offered(config.normalizer)
         made_by = point.dist if point is not None else None
-        found["normalizer"] = f"{made_by.name} {made_by.version}" if made_by else "?"
-    return found
+        versions["normalizer"] = f"{made_by.name} {made_by.version}" if made_by else "?"
+    return versions
 
 
 def _cpu_model() -> str:

@@ -74,10 +74,10 @@ def writer_of(folder: Path, *, inside: bool = False) -> str | None:
     if reason := _writer(folder, folder.stat()):
         return reason
     for entry in folder.iterdir() if inside else ():
-        found = entry.lstat()
-        if not stat.S_ISREG(found.st_mode):
+        status = entry.lstat()
+        if not stat.S_ISREG(status.st_mode):
             return f"{entry} is not a regular file"
-        if reason := _writer(entry, found):
+        if reason := _writer(entry, status):
             return reason
     return None
 
@@ -93,6 +93,6 @@ def _writer(place: Path, found: os.stat_result) -> str | None:
 def close(folder: Path) -> None:
     """Let nobody else write a folder of this user."""
     with suppress(OSError):
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            folder.chmod(stat.S_IMODE(found.st_mode) & ~FOREIGN_BITS)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~FOREIGN_BITS)

@@ -321,30 +321,30 @@ class _Reader:
             _adapter(key).validate_python(value, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
-            says = f"{where}{key} = {json.dumps(value, default=str)}"
+            setting = f"{where}{key} = {json.dumps(value, default=str)}"
             if first["type"] == "literal_error":
                 choices = _choices(key)
                 near = _near(str(value), choices)
-                self.refuse(f"{says} is none of {', '.join(choices)}" + (near and f": {near}"))
+                self.refuse(f"{setting} is none of {', '.join(choices)}" + (near and f": {near}"))
             reason = first["msg"][0].lower() + first["msg"][1:]
-            self.refuse(f"{says} cannot be used: {reason}")
+            self.refuse(f"{setting} cannot be used: {reason}")
 
     def percentage(self, value: str | float, where: str) -> None:
-        says = f"{where}freeze_round = {json.dumps(value)}"
+        setting = f"{where}freeze_round = {json.dumps(value)}"
         remedy = 'write a round (64), a share of the rounds ("50%"), or "auto"'
         if isinstance(value, str) and value.strip() == AUTO:
             return
         if isinstance(value, float):
             if not value.is_integer() or value < 0:
-                self.refuse(f"{says} is not a round: {remedy}")
+                self.refuse(f"{setting} is not a round: {remedy}")
             return
         try:
             percent = Decimal(value.strip().removesuffix("%"))
         except InvalidOperation:
-            self.refuse(f"{says} is not a share: {remedy}")
+            self.refuse(f"{setting} is not a share: {remedy}")
         sound = percent.is_finite() and value.strip().endswith("%")
         if not sound or not 0 <= percent <= 100:
-            self.refuse(f"{says} does not lie between 0% and 100%: {remedy}")
+            self.refuse(f"{setting} does not lie between 0% and 100%: {remedy}")
 
     def refuse(self, message: str) -> NoReturn:
         raise PlanError(f"{self.file}: {message}")

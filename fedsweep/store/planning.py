@@ -59,23 +59,23 @@ def add_sweep(connection: Connection, sweep: SweepSpec, priority: int = 0) -> Pl
     """Add a sweep, its text and its trials. Existing rows are kept as they are."""
     take_turns(connection)
     key, earlier = _sweep_key(connection, sweep)
-    wanted = Trials.of(sweep.trials)
-    before = {row.trial_id: row for row in _known(connection, wanted.ids)}
+    planned = Trials.of(sweep.trials)
+    before = {row.trial_id: row for row in _known(connection, planned.ids)}
     if earlier != sweep.text:
         connection.execute(
             sa.insert(plans).values(sweep=key, text=sweep.text, created_at=time.time())
         )
     begun = 0
-    for trial in wanted if before else ():
+    for trial in planned if before else ():
         row = before.get(trial.trial_id)
         if row is not None and _differs(row, trial):
             begun += not _measure_more(connection, row, trial)
     had = _members(connection, key)
-    fresh, there = add_trials(connection, key, wanted, priority, before)
+    fresh, keys = add_trials(connection, key, planned, priority, before)
     return Planned(
         new=len(fresh),
         kept=len(before),
-        dropped=len(had - set(there.values()) - _proposed(connection, key)) if had else 0,
+        dropped=len(had - set(keys.values()) - _proposed(connection, key)) if had else 0,
         earlier=earlier if earlier not in (None, sweep.text) else None,
         cancelled=tuple(i for i, row in before.items() if row.state == TrialState.CANCELLED),
         otherwise=begun,
@@ -103,10 +103,10 @@ def add_trials(
     while batch := list(itertools.islice(rows, STATEMENT_ROWS)):
         _ADD_TRIAL.many(connection, batch)
     had = _members(connection, sweep)
-    there: dict[str, int] = {}
+    keys: dict[str, int] = {}
     joining: list[dict[str, int]] = []
     for row in itertools.chain(before.values(), _known(connection, fresh.ids)):
-        there[row.trial_id] = row.id
+        keys[row.trial_id] = row.id
         if row.id not in had:
             joining.append({"sweep": sweep, "trial": row.id, "shared": int(row.sweep != sweep)})
         if len(joining) == STATEMENT_ROWS:
@@ -114,7 +114,7 @@ def add_trials(
             joining = []
     if joining:
         _ADD_MEMBER.many(connection, joining)
-    return set(fresh.ids), there
+    return set(fresh.ids), keys
 
 
 def _members(connection: Connection, sweep: int) -> set[int]:
@@ -176,9 +176,9 @@ def _sweep_key(connection: Connection, sweep: SweepSpec) -> tuple[int, str | Non
 def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
     """Return the existing ones of these trials: their rows, states and measures."""
     outside = [trials.c[name] for name in sorted(OUTSIDE_IDENTITY)]
-    found = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
+    columns = sa.select(trials.c.trial_id, trials.c.id, trials.c.sweep, trials.c.state, *outside)
     for batch in batches(ids):
-        yield from connection.execute(found.where(trials.c.trial_id.in_(batch)))
+        yield from connection.execute(columns.where(trials.c.trial_id.in_(batch)))
 
 
 def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
@@ -191,14 +191,14 @@ def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str,
         if fork > furthest.get(trunk, (-1, ""))[0]:
             furthest[trunk] = (fork, trial_id)
     carriers: dict[str, str | None] = {k: carrier for k, (_, carrier) in furthest.items()}
-    for some in batches(list(carriers)):
-        there = sa.select(trials.c.trunk).where(
+    for names in batches(list(carriers)):
+        carried = sa.select(trials.c.trunk).where(
             sa.text(SHARING),
-            trials.c.trunk.in_(some),
+            trials.c.trunk.in_(names),
             trials.c.waits == 0,
             (trials.c.priority >= priority) | (trials.c.state == TrialState.RUNNING),
         )
-        carriers.update(dict.fromkeys(connection.execute(there.distinct()).scalars()))
+        carriers.update(dict.fromkeys(connection.execute(carried.distinct()).scalars()))
     return carriers
 
 

@@ -92,7 +92,7 @@ def sweep_progress(connection: Connection, sweep: str | None = None) -> list[Swe
     )
     if sweep is not None:
         query = query.where(sweeps.c.name == sweep)
-    found, around = paces(connection), overhead(connection)
+    kinds, around = paces(connection), overhead(connection)
     grouped: dict[str, list[Any]] = {
         name: [] for name in ([sweep] if sweep else sweep_names(connection))
     }
@@ -106,7 +106,7 @@ def sweep_progress(connection: Connection, sweep: str | None = None) -> list[Swe
     still = still.where(sa.text("arms.ended IS NULL")).group_by(sweeps.c.name)
     open_arms = {row.name: row.n for row in connection.execute(still)}
     return [
-        _progress(name, rows, found, around, held.get(name), open_arms.get(name, 0))
+        _progress(name, rows, kinds, around, held.get(name), open_arms.get(name, 0))
         for name, rows in grouped.items()
     ]
 

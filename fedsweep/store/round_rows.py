@@ -41,8 +41,8 @@ def add_rounds(
     beyond = final_round is not None and done[0].round > final_round
     stored = {} if beyond else _stored(connection, claim, done)
     again = [r for r in done if r.round in stored]
-    if found := _difference(connection, claim, again, stored):
-        return found
+    if difference := _difference(connection, claim, again, stored):
+        return difference
     fresh = [r for r in done if r.round not in stored]
     if fresh:
         _ADD_ROUND.many(connection, [as_stored(r) | {"trial": claim.trial} for r in fresh])
@@ -83,8 +83,8 @@ def _stored(
 ) -> dict[int, sa.RowMapping]:
     """Return the stored rows in the span of these rounds, by round."""
     span = rounds.c.round.between(done[0].round, done[-1].round)
-    found = connection.execute(sa.select(rounds).where(rounds.c.trial == claim.trial, span))
-    return {row["round"]: row for row in found.mappings()}
+    rows = connection.execute(sa.select(rounds).where(rounds.c.trial == claim.trial, span))
+    return {row["round"]: row for row in rows.mappings()}
 
 
 def _client_rows(claim: Claim, measured: Round) -> list[dict[str, Any]]:
@@ -104,20 +104,20 @@ def _difference(
     clients = _stored_clients(connection, claim, again)
     for measured in again:
         row, scores = stored[measured.round], clients.get(measured.round, {})
-        if found := next(differences(row, scores, measured), None):
-            return found
+        if difference := next(differences(row, scores, measured), None):
+            return difference
     return None
 
 
 def _stored_clients(
     connection: Connection, claim: Claim, again: Sequence[Round]
 ) -> dict[int, dict[int, ClientScore]]:
-    found: dict[int, dict[int, ClientScore]] = {}
+    scores: dict[int, dict[int, ClientScore]] = {}
     if any(r.clients for r in again):
         c = client_rounds.c
         span = c.round.between(again[0].round, again[-1].round)
         query = sa.select(c.round, c.client, c.samples, c.test_accuracy)
         for row in connection.execute(query.where(c.trial == claim.trial, span)):
             score = ClientScore(row.client, row.samples, row.test_accuracy)
-            found.setdefault(row.round, {})[row.client] = score
-    return found
+            scores.setdefault(row.round, {})[row.client] = score
+    return scores

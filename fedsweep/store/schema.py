@@ -80,12 +80,12 @@ _MAY_WRITE = sa.select(trials.c.id).where(sa.false()).with_for_update()
 
 def check(connection: Connection) -> None:
     """Refuse a database that this version cannot use as it is."""
-    found = current(connection)
-    if found is None:
+    revision = current(connection)
+    if revision is None:
         raise StoreForeign(catalog.foreign(connection, catalog.contents(connection)))
-    if found not in REVISIONS:
+    if revision not in REVISIONS:
         raise SchemaNew
-    if found != head():
+    if revision != head():
         raise SchemaOld
 
 
@@ -142,8 +142,8 @@ def _refuse_running(connection: Connection) -> None:
 
 def current(connection: Connection) -> str | None:
     """Return the revision of a store's schema, None if fedsweep's tables are not there."""
-    found = catalog.contents(connection)
-    if not found.ours or "alembic_version" not in found.names:
+    contents = catalog.contents(connection)
+    if not contents.ours or "alembic_version" not in contents.names:
         return None
     rows = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
     # Another application that uses Alembic may have added its own row.

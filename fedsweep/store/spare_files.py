@@ -94,7 +94,7 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
     Files of running attempts, of weights, and of snapshots that a trial may continue from are not
     among them. No row refers to such a file again: an attempt writes only its own names.
     """
-    mine = (attempts.c.trial == files.c.trial) & (attempts.c.fence == files.c.fence)
+    writer = (attempts.c.trial == files.c.trial) & (attempts.c.fence == files.c.fence)
     at_work = (trials.c.state == TrialState.RUNNING) & (trials.c.fence == files.c.fence)
     needed = [
         sa.exists().where(weights.c.trial == files.c.trial, weights.c.name == files.c.name),
@@ -107,15 +107,15 @@ def spare_files(connection: Connection, before: float) -> list[Spare]:
     query = (
         sa.select(files.c.name, identity.c.id, sweeps.c.artifacts, attempts.c.host)
         .select_from(files.join(trials, trials.c.id == files.c.trial))
-        .join(attempts, mine)
+        .join(attempts, writer)
         .join(sweeps, sweeps.c.id == trials.c.sweep)
         .join(identity, sa.true())
         .where(~at_work, sa.func.coalesce(files.c.free_since, attempts.c.ended_at) <= before)
         .where(*(~need for need in needed))
         .order_by(files.c.trial, files.c.fence, files.c.name)
     )
-    found = connection.execute(query)
-    return [Spare(row.name, Home(row.id, row.artifacts), row.host) for row in found]
+    rows = connection.execute(query)
+    return [Spare(row.name, Home(row.id, row.artifacts), row.host) for row in rows]
 
 
 def kept_weights(connection: Connection, trial: int) -> Weights | None:

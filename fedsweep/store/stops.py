@@ -76,7 +76,7 @@ def nowhere(connection: Connection, lack: Lack, host: str) -> bool:
     if connection.execute(loaded).first() is not None:
         return False
     since = time.time() - SHOWN_SECONDS
-    told = sa.select(stops.c.id).where(
+    missed = sa.select(stops.c.id).where(
         stops.c.lacks == json.dumps(lack), stops.c.host != host, stops.c.at > since
     )
-    return connection.execute(told.limit(1)).first() is not None
+    return connection.execute(missed.limit(1)).first() is not None

@@ -33,8 +33,8 @@ def require_sweep(connection: Connection, name: str) -> str:
     known = connection.execute(sa.select(sweeps.c.name).where(sweeps.c.name == name)).scalar()
     if known is None:
         names = sweep_names(connection)
-        there = f"there are {', '.join(names)}" if names else "nothing is planned yet"
-        raise NotFound(f"there is no sweep {name!r}: {there}")
+        choices = f"there are {', '.join(names)}" if names else "nothing is planned yet"
+        raise NotFound(f"there is no sweep {name!r}: {choices}")
     return str(known)
 
 
@@ -63,11 +63,11 @@ def require_free(connection: Connection, name: str) -> None:
 
 def present(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Return the trials among these that the store has."""
-    found: set[str] = set()
+    existing: set[str] = set()
     for i in range(0, len(ids), 1000):
-        some = trials.c.trial_id.in_(ids[i : i + 1000])
-        found |= set(connection.execute(sa.select(trials.c.trial_id).where(some)).scalars())
-    return found
+        batch = trials.c.trial_id.in_(ids[i : i + 1000])
+        existing |= set(connection.execute(sa.select(trials.c.trial_id).where(batch)).scalars())
+    return existing
 
 
 def plan_texts(connection: Connection, sweep: str) -> list[str]:
@@ -100,8 +100,8 @@ def held_alone(connection: Connection, sweep: str) -> list[int]:
 
 def trial_keys(connection: Connection, ids: Sequence[str]) -> list[int]:
     """Return the row ids of trials, by their trial ids."""
-    found: list[int] = []
+    keys: list[int] = []
     for i in range(0, len(ids), 1000):
-        some = trials.c.trial_id.in_(ids[i : i + 1000])
-        found += connection.execute(sa.select(trials.c.id).where(some)).scalars()
-    return found
+        batch = trials.c.trial_id.in_(ids[i : i + 1000])
+        keys += connection.execute(sa.select(trials.c.id).where(batch)).scalars()
+    return keys

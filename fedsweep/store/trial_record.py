@@ -46,12 +46,12 @@ def trial_record(connection: Connection, trial: int) -> Record:
     """
     row = connection.execute(sa.select(trials).where(trials.c.id == trial)).one()
     stored = sa.select(rounds).where(rounds.c.trial == trial).order_by(rounds.c.round)
-    found = [dict(r) for r in connection.execute(stored).mappings()]
+    rows = [dict(r) for r in connection.execute(stored).mappings()]
     under = sa.select(attempts.c.numerics).where(
         attempts.c.trial == trial, attempts.c.numerics_id == row.numerics_id
     )
     numerics = connection.execute(under.order_by(attempts.c.fence.desc()).limit(1)).scalar()
-    if numerics is None or not (found or row.failure == FailureKind.DIVERGED):
+    if numerics is None or not (rows or row.failure == FailureKind.DIVERGED):
         raise RequestError(
             f"trial {row.trial_id} is {row.state} and has no stored rounds: there is nothing to "
             "compare yet"
@@ -70,6 +70,6 @@ def trial_record(connection: Connection, trial: int) -> Record:
         numerics_id=row.numerics_id,
         numerics=json.loads(numerics),
         data_fingerprint=row.data_fingerprint,
-        rounds=found,
+        rounds=rows,
         clients=scores,
     )

@@ -64,18 +64,18 @@ def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
     mine = sweeps.c.name == sweep
     counted = sa.select(*(sa.func.count(rounds.c[name]) for name in CURVES)).select_from(of_sweep)
     taken = connection.execute(counted.where(mine)).one()
-    found: dict[str, Curves] = {}
+    curves_by_measure: dict[str, Curves] = {}
     packer = CurvePacker()
     for name in (name for name, count in zip(CURVES, taken, strict=True) if count):
         value = rounds.c[name]
         query = sa.select(trials.c.trial_id, rounds.c.round, value).select_from(of_sweep)
         query = query.where(mine, value.is_not(None)).order_by(rounds.c.trial, rounds.c.round)
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as points:
-            found[name] = {
+            curves_by_measure[name] = {
                 trial: packer.pack((round, value) for _, round, value in of_it)
                 for trial, of_it in groupby(points, key=itemgetter(0))
             }
-    return found
+    return curves_by_measure
 
 
 def trial_list(
@@ -93,8 +93,8 @@ def trial_list(
         conditions.append("r.state = :state")
         values["state"] = state.value
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    found = connection.execute(sa.text(f"{query}{where} ORDER BY t.id LIMIT {int(limit)}"), values)
-    return [dict(row) for row in found.mappings()]
+    rows = connection.execute(sa.text(f"{query}{where} ORDER BY t.id LIMIT {int(limit)}"), values)
+    return [dict(row) for row in rows.mappings()]
 
 
 def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
@@ -104,19 +104,17 @@ def find_trial(connection: Connection, prefix: str) -> tuple[int, str]:
         NotFound: no id has this prefix. RequestError: several have it.
 
     """
-    wanted = prefix.strip().lower()
-    start = trials.c.trial_id.startswith(wanted, autoescape=True)
-    found = connection.execute(
-        sa.select(trials.c.id, trials.c.trial_id).where(start).limit(6)
-    ).all()
-    if not found or not wanted:
+    beginning = prefix.strip().lower()
+    start = trials.c.trial_id.startswith(beginning, autoescape=True)
+    rows = connection.execute(sa.select(trials.c.id, trials.c.trial_id).where(start).limit(6)).all()
+    if not rows or not beginning:
         raise NotFound(f"there is no trial {prefix!r}: `fedsweep trial list` names them")
-    if len(found) > 1:
-        some = ", ".join(row.trial_id[: len(wanted) + 4] for row in found[:5])
+    if len(rows) > 1:
+        choices = ", ".join(row.trial_id[: len(beginning) + 4] for row in rows[:5])
         raise RequestError(
-            f"{prefix!r} begins the ids of several trials ({some} …): give more digits"
+            f"{prefix!r} begins the ids of several trials ({choices} …): give more digits"
         )
-    return found[0].id, found[0].trial_id
+    return rows[0].id, rows[0].trial_id
 
 
 def trial_result(connection: Connection, trial_id: str) -> Row:
@@ -157,8 +155,8 @@ def trial_standing(connection: Connection, trial: int) -> Row:
     row = dict(connection.execute(query.where(c.id == trial)).mappings().one())
     holding = sa.select(sweeps.c.name, sweeps.c.held).join(members, members.c.sweep == sweeps.c.id)
     holding = holding.where(members.c.trial == trial, sweeps.c.held.is_not(None))
-    found = connection.execute(holding.order_by(sweeps.c.id)).mappings()
-    return row | {"held_by": [dict(sweep) for sweep in found]}
+    held = connection.execute(holding.order_by(sweeps.c.id)).mappings()
+    return row | {"held_by": [dict(sweep) for sweep in held]}
 
 
 def trial_logs(

@@ -201,8 +201,8 @@ AT_ONCE = 100
 
 def _in_sweep(sweep: str) -> sa.ColumnElement[bool]:
     of_it = members.join(sweeps, sweeps.c.id == members.c.sweep)
-    mine = sa.select(members.c.trial).select_from(of_it).where(sweeps.c.name == sweep)
-    return sa.exists(mine.where(members.c.trial == trials.c.id).correlate(trials))
+    members_of_sweep = sa.select(members.c.trial).select_from(of_it).where(sweeps.c.name == sweep)
+    return sa.exists(members_of_sweep.where(members.c.trial == trials.c.id).correlate(trials))
 
 
 def _idle_trunks(scope: sa.ColumnElement[bool]) -> sa.Select[Any]:

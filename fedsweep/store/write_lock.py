@@ -128,13 +128,13 @@ class _Queue:
 
     def _is_trusted(self, opened: int) -> bool:
         """Return if only users who can write the database can open the turn file."""
-        found = os.fstat(opened)
-        inode, now = (found.st_dev, found.st_ino), time.monotonic()
-        if self._trusted == (inode, found.st_mode) and now < self._trusted_until:
+        status = os.fstat(opened)
+        inode, now = (status.st_dev, status.st_ino), time.monotonic()
+        if self._trusted == (inode, status.st_mode) and now < self._trusted_until:
             return True
-        if not self._modeless and not _is_closed(found, _status(self.database)):
+        if not self._modeless and not _is_closed(status, _status(self.database)):
             return False
-        self._trusted, self._trusted_until = (inode, found.st_mode), now + LOOK_SECONDS
+        self._trusted, self._trusted_until = (inode, status.st_mode), now + LOOK_SECONDS
         return True
 
     def _make(self) -> int:

@@ -314,8 +314,8 @@ def tiny_imagenet(root: Path) -> Files:
         )
     tally.deeper = None  # the layout puts every image into a folder inside its class
     entries = _labeled(train, classes), tuple(test)
-    found = _found(classes, *entries, tally)
-    return Files(base, classes, *entries, also=(annotations,), found=found)
+    notes = _found(classes, *entries, tally)
+    return Files(base, classes, *entries, also=(annotations,), found=notes)
 
 
 def camvid(root: Path) -> Files:
@@ -516,5 +516,5 @@ def _scenes(
     groups = tuple(sorted(set(names)))
     members = tuple(groups.index(name) for name in names)
     sizes = f"{len(train):,} + {len(test):,} images, {counted(len(groups), 'group')}"
-    found = (f"{sizes}{tally.phrase()}", *tally.notes())
-    return Files(base, (), tuple(train), tuple(test), groups, members, found=found)
+    notes = (f"{sizes}{tally.phrase()}", *tally.notes())
+    return Files(base, (), tuple(train), tuple(test), groups, members, found=notes)

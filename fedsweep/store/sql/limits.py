@@ -31,19 +31,19 @@ def size(row: Sequence[Any]) -> int:
 
 def taken(rows: Iterable[Sequence[Any]], limit: int, room: int) -> list[Sequence[Any]]:
     """Rows up to the first that has no room: what comes after is never read."""
-    found: list[Sequence[Any]] = []
+    rows_taken: list[Sequence[Any]] = []
     used = 0
     for row in rows:
-        found.append(row)
+        rows_taken.append(row)
         used += size(row)
-        if len(found) == limit or used > room:
+        if len(rows_taken) == limit or used > room:
             break
-    return found
+    return rows_taken
 
 
 def names(statement: str, parameter: str) -> bool:
     """Return whether a statement has a `:parameter` outside its strings and comments."""
-    return any(found["name"] == parameter for found in LEXEME.finditer(statement))
+    return any(token["name"] == parameter for token in LEXEME.finditer(statement))
 
 
 LEXEME = re.compile(
@@ -68,7 +68,7 @@ def refusal(text: str, seconds: float) -> SqlRefused:
         return SqlRefused(
             f"the statement took longer than {seconds:g} s: narrow it, or raise --timeout"
         )
-    if any(said in text for said in _NOT_ONE_READING):
+    if any(phrase in text for phrase in _NOT_ONE_READING):
         return SqlRefused()
     if TOO_LARGE in text or "string or blob too big" in text:
         return SqlRefused(TOO_LARGE)

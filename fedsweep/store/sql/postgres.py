@@ -193,8 +193,8 @@ def _answer(session: _Session, text: str, parameters: Parameters, limit: int, ro
             if driver.closed:  # the server went away: no fault of the statement
                 raise
             # Not all of its text: that repeats the statement.
-            said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-            raise refusal(said or str(error), session.deadline.seconds) from error
+            message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+            raise refusal(message or str(error), session.deadline.seconds) from error
         except (RecursionError, ValueError, OverflowError) as error:
             raise SqlRefused(
                 "the statement has a value that cannot be read: cast it to text"
@@ -290,11 +290,11 @@ class _Plain:
         """Return the columns and rows."""
         self._prepare()
         self._plan(self.text)  # what breaks out of its brackets is no statement
-        asked = f"(\n{self.text}\n) AS fedsweep_asked{_of_size(self.room)}"
-        query = f"SELECT * FROM {asked} LIMIT {int(self.limit)}"
+        subquery = f"(\n{self.text}\n) AS fedsweep_asked{_of_size(self.room)}"
+        query = f"SELECT * FROM {subquery} LIMIT {int(self.limit)}"
         if _REACHING_OUT.search(self._plan(query)):  # through a view, say
             raise SqlRefused
-        return self._run(asked, query)
+        return self._run(subquery, query)
 
     def _prepare(self) -> None:
         """Create the objects that the statement needs."""
@@ -313,9 +313,9 @@ class _Plain:
         self.cursor.execute("SELECT set_config('fedsweep.asked', $1, true)", [explain])
         self._hurry()
         self.cursor.execute(_MEASURE)
-        found = self.cursor.execute("SELECT current_setting('fedsweep.plan')").fetchone()
-        assert found is not None
-        return str(found[0])
+        row = self.cursor.execute("SELECT current_setting('fedsweep.plan')").fetchone()
+        assert row is not None
+        return str(row[0])
 
     def _rows(self, query: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """Rows through a cursor of the server's, so that they are not all in the memory first."""
@@ -324,11 +324,11 @@ class _Plain:
         count, most = TOGETHER
         while True:
             self._hurry()
-            some = self.cursor.execute(f"FETCH FORWARD {count} FROM fedsweep_rows").fetchall()
-            yield from some
-            if len(some) < count:
+            fetched = self.cursor.execute(f"FETCH FORWARD {count} FROM fedsweep_rows").fetchall()
+            yield from fetched
+            if len(fetched) < count:
                 return
-            each = max(1, sum(map(size, some)) // count)
+            each = max(1, sum(map(size, fetched)) // count)
             count = max(TOGETHER[0], min(most, AT_ONCE // each))
 
     def _hurry(self) -> None:

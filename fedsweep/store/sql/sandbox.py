@@ -48,12 +48,12 @@ def ask(question: dict[str, Any], deadline: Deadline) -> Found:
         assert process.stdout is not None
         with suppress(BrokenPipeError):  # its exit code says why
             process.stdin.write(pickle.dumps(question))
-        said = process.stdout.read()
+        output = process.stdout.read()
         # Stdin stays open until the answer is here: its end is the end of the asker.
         process.stdin.close()
         process.stdout.close()
         process.wait()
-        return said
+        return output
 
     said = within(deadline, answered, process.kill)
     if process.returncode in (-signal.SIGINT, -signal.SIGTERM):
@@ -63,8 +63,8 @@ def ask(question: dict[str, Any], deadline: Deadline) -> Found:
     answer, wrong = pickle.loads(said)  # noqa: S301  # of our own program
     if wrong is not None:
         raise wrong
-    found: Found = answer
-    return found
+    rows: Found = answer
+    return rows
 
 
 def main() -> None:

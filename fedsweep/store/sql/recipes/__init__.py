@@ -52,5 +52,5 @@ def recipe(name: str) -> Recipe:
 
 def _read(name: str, text: str) -> Recipe:
     lines = text.splitlines()
-    said = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
-    return Recipe(name, " ".join(said), text)
+    comments = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
+    return Recipe(name, " ".join(comments), text)
