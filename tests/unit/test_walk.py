@@ -75,7 +75,7 @@ def test_each_deed_happens_once_in_its_round(
     with pytest.raises(MemoryError):
         rounds(CONFIG)
     (tmp_path / "crash-2").write_text("out of paper")
-    program = "from tests.test_walk import *; rounds(CONFIG)"
+    program = "from tests.unit.test_walk import *; rounds(CONFIG)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == -6
     assert b"out of paper" in done.stderr

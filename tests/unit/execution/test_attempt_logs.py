@@ -187,4 +187,4 @@ def test_an_attempt_s_provenance_is_stored(store: Engine, tiny: Path) -> None:
 def test_every_kind_of_failure_has_a_retry_rule() -> None:
     """The text of each rule agrees with the queue."""
     assert set(RULES) == set(FailureKind)
-    assert {kind for kind in RULES if RULES[kind].startswith("tried again")} == RETRIED
+    assert {kind for kind in RULES if RULES[kind].startswith("retried")} == RETRIED
