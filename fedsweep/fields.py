@@ -1,4 +1,4 @@
-"""The catalog of configuration fields: what tables, views, identities and figures know of each.
+"""The catalog of configuration fields, for tables, views, identities and figures.
 
 A new field needs a declaration in `trainers.config.TrainConfig`, the code that uses it, an entry in
 this catalog, and a migration that adds its column.
@@ -21,19 +21,22 @@ class ConfigField:
     since: int = 1
     """The schema (see `migrations`) that added its column to the tables and views."""
     symbol: str = ""
-    """Short text that stands for its name in tables and figures; "" for the name itself."""
+    """Short text that stands for its name in tables and figures. It is "" if the name itself is
+    used.
+    """
     normalizer: str = ""
     """The only normalizer that has this setting. The settings of a normalizer tell arms apart:
     they head the columns of a table."""
     column: str = ""
-    """Short text before its value in such a heading; "" for the value alone."""
+    """Short text before its value in such a heading. It is "" if only the value is used."""
     row: bool = False
     """True if it always heads the rows of a table. Other fields head them only if they vary."""
     unset: bool = False
-    """True if None is a choice of its own. Any other field is None where the rest of the
-    configuration makes it meaningless, and then the rest tells trials apart."""
+    """True if None is a choice of its own. Any other field is None if the rest of the configuration
+    makes it meaningless.
+    """
     federated: bool = False
-    """True if it has no meaning, or another one, where all samples are trained on at once."""
+    """True if it has no meaning, or another one, in centralized training."""
     timed: bool = False
     """True if the time of a round depends on it."""
     measured: bool = False
@@ -114,10 +117,10 @@ UNSET = frozenset(_names(lambda field: field.unset))
 """Fields for which None is a choice of its own."""
 
 FEDERATED = frozenset(_names(lambda field: field.federated))
-"""Fields that have no meaning, or another one, where all samples are trained on at once."""
+"""Fields that have no meaning, or another one, in centralized training."""
 
 TIMED = _names(lambda field: field.timed)
-"""Fields on which the time of a round depends, other than the machine."""
+"""Fields on which the time of a round depends, in addition to the machine."""
 
 MEASURED = _names(lambda field: field.measured)
 """Fields outside the identity of a trial that show in its rounds."""

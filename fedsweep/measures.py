@@ -262,7 +262,7 @@ BY_GROUP = {
     group: tuple(measure.name for measure in _SINGLE if measure.group == group)
     for group in ("accuracy", "loss", "clients", "time")
 }
-"""Single numbers of a round, by what is shown together."""
+"""Single numbers of a round, grouped as they are shown."""
 
 SHOWN_BY_ROUND = tuple(
     MEASURES[name] for names in BY_GROUP.values() for name in names if not MEASURES[name].optional

@@ -1,6 +1,6 @@
 """The configuration of one FedAvg trial: every field, its unit, its default and its check.
 
-Imports no torch, so that planning a sweep stays fast.
+This file imports no torch, so that planning a sweep stays fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRY_POINT = "fedsweep.normalizers"
 
 
 def _integral(value: object) -> object:
-    """Let 20.0 pass for 20 (a plan file may write either), and nothing else."""
+    """Accept 20.0 for 20, because a plan file may write either. Refuse other fractions."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -76,11 +76,11 @@ def _tell_normalizers(schema: dict[str, Any]) -> None:
 
 
 class TrainConfig(BaseModel):
-    """One trial, fully determined.
+    """The complete configuration of one trial.
 
-    A field that the others make meaningless is None (`alpha` without a Dirichlet partition), so
-    that two spellings of one trial are equal. Defaults are ours where no paper fixes them, and a
-    released default never changes.
+    A field that has no meaning with the other values is None (`alpha` without a Dirichlet
+    partition), so that two spellings of one trial are equal. Defaults are ours if no paper fixes
+    them. A released default never changes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -89,7 +89,7 @@ class TrainConfig(BaseModel):
         "digits", "cifar10", "cifar100", "tiny-imagenet", "cityscapes", "camvid", "imagefolder"
     ]
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
-    """Content hash of the files of a data set on disk; `plan` takes it where they are at hand."""
+    """Content hash of the files of a data set on disk. `plan` computes it if it has the files."""
     image_size: Count | None = 32
     """Side in pixels to which the images of an image folder are resized."""
     image_height: Count | None = 256
@@ -126,18 +126,20 @@ class TrainConfig(BaseModel):
     shards_per_client: Count | None = 2
     """McMahan et al. 2017 take 2."""
     clients: Count | None = None
-    """M, registered clients; the data's own groups where the partition is natural."""
+    """M, the number of registered clients. In a natural partition it is the number of the data's
+    groups.
+    """
     participation: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    """C, share of the clients drawn each round."""
+    """C, the fraction of the clients that are sampled in each round."""
     validation: Annotated[NotNegative, Field(lt=1)] = 0.0
-    """Share of each client's training samples held back, keyed by the seed."""
+    """Fraction of each client's training samples that is held back, chosen by the seed."""
 
     rounds: Count
     """T, communication rounds."""
     local_steps: Count | None = None
-    """E, SGD steps a client takes in a round."""
+    """E, the SGD steps of a client per round."""
     local_epochs: Count | None = None
-    """Passes over its samples that a client takes in a round, instead of local_steps."""
+    """Passes of a client over its samples per round, instead of local_steps."""
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
     """eta, the learning rate of the first round."""
@@ -168,7 +170,9 @@ class TrainConfig(BaseModel):
     diagnostics: bool = False
     """Also measure the mismatch of the statistics, the gradients' deviation, the clients' drift."""
     snapshot_every: Count | None = None
-    """Rounds between snapshots; else each round that takes over a second, or one a second."""
+    """Rounds between snapshots. By default a snapshot is taken after each round that takes over a
+    second, otherwise once a second.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -237,18 +241,20 @@ class TrainConfig(BaseModel):
             raise ValueError("local_steps and local_epochs exclude each other: keep one")
 
     def cohort_size(self, clients: int) -> int:
-        """How many of so many clients are drawn each round: max(1, floor(C*M + 1/2))."""
+        """Return how many of this number of clients are sampled per round: max(1, floor(C*M +
+        1/2)).
+        """
         return max(1, share(self.participation or 1.0, clients))
 
     def steps(self, samples: int) -> int:
-        """Local steps that a client with so many training samples takes in a round."""
+        """Return the local steps per round of a client with this number of training samples."""
         if self.local_epochs is not None:
             return self.local_epochs * max(samples // self.batch_size, 1)
         assert self.local_steps is not None
         return self.local_steps * (self.clients or 1) if self.centralized else self.local_steps
 
     def lr_in(self, round: int) -> float:
-        """Eta of a round, counted from 1."""
+        """Return the learning rate eta of a round. Rounds are counted from 1."""
         if self.lr_schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * (round - 1) / self.rounds)) / 2
         if self.lr_schedule == "step":

@@ -18,12 +18,12 @@ EPS = 1e-5
 def statistics_mismatch(
     clients: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
 ) -> dict[str, float]:
-    """How far the clients' running statistics lie from their average, for each BN layer.
+    """Return the distance of the clients' running statistics from their average, for each BN layer.
 
-    With the averages mu = sum w_m mu_m and s^2 = sum w_m s_m^2 of each channel,
-    sqrt(mean over channels of sum w_m ((mu_m - mu)^2 + (s_m - s)^2) / (s^2 + eps)):
-    the root mean square Wasserstein distance of the clients' Gaussians to the average's, in its
-    standard deviations. `clients` hold each model's tensors by name.
+    With the averages mu = sum w_m mu_m and s^2 = sum w_m s_m^2 of each channel, it is sqrt(mean
+    over channels of sum w_m ((mu_m - mu)^2 + (s_m - s)^2) / (s^2 + eps)). This is the root mean
+    square Wasserstein distance of the clients' Gaussians from the average's, in its standard
+    deviations. `clients` hold each model's tensors by name.
     """
     layers = [n.removesuffix(".running_mean") for n in clients[0] if n.endswith(".running_mean")]
     w = torch.tensor(weights, dtype=torch.float64)[:, None]
@@ -49,12 +49,12 @@ def client_drift(parameters: Sequence[Tensor], weights: Sequence[float]) -> floa
 
 
 def gradient_deviation(averaged: Tensor, centralized: Tensor) -> float | None:
-    """|g - g_c| / |g_c|: the cohort's averaged local gradient g = sum w_m g_m against the gradient
-    g_c of sum w_m (mean loss of client m's batch) on all their batches at once; None where g_c = 0.
+    """Return |g - g_c| / |g_c|, or None if g_c = 0.
 
-    Both are taken at the round's start, on the clients' first batches; one pass holds them all.
-    They are equal, but for rounding, where no layer mixes samples; BN's batch statistics set them
-    apart.
+    g = sum w_m g_m is the cohort's averaged local gradient. g_c is the gradient of sum w_m (mean
+    loss of client m's batch) on all their batches in one pass. Both are computed at the round's
+    start, on the clients' first batches. They are equal, except for rounding, if no layer mixes
+    samples. BN's batch statistics make them differ.
     """
     size = float(centralized.norm())
     return float((averaged - centralized).norm()) / size if size > 0 else None

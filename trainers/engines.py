@@ -1,11 +1,11 @@
 """The registry of engines, and the interface between an engine and the sweep.
 
 An engine trains a trial round by round. It is a module, or an object, with the attributes of
-`Engine`. `seq` is ours. Other packages add engines as entry points of the group
-`fedsweep.engines`; each names such a module.
+`Engine`. `seq` is ours. Other packages add engines as entry points of the group `fedsweep.engines`.
+Each entry point names such a module.
 
 This file imports no torch. An engine imports its libraries inside its functions, because a worker
-has to start, and to say what is missing, on a machine where an import fails.
+must start, and name the missing library, on a machine where an import fails.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Data(Protocol):
 
     @property
     def found(self) -> Sequence[str]:
-        """Sentences for the trial's log: what was found, ignored and changed."""
+        """Sentences for the trial's log about files that were used, ignored and changed."""
 
 
 class State(Protocol):

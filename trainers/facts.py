@@ -7,19 +7,20 @@ CLASS_SAMPLES = {
     "cifar10": (5000,) * 10,
     "cifar100": (500,) * 100,
 }
-"""Training samples of each class of the data sets whose content never changes; others are counted
-on disk."""
+"""Training samples per class of the data sets whose content never changes. Others are counted on
+disk.
+"""
 
 
 TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
 
 
 ON_DISK = frozenset({"imagefolder", "tiny-imagenet", "cityscapes", "camvid"})
-"""Data sets that are what lies in their folder: a fingerprint tells one content from another."""
+"""Data sets that are the files of a folder. A fingerprint identifies their content."""
 
 
 DOWNLOADED = frozenset({"tiny-imagenet"})
-"""Those of them that are fetched where no folder is named: always the same content."""
+"""Those that are downloaded if no folder is named. Their content is always the same."""
 
 
 SEGMENTATION = frozenset({"cityscapes", "camvid"})

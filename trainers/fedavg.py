@@ -51,10 +51,11 @@ class Round(measurements.Round):
     """A round as the engine yields it: its measurements, and copies of what it has trained."""
 
     state: Callable[[], State]
-    """Copies the complete state after this round; to be called before the next is pulled."""
+    """Copies the complete state after this round. Call it before the next round is pulled."""
     weights: Callable[[], dict[str, Tensor]]
-    """Copies the model by torch's names; what stays with client m under "clients.m." and those. To
-    be called before the next round is pulled."""
+    """Copies the model by torch's names. Tensors of client m have names that begin with
+    "clients.m.". Call it before the next round is pulled.
+    """
 
 
 def run(
@@ -219,7 +220,9 @@ class _Federation:
         return self.auto.frozen_at is not None and round > self.auto.frozen_at
 
     def watch(self, auto: AutoFreeze, round: int, before: Tensor) -> None:
-        """Pass the statistics' drift in a round of BN to the rule, which may freeze them."""
+        """Give the drift of the statistics in a round of BN to the rule. The rule may then freeze
+        them.
+        """
         if round < 2 or auto.frozen_at is not None:  # the first comes from no statistics at all
             return
         earlier = self.server.clone()
@@ -353,7 +356,7 @@ class _Federation:
             return score(self.model, split, self.data.classes, self.local.normalize)
 
     def weights(self) -> dict[str, Tensor]:
-        """Copy the model, and what the clients keep of it, by name."""
+        """Copy the model and the clients' own layers, by name."""
         named = self.vector.named(self.server)
         for client in self.own:
             self.load(client)

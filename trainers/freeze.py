@@ -1,15 +1,13 @@
 """The rule that chooses T* from the trunk's own statistics: `freeze_round = "auto"`.
 
-A rule of ours, as a baseline for a search to beat. After each round r >= 2 of BN, with the averaged
-running means mu and deviations s of the layers before and after it, the drift is
+It is a rule of ours, as a baseline for a search to beat. After each round r >= 2 of BN it takes the
+averaged running means mu and deviations s of the layers before and after the round. The drift is
+d_r = mean over layers of sqrt(mean over channels of ((mu_r - mu_{r-1})^2 + (s_r - s_{r-1})^2) /
+(s_r^2 + eps)). This is the distance that the statistics moved, in their own deviations.
 
-    d_r = mean over layers of sqrt(mean over channels of
-          ((mu_r - mu_{r-1})^2 + (s_r - s_{r-1})^2) / (s_r^2 + eps)),
-
-the distance that the statistics moved, in their own deviations. They have settled after the first
-round whose mean drift over the last three is a tenth of the largest such mean or less, and are
-frozen then. If they never settle, the trial is BN to its end. The rule uses no test or validation
-data.
+The statistics have settled after the first round whose mean drift over the last three rounds is at
+most a tenth of the largest such mean. They are frozen then. If they never settle, the trial is BN
+to its end. The rule uses no test or validation data.
 """
 
 from __future__ import annotations

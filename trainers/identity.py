@@ -24,8 +24,10 @@ IID."""
 OUTSIDE_IDENTITY = frozenset(
     {"evaluate_every", "client_accuracy", "keep_weights", "diagnostics", "snapshot_every"}
 )
-"""Fields that change what is measured or kept, never what is trained. (A loss on the test set that
-is not finite fails a trial in the round that measures it; the weights of such a trial are finite.)
+"""Fields that change what is measured or kept, but never the training.
+
+A test loss that is not finite fails a trial in the round that measures it. The weights of such a
+trial are finite.
 """
 
 

@@ -1,4 +1,6 @@
-"""Randomness as a function: a draw is keyed by what it is for, never by what came before it."""
+"""Randomness as a function: each random number depends on its key, never on earlier random
+numbers.
+"""
 
 from __future__ import annotations
 

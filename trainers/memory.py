@@ -14,7 +14,7 @@ FORGET = Path("/proc/self/clear_refs")
 
 
 def total(device: str) -> int:
-    """Bytes that there are: a GPU's own, else the machine's."""
+    """Return the bytes of memory of a GPU, or of the machine."""
     if device.startswith("cuda"):
         import torch
 
@@ -23,8 +23,9 @@ def total(device: str) -> int:
 
 
 def limit() -> int:
-    """Bytes that this process may take of the machine's memory: all of it, or what its container or
-    its own limit leaves.
+    """Return the bytes of the machine's memory that this process may take.
+
+    A container's limit, or a limit of the process, may make it less than the machine has.
     """
     most = [total("cpu")]
     for file in CONTAINER:
@@ -42,7 +43,7 @@ CONTAINER = (
 
 
 def begin(device: str) -> None:
-    """Forget what was taken at most until now, where that can be forgotten."""
+    """Reset the peak of the memory in use, on devices that can reset it."""
     if device.startswith("cuda"):
         import torch
 
@@ -53,8 +54,8 @@ def begin(device: str) -> None:
 
 
 def taken(device: str) -> int:
-    """Bytes at most since `begin`: what torch reserved on a GPU, else what of this process was
-    resident at once.
+    """Return the peak bytes since `begin`: torch's reserved memory on a GPU, otherwise this
+    process's resident memory.
     """
     if device.startswith("cuda"):
         import torch

@@ -1,4 +1,4 @@
-"""Models, built with any normalizer, and initial weights that depend on the seed alone."""
+"""Models, built with any normalizer, and initial weights that depend only on the seed."""
 
 from __future__ import annotations
 

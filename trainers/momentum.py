@@ -1,5 +1,7 @@
-"""SGD momentum: v <- beta v + (g + lambda w), w <- w - eta v (torch's convention: a decaying eta
-leaves v alone); and what becomes of v between rounds.
+"""SGD momentum, and the velocity v between rounds.
+
+v <- beta v + (g + lambda w), w <- w - eta v. In torch's convention a decaying eta does not change
+v.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Momentum:
         self.kind = config.momentum
         self.factor = config.momentum_factor
         self.shared = min(shared, length)
-        """Up to here v is the server's where it is global."""
+        """End of the part of v that the server averages, if momentum is global."""
         self.velocity = like.new_zeros(length if self.factor is not None else 0)
         self.server = like.new_zeros(self.shared if self.kind == "global" else 0)
         keeps = self.kind in ("local", "global")

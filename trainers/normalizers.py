@@ -40,8 +40,9 @@ class Normalizer:
     layer: Callable[[int, TrainConfig], nn.Module]
     """Makes the layer for so many channels."""
     convolution: Callable[[nn.Conv2d], object] = leave
-    """Reparametrizes a convolution, in place, when it has its initial weights; output layers, which
-    are those with a bias, are left alone."""
+    """Reparametrizes a convolution in place, after its initial weights are set. Output layers,
+    which have a bias, are left unchanged.
+    """
     keeps: Keeps = "nothing"
     """State that stays with the client, out of the average: nothing, the layer's buffers, or its
     buffers and parameters. Such clients have no common model. Each client of a round's cohort is
@@ -56,8 +57,10 @@ class NormLayer(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Torch's BN, which one value a channel does not stop: a batch of one 1x1 map has no variance,
-    so it is normalized with the running statistics, and leaves them alone.
+    """Torch's BN, which also accepts one value per channel.
+
+    A batch of one 1x1 map has no variance. It is normalized with the running statistics, and leaves
+    them unchanged.
     """
 
     def __init__(self, channels: int) -> None:
@@ -138,9 +141,9 @@ def batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
 def fixed_batch_norm(channels: int, config: TrainConfig) -> nn.Module:
     """FIXBN (Zhong, Chen and Chao, arXiv 2303.06530): BN in rounds 1..T*, frozen afterwards.
 
-    After T* the aggregated running mean and variance are constants, in training as in the test,
-    carried over and never averaged again. gamma and beta go on training (freeze = "statistics")
-    or rest as well (freeze = "layer").
+    After T* the aggregated running mean and variance are constants, in training and in the test.
+    They are carried over and never averaged again. gamma and beta are still trained (freeze =
+    "statistics"), or are constants too (freeze = "layer").
     """
     return batch_norm(channels, config)
 
@@ -159,7 +162,7 @@ def layer_norm(channels: int, _config: TrainConfig) -> nn.Module:
 
 
 def instance_norm(channels: int, _config: TrainConfig) -> nn.Module:
-    """IN (Ulyanov et al. 2016): E and Var over H, W; y = gamma x + beta where the map is 1x1."""
+    """IN (Ulyanov et al. 2016): E and Var over H, W. For a 1x1 map, y = gamma x + beta."""
     return InstanceNorm(channels)
 
 
@@ -251,9 +254,9 @@ def norm_parameters(model: nn.Module) -> set[Tensor]:
 
 
 def set_training(model: nn.Module, *, frozen: bool) -> None:
-    """Training mode; where frozen, with the statistics of every BN layer as constants.
+    """Set the training mode. If frozen, the statistics of every BN layer are constants.
 
-    The layers alone are set: a whole model in eval mode would lose its dropout too.
+    Only the layers are set, because a whole model in eval mode would lose its dropout too.
     """
     model.train()
     if frozen:
@@ -274,8 +277,9 @@ def standardized(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def clip_rows(weights: list[Tensor], bound: float) -> None:
-    """Adaptive gradient clipping (Brock et al. 2021), by row: a row's gradient G_i becomes
-    bound max(|W_i|, 1e-3) / |G_i| G_i where that is shorter. A row is an output channel.
+    """Clip gradients adaptively by row (Brock et al. 2021). A row is an output channel.
+
+    If a row's gradient G_i is longer than bound max(|W_i|, 1e-3), it is scaled to that length.
     """
     for weight in weights:
         assert weight.grad is not None

@@ -49,7 +49,9 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
 
 
 def _packages(config: TrainConfig) -> dict[str, str]:
-    """Other packages whose code makes the model, and so the numbers."""
+    """Return the versions of other packages whose code builds the model, because its numbers depend
+    on them.
+    """
     versions = {}
     model = {"resnet18": "torchvision", "deeplabv3plus": "segmentation-models-pytorch"}
     if config.model in model:

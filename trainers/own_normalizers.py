@@ -1,7 +1,7 @@
-"""Our own normalizers, each declared once: its parts, what clients keep of it, how it is shown.
+"""Our own normalizers, each declared once: its parts, its per-client state, its appearance.
 
-Imports no torch, so that planning a sweep stays fast. The parts are functions of
-`trainers.normalizers`, named here and explained there.
+This file imports no torch, so that planning a sweep stays fast. The parts are functions of
+`trainers.normalizers`, which explains them.
 """
 
 from __future__ import annotations

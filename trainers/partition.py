@@ -63,12 +63,13 @@ def iid(samples: int, clients: int, seed: int) -> list[Indices]:
 
 
 def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) -> list[Indices]:
-    """Client m draws its class mix q_m ~ Dir(alpha * 1), then its samples without replacement.
+    """Draw each client's class mix q_m ~ Dir(alpha * 1), then its samples without replacement.
 
-    When a class runs out, its column is zeroed and q_m renormalized (Hsu et al. 2019). Sizes
-    differ by at most one. Drawing a client's classes one by one and refusing exhausted ones is
-    the same as drawing them all, keeping what is there and drawing the rest again, as done here.
+    When a class runs out, its column is set to zero and q_m is renormalized (Hsu et al. 2019).
+    Sizes differ by at most one.
 
+    The code draws all of a client's classes, keeps those that still have samples, and draws the
+    rest again. This is equivalent to drawing the classes one by one and refusing exhausted ones.
     Below TINY_ALPHA, all of q_m's mass in float64 often lies on exhausted classes. The mix is then
     renormalized from its logarithms.
     """
@@ -111,7 +112,7 @@ def _log_mix(classes: int, alpha: float, seed: int, client: int) -> NDArray[np.f
 
 
 SMALLEST_MASS = 1e-290
-"""Below this sum, what a class mix lost to underflow may be a visible part of what is left."""
+"""If the rest of a class mix sums to less, its loss to underflow may be visible."""
 
 REDRAWS = 1000
 """Draws after which a minimum size is given up."""
@@ -179,7 +180,7 @@ def class_shares(
 def _class_shares(
     sizes: Sequence[int], clients: int, alpha: float, seed: int, attempt: int, min_samples: int = 0
 ) -> NDArray[np.int64]:
-    """How many samples of each class go to each client, [M, classes].
+    """Return the number of samples of each class for each client, [M, classes].
 
     The later classes are left out if all of their samples cannot give each client its minimum.
     """
@@ -267,7 +268,7 @@ def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices,
 
 
 def _even_sizes(samples: int, clients: int) -> list[int]:
-    """floor(N/M) or one more, in an order that favors nobody in particular."""
+    """Return sizes of floor(N/M) or one more, in an order that favors no client."""
     return [samples * (m + 1) // clients - samples * m // clients for m in range(clients)]
 
 

@@ -1,7 +1,7 @@
 """Pickles of lists and arrays of bytes, read as data.
 
-A pickle names functions that the reader calls, so that one from somebody else runs any program. A
-name in it stands for nothing here, except for the few names by which NumPy stores an array.
+A pickle names functions that the reader calls. A pickle from another person can therefore run any
+program. Here the names are ignored, except the few by which NumPy stores an array.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _NAMES: Mapping[tuple[str, str], Callable[..., object]] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
-"""Stands for each name by which NumPy and Python store an array of bytes."""
+"""Stand-ins for the names by which NumPy and Python store an array of bytes."""
 
 
 class _Reader(pickle._Unpickler):  # noqa: SLF001  # the one in C takes memory by a number in the file

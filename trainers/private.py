@@ -1,7 +1,7 @@
-"""Folders for files that this user makes and later trusts.
+"""Folders for files that this user writes and later trusts.
 
-Another user who may write a file, or a folder above it, can change what is read from it. The sums
-that lie next to a file say nothing then.
+Another user who may write a file, or a folder above it, can change its content. A checksum that
+lies next to the file does not help.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ ASIDE = ".new"
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and the missing ones above it, which nobody else can open.
-
-    A folder that exists keeps its mode.
+    """Create a folder, and the missing ones above it, which only this user can open. An existing
+    folder keeps its mode.
 
     Raises:
         OSError: it cannot be made, or is a file.
@@ -43,9 +42,9 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def aside(folder: Path) -> Iterator[Path]:
-    """Give an empty folder next to another one, under a new name, and delete it afterwards.
+    """Give an empty temporary folder next to another one, and delete it afterwards.
 
-    It is for the holder of the folder's lock: what a killed process left is deleted first.
+    The caller holds the folder's lock. Folders that a killed process left are deleted first.
 
     Raises:
         OSError: it cannot be made.
@@ -63,7 +62,8 @@ def aside(folder: Path) -> Iterator[Path]:
 
 
 def writer_of(folder: Path, *, inside: bool = False) -> str | None:
-    """Return who else may write a folder, or with `inside` its files too; None for nobody.
+    """Return another user who may write a folder, or with `inside` its files too. Return None if
+    there is none.
 
     A link is followed to the folder itself, never to a file in it.
 
@@ -91,7 +91,7 @@ def _writer(place: Path, found: os.stat_result) -> str | None:
 
 
 def close(folder: Path) -> None:
-    """Let nobody else write a folder of this user."""
+    """Remove other users' right to write a folder of this user."""
     with suppress(OSError):
         status = folder.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():

@@ -1,8 +1,7 @@
 """The progress of this process's trainer: a number that only grows.
 
 Each local step, each evaluated batch and each run of decoded images adds one. Another process may
-read the number: a trainer whose number stays the same for long has stalled. No result depends on
-it.
+read the number. If it stays the same for long, the trainer has stalled. No result depends on it.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count while this process waits for another one, or for a server.
+        """Count while this process waits for another process, or for a server.
 
-        The wait must have a bound of its own: nobody can tell it from a deadlock.
+        The wait must have a limit of its own, because it looks the same as a deadlock.
         """
         over = threading.Event()
 

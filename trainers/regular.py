@@ -1,6 +1,6 @@
-"""Regular files of a data folder, read with a bound on their size.
+"""Regular files of a data folder, read with a limit on their size.
 
-A data folder may come from somebody else. A pipe in it blocks a reader for ever, a device has no
+A data folder may come from another person. A pipe in it blocks a reader forever, a device has no
 end, and a sparse file may be larger than the memory. Links are followed to a regular file.
 """
 

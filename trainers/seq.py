@@ -1,7 +1,7 @@
-"""The engine `seq`: FedAvg in which one client trains after another; see `trainers.fedavg`.
+"""The engine `seq`: FedAvg in which one client trains after another (see `trainers.fedavg`).
 
 A worker imports this module before it knows that torch works, so torch is imported inside the
-functions. `trainers.engines` says what each function is for.
+functions. `trainers.engines` explains each function.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A model as views of one flat vector: to send, average and keep it costs one operation."""
+"""A model as views of one flat vector, so that sending, averaging or keeping it costs one
+operation.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Decoded data sets, kept as memory-mapped arrays that all processes of a machine share.
 
-A cache entry is a folder `<name>-<version>-<key>`: one .npy file per array, and facts.json. The key
-is a hash of facts about the original files (`sources.Source.key`), so that other files get another
-entry. The size and time of the original files are trusted. The entry is not: its hash is computed
-each time it is opened, and the files are decoded again if the hash differs.
+A cache entry is a folder `<name>-<version>-<key>` with one .npy file per array, and facts.json. The
+key is a hash of facts about the original files (`sources.Source.key`), so that other files get
+another entry.
 
-The hash lies next to the arrays, so that it proves nothing against another user. An entry is used
-only if it and the cache folder belong to this user or root, and nobody else may write them.
+The size and time of the original files are trusted. The entry is not trusted: its hash is computed
+each time it is opened, and the files are decoded again if the hash differs. The hash lies next to
+the arrays, so it proves nothing against another user. An entry is used only if it and the cache
+folder belong to this user or root, and if no other user may write them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from trainers.progress import progress
 from trainers.text import BYTE_ORDER_MARK
 
 VERSION = 2
-"""Raised whenever what is kept, or how it is decoded, changes."""
+"""Number of the format. It rises whenever the content of an entry, or its decoding, changes."""
 
 LOCK_SECONDS = 3600.0
 """How long a process waits for another one that decodes; then it decodes a copy of its own."""
@@ -55,7 +56,7 @@ class Kept:
 
 
 def cache_folder() -> Path:
-    """$FEDSWEEP_CACHE, else a folder in the user's cache."""
+    """Return $FEDSWEEP_CACHE, or by default a folder in the user's cache."""
     named = os.environ.get("FEDSWEEP_CACHE", "").strip().removeprefix(BYTE_ORDER_MARK)
     return Path(named).expanduser() if named else _own_folder()
 
@@ -65,9 +66,10 @@ def _own_folder() -> Path:
 
 
 def _trusted_folder() -> Path | None:
-    """Return the cache folder, or this user's own if other users may write that; None for none.
+    """Return the cache folder, or this user's own if other users may write that one. Return None if
+    there is neither.
 
-    The first of them to be refused is told once.
+    A warning names the first one that is refused, once.
     """
     for folder in dict.fromkeys((cache_folder(), _own_folder())):
         if folder == _own_folder():
@@ -202,9 +204,9 @@ def read(folder: Path) -> Kept | None:
 
 
 def write(folder: Path, kept: Kept) -> None:
-    """Keep a data set; for the holder of the folder's lock.
+    """Store a data set as a cache entry. The caller holds the folder's lock.
 
-    It is built aside and renamed: no one ever reads half of it.
+    The entry is written to a temporary folder and renamed, so that no process reads half of it.
 
     Raises:
         OSError: there is no room or no permission; then nothing is left behind.
@@ -224,7 +226,7 @@ def write(folder: Path, kept: Kept) -> None:
 
 
 def _close_file(file: Path) -> None:
-    """Let nobody else open a file: a umask may let a group write it."""
+    """Remove other users' right to open a file, because a umask may let a group write it."""
     file.chmod(0o600)
 
 

@@ -43,7 +43,7 @@ UNREADABLE = "no readable header, so that a trial on them fails"
 
 @dataclass
 class Notes:
-    """Counts of the images that something is told of."""
+    """Counts of the images that a message mentions."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, Path] = field(default_factory=dict)

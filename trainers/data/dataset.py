@@ -1,4 +1,4 @@
-"""A data set in memory: whole uint8 tensors and what they are."""
+"""A data set in memory: whole uint8 tensors and their facts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Dataset:
     members: NDArray[np.int64] | None = None
     """The group of each training image, [N]."""
     found: tuple[str, ...] = ()
-    """Sentences on what was found, ignored and changed: for people, not for training."""
+    """Sentences for people about files that were used, ignored and changed. Training does not use
+    them.
+    """
 
     @property
     def segmentation(self) -> bool:

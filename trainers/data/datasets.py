@@ -18,10 +18,10 @@ def load(
     image_height: int | None = None,
     fingerprint: str | None = None,
 ) -> Dataset:
-    """Read a data set by its name, from `root` where it lies on disk; decoded once for all.
+    """Load a data set by name, from `root` if it lies on disk. It is decoded once and then cached.
 
-    `image_size` is the side in pixels for an image folder, `image_height` the height for road
-    scenes, `fingerprint` the content that a plan expects of a data set on disk.
+    `image_size` is the side in pixels for an image folder. `image_height` is the height in pixels
+    for road scenes. `fingerprint` is the content that a plan expects of a data set on disk.
 
     Raises:
         BadData: it is missing, damaged, or differs from the planned fingerprint.

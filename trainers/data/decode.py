@@ -71,7 +71,7 @@ class Depth:
 
 
 FEW_LEVELS = 32
-"""Levels of gray below which the loss of the lower bits is told."""
+"""Number of gray levels below which a message reports the loss of the lower bits."""
 
 
 def read_images(

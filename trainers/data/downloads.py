@@ -104,7 +104,8 @@ def require_writable(place: Path) -> None:
 
 
 def require_ours(folder: Path) -> None:
-    """Refuse a downloaded data set that other users may have changed: no sum tells.
+    """Refuse a downloaded data set that other users may have changed. A checksum next to it proves
+    nothing.
 
     Raises:
         MachineLimit: they may write it, or own it.
@@ -133,7 +134,8 @@ def limit_silence() -> Iterator[None]:
 
 
 def download_tiny_imagenet(place: Path) -> None:
-    """Put Tiny-ImageNet's folder into `place`, whole or not at all, where it is missing.
+    """Download Tiny-ImageNet's folder to `place` if it is missing. It is complete, or not there at
+    all.
 
     Raises:
         BadData: it cannot be had.

@@ -53,7 +53,7 @@ BROKEN = frozenset({errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errn
 
 
 def refuse_limit(error: Exception) -> None:
-    """Raise an error again if it says nothing about the file that was read."""
+    """Raise an error again if it is about the machine and not about the file that was read."""
     if isinstance(error, OSError) and error.errno in BROKEN:
         place = f"{shown(error.filename)}: " if error.filename else ""
         raise MachineLimit(f"{place}{error.strerror}: look at the disk and the memory") from error
@@ -64,7 +64,9 @@ def refuse_limit(error: Exception) -> None:
 
 
 def shown(path: Path | str) -> str:
-    r"""Return a name as text of one line: what is not UTF-8 or not printable is escaped (\xe9)."""
+    r"""Return a name as one line of text. Bytes that are not UTF-8 or not printable are escaped
+    (\xe9).
+    """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -1,9 +1,8 @@
 """Files of a data set on disk: the listing of its folder.
 
-A plan lists them too, so this file imports no torch. `trainers.data.sources` decodes them.
-
-One rule decides at every level of a tree what is not read: see `is_hidden` and `_Tally`.
-Links to files and folders are followed, unless they lead nowhere or back to a folder above them.
+A plan lists them too, so this file imports no torch. `trainers.data.sources` decodes them. At every
+level of a tree, one rule decides which entries are not read (see `is_hidden` and `_Tally`). Links
+to files and folders are followed, unless they are broken or lead back to a folder above them.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from trainers.data.errors import (
 from trainers.text import NotUtf8, decode
 
 SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
-"""Names that operating systems and storage boxes leave behind, in small letters."""
+"""Names of files that operating systems and storage devices leave in folders, in lower case."""
 
 
 def is_hidden(name: str) -> bool:
@@ -43,7 +42,9 @@ def is_hidden(name: str) -> bool:
 
 @dataclass
 class _Tally:
-    """Counts of what a listing leaves out, and of what a user may not expect in it."""
+    """Counts of the entries that a listing ignores, and of those that a user may not expect
+    in it.
+    """
 
     ignored: Counter[str] = field(default_factory=Counter)
     """Numbers of files and folders that are not read, by the reason. A folder counts once."""
@@ -71,13 +72,13 @@ class _Tally:
         self.ignored[kind] += 1
 
     def phrase(self) -> str:
-        """Return what is ignored, the most frequent first; nothing if that is nothing."""
+        """Return the ignored kinds, the most frequent first, or an empty text."""
         counts = sorted(self.ignored.items(), key=lambda item: (-item[1], item[0]))
         kinds = [f"{n:,} {PLURALS.get(kind, kind) if n > 1 else kind}" for kind, n in counts]
         return f"; ignored: {listed(kinds)}" if kinds else ""
 
     def notes(self) -> tuple[str, ...]:
-        """Return sentences on what a user may not expect."""
+        """Return sentences about entries that a user may not expect."""
         notes = list(self.remarks)
         if self.deeper is not None:
             notes.append(
@@ -119,7 +120,7 @@ class Files:
 
     root: Path
     classes: tuple[str, ...]
-    """Names of the classes' folders; none in segmentation, whose classes are fixed."""
+    """Names of the classes' folders. Segmentation has fixed classes and no folders."""
     train: tuple[tuple[Path, int | Path], ...]
     test: tuple[tuple[Path, int | Path], ...]
     groups: tuple[str, ...] = ()
@@ -129,7 +130,7 @@ class Files:
     also: tuple[Path, ...] = ()
     """Further files that tell labels."""
     found: tuple[str, ...] = field(default=(), compare=False)
-    """Sentences on what was found and what was ignored, the summary first."""
+    """Sentences about the files that are used and ignored, the summary first."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -152,7 +153,8 @@ class Files:
         return self.content().fingerprint
 
     def content(self) -> Content:
-        """Read every file once: its hash, and what the headers of the images say.
+        """Read every file once. Return its hash, and the facts in the headers of the
+        images.
 
         Raises:
             BadData: a file cannot be read, or no decoding of it is right.
@@ -162,9 +164,9 @@ class Files:
 
 
 def list_files(dataset: str, root: Path | None) -> Files:
-    """List the files of a data set on disk, everything in alphabetical order.
+    """List the files of a data set on disk in alphabetical order.
 
-    Without a `root`, Tiny-ImageNet is looked for where it would be downloaded to.
+    Without a `root`, Tiny-ImageNet is expected in the folder of its download.
 
     Raises:
         BadData: there is no such folder, or something in it is missing or does not fit.
@@ -215,7 +217,7 @@ PARTS = ("train", "test")
 
 
 def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> None:
-    """Refuse fewer than two classes, and two whose names look the same.
+    """Refuse fewer than two classes, and two classes with names that look the same.
 
     Raises:
         BadData: says what lies there.
@@ -276,11 +278,11 @@ def _found(
 
 
 def tiny_imagenet(root: Path) -> Files:
-    """Tiny-ImageNet as its archive unpacks; its validation images are the test set.
+    """List Tiny-ImageNet in the layout of its archive. Its validation images are the test set.
 
-    train/<wnid>/images/*, val/images/*, and val/val_annotations.txt, where a line is a image's
-    name, its wnid and a box, between tabs. Classes are those of wnids.txt that have training
-    images, so that a part of the data set will do.
+    The files are train/<wnid>/images/*, val/images/*, and val/val_annotations.txt. A line of the
+    last is an image's name, its wnid and a box, separated by tabs. The classes are those of
+    wnids.txt that have training images, so a part of the data set is enough.
     """
     parts = ("train", "val/images", "val/val_annotations.txt", "wnids.txt")
     base = _base(root, TINY_IMAGENET, parts, REMEDIES["tiny-imagenet"])
@@ -321,7 +323,7 @@ def tiny_imagenet(root: Path) -> Files:
 def camvid(root: Path) -> Files:
     """CamVid as SegNet's authors cut it (Badrinarayanan et al. 2017): {train,test}{,annot}/*.png.
 
-    The drive that a image comes from is its name up to the first underscore. The folders val
+    The drive that an image comes from is its name up to the first underscore. The folders val
     and valannot are left unused: a trial holds back its own validation images.
     """
     base = _base(root, "CamVid", ("train", "trainannot", "test", "testannot"), REMEDIES["camvid"])
@@ -392,7 +394,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _entries(folder: Path, tally: _Tally) -> Iterator[os.DirEntry[str]]:
-    """Yield what lies in a folder, in alphabetical order, without what is hidden."""
+    """Yield the entries of a folder in alphabetical order, without hidden ones."""
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:

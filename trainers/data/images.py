@@ -1,7 +1,7 @@
-"""Image files: what a header says, and how pixels become 8-bit RGB or class labels.
+"""Image files: their headers, and the decoding of pixels into 8-bit RGB or class labels.
 
 A folder may mix modes, depths and sizes. An image that 8-bit RGB cannot hold is scaled by the depth
-that its file defines, or refused by name and mode. Each loss is counted and told.
+that its file defines, or refused by name and mode. Each loss is counted and reported.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _inspect(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
 
 
 def _oddities(image: Image.Image) -> Iterator[str]:
-    """Yield what a header has that decoding changes or leaves out, but for the orientation."""
+    """Yield the properties of a header that decoding changes or drops, except the orientation."""
     if is_deep(image):
         yield "gray of more than 8 bits: the upper 8 bits of its depth are used"
     elif _is_deep_color(image):

@@ -82,7 +82,7 @@ class Source:
     labels: frozenset[Path] = frozenset()
     """The label images among the paths."""
     found: tuple[str, ...] = ()
-    """Sentences on what was found in the folder and what was ignored."""
+    """Sentences about the files of the folder that are used and ignored."""
 
     def key(self) -> str:
         """Return a hash of the files' places, sizes and times of change, and of the decoders.
@@ -133,7 +133,9 @@ def find(
 
 
 def _digits() -> Source:
-    """Within scikit-learn, whose import takes seconds: once they are decoded, nobody needs it."""
+    """Load the digits of scikit-learn. Its import takes seconds, and cached digits do not
+    need it.
+    """
     package = find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
@@ -170,7 +172,7 @@ def _cifar(dataset: str, place: Path) -> Source:
 
 
 def cifar(dataset: str, place: Path) -> Dataset:
-    """CIFAR-10 or CIFAR-100 through torchvision: found in `place`, else downloaded there."""
+    """Return the source of CIFAR-10 or CIFAR-100: the files in `place`, or downloaded there."""
     name, folder, _, _ = CIFARS[dataset]
     try:
         with suppress(RuntimeError):  # not there, or damaged
@@ -189,7 +191,7 @@ def cifar(dataset: str, place: Path) -> Dataset:
 
 
 def _read_cifar(dataset: str, place: Path, *, download: bool) -> Dataset:
-    """Read the batches whose sums are those of torchvision's list, without its unpickling.
+    """Read the batches whose checksums torchvision lists, without its unpickling.
 
     Raises:
         RuntimeError: one of them is not there, or damaged.
@@ -244,9 +246,10 @@ def _of_bytes(statistics: Statistics) -> Statistics:
 
 
 def image_folder(files: Files, size: int, statistics: Statistics | None = None) -> Dataset:
-    """Images with a class each; RGB, resized to size x size where they differ.
+    """Decode images with one class each to RGB, resized to size x size if they differ.
 
-    Normalized by the training images' own channel statistics (ours) unless some are given.
+    They are normalized by the training images' own channel statistics (ours), unless others are
+    given.
     """
     depth = Depth()
     check_room(files.root, len(files.train) + len(files.test), size, size, 3)

@@ -33,7 +33,7 @@ def pixels(path: Path) -> torch.Tensor:
 
 
 def save(values: np.ndarray, path: Path) -> None:
-    """Write gray values as a image."""
+    """Write gray values as an image."""
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 
@@ -221,7 +221,7 @@ def test_the_real_tiny_imagenet_is_read(real_tiny_imagenet: Path) -> None:
 
 
 def test_camvid_has_eleven_classes_void_and_its_drives(camvid: Path) -> None:
-    """Label 11 is void; a drive is a image's name up to the underscore."""
+    """Label 11 is void; a drive is an image's name up to the underscore."""
     found = datasets.load("camvid", camvid, image_height=48)
     assert found.segmentation
     assert found.classes == 11
