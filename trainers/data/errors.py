@@ -53,7 +53,7 @@ BROKEN = frozenset({errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errn
 
 
 def refuse_limit(error: Exception) -> None:
-    """Raise an error again if it is about the machine and not about the file that was read."""
+    """Raise MachineLimit if an error is about the machine and not about the file that was read."""
     if isinstance(error, OSError) and error.errno in BROKEN:
         place = f"{shown(error.filename)}: " if error.filename else ""
         raise MachineLimit(f"{place}{error.strerror}: look at the disk and the memory") from error
