@@ -17,4 +17,6 @@ from tests.builders import WORKER
 def slot_loop(store: Engine) -> Any:
     """Return the loop of slot 0. It has no pipe."""
     stop_requested = threading.Event()
-    return _SlotLoop(worker.Options(""), 0, store, WORKER, None, stop_requested, Path(), Shared())
+    return _SlotLoop(
+        worker.WorkOptions(""), 0, store, WORKER, None, stop_requested, Path(), Shared()
+    )

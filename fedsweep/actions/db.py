@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.errors import RequestError
 from fedsweep.store import artifacts, file_places, schema, trust
-from fedsweep.store.artifacts import Place
+from fedsweep.store.artifacts import FilePlace
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import make_engine
 from fedsweep.store.places import spelled
@@ -38,7 +38,7 @@ class Checked:
 class FilePlaces:
     """The places that a database names for its files."""
 
-    to_approve: Sequence[Place]
+    to_approve: Sequence[FilePlace]
     """Places that can be approved; only the named ones if any were named."""
     never_used: Sequence[OSError]
     """Reasons why the other places are never used."""
@@ -95,12 +95,12 @@ def file_places_of(engine: Engine, named: Sequence[str] = ()) -> FilePlaces:
     )
 
 
-def is_approved(place: Place) -> bool:
+def is_approved(place: FilePlace) -> bool:
     """Return whether this user has approved a place for the database's files."""
     return trust.is_approved(place.store, place.place)
 
 
-def approve(place: Place) -> None:
+def approve(place: FilePlace) -> None:
     """Approve a place: commands of this user may read, write and delete files in it.
 
     Raises:

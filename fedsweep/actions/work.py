@@ -29,7 +29,7 @@ def options(
     artifacts: Sequence[str],
     artifacts_variable: str | None,
     notify: Sequence[str],
-) -> worker.Options:
+) -> worker.WorkOptions:
     """Return the options of `worker.work`; by default a slot for each device.
 
     A missing device is also stored in the database, so that `status` shows it.
@@ -46,7 +46,7 @@ def options(
     except (DeviceError, MachineError) as error:
         worker.note_stop(url, device, str(error))
         raise
-    return worker.Options(
+    return worker.WorkOptions(
         url=url,
         devices=tuple(names),
         slots=slots or len(names),

@@ -12,7 +12,7 @@ from fedsweep.cli.console import console, counted, size
 from fedsweep.errors import RequestError, hide_secrets, visible
 
 if TYPE_CHECKING:
-    from fedsweep.store.artifacts import Place
+    from fedsweep.store.artifacts import FilePlace
 
 app = typer.Typer(
     help="Upgrade, check, copy and merge databases.", no_args_is_help=True, rich_markup_mode=None
@@ -86,7 +86,7 @@ def trust(
         _approve(one, confirmed=bool(place) or yes)
 
 
-def _approve(place: Place, *, confirmed: bool) -> None:
+def _approve(place: FilePlace, *, confirmed: bool) -> None:
     """Approve a place, and ask first unless the user has named it or used --yes."""
     from fedsweep.actions import db as databases
 

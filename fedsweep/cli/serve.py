@@ -57,11 +57,11 @@ def serve(
     require()
     token = (token or "").strip()  # a file of the environment often has a line end
     token = checked(token) if token else secrets.token_urlsafe(24)
-    from fedsweep.serve.server import Options
+    from fedsweep.serve.server import ServeOptions
     from fedsweep.serve.server import serve as run
     from fedsweep.store.readonly import open_to_read
 
-    options = Options(host, port, token, tuple(allow_host or ()))
+    options = ServeOptions(host, port, token, tuple(allow_host or ()))
     output.in_background()
     run(open_to_read(url(db), page=True), options, _print_address, show=show)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fedsweep.store.progress import SweepProgress
-    from fedsweep.worker import Slot, Snapshot
+    from fedsweep.worker import Slot, WorkStatus
 
 BAR = 30
 """Terminal columns of a sweep's progress bar."""
@@ -144,7 +144,7 @@ def work(
 
 
 @contextmanager
-def _screen() -> Iterator[Callable[[Snapshot], None]]:
+def _screen() -> Iterator[Callable[[WorkStatus], None]]:
     """Show a live view on a terminal, and a line for each ended trial otherwise."""
     if not console().is_terminal:
         yield _plain
@@ -155,7 +155,7 @@ def _screen() -> Iterator[Callable[[Snapshot], None]]:
     with Live(console=console(), auto_refresh=False, transient=True) as live:
         drawn = 0.0
 
-        def show(view: Snapshot) -> None:
+        def show(view: WorkStatus) -> None:
             nonlocal drawn
             if view.ended is not None:
                 live.console.print(Text(_ended(view)))
@@ -166,12 +166,12 @@ def _screen() -> Iterator[Callable[[Snapshot], None]]:
         yield show
 
 
-def _plain(view: Snapshot) -> None:
+def _plain(view: WorkStatus) -> None:
     if view.ended is not None:
         print(_ended(view), flush=True)
 
 
-def _ended(view: Snapshot) -> str:
+def _ended(view: WorkStatus) -> str:
     ended = view.ended
     assert ended is not None
     outcome = str(ended.outcome) if ended.outcome else "lost"
@@ -194,7 +194,7 @@ def _ended(view: Snapshot) -> str:
     )
 
 
-def _seconds_left(view: Snapshot, progress: list[SweepProgress]) -> float | None:
+def _seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | None:
     """Return the seconds until these sweeps end, with all slots that run now; None if unknown."""
     each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
     if any(seconds is None for seconds in each):
@@ -211,7 +211,7 @@ def _description(config: object) -> str:
     return describe(config)
 
 
-def _frame(view: Snapshot) -> RenderableType:
+def _frame(view: WorkStatus) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -234,7 +234,7 @@ def _frame(view: Snapshot) -> RenderableType:
     return Group(*lines)
 
 
-def _standing(view: Snapshot, progress: SweepProgress) -> RenderableType:
+def _standing(view: WorkStatus, progress: SweepProgress) -> RenderableType:
     """Return a sweep's line; the progress bar is left out if it does not fit."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table

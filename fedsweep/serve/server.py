@@ -34,7 +34,7 @@ GRACE = 2
 
 
 @dataclass(frozen=True)
-class Options:
+class ServeOptions:
     """The address to listen on, the token, and the accepted host names."""
 
     host: str
@@ -45,7 +45,11 @@ class Options:
 
 
 def serve(
-    engine: Engine, options: Options, announce: Callable[[str, str | None], None], *, show: bool
+    engine: Engine,
+    options: ServeOptions,
+    announce: Callable[[str, str | None], None],
+    *,
+    show: bool,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 

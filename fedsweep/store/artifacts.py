@@ -367,7 +367,7 @@ def _chosen(store: str, place: object, file: Path | None) -> Folder:
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """A place for files that its user may approve."""
 
     store: str
@@ -376,17 +376,17 @@ class Place:
     """The sweeps with files at the place, empty for a folder next to the database."""
 
 
-def places_to_approve(url: URL, homes: Mapping[Home, Sequence[str]]) -> list[Place]:
+def places_to_approve(url: URL, homes: Mapping[Home, Sequence[str]]) -> list[FilePlace]:
     """Return the places that a user can approve: those a database names, and a link next to it."""
     candidates = []
     for home, names in homes.items():
         if not is_store_name(home.store):
             continue
         if home.artifacts is not None and is_sound(home.artifacts):
-            candidates.append(Place(home.store, home.artifacts, tuple(names)))
+            candidates.append(FilePlace(home.store, home.artifacts, tuple(names)))
     file, stores = sqlite_file(url), {home.store for home in homes if is_store_name(home.store)}
     if file is not None and (link := _folder_next_to(file)).is_symlink():
-        candidates += [Place(store, os.path.realpath(link), ()) for store in sorted(stores)]
+        candidates += [FilePlace(store, os.path.realpath(link), ()) for store in sorted(stores)]
     return candidates
 
 

@@ -30,7 +30,7 @@ GRACE_SECONDS = 3600.0
 
 An attempt that has lost its trial may still use the file, until it notices the loss."""
 
-BATCH = 500
+FILES_PER_STEP = 500
 """Files per transaction that deletes index rows."""
 
 
@@ -82,10 +82,10 @@ def collect(engine: Engine, *, dry_run: bool = False) -> Collected:
             _drop_unwanted(connection, before)
             spare = spare_files.spare_files(connection, before)
     folders = {home: folder_of(engine.url, home) for home in {file.home for file in spare}}
-    for i in range(0, len(spare), BATCH):
+    for i in range(0, len(spare), FILES_PER_STEP):
         deleted = [
             file.name
-            for file in spare[i : i + BATCH]
+            for file in spare[i : i + FILES_PER_STEP]
             if _take(collected, folders[file.home], file, dry_run=dry_run)
         ]
         if not dry_run:

@@ -20,7 +20,7 @@ from fedsweep.store.texts import escaped
 
 
 @dataclass(frozen=True)
-class Answer:
+class StatementResult:
     """The answer to a statement. The values are those of the driver."""
 
     rows: Sequence[Any]
@@ -72,20 +72,20 @@ class Prepared:
         self._build = build
         self._compiled: dict[str, _Compiled] = {}
 
-    def __call__(self, connection: Connection, **values: Any) -> Answer:
+    def __call__(self, connection: Connection, **values: Any) -> StatementResult:
         """Execute it."""
         return self._execute(connection, values, pipelined=False)
 
-    def with_begin(self, connection: Connection, **values: Any) -> Answer:
+    def with_begin(self, connection: Connection, **values: Any) -> StatementResult:
         """Execute it first in a transaction: a server gets it in one round trip with the BEGIN."""
         return self._execute(connection, values, pipelined=dialect_of(connection).first_in_one_trip)
 
     def _execute(
         self, connection: Connection, values: Mapping[str, Any], *, pipelined: bool
-    ) -> Answer:
+    ) -> StatementResult:
         compiled = self._of(connection)
 
-        def execute(cursor: Any) -> Answer:
+        def execute(cursor: Any) -> StatementResult:
             given = compiled.given(values)
             try:
                 with cursor.connection.pipeline() if pipelined else nullcontext():
@@ -93,13 +93,13 @@ class Prepared:
             except UnicodeEncodeError:  # on SQLite: see `store.texts`
                 cursor.execute(compiled.text, escaped(given))
             if cursor.description is None:
-                return Answer((), cursor.rowcount)
+                return StatementResult((), cursor.rowcount)
             if compiled.row is None:
                 names = [column[0] for column in cursor.description]
                 row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
                 compiled.row = row._make
             rows = [compiled.row(row) for row in cursor.fetchall()]
-            return Answer(rows, cursor.rowcount)
+            return StatementResult(rows, cursor.rowcount)
 
         return executed(connection, compiled.text, execute)
 
@@ -159,7 +159,7 @@ class Steps:
         self._name, self._parts = name, parts
         self._steps: dict[str, list[Prepared]] = {}
 
-    def __call__(self, connection: Connection, **values: Any) -> Answer:
+    def __call__(self, connection: Connection, **values: Any) -> StatementResult:
         """Execute statements until one meets no row; returns the answer of the last one."""
         for step in self.steps(connection):
             answer = step(connection, **values)

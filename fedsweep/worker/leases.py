@@ -19,7 +19,7 @@ from fedsweep.store.engine import close_idle
 from fedsweep.store.moment import Moment
 from fedsweep.store.outage import OUTAGE
 from fedsweep.store.transactions import transaction
-from fedsweep.worker.messages import Options
+from fedsweep.worker.messages import WorkOptions
 from fedsweep.worker.slot_state import Slot
 from fedsweep.worker.stalls import is_stopped
 from fedsweep.worker.status import Tally
@@ -32,7 +32,7 @@ class Leases:
     """
 
     def __init__(
-        self, engine: Engine, options: Options, tally: Tally, proven: Collection[str]
+        self, engine: Engine, options: WorkOptions, tally: Tally, proven: Collection[str]
     ) -> None:
         self.engine = engine
         self.options = options

@@ -26,7 +26,7 @@ from fedsweep.store.stops import Lack
 
 
 @dataclass(frozen=True)
-class Options:
+class WorkOptions:
     """Options of one run of `fedsweep work`."""
 
     url: str

@@ -46,7 +46,15 @@ from fedsweep.store.outage import OUTAGE, OUTAGE_SECONDS, seconds_served, second
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, through_an_outage, transaction
 from fedsweep.store.wakeup import Wakeup
-from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
+from fedsweep.worker.messages import (
+    Ask,
+    Broken,
+    Ended,
+    Lacking,
+    WorkOptions,
+    machine_faults,
+    sentence,
+)
 
 LONGEST_REST = 30.0
 """Seconds after which an idle slot tries to claim again, at most.
@@ -85,7 +93,7 @@ def kind_of(claim: Claim) -> Lack:
 
 
 def run_slot(
-    options: Options,
+    options: WorkOptions,
     number: int,
     device: str,
     name: str,
@@ -137,7 +145,7 @@ class _SlotLoop:
 
     def __init__(
         self,
-        options: Options,
+        options: WorkOptions,
         number: int,
         engine: Engine,
         claimant: queue.Claimant,

@@ -39,7 +39,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class WorkStatus:
     """One moment of the work, to be shown."""
 
     slots: list[Slot]
@@ -49,4 +49,4 @@ class Snapshot:
     """The attempt whose end is shown, if it is one."""
 
 
-Show = Callable[[Snapshot], None]
+Show = Callable[[WorkStatus], None]

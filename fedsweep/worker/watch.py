@@ -46,7 +46,15 @@ from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.worker.leases import Leases
-from fedsweep.worker.messages import Ask, Broken, Ended, Lacking, Options, machine_faults, sentence
+from fedsweep.worker.messages import (
+    Ask,
+    Broken,
+    Ended,
+    Lacking,
+    WorkOptions,
+    machine_faults,
+    sentence,
+)
 from fedsweep.worker.slot import kind_of, run_slot, worn_out
 from fedsweep.worker.slot_state import Slot
 from fedsweep.worker.stalls import (
@@ -55,11 +63,11 @@ from fedsweep.worker.stalls import (
     has_stalled,
     is_stopped,
 )
-from fedsweep.worker.status import Show, Snapshot, Tally
+from fedsweep.worker.status import Show, Tally, WorkStatus
 from fedsweep.worker.upkeep import Upkeep, hold_overspent, prune_arms, schema_refusal
 
 
-def work(options: Options, show: Show) -> Tally:
+def work(options: WorkOptions, show: Show) -> Tally:
     """Claim and run trials until the user stops the run, or until nothing is left.
 
     Raises:
@@ -104,7 +112,7 @@ UNFINISHED = "its worker stopped before the round was over"
 class _Watch:
     """The watching process: its slots, their claims, and the upkeep of the sweeps."""
 
-    def __init__(self, options: Options, show: Show) -> None:
+    def __init__(self, options: WorkOptions, show: Show) -> None:
         self.show = show
         self.engine = schema.open_to_write(options.url)
         self.options = replace(options, identity=identity.of(self.engine))
@@ -478,6 +486,6 @@ class _Watch:
             self.tally.broken = refusal
             self.ask_to_stop()
 
-    def view(self, ended: Ended | None = None) -> Snapshot:
+    def view(self, ended: Ended | None = None) -> WorkStatus:
         """Return this moment of the work, to be shown."""
-        return Snapshot(self.slots, self.progress, self.tally, ended)
+        return WorkStatus(self.slots, self.progress, self.tally, ended)

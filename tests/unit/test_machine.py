@@ -244,7 +244,7 @@ def test_a_watch_needs_neither_shared_memory_nor_semaphores(
 
     monkeypatch.setattr(multiprocessing.heap.Arena, "__init__", refuse)
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", refuse)
-    watch = _Watch(worker.Options(sqlite_url, slots=3), lambda _view: None)
+    watch = _Watch(worker.WorkOptions(sqlite_url, slots=3), lambda _view: None)
     watch.slots[1].shared.steps = 7
     attached = shared.attach(watch.memory, 1)
     attached.steps += 1

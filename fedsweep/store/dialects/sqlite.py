@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BATCH = 50_000
+ROWS_PER_STEP = 50_000
 """Rows in memory at the same time, if all rows of a query are read."""
 
 Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -157,7 +157,7 @@ class Sqlite(Dialect):
         driver: Any = connection.connection.driver_connection
         cursor = driver.execute(query, dict(values))
         try:
-            while rows := cursor.fetchmany(BATCH):
+            while rows := cursor.fetchmany(ROWS_PER_STEP):
                 yield from from_rows(rows)
         finally:
             cursor.close()

@@ -33,7 +33,7 @@ from fedsweep.store.claim import Claim
 from fedsweep.store.progress import SweepProgress
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import transaction
-from fedsweep.worker import Ended, Options, Slot, Snapshot, Tally
+from fedsweep.worker import Ended, Slot, Tally, WorkOptions, WorkStatus
 from fedsweep.worker.watch import _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
@@ -182,7 +182,7 @@ def test_an_error_with_markup_does_not_end_the_live_view(monkeypatch: pytest.Mon
     console.cache_clear()
     with contextlib.redirect_stdout(out), work._screen() as show:
         ended = Ended(0, claim(), Outcome.FAILED, None, 2.0, f"bad_data: {HOSTILE}")
-        show(Snapshot([Slot(0, HOSTILE, claim=claim())], [progress()], Tally(), ended))
+        show(WorkStatus([Slot(0, HOSTILE, claim=claim())], [progress()], Tally(), ended))
     console.cache_clear()
     assert f"bad_data: {HOSTILE}" in out.getvalue()
 
@@ -377,7 +377,7 @@ def test_the_live_view_names_the_hidden_columns(
     from fedsweep.cli.console import plain_console
 
     slot = Slot(0, "cuda:0", claim=claim())
-    view = Snapshot([slot, Slot(1, "cuda:1")], [progress(queued=5)], Tally())
+    view = WorkStatus([slot, Slot(1, "cuda:1")], [progress(queued=5)], Tally())
     monkeypatch.setattr(work, "console", lambda: plain_console(width=width))
     lines = lines_of(work._frame(view), width)
     text = "\n".join(lines)
@@ -413,8 +413,8 @@ def ended_trial() -> Ended:
     return Ended(0, claim(), Outcome.FINISHED, None, 2.0)
 
 
-def watch_of(url: str, shown: list[Snapshot]) -> _Watch:
-    return _Watch(Options(url), shown.append)
+def watch_of(url: str, shown: list[WorkStatus]) -> _Watch:
+    return _Watch(WorkOptions(url), shown.append)
 
 
 def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path) -> None:
@@ -422,7 +422,7 @@ def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path)
     store = open_store(store_url)
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(tiny))
-    shown: list[Snapshot] = []
+    shown: list[WorkStatus] = []
     watch = watch_of(store_url, shown)
     watch.upkeep.run()
     watch.upkeep.cost, watch.upkeep.due = 1.0, float("inf")

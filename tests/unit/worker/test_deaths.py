@@ -86,7 +86,7 @@ def planned(store: Engine, tiny: Path) -> Engine:
 @pytest.fixture
 def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A watch that starts no real processes."""
-    watch = _Watch(worker.Options(store_url), lambda _view: None)
+    watch = _Watch(worker.WorkOptions(store_url), lambda _view: None)
 
     def start(slot: Any) -> None:
         slot.process, slot.pipe, slot.name = Process(), Pipe(), "w"
@@ -237,7 +237,7 @@ def test_a_slot_stops_only_if_no_open_trial_can_be_trained(slot: Any, planned: E
     assert [message.lack for message in slot.sent] == [(("normalizer", "gn"),), DATA]
     slot.proven = True
     slot.require_work()  # it has trained, and waits for other sweeps
-    slot.options = worker.Options("", until_empty=True)
+    slot.options = worker.WorkOptions("", until_empty=True)
     with pytest.raises(MachineLacks):
         slot.require_work()
     with transaction(planned) as c:

@@ -16,7 +16,7 @@ import pytest
 from fedsweep import worker
 from fedsweep.plan import Round
 from fedsweep.store.claim import Claim
-from fedsweep.worker import Snapshot
+from fedsweep.worker import WorkStatus
 from fedsweep.worker.stalls import (
     LONGEST_CHECK,
     SILENT_SECONDS,
@@ -66,7 +66,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Cpu:
 @pytest.fixture
 def watch(sqlite_url: str, cpu: Cpu) -> Iterator[Any]:
     """A watch with one slot, which has claimed a trial."""
-    watch = _Watch(worker.Options(sqlite_url), lambda _view: None)
+    watch = _Watch(worker.WorkOptions(sqlite_url), lambda _view: None)
     slot: Any = watch.slots[0]
     slot.process = Process()
     watch.note(slot, CLAIM)
@@ -183,7 +183,7 @@ def test_a_stopped_trainer_fails_its_trial_as_stalled(
     monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 3.0)
     frozen: list[str] = []
 
-    def freeze(view: Snapshot) -> None:
+    def freeze(view: WorkStatus) -> None:
         slot = view.slots[0]
         if not frozen and slot.claim is not None and slot.last is not None:
             assert slot.process is not None
@@ -191,7 +191,7 @@ def test_a_stopped_trainer_fails_its_trial_as_stalled(
             os.kill(slot.process.pid, signal.SIGSTOP)
             frozen.append(slot.claim.trial_id)
 
-    options = worker.Options(sqlite_url, until_empty=True, max_attempts=1, max_trials=2)
+    options = worker.WorkOptions(sqlite_url, until_empty=True, max_attempts=1, max_trials=2)
     tally = worker.work(options, freeze)
     assert (tally.finished, tally.failed) == (1, 1)
     failed = query(

@@ -121,7 +121,7 @@ def test_a_trial_outlives_an_outage(planned: Engine, monkeypatch: pytest.MonkeyP
 def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store_url: str) -> None:
     """The watch releases the trial of a slot that the store has ended. It is not charged."""
     claimed = claim(planned)
-    watch = _Watch(worker.Options(store_url), lambda _: None)
+    watch = _Watch(worker.WorkOptions(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
     slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
@@ -225,7 +225,7 @@ def test_an_unreported_claim_of_a_killed_slot_is_given_back(
 ) -> None:
     """The watch finds the claim by the slot's name. The trial is not charged."""
     held = claim(planned)
-    watch = _Watch(worker.Options(store_url), lambda _: None)
+    watch = _Watch(worker.WorkOptions(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.name = "another"
     watch.leases.give_up(slot, why="its trainer died (SIGKILL)")
@@ -254,7 +254,7 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     planned: Engine, store_url: str
 ) -> None:
     """The watch notices the loss at the next heartbeat or from the slot, and reports it once."""
-    watch = _Watch(worker.Options(store_url, lease=0.0), lambda _: None)
+    watch = _Watch(worker.WorkOptions(store_url, lease=0.0), lambda _: None)
     (slot,) = watch.slots
     slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
     held = claim(planned)
