@@ -111,7 +111,7 @@ trials = Table(
     Column("final_round", BigInteger),
     *(Column(measure.name, _UNIT_TYPES[measure.unit]) for measure in OF_TRIALS),
     Column("wish", Text),  # to hold this trial alone
-    Column("held", Text),  # from its wish and its sweeps'; see `queue.settle`
+    Column("held", Text),  # from its wish and its sweeps'; see `queue.statements.update_holds`
     Column("trunk", Text),  # what it shares with siblings, NULL where nothing: see `store.trunks`
     Column("fork_round", BigInteger),  # the last round that it may share
     Column("waits", Integer, nullable=False, server_default="0"),  # for its trunk to get on
@@ -330,7 +330,7 @@ stops = Table(
     Column("device", Text, nullable=False),
     Column("at", Double, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("lacks", Text),  # JSON: see `queue.Lack`; NULL if the worker stopped altogether
+    Column("lacks", Text),  # JSON: see `store.stops.Lack`; NULL if the worker stopped altogether
 )
 """Why a worker stopped claiming, or passes over some trials. See `store.stops`."""
 
