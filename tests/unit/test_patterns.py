@@ -50,11 +50,16 @@ Attack = tuple[str, str, str]
 
 @cache
 def patterns() -> dict[str, re.Pattern[str]]:
-    """Return all patterns of both packages by their place in the source."""
-    known = {}
+    """Return all patterns of both packages by their place in the source.
+
+    Those of `redaction.secrets` are compiled from a table.
+    """
+    known = {f"secret {n}": secret for n, (secret, _) in enumerate(redaction.secrets())}
     for file in FILES:
         name = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts)
         for call in ast.walk(ast.parse(file.read_text())):
+            if ast.unparse(call) == "re.compile(pattern)" and name == "fedsweep.redaction":
+                continue
             if isinstance(call, ast.Call) and is_of_re(call.func):
                 module = importlib.import_module(name.removesuffix(".__init__"))
                 flags = [keyword.value for keyword in call.keywords if keyword.arg == "flags"]

@@ -519,8 +519,8 @@ def test_a_closed_terminal_does_not_lose_a_trial(nohup: bool, sqlite_url: str, t
     def own_terminal() -> None:
         os.setsid()
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-        if nohup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # The tests themselves may run under nohup.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
 
     worker = subprocess.Popen(
         [*FEDSWEEP, "work", "--db", sqlite_url, "--device", "cpu", "--until-empty"],
