@@ -141,7 +141,7 @@ def column_label(name: str) -> str:
 
 @functools.cache
 def config_columns() -> dict[str, type]:
-    """Every field of TrainConfig with the type of its values: bool, int, float or str."""
+    """Return every field of TrainConfig with the type of its values: bool, int, float or str."""
     python = {"boolean": bool, "integer": int, "number": float, "string": str}
     columns = {}
     for name, schema in TrainConfig.model_json_schema()["properties"].items():
