@@ -91,12 +91,17 @@ def test_ctrl_c_at_any_call_is_quiet(
     assert codes.count(EXIT_CODE) > len(codes) // 2
 
 
-def test_ctrl_c_many_times_is_as_quiet(tiny: Path, sqlite_url: str) -> None:
+@pytest.mark.parametrize(
+    "instants", [(0.3, 0.99), pytest.param((0.5, 0.7), marks=pytest.mark.slow)]
+)
+def test_ctrl_c_many_times_is_as_quiet(
+    tiny: Path, sqlite_url: str, instants: tuple[float, ...]
+) -> None:
     """A person presses it again before the first one has ended the command."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     arguments = ("status", "--db", sqlite_url)
     total = calls(*arguments)
-    for place in (0.3, 0.99):
+    for place in instants:
         assert_quiet(interrupted(*arguments, at=int(place * total), times=300))
 
 
