@@ -28,18 +28,11 @@ class Home:
 
 def home(connection: Connection, trial: int) -> Home:
     """Return the place of a trial's files, which the first sweep that planned the trial names."""
-    row = _HOME(connection, trial=trial).one()
+    row = _HOME(connection, of_trial=trial).one()
     return Home(row.id, row.artifacts)
 
 
-_HOME = Prepared(
-    lambda _: (
-        sa.select(identity.c.id, sweeps.c.artifacts)
-        .select_from(trials.join(sweeps, sweeps.c.id == trials.c.sweep))
-        .join(identity, sa.true())
-        .where(trials.c.id == sa.bindparam("trial", type_=sa.BigInteger()))
-    )
-)
+_HOME = Prepared.named("home")
 
 
 def homes(connection: Connection, sweep: str | None = None) -> dict[Home, list[str]]:

@@ -65,10 +65,10 @@ def add_rounds(
     return None
 
 
-_ADD_ROUND = Prepared(
-    lambda _: sa.insert(rounds).values(
-        {c.name: sa.bindparam(c.name) for c in rounds.c if c.name != "inherited"}
-    )
+_COLUMNS = [column.name for column in rounds.c if column.name != "inherited"]
+_ADD_ROUND = Prepared.named(
+    "add_round",
+    {"columns": ", ".join(_COLUMNS), "values": ", ".join(f":{name}" for name in _COLUMNS)},
 )
 
 

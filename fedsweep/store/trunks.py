@@ -30,7 +30,6 @@ from fedsweep.store.tables import (
     WHOLE,
     client_rounds,
     identity,
-    lattices,
     members,
     rounds,
     snapshots,
@@ -38,38 +37,28 @@ from fedsweep.store.tables import (
     trials,
 )
 
-_TRUNK = sa.bindparam("of_trunk", type_=sa.Text())
-_ROUND = sa.bindparam("of_round", type_=sa.BigInteger())
-_TRIAL = sa.bindparam("of_trial", type_=sa.BigInteger())
 _ONE: sa.ColumnElement[int] = sa.literal_column("1")
 _ZERO: sa.ColumnElement[int] = sa.literal_column("0")
 
 
-def _last_round(row: Any = trials) -> sa.ColumnElement[int]:
+def _last_round() -> sa.ColumnElement[int]:
     """Return the last stored round of a trial."""
-    got_to: sa.ColumnElement[int] = sa.func.coalesce(row.c.final_round, _ZERO)
-    return got_to
+    last: sa.ColumnElement[int] = sa.func.coalesce(trials.c.final_round, _ZERO)
+    return last
 
 
-def _start(row: Any = trials) -> sa.ColumnElement[int]:
+def _start() -> sa.ColumnElement[int]:
     """Return the round after which a trial continues, from itself or from a snapshot of its
     trunk.
     """
     latest = (
         sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
-        .where(snapshots.c.trunk == row.c.trunk, snapshots.c.round <= row.c.fork_round)
-        .correlate(row)
+        .where(snapshots.c.trunk == trials.c.trunk, snapshots.c.round <= trials.c.fork_round)
+        .correlate(trials)
         .scalar_subquery()
     )
-    return _larger(_last_round(row), latest)
-
-
-def _larger(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    return sa.case((one > other, one), else_=other)
-
-
-def _smaller(one: sa.ColumnElement[int], other: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    return sa.case((one < other, one), else_=other)
+    last = _last_round()
+    return sa.case((last > latest, last), else_=latest)
 
 
 def lock(connection: Connection, trunk: str) -> None:
@@ -82,24 +71,7 @@ def busy(connection: Connection, trial: int, trunk: str) -> bool:
     return bool(_BUSY(connection, of_trial=trial, of_trunk=trunk).rows)
 
 
-def _busy() -> sa.Select[int]:
-    """Select a running trial that would train the same rounds of the trunk.
-
-    Both would train the rounds after the later start, up to the earlier fork.
-    """
-    claimed = trials.alias("claimed")
-    fork = _smaller(trials.c.fork_round, claimed.c.fork_round)
-    both = _larger(_start(), _start(claimed)) < fork
-    query = sa.select(trials.c.id).join(claimed, claimed.c.id == _TRIAL)
-    return query.where(
-        sa.text("trials.trunk IS NOT NULL AND trials.state = 'running'"),
-        trials.c.trunk == _TRUNK,
-        trials.c.id != _TRIAL,
-        both,
-    ).limit(_ONE)
-
-
-_BUSY = Prepared(lambda _: _busy())
+_BUSY = Prepared.named("busy")
 
 
 def free_forks(connection: Connection, trunk: str, round: int) -> int:
@@ -115,16 +87,11 @@ def _end_wait(ids: sa.Select[Any]) -> sa.Update:
     return sa.update(trials).where(trials.c.id.in_(free)).values(waits=sa.literal_column("0"))
 
 
-_FREE_FORKS = Prepared(
-    lambda _: _end_wait(
-        sa.select(trials.c.id).where(
-            sa.text(SHARING),
-            trials.c.trunk == _TRUNK,
-            trials.c.waits == _ONE,
-            trials.c.fork_round <= _ROUND,
-        )
-    )
-)
+_PARTS = {"sharing": SHARING, "waiting": WAITING}
+"""Conditions of the statements in the SQL files. The indexes have the same ones."""
+
+
+_FREE_FORKS = Prepared.named("free_forks", _PARTS)
 
 
 def pass_on(connection: Connection, trunk: str) -> int:
@@ -135,36 +102,7 @@ def pass_on(connection: Connection, trunk: str) -> int:
     return _PASS_ON(connection, of_trunk=trunk).rowcount
 
 
-def _passing_on() -> sa.Update:
-    other = trials.alias("other")
-    reached = (
-        sa.select(sa.func.coalesce(sa.func.max(snapshots.c.round), _ZERO))
-        .where(snapshots.c.trunk == _TRUNK)
-        .scalar_subquery()
-    )
-    carries = (
-        sa.exists(_ONE)
-        .select_from(other)
-        .where(
-            sa.text("other.trunk IS NOT NULL AND other.state IN ('queued', 'running')"),
-            other.c.trunk == _TRUNK,
-            other.c.waits == _ZERO,
-            other.c.fork_round > reached,
-            _last_round(other) < other.c.fork_round,
-            (other.c.state == sa.literal_column("'running'"))
-            | (other.c.held.is_(None) & other.c.not_before.is_(None)),
-        )
-    )
-    following = (
-        sa.select(trials.c.id)
-        .where(sa.text(WAITING), trials.c.trunk == _TRUNK)
-        .order_by(trials.c.priority.desc(), trials.c.fork_round.desc())
-        .limit(_ONE)
-    )
-    return _end_wait(following).where(~carries)  # evaluated once, not for each waiting trial
-
-
-_PASS_ON = Prepared(lambda _: _passing_on())
+_PASS_ON = Prepared.named("pass_on", _PARTS)
 
 
 def free(connection: Connection, sweep: str | None = None) -> int:
@@ -192,9 +130,8 @@ def anybody_waits(connection: Connection) -> bool:
     return bool(_ANY_WAITS(connection).rows)
 
 
-_ANY_WAITS = Prepared(
-    lambda _: sa.select(_ONE).select_from(trials).where(sa.text(WAITING)).limit(_ONE)
-)
+_ANY_WAITS = Prepared.named("any_waits", _PARTS)
+
 AT_ONCE = 100
 """Trunks that get a carrier in one transaction, so that the transaction stays short."""
 
@@ -239,30 +176,10 @@ def next_fork(connection: Connection, trunk: str, round: int) -> int | None:
     return min(forks, default=None)
 
 
-_LATTICES = Prepared(
-    lambda _: sa.select(lattices.c.low, lattices.c.high, lattices.c.step).where(
-        lattices.c.trunk == _TRUNK
-    )
-)
+_LATTICES = Prepared.named("lattices")
 
 
-def _next() -> sa.Select[int, int]:
-    def look(waits: str) -> sa.ScalarSelect[int]:
-        return (
-            sa.select(sa.func.min(trials.c.fork_round))
-            .where(
-                sa.text(SHARING),
-                trials.c.trunk == _TRUNK,
-                trials.c.waits == sa.literal_column(waits),
-                trials.c.fork_round > _ROUND,
-            )
-            .scalar_subquery()
-        )
-
-    return sa.select(look("0").label("free"), look("1").label("waiting"))
-
-
-_NEXT = Prepared(lambda _: _next())
+_NEXT = Prepared.named("next_fork", _PARTS)
 
 
 @dataclass(frozen=True)

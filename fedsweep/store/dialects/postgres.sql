@@ -160,4 +160,79 @@ SET rounds_trained = rounds_trained + CAST(:n_trained AS bigint),
     seconds_trained = seconds_trained + CAST(:s_trained AS double precision),
     seconds_lost = seconds_lost + CAST(:s_lost AS double precision),
     memory = coalesce(CAST(:at_most AS bigint), memory)
-WHERE trial = CAST(:of_trial AS bigint) AND fence = CAST(:of_fence AS bigint)
+WHERE trial = CAST(:of_trial AS bigint) AND fence = CAST(:of_fence AS bigint);
+
+-- name: busy
+-- Another running trial that would train rounds after both starts, before both forks.
+SELECT trials.id
+FROM trials JOIN trials AS claimed ON claimed.id = CAST(:of_trial AS bigint)
+WHERE trials.trunk IS NOT NULL AND trials.state = 'running'
+  AND trials.trunk = CAST(:of_trunk AS text) AND trials.id <> CAST(:of_trial AS bigint)
+  AND greatest(
+      coalesce(trials.final_round, 0),
+      coalesce(claimed.final_round, 0),
+      coalesce((
+          SELECT max(snapshots.round) FROM snapshots
+          WHERE snapshots.trunk = trials.trunk AND snapshots.round <= trials.fork_round
+      ), 0),
+      coalesce((
+          SELECT max(snapshots.round) FROM snapshots
+          WHERE snapshots.trunk = claimed.trunk AND snapshots.round <= claimed.fork_round
+      ), 0)
+  ) < least(trials.fork_round, claimed.fork_round)
+LIMIT 1;
+
+-- name: free_forks
+UPDATE trials SET waits = 0
+WHERE id IN (
+    SELECT id FROM trials
+    WHERE {sharing} AND trunk = CAST(:of_trunk AS text) AND waits = 1 AND fork_round <= CAST(:of_round AS bigint)
+    -- Planning and holding lock rows in another order. Waiting for them could be a deadlock.
+    FOR UPDATE SKIP LOCKED
+);
+
+-- name: pass_on
+UPDATE trials SET waits = 0
+WHERE id IN (
+    SELECT id FROM trials
+    WHERE {waiting} AND trunk = CAST(:of_trunk AS text)
+    ORDER BY priority DESC, fork_round DESC
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+-- It is evaluated once, and not for each waiting trial.
+AND NOT EXISTS (
+    SELECT 1 FROM trials AS other
+    WHERE other.trunk IS NOT NULL AND other.state IN ('queued', 'running')
+      AND other.trunk = CAST(:of_trunk AS text) AND other.waits = 0
+      AND other.fork_round > (
+          SELECT coalesce(max(round), 0) FROM snapshots WHERE trunk = CAST(:of_trunk AS text)
+      )
+      AND coalesce(other.final_round, 0) < other.fork_round
+      AND (other.state = 'running' OR other.held IS NULL AND other.not_before IS NULL)
+);
+
+-- name: any_waits
+SELECT 1 FROM trials WHERE {waiting} LIMIT 1;
+
+-- name: next_fork
+SELECT
+    (
+        SELECT min(fork_round) FROM trials
+        WHERE {sharing} AND trunk = CAST(:of_trunk AS text) AND waits = 0 AND fork_round > CAST(:of_round AS bigint)
+    ) AS free,
+    (
+        SELECT min(fork_round) FROM trials
+        WHERE {sharing} AND trunk = CAST(:of_trunk AS text) AND waits = 1 AND fork_round > CAST(:of_round AS bigint)
+    ) AS waiting;
+
+-- name: lattices
+SELECT low, high, step FROM lattices WHERE trunk = CAST(:of_trunk AS text);
+
+-- name: home
+SELECT store.id, sweeps.artifacts
+FROM trials JOIN sweeps ON sweeps.id = trials.sweep CROSS JOIN store
+WHERE trials.id = CAST(:of_trial AS bigint);
+
+-- name: add_round
+INSERT INTO rounds ({columns}) VALUES ({values});

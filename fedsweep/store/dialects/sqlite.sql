@@ -137,4 +137,76 @@ SET rounds_trained = rounds_trained + :n_trained,
     seconds_trained = seconds_trained + :s_trained,
     seconds_lost = seconds_lost + :s_lost,
     memory = coalesce(:at_most, memory)
-WHERE trial = :of_trial AND fence = :of_fence
+WHERE trial = :of_trial AND fence = :of_fence;
+
+-- name: busy
+-- Another running trial that would train rounds after both starts, before both forks.
+SELECT trials.id
+FROM trials JOIN trials AS claimed ON claimed.id = :of_trial
+WHERE trials.trunk IS NOT NULL AND trials.state = 'running'
+  AND trials.trunk = :of_trunk AND trials.id <> :of_trial
+  AND max(
+      coalesce(trials.final_round, 0),
+      coalesce(claimed.final_round, 0),
+      coalesce((
+          SELECT max(snapshots.round) FROM snapshots
+          WHERE snapshots.trunk = trials.trunk AND snapshots.round <= trials.fork_round
+      ), 0),
+      coalesce((
+          SELECT max(snapshots.round) FROM snapshots
+          WHERE snapshots.trunk = claimed.trunk AND snapshots.round <= claimed.fork_round
+      ), 0)
+  ) < min(trials.fork_round, claimed.fork_round)
+LIMIT 1;
+
+-- name: free_forks
+UPDATE trials SET waits = 0
+WHERE id IN (
+    SELECT id FROM trials
+    WHERE {sharing} AND trunk = :of_trunk AND waits = 1 AND fork_round <= :of_round
+);
+
+-- name: pass_on
+UPDATE trials SET waits = 0
+WHERE id IN (
+    SELECT id FROM trials
+    WHERE {waiting} AND trunk = :of_trunk
+    ORDER BY priority DESC, fork_round DESC
+    LIMIT 1
+)
+-- It is evaluated once, and not for each waiting trial.
+AND NOT EXISTS (
+    SELECT 1 FROM trials AS other
+    WHERE other.trunk IS NOT NULL AND other.state IN ('queued', 'running')
+      AND other.trunk = :of_trunk AND other.waits = 0
+      AND other.fork_round > (
+          SELECT coalesce(max(round), 0) FROM snapshots WHERE trunk = :of_trunk
+      )
+      AND coalesce(other.final_round, 0) < other.fork_round
+      AND (other.state = 'running' OR other.held IS NULL AND other.not_before IS NULL)
+);
+
+-- name: any_waits
+SELECT 1 FROM trials WHERE {waiting} LIMIT 1;
+
+-- name: next_fork
+SELECT
+    (
+        SELECT min(fork_round) FROM trials
+        WHERE {sharing} AND trunk = :of_trunk AND waits = 0 AND fork_round > :of_round
+    ) AS free,
+    (
+        SELECT min(fork_round) FROM trials
+        WHERE {sharing} AND trunk = :of_trunk AND waits = 1 AND fork_round > :of_round
+    ) AS waiting;
+
+-- name: lattices
+SELECT low, high, step FROM lattices WHERE trunk = :of_trunk;
+
+-- name: home
+SELECT store.id, sweeps.artifacts
+FROM trials JOIN sweeps ON sweeps.id = trials.sweep CROSS JOIN store
+WHERE trials.id = :of_trial;
+
+-- name: add_round
+INSERT INTO rounds ({columns}) VALUES ({values});

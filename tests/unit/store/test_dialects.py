@@ -48,7 +48,8 @@ def test_both_files_have_the_same_queries() -> None:
 @EACH
 def test_a_query_has_no_comment_and_no_unfilled_part(dialect: Dialect) -> None:
     """A colon or a brace in a comment would be read as a parameter or a part."""
-    parts = dict.fromkeys(("claimable", "backing_off", "ahead", "wanted", "final"), "1 = 1")
+    conditions = ("claimable", "backing_off", "ahead", "wanted", "final", "sharing", "waiting")
+    parts = dict.fromkeys((*conditions, "columns", "values"), "1 = 1")
     for name in names(dialect):
         for text in dialect.statements(name, parts | {"first": "{first_of_all}"}):
             assert text.strip()
