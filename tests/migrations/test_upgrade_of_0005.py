@@ -22,7 +22,7 @@ def test_an_upgrade_keeps_every_value_of_every_row(fifth_store: str) -> None:
         name: len(rows) for name, rows in ROWS_OF_0005.items()
     }
     engine = make_engine(fifth_store)
-    assert schema.migrate(engine) == ("0005", "0007")
+    assert schema.migrate(engine) == ("0005", schema.head())
     after = everything(fifth_store)
     for name in ROWS_OF_0005:
         kept = [{column: row[column] for column in before[name][0]} for row in after[name]]

@@ -25,10 +25,11 @@ def test_an_upgrade_keeps_every_value_of_every_row(sixth_store: str) -> None:
         name: len(rows) for name, rows in ROWS_OF_0006.items()
     }
     engine = make_engine(sixth_store)
-    assert schema.migrate(engine) == ("0006", "0007")
+    assert schema.migrate(engine) == ("0006", schema.head())
     after = everything(sixth_store)
     for name in ROWS_OF_0006:
-        assert sorted(after[name], key=repr) == sorted(before[name], key=repr)
+        kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
+        assert sorted(kept, key=repr) == sorted(before[name], key=repr)
     assert integrity.faults(engine) == []
     with reading(engine) as c:
         assert stops.recent(c) == []
