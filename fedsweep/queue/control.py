@@ -114,8 +114,10 @@ def hold_sweep(connection: Connection, sweep: str, why: Hold | None) -> None:
 
 
 def planned(connection: Connection, sweep: str, budget_: Budget | None) -> None:
-    """Free a sweep that has just been planned, even if it was cancelled before, and set its
-    budget.
+    """Follow up the planning of a sweep: end its cancellation, set its budget if the plan has one,
+    and update the holds of its trials.
+
+    A paused sweep stays paused.
     """
     take_turns(connection)
     update = sa.update(sweeps).where(sweeps.c.name == sweep)

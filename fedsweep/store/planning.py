@@ -184,7 +184,8 @@ def _known(connection: Connection, ids: Sequence[str]) -> Iterator[Any]:
 def _carriers(connection: Connection, fresh: Trials, priority: int) -> dict[str, str | None]:
     """Return, by trunk, the new trial that will train it: the one that forks last.
 
-    The value is None if an existing trial can train the trunk at least as far.
+    The value is None if an existing trial carries the trunk, and runs or is claimed no later than
+    the new ones.
     """
     furthest: dict[str, tuple[int, str]] = {}
     for trial_id, trunk, fork in fresh.forks:

@@ -44,8 +44,7 @@ def insert(
 
 
 def begin(source: Connection, target: Connection) -> None:
-    """Prepare both transactions: no time limit, and a lock against planners in both
-    databases.
+    """Lift the time limits of both transactions, and lock out the planners of the target.
 
     Raises:
         RequestError: both connections are to the same database.
