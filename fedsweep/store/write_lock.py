@@ -15,7 +15,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -33,8 +33,13 @@ except ImportError:  # Windows
 TURN_SECONDS = 2.0
 """Seconds that a writer waits for its turn before it writes without one."""
 
+RUN_SECONDS = 0.0035
+"""Seconds after which a process that writes again and again lets a waiting one run."""
+
 LOOK_SECONDS = 1.0
 """Seconds between two looks at who can write the database. Each write would cost more."""
+
+_yield_processor: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 _FLAGS = (
     os.O_RDWR
@@ -64,6 +69,7 @@ def hold_write_lock(database: Path) -> Iterator[None]:
         finally:
             if taken is not None:
                 _release(taken)
+                queue.let_others_run()
     finally:
         if first:
             entrance.release()
@@ -96,6 +102,8 @@ class _Queue:
         self._trusted: tuple[tuple[int, int], int] | None = None
         """Device, inode and mode of the turn file at the latest check."""
         self._trusted_until = 0.0
+        self._run_began = 0.0
+        """When this process began to write without a wait in between."""
 
     def take(self) -> int | None:
         """Return a descriptor that holds the lock; None if the lock did not come in time."""
@@ -103,11 +111,24 @@ class _Queue:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return descriptor if self._wait(descriptor) else None
+            came = self._wait(descriptor)
+            self._run_began = time.monotonic()
+            return descriptor if came else None
         except OSError:
             os.close(descriptor)
             raise
         return descriptor
+
+    def let_others_run(self) -> None:
+        """Give up the processor after a run of writes. The caller has released the lock.
+
+        A process that is woken for its turn finds the lock taken again while the previous writer
+        keeps the processor.
+        """
+        now = time.monotonic()
+        if now - self._run_began > RUN_SECONDS:
+            self._run_began = now
+            _yield_processor()
 
     def _open(self) -> int:
         """Open the turn file, and make or replace it if users who only read can open it too."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -260,6 +261,26 @@ def test_waiting_in_vain_leaks_neither_threads_nor_descriptors(
     with hold_write_lock(file):
         assert not is_free(file)
     eventually(lambda: open_descriptors() < descriptors)  # the waiting thread closes its own
+
+
+def test_a_long_run_of_writes_lets_other_processes_run(
+    file: Path, store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives up the processor when the lock is free, and not after each write."""
+    yields: list[float] = []
+    begun = time.monotonic()
+
+    def note_yield() -> None:
+        assert is_free(file)
+        yields.append(now)
+
+    monkeypatch.setattr(write_lock.time, "monotonic", lambda: now)
+    monkeypatch.setattr(write_lock, "_yield_processor", note_yield)
+    now = begun = begun + 60.0  # long after the last write
+    for _ in range(5):
+        with hold_write_lock(file):
+            now += 0.6 * write_lock.RUN_SECONDS
+    assert yields == pytest.approx([begun + n * 0.6 * write_lock.RUN_SECONDS for n in (1, 3, 5)])
 
 
 def test_threads_of_a_process_take_turns(file: Path, store: Engine) -> None:
