@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy.engine import Engine
 from sse_starlette.sse import AppStatus
+from starlette.types import ASGIApp
 
 from fedsweep.errors import RequestError
 from fedsweep.serve import connections
@@ -65,9 +66,20 @@ def serve(
     cache = ReadCache(engine)
     host = _in_address(options.host, bound)
     app = application(cache, options.token, port, (host, *options.hosts))
+    server = _Server(configured(app), cache)
+    address = f"http://{host}:{port}/?token={options.token}"
+    gc.freeze()  # imported objects stay: checking them in each collection would delay pages
+    announce(address, reach(bound))
+    with listening, _shown(address) if show else nullcontext():
+        server.run(sockets=[listening])
+
+
+def configured(app: ASGIApp) -> uvicorn.Config:
+    """Return the settings under which uvicorn serves an application."""
     connections.Connection.max_connections = connections.connection_limit()
+    AppStatus.enable_automatic_graceful_drain = False  # it would cut streams within an event
     # No access log, because addresses may contain the token.
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=connections.Connection,
         h11_max_incomplete_event_size=HEAD_BYTES,
@@ -78,13 +90,6 @@ def serve(
         timeout_graceful_shutdown=GRACE,
         ws="none",
     )
-    AppStatus.enable_automatic_graceful_drain = False  # it would cut streams within an event
-    server = _Server(config, cache)
-    address = f"http://{host}:{port}/?token={options.token}"
-    gc.freeze()  # imported objects stay: checking them in each collection would delay pages
-    announce(address, reach(bound))
-    with listening, _shown(address) if show else nullcontext():
-        server.run(sockets=[listening])
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
 from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
-from tests.unit.serve.pages import HOSTILE, TOKEN, claimed, finished, served
+from tests.unit.serve.pages import HOSTILE, TOKEN, claimed, finished, served, served_here
 from tests.walk import SECONDS
 
 pytestmark = [NEEDED, pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk")]
@@ -54,14 +54,14 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         def open_page(
             url: str, path: str = "/", *, patient: bool = False, streams: list[Route] | None = None
         ) -> Page:
-            address, token, _ = stack.enter_context(served(url, "--token", TOKEN))
+            address = stack.enter_context(served_here(url))
             context = stack.enter_context(browser.new_context())
             context.set_default_timeout(TIMEOUT_MS)
             page = context.new_page()
             page.on("pageerror", lambda error: errors.append(str(error)))
             if not patient:
                 page.on("console", note)
-            enter(page, address, token)
+            enter(page, address, TOKEN)
             if streams is None:
                 page.goto(at(page, path))
                 live(page)
@@ -311,11 +311,11 @@ def test_a_chosen_filter_is_applied_and_added_to_the_address(
 def test_filters_work_without_a_script(browser: Browser, worked: Engine, store_url: str) -> None:
     """A button applies them."""
     with (
-        served(store_url, "--token", TOKEN) as (address, token, _),
+        served_here(store_url) as address,
         browser.new_context(java_script_enabled=False) as context,
     ):
         page = context.new_page()
-        enter(page, address, token)
+        enter(page, address, TOKEN)
         page.goto(at(page, "/trials"))
         page.get_by_label("state", exact=True).select_option("queued")
         page.get_by_role("button", name="Show").click()
