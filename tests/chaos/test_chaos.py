@@ -32,6 +32,7 @@ def calm(
             yield Calm(tmp_path_factory.mktemp("calm"))
 
 
+@pytest.mark.quick_on("sqlite")
 @pytest.mark.timeout(1800)  # if the machine is busy with other things
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_disturbed_workers_give_bitwise_the_results_of_an_undisturbed_one(
