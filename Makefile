@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo fast test slow lint bench chaos million clean
+.PHONY: demo fast test tested slow lint bench chaos million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,14 +17,18 @@ demo: .venv/made
 	$(BIN)/fedsweep report --db sqlite:///demo/digits.db --format html --output demo/report.html
 
 # The processes that tests start share what the first of them has compiled.
-fast test slow: export PYTHONDONTWRITEBYTECODE =
+fast tested slow: export PYTHONDONTWRITEBYTECODE =
 
 # For each commit: no test starts a process or builds a large model.
 fast: .venv/made
 	$(BIN)/python -m pytest -n 2 --dist worksteal -p tests.no_processes \
 	  -m "not slow and not process and not large"
 
-test: lint
+# The checks of `lint` run beside the first tests.
+test: .venv/made
+	@$(MAKE) --no-print-directory -j 2 lint tested
+
+tested: .venv/made
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
 
 # The tests that `make test` leaves out: the wheel, most examples, real images, a crowd of workers,
