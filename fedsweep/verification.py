@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fedsweep.errors import DeviceError, RequestError, TrialFailed
 from fedsweep.execution import device, packages, training
+from fedsweep.execution.device import AUTO, ENGINES
 from fedsweep.execution.place import Place
 from fedsweep.plan import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
@@ -111,8 +112,14 @@ def same_kind_of_device(record: Record) -> str:
 
 
 def threads_of(record: Record) -> int:
-    """Return the number of torch's threads that computed the stored rounds."""
-    return int(record.numerics["threads"])
+    """Return the number of torch's threads that computed the stored rounds; 1 for a GPU's."""
+    return int(record.numerics["threads"] or 1)
+
+
+def engine_of(record: Record, on: str) -> str:
+    """Return the engine to ask for on a device: a GPU takes the one of the stored rounds."""
+    name = record.numerics["engine"].partition("/")[0]
+    return name if name in ENGINES and not on.startswith("cpu") else AUTO
 
 
 def configured(record: Record) -> TrainConfig:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,11 +21,17 @@ from typing import Any, Protocol, cast
 
 from trainers.config import TrainConfig
 
-OURS = {"seq": "trainers.seq"}
-"""The modules of our own engines, by name."""
+OURS = {"seq": "trainers.seq", "stack": "trainers.stack"}
+"""The modules of our own engines, by name. Their states and snapshots have the same layout."""
 
 DEFAULT = "seq"
-"""The engine of every trial. No configuration names another one yet."""
+"""The engine that trains on every device. It loads the data before a trial's engine is chosen."""
+
+AUTO = "auto"
+"""The wish to let `choose` decide."""
+
+WISHES = (AUTO, *OURS)
+"""The engines that a user can ask for."""
 
 ENTRY_POINT = "fedsweep.engines"
 """The group of entry points by which other packages add engines."""
@@ -43,12 +50,24 @@ class Diverged(Exception):
     """A loss or a weight is not a finite number."""
 
 
+class Unsuitable(Exception):
+    """The engine that the user asks for cannot train this trial on this device."""
+
+
 class Unfit(Exception):
     """A state does not belong to this trial."""
 
 
 class Unreadable(Exception):
     """The content of a snapshot is not a state. The cause says why."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that trains a trial, and the reason in a few words."""
+
+    engine: str
+    why: str
 
 
 class Data(Protocol):
@@ -204,9 +223,30 @@ class Engine(Protocol):
         """
 
 
-def engine_of(config: Mapping[str, Any] | None = None) -> Engine:  # noqa: ARG001  # see DEFAULT
-    """Return the engine that trains a configuration; without one, the engine of a worker."""
-    return find(os.environ.get(TEST_ENGINE) or DEFAULT)
+def engine_of(wish: str = AUTO) -> Engine:
+    """Return the engine of a worker before it has a trial's data, or one that is asked for."""
+    return find(os.environ.get(TEST_ENGINE) or (DEFAULT if wish == AUTO else wish))
+
+
+def choose(config: TrainConfig, data: Data, device: str, wish: str = AUTO) -> Choice:
+    """Choose the engine of a trial from its configuration, its data and its device alone.
+
+    The machine's load never decides, because another engine has other numerics.
+
+    Raises:
+        Unsuitable: the engine that is asked for cannot train this trial; the message says why.
+
+    """
+    if name := os.environ.get(TEST_ENGINE):
+        return Choice(name, "the engine of the tests")
+    if wish == "seq":
+        return Choice("seq", "as asked for")
+    refusal: str | None = import_module(OURS["stack"]).refusal(config, data, device)
+    if refusal is None:
+        return Choice("stack", "the clients of a round train at the same time")
+    if wish == "stack":
+        raise Unsuitable(f"the engine stack cannot train this trial: {refusal}")
+    return Choice("seq", refusal)
 
 
 @cache

@@ -66,8 +66,10 @@ def prepare(
         key, _ = trial_rows.find_trial(connection, prefix)
         record = trial_record.trial_record(connection, key)
     config = verification.configured(record)
+    name = devices(device)[0] if device else verification.same_kind_of_device(record)
     place = Place(
-        device=devices(device)[0] if device else verification.same_kind_of_device(record),
+        device=name,
+        engine=verification.engine_of(record, name),
         threads=threads or verification.threads_of(record),
         data=data,
     )

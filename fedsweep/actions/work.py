@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedsweep import worker
 from fedsweep.errors import DeviceError, MachineError, RequestError
-from fedsweep.execution.device import devices
+from fedsweep.execution.device import ENGINES, devices
 from fedsweep.notify import webhook
 from fedsweep.store import places, trust
 
@@ -18,6 +18,7 @@ def options(
     *,
     slots: int | None,
     threads: int,
+    engine: str,
     sweep: str | None,
     until_empty: bool,
     max_trials: int | None,
@@ -36,21 +37,28 @@ def options(
 
     Raises:
         DeviceError: There is no such device.
-        RequestError: A webhook or a place for files cannot be used.
+        RequestError: The engine, a webhook or a place for files cannot be used.
 
     """
     for address in notify:
         webhook.checked(address)
+    if engine not in ENGINES:
+        raise RequestError(f"--engine {engine} is none of {', '.join(ENGINES)}")
     try:
         names = devices(device)
     except (DeviceError, MachineError) as error:
         worker.note_stop(url, device, str(error))
         raise
+    if engine == "stack" and "cpu" in names:
+        raise RequestError(
+            "--engine stack trains on GPUs alone: choose --engine auto or seq, or --device cuda"
+        )
     return worker.WorkOptions(
         url=url,
         devices=tuple(names),
         slots=slots or len(names),
         threads=threads,
+        engine=engine,
         sweep=sweep,
         until_empty=until_empty,
         max_trials=max_trials,

@@ -40,6 +40,14 @@ def work(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch per slot.")] = 1,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|seq|stack",
+            help="Engine: seq trains client after client; stack, on GPUs, all clients at the same "
+            "time. auto chooses for each trial.",
+        ),
+    ] = "auto",
     until_empty: Annotated[
         bool,
         typer.Option(
@@ -116,6 +124,7 @@ def work(
         device,
         slots=slots,
         threads=threads,
+        engine=engine,
         sweep=sweep,
         until_empty=until_empty,
         max_trials=max_trials,

@@ -20,6 +20,7 @@ from fedsweep.errors import (
     FedsweepError,
     LeaseLost,
     MachineError,
+    MachineLacks,
     PackageMissing,
     StoreBusy,
     StoreError,
@@ -56,7 +57,7 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import close_idle
 from fedsweep.store.transactions import patiently, reading
 from trainers import engines
-from trainers.engines import Diverged, Unfit, engine_of
+from trainers.engines import Diverged, Unfit, Unsuitable, engine_of
 from trainers.progress import Counter, progress
 
 log = logging.getLogger("fedsweep")
@@ -166,7 +167,7 @@ class _Attempt:
     def __init__(self, engine: Engine, claim: Claim, place: Place, log_handler: LogHandler) -> None:
         self.engine = engine
         self.claim = claim
-        self.trainer = engine_of(claim.config)
+        self.trainer = engine_of()
         self.place = place
         self.files = AttemptFiles(engine, claim, self.trainer)
         self.log_handler = log_handler
@@ -227,9 +228,11 @@ class _Attempt:
         stored = "attempt %d: %d of %d rounds are stored"
         log.info(stored, self.claim.fence, self.claim.final_round, config.rounds)
         dataset = self.load(config)
-        computed_under = numerics_of(config, self.place)
+        choice = self.choose_engine(config, dataset)
+        computed_under = numerics_of(config, self.place, choice.engine)
         self.numerics_id = content_hash(computed_under)
         ran_with = provenance_of(config, self.place, computed_under)
+        log.info("engine %s: %s", choice.engine, choice.why)
         self.log_numerics(computed_under)
         self.trainer.begin_memory(self.place.device)
 
@@ -329,12 +332,27 @@ class _Attempt:
 
     def log_numerics(self, computed_under: Mapping[str, str]) -> None:
         """Log the device, and that stored rounds of other numerics are lost."""
-        processor, threads = computed_under["processor"], computed_under["threads"]
-        log.info("on %s (%s), threads: %s", self.place.device, processor, threads)
+        threads = f", threads: {number}" if (number := computed_under["threads"]) else ""
+        log.info("on %s (%s)%s", self.place.device, computed_under["processor"], threads)
         before = self.claim.numerics_id
         if self.claim.final_round and before and before != self.numerics_id:
             message = "the stored rounds were computed under other numerics (%s, here %s): lost"
             log.info(message, before, self.numerics_id)
+
+    def choose_engine(self, config: TrainConfig, dataset: engines.Data) -> engines.Choice:
+        """Choose the trial's engine. Give the trial back if the one asked for cannot train it.
+
+        Raises:
+            MachineLacks: the engine that the user asks for cannot train it; the message says why.
+
+        """
+        try:
+            choice = engines.choose(config, dataset, self.place.device, self.place.engine)
+        except Unsuitable as error:
+            self.give_back(str(error))
+            raise MachineLacks(f"{error}: ask for --engine auto or seq") from error
+        self.trainer = engines.find(choice.engine)
+        return choice
 
     def load(self, config: TrainConfig) -> engines.Data:
         """Load the trial's data set, and log its notes and the seconds it took."""

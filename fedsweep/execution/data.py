@@ -72,7 +72,7 @@ def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> en
     from trainers.data.errors import BadData, Missing
 
     try:
-        dataset = engine_of(vars(config)).load(config, root)
+        dataset = engine_of().load(config, root)
     except Missing as error:
         raise DataMissing(str(error), data_of(config.model_dump())) from error
     except (BadData, ValueError) as error:
@@ -174,7 +174,7 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
     from trainers.facts import SEGMENTATION
 
     try:
-        counts = [engine_of(vars(config)).class_counts(config, root) for config in configs]
+        counts = [engine_of().class_counts(config, root) for config in configs]
     except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
     return [

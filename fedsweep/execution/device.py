@@ -17,6 +17,9 @@ from fedsweep.execution.packages import import_error
 from trainers import engines
 from trainers.engines import engine_of
 
+AUTO, *_ = ENGINES = engines.WISHES
+"""The engines that a user can ask for. AUTO lets the engine of each trial be chosen."""
+
 COPIES = 3
 """Numbers per parameter of a model, at least: the parameter, its gradient and its momentum."""
 

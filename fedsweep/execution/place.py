@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsweep import queue
+from trainers.engines import AUTO
 
 
 @dataclass(frozen=True)
 class Place:
-    """Device, number of torch's threads and data folder of an attempt, and its limits."""
+    """Device, number of torch's threads, data folder and engine of an attempt, and its limits."""
 
     device: str = "cpu"
     threads: int = 1
     data: Path | None = None
+    engine: str = AUTO
+    """The engine that the user asks for: see `trainers.engines.WISHES`."""
     lease: float = queue.LEASE_SECONDS
     max_attempts: int = queue.MAX_ATTEMPTS
     proven: bool = True

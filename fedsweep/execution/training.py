@@ -24,22 +24,24 @@ from fedsweep.plan import (
 from fedsweep.provenance import provenance
 from fedsweep.states import FailureKind
 from trainers import engines
-from trainers.engines import Diverged, engine_of
+from trainers.engines import Diverged, choose, engine_of, find
 
 
-def numerics_of(config: TrainConfig, place: Place) -> dict[str, str]:
+def numerics_of(config: TrainConfig, place: Place, engine: str = "") -> dict[str, str]:
     """Set this process's arithmetic, and return the numerics under which a trial is computed.
 
-    Results of equal numerics are bitwise equal.
+    Results of equal numerics are bitwise equal. Without the name of an `engine`, it is the one that
+    the place asks for.
     """
-    return engine_of(vars(config)).numerics_of(config, place.device, place.threads)
+    trainer = find(engine) if engine else engine_of(place.engine)
+    return trainer.numerics_of(config, place.device, place.threads)
 
 
 def provenance_of(
     config: TrainConfig, place: Place, computed_under: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the code, packages and machine that a trial runs with, for its attempt's row."""
-    trainer, processor = engine_of(vars(config)), computed_under["processor"]
+    trainer, processor = engine_of(), computed_under["processor"]
     memory, more = trainer.total_memory(place.device), trainer.packages(config)
     return provenance(processor, place.device, memory, more)
 
@@ -53,9 +55,10 @@ def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator
         TrialFailed: the trial diverged, or cannot be trained.
 
     """
-    trainer = engine_of(vars(config))
+    trainer = engine_of()
     try:
         dataset = sound_data(config, place.data, fingerprint)
+        trainer = find(choose(config, dataset, place.device, place.engine).engine)
         yield from map(stored_round, trainer.run(config, dataset, device=place.device))
     except Diverged as error:
         raise TrialFailed(FailureKind.DIVERGED, str(error)) from error

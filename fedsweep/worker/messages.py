@@ -39,6 +39,8 @@ class WorkOptions:
     max_hours: float | None = None
     max_attempts: int = queue.MAX_ATTEMPTS
     data: Path | None = None
+    engine: str = "auto"
+    """The engine that the user asks for: see `trainers.engines.WISHES`."""
     lease: float = queue.LEASE_SECONDS
     grace: float = 20.0
     """Seconds that a stopping slot has to finish its round."""

@@ -200,7 +200,12 @@ class _SlotLoop:
         count_steps_in(self.shared)
         options = self.options
         at = Place(
-            self.claimant.device, options.threads, options.data, options.lease, options.max_attempts
+            self.claimant.device,
+            options.threads,
+            options.data,
+            options.engine,
+            options.lease,
+            options.max_attempts,
         )
         try_machine(self.claimant.device, options.threads)
         self.look_for_needs()
