@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo fast test tested slow lint bench chaos million clean
+.PHONY: demo fast test tested slow lint bench gpu chaos million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -45,6 +45,11 @@ lint: .venv/made
 
 bench: .venv/made .venv-flower/made
 	$(BIN)/python -m tests.benchmarks
+
+# On a CUDA device: its tests, its figures, and a search on CIFAR-10 in the folder IMAGES.
+IMAGES ?= cifar10
+gpu: .venv/made
+	$(BIN)/python -m tests.benchmarks.whole_gpu $(IMAGES)
 
 # Twenty minutes of killed, stopped and starved workers on each database.
 chaos: .venv/made

@@ -18,7 +18,10 @@ from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.numerics import make_deterministic, numerics
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 GPU = "cuda:0"
 
