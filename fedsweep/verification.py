@@ -111,8 +111,10 @@ def same_kind_of_device(record: Record) -> str:
 
 
 def threads_of(record: Record) -> int:
-    """Return the number of torch's threads that computed the stored rounds."""
-    return int(record.numerics["threads"])
+    """Return the number of torch's threads that computed the stored rounds. On a GPU, where no
+    result depends on it, it is 1.
+    """
+    return int(record.numerics["threads"] or 1)
 
 
 def configured(record: Record) -> TrainConfig:

@@ -329,8 +329,8 @@ class _Attempt:
 
     def log_numerics(self, computed_under: Mapping[str, str]) -> None:
         """Log the device, and that stored rounds of other numerics are lost."""
-        processor, threads = computed_under["processor"], computed_under["threads"]
-        log.info("on %s (%s), threads: %s", self.place.device, processor, threads)
+        processor, threads = computed_under["processor"], self.place.threads
+        log.info("on %s (%s), threads: %d", self.place.device, processor, threads)
         before = self.claim.numerics_id
         if self.claim.final_round and before and before != self.numerics_id:
             message = "the stored rounds were computed under other numerics (%s, here %s): lost"
