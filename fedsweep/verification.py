@@ -112,7 +112,9 @@ def same_kind_of_device(record: Record) -> str:
 
 
 def threads_of(record: Record) -> int:
-    """Return the number of torch's threads that computed the stored rounds; 1 for a GPU's."""
+    """Return the number of torch's threads that computed the stored rounds. On a GPU, where no
+    result depends on it, it is 1.
+    """
     return int(record.numerics["threads"] or 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from trainers.data.batches import Normalize
 from trainers.data.dataset import VOID, Split
+from trainers.graph import Graphs, Replay
 from trainers.progress import progress
 
 LARGEST_BATCH = 500
@@ -42,37 +45,114 @@ def batch_size(height: int, width: int) -> int:
     return max(1, min(LARGEST_BATCH, LARGEST_BATCH_PIXELS // (height * width)))
 
 
-@torch.no_grad()
+class Evaluation:
+    """Tests of one model on a split, in evaluation mode, with sums in float64.
+
+    The device never waits for the host between two batches. Its results are copied to the host at
+    once, and counted there: the sum of the losses in the first eight bytes, then the predicted
+    classes. With `graphs`, each full batch is launched as a CUDA graph.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        classes: int,
+        normalize: Normalize,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        graphs: Graphs | None = None,
+    ) -> None:
+        """Prepare the tests. `precision` is the context of the model's forward pass."""
+        self.model = model
+        self.split = split
+        self.classes = classes
+        self.normalize = normalize
+        self.precision = precision
+        self.batch = batch_size(*split.images.shape[1:3])
+        self.labels = split.labels.cpu()
+        self.kind = torch.uint8 if classes <= 256 else torch.int32
+        bytes_ = 8 + split.labels.numel() * self.kind.itemsize
+        self.results = torch.zeros(bytes_, dtype=torch.uint8, device=split.labels.device)
+        self.loss, self.predicted = self._parts(self.results)
+        self.full: Replay | None = None
+        if graphs is not None and len(self.labels) >= self.batch:
+            buffers = (split.images, split.labels, self.predicted)
+            self.images, self.targets, self.output = (
+                t[: self.batch].clone(memory_format=torch.contiguous_format) for t in buffers
+            )
+            self.full = Replay(self._test_buffers, graphs)
+
+    def score(self) -> Score:
+        """Test the model as it is now."""
+        self.launch()
+        return self.read()
+
+    @torch.no_grad()
+    def launch(self) -> None:
+        """Test the model on all images, without waiting for the device."""
+        self.model.eval()
+        self.loss.zero_()
+        for start in range(0, len(self.labels), self.batch):
+            images, labels, predicted = (
+                t[start : start + self.batch]
+                for t in (self.split.images, self.split.labels, self.predicted)
+            )
+            if self.full is not None and len(labels) == self.batch:
+                self.images.copy_(images)
+                self.targets.copy_(labels)
+                self.full()
+                predicted.copy_(self.output)
+            else:
+                self.test(images, labels, predicted)
+            progress.step()
+
+    def _test_buffers(self) -> None:
+        self.test(self.images, self.targets, self.output)
+
+    def test(self, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
+        """Add the loss of a batch to the sum, and write its predicted classes."""
+        with self.precision():
+            logits = self.model(self.normalize(images))
+            logits, targets = by_row(logits, labels)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
+        self.loss.add_(loss.double())
+        predicted.copy_(logits.argmax(1).view_as(predicted))
+
+    def read(self) -> Score:
+        """Wait for the results, and count the predicted classes on the host."""
+        loss, predicted = self._parts(self.results.cpu())
+        confusion = torch.zeros(self.classes**2, dtype=torch.int64)
+        overlap = _overlap(self.classes) if self.labels.dim() == 3 else None
+        for start in range(0, len(self.labels), self.batch):
+            end = start + self.batch
+            targets = self.labels[start:end].flatten().long()
+            guesses = predicted[start:end].flatten().long()
+            counted = targets != VOID
+            pairs = targets[counted] * self.classes + guesses[counted]
+            confusion += torch.bincount(pairs, minlength=len(confusion))
+            if overlap is not None:
+                overlap.update(guesses, targets)
+        confusion = confusion.view(self.classes, self.classes)
+        n = int(confusion.sum())
+        miou = None if overlap is None else overlap.compute().item()
+        return Score(loss.item() / n, int(confusion.diagonal().sum()) / n, miou, confusion)
+
+    def _parts(self, results: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views of the sum of the losses, and of the predicted classes [N] or [N, H, W]."""
+        predicted = results[8:].view(self.kind).view(self.split.labels.shape)
+        return results[:8].view(torch.float64)[0], predicted
+
+
 def score(model: nn.Module, split: Split, classes: int, normalize: Normalize) -> Score:
-    """Test a model in evaluation mode, with sums in float64."""
-    model.eval()
-    device = split.labels.device
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    overlap = _overlap(classes, device) if split.labels.dim() == 3 else None
-    step = batch_size(*split.images.shape[1:3])
-    for start in range(0, len(split.labels), step):
-        logits = model(normalize(split.images[start : start + step]))
-        logits, targets = by_row(logits, split.labels[start : start + step])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        summed = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
-        loss += summed.double()
-        predicted, counted = logits.argmax(1), targets != VOID
-        pairs = targets[counted] * classes + predicted[counted]
-        confusion += torch.bincount(pairs, minlength=len(confusion))
-        if overlap is not None:
-            overlap.update(predicted, targets)
-        progress.step()
-    confusion = confusion.view(classes, classes).cpu()
-    n = int(confusion.sum())
-    miou = None if overlap is None else overlap.compute().item()
-    return Score(loss.item() / n, int(confusion.diagonal().sum()) / n, miou, confusion)
+    """Test a model once."""
+    return Evaluation(model, split, classes, normalize).score()
 
 
-def _overlap(classes: int, device: torch.device) -> Any:
+def _overlap(classes: int) -> Any:
     from torchmetrics.classification import MulticlassJaccardIndex
 
-    return MulticlassJaccardIndex(classes, ignore_index=VOID, validate_args=False).to(device)
+    return MulticlassJaccardIndex(classes, ignore_index=VOID, validate_args=False)
 
 
 def by_row(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +23,9 @@ from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.data.dataset import VOID, Dataset, Split
 from trainers.engines import Diverged, Unfit
-from trainers.evaluate import Score, client_accuracy, score
+from trainers.evaluate import Evaluation, Score, client_accuracy
 from trainers.freeze import AutoFreeze, drift
+from trainers.graph import Graphs, graphs_of
 from trainers.keys import keyed
 from trainers.local import LocalTraining
 from trainers.measurements import ClientScore
@@ -65,8 +67,11 @@ def run(
     *,
     device: str = "cpu",
     visit: Visit = sorted,
+    graphs: Graphs | None = None,
 ) -> Iterator[Round]:
     """Train a trial, yielding after each round; from `state`, as if it had never stopped.
+
+    `graphs` launch the steps and the tests; by default, those of a GPU.
 
     Raises:
         ValueError: the data hold too few samples for the partition.
@@ -74,18 +79,19 @@ def run(
         Diverged: a loss or a weight stopped being finite; the round is not yielded.
 
     """
-    trial = _Federation(config, data, torch.device(device))
-    start = 0
-    if state is not None:
-        trial.restore(state)
-        start = state.round
-    for number in range(start + 1, config.rounds + 1):
-        began = time.perf_counter()
-        measured = trial.train(number, visit)
-        trial.check_finite(measured)
-        if number % config.evaluate_every == 0 or number == config.rounds:
-            measured = trial.evaluate(measured)
-        yield replace(measured, seconds=time.perf_counter() - began)
+    trial = _Federation(config, data, torch.device(device), graphs)
+    with closing(trial):
+        start = 0
+        if state is not None:
+            trial.restore(state)
+            start = state.round
+        for number in range(start + 1, config.rounds + 1):
+            began = time.perf_counter()
+            measured = trial.train(number, visit)
+            trial.check_finite(measured)
+            if number % config.evaluate_every == 0 or number == config.rounds:
+                measured = trial.evaluate(measured)
+            yield replace(measured, seconds=time.perf_counter() - began)
 
 
 def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
@@ -113,6 +119,20 @@ class _Cohort:
         return math.fsum(w * x for w, x in zip(self.weights, values, strict=True))
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A client after its local steps. The tensors may change as soon as the next one is pulled."""
+
+    position: int
+    """Its place in the ascending cohort."""
+    client: int
+    values: Tensor
+    """The state vector [S]."""
+    velocity: Tensor
+    loss: Tensor
+    """The mean over its steps, a scalar in float64."""
+
+
 class _Federation:
     """A server, its clients' samples, and one model that each client in turn trains.
 
@@ -120,16 +140,26 @@ class _Federation:
     elements after them in `own`, from its first round on.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        device: torch.device,
+        graphs: Graphs | None = None,
+    ) -> None:
         self.config = config
         self.data = data.to(device)
         self.device = device
+        self.graphs = graphs or graphs_of(device)
         labels = data.train.labels.numpy()
         parts = [
             hold_back(p, config, m) for m, p in enumerate(partition(labels, config, data.members))
         ]
         self.samples = [train for train, _ in parts]
-        held = torch.from_numpy(np.concatenate([held for _, held in parts])).to(device)
+        held = torch.from_numpy(np.concatenate([held for _, held in parts]))
+        self.has_validation = bool((data.train.labels[held] != VOID).any())
+        """True if a held-back sample has a label that is not void."""
+        held = held.to(device)
         self.validation = Split(self.data.train.images[held], self.data.train.labels[held])
 
         self.model = models.build(config, data.channels, data.size, data.classes).to(device)
@@ -147,7 +177,13 @@ class _Federation:
         self.server_momentum = ServerMomentum(
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
         )
-        self.local = LocalTraining(config, self.data, vector, self.model)
+        most_steps = max(config.steps(len(samples)) for samples in self.samples)
+        self.local = LocalTraining(
+            config, self.data, vector, self.model, self.momentum, most_steps, self.graphs
+        )
+        self.evaluations: dict[Split, Evaluation] = {}
+        self.sums: list[float] = []
+        """The sums over the server's state, and over the cohort's own layers, after a round."""
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
         self.parts: list[Stateful] = [ServerState(self.server), self.own]
         self.parts += [self.momentum, self.server_momentum]
@@ -176,6 +212,11 @@ class _Federation:
 
     def train(self, round: int, visit: Visit) -> Round:
         """Train the whole cohort; return the round without an evaluation and its seconds."""
+        with self.stream():
+            return self.train_round(round, visit)
+
+    def train_round(self, round: int, visit: Visit) -> Round:
+        """Train the whole cohort on the current stream."""
         trained, averaged = self.begin(round)
         before = self.server[self.vector.parameters_end :].clone() if self.auto else None
         drawn = self.drawn(round)
@@ -184,27 +225,24 @@ class _Federation:
         self.momentum.begin_round(drawn.weights, min(trained, averaged))
         losses: dict[int, Tensor] = {}
         models: dict[int, Tensor] = {}
-        places = {client: position for position, client in enumerate(drawn.members)}
-        for client in visit(drawn.members):
-            position = places[client]
-            losses[position] = self.train_client(round, client, trained)
-            average.add(position, self.vector.values[:averaged])
-            self.momentum.end(client, position)
+        for done in self.one_by_one(round, drawn, trained, visit):
+            losses[done.position] = done.loss
+            average.add(done.position, done.values[:averaged])
+            self.momentum.end(done.client, done.position, done.velocity)
             if self.shared < self.vector.end:
-                self.own[client] = self.vector.values[self.shared :].clone()
-            if self.foreign:
-                self.vector.check_buffers()
+                self.own[done.client] = done.values[self.shared :].clone()
             if self.config.diagnostics:
-                models[position] = self.vector.values.clone()
+                models[done.position] = done.values.clone()
             progress.step()
         self.momentum.end_round()
         self.server_momentum.step(self.server, average.total, trained)
         if self.auto is not None and before is not None:
             self.watch(self.auto, round, before)
+        each, self.sums = self.fetch([losses[i] for i in sorted(losses)], drawn)
         measured = Round(
             round=round,
             phase="calibrate" if self.frozen(round) else "explore",
-            train_loss=drawn.mean(torch.stack([losses[i] for i in sorted(losses)]).tolist()),
+            train_loss=drawn.mean(each),
             bytes_up=self.bytes_a_round,
             bytes_down=self.bytes_a_round,
             gradient_deviation=deviation,
@@ -212,6 +250,29 @@ class _Federation:
             weights=self.weights,
         )
         return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
+
+    def one_by_one(
+        self, round: int, drawn: _Cohort, trained: int, visit: Visit
+    ) -> Iterator[_Trained]:
+        """Train one client of the cohort after another."""
+        places = {client: position for position, client in enumerate(drawn.members)}
+        for client in visit(drawn.members):
+            loss = self.train_client(round, client, trained)
+            if self.foreign:
+                self.vector.check_buffers()
+            values, velocity = self.vector.values, self.momentum.velocity
+            yield _Trained(places[client], client, values, velocity, loss)
+
+    def fetch(self, losses: list[Tensor], drawn: _Cohort) -> tuple[list[float], list[float]]:
+        """Return the losses, and the sums that `check_finite` reads, in one copy to the host."""
+        tensors = (self.server, *self.own_of(drawn))
+        sums = [tensor.sum().double() for tensor in tensors]
+        numbers = torch.stack([*losses, *sums]).tolist()
+        return numbers[: len(losses)], numbers[len(losses) :]
+
+    def own_of(self, drawn: _Cohort) -> list[Tensor]:
+        """Return the layers that the clients of a cohort keep; nothing if all are averaged."""
+        return [self.own[m] for m in drawn.members] if self.own else []
 
     def frozen(self, round: int) -> bool:
         """Return whether the statistics are constants in this round."""
@@ -225,11 +286,12 @@ class _Federation:
         """
         if round < 2 or auto.frozen_at is not None:  # the first comes from no statistics at all
             return
-        earlier = self.server.clone()
-        earlier[self.vector.parameters_end :] = before
         start = self.vector.parameters_end
+        now = self.server.cpu()
+        earlier = now.clone()
+        earlier[start:] = before
         named = self.vector.named
-        auto.note(round, drift(named(earlier, start), named(self.server, start)))
+        auto.note(round, drift(named(earlier, start), named(now, start)))
 
     def begin(self, round: int) -> tuple[int, int]:
         """Set the model to the round's phase. Return the ends of the trained and averaged parts."""
@@ -241,6 +303,7 @@ class _Federation:
             set_training(self.model, frozen=frozen)
             for parameter in self.affine:
                 parameter.requires_grad_(not layer_frozen)
+            self.vector.gradient.zero_()  # that of a parameter at rest is not written
         # What the phase holds constant is carried over, never averaged: averaging equal numbers
         # would still round them.
         return trained, min(trained, self.shared) if frozen else self.shared
@@ -249,7 +312,7 @@ class _Federation:
         """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
         self.load(client)
         self.momentum.start(client)
-        return self.local.train(self.samples[client], round, client, trained, self.momentum)
+        return self.local.train(self.samples[client], round, client, trained)
 
     def load(self, client: int | None = None) -> None:
         """Copy the server's model, and the client's own layers, into `vector`."""
@@ -263,8 +326,9 @@ class _Federation:
         round = measured.round
         if not math.isfinite(measured.train_loss):
             raise Diverged(f"the training loss of round {round} is {measured.train_loss}")
-        own = [self.own[m] for m in self.drawn(round).members] if self.own else []
-        if not all(map(is_finite, (self.server, *own))):
+        if all(map(math.isfinite, self.sums)):
+            return
+        if not all(map(is_finite, (self.server, *self.own_of(self.drawn(round))))):
             raise Diverged(f"a weight or statistic is not finite after round {round}")
 
     def gradient_deviation(self, round: int, drawn: _Cohort) -> float | None:
@@ -290,7 +354,7 @@ class _Federation:
         """Add the diagnostics of the cohort's models after their local steps, if they are on."""
         if not self.config.diagnostics:
             return measured
-        named = [self.vector.named(model) for model in models]
+        named = [self.vector.named(model.cpu()) for model in models]
         layers = diagnostics.statistics_mismatch(named, weights)
         parameters = [model[: self.vector.parameters_end] for model in models]
         return replace(
@@ -306,6 +370,11 @@ class _Federation:
         If clients keep layers of their own, each client of the cohort is tested on all images, and
         the results are averaged by training samples. Otherwise the server's model is tested.
         """
+        with self.stream():
+            return self.evaluate_round(measured)
+
+    def evaluate_round(self, measured: Round) -> Round:
+        """Return the round with its results, tested on the current stream."""
         round = measured.round
         drawn = self.drawn(round) if self.keeps != "nothing" else None
         models: Sequence[int | None] = drawn.members if drawn else [None]
@@ -334,11 +403,6 @@ class _Federation:
             clients=clients,
         )
 
-    @property
-    def has_validation(self) -> bool:
-        """Return whether a held-back sample has a label that is not void."""
-        return bool((self.validation.labels != VOID).any())
-
     def client_scores(self, tested: Mapping[int, Score]) -> tuple[ClientScore, ...]:
         """Return each client's accuracy on its own class mix, of the model tested for it."""
         accuracies = {m: client_accuracy(s.confusion, self.mixes[m]) for m, s in tested.items()}
@@ -352,8 +416,21 @@ class _Federation:
         """Test the server's model, or a client's."""
         self.load(client)
         self.phase = None
-        with self.local.precision():
-            return score(self.model, split, self.data.classes, self.local.normalize)
+        if split not in self.evaluations:
+            local = self.local
+            self.evaluations[split] = Evaluation(
+                self.model, split, self.data.classes, local.normalize, local.precision, self.graphs
+            )
+        return self.evaluations[split].score()
+
+    def stream(self) -> AbstractContextManager[None]:
+        """Use the stream of the trial's graphs; on a CPU there is none."""
+        return nullcontext() if self.graphs is None else self.graphs.use_stream()
+
+    def close(self) -> None:
+        """Destroy the trial's graphs."""
+        if self.graphs is not None:
+            self.graphs.close()
 
     def weights(self) -> dict[str, Tensor]:
         """Copy the model and the clients' own layers, by name."""

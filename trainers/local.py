@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from trainers.config import TrainConfig
 from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
 from trainers.data.dataset import VOID, Dataset
 from trainers.evaluate import by_row
+from trainers.graph import Graphs, Replay
 from trainers.keys import keyed
 from trainers.momentum import Momentum
 from trainers.normalizers import clip_rows, standardized
@@ -22,12 +23,58 @@ from trainers.progress import progress
 from trainers.vector import Vector
 
 
+class Steps:
+    """Local steps between fixed tensors, so that a CUDA graph can take each of them.
+
+    A graph reads the number of the step from the device, and counts it there.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        most: int,
+        drawn: Sequence[Tensor],
+        dtype: torch.dtype,
+        graphs: Graphs,
+    ) -> None:
+        """Prepare up to `most` steps, with inputs as `drawn` [E, ...], and losses of a type."""
+        self.step = step
+        self.inputs = [part.new_empty(most, *part.shape[1:]) for part in drawn]
+        device = drawn[0].device
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.numbers = torch.arange(most, device=device)
+        self.losses = torch.zeros(most, dtype=dtype, device=device)
+        self.take = Replay(self._take, graphs)
+
+    def begin(self, drawn: Sequence[Tensor]) -> None:
+        """Copy the inputs [E, ...] of a client's steps. The next step is its first one."""
+        for buffer, part in zip(self.inputs, drawn, strict=True):
+            buffer[: len(part)].copy_(part)
+        self.number.zero_()
+
+    def _take(self) -> None:
+        """Take the next step, and write its loss."""
+        row = [buffer.index_select(0, self.number).squeeze(0) for buffer in self.inputs]
+        loss = self.step(*row)
+        # Writing by index is many kernels if algorithms are deterministic.
+        torch.where(self.numbers == self.number, loss, self.losses, out=self.losses)
+        self.number.add_(1)
+
+
 class LocalTraining:
     """The one model that each client in turn trains, in `vector`."""
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, vector: Vector, model: nn.Module
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        vector: Vector,
+        model: nn.Module,
+        momentum: Momentum,
+        most_steps: int,
+        graphs: Graphs | None = None,
     ) -> None:
+        """Prepare clients of up to `most_steps` local steps. `graphs` take the steps on a GPU."""
         self.config = config
         self.data = data
         self.vector = vector
@@ -36,51 +83,95 @@ class LocalTraining:
         self.rows = standardized(model)
         self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.normalize = Normalize(data, vector.values.dtype, self.device)
+        self.momentum = momentum
+        self.most_steps = most_steps
+        self.graphs = graphs
+        self.lr = vector.values.new_zeros(())
+        """The learning rate on the device, which graphs read."""
+        self.steps: dict[tuple[object, ...], Steps] = {}
+        """The steps of a GPU, by everything that decides which operations they have."""
 
-    def train(
-        self,
-        samples: NDArray[Any],
-        round: int,
-        client: int,
-        trained: int,
-        momentum: Momentum,
-    ) -> Tensor:
+    def train(self, samples: NDArray[Any], round: int, client: int, trained: int) -> Tensor:
         """Take the local steps from what `vector` holds; returns the mean loss, a scalar."""
-        losses = []
+        drawn = self.drawn(samples, round, client)
         lr = self.config.lr_in(round)
-        for step, (images, labels) in enumerate(self.batches(samples, round, client)):
-            if self.has_dropout:
-                draw = keyed(self.config.seed, "dropout", round, client, step)
-                torch.manual_seed(int(draw.randint(2**31)))
-            self.vector.gradient.zero_()
-            loss = self.loss(self.logits(images), labels)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            self.descend(trained, lr, momentum)
-            losses.append(loss.detach())
+        if self.graphs is None:
+            losses = []
+            for step, row in enumerate(zip(*drawn, strict=True)):
+                self.seed(round, client, step)
+                losses.append(self.step(row, trained, lr))
+                progress.step()
+            return torch.stack(losses).double().mean()
+        self.lr.fill_(lr)
+        steps = self.steps_of(drawn, trained, self.graphs)
+        steps.begin(drawn)
+        for step in range(len(drawn[0])):
+            self.seed(round, client, step)
+            steps.take()
             progress.step()
-        return torch.stack(losses).double().mean()
+        return steps.losses[: len(drawn[0])].double().mean()
+
+    def steps_of(self, drawn: Sequence[Tensor], trained: int, graphs: Graphs) -> Steps:
+        """Return the steps of this batch size, in the model's training mode."""
+        modes = tuple(module.training for module in self.model.modules())
+        key = (drawn[0].shape[1], trained, modes)
+        if key not in self.steps:
+
+            def step(*row: Tensor) -> Tensor:
+                return self.step(row, trained, self.lr)
+
+            dtype = self.vector.values.dtype
+            self.steps[key] = Steps(step, self.most_steps, drawn, dtype, graphs)
+        return self.steps[key]
+
+    def step(self, row: Sequence[Tensor], trained: int, lr: float | Tensor) -> Tensor:
+        """Take one local step on the batch of a row. Return its loss, a scalar."""
+        images, labels = self.batch(*row)
+        loss = self.loss(self.logits(images), labels)
+        self.vector.differentiate(loss)
+        self.descend(trained, lr)
+        return loss.detach()
+
+    def seed(self, round: int, client: int, step: int) -> None:
+        """Key the dropout of the next step."""
+        if self.has_dropout:
+            draw = keyed(self.config.seed, "dropout", round, client, step)
+            torch.manual_seed(int(draw.randint(2**31)))
 
     def batches(
         self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
-        config, train = self.config, self.data.train
+        for row in zip(*self.drawn(samples, round, client, limit=limit), strict=True):
+            yield self.batch(*row)
+
+    def drawn(
+        self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
+    ) -> list[Tensor]:
+        """Return what a client's (first `limit`) local steps read, a row for each: the samples
+        [E, B], and the rows [E, B, H] and columns [E, B, W] of crops if images are augmented.
+        """
+        config = self.config
         # What the steps need goes to the device once: a transfer a step would stall a GPU.
         drawn = local_batches(samples, config, round, client)[:limit]
-        batches = self.send(drawn)
+        parts = [drawn]
         if config.augment:
             keys = (
                 keyed(config.seed, "augment", round, client, step) for step in range(len(drawn))
             )
-            size = (drawn.shape[1], self.data.height, self.data.width)
-            rows, columns = (self.send(part) for part in draw_crops(*size, keys))
-        for step, batch in enumerate(batches):
-            images, labels = train.images[batch], train.labels[batch]
-            if config.augment:
-                images = crop_and_flip(images, rows[step], columns[step])
-                if self.data.segmentation:
-                    labels = crop_and_flip(labels, rows[step], columns[step], fill=VOID)
-            yield images, labels
+            parts += draw_crops(drawn.shape[1], self.data.height, self.data.width, keys)
+        return [self.send(part) for part in parts]
+
+    def batch(
+        self, samples: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images uint8 [B, H, W, C] and labels of one row of `drawn`."""
+        images, labels = self.data.train.images[samples], self.data.train.labels[samples]
+        if rows is not None and columns is not None:
+            images = crop_and_flip(images, rows, columns)
+            if self.data.segmentation:
+                labels = crop_and_flip(labels, rows, columns, fill=VOID)
+        return images, labels
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, over images or over the pixels that are not void."""
@@ -95,14 +186,13 @@ class LocalTraining:
         self, batches: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]
     ) -> Tensor:
         """Return the gradient [P] of sum w_m (mean loss of batch m), of all batches in one pass."""
-        self.vector.gradient.zero_()
         logits = self.logits(torch.cat([images for images, _ in batches]))
         parts = torch.split(logits, [len(labels) for _, labels in batches])
         losses = [
             weight * self.loss(part, labels)
             for part, (_, labels), weight in zip(parts, batches, weights, strict=True)
         ]
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # unannotated
+        self.vector.differentiate(torch.stack(losses).sum())
         return self.vector.gradient.clone()
 
     @contextmanager
@@ -122,23 +212,27 @@ class LocalTraining:
         return logits.to(self.vector.values.dtype)
 
     @torch.no_grad()
-    def descend(self, trained: int, lr: float, momentum: Momentum) -> None:
-        """Clip the local gradient, add the weight decay, and step along the first `trained`."""
+    def descend(self, trained: int, lr: float | Tensor) -> None:
+        """Clip the local gradient, add the weight decay, and step along the first `trained`.
+
+        A learning rate that is a tensor may change between two replays of a graph.
+        """
         config, vector = self.config, self.vector
         if self.rows and config.agc_clip:
             clip_rows(self.rows, config.agc_clip)
         if config.clip_norm > 0:
             # Of what is trained: parameters at rest would be zeros in another sum.
-            gradients = [
-                p.grad for p in vector.parameters if p.requires_grad and p.grad is not None
-            ]
+            _, gradients = vector.trained()
             norm = torch.nn.utils.get_total_norm(gradients)
             vector.gradient.mul_(torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0))
         if config.weight_decay > 0:
             decayed = trained if config.decay_norm else vector.weights_end
             vector.gradient[:decayed].add_(vector.values[:decayed], alpha=config.weight_decay)
-        direction = momentum.direction(vector.gradient[:trained])
-        vector.values[:trained].add_(direction, alpha=-lr)
+        direction = self.momentum.direction(vector.gradient[:trained])
+        if isinstance(lr, Tensor):
+            vector.values[:trained].addcmul_(direction, lr, value=-1)
+        else:
+            vector.values[:trained].add_(direction, alpha=-lr)
 
     def send(self, indices: NDArray[Any]) -> Tensor:
         """Copy indices to the device."""

@@ -39,8 +39,6 @@ class Momentum:
         """Each sampled client's own last v: all of it, or the part that the server does not
         average."""
         self._average: Average | None = None
-        self._fresh = True
-        """True if v is zero. The next step then sets v instead of adding to it."""
 
     def begin_round(self, weights: Sequence[float], trained: int) -> None:
         """Begin a round in which clients of these weights train the first `trained` parameters."""
@@ -49,9 +47,8 @@ class Momentum:
 
     def start(self, client: int) -> None:
         """Set v for a client that begins its round."""
-        self._fresh = self.kind == "reset" or (self.kind == "local" and client not in self.kept)
-        if self._fresh:
-            return
+        if self.kind == "reset" or (self.kind == "local" and client not in self.kept):
+            self.velocity.zero_()
         if self.kind == "global":
             self.velocity[: self.shared].copy_(self.server)
             self.velocity[self.shared :].zero_()
@@ -59,22 +56,20 @@ class Momentum:
             self.velocity[self._own :].copy_(self.kept[client])
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Return the direction [P] of the step, which is subtracted: v, or the gradient itself."""
+        """Return the direction [P] of the step, which is subtracted: v, or the gradient itself.
+
+        Every step has the same operations: v starts at zero, and beta 0 + g = g.
+        """
         if self.factor is None:
             return gradient
-        velocity = self.velocity[: len(gradient)]
-        if self._fresh:
-            self._fresh = False
-            self.velocity[len(gradient) :].zero_()
-            return velocity.copy_(gradient)
-        return velocity.mul_(self.factor).add_(gradient)
+        return self.velocity[: len(gradient)].mul_(self.factor).add_(gradient)
 
-    def end(self, client: int, position: int) -> None:
+    def end(self, client: int, position: int, velocity: Tensor) -> None:
         """Store v of a client that ends its round, at this position of the cohort."""
         if self._average is not None:
-            self._average.add(position, self.velocity[: len(self._average.total)])
+            self._average.add(position, velocity[: len(self._average.total)])
         if self.kept.length:
-            self.kept[client] = self.velocity[self._own :].clone()
+            self.kept[client] = velocity[self._own :].clone()
 
     def end_round(self) -> None:
         """Set the server's velocity to the cohort's average, if it is global."""

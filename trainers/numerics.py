@@ -34,9 +34,11 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
     """
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "engine": "seq/1",
+        # On a GPU the learning rate is a tensor, which may round differently, and no result depends
+        # on the processor's threads.
+        "engine": "seq/2" if on_gpu else "seq/1",
         "dtype": config.dtype,
-        "threads": str(torch.get_num_threads()),
+        "threads": "" if on_gpu else str(torch.get_num_threads()),
         "torch": torch.__version__,
         "processor": torch.cuda.get_device_name(device)
         if on_gpu

@@ -52,6 +52,20 @@ class Vector:
         # In the model's own order, as torch clips: the norm of the norms depends on it.
         self.parameters = list(model.parameters())
 
+    def trained(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the parameters that are not at rest, and their parts of the gradient."""
+        trained: list[Tensor] = [p for p in self.parameters if p.requires_grad]
+        return trained, [p.grad for p in trained if p.grad is not None]
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Write the gradient of a loss. It is zero for a parameter that the loss does not use.
+
+        The parts of parameters at rest stay as they are.
+        """
+        parameters, parts = self.trained()
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        torch._foreach_copy_(parts, gradients)  # one kernel on a GPU; it has no public name
+
     def restart_integers(self) -> None:
         """Integer buffers are not averaged: every client begins with their first values."""
         for buffer, first in self.integers:

@@ -332,8 +332,8 @@ class _Attempt:
 
     def log_numerics(self, computed_under: Mapping[str, str]) -> None:
         """Log the device, and that stored rounds of other numerics are lost."""
-        threads = f", threads: {number}" if (number := computed_under["threads"]) else ""
-        log.info("on %s (%s)%s", self.place.device, computed_under["processor"], threads)
+        processor, threads = computed_under["processor"], self.place.threads
+        log.info("on %s (%s), threads: %d", self.place.device, processor, threads)
         before = self.claim.numerics_id
         if self.claim.final_round and before and before != self.numerics_id:
             message = "the stored rounds were computed under other numerics (%s, here %s): lost"
