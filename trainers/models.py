@@ -16,6 +16,31 @@ from trainers.normalizers import find
 Norm = Callable[[int], nn.Module]
 
 
+class Activation(nn.Module):
+    """A normalization layer that also computes the shortcut's sum and ReLU, in one pass."""
+
+    def activate(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        """Return relu(norm(x) + shortcut)."""
+        raise NotImplementedError
+
+
+def activate(norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """Return relu(norm(x) + shortcut)."""
+    if isinstance(norm, Activation):
+        return norm.activate(x, shortcut)
+    y = norm(x)
+    if shortcut is not None:
+        y = y.add_(shortcut)
+    return y.relu_()  # type: ignore[no-any-return]  # a module call is Any
+
+
+class MeanPool(nn.Module):
+    """The mean of each channel over its pixels: [B, C, H, W] to [B, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
+        return x.mean((2, 3))
+
+
 class SmallCNN(nn.Module):
     """Two 3x3 convolutions (32, 64 channels), each normalized, rectified and pooled; one linear
     layer. Ours, after the CNN of McMahan et al. 2017.
@@ -27,11 +52,12 @@ class SmallCNN(nn.Module):
         self.norm1 = norm(32)
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
         self.norm2 = norm(64)
+        self.pool = nn.MaxPool2d(2)
         self.linear = nn.Linear(64 * (size // 4) ** 2, classes)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
-        x = nn.functional.max_pool2d(self.norm1(self.conv1(x)).relu_(), 2)
-        x = nn.functional.max_pool2d(self.norm2(self.conv2(x)).relu_(), 2)
+        x = self.pool(activate(self.norm1, self.conv1(x)))
+        x = self.pool(activate(self.norm2, self.conv2(x)))
         return self.linear(x.flatten(1))  # type: ignore[no-any-return]  # a module call is Any
 
 
@@ -49,11 +75,11 @@ class Block(nn.Module):
         self.stride, self.new = stride, outer - inner
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
-        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
+        y = self.conv2(activate(self.norm1, self.conv1(x)))
         if self.new:
             x = x[:, :, :: self.stride, :: self.stride]
             x = nn.functional.pad(x, (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
-        return y.add_(x).relu_()  # type: ignore[no-any-return]  # a module call is Any
+        return activate(self.norm2, y, x)
 
 
 class ResNet20(nn.Module):
@@ -67,11 +93,12 @@ class ResNet20(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(a, b, b // a, norm) for a, b in itertools.pairwise(widths))
         )
+        self.pool = MeanPool()
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
-        x = self.blocks(self.norm(self.conv(x)).relu_())
-        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]  # a module call is Any
+        x = self.blocks(activate(self.norm, self.conv(x)))
+        return self.linear(self.pool(x))  # type: ignore[no-any-return]  # a module call is Any
 
 
 def resnet18(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:

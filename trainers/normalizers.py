@@ -121,10 +121,17 @@ class StandardizedWeight(NormLayer):
         self.gain = nn.Parameter(torch.full((outputs, 1, 1, 1), RELU_GAIN))
 
     def forward(self, weight: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
-        centered = weight - weight.mean((1, 2, 3), keepdim=True)
-        # sigma^2 fan_in is the centered row's sum of squares; Brock et al. keep it above 1e-4.
-        square = centered.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-4)
-        return self.gain * centered * square.rsqrt()
+        return standardize(weight, self.gain)
+
+
+def standardize(weight: Tensor, gain: Tensor) -> Tensor:
+    """Return g (W - mu) / (sigma sqrt(fan_in)) by row of W [..., Co, Ci, k, k], g [..., Co, 1, 1,
+    1].
+    """
+    centered = weight - weight.mean((-3, -2, -1), keepdim=True)
+    # sigma^2 fan_in is the centered row's sum of squares; Brock et al. keep it above 1e-4.
+    square = centered.square().sum((-3, -2, -1), keepdim=True).clamp(min=1e-4)
+    return gain * centered * square.rsqrt()
 
 
 def batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
