@@ -11,20 +11,22 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainers import diagnostics, measurements, models
+from trainers import diagnostics, draws, measurements, models
 from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
+from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset, Split
+from trainers.draw_source import DrawSource
 from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Score, client_accuracy, score
 from trainers.freeze import AutoFreeze, drift
-from trainers.keys import keyed
 from trainers.local import LocalTraining
 from trainers.measurements import ClientScore
 from trainers.momentum import Momentum, ServerMomentum
@@ -79,22 +81,19 @@ def run(
     if state is not None:
         trial.restore(state)
         start = state.round
-    for number in range(start + 1, config.rounds + 1):
-        began = time.perf_counter()
-        measured = trial.train(number, visit)
-        trial.check_finite(measured)
-        if number % config.evaluate_every == 0 or number == config.rounds:
-            measured = trial.evaluate(measured)
-        yield replace(measured, seconds=time.perf_counter() - began)
+    with closing(trial.draws):
+        for number in range(start + 1, config.rounds + 1):
+            began = time.perf_counter()
+            measured = trial.train(number, visit)
+            trial.check_finite(measured)
+            if number % config.evaluate_every == 0 or number == config.rounds:
+                measured = trial.evaluate(measured)
+            yield replace(measured, seconds=time.perf_counter() - began)
 
 
 def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
     """Sample a round's clients: max(1, floor(C*M + 1/2)) of M without replacement, ascending."""
-    drawn = config.cohort_size(clients)
-    if drawn == clients:
-        return list(range(clients))
-    order = keyed(config.seed, "cohort", round).permutation(clients)
-    return sorted(int(m) for m in order[:drawn])
+    return draws.cohort(config.seed, clients, config.cohort_size(clients), round)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -147,7 +146,8 @@ class _Federation:
         self.server_momentum = ServerMomentum(
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
         )
-        self.local = LocalTraining(config, self.data, vector, self.model)
+        self.draws = DrawSource(sampling(config, data, self.samples), config.rounds)
+        self.local = LocalTraining(config, self.data, vector, self.model, self.draws)
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
         self.parts: list[Stateful] = [ServerState(self.server), self.own]
         self.parts += [self.momentum, self.server_momentum]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from trainers.config import TrainConfig
-from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
+from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
+from trainers.draw_source import DrawSource
 from trainers.evaluate import by_row
 from trainers.keys import keyed
 from trainers.momentum import Momentum
@@ -26,7 +27,12 @@ class LocalTraining:
     """The one model that each client in turn trains, in `vector`."""
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, vector: Vector, model: nn.Module
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        vector: Vector,
+        model: nn.Module,
+        draws: DrawSource,
     ) -> None:
         self.config = config
         self.data = data
@@ -36,6 +42,8 @@ class LocalTraining:
         self.rows = standardized(model)
         self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.normalize = Normalize(data, vector.values.dtype, self.device)
+        self.draws = draws
+        self.crops = Crops(data.height, data.width, self.device)
 
     def train(
         self,
@@ -61,22 +69,23 @@ class LocalTraining:
         return torch.stack(losses).double().mean()
 
     def batches(
-        self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
+        self,
+        samples: NDArray[Any],  # noqa: ARG002  # the source has them
+        round: int,
+        client: int,
+        *,
+        limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
-        config, train = self.config, self.data.train
+        train = self.data.train
+        indices, offsets = self.draws.client(round, client)
         # What the steps need goes to the device once: a transfer a step would stall a GPU.
-        drawn = local_batches(samples, config, round, client)[:limit]
-        batches = self.send(drawn)
-        if config.augment:
-            keys = (
-                keyed(config.seed, "augment", round, client, step) for step in range(len(drawn))
-            )
-            size = (drawn.shape[1], self.data.height, self.data.width)
-            rows, columns = (self.send(part) for part in draw_crops(*size, keys))
+        batches = self.send(indices[:limit]).long()
+        if offsets is not None:
+            rows, columns = self.crops(self.send(offsets[:limit]))
         for step, batch in enumerate(batches):
             images, labels = train.images[batch], train.labels[batch]
-            if config.augment:
+            if offsets is not None:
                 images = crop_and_flip(images, rows[step], columns[step])
                 if self.data.segmentation:
                     labels = crop_and_flip(labels, rows[step], columns[step], fill=VOID)
@@ -140,9 +149,9 @@ class LocalTraining:
         direction = momentum.direction(vector.gradient[:trained])
         vector.values[:trained].add_(direction, alpha=-lr)
 
-    def send(self, indices: NDArray[Any]) -> Tensor:
-        """Copy indices to the device."""
-        return torch.from_numpy(indices).to(self.device)
+    def send(self, draws: NDArray[Any]) -> Tensor:
+        """Copy indices or offsets to the device."""
+        return torch.from_numpy(draws).to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """bfloat16 is autocast: weights, statistics and loss stay in float32."""
