@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers import diagnostics, measurements, models
+from trainers import diagnostics, draws, measurements, models
 from trainers.average import Average
 from trainers.config import NORMALIZERS, TrainConfig
+from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset, Split
+from trainers.draw_source import DrawSource
 from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Evaluation, Score, client_accuracy
 from trainers.freeze import AutoFreeze, drift
 from trainers.graph import Graphs, graphs_of
-from trainers.keys import keyed
 from trainers.local import LocalTraining
 from trainers.measurements import ClientScore
 from trainers.momentum import Momentum, ServerMomentum
@@ -96,11 +97,7 @@ def run(
 
 def cohort(config: TrainConfig, clients: int, round: int) -> list[int]:
     """Sample a round's clients: max(1, floor(C*M + 1/2)) of M without replacement, ascending."""
-    drawn = config.cohort_size(clients)
-    if drawn == clients:
-        return list(range(clients))
-    order = keyed(config.seed, "cohort", round).permutation(clients)
-    return sorted(int(m) for m in order[:drawn])
+    return draws.cohort(config.seed, clients, config.cohort_size(clients), round)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -177,9 +174,9 @@ class _Federation:
         self.server_momentum = ServerMomentum(
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
         )
-        most_steps = max(config.steps(len(samples)) for samples in self.samples)
+        self.draws = DrawSource(sampling(config, data, self.samples), config.rounds)
         self.local = LocalTraining(
-            config, self.data, vector, self.model, self.momentum, most_steps, self.graphs
+            config, self.data, vector, self.model, self.momentum, self.draws, self.graphs
         )
         self.evaluations: dict[Split, Evaluation] = {}
         self.sums: list[float] = []
@@ -312,7 +309,7 @@ class _Federation:
         """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
         self.load(client)
         self.momentum.start(client)
-        return self.local.train(self.samples[client], round, client, trained)
+        return self.local.train(round, client, trained)
 
     def load(self, client: int | None = None) -> None:
         """Copy the server's model, and the client's own layers, into `vector`."""
@@ -335,9 +332,7 @@ class _Federation:
         """Return `diagnostics.gradient_deviation`, without changing the running statistics."""
         if self.keeps != "nothing":
             return None
-        batches = [
-            next(self.local.batches(self.samples[m], round, m, limit=1)) for m in drawn.members
-        ]
+        batches = [next(self.local.batches(round, m, limit=1)) for m in drawn.members]
         averaged = torch.zeros_like(self.vector.gradient, dtype=torch.float64)
         with self.local.without_dropout():
             for batch, weight in zip(batches, drawn.weights, strict=True):
@@ -428,7 +423,8 @@ class _Federation:
         return nullcontext() if self.graphs is None else self.graphs.use_stream()
 
     def close(self) -> None:
-        """Destroy the trial's graphs."""
+        """Destroy the trial's graphs, and end the helper process of its draws."""
+        self.draws.close()
         if self.graphs is not None:
             self.graphs.close()
 

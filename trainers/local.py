@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from trainers.config import TrainConfig
-from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
+from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
+from trainers.draw_source import DrawSource
 from trainers.evaluate import by_row
 from trainers.graph import Graphs, Replay
 from trainers.keys import keyed
@@ -71,10 +72,10 @@ class LocalTraining:
         vector: Vector,
         model: nn.Module,
         momentum: Momentum,
-        most_steps: int,
+        draws: DrawSource,
         graphs: Graphs | None = None,
     ) -> None:
-        """Prepare clients of up to `most_steps` local steps. `graphs` take the steps on a GPU."""
+        """Prepare the clients that `draws` has. `graphs` take the steps on a GPU."""
         self.config = config
         self.data = data
         self.vector = vector
@@ -84,16 +85,17 @@ class LocalTraining:
         self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.normalize = Normalize(data, vector.values.dtype, self.device)
         self.momentum = momentum
-        self.most_steps = most_steps
+        self.draws = draws
+        self.crops = Crops(data.height, data.width, self.device)
         self.graphs = graphs
         self.lr = vector.values.new_zeros(())
         """The learning rate on the device, which graphs read."""
         self.steps: dict[tuple[object, ...], Steps] = {}
         """The steps of a GPU, by everything that decides which operations they have."""
 
-    def train(self, samples: NDArray[Any], round: int, client: int, trained: int) -> Tensor:
+    def train(self, round: int, client: int, trained: int) -> Tensor:
         """Take the local steps from what `vector` holds; returns the mean loss, a scalar."""
-        drawn = self.drawn(samples, round, client)
+        drawn = self.drawn(round, client)
         lr = self.config.lr_in(round)
         if self.graphs is None:
             losses = []
@@ -121,7 +123,7 @@ class LocalTraining:
                 return self.step(row, trained, self.lr)
 
             dtype = self.vector.values.dtype
-            self.steps[key] = Steps(step, self.most_steps, drawn, dtype, graphs)
+            self.steps[key] = Steps(step, max(self.draws.sampling.steps), drawn, dtype, graphs)
         return self.steps[key]
 
     def step(self, row: Sequence[Tensor], trained: int, lr: float | Tensor) -> Tensor:
@@ -139,28 +141,22 @@ class LocalTraining:
             torch.manual_seed(int(draw.randint(2**31)))
 
     def batches(
-        self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
+        self, round: int, client: int, *, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
-        for row in zip(*self.drawn(samples, round, client, limit=limit), strict=True):
+        for row in zip(*self.drawn(round, client, limit), strict=True):
             yield self.batch(*row)
 
-    def drawn(
-        self, samples: NDArray[Any], round: int, client: int, *, limit: int | None = None
-    ) -> list[Tensor]:
+    def drawn(self, round: int, client: int, limit: int | None = None) -> list[Tensor]:
         """Return what a client's (first `limit`) local steps read, a row for each: the samples
         [E, B], and the rows [E, B, H] and columns [E, B, W] of crops if images are augmented.
         """
-        config = self.config
+        indices, offsets = self.draws.client(round, client)
         # What the steps need goes to the device once: a transfer a step would stall a GPU.
-        drawn = local_batches(samples, config, round, client)[:limit]
-        parts = [drawn]
-        if config.augment:
-            keys = (
-                keyed(config.seed, "augment", round, client, step) for step in range(len(drawn))
-            )
-            parts += draw_crops(drawn.shape[1], self.data.height, self.data.width, keys)
-        return [self.send(part) for part in parts]
+        parts = [self.send(indices[:limit]).long()]
+        if offsets is not None:
+            parts += self.crops(self.send(offsets[:limit]))
+        return parts
 
     def batch(
         self, samples: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
@@ -234,9 +230,9 @@ class LocalTraining:
         else:
             vector.values[:trained].add_(direction, alpha=-lr)
 
-    def send(self, indices: NDArray[Any]) -> Tensor:
-        """Copy indices to the device."""
-        return torch.from_numpy(indices).to(self.device)
+    def send(self, draws: NDArray[Any]) -> Tensor:
+        """Copy indices or offsets to the device."""
+        return torch.from_numpy(draws).to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """bfloat16 is autocast: weights, statistics and loss stay in float32."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainers import draws
 from trainers.config import TrainConfig
 from trainers.data.dataset import Dataset
-from trainers.keys import keyed
+from trainers.draws import Sampling
 
 
 class Normalize:
@@ -27,16 +28,16 @@ class Normalize:
         return images.to(self.dtype).sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
 
 
-def epoch_batches(
-    samples: NDArray[np.int64], batch_size: int, draw: np.random.RandomState
-) -> NDArray[np.int64]:
-    """Permute the samples for one local epoch, and cut them into whole batches [steps, B].
-
-    A last partial batch is dropped unless it is the only one.
-    """
-    order = samples[draw.permutation(len(samples))]
-    size = min(batch_size, len(order))
-    return order[: len(order) // size * size].reshape(-1, size)
+def sampling(config: TrainConfig, data: Dataset, samples: Sequence[NDArray[np.int64]]) -> Sampling:
+    """Return everything that the draws of a trial depend on. `samples` are those of each client."""
+    return Sampling(
+        seed=config.seed,
+        cohort=config.cohort_size(len(samples)),
+        batch_size=config.batch_size,
+        padding=draws.padding(data.height, data.width) if config.augment else None,
+        steps=tuple(config.steps(len(part)) for part in samples),
+        samples=tuple(samples),
+    )
 
 
 def local_batches(
@@ -46,31 +47,39 @@ def local_batches(
 
     B is the batch size, or the number of samples if the client has fewer.
     """
-    steps, taken = config.steps(len(samples)), 0
-    epochs: list[NDArray[np.int64]] = []
-    while taken < steps:
-        draw = keyed(config.seed, "batches", round, client, len(epochs))
-        epochs.append(epoch_batches(samples, config.batch_size, draw)[: steps - taken])
-        taken += len(epochs[-1])
-    return np.concatenate(epochs)
+    steps = config.steps(len(samples))
+    return draws.client_batches(samples, config.batch_size, steps, config.seed, round, client)
+
+
+class Crops:
+    """Random crop after padding by an eighth of the shorter side, and horizontal flip."""
+
+    def __init__(self, height: int, width: int, device: torch.device) -> None:
+        across = torch.arange(width)
+        self.down = torch.arange(height).to(device)
+        self.across = torch.stack([across, width - 1 - across]).to(device)
+        """The columns of an image [2, W], and those of its mirror image."""
+
+    def __call__(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows [..., B, H] and columns [..., B, W] of padded images for `crop_and_flip`.
+
+        `offsets` [..., 3, B] are the first row, the first column, and 1 for a flip.
+        """
+        top, left, flip = offsets.long().unbind(-2)
+        return top.unsqueeze(-1) + self.down, left.unsqueeze(-1) + self.across[flip]
 
 
 def draw_crops(
-    count: int, height: int, width: int, draws: Iterable[np.random.RandomState]
+    count: int, height: int, width: int, keys: Iterable[np.random.RandomState]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows [steps, B, height] and columns [steps, B, width] that crop and flip padded images.
 
-    Random crop after padding all four sides by an eighth of the shorter, and horizontal flip;
-    four pixels at 32x32, as He et al. 2016 do for CIFAR. One generator a step.
+    One generator a step.
     """
-    pad, down, across = _padding(height, width), np.arange(height), np.arange(width)
-    rows, columns = [], []
-    for draw in draws:
-        offset = draw.randint(0, 2 * pad + 1, (2, count, 1))
-        flip = draw.randint(0, 2, (count, 1))
-        rows.append(offset[0] + down)
-        columns.append(offset[1] + np.where(flip == 1, width - 1 - across, across))
-    return np.stack(rows), np.stack(columns)
+    padding = draws.padding(height, width)
+    offsets = np.stack([draws.crop_offsets(count, padding, key) for key in keys])
+    rows, columns = Crops(height, width, torch.device("cpu"))(torch.from_numpy(offsets))
+    return rows.numpy(), columns.numpy()
 
 
 def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, fill: int = 0) -> Tensor:
@@ -78,12 +87,8 @@ def crop_and_flip(images: Tensor, rows: Tensor, columns: Tensor, fill: int = 0) 
 
     Label images [B, H, W], filled with VOID, move along.
     """
-    pad = _padding(images.shape[1], images.shape[2])
+    pad = draws.padding(images.shape[1], images.shape[2])
     channels = (0, 0) if images.dim() == 4 else ()
     padded = torch.nn.functional.pad(images, (*channels, pad, pad, pad, pad), value=fill)
     at = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[at, rows[:, :, None], columns[:, None, :]]
-
-
-def _padding(height: int, width: int) -> int:
-    return min(height, width) // 8
