@@ -105,7 +105,7 @@ class LaneBatchNorm(LaneNorm):
         assert norm.momentum is not None
         self.momentum, self.eps = norm.momentum, norm.eps
         self.frozen = False
-        """Whether the running statistics are constants, which normalize the training too."""
+        """True if the running statistics are constants, which normalize in training too."""
 
     def normalize(self, x: Tensor, shortcut: Tensor | None, *, relu: bool) -> Tensor:
         """Normalize by the batch, or with the running statistics if they are frozen."""

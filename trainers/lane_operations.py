@@ -31,7 +31,7 @@ class Operations(Protocol):
     """A backend of the lanes. Each result is a function of its own lane alone."""
 
     casts: bool
-    """Whether bfloat16 means a copy of the weights in bfloat16. Otherwise it means autocast."""
+    """True if bfloat16 means a copy of the weights in bfloat16. Otherwise it means autocast."""
 
     def conv(
         self, x: Tensor, weight: Weight, bias: Tensor | None, stride: int, padding: int

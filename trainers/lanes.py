@@ -37,12 +37,14 @@ Lanes that take fewer steps get any finite images of the same shape.
 
 @dataclass(frozen=True)
 class Trained:
-    """A client after its local steps. The tensors are rows of the lanes, not copies."""
+    """A client after its local steps. The tensors are rows of the lanes, not
+    copies: they change in the next round.
+    """
 
     position: int
     """Its position in the cohort, which is its lane."""
     client: int
-    state: Tensor
+    values: Tensor
     """Its model [P], laid out as a `Vector`."""
     velocity: Tensor
     """Its velocity [T] over all parameters; [0] without momentum."""
@@ -229,8 +231,9 @@ def read(batches: Sequence[Iterator[tuple[Tensor, Tensor]]], normalize: Normaliz
         for lane, each in enumerate(batches):
             latest[lane] = next(each, None) or latest[lane]
         images, labels = zip(*(latest[lane] for lane in range(len(batches))), strict=True)
-        if sizes := {len(part) for part in labels} - {len(labels[0])}:
-            raise ValueError(f"lanes need batches of one size, not {len(labels[0])} and {sizes}")
+        sizes = {len(part) for part in labels}
+        if len(sizes) > 1:
+            raise ValueError(f"lanes need batches of one size, not {max(sizes)} and {min(sizes)}")
         return normalize(torch.cat(images)), torch.stack(labels).long()
 
     return batch
