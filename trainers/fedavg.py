@@ -28,12 +28,14 @@ from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Evaluation, Score, client_accuracy
 from trainers.freeze import AutoFreeze, drift
 from trainers.graph import Graphs, graphs_of
-from trainers.local import LocalTraining
+from trainers.lane_operations import Operations
+from trainers.local import LocalTraining, Trained
 from trainers.measurements import ClientScore
 from trainers.momentum import Momentum, ServerMomentum
 from trainers.normalizers import find, norm_parameters, set_training
 from trainers.partition import count_classes, hold_back, partition
 from trainers.progress import progress
+from trainers.stacked import StackedTraining
 from trainers.state import ClientState, ServerState, Stateful, check
 from trainers.vector import Vector
 
@@ -69,10 +71,12 @@ def run(
     device: str = "cpu",
     visit: Visit = sorted,
     graphs: Graphs | None = None,
+    operations: Operations | None = None,
 ) -> Iterator[Round]:
     """Train a trial, yielding after each round; from `state`, as if it had never stopped.
 
-    `graphs` launch the steps and the tests; by default, those of a GPU.
+    `graphs` launch the steps and the tests; by default, those of a GPU. With `operations`, the
+    clients of a round train at the same time (see `trainers.stacked`).
 
     Raises:
         ValueError: the data hold too few samples for the partition.
@@ -80,7 +84,7 @@ def run(
         Diverged: a loss or a weight stopped being finite; the round is not yielded.
 
     """
-    trial = _Federation(config, data, torch.device(device), graphs)
+    trial = _Federation(config, data, torch.device(device), graphs, operations)
     with closing(trial):
         start = 0
         if state is not None:
@@ -116,20 +120,6 @@ class _Cohort:
         return math.fsum(w * x for w, x in zip(self.weights, values, strict=True))
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A client after its local steps. The tensors may change as soon as the next one is pulled."""
-
-    position: int
-    """Its place in the ascending cohort."""
-    client: int
-    values: Tensor
-    """The state vector [S]."""
-    velocity: Tensor
-    loss: Tensor
-    """The mean over its steps, a scalar in float64."""
-
-
 class _Federation:
     """A server, its clients' samples, and one model that each client in turn trains.
 
@@ -143,6 +133,7 @@ class _Federation:
         data: Dataset,
         device: torch.device,
         graphs: Graphs | None = None,
+        operations: Operations | None = None,
     ) -> None:
         self.config = config
         self.data = data.to(device)
@@ -178,6 +169,9 @@ class _Federation:
         self.local = LocalTraining(
             config, self.data, vector, self.model, self.momentum, self.draws, self.graphs
         )
+        self.stacked: StackedTraining | None = None
+        if operations is not None:
+            self.stacked = StackedTraining(data, self.local, operations, self.graphs)
         self.evaluations: dict[Split, Evaluation] = {}
         self.sums: list[float] = []
         """The sums over the server's state, and over the cohort's own layers, after a round."""
@@ -222,7 +216,7 @@ class _Federation:
         self.momentum.begin_round(drawn.weights, min(trained, averaged))
         losses: dict[int, Tensor] = {}
         models: dict[int, Tensor] = {}
-        for done in self.one_by_one(round, drawn, trained, visit):
+        for done in self.trainees(round, drawn, trained, visit):
             losses[done.position] = done.loss
             average.add(done.position, done.values[:averaged])
             self.momentum.end(done.client, done.position, done.velocity)
@@ -248,9 +242,21 @@ class _Federation:
         )
         return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
 
+    def trainees(self, round: int, drawn: _Cohort, trained: int, visit: Visit) -> Iterator[Trained]:
+        """Train the clients of the cohort, and yield each of them when it is done."""
+        if self.stacked is None:
+            yield from self.one_by_one(round, drawn, trained, visit)
+            return
+        assert self.phase is not None
+        frozen, layer_frozen = self.phase
+        velocities = [self.momentum.first(client) for client in drawn.members]
+        yield from self.stacked.train(
+            round, drawn.members, self.server, velocities, frozen=frozen, layer_frozen=layer_frozen
+        )
+
     def one_by_one(
         self, round: int, drawn: _Cohort, trained: int, visit: Visit
-    ) -> Iterator[_Trained]:
+    ) -> Iterator[Trained]:
         """Train one client of the cohort after another."""
         places = {client: position for position, client in enumerate(drawn.members)}
         for client in visit(drawn.members):
@@ -258,7 +264,7 @@ class _Federation:
             if self.foreign:
                 self.vector.check_buffers()
             values, velocity = self.vector.values, self.momentum.velocity
-            yield _Trained(places[client], client, values, velocity, loss)
+            yield Trained(places[client], client, values, velocity, loss)
 
     def fetch(self, losses: list[Tensor], drawn: _Cohort) -> tuple[list[float], list[float]]:
         """Return the losses, and the sums that `check_finite` reads, in one copy to the host."""

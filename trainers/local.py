@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,21 @@ from trainers.progress import progress
 from trainers.vector import Vector
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A client after its local steps. The tensors may change as soon as the next one is pulled."""
+
+    position: int
+    """Its place in the ascending cohort."""
+    client: int
+    values: Tensor
+    """The state vector [S]."""
+    velocity: Tensor
+    """The velocity of all parameters; [0] without momentum."""
+    loss: Tensor
+    """The mean over its steps, a scalar in float64."""
+
+
 class Steps:
     """Local steps between fixed tensors, so that a CUDA graph can take each of them.
 
@@ -35,16 +51,19 @@ class Steps:
         step: Callable[..., Tensor],
         most: int,
         drawn: Sequence[Tensor],
-        dtype: torch.dtype,
+        loss: Tensor,
         graphs: Graphs,
     ) -> None:
-        """Prepare up to `most` steps, with inputs as `drawn` [E, ...], and losses of a type."""
+        """Prepare up to `most` steps, with inputs as `drawn` [E, ...], and losses as `loss`.
+
+        `step` gets the number of the step [1], and a row of each input.
+        """
         self.step = step
         self.inputs = [part.new_empty(most, *part.shape[1:]) for part in drawn]
         device = drawn[0].device
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.numbers = torch.arange(most, device=device)
-        self.losses = torch.zeros(most, dtype=dtype, device=device)
+        self.losses = loss.new_zeros(most, *loss.shape)
         self.take = Replay(self._take, graphs)
 
     def begin(self, drawn: Sequence[Tensor]) -> None:
@@ -56,9 +75,10 @@ class Steps:
     def _take(self) -> None:
         """Take the next step, and write its loss."""
         row = [buffer.index_select(0, self.number).squeeze(0) for buffer in self.inputs]
-        loss = self.step(*row)
+        loss = self.step(self.number, *row)
         # Writing by index is many kernels if algorithms are deterministic.
-        torch.where(self.numbers == self.number, loss, self.losses, out=self.losses)
+        now = (self.numbers == self.number).view(-1, *[1] * loss.dim())
+        torch.where(now, loss, self.losses, out=self.losses)
         self.number.add_(1)
 
 
@@ -119,11 +139,11 @@ class LocalTraining:
         key = (drawn[0].shape[1], trained, modes)
         if key not in self.steps:
 
-            def step(*row: Tensor) -> Tensor:
+            def step(_number: Tensor, *row: Tensor) -> Tensor:
                 return self.step(row, trained, self.lr)
 
-            dtype = self.vector.values.dtype
-            self.steps[key] = Steps(step, max(self.draws.sampling.steps), drawn, dtype, graphs)
+            most = max(self.draws.sampling.steps)
+            self.steps[key] = Steps(step, most, drawn, self.lr, graphs)
         return self.steps[key]
 
     def step(self, row: Sequence[Tensor], trained: int, lr: float | Tensor) -> Tensor:

@@ -55,6 +55,13 @@ class Momentum:
         if client in self.kept:
             self.velocity[self._own :].copy_(self.kept[client])
 
+    def first(self, client: int) -> Tensor | None:
+        """Return v of a client that begins its round, if all clients average all parameters.
+
+        None stands for zero.
+        """
+        return self.server if self.kind == "global" else self.kept.get(client)
+
     def direction(self, gradient: Tensor) -> Tensor:
         """Return the direction [P] of the step, which is subtracted: v, or the gradient itself.
 

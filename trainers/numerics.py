@@ -27,10 +27,10 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def numerics(config: TrainConfig, device: str) -> dict[str, str]:
+def numerics(config: TrainConfig, device: str, *, stacked: bool = False) -> dict[str, str]:
     """Return the numerics of a trial: equal numerics give equal results, bit for bit.
 
-    Call `make_deterministic` first.
+    With `stacked`, they are those of the engine `stack`. Call `make_deterministic` first.
     """
     on_gpu = torch.device(device).type == "cuda"
     return {
@@ -47,7 +47,16 @@ def numerics(config: TrainConfig, device: str) -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",  # type: ignore[no-untyped-call]  # untyped
         "tf32": str(torch.backends.cuda.matmul.allow_tf32) if on_gpu else "",
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        **(_kernels(config) if stacked else {}),
     } | _packages(config)
+
+
+def _kernels(config: TrainConfig) -> dict[str, str]:
+    """Return what decides the bits of our own kernels, and the engine that uses them."""
+    from trainers import kernels, lane_kernels
+
+    compiler, dot = version("triton"), lane_kernels.dot_of(config.dtype)
+    return {"engine": "stack/1", "triton": compiler, "dot": dot, "kernels": str(kernels.VERSION)}
 
 
 def _packages(config: TrainConfig) -> dict[str, str]:

@@ -6,7 +6,7 @@ functions. `trainers.engines` explains each function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     _: engines.Engine = seq  # this module has the interface
 
-MODULES = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
-MODEL_MODULES = {
+MODULES: tuple[str, ...] = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
+MODEL_MODULES: Mapping[str, tuple[str, ...]] = {
     "resnet18": ("torchvision",),
     "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
 }

@@ -119,6 +119,7 @@ def run(
     config: TrainConfig, data: Dataset, state: fedavg.State | None = None, *, device: str = "cpu"
 ) -> Iterator[fedavg.Round]:
     """Train a trial; see `trainers.fedavg.run`."""
-    from trainers import fedavg
+    from trainers import fedavg, lane_kernels
 
-    return fedavg.run(config, data, state, device=device, stacked=True)
+    operations = lane_kernels.Kernels(lane_kernels.dot_of(config.dtype))
+    return fedavg.run(config, data, state, device=device, operations=operations)
