@@ -6,7 +6,7 @@ one, so that a lane that is not finite changes no other.
 
 `Loop` calls torch's own operation for each lane. Its results are those of `seq`, bit for bit, and
 it is the oracle of the others. `Batched` uses torch's batched operations, with im2col for
-convolutions. `trainers.lane_kernels` has our own kernels.
+convolutions. `trainers.lane_kernels` calls our own kernels.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ __all__ = ["Batch", "Lanes", "Trained", "read", "refusal"]
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Returns a step's images [K*B, C, H, W], normalized, and its labels [K, B]; steps count from 0.
-Lanes that take fewer steps get any finite images of the same shape.
+A lane that has taken all its steps gets any images of the same shape.
 """
 
 

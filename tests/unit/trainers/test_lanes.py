@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.unit.trainers import plain_kernels
 from trainers import fedavg, lanes, models
 from trainers.average import Average
 from trainers.config import TrainConfig
 from trainers.data.dataset import Dataset, Split
-from trainers.lane_operations import Batched, Loop, Operations
+from trainers.lane_kernels import Fused
+from trainers.lane_operations import Batched, Loop, Operations, Weight
 from trainers.lanes import Lanes, refusal
 from trainers.models import MeanPool
 from trainers.normalizers import BatchNorm, InstanceNorm
@@ -53,7 +55,11 @@ ARMS: list[dict[str, Any]] = [
 ]
 """Every normalizer that clients do not keep, in both phases, with and without clipping."""
 
-BACKENDS: list[Operations] = [Loop(), Batched()]
+FUSED = Fused(plain_kernels, "ieee")
+"""The operations that call kernels, with the kernels' twin in plain torch."""
+
+BACKENDS: list[Operations] = [Loop(), Batched(), FUSED]
+CLOSE: list[Operations] = [Batched(), FUSED]
 
 
 def chosen(**changes: Any) -> TrainConfig:
@@ -177,8 +183,9 @@ def test_a_loop_of_lanes_is_a_round_of_seq_bit_for_bit(
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=str)
-def test_batched_lanes_are_seq_to_the_rounding_of_float64(
-    arm: dict[str, Any], noise: Dataset
+@pytest.mark.parametrize("operations", CLOSE, ids=lambda o: type(o).__name__)
+def test_batched_and_fused_lanes_are_seq_to_the_rounding_of_float64(
+    operations: Operations, arm: dict[str, Any], noise: Dataset
 ) -> None:
     """The state differs by less than 1e-12 of the round's update.
 
@@ -187,7 +194,7 @@ def test_batched_lanes_are_seq_to_the_rounding_of_float64(
     """
     config = chosen(**arm, dtype="float64", augment=False)
     start = federation(config, noise).server
-    state, loss = rounds(config, noise, Batched(), 1)
+    state, loss = rounds(config, noise, operations, 1)
     assert distance(state, start) < 1e-12
     assert abs(float(loss[0]) - float(loss[1])) < 1e-12
 
@@ -271,11 +278,12 @@ def test_other_models_train_in_lanes(model: str, noise: Dataset) -> None:
     trial = federation(config, noise)
     start = trial.server.clone()
     exact = train(trial, lanes_of(config, Loop(), 2), 1, [0, 1])
-    close = train(trial, lanes_of(config, Batched(), 2), 1, [0, 1])
+    close = [train(trial, lanes_of(config, other, 2), 1, [0, 1]) for other in CLOSE]
     trial.train(1, sorted)
     assert bits(averaged(trial, [0.5, 0.5], [c.values for c in exact])) == bits(trial.server)
-    state = averaged(trial, [0.5, 0.5], [c.values for c in close])
-    assert distance((state, trial.server), start) < 1e-12
+    for clients in close:
+        state = averaged(trial, [0.5, 0.5], [c.values for c in clients])
+        assert distance((state, trial.server), start) < 1e-12
 
 
 @pytest.mark.parametrize("norm", [BatchNorm, InstanceNorm])
@@ -406,6 +414,33 @@ def test_a_layer_that_cannot_be_exchanged_is_refused(layer: nn.Module, why: str)
     assert re.search(why, reason)
     with pytest.raises(ValueError, match=why):
         Lanes(chosen(), model, 2, CPU, Loop())
+
+
+def test_bfloat16_casts_the_weights_once_per_step(noise: Dataset) -> None:
+    """The kernels see weights in bfloat16 and scales in float32, and the rows stay in float32."""
+    seen: set[tuple[str, torch.dtype]] = set()
+
+    class Watched(Fused):
+        def conv(
+            self, x: Tensor, weight: Weight, bias: Tensor | None, stride: int, padding: int
+        ) -> Tensor:
+            assert isinstance(weight, Tensor)
+            seen.update({("image", x.dtype), ("weight", weight.dtype)})
+            return super().conv(x, weight, bias, stride, padding)
+
+    config = chosen(dtype="bfloat16", normalizer="in")
+    made = lanes_of(config, Watched(plain_kernels, "bf16"))
+    start = made.values.clone()
+    images = torch.rand(12, 3, 8, 8, dtype=torch.bfloat16)
+    labels = torch.zeros(3, 4, dtype=torch.int64)
+    first = made.step(images.contiguous(memory_format=torch.channels_last), labels, 0.1)
+    assert seen == {("image", torch.bfloat16), ("weight", torch.bfloat16)}
+    assert made.values.dtype == first.dtype == torch.float32
+    assert torch.isfinite(made.values).all()
+    low = made.low
+    assert low is not None
+    assert torch.equal(low, start[:, : low.shape[1]].to(torch.bfloat16))
+    assert not torch.equal(made.values[:, : low.shape[1]].to(torch.bfloat16), low)
 
 
 @pytest.mark.parametrize("normalizer", ["fedbn", "silobn"])
