@@ -11,8 +11,8 @@ import triton.language as tl
 ELEMENTS = 16
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def _double(values, elements: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # triton's own types
+@triton.jit
+def _double(values, elements: tl.constexpr):
     at = values + tl.arange(0, elements)
     tl.store(at, 2 * tl.load(at))
 

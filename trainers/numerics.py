@@ -53,9 +53,9 @@ def numerics(config: TrainConfig, device: str, *, stacked: bool = False) -> dict
 
 def _kernels(config: TrainConfig) -> dict[str, str]:
     """Return what decides the bits of our own kernels, and the engine that uses them."""
-    from trainers import kernels, lane_kernels
+    from trainers import kernels, stack
 
-    compiler, dot = version("triton"), lane_kernels.dot_of(config.dtype)
+    dot, compiler = stack.DOTS[config.dtype], version("triton")
     return {"engine": "stack/1", "triton": compiler, "dot": dot, "kernels": str(kernels.VERSION)}
 
 

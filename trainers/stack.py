@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
     _: engines.Engine = stack  # this module has the interface
 
+DOTS = {"float32": "ieee", "bfloat16": "bf16"}
+"""The precision of products, by the type of the weights. It is part of the numerics."""
+
 __all__ = [
+    "DOTS",
     "MODEL_MODULES",
     "MODULES",
     "begin_memory",
@@ -67,8 +71,8 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
     """
     if not device.startswith("cuda"):
         return "clients train at the same time on GPUs alone"
-    if config.dtype == "float64":
-        return "float64 has no kernels for several clients"
+    if config.dtype not in DOTS:
+        return f"{config.dtype} has no kernels for several clients"
     if config.normalizer not in NORMALIZERS:
         return f"{config.normalizer} is a normalizer of another package"
     return (
@@ -119,7 +123,8 @@ def run(
     config: TrainConfig, data: Dataset, state: fedavg.State | None = None, *, device: str = "cpu"
 ) -> Iterator[fedavg.Round]:
     """Train a trial; see `trainers.fedavg.run`."""
-    from trainers import fedavg, lane_kernels
+    from trainers import fedavg, kernels
+    from trainers.lane_kernels import Fused
 
-    operations = lane_kernels.Kernels(lane_kernels.dot_of(config.dtype))
+    operations = Fused(kernels, DOTS[config.dtype])
     return fedavg.run(config, data, state, device=device, operations=operations)

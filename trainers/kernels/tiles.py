@@ -1,0 +1,41 @@
+"""Sizes of tiles and layouts of windows, which all kernels have in common.
+
+A tile depends on the shape of one lane alone, so that the bits of a lane depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import triton
+from torch import Tensor
+
+SMALLEST = 16
+"""The shortest side of a tile: a matrix instruction has no shorter one."""
+
+PRECISIONS = {"ieee": "ieee", "tf32x3": "tf32x3", "bf16": "ieee"}
+"""Triton's name for the precision of a product. Products of bfloat16 are exact in float32."""
+
+
+def power_of_two(size: int) -> int:
+    """Return the least power of two that is not below `size`, at least 16."""
+    return max(SMALLEST, int(triton.next_power_of_2(size)))
+
+
+def precision(dot: str) -> str:
+    """Return Triton's name for the precision of a product.
+
+    Raises:
+        ValueError: there is no such precision.
+
+    """
+    if dot not in PRECISIONS:
+        raise ValueError(f"{dot} is none of {', '.join(PRECISIONS)}")
+    return PRECISIONS[dot]
+
+
+def inner(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return x [K, ...] so that each lane is contiguous; a window of a larger matrix stays one.
+
+    With `like`, its numbers have that tensor's type.
+    """
+    x = x if like is None else x.to(like.dtype)
+    return x if x[0].is_contiguous() else x.contiguous()
