@@ -1,7 +1,7 @@
 """Convolutions of K lanes, as products of gathered pixels and weights.
 
-x is [K, B, H, W, Ci], w [K, Co, k, k, Ci] and y [K, B, OH, OW, Co]. The inner axis of a product runs
-over the taps and the channels of a tap. Pixels outside the image are zeros.
+x is [K, B, H, W, Ci], w [K, Co, k, k, Ci] and y [K, B, OH, OW, Co]. The inner axis of a product is
+the taps and the channels of a tap. Pixels outside the image are zeros.
 """
 
 from __future__ import annotations
