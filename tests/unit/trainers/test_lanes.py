@@ -189,8 +189,8 @@ def test_batched_and_fused_lanes_are_seq_to_the_rounding_of_float64(
 ) -> None:
     """The state differs by less than 1e-12 of the round's update.
 
-    Images are not augmented. The zeros of a crop's border give activations that are exactly zero
-    under ws, so that the sign of a rounding error would decide ReLU's gradient.
+    Images are not augmented. The constant border of a crop can give activations of zero under ws,
+    because its rows sum to zero. The sign of a rounding error would then decide ReLU's gradient.
     """
     config = chosen(**arm, dtype="float64", augment=False)
     start = federation(config, noise).server
