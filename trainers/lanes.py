@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from trainers.config import TrainConfig
 from trainers.data.batches import Normalize
 from trainers.lane_layers import LaneBatchNorm, LaneConv2d, refusal
 from trainers.lane_operations import Lr, Operations
+from trainers.local import Trained
 from trainers.normalizers import find, norm_parameters
 from trainers.progress import progress
 from trainers.vector import Vector
@@ -33,23 +33,6 @@ Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Returns a step's images [K*B, C, H, W], normalized, and its labels [K, B]; steps count from 0.
 A lane that has taken all its steps gets any images of the same shape.
 """
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A client after its local steps. The tensors are rows of the lanes, not
-    copies: they change in the next round.
-    """
-
-    position: int
-    """Its position in the cohort, which is its lane."""
-    client: int
-    values: Tensor
-    """Its model [P], laid out as a `Vector`."""
-    velocity: Tensor
-    """Its velocity [T] over all parameters; [0] without momentum."""
-    loss: Tensor
-    """The mean loss of its steps, a scalar in float64."""
 
 
 class Lanes:

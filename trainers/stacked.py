@@ -66,49 +66,47 @@ class StackedTraining:
             self.lanes.begin(frozen=frozen, layer_frozen=layer_frozen)
         self.lanes.load(server, velocities)
         taken = [self.sampling.steps[client] for client in clients]
-        losses = self.take(round, taken, self.phase)
+        drawn, lr = self.drawn(round), self.config.lr_in(round)
+        if self.graphs is None:
+            rows = list(zip(*drawn, strict=True))
+            yield from self.lanes.train(clients, taken, lambda step: self.batch(rows[step]), lr)
+            return
+        losses = self.take(drawn, taken, lr, self.graphs)
         for position, (client, count) in enumerate(zip(clients, taken, strict=True)):
             values, velocity = self.lanes.values[position], self.lanes.velocity[position]
             mean = losses[:count, position].double().mean()
             yield Trained(position, client, values, velocity, mean)
 
-    def take(self, round: int, taken: Sequence[int], phase: tuple[bool, bool]) -> Tensor:
-        """Take the steps of all lanes. Return the losses [E, K] before each step."""
-        drawn, most = self.drawn(round), max(taken)
-        lr = self.config.lr_in(round)
+    def take(
+        self, drawn: Sequence[Tensor], taken: Sequence[int], lr: float, graphs: Graphs
+    ) -> Tensor:
+        """Take the steps of all lanes with graphs. Return the losses [E, K] before each step."""
         self.remaining.copy_(torch.tensor(taken))
-        if self.graphs is None:
-            losses = []
-            for step, row in enumerate(zip(*drawn, strict=True)):
-                torch.gt(self.remaining, step, out=self.lanes.active)
-                losses.append(self.step(row, lr))
-                progress.step()
-            return torch.stack(losses)
         self.lr.fill_(lr)
-        if phase not in self.steps:
-            self.steps[phase] = self.steps_of(drawn, self.graphs)
-        steps = self.steps[phase]
+        assert self.phase is not None
+        if self.phase not in self.steps:
+            self.steps[self.phase] = self.steps_of(drawn, graphs)
+        steps = self.steps[self.phase]
         steps.begin(drawn)
-        for _ in range(most):
+        for _ in range(max(taken)):
             steps.take()
             progress.step()
-        return steps.losses[:most]
+        return steps.losses[: max(taken)]
 
     def steps_of(self, drawn: Sequence[Tensor], graphs: Graphs) -> Steps:
         """Return the steps of the current phase, which graphs take."""
 
         def step(number: Tensor, *row: Tensor) -> Tensor:
             torch.gt(self.remaining, number, out=self.lanes.active)
-            return self.step(row, self.lr)
+            return self.lanes.step(*self.batch(row), self.lr)
 
         like = self.lanes.values.new_zeros(len(self.lanes.values))
         return Steps(step, max(self.sampling.steps), drawn, like, graphs)
 
-    def step(self, row: Sequence[Tensor], lr: float | Tensor) -> Tensor:
-        """Take one step of the active lanes on the batch of a row. Return their losses [K]."""
+    def batch(self, row: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return images [K*B, C, H, W], normalized, and labels [K, B] of a row of `drawn`."""
         images, labels = self.local.batch(*row)
-        images = self.local.normalize(images)
-        return self.lanes.step(images, labels.view(len(self.remaining), -1), lr)
+        return self.local.normalize(images), labels.view(len(self.remaining), -1)
 
     def drawn(self, round: int) -> list[Tensor]:
         """Return what the steps of all lanes read, a row for each step: the samples [E, K*B], and
