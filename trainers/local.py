@@ -15,12 +15,16 @@ from trainers.config import TrainConfig
 from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
 from trainers.draw_source import DrawSource
+from trainers.draws import Drawn
 from trainers.evaluate import by_row
 from trainers.keys import keyed
 from trainers.momentum import Momentum
 from trainers.normalizers import clip_rows, standardized
 from trainers.progress import progress
 from trainers.vector import Vector
+
+MOST_AT_ONCE = 1 << 19
+"""Rows and columns of a whole cohort's crops that are computed at once. They take 4 MiB."""
 
 
 class LocalTraining:
@@ -44,6 +48,8 @@ class LocalTraining:
         self.normalize = Normalize(data, vector.values.dtype, self.device)
         self.draws = draws
         self.crops = Crops(data.height, data.width, self.device)
+        self.cohort: tuple[Drawn, tuple[Tensor, ...]] | None = None
+        """The latest round, and `sent` of its whole cohort."""
 
     def train(
         self,
@@ -77,19 +83,36 @@ class LocalTraining:
         limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
-        train = self.data.train
-        indices, offsets = self.draws.client(round, client)
-        # What the steps need goes to the device once: a transfer a step would stall a GPU.
-        batches = self.send(indices[:limit]).long()
-        if offsets is not None:
-            rows, columns = self.crops(self.send(offsets[:limit]))
-        for step, batch in enumerate(batches):
+        train, parts = self.data.train, self.positions(round, client)
+        for batch, *crop in zip(*(part[:limit] for part in parts), strict=True):
             images, labels = train.images[batch], train.labels[batch]
-            if offsets is not None:
-                images = crop_and_flip(images, rows[step], columns[step])
+            if crop:
+                rows, columns = crop
+                images = crop_and_flip(images, rows, columns)
                 if self.data.segmentation:
-                    labels = crop_and_flip(labels, rows[step], columns[step], fill=VOID)
+                    labels = crop_and_flip(labels, rows, columns, fill=VOID)
             yield images, labels
+
+    def positions(self, round: int, client: int) -> tuple[Tensor, ...]:
+        """Return a client's indices [E, B], and with augmentation the rows [E, B, H] and columns
+        [E, B, W] of its crops.
+
+        They are on the device for all local steps, because a transfer a step would stall a GPU. If
+        they are few, those of the whole cohort are sent together.
+        """
+        drawn = self.draws.round(round)
+        numbers = drawn.starts[-1] * (self.data.height + self.data.width)
+        together = numbers <= MOST_AT_ONCE and len(set(drawn.shapes)) == 1
+        if not together or client not in drawn.places:
+            return self.sent(*self.draws.client(round, client))
+        if self.cohort is None or self.cohort[0] is not drawn:
+            self.cohort = drawn, self.sent(*drawn.stacked())
+        return tuple(part[drawn.places[client]] for part in self.cohort[1])
+
+    def sent(self, indices: NDArray[Any], offsets: NDArray[Any] | None) -> tuple[Tensor, ...]:
+        """Send draws to the device. Return indices, and rows and columns if there are offsets."""
+        first = self.send(indices).long()
+        return (first,) if offsets is None else (first, *self.crops(self.send(offsets)))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, over images or over the pixels that are not void."""

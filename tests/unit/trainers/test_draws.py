@@ -159,11 +159,17 @@ def test_images_that_are_not_augmented_are_the_samples_themselves() -> None:
             assert torch.equal(labels, digits.train.labels[batch])
 
 
-def test_a_client_outside_the_cohort_has_no_draws() -> None:
-    drawn = draw(sampled(), 1)
-    outside = set(range(5)) - set(drawn.places)
+def test_a_client_outside_the_cohort_is_drawn_by_the_same_formulas() -> None:
+    """Its draws do not depend on the cohort. They are no part of the round."""
+    chosen = sampled()
+    source = DrawSource(chosen, 9)
+    drawn = source.round(1)
+    (outside, *_) = set(range(5)) - set(drawn.places)
     with pytest.raises(KeyError):
-        drawn.client(outside.pop())
+        drawn.client(outside)
+    everyone = draw(sampled(cohort=5), 1)
+    for got, wanted in zip(source.client(1, outside), everyone.client(outside), strict=True):
+        assert np.array_equal(got, wanted)
 
 
 @pytest.mark.parametrize("padding", [None, 4])
