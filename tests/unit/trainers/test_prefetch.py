@@ -154,9 +154,14 @@ BAD = {
     "write = p._write\n"
     "p._write = lambda content: (write(content), write(bytes(999)))\n"
     "p.main()",
-    "has a byte changed": "import trainers.prefetch as p\n"
-    "crc = p.zlib.crc32\n"
-    "p.zlib.crc32 = lambda content: (crc(content), content.__setitem__(3, 7))[0]\n"
+    "changes a byte of its second round": "import trainers.prefetch as p\n"
+    "crc, rounds = p.zlib.crc32, []\n"
+    "def check(content):\n"
+    "    number = crc(content)\n"
+    "    rounds.append(number)\n"
+    "    if len(rounds) > 1: content[3] = 7\n"
+    "    return number\n"
+    "p.zlib.crc32 = check\n"
     "p.main()",
 }
 """Programs that a helper could be."""
