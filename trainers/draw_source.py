@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from trainers.draws import Drawn, Indices, Offsets, Sampling, draw
+from trainers.draws import Drawn, Indices, Offsets, Sampling, draw, draw_client
 
 if TYPE_CHECKING:
     from trainers.prefetch import Helper
@@ -87,8 +87,14 @@ class DrawSource:
         return self.drawn
 
     def client(self, round: int, client: int) -> tuple[Indices, Offsets | None]:
-        """Return indices [E, B] and offsets [E, 3, B] of a client; see `Drawn.client`."""
-        return self.round(round).client(client)
+        """Return indices [E, B] and offsets [E, 3, B] of a client; see `Drawn.client`.
+
+        A client outside the round's cohort is drawn for this call.
+        """
+        drawn = self.round(round)
+        if client not in drawn.places:
+            return draw_client(self.sampling, round, client)
+        return drawn.client(client)
 
     def close(self) -> None:
         """End the helper process. Further rounds are drawn in the thread that asks."""

@@ -142,13 +142,26 @@ def draw(sampling: Sampling, round: int) -> Drawn:
     drawn = Drawn(sampling, round)
     for client in drawn.places:
         indices, offsets = drawn.client(client)
-        samples, size = sampling.samples[client], sampling.batch_size
-        indices[:] = client_batches(samples, size, len(indices), sampling.seed, round, client)
-        if offsets is not None and sampling.padding is not None:
-            for step, row in enumerate(offsets):
-                key = keyed(sampling.seed, "augment", round, client, step)
-                row[:] = crop_offsets(row.shape[1], sampling.padding, key)
+        own, moves = draw_client(sampling, round, client)
+        indices[:] = own
+        if offsets is not None and moves is not None:
+            offsets[:] = moves
     return drawn
+
+
+def draw_client(sampling: Sampling, round: int, client: int) -> tuple[Indices, Offsets | None]:
+    """Draw indices [E, B] and offsets [E, 3, B] of one client; no offsets if not augmented."""
+    samples, (steps, size) = sampling.samples[client], sampling.shape(client)
+    indices = client_batches(
+        samples, sampling.batch_size, steps, sampling.seed, round, client
+    ).astype(np.int32)
+    if sampling.padding is None:
+        return indices, None
+    offsets = np.empty((steps, 3, size), sampling.offset_type)
+    for step, row in enumerate(offsets):
+        key = keyed(sampling.seed, "augment", round, client, step)
+        row[:] = crop_offsets(size, sampling.padding, key)
+    return indices, offsets
 
 
 def cohort(seed: int, clients: int, size: int, round: int) -> list[int]:

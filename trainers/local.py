@@ -16,6 +16,7 @@ from trainers.config import TrainConfig
 from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
 from trainers.draw_source import DrawSource
+from trainers.draws import Drawn
 from trainers.evaluate import by_row
 from trainers.graph import Graphs, Replay
 from trainers.keys import keyed
@@ -23,6 +24,9 @@ from trainers.momentum import Momentum
 from trainers.normalizers import clip_rows, standardized
 from trainers.progress import progress
 from trainers.vector import Vector
+
+MOST_AT_ONCE = 1 << 19
+"""Rows and columns of a whole cohort's crops that are computed at once. They take 4 MiB."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,12 @@ class LocalTraining:
         """The learning rate on the device, which graphs read."""
         self.steps: dict[tuple[object, ...], Steps] = {}
         """The steps of a GPU, by everything that decides which operations they have."""
+        self.cohort: tuple[Drawn, tuple[Tensor, ...]] | None = None
+        """The latest round, and `sent` of its whole cohort."""
 
     def train(self, round: int, client: int, trained: int) -> Tensor:
         """Take the local steps from what `vector` holds; returns the mean loss, a scalar."""
-        drawn = self.drawn(round, client)
+        drawn = self.positions(round, client)
         lr = self.config.lr_in(round)
         if self.graphs is None:
             losses = []
@@ -164,30 +170,41 @@ class LocalTraining:
         self, round: int, client: int, *, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images uint8 [B, H, W, C] and labels of a client's (first `limit`) local steps."""
-        for row in zip(*self.drawn(round, client, limit), strict=True):
+        parts = (part[:limit] for part in self.positions(round, client))
+        for row in zip(*parts, strict=True):
             yield self.batch(*row)
-
-    def drawn(self, round: int, client: int, limit: int | None = None) -> list[Tensor]:
-        """Return what a client's (first `limit`) local steps read, a row for each: the samples
-        [E, B], and the rows [E, B, H] and columns [E, B, W] of crops if images are augmented.
-        """
-        indices, offsets = self.draws.client(round, client)
-        # What the steps need goes to the device once: a transfer a step would stall a GPU.
-        parts = [self.send(indices[:limit]).long()]
-        if offsets is not None:
-            parts += self.crops(self.send(offsets[:limit]))
-        return parts
 
     def batch(
         self, samples: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the images uint8 [B, H, W, C] and labels of one row of `drawn`."""
+        """Return the images uint8 [B, H, W, C] and labels of one row of `positions`."""
         images, labels = self.data.train.images[samples], self.data.train.labels[samples]
         if rows is not None and columns is not None:
             images = crop_and_flip(images, rows, columns)
             if self.data.segmentation:
                 labels = crop_and_flip(labels, rows, columns, fill=VOID)
         return images, labels
+
+    def positions(self, round: int, client: int) -> tuple[Tensor, ...]:
+        """Return a client's indices [E, B], and with augmentation the rows [E, B, H] and columns
+        [E, B, W] of its crops.
+
+        They are on the device for all local steps, because a transfer a step would stall a GPU. If
+        they are few, those of the whole cohort are sent together.
+        """
+        drawn = self.draws.round(round)
+        numbers = drawn.starts[-1] * (self.data.height + self.data.width)
+        together = numbers <= MOST_AT_ONCE and len(set(drawn.shapes)) == 1
+        if not together or client not in drawn.places:
+            return self.sent(*self.draws.client(round, client))
+        if self.cohort is None or self.cohort[0] is not drawn:
+            self.cohort = drawn, self.sent(*drawn.stacked())
+        return tuple(part[drawn.places[client]] for part in self.cohort[1])
+
+    def sent(self, indices: NDArray[Any], offsets: NDArray[Any] | None) -> tuple[Tensor, ...]:
+        """Send draws to the device. Return indices, and rows and columns if there are offsets."""
+        first = self.send(indices).long()
+        return (first,) if offsets is None else (first, *self.crops(self.send(offsets)))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of a batch, over images or over the pixels that are not void."""

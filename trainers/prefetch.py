@@ -84,6 +84,7 @@ class Helper:
         self.proof: Drawn | None = proof
         """None after the helper has drawn the same round."""
         self.misses = 0
+        """Rounds in a row that had not arrived in time."""
         self.process = _start()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -100,6 +101,8 @@ class Helper:
         self.head, self.body = bytearray(_FRAME.size), bytearray()
         self.filled = 0
         """Bytes of the next round, with its head, that have arrived."""
+        with suppress(OSError):  # `take` reports a process that has ended already
+            self._send()
 
     def take(self, round: int) -> Drawn | None:
         """Return a round if it has arrived. Rounds are taken in ascending order.

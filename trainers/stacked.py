@@ -109,12 +109,8 @@ class StackedTraining:
         return self.local.normalize(images), labels.view(len(self.remaining), -1)
 
     def drawn(self, round: int) -> list[Tensor]:
-        """Return what the steps of all lanes read, a row for each step: the samples [E, K*B], and
-        the rows [E, K*B, H] and columns [E, K*B, W] of crops if images are augmented.
+        """Return the indices [E, K*B] of all lanes' steps, and with augmentation the rows [E, K*B, H]
+        and columns [E, K*B, W] of their crops.
         """
-        indices, offsets = self.local.draws.round(round).stacked()
-        samples = self.local.send(indices).long().transpose(0, 1).flatten(1)
-        if offsets is None:
-            return [samples]
-        rows, columns = self.local.crops(self.local.send(offsets))
-        return [samples, *(part.transpose(0, 1).flatten(1, 2) for part in (rows, columns))]
+        parts = self.local.sent(*self.local.draws.round(round).stacked())
+        return [part.transpose(0, 1).flatten(1, 2) for part in parts]
