@@ -109,8 +109,8 @@ class StackedTraining:
         return self.local.normalize(images), labels.view(len(self.remaining), -1)
 
     def drawn(self, round: int) -> list[Tensor]:
-        """Return the indices [E, K*B] of all lanes' steps, and with augmentation the rows [E, K*B, H]
-        and columns [E, K*B, W] of their crops.
+        """Return the indices [E, K*B] of the steps of all lanes, and with augmentation the rows
+        [E, K*B, H] and columns [E, K*B, W] of their crops.
         """
         parts = self.local.sent(*self.local.draws.round(round).stacked())
         return [part.transpose(0, 1).flatten(1, 2) for part in parts]
