@@ -30,9 +30,9 @@ def digits() -> Dataset:
 class Count:
     """A function that adds one to a tensor, and notes each time that Python runs it."""
 
-    def __init__(self, device: FakeCuda) -> None:
+    def __init__(self, device: FakeCuda, total: Tensor | None = None) -> None:
         self.device = device
-        self.total = torch.zeros(())
+        self.total = torch.zeros(()) if total is None else total
 
     def __call__(self) -> None:
         self.device.note(f"function on {self.device.current}")
@@ -118,11 +118,27 @@ def test_a_failed_capture_falls_back_with_one_warning(caplog: pytest.LogCaptureF
     assert not LOCK.locked()
 
 
+def test_a_number_of_the_capture_is_repeated() -> None:
+    """The device in plain Python keeps it as a GPU does, so that trials with such a number differ
+    from plain calls.
+    """
+    numbers = itertools.count(1)
+    total = torch.zeros(())
+
+    def add() -> None:
+        total.add_(next(numbers))
+
+    replay = Replay(add, Graphs(FakeCuda()))
+    for _ in range(6):
+        replay()
+    assert total == 1 + 2 + 3 + 3 * 4
+
+
 def test_a_cpu_has_no_graphs() -> None:
     """Every call is a plain one there."""
     assert graphs_of(torch.device("cpu")) is None
     total = torch.zeros(())
-    replay = Replay(lambda: total.add_(1) and None, None)  # type: ignore[func-returns-value]
+    replay = Replay(Count(FakeCuda(), total), None)
     for _ in range(WARM_UPS + 2):
         replay()
     assert total == WARM_UPS + 2
