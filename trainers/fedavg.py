@@ -306,7 +306,7 @@ class _Federation:
             set_training(self.model, frozen=frozen)
             for parameter in self.affine:
                 parameter.requires_grad_(not layer_frozen)
-            self.vector.gradient.zero_()  # that of a parameter at rest is not written
+            self.vector.begin_phase()
         # What the phase holds constant is carried over, never averaged: averaging equal numbers
         # would still round them.
         return trained, min(trained, self.shared) if frozen else self.shared

@@ -255,8 +255,7 @@ class LocalTraining:
             clip_rows(self.rows, config.agc_clip)
         if config.clip_norm > 0:
             # Of what is trained: parameters at rest would be zeros in another sum.
-            _, gradients = vector.trained()
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm(vector.slopes)
             vector.gradient.mul_(torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0))
         if config.weight_decay > 0:
             decayed = trained if config.decay_norm else vector.weights_end

@@ -51,20 +51,22 @@ class Vector:
             offset += _padded(tensor.numel())
         # In the model's own order, as torch clips: the norm of the norms depends on it.
         self.parameters = list(model.parameters())
+        self.begin_phase()
 
-    def trained(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the parameters that are not at rest, and their parts of the gradient."""
-        trained: list[Tensor] = [p for p in self.parameters if p.requires_grad]
-        return trained, [p.grad for p in trained if p.grad is not None]
+    def begin_phase(self) -> None:
+        """Note which parameters are trained. The gradient of the others is zero from now on."""
+        self.trained: list[Tensor] = [p for p in self.parameters if p.requires_grad]
+        self.slopes = [p.grad for p in self.trained if p.grad is not None]
+        """The views of the gradient, of each trained parameter."""
+        self.gradient.zero_()
 
     def differentiate(self, loss: Tensor) -> None:
-        """Write the gradient of a loss. It is zero for a parameter that the loss does not use.
-
-        The parts of parameters at rest stay as they are.
-        """
-        parameters, parts = self.trained()
-        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        torch._foreach_copy_(parts, gradients)  # one kernel on a GPU; it has no public name
+        """Write the gradient of a loss. It is zero for a parameter that the loss does not use."""
+        gradients = torch.autograd.grad(loss, self.trained, allow_unused=True)
+        if any(gradient is None for gradient in gradients):
+            pairs = zip(gradients, self.trained, strict=True)
+            gradients = tuple(torch.zeros_like(p) if g is None else g for g, p in pairs)
+        torch._foreach_copy_(self.slopes, gradients)  # one kernel on a GPU; it has no public name
 
     def restart_integers(self) -> None:
         """Integer buffers are not averaged: every client begins with their first values."""

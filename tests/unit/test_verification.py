@@ -70,6 +70,13 @@ def test_a_trial_trained_again_is_bitwise_equal(store: Engine, tiny: Path) -> No
     assert record(store, claimed) == stored
 
 
+def test_a_gpu_s_rounds_name_no_threads(store: Engine, tiny: Path) -> None:
+    """They are trained again with one."""
+    stored = record(store, trained(store, tiny))
+    on_a_gpu = replace(stored, numerics={**stored.numerics, "threads": ""})
+    assert verification.threads_of(on_a_gpu) == 1
+
+
 def test_one_changed_bit_is_reported(store: Engine, tiny: Path) -> None:
     """It may be in a round or a client score. Rounds after --rounds are not compared."""
     claimed = trained(store, tiny, "client_accuracy=true")

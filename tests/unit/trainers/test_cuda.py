@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from tests.benchmarks.cases import random_images
-from tests.unit.trainers.arms import ARMS, NORMALIZERS, small
+from tests.unit.trainers.arms import ARMS, NORMALIZERS, ROAD, small
 from tests.unit.trainers.arms import measured as measured_of
-from trainers import fedavg, memory
+from trainers import evaluate, fedavg, memory
 from trainers.config import TrainConfig
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
+from trainers.graph import Cuda, Graphs
 from trainers.numerics import make_deterministic, numerics
 
 pytestmark = [
@@ -85,6 +86,70 @@ def test_every_model_trains_repeatably_on_augmented_images(
         assert on_gpu(chosen, photos) == on_gpu(chosen, photos)
 
 
+def assert_graphs_change_no_bit(chosen: TrainConfig, made: Dataset) -> None:
+    """Compare every round with that of plain launches, of a resumed trial too."""
+    plain = on_gpu(chosen, made, graphs=Graphs(Cuda(torch.device(GPU)), capture=False))
+    assert on_gpu(chosen, made) == plain
+    for after in range(1, chosen.rounds):
+        assert on_gpu(chosen, made, after=after) == plain[after:]
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=str)
+def test_graphs_change_no_bit_on_a_gpu(
+    arm: dict[str, Any],
+    digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Over a freeze, with a cosine schedule, and with tests of full and partial batches."""
+    monkeypatch.setattr(evaluate, "LARGEST_BATCH", 50)
+    assert_graphs_change_no_bit(small(**arm, validation=0.2, lr_schedule="cosine"), digits)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("model", ["resnet20", "resnet18"])
+def test_graphs_change_no_bit_of_augmented_images(
+    model: str, dtype: str, photos: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In each type, over a freeze, and with clients that have fewer samples than a batch."""
+    changes = {"normalizer": "fixbn", "freeze_round": 2, "batch_size": 90, "momentum": "global"}
+    chosen = small(dataset="cifar10", model=model, dtype=dtype, **changes)
+    assert_graphs_change_no_bit(chosen, photos)
+    assert caplog.messages == []
+
+
+def test_graphs_change_no_dropout_on_a_gpu(
+    scenes: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DeepLabv3+ draws the masks of plain launches."""
+    assert_graphs_change_no_bit(small(**ROAD, participation=1.0, batch_size=2, rounds=3), scenes)
+    assert caplog.messages == []
+
+
+def test_steps_and_tests_never_wait_for_a_gpu(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch raises an error for an operation that waits."""
+    monkeypatch.setattr(evaluate, "LARGEST_BATCH", 100)
+    trial = fedavg._Federation(small(), digits, torch.device(GPU))
+    trial.evaluate(trial.train(1, sorted))
+    trained, _ = trial.begin(2)
+    drawn = trial.local.drawn(trial.samples[0], 2, 0)
+    with trial.stream():
+        trial.load(0)
+        trial.momentum.start(0)
+        steps = trial.local.steps_of(drawn, trained, trial.graphs)
+        steps.begin(drawn)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps.take()
+            trial.evaluations[trial.data.test].launch()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    trial.close()
+
+
 @pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
 def test_a_gpu_computes_what_a_processor_does(arm: dict[str, Any], digits: Dataset) -> None:
     """In float64, where four rounds leave no room for more than rounding."""
@@ -108,7 +173,9 @@ def test_a_state_of_a_processor_goes_on_upon_a_gpu_and_back(digits: Dataset) -> 
     state = next(fedavg.run(chosen, digits)).state()
     after = next(fedavg.run(chosen, digits, state, device=GPU)).state()
     next(fedavg.run(chosen, digits, after))
-    assert numerics(chosen, GPU) != numerics(chosen, "cpu")
+    ours = numerics(chosen, GPU)
+    assert ours != numerics(chosen, "cpu")
+    assert (ours["engine"], ours["threads"]) == ("seq/2", "")
 
 
 def test_a_gpu_s_memory_is_what_an_attempt_took_of_it_at_most() -> None:
