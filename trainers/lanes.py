@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from trainers import lane_layers
 from trainers.config import TrainConfig
-from trainers.data.batches import Normalize
 from trainers.lane_layers import LaneBatchNorm, LaneConv2d, refusal
 from trainers.lane_operations import Lr, Operations
 from trainers.local import Trained
@@ -27,7 +26,7 @@ from trainers.normalizers import find, norm_parameters
 from trainers.progress import progress
 from trainers.vector import Vector
 
-__all__ = ["Batch", "Lanes", "Trained", "read", "refusal"]
+__all__ = ["Batch", "Lanes", "refusal"]
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Returns a step's images [K*B, C, H, W], normalized, and its labels [K, B]; steps count from 0.
@@ -197,26 +196,3 @@ def windows(matrix: Tensor, layout: Vector) -> dict[str, Tensor]:
             window = flat.view(-1, *shape)
         made[name] = window.data
     return made
-
-
-def read(batches: Sequence[Iterator[tuple[Tensor, Tensor]]], normalize: Normalize) -> Batch:
-    """Return the batches of lanes from each client's own: images uint8 [B, H, W, C] and labels.
-
-    A client whose batches are used up repeats its last one. Ask for the steps in their order.
-
-    Raises:
-        ValueError: two clients have batches of unequal sizes.
-
-    """
-    latest: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def batch(_step: int) -> tuple[Tensor, Tensor]:
-        for lane, each in enumerate(batches):
-            latest[lane] = next(each, None) or latest[lane]
-        images, labels = zip(*(latest[lane] for lane in range(len(batches))), strict=True)
-        sizes = {len(part) for part in labels}
-        if len(sizes) > 1:
-            raise ValueError(f"lanes need batches of one size, not {max(sizes)} and {min(sizes)}")
-        return normalize(torch.cat(images)), torch.stack(labels).long()
-
-    return batch

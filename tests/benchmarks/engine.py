@@ -57,8 +57,8 @@ def outside() -> Iterator[Figure]:
     make_deterministic(1)
     zero = torch.zeros((), dtype=torch.float64)
 
-    def only_draw(local: LocalTraining, samples: Any, round: int, client: int, *_: Any) -> Any:
-        local.send(batches.local_batches(samples, local.config, round, client))
+    def only_draw(local: LocalTraining, round: int, client: int, _trained: int) -> Any:
+        local.positions(round, client)
         return zero
 
     train, LocalTraining.train = LocalTraining.train, only_draw  # type: ignore[assignment,method-assign]  # for a while
@@ -101,7 +101,9 @@ def drawing() -> Iterator[Figure]:
         yield Figure(f"{name}: index maps in the thread", "", "ms a round", old)
         yield Figure(f"{name}: with a helper", "≤ 0.4" if steps == 1 else "", "ms a round", new)
     ours, others = (federation("resnet20-e20", made, model="cnn", augment=True) for _ in range(2))
-    others.local.batches = partial(mapped_batches, others.local)
+    others.local.positions = lambda number, client: index_maps(
+        others.local, others.samples[client], number, client
+    )
     seconds, before = [], []
     with helped(ours) as first:
         for number in range(first, first + 2 * N):
@@ -157,15 +159,6 @@ def index_maps(local: Any, samples: Any, round: int, client: int) -> list[torch.
         rows.append(offset[0] + down)
         columns.append(offset[1] + np.where(flip == 1, width - 1 - across, across))
     return [local.send(part) for part in (drawn, np.stack(rows), np.stack(columns))]
-
-
-def mapped_batches(local: Any, samples: Any, round: int, client: int) -> Iterator[Any]:
-    """Yield a client's images and labels by index maps."""
-    train = local.data.train
-    indices, rows, columns = index_maps(local, samples, round, client)
-    for step, batch in enumerate(indices):
-        images = batches.crop_and_flip(train.images[batch], rows[step], columns[step])
-        yield images, train.labels[batch]
 
 
 def plain_loop(dtype: str) -> Iterator[Figure]:

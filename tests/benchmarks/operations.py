@@ -42,7 +42,7 @@ def trial_of(made: Dataset, changes: dict[str, Any]) -> Any:
 
 def tape_of_step(trial: Any) -> Tape:
     """Return a tape of a local step."""
-    drawn = trial.local.drawn(trial.samples[0], 1, 0)
+    drawn = trial.local.positions(1, 0)
     trained, _ = trial.begin(1)
     steps = trial.local.steps_of(drawn, trained, trial.graphs)
     steps.begin(drawn)

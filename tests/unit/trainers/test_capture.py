@@ -47,7 +47,7 @@ def tapes(trial: Any, client: int = 0) -> list[Tape]:
         trial.momentum.begin_round([1.0], trained)
         trial.momentum.start(client)
         local = trial.local
-        drawn = local.drawn(trial.samples[client], round, client)
+        drawn = local.positions(round, client)
         local.lr.fill_(local.config.lr_in(round))
         steps = local.steps_of(drawn, trained, trial.graphs)
         steps.begin(drawn)

@@ -135,7 +135,7 @@ def test_steps_and_tests_never_wait_for_a_gpu(
     trial = fedavg._Federation(small(), digits, torch.device(GPU))
     trial.evaluate(trial.train(1, sorted))
     trained, _ = trial.begin(2)
-    drawn = trial.local.drawn(trial.samples[0], 2, 0)
+    drawn = trial.local.positions(2, 0)
     with trial.stream():
         trial.load(0)
         trial.momentum.start(0)

@@ -21,6 +21,7 @@ from trainers.draw_source import DrawSource
 from trainers.draws import Drawn, Sampling, draw
 from trainers.keys import keyed
 from trainers.local import LocalTraining
+from trainers.momentum import Momentum
 from trainers.vector import Vector
 
 SIZES = (40, 3, 23, 8, 61)
@@ -114,7 +115,9 @@ def local_training(chosen: Any, data: Dataset, parts: list[NDArray[np.int64]]) -
     """Return a local training whose model does not matter."""
     model = nn.Linear(1, 1)
     source = DrawSource(sampling(chosen, data, parts), chosen.rounds)
-    return LocalTraining(chosen, data, Vector(model, torch.device("cpu")), model, source)
+    vector = Vector(model, torch.device("cpu"))
+    momentum = Momentum(chosen, vector.end, vector.end, vector.values)
+    return LocalTraining(chosen, data, vector, model, momentum, source)
 
 
 @pytest.mark.parametrize("changes", [{}, {"local_steps": None, "local_epochs": 2}], ids=str)
@@ -133,14 +136,14 @@ def test_images_and_label_images_equal_the_first_release_s(
     for client, samples in enumerate(parts):
         steps = chosen.steps(len(samples))
         batches = first_indices(samples, 4, steps, (chosen.seed, 2, client))
-        got = list(local.batches(samples, 2, client))
+        got = list(local.batches(2, client))
         assert len(got) == steps
         for step, (batch, (seen, told)) in enumerate(zip(batches, got, strict=True)):
             rows, columns = first_crops(len(batch), 32, 48, (chosen.seed, 2, client, step))
             at = batch[:, None, None], rows[:, :, None], columns[:, None, :]
             assert np.array_equal(seen.numpy(), framed[at])
             assert np.array_equal(told.numpy(), void[at])
-        (first,) = local.batches(samples, 2, client, limit=1)
+        (first,) = local.batches(2, client, limit=1)
         assert torch.equal(first[0], got[0][0])
 
 
@@ -152,9 +155,7 @@ def test_images_that_are_not_augmented_are_the_samples_themselves() -> None:
     for client in fedavg.cohort(chosen, 5, 1):
         samples = trial.samples[client]
         wanted = first_indices(samples, 8, 3, (chosen.seed, 1, client))
-        for batch, (images, labels) in zip(
-            wanted, trial.local.batches(samples, 1, client), strict=True
-        ):
+        for batch, (images, labels) in zip(wanted, trial.local.batches(1, client), strict=True):
             assert torch.equal(images, digits.train.images[batch])
             assert torch.equal(labels, digits.train.labels[batch])
 

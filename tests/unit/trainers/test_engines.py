@@ -15,7 +15,7 @@ from trainers import engines, seq
 def test_every_trial_is_trained_by_seq() -> None:
     """A worker too asks it, before it has a trial."""
     assert engines.engine_of() is seq
-    assert engines.engine_of({"model": "cnn"}) is seq
+    assert engines.engine_of("seq") is seq
 
 
 def test_another_package_adds_an_engine_by_its_entry_point(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.unit.trainers import plain_kernels
-from trainers import fedavg, lanes, models
+from trainers import fedavg, models
 from trainers.average import Average
 from trainers.config import TrainConfig
+from trainers.data.batches import Normalize
 from trainers.data.dataset import Dataset, Split
 from trainers.lane_kernels import Fused
 from trainers.lane_operations import Batched, Loop, Operations, Weight
-from trainers.lanes import Lanes, refusal
+from trainers.lanes import Batch, Lanes, refusal
+from trainers.local import Trained
 from trainers.models import MeanPool
 from trainers.normalizers import BatchNorm, InstanceNorm
 from trainers.numerics import make_deterministic
@@ -102,14 +104,14 @@ def train(
     members: Sequence[int],
     spoiled: Sequence[int] = (),
     lr: float | Tensor | None = None,
-) -> list[lanes.Trained]:
+) -> list[Trained]:
     """Train clients in lanes, from the trial's state. The images of spoiled lanes are NaN."""
     config = trial.config
     frozen = config.frozen(round)
     made.begin(frozen=frozen, layer_frozen=frozen and config.freeze == "layer")
     made.load(trial.server, velocities(trial, members))
-    each = [trial.local.batches(trial.samples[m], round, m) for m in members]
-    read = lanes.read(each, trial.local.normalize)
+    each = [trial.local.batches(round, m) for m in members]
+    read = together(each, trial.local.normalize)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         images, labels = read(step)
@@ -120,6 +122,19 @@ def train(
     steps = [config.steps(len(trial.samples[m])) for m in members]
     rate = config.lr_in(round) if lr is None else lr
     return list(made.train(members, steps, batch, rate))
+
+
+def together(batches: Sequence[Iterator[tuple[Tensor, Tensor]]], normalize: Normalize) -> Batch:
+    """Return the batches of lanes from each client's own. A short client repeats its last one."""
+    latest: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def batch(_step: int) -> tuple[Tensor, Tensor]:
+        for lane, each in enumerate(batches):
+            latest[lane] = next(each, None) or latest[lane]
+        images, labels = zip(*(latest[lane] for lane in range(len(batches))), strict=True)
+        return normalize(torch.cat(images)), torch.stack(labels).long()
+
+    return batch
 
 
 def averaged(trial: fedavg._Federation, weights: Sequence[float], rows: list[Tensor]) -> Tensor:
@@ -449,15 +464,3 @@ def test_clients_that_keep_layers_are_refused(normalizer: str) -> None:
     config = chosen(model="cnn", normalizer=normalizer)
     with pytest.raises(ValueError, match=f"clients keep layers of {normalizer}"):
         lanes_of(config, Loop())
-
-
-def test_batches_of_unequal_sizes_are_refused(noise: Dataset) -> None:
-    """A client with fewer samples than a batch cannot share the others' operations."""
-    sizes = (4, 3)
-    each = [
-        iter([(torch.zeros(n, 8, 8, 3, dtype=torch.uint8), torch.zeros(n, dtype=torch.uint8))])
-        for n in sizes
-    ]
-    batch = lanes.read(each, federation(chosen(), noise).local.normalize)
-    with pytest.raises(ValueError, match="lanes need batches of one size, not 4 and 3"):
-        batch(0)
