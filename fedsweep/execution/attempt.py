@@ -136,7 +136,7 @@ def _to_its_end(attempt: _Attempt, stop: Stop, on_round: OnRound) -> End:
         if not attempt.leave(error):
             raise
         return attempt.fail(FailureKind.BAD_DATA, f"{error} (as on another machine)", None)
-    except (LeaseLost, StoreError, StoreBusy, MachineError, PackageMissing, SQLAlchemyError):
+    except (LeaseLost, StoreError, StoreBusy, MachineError, MachineLacks, SQLAlchemyError):
         raise  # no fault of the trial
     except TrialFailed as failure:
         return attempt.fail(FailureKind(failure.kind), str(failure), None)
@@ -232,8 +232,7 @@ class _Attempt:
         computed_under = numerics_of(config, self.place, choice.engine)
         self.numerics_id = content_hash(computed_under)
         ran_with = provenance_of(config, self.place, computed_under)
-        log.info("engine %s: %s", choice.engine, choice.why)
-        self.log_numerics(computed_under)
+        self.log_numerics(computed_under, choice)
         self.trainer.begin_memory(self.place.device)
 
         def begin(
@@ -330,10 +329,12 @@ class _Attempt:
             warn_unusable(self.claim, f"no state of this trial: {error}")
             yield from self.trainer.run(config, dataset, device=device)
 
-    def log_numerics(self, computed_under: Mapping[str, str]) -> None:
-        """Log the device, and that stored rounds of other numerics are lost."""
+    def log_numerics(self, computed_under: Mapping[str, str], choice: engines.Choice) -> None:
+        """Log the device, on a GPU the engine, and that stored rounds of other numerics are lost."""
         processor, threads = computed_under["processor"], self.place.threads
         log.info("on %s (%s), threads: %d", self.place.device, processor, threads)
+        if self.place.device != "cpu":
+            log.info("engine %s: %s", choice.engine, choice.why)
         before = self.claim.numerics_id
         if self.claim.final_round and before and before != self.numerics_id:
             message = "the stored rounds were computed under other numerics (%s, here %s): lost"

@@ -61,6 +61,8 @@ REQUESTS = [
     (["sql", "SELECT 1"], "there is no database fedsweep.db"),
     (["db", "upgrade"], "there is no database fedsweep.db"),
     (["work", "--device", "tpu"], "none of auto, cpu, cuda"),
+    (["work", "--engine", "fast"], "--engine fast is none of auto, seq, stack"),
+    (["work", "--engine", "stack", "--device", "cpu"], "--engine stack trains on GPUs alone"),
     (["trial", "show", "abc"], "there is no database"),
     (["export", "weights", "abc"], "there is no database"),
 ]

@@ -77,6 +77,15 @@ def test_a_gpu_s_rounds_name_no_threads(store: Engine, tiny: Path) -> None:
     assert verification.threads_of(on_a_gpu) == 1
 
 
+def test_a_gpu_trains_again_with_the_engine_of_the_stored_rounds(store: Engine, tiny: Path) -> None:
+    """On a CPU, the engine is chosen as always: it has other numbers in any case."""
+    stored = record(store, trained(store, tiny))
+    for engine, asked in (("stack/1", "stack"), ("seq/2", "seq"), ("walk/1", "auto")):
+        on_a_gpu = replace(stored, numerics={**stored.numerics, "engine": engine})
+        assert verification.engine_of(on_a_gpu, "cuda:0") == asked
+        assert verification.engine_of(on_a_gpu, "cpu") == "auto"
+
+
 def test_one_changed_bit_is_reported(store: Engine, tiny: Path) -> None:
     """It may be in a round or a client score. Rounds after --rounds are not compared."""
     claimed = trained(store, tiny, "client_accuracy=true")

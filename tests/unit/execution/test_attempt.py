@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.errors import DataMissing, DeviceError, PackageMissing, PlanError
+from fedsweep.errors import DataMissing, DeviceError, MachineLacks, PackageMissing, PlanError
 from fedsweep.execution import device, sizes, training
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.data import holdings, look_at_data
@@ -373,6 +373,16 @@ def test_a_package_that_cannot_be_imported_gives_the_trial_back(
     assert missing.value.lack == (("model", "cnn"), ("dataset", "digits"))
     assert charges(store, claimed) == ("queued", 0, 0)
     assert "libgomp" in attempts_of(store, claimed)[0][2]
+
+
+def test_an_engine_that_cannot_train_a_trial_gives_it_back(store: Engine, tiny: Path) -> None:
+    """The user has asked for it. The trial costs nothing, and the remedy is told."""
+    planned(store, tiny)
+    claimed = claim(store)
+    with pytest.raises(MachineLacks, match="stack cannot train .*: ask for --engine auto or seq"):
+        run(store, claimed, Place(engine="stack"))
+    assert charges(store, claimed) == ("queued", 0, 0)
+    assert "the engine stack cannot train this trial" in attempts_of(store, claimed)[0][2]
 
 
 def test_a_device_is_tried_before_the_first_claim() -> None:

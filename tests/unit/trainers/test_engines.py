@@ -1,15 +1,20 @@
-"""The registry of engines, and what `seq` makes of errors."""
+"""The registry of engines, the choice of an engine, and what `seq` makes of errors."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from tests import walk
-from trainers import engines, seq
+from tests.unit.trainers.arms import small
+from trainers import compiler, engines, seq, stack
+from trainers.data import datasets
+from trainers.data.dataset import Dataset
+from trainers.engines import Choice
 
 
 def test_every_trial_is_trained_by_seq() -> None:
@@ -46,6 +51,72 @@ def test_an_engine_is_asked_for_without_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False False\n"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return datasets.load("digits")
+
+
+def chosen(data: Dataset, device: str = "cuda:0", wish: str = "auto", **changes: Any) -> Choice:
+    return engines.choose(small(**changes), data, device, wish)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "why"),
+    [
+        ("cpu", {}, "clients train at the same time on GPUs alone"),
+        ("cuda:0", {"dtype": "float64"}, "float64 has no kernels for several clients"),
+        ("cuda:0", {"normalizer": "fedbn"}, "with fedbn, each client keeps its own layer"),
+        ("cuda:0", {"normalizer": "silobn"}, "with silobn, each client keeps its own statistics"),
+        ("cuda:0", {"batch_size": 300}, "fewer than a batch"),
+    ],
+)
+def test_a_trial_that_cannot_be_stacked_is_trained_by_seq(
+    device: str, changes: dict[str, Any], why: str, digits: Dataset
+) -> None:
+    """The reason is given. A user who asks for the engine `stack` gets the reason too."""
+    choice = chosen(digits, device, **changes)
+    assert choice.engine == "seq"
+    assert why in choice.why
+    with pytest.raises(engines.Unsuitable, match=f"stack cannot train this trial: .*{why}"):
+        chosen(digits, device, "stack", **changes)
+    assert chosen(digits, device, "seq", **changes) == Choice("seq", "as asked for")
+
+
+def test_a_trial_of_a_gpu_is_stacked_if_kernels_can_be_compiled(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every normalizer that clients do not keep. Without a compiler, seq trains."""
+    monkeypatch.setattr(compiler, "refusal", lambda _device: None)
+    for normalizer in ("bn", "gn", "ln", "in", "wn", "none", "ws"):
+        assert chosen(digits, normalizer=normalizer).engine == "stack"
+    assert chosen(digits, normalizer="fixbn", freeze_round=2).engine == "stack"
+    assert chosen(digits, dtype="bfloat16", wish="stack").engine == "stack"
+    monkeypatch.setattr(compiler, "refusal", lambda _device: "Triton cannot compile")
+    assert chosen(digits) == Choice("seq", "Triton cannot compile")
+
+
+def test_a_machine_without_the_device_compiles_nothing() -> None:
+    """The reason is one line."""
+    if not torch.cuda.is_available():
+        refusal = compiler.refusal("cuda:0")
+        assert refusal is not None
+        assert refusal.startswith("Triton cannot compile kernels here (")
+        assert "\n" not in refusal
+
+
+def test_the_numerics_of_stack_name_its_kernels() -> None:
+    """The compiler, the precision of products and the version of the kernels are part of them."""
+    from trainers import kernels
+
+    for dtype, dot in (("float32", "ieee"), ("bfloat16", "bf16")):
+        named = stack.numerics_of(small(dtype=dtype), "cpu", 1)
+        assert named["engine"] == "stack/1"
+        assert named["dot"] == dot
+        assert named["kernels"] == str(kernels.VERSION)
+        assert named["triton"]
+        assert "kernels" not in seq.numerics_of(small(dtype=dtype), "cpu", 1)
 
 
 @pytest.mark.parametrize(
