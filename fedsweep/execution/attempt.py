@@ -330,7 +330,7 @@ class _Attempt:
             yield from self.trainer.run(config, dataset, device=device)
 
     def log_numerics(self, computed_under: Mapping[str, str], choice: engines.Choice) -> None:
-        """Log the device, on a GPU the engine, and that stored rounds of other numerics are lost."""
+        """Log the device, on a GPU the engine too, and which stored rounds are lost."""
         processor, threads = computed_under["processor"], self.place.threads
         log.info("on %s (%s), threads: %d", self.place.device, processor, threads)
         if self.place.device != "cpu":
