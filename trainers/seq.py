@@ -186,6 +186,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def is_broken_device(error: Exception) -> bool:
     """Return whether an error leaves the device's CUDA context dead."""
-    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
+    marks = ("CUDA error", "Triton Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS", "NVML")
     full = is_out_of_memory(error)
     return isinstance(error, RuntimeError) and not full and any(m in str(error) for m in marks)

@@ -126,6 +126,7 @@ def test_the_numerics_of_stack_name_its_kernels() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True, False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
         (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access"), False, True),
         (RuntimeError("a shape does not fit"), False, False),
         (ValueError("CUDA error"), False, False),
     ],
