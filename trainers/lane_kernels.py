@@ -17,6 +17,9 @@ from torch import Tensor
 
 from trainers.lane_operations import Lr, Weight, split_lanes
 
+DOTS = {"float32": "ieee", "bfloat16": "bf16"}
+"""The precision of products, by the type of the weights. It is part of the numerics."""
+
 Context = Any
 """The record of a forward pass for the backward pass, which torch leaves without a type."""
 

@@ -53,9 +53,10 @@ def numerics(config: TrainConfig, device: str, *, stacked: bool = False) -> dict
 
 def _kernels(config: TrainConfig) -> dict[str, str]:
     """Return what decides the bits of our own kernels, and the engine that uses them."""
-    from trainers import kernels, stack
+    from trainers import kernels
+    from trainers.lane_kernels import DOTS
 
-    dot, compiler = stack.DOTS[config.dtype], version("triton")
+    dot, compiler = DOTS[config.dtype], version("triton")
     return {"engine": "stack/1", "triton": compiler, "dot": dot, "kernels": str(kernels.VERSION)}
 
 

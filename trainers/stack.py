@@ -36,11 +36,7 @@ if TYPE_CHECKING:
 
     _: engines.Engine = stack  # this module has the interface
 
-DOTS = {"float32": "ieee", "bfloat16": "bf16"}
-"""The precision of products, by the type of the weights. It is part of the numerics."""
-
 __all__ = [
-    "DOTS",
     "MODEL_MODULES",
     "MODULES",
     "begin_memory",
@@ -71,6 +67,8 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
     """
     if not device.startswith("cuda"):
         return "clients train at the same time on GPUs alone"
+    from trainers.lane_kernels import DOTS
+
     if config.dtype not in DOTS:
         return f"{config.dtype} has no kernels for several clients"
     if config.normalizer not in NORMALIZERS:
@@ -124,7 +122,7 @@ def run(
 ) -> Iterator[fedavg.Round]:
     """Train a trial; see `trainers.fedavg.run`."""
     from trainers import fedavg, kernels
-    from trainers.lane_kernels import Fused
+    from trainers.lane_kernels import DOTS, Fused
 
     operations = Fused(kernels, DOTS[config.dtype])
     return fedavg.run(config, data, state, device=device, operations=operations)
