@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import gpu
 from tests.benchmarks.workshop import Workshop
 from trainers.lane_operations import Loop
@@ -76,3 +78,20 @@ def test_without_a_gpu_every_figure_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_clients_of_flower_train_on_a_named_device() -> None:
     """The loss of a client's round is a number."""
     assert 0 < Workshop("cnn-e5", "cpu").fit(1, 0) < 10
+
+
+def test_the_part_of_a_gpu_starts_no_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m tests.benchmarks gpu` writes each figure to its table and its file."""
+    row = gpu.Row("one", "≤ 2", "s", lambda: [1.0, 3.0])
+    monkeypatch.setattr(gpu, "rows", lambda _machine: [row])
+    monkeypatch.setattr(gpu.Machine, "missing", lambda _machine: "")
+    monkeypatch.setattr(gpu.Machine, "card", lambda _machine: "a card")
+    monkeypatch.setattr(benchmarks, "server", None)  # nothing can call it
+    monkeypatch.setattr(sys, "argv", ["tests.benchmarks", "gpu"])
+    monkeypatch.chdir(tmp_path)
+    benchmarks.main()
+    assert "a card: one  ≤ 2  2 s  1 – 3  2" in capsys.readouterr().out
+    written = json.loads((tmp_path / "bench-results" / "bench.json").read_text())
+    assert [figure["values"] for figure in written["figures"]] == [[1.0, 3.0]]
