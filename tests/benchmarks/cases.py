@@ -30,10 +30,10 @@ def configured(case: str, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**fields, **CASES[case], **changes})
 
 
-def random_images(count: int = 4000) -> Dataset:
-    """Return random images in the shape of CIFAR-10. The first hundred are the test set."""
+def random_images(count: int = 4000, side: int = 32) -> Dataset:
+    """Return random color images of ten classes. The first hundred are the test set."""
     draw = np.random.RandomState(0)
-    images = draw.randint(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    images = draw.randint(0, 256, (count, side, side, 3), dtype=np.uint8)
     labels = draw.randint(0, 10, count)
     train, test = (images, labels), (images[:100], labels[:100])
     return assemble(train, test, classes=10, mean=(125.0,) * 3, std=(62.0,) * 3)

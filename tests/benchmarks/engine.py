@@ -193,25 +193,6 @@ def plain_loop(dtype: str) -> Iterator[Figure]:
     yield Figure(f"engine / plain loop, {dtype}", "≥ 0.95", "", ratio)
 
 
-def gpu() -> Iterator[Figure]:
-    """Measure ResNet20 on a CUDA device: images per second at E = 20, a round at E = 1."""
-    if not torch.cuda.is_available():
-        print("on a CUDA device: not measured, there is none")
-        return
-    make_deterministic(1)
-    made, name = random_images(50_000), torch.cuda.get_device_name()
-    for dtype in ("float32", "bfloat16"):
-        for batch in (20, 64):
-            changes = {"batch_size": batch, "dtype": dtype}
-            trial = federation("resnet20-e20", made, "cuda", **changes)
-            images = [CLIENTS * 20 * batch / s for s in rounds(trial, N)]
-            what = f"{name}, ResNet20, E = 20, batch {batch}, {dtype}"
-            yield Figure(what, "≥ 300,000", "images/s", images)
-        trial = federation("resnet20-e1", made, "cuda", dtype=dtype)
-        seconds = [1000 * s for s in rounds(trial, 20)]
-        yield Figure(f"{name}, ResNet20, E = 1, batch 20, {dtype}", "≤ 0.8", "ms a round", seconds)
-
-
 FIRST_ROUND = """
 import sys, time
 from tests.benchmarks.cases import configured, dataset
@@ -323,9 +304,9 @@ def flower() -> Iterator[Figure]:
             yield Figure(f"{case}, {dtype}: two slots / Flower", f"≥ {target:g}", "", ratio)
 
 
-def flower_says(case: str, count: int) -> str:
+def flower_says(case: str, count: int, *options: str) -> str:
     """Return one line of JSON."""
-    call = [FLOWER, "-m", "tests.benchmarks.flower", case, str(count)]
+    call = [FLOWER, "-m", "tests.benchmarks.flower", case, str(count), *options]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()[-1]
 
@@ -344,7 +325,6 @@ def parts(folder: Path) -> dict[str, Callable[[], Iterator[Figure]]]:
         "drawing": drawing,
         "loop": lambda: plain_loop("float32"),
         "loop-bf16": lambda: plain_loop("bfloat16"),
-        "gpu": gpu,
         "first": first_round,
         "memory": memory,
         "snapshot": lambda: snapshots(folder),

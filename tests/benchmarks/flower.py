@@ -1,7 +1,8 @@
 """Flower's simulation, the peer of the engine: `python -m tests.benchmarks.flower CASE ROUNDS`.
 
-Two actors, each with one processor and one thread, train without evaluation. Model, data and
-batches are the engine's. The program prints one line of JSON, with times in seconds.
+The actors, each with one processor and one thread, train without evaluation. By default there are
+two of them, on a CPU. Model, data and batches are the engine's. The program prints one line of
+JSON, with times in seconds.
 
 Flower needs older versions of typer, rich and packaging than constraints.txt pins. Its own
 environment is made by
@@ -36,43 +37,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from torch import nn
 
 from tests.benchmarks.cases import CASES, CLIENTS, built, configured, dataset
-from trainers.data.batches import Normalize, local_batches
-from trainers.partition import partition
-
-
-class Workshop:
-    """The objects that an actor's process reuses for its clients: data, partition, one model."""
-
-    def __init__(self, case: str) -> None:
-        torch.set_num_threads(1)
-        self.config = configured(case)
-        made = dataset(case)
-        self.train = made.train
-        self.samples = partition(made.train.labels.numpy(), self.config)
-        self.normalize = Normalize(made, torch.float32, torch.device("cpu"))
-        self.model = built(self.config, made).to(memory_format=torch.channels_last).train()
-
-    def fit(self, round: int, client: int) -> float:
-        """Train E local steps from the model's present state. Return the mean loss."""
-        config, model = self.config, self.model
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=config.lr, momentum=config.momentum_factor or 0.0
-        )
-        batches = local_batches(self.samples[client], config, round, client)
-        total = torch.zeros(())
-        for batch in batches:
-            optimizer.zero_grad()
-            logits = model(self.normalize(self.train.images[batch]))
-            loss = nn.functional.cross_entropy(logits, self.train.labels[batch])
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            total += loss.detach()
-        return total.item() / len(batches)
-
+from tests.benchmarks.workshop import Workshop
 
 workshop = cache(Workshop)
 """One per process. Actors import this module, so their clients share the cache."""
@@ -81,12 +48,12 @@ workshop = cache(Workshop)
 def train(message: Message, context: Context) -> Message:
     """Train a client's round."""
     options = message.content["config"]
-    shop = workshop(str(options["case"]))
+    shop = workshop(str(options["case"]), str(options["device"]))
     client = int(context.node_config["partition-id"])
     shop.model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     loss = shop.fit(int(options["server-round"]), client)
     metrics = MetricRecord({"num-examples": len(shop.samples[client]), "train-loss": loss})
-    arrays = ArrayRecord(shop.model.state_dict())
+    arrays = ArrayRecord({name: t.cpu() for name, t in shop.model.state_dict().items()})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
@@ -109,8 +76,11 @@ class Timed(FedAvg):
         return averaged
 
 
-def measure(case: str, rounds: int) -> dict[str, Any]:
-    """Run a case. Print its times in seconds and its last training loss."""
+def measure(case: str, rounds: int, device: str = "cpu", actors: int = 2) -> dict[str, Any]:
+    """Run a case. Return its times in seconds and its last training loss.
+
+    The actors share one GPU equally, if the device is one.
+    """
     began = time.perf_counter()
     torch.set_num_threads(1)
     strategy, losses = Timed(), []
@@ -124,17 +94,18 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
             grid=grid,
             initial_arrays=ArrayRecord(model.state_dict()),
             num_rounds=rounds,
-            train_config=ConfigRecord({"case": case}),
+            train_config=ConfigRecord({"case": case, "device": device}),
         )
         losses.append(result.train_metrics_clientapp[rounds]["train-loss"])
 
+    gpus = int(device.startswith("cuda"))
     run_simulation(
         server_app,
         client_app,
         num_supernodes=CLIENTS,
         backend_config={
-            "init_args": {"num_cpus": 2, "num_gpus": 0},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"num_cpus": actors, "num_gpus": gpus},
+            "client_resources": {"num_cpus": 1, "num_gpus": gpus / actors},
         },
     )
     return {
@@ -151,8 +122,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("case", choices=CASES)
     parser.add_argument("rounds", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--actors", type=int, default=2)
     given = parser.parse_args()
-    print(json.dumps(measure(given.case, given.rounds)))
+    print(json.dumps(measure(given.case, given.rounds, given.device, given.actors)))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.acceptance.command import eventually
+from tests.acceptance.command import at_once, eventually, query
+from tests.benchmarks import whole_gpu
 from tests.benchmarks.whole_gpu import Part, parts, run_parts
+from tests.builders import REPOSITORY
+from tests.image_folders import make_image_folder
 
 SAY = (sys.executable, "-c", "import sys; print('one'); print('two', file=sys.stderr)")
 FAIL = (sys.executable, "-c", "raise SystemExit(3)")
@@ -79,3 +82,39 @@ def test_the_parts_come_in_order_and_the_search_needs_images(tmp_path: Path) -> 
     assert [bool(part.missing) for part in whole] == [False, False, False]
     assert [bool(part.missing) for part in without] == [False, False, True]
     assert os.fspath(tmp_path) in whole[2].commands[0]
+
+
+TINY = ("model=cnn", "rounds=2", "local_steps=1", "batch_size=4", "clients=2", "evaluate_every=1")
+"""Changes that let a CPU run the search in seconds."""
+
+
+def test_the_commands_of_the_search_run_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plan, work, search show, sql and report accept their options and succeed.
+
+    The worker gets another device and number of slots. The plan gets a tiny model.
+    """
+    images = make_image_folder(tmp_path / "images", classes=10, each=48)
+    store = tmp_path / "search.db"
+    monkeypatch.setattr(whole_gpu, "STORE", store)
+    output = []
+    for command in parts(images)[2].commands:
+        line = " ".join(command[3:])
+        line = line.replace("--device cuda --slots auto", "--device cpu --slots 1")
+        arguments = line.split(" ")
+        if arguments[0] == "plan":
+            arguments += [f"--set={change}" for change in TINY]
+        output.append(at_once(*arguments, cwd=REPOSITORY).stdout)
+    planned, worked, searched, ledger, reported = output
+    assert "search-cifar10: 6 new trials, 0 kept" in planned
+    assert "1 arm to search" in planned
+    assert " 0 failed" in worked
+    assert "the best freeze round" in searched
+    assert "rounds_shared" in ledger
+    assert "FIXBN" in reported
+    rows = query(f"sqlite:///{store}", "SELECT normalizer, state FROM results")
+    assert {state for _, state in rows} == {"finished"}
+    counts = {name: [n for n, _ in rows].count(name) for name in ("bn", "gn", "fixbn")}
+    assert counts["bn"] == counts["gn"] == 3
+    assert counts["fixbn"] in range(3, 10)
