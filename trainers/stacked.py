@@ -106,7 +106,10 @@ class StackedTraining:
     def batch(self, row: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return images [K*B, C, H, W], normalized, and labels [K, B] of a row of `drawn`."""
         images, labels = self.local.batch(*row)
-        return self.local.normalize(images), labels.view(len(self.remaining), -1)
+        images = self.local.normalize(images)
+        if self.lanes.low is not None:
+            images = images.to(self.lanes.low.dtype)
+        return images, labels.view(len(self.remaining), -1)
 
     def drawn(self, round: int) -> list[Tensor]:
         """Return the indices [E, K*B] of the steps of all lanes, and with augmentation the rows

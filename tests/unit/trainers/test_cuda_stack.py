@@ -26,7 +26,7 @@ from trainers.config import TrainConfig
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.graph import Cuda, Graphs
-from trainers.lane_kernels import Fused
+from trainers.lane_kernels import DOTS, Fused
 from trainers.lane_operations import Operations, Weight
 from trainers.lanes import Lanes
 from trainers.numerics import make_deterministic, numerics
@@ -60,13 +60,13 @@ class Place:
 
     def run(self, chosen: TrainConfig, made: Dataset, *start: Any, **how: Any) -> Rounds:
         """Train a trial. Return every round's measurements and whole state."""
-        how = {"operations": self.operations(stack.DOTS[chosen.dtype])} | how
+        how = {"operations": self.operations(DOTS[chosen.dtype])} | how
         rounds = fedavg.run(chosen, made, *start, device=self.device, **how)
         return [(*measured(r), contents(r.state())) for r in rounds]
 
     def states(self, chosen: TrainConfig, made: Dataset, **how: Any) -> list[fedavg.State]:
         """Train a trial. Return its state after each round."""
-        how = {"operations": self.operations(stack.DOTS[chosen.dtype])} | how
+        how = {"operations": self.operations(DOTS[chosen.dtype])} | how
         return [r.state() for r in fedavg.run(chosen, made, device=self.device, **how)]
 
 
@@ -143,7 +143,6 @@ def test_the_order_of_clients_never_shows(place: Place, digits: Dataset) -> None
     assert place.run(chosen, digits, visit=lambda m: sorted(m, reverse=True)) == ascending
 
 
-@pytest.mark.xfail(strict=True, reason="the images of stacked training stay in float32")
 def test_stacked_activations_are_in_bfloat16(digits: Dataset) -> None:
     """The convolutions of a trial in bfloat16 read images in bfloat16."""
     seen = set()
@@ -167,7 +166,7 @@ def lane_bits(
     """Train some clients in lanes, each on random images of its own. Return each lane's bytes."""
     device = torch.device(place.device)
     model = models.build(chosen, 3, 16, 10).to(device)
-    dot = stack.DOTS[chosen.dtype]
+    dot = DOTS[chosen.dtype]
     made = Lanes(chosen, model, len(clients), device, place.operations(dot))
     frozen = chosen.frozen(1)
     made.begin(frozen=frozen, layer_frozen=frozen and chosen.freeze == "layer")
