@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import inner, power_of_two, precision
+from trainers.kernels.tiles import check_size, inner, power_of_two, precision
 
 PIXELS = 128
 """Pixels of a tile of the output."""
@@ -155,6 +155,7 @@ def _launch(
     lanes, images, height, width, ci = x.shape
     out_height, out_width, co = y.shape[2:]
     pixels = images * out_height * out_width
+    check_size(pixels * co)
     tile_n, tile_k = min(64, power_of_two(co)), min(32, power_of_two(ci))
     grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(co, tile_n), lanes)
     _convolve[grid](
@@ -167,7 +168,7 @@ def conv_weight_gradient(
     x: Tensor, dy: Tensor, taps: int, stride: int, pad: int, *, dot: str
 ) -> Tensor:
     """Return the gradient [K, Co, k, k, Ci] of w in float32, with taps = k."""
-    x, dy = inner(x), inner(dy)
+    x, dy = inner(x), inner(dy, like=x)
     lanes, images, height, width, ci = x.shape
     out_height, out_width, co = dy.shape[2:]
     pixels, length = images * out_height * out_width, taps * taps * ci

@@ -22,6 +22,15 @@ LEAST_WEIGHT, LEAST_GRADIENT = 1e-3, 1e-6
 TILE = 4096
 """Elements of a lane that a program of the clipping and of the step has."""
 
+STRIDES = ("w_lane", "v_lane", "gradient_lane")
+WINDOWS = ("w", "v", "gradient", "dy")
+"""Arguments whose divisibility by 16 the compiler ignores in kernels that sum what they load.
+
+It would decide how many elements a thread loads at once, and so the order of a sum. The stride of
+a window depends on K: it is the row of the whole matrix, but for one lane torch reports the length
+of the window.
+"""
+
 
 @triton.jit
 def _centered(w, at, known, length: tl.constexpr):
@@ -29,7 +38,7 @@ def _centered(w, at, known, length: tl.constexpr):
     return tl.where(known, values - tl.sum(values, 0) / length, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _standardize(
     w, gain, y, w_lane, gain_lane, least, rows: tl.constexpr, length: tl.constexpr,
     tile: tl.constexpr,
@@ -46,7 +55,7 @@ def _standardize(
     tl.store(y + (lane * rows + row) * length + i, factor * apart, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _standardize_gradient(
     w, gain, dy, dw, dgain, w_lane, gain_lane, least, rows: tl.constexpr, length: tl.constexpr,
     tile: tl.constexpr,
@@ -71,7 +80,7 @@ def _standardize_gradient(
     tl.store(dw + out, inner, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _weight_norm(
     v, g, y, v_lane, g_lane, rows: tl.constexpr, length: tl.constexpr, tile: tl.constexpr
 ):
@@ -85,7 +94,7 @@ def _weight_norm(
     tl.store(y + (lane * rows + row) * length + i, factor * values, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _weight_norm_gradient(
     v, g, dy, dv, dg, v_lane, g_lane, rows: tl.constexpr, length: tl.constexpr, tile: tl.constexpr
 ):
@@ -104,7 +113,7 @@ def _weight_norm_gradient(
     tl.store(dv + out, scale * (slope - values * (along * root * root)), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _clip_rows(
     w, gradient, w_lane, gradient_lane, bound, least_weight, least_gradient, length: tl.constexpr,
     tile: tl.constexpr,
@@ -125,7 +134,7 @@ def _clip_rows(
     tl.store(at, slope * tl.where(scale > 1.0, 1.0, scale), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _squares(gradient, parts, size, gradient_lane, count: tl.constexpr, tile: tl.constexpr):
     """Write the sum of squares of one part of a lane's gradient."""
     lane = tl.program_id(1).to(tl.int64)
