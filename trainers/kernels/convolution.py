@@ -16,6 +16,12 @@ from trainers.kernels.tiles import check_size, inner, power_of_two, precision
 PIXELS = 128
 """Pixels of a tile of the output."""
 
+SUMMED_PIXELS = 32
+"""Pixels of a tile of the sum in a weight's gradient.
+
+With 64, kernels for sm_90 spill registers.
+"""
+
 SHARE = 2560
 """Pixels that a share of a weight's gradient has at least."""
 
@@ -178,7 +184,8 @@ def conv_weight_gradient(
     grid = (triton.cdiv(length, tile_r) * triton.cdiv(co, tile_o), count, lanes)
     _weight_shares[grid](
         x, dy, shares, pixels, x.stride(0), dy.stride(0), height, width, out_height, out_width,
-        count, ci, co, taps, stride, pad, tile_o, tile_r, 64, precision(dot),
+        count, ci, co, taps, stride, pad, tile_o, tile_r, SUMMED_PIXELS,
+        precision(dot),
     )  # fmt: skip
     dw = x.new_empty(lanes, co, taps, taps, ci, dtype=torch.float32)
     _fold[triton.cdiv(co * length, 1024), lanes](shares, dw, co * length, count, 1024)
