@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import check_size, power_of_two
+from trainers.kernels.tiles import STRIDES, WINDOWS, check_size, power_of_two
 
 ELEMENTS = 4096
 """Elements of a tile. With 8192, kernels for sm_90 spill registers."""
@@ -400,7 +400,7 @@ def _image_slope_sums(
     tl.store(out + channels, weighted, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _group_slopes(
     sums, gamma, slopes, size, images, gamma_lane, channels: tl.constexpr, groups: tl.constexpr,
     tile: tl.constexpr,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import power_of_two
+from trainers.kernels.tiles import STRIDES, WINDOWS, power_of_two
 
 LEAST_SQUARE = 1e-4
 """The least sum of squares of a centered row (Brock et al. 2021)."""
@@ -21,15 +21,6 @@ LEAST_WEIGHT, LEAST_GRADIENT = 1e-3, 1e-6
 
 TILE = 4096
 """Elements of a lane that a program of the clipping and of the step has."""
-
-STRIDES = ("w_lane", "v_lane", "gradient_lane")
-WINDOWS = ("w", "v", "gradient", "dy")
-"""Arguments whose divisibility by 16 the compiler ignores in kernels that sum what they load.
-
-It would decide how many elements a thread loads at once, and so the order of a sum. The stride of
-a window depends on K: it is the row of the whole matrix, but for one lane torch reports the length
-of the window.
-"""
 
 
 @triton.jit

@@ -20,6 +20,15 @@ The last tile may reach beyond the lane, by less than 2**20 elements. Places of 
 PRECISIONS = {"ieee": "ieee", "tf32x3": "tf32x3", "bf16": "ieee"}
 """Triton's name for the precision of a product. Products of bfloat16 are exact in float32."""
 
+STRIDES = ("w_lane", "v_lane", "gain_lane", "g_lane", "gradient_lane", "gamma_lane")
+WINDOWS = ("w", "v", "gradient", "dy", "gamma")
+"""Arguments whose divisibility by 16 the compiler ignores in kernels that sum what they load.
+
+It would decide how many elements a thread loads at once, and so the order of a sum. The stride of
+a window depends on K: it is the row of the whole matrix, but for one lane torch reports the length
+of the window.
+"""
+
 
 def power_of_two(size: int) -> int:
     """Return the least power of two that is not below `size`, at least 16."""

@@ -2,7 +2,7 @@
 
 The functions of `trainers.kernels` are called on tensors without data. Each launch is recorded
 instead of run, so that the compiled code is that of a real launch. This needs a process in which
-the kernels are not interpreted: `python -m tests.unit.trainers.sm90 CASE...` prints JSON.
+the kernels are not interpreted. `python -m tests.unit.trainers.sm90 usage CASE...` prints JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WIDTHS = {"3-16": (3, 16, 32), "16-16": (16, 16, 32), "32-32": (32, 32, 16), "64
 WIDEST = {"512-512": (512, 512, 8)}
 """The widest convolution of ResNet18 on Tiny-ImageNet."""
 
-LANES, IMAGES = 10, 20
+IMAGES = 20
 
 
 class Usage(NamedTuple):
@@ -146,36 +146,36 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _windows(*shapes: tuple[int, ...]) -> list[Tensor]:
+def _windows(lanes: int, *shapes: tuple[int, ...]) -> list[Tensor]:
     """Return windows of a matrix whose rows have a length that is not divisible by 16."""
     sizes = [torch.Size(shape).numel() for shape in shapes]
-    rows = _empty(LANES, sum(sizes) + 10)
+    rows = _empty(lanes, sum(sizes) + 10)
     parts = rows[:, :-10].split(sizes, dim=1)
     return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def convolutions(dot: str, before: int, after: int, side: int) -> None:
+def convolutions(dot: str, lanes: int, before: int, after: int, side: int) -> None:
     """Convolve forward and backward, with strides of 1 and 2."""
     from trainers import kernels
 
     dtype = PRECISIONS[dot]
-    x = _empty(LANES, IMAGES, side, side, before, dtype=dtype)
-    (w,) = _windows((after, 3, 3, before))
+    x = _empty(lanes, IMAGES, side, side, before, dtype=dtype)
+    (w,) = _windows(lanes, (after, 3, 3, before))
     for stride in (1, 2):
         y = kernels.conv(x, w, stride, 1, dot=dot)
         kernels.conv_input_gradient(y, w, stride, 1, (side, side), dot=dot)
         kernels.conv_weight_gradient(x, y, 3, stride, 1, dot=dot)
 
 
-def normalizations(dot: str, before: int, after: int, side: int) -> None:
+def normalizations(dot: str, lanes: int, before: int, after: int, side: int) -> None:
     """Apply BN, GN and shifts to the output of a convolution, forward and backward."""
     from trainers import kernels
 
     dtype = PRECISIONS[dot]
-    x = _empty(LANES, IMAGES, side * side, after, dtype=dtype)
+    x = _empty(lanes, IMAGES, side * side, after, dtype=dtype)
     rows = x.flatten(1, 2)
-    gamma, beta, mean, var = _windows(*[(after,)] * 4)
-    active = _empty(LANES, dtype=torch.bool)
+    gamma, beta, mean, var = _windows(lanes, *[(after,)] * 4)
+    active = _empty(lanes, dtype=torch.bool)
     for frozen in (False, True):
         z, saved = kernels.normalize(
             rows, gamma, beta, mean, var, active, rows,
@@ -189,42 +189,42 @@ def normalizations(dot: str, before: int, after: int, side: int) -> None:
     kernels.shift_backward(kernels.shift(rows, beta, rows, relu=True), rows, relu=True)
 
 
-def heads(dot: str, before: int, after: int, side: int) -> None:
+def heads(dot: str, lanes: int, before: int, after: int, side: int) -> None:
     """Pool, multiply by the last weight, and compute the loss of 10 and of 200 classes."""
     from trainers import kernels
 
     dtype = PRECISIONS[dot]
-    x = _empty(LANES, IMAGES, side, side, after, dtype=dtype)
+    x = _empty(lanes, IMAGES, side, side, after, dtype=dtype)
     kernels.max_pool2_backward(x, kernels.max_pool2(x), x)
     pooled = kernels.mean_pool(x.flatten(2, 3))
-    labels = _empty(LANES, IMAGES, dtype=torch.int64)
+    labels = _empty(lanes, IMAGES, dtype=torch.int64)
     for classes in (10, 200):
-        w, bias = _windows((classes, after), (classes,))
+        w, bias = _windows(lanes, (classes, after), (classes,))
         logits = kernels.linear(pooled, w, bias, dot=dot)
         _, slopes = kernels.cross_entropy(logits, labels)
         kernels.linear_backward(pooled, w, slopes.to(dtype), dot=dot)
 
 
-def rows(dot: str, before: int, after: int, side: int) -> None:
+def rows(dot: str, lanes: int, before: int, after: int, side: int) -> None:
     """Compute weights from rows, and take the step of all lanes."""
     from trainers import kernels
 
-    w, gain = _windows((after, 9 * before), (after,))
-    dy = _empty(LANES, after, 9 * before)
+    w, gain = _windows(lanes, (after, 9 * before), (after,))
+    dy = _empty(lanes, after, 9 * before)
     kernels.standardize(w, gain)
     kernels.standardize_backward(w, gain, dy)
     kernels.weight_norm(w, gain)
     kernels.weight_norm_backward(w, gain, dy)
     kernels.clip_rows(w, w, 0.1)
-    values, gradient, velocity = (_empty(LANES, after * before * 9 * 20 + 10) for _ in range(3))
+    values, gradient, velocity = (_empty(lanes, after * before * 9 * 20 + 10) for _ in range(3))
     kernels.clip(gradient, 10.0)
     kernels.descend(
-        values, gradient, velocity, _empty(LANES, dtype=torch.bool), _empty(1),
+        values, gradient, velocity, _empty(lanes, dtype=torch.bool), _empty(1),
         decay=1e-4, decayed=1000, momentum=0.9, trained=2000,
     )  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[str, int, int, int], None]] = {
+FAMILIES: dict[str, Callable[[str, int, int, int, int], None]] = {
     "convolutions": convolutions,
     "normalizations": normalizations,
     "heads": heads,
@@ -236,7 +236,7 @@ def measured(case: str) -> Iterator[Usage]:
     """Compile the kernels of a case, "FAMILY PRECISION CHANNELS"."""
     family, dot, channels = case.split()
     with recorded() as launches:
-        FAMILIES[family](dot, *(WIDTHS | WIDEST)[channels])
+        FAMILIES[family](dot, 10, *(WIDTHS | WIDEST)[channels])
     for launch in dict.fromkeys(launches):
         yield Usage(case, _label(launch), *compiled(launch))
 
@@ -248,14 +248,31 @@ def _label(launch: Launch) -> str:
     return " ".join([str(launch.kernel.__name__).lstrip("_"), *options, *strides])
 
 
-def measure(cases: list[str]) -> list[Usage]:
-    """Compile the kernels of some cases in a process that does not interpret them."""
+def dependent(case: str) -> Iterator[str]:
+    """Yield the kernels whose compiled code is another one for one lane than for ten."""
+    family, dot, channels = case.split()
+    launched = []
+    for lanes in (1, 10):
+        with recorded() as launches:
+            FAMILIES[family](dot, lanes, *(WIDTHS | WIDEST)[channels])
+        launched.append(launches)
+    for one, ten in zip(*launched, strict=True):
+        if one != ten:
+            yield str(one.kernel.__name__).lstrip("_")
+
+
+QUESTIONS: dict[str, Callable[[str], Iterator[Any]]] = {"usage": measured, "lanes": dependent}
+
+
+def answers(question: str, cases: list[str]) -> list[Any]:
+    """Ask about some cases in a process that does not interpret the kernels."""
     environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.unit.trainers.sm90", *cases]
+    command = [sys.executable, "-m", "tests.unit.trainers.sm90", question, *cases]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    return [Usage(*row) for row in json.loads(process.stdout)]
+    return list(json.loads(process.stdout))
 
 
 if __name__ == "__main__":
-    print(json.dumps([usage for case in sys.argv[1:] for usage in measured(case)]))
+    ask = QUESTIONS[sys.argv[1]]
+    print(json.dumps([answer for case in sys.argv[2:] for answer in ask(case)]))
