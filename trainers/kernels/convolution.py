@@ -11,10 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import inner, power_of_two, precision
+from trainers.kernels.tiles import check_size, inner, power_of_two, precision
 
 PIXELS = 128
 """Pixels of a tile of the output."""
+
+SUMMED_PIXELS = 32
+"""Pixels of a tile of the sum in a weight's gradient.
+
+With 64, kernels for sm_90 spill registers.
+"""
 
 SHARE = 2560
 """Pixels that a share of a weight's gradient has at least."""
@@ -155,6 +161,7 @@ def _launch(
     lanes, images, height, width, ci = x.shape
     out_height, out_width, co = y.shape[2:]
     pixels = images * out_height * out_width
+    check_size(pixels * co)
     tile_n, tile_k = min(64, power_of_two(co)), min(32, power_of_two(ci))
     grid = (triton.cdiv(pixels, PIXELS), triton.cdiv(co, tile_n), lanes)
     _convolve[grid](
@@ -167,7 +174,7 @@ def conv_weight_gradient(
     x: Tensor, dy: Tensor, taps: int, stride: int, pad: int, *, dot: str
 ) -> Tensor:
     """Return the gradient [K, Co, k, k, Ci] of w in float32, with taps = k."""
-    x, dy = inner(x), inner(dy)
+    x, dy = inner(x), inner(dy, like=x)
     lanes, images, height, width, ci = x.shape
     out_height, out_width, co = dy.shape[2:]
     pixels, length = images * out_height * out_width, taps * taps * ci
@@ -177,7 +184,8 @@ def conv_weight_gradient(
     grid = (triton.cdiv(length, tile_r) * triton.cdiv(co, tile_o), count, lanes)
     _weight_shares[grid](
         x, dy, shares, pixels, x.stride(0), dy.stride(0), height, width, out_height, out_width,
-        count, ci, co, taps, stride, pad, tile_o, tile_r, 64, precision(dot),
+        count, ci, co, taps, stride, pad, tile_o, tile_r, SUMMED_PIXELS,
+        precision(dot),
     )  # fmt: skip
     dw = x.new_empty(lanes, co, taps, taps, ci, dtype=torch.float32)
     _fold[triton.cdiv(co * length, 1024), lanes](shares, dw, co * length, count, 1024)

@@ -46,12 +46,12 @@ def _max_pool(x, z, elements, height, width, channels: tl.constexpr, tile: tl.co
     at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     known = at < elements
     corner = x + _corner(at, height, width, channels)
-    best = tl.load(corner, mask=known, other=0.0)
+    best = tl.load(corner, mask=known, other=0.0).to(tl.float32)
     for i in tl.static_range(1, 4):
         place = corner + ((i // 2) * width + i % 2) * channels
-        value = tl.load(place, mask=known, other=0.0)
+        value = tl.load(place, mask=known, other=0.0).to(tl.float32)
         best = tl.where((value > best) | (value != value), value, best)
-    tl.store(z + at, best, mask=known)
+    tl.store(z + at, best.to(z.dtype.element_ty), mask=known)
 
 
 @triton.jit
@@ -62,12 +62,12 @@ def _max_pool_gradient(
     at = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     known = at < elements
     corner = _corner(at, height, width, channels)
-    best = tl.load(z + at, mask=known, other=0.0)
+    best = tl.load(z + at, mask=known, other=0.0).to(tl.float32)
     slope = tl.load(dz + at, mask=known, other=0.0)
     given = at < 0
     for i in tl.static_range(4):
         place = corner + ((i // 2) * width + i % 2) * channels
-        value = tl.load(x + place, mask=known, other=0.0)
+        value = tl.load(x + place, mask=known, other=0.0).to(tl.float32)
         takes = ((value == best) | (value != value)) & (given == 0)
         tl.store(dx + place, tl.where(takes, slope, 0.0), mask=known)
         given = given | takes

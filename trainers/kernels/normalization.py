@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import power_of_two
+from trainers.kernels.tiles import STRIDES, WINDOWS, check_size, power_of_two
 
-ELEMENTS = 8192
-"""Elements of a tile."""
+ELEMENTS = 4096
+"""Elements of a tile. With 8192, kernels for sm_90 spill registers."""
 
 MOST_PARTS = 64
 """Parts of a lane's rows, at most. Each has a program of its own."""
@@ -58,10 +58,10 @@ def _moments(x, first, last, c, channels: tl.constexpr, tile_c: tl.constexpr, ti
 
 @triton.jit
 def _slope(z, dz, at, known, relu: tl.constexpr):
-    """Return the gradient before ReLU."""
+    """Return the gradient before ReLU. As in torch, NaN passes it on."""
     g = tl.load(dz + at, mask=known, other=0.0).to(tl.float32)
     if relu:
-        g = tl.where(tl.load(z + at, mask=known, other=0.0) > 0, g, 0.0)
+        g = tl.where(tl.load(z + at, mask=known, other=0.0).to(tl.float32) <= 0, 0.0, g)
     return g
 
 
@@ -239,7 +239,13 @@ def _batch_gradient(
 
 
 def _parts(rows: int, channels: int) -> tuple[int, int, int, int]:
-    """Return channels and rows of a tile, the number of parts, and the rows of a part."""
+    """Return channels and rows of a tile, the number of parts, and the rows of a part.
+
+    Raises:
+        ValueError: a lane is too large.
+
+    """
+    check_size(rows * channels)
     tile_c = power_of_two(channels)
     tile_m = max(16, ELEMENTS // tile_c)
     tiles = triton.cdiv(rows, tile_m)
@@ -264,9 +270,15 @@ def normalize(
     """Apply BN over the rows of x [K, N, C], a shortcut's sum and ReLU.
 
     Also return the mean and the reciprocal deviation [K, 2, C]. The running statistics of the
-    active lanes are updated in place, unless they are frozen. N is 2 at least.
+    active lanes are updated in place, unless they are frozen.
+
+    Raises:
+        ValueError: N is 1, and the statistics are not frozen.
+
     """
     lanes, size, channels = x.shape
+    if size == 1 and not frozen:
+        raise ValueError("BN in training needs two values or more per channel, and has one")
     tile_c, tile_m, count, each = _parts(size, channels)
     parts = x.new_empty(lanes, count, 2, channels, dtype=torch.float32)
     saved = x.new_empty(lanes, 2, channels, dtype=torch.float32)
@@ -388,7 +400,7 @@ def _image_slope_sums(
     tl.store(out + channels, weighted, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _group_slopes(
     sums, gamma, slopes, size, images, gamma_lane, channels: tl.constexpr, groups: tl.constexpr,
     tile: tl.constexpr,

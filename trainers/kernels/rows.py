@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.kernels.tiles import power_of_two
+from trainers.kernels.tiles import STRIDES, WINDOWS, power_of_two
 
 LEAST_SQUARE = 1e-4
 """The least sum of squares of a centered row (Brock et al. 2021)."""
@@ -29,7 +29,7 @@ def _centered(w, at, known, length: tl.constexpr):
     return tl.where(known, values - tl.sum(values, 0) / length, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _standardize(
     w, gain, y, w_lane, gain_lane, least, rows: tl.constexpr, length: tl.constexpr,
     tile: tl.constexpr,
@@ -46,7 +46,7 @@ def _standardize(
     tl.store(y + (lane * rows + row) * length + i, factor * apart, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _standardize_gradient(
     w, gain, dy, dw, dgain, w_lane, gain_lane, least, rows: tl.constexpr, length: tl.constexpr,
     tile: tl.constexpr,
@@ -71,7 +71,7 @@ def _standardize_gradient(
     tl.store(dw + out, inner, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _weight_norm(
     v, g, y, v_lane, g_lane, rows: tl.constexpr, length: tl.constexpr, tile: tl.constexpr
 ):
@@ -85,7 +85,7 @@ def _weight_norm(
     tl.store(y + (lane * rows + row) * length + i, factor * values, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _weight_norm_gradient(
     v, g, dy, dv, dg, v_lane, g_lane, rows: tl.constexpr, length: tl.constexpr, tile: tl.constexpr
 ):
@@ -104,7 +104,7 @@ def _weight_norm_gradient(
     tl.store(dv + out, scale * (slope - values * (along * root * root)), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _clip_rows(
     w, gradient, w_lane, gradient_lane, bound, least_weight, least_gradient, length: tl.constexpr,
     tile: tl.constexpr,
@@ -125,7 +125,7 @@ def _clip_rows(
     tl.store(at, slope * tl.where(scale > 1.0, 1.0, scale), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STRIDES, do_not_specialize_on_alignment=WINDOWS)
 def _squares(gradient, parts, size, gradient_lane, count: tl.constexpr, tile: tl.constexpr):
     """Write the sum of squares of one part of a lane's gradient."""
     lane = tl.program_id(1).to(tl.int64)

@@ -78,7 +78,7 @@ def normalize_backward(
     shortcut: bool,
     relu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    g = torch.where(z > 0, dz, 0) if relu else dz
+    g = torch.where(z <= 0, 0, dz) if relu else dz
     unit = (x - saved[:, :1]) * saved[:, 1:]
     dgamma, dbeta = (g * unit).sum(1), g.sum(1)
     n = x.shape[1]
@@ -116,7 +116,7 @@ def group_normalize_backward(
     shortcut: bool,
     relu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    g = torch.where(z > 0, dz, 0) if relu else dz
+    g = torch.where(z <= 0, 0, dz) if relu else dz
     unit = (x.unflatten(3, (groups, -1)) - saved[0]) * saved[1]
     inner = (g * gamma[:, None, None]).unflatten(3, (groups, -1))
     mean = inner.mean((2, 4), keepdim=True)
@@ -130,7 +130,7 @@ def shift(x: Tensor, beta: Tensor, shortcut: Tensor | None, *, relu: bool) -> Te
 
 
 def shift_backward(z: Tensor, dz: Tensor, *, relu: bool) -> tuple[Tensor, Tensor]:
-    g = torch.where(z > 0, dz, 0) if relu else dz
+    g = torch.where(z <= 0, 0, dz) if relu else dz
     return g, g.sum(1)
 
 
