@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.triton_interpreter import DEVICE
 from tests.unit.trainers.arms import ARMS, measured, small
 from tests.unit.trainers.fake_cuda import FakeCuda
 from trainers import fedavg
@@ -15,6 +16,7 @@ from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.engines import Diverged
 from trainers.graph import Graphs
+from trainers.lane_kernels import Fused
 from trainers.lane_operations import Batched, Loop, Operations
 from trainers.numerics import make_deterministic
 
@@ -124,3 +126,30 @@ def test_clients_that_keep_layers_are_not_stacked(normalizer: str, digits: Datas
     """The engine's choice does not come so far."""
     with pytest.raises(ValueError, match=f"clients keep layers of {normalizer}"):
         trained(small(normalizer=normalizer), digits, Loop())
+
+
+def tiny(**changes: Any) -> TrainConfig:
+    """A trial of twelve local steps, because each takes half a second in the interpreter."""
+    few = {"clients": 3, "participation": 0.6, "rounds": 3, "local_steps": 1, "batch_size": 4}
+    return small(**{**few, "momentum": "local", **changes})
+
+
+def test_a_trial_of_our_kernels_resumes_forks_and_has_no_order(digits: Dataset) -> None:
+    """In Triton's interpreter, or on a GPU: bit for bit, and near a trial of seq in float64."""
+    from trainers import kernels
+
+    def run(chosen: TrainConfig, state: fedavg.State | None = None, **how: Any) -> Any:
+        fused = Fused(kernels, "ieee")
+        rounds = fedavg.run(chosen, digits, state, device=DEVICE, operations=fused, **how)
+        return [(measured(done), done.state()) for done in rounds]
+
+    fixed = tiny(normalizer="fixbn", freeze_round=1)
+    whole = run(fixed)
+    assert bits(run(fixed, whole[1][1])) == bits(whole[2:])
+    assert bits(run(fixed, visit=lambda m: sorted(m, reverse=True))) == bits(whole)
+    trunk = run(tiny(normalizer="bn", rounds=1))
+    assert bits(run(fixed, trunk[0][1])) == bits(whole[1:])
+    exact = trained(tiny(normalizer="fixbn", freeze_round=1, dtype="float64"), digits, None)
+    start = fedavg._Federation(fixed, digits, torch.device("cpu")).server.double()
+    wanted, got = (r[-1][1].tensors["server"].double() for r in (exact, whole))
+    assert (got - wanted).norm() < 1e-4 * (wanted - start).norm()
