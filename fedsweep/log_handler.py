@@ -1,16 +1,19 @@
 """Log handler of an attempt: it keeps log lines until the attempt's next write stores them.
 
 It keeps the lines of fedsweep, the trainers and Python's warnings, and the lines of other loggers
-at WARNING and above. Their number and length are limited.
+at WARNING and above. Their number and length are limited. If other threads of the process make
+attempts at the same time, their lines are not kept.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Self, TextIO
 
@@ -39,8 +42,70 @@ class Line:
     message: str
 
 
+class _Logging:
+    """The process's logging while attempts are made, in one thread or in several.
+
+    It is set up when the first attempt begins, and restored when the last one ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handlers: dict[LogHandler, int] = {}
+        """The handlers of the attempts that are made now, with the threads that make them."""
+        self._before = ExitStack()
+        """The settings from before the first attempt."""
+
+    def add(self, handler: LogHandler) -> None:
+        """Pass records to the handler of an attempt that the current thread makes."""
+        with self._lock:
+            if not self._handlers:
+                self._set_up()
+            else:
+                with warnings.catch_warnings():
+                    pass  # the end of this context lets each warning be logged again
+            self._handlers[handler] = threading.get_ident()
+            logging.getLogger().addHandler(handler)
+
+    def remove(self, handler: LogHandler) -> None:
+        """Pass no more records to a handler."""
+        with self._lock:
+            logging.getLogger().removeHandler(handler)
+            del self._handlers[handler]
+            if not self._handlers:
+                self._before.close()
+
+    def is_others(self, record: logging.LogRecord, handler: LogHandler) -> bool:
+        """Return whether a record is of a thread that makes another attempt."""
+        threads = self._handlers.copy()
+        return record.thread != threads.get(handler) and record.thread in threads.values()
+
+    def _set_up(self) -> None:
+        with ExitStack() as before:
+            # A warning is logged once per attempt, not once per process.
+            before.enter_context(warnings.catch_warnings())
+            before.callback(logging.captureWarnings, False)
+            logging.captureWarnings(True)
+            root = logging.getLogger()
+            if not root.handlers:
+                printer = _Printer()
+                root.addHandler(printer)
+                before.callback(root.removeHandler, printer)
+            for name in OWN_LOGGERS:
+                logger = logging.getLogger(name)
+                before.callback(logger.setLevel, logger.level)
+                logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+            self._before = before.pop_all()
+
+
+_logging = _Logging()
+
+
 class LogHandler(logging.Handler):
-    """A handler of the root logger, as a context. Output that reached stderr before still does."""
+    """A handler of the root logger, as a context. Output that reached stderr before still does.
+
+    A record of a thread that makes no attempt is kept in the lines of all attempts, because nobody
+    knows which of them it belongs to.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,33 +113,17 @@ class LogHandler(logging.Handler):
         self._lines: list[Line] = []
         self._count = 0
         self._dropped: Line | None = None
-        self._filters = warnings.catch_warnings()
-        self._before: list[tuple[logging.Logger, int]] = []
-        self._printer: logging.Handler | None = None
 
     def __enter__(self) -> Self:
-        self._filters.__enter__()  # a warning is logged once per attempt, not once per process
-        logging.captureWarnings(True)
-        root = logging.getLogger()
-        if not root.handlers:
-            self._printer = _Printer()
-            root.addHandler(self._printer)
-        root.addHandler(self)
-        ours = [logging.getLogger(name) for name in OWN_LOGGERS]
-        self._before = [(logger, logger.level) for logger in ours]
-        for logger in ours:
-            logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        _logging.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for logger, level in self._before:
-            logger.setLevel(level)
-        root = logging.getLogger()
-        root.removeHandler(self)
-        if self._printer is not None:
-            root.removeHandler(self._printer)
-        logging.captureWarnings(False)
-        self._filters.__exit__(None, None, None)
+        _logging.remove(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep a record: not if another thread's attempt logs it."""
+        return bool(super().filter(record)) and not _logging.is_others(record, self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the lines of a record."""

@@ -6,7 +6,9 @@ functions. `trainers.engines` explains each function.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 from trainers import memory
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.engines import Unreadable
+from trainers.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +120,26 @@ def class_counts(config: TrainConfig, root: Path | None) -> list[list[int]]:
 
 def _load_for(config: TrainConfig, root: Path | None) -> Dataset:
     sizes = (config.image_size, config.image_height)
-    return _load(config.dataset, *sizes, config.fingerprint, root)
+    with _one_load():
+        return _load(config.dataset, *sizes, config.fingerprint, root)
+
+
+@contextmanager
+def _one_load() -> Iterator[None]:
+    """Let threads load one after another, so that the second one finds the data of the first.
+
+    The first one counts its steps, and is ended if it stalls. That limits the wait of the others.
+    """
+    if not _LOADING.acquire(blocking=False):
+        with progress.waiting():
+            _LOADING.acquire()
+    try:
+        yield
+    finally:
+        _LOADING.release()
+
+
+_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=2)

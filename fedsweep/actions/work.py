@@ -16,7 +16,7 @@ def options(
     url: str,
     device: str,
     *,
-    slots: int | None,
+    slots: str,
     threads: int,
     engine: str,
     sweep: str | None,
@@ -31,19 +31,20 @@ def options(
     artifacts_variable: str | None,
     notify: Sequence[str],
 ) -> worker.WorkOptions:
-    """Return the options of `worker.work`; by default a slot for each device.
+    """Return the options of `worker.work`. `slots` is a number, or "auto" for one per device.
 
     A missing device is also stored in the database, so that `status` shows it.
 
     Raises:
         DeviceError: There is no such device.
-        RequestError: The engine, a webhook or a place for files cannot be used.
+        RequestError: The slots, the engine, a webhook or a place for files cannot be used.
 
     """
     for address in notify:
         webhook.checked(address)
     if engine not in ENGINES:
         raise RequestError(f"--engine {engine} is none of {', '.join(ENGINES)}")
+    number = _number_of(slots)
     try:
         names = devices(device)
     except (DeviceError, MachineError) as error:
@@ -56,7 +57,7 @@ def options(
     return worker.WorkOptions(
         url=url,
         devices=tuple(names),
-        slots=slots or len(names),
+        slots=number or len(names),
         threads=threads,
         engine=engine,
         sweep=sweep,
@@ -70,6 +71,24 @@ def options(
         artifacts=_approved(artifacts, artifacts_variable),
         notify=tuple(notify),
     )
+
+
+def _number_of(slots: str) -> int | None:
+    """Return the number of slots that the option names, None for "auto".
+
+    Raises:
+        RequestError: It is neither "auto" nor a number of at least 1.
+
+    """
+    if slots == "auto":
+        return None
+    try:
+        number = int(slots)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise RequestError(f"--slots {slots} is neither auto nor a number of at least 1")
+    return number
 
 
 def _approved(artifacts: Sequence[str], variable: str | None) -> tuple[str, ...]:

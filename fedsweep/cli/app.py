@@ -30,9 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("plan", epilog="Example: fedsweep plan study.toml --db sqlite:///study.db")(plan.plan)
-app.command("work", epilog="Example: fedsweep work --db sqlite:///study.db --until-empty")(
-    work.work
-)
+app.command(
+    "work", epilog="Example: fedsweep work --db sqlite:///study.db --slots auto --until-empty"
+)(work.work)
 app.command(
     "report", epilog="Example: fedsweep report --sweep study --format markdown --output study.md"
 )(report.report)

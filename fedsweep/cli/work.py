@@ -32,13 +32,12 @@ def work(
         str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Device to train on.")
     ] = "auto",
     slots: Annotated[
-        int | None,
+        str,
         typer.Option(
-            min=1,
-            help="Trials to train at the same time. Default: one per device.",
-            show_default=False,
+            metavar="N|auto",
+            help="Trials to train at the same time. auto is one per device.",
         ),
-    ] = None,
+    ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch per slot.")] = 1,
     engine: Annotated[
         str,

@@ -56,6 +56,8 @@ REQUESTS = [
     (["plan", "tiny.toml", "--db", "sqlite:///other.db"], "not a fedsweep database"),
     (["plan", "tiny.toml", "--db", "postgresql://u:hunter2@127.0.0.1:1/n"], "cannot be reached"),
     (["work"], "there is no database fedsweep.db"),
+    (["work", "--slots", "0"], "--slots 0 is neither auto nor a number of at least 1"),
+    (["work", "--slots", "many"], "--slots many is neither auto nor a number of at least 1"),
     (["report"], "there is no database fedsweep.db"),
     (["status"], "there is no database fedsweep.db"),
     (["sql", "SELECT 1"], "there is no database fedsweep.db"),

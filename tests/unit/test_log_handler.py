@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -115,3 +117,64 @@ def test_a_record_that_cannot_be_formatted_is_ignored(
         logging.getLogger("urllib3").warning("%d", "three")
     assert lines_of(handler) == []
     assert "Logging error" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_two_attempts_at_the_same_time_keep_the_lines_of_their_own_threads() -> None:
+    """The first one to begin is the first one to end. The loggers are restored after both."""
+    log = logging.getLogger("fedsweep")
+    showwarning, handlers = warnings.showwarning, list(logging.getLogger().handlers)
+    both, first_ended = threading.Barrier(3, timeout=60), threading.Event()
+
+    def speak(name: str, time: str) -> None:
+        log.info("%s of %s", time, name)
+        warnings.warn(f"{time} warning of {name}", stacklevel=1)
+
+    def attempt(name: str) -> list[str]:
+        if name == "b":
+            both.wait()  # a has begun
+        with LogHandler() as handler:
+            if name == "a":
+                both.wait()
+            both.wait()  # both have begun
+            speak(name, "middle")
+            both.wait()
+            both.wait()  # a thread without an attempt has logged a line
+            if name == "b":
+                assert first_ended.wait(60)
+                speak(name, "end")
+        if name == "a":
+            first_ended.set()
+        return [message.rpartition("Warning: ")[2] for _, message in lines_of(handler)]
+
+    with ThreadPoolExecutor() as threads:
+        a, b = threads.submit(attempt, "a"), threads.submit(attempt, "b")
+        both.wait()
+        both.wait()
+        both.wait()
+        log.info("of neither")
+        both.wait()
+        kept = [
+            [line for line in ended.result(60) if "warn(" not in line]  # the line of the code
+            for ended in (a, b)
+        ]
+    assert kept == [
+        ["middle of a", "middle warning of a", "of neither"],
+        ["middle of b", "middle warning of b", "of neither", "end of b", "end warning of b"],
+    ]
+    assert log.level == logging.NOTSET
+    assert warnings.showwarning is showwarning
+    assert logging.getLogger().handlers == handlers
+
+
+def test_the_levels_of_loggers_are_restored_only_after_the_last_attempt() -> None:
+    """The attempts may end in any order."""
+    log = logging.getLogger("fedsweep")
+    first, second = LogHandler(), LogHandler()
+    with first:
+        second.__enter__()
+    log.info("still kept")
+    second.__exit__()
+    assert lines_of(second) == [("info", "still kept")]
+    assert lines_of(first) == []
+    assert log.level == logging.NOTSET

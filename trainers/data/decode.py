@@ -125,11 +125,13 @@ def _each(read: Callable[[int], None], count: int) -> None:
 
     In runs: small images one by one would spend their time on handing over that lock.
     """
+    counter = progress.current
 
     def decode_run(start: int) -> None:
-        for i in range(start, min(start + RUN, count)):
-            read(i)
-            progress.step()
+        with progress.counting_in(counter):
+            for i in range(start, min(start + RUN, count)):
+                read(i)
+                progress.step()
 
     with ThreadPoolExecutor() as threads:
         for _ in threads.map(decode_run, range(0, count, RUN)):

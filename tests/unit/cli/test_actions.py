@@ -9,10 +9,11 @@ from sqlalchemy.engine import Engine
 
 from fedsweep.actions import plan as plans
 from fedsweep.actions import report as reports
-from fedsweep.actions import sql, status
+from fedsweep.actions import sql, status, work
 from fedsweep.actions import sweep as sweeps
 from fedsweep.actions import trial as trials
 from fedsweep.errors import NotFound, Refused
+from fedsweep.execution import device
 from fedsweep.plan import SweepSpec
 from fedsweep.states import Hold, TrialState
 
@@ -85,3 +86,33 @@ def test_actions_print_nothing(
     status.glance(store)
     sweeps.cancel(store, "tiny")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("slots", "gpus", "number"),
+    [("auto", 0, 1), ("auto", 1, 1), ("auto", 3, 3), ("1", 3, 1), ("5", 0, 5)],
+)
+def test_a_worker_has_one_slot_per_device_or_as_many_as_the_user_names(
+    slots: str, gpus: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a GPU has one device."""
+    monkeypatch.setattr(device, "_count_gpus", lambda: gpus)
+    options = work.options(
+        "sqlite:///none.db",
+        "auto",
+        slots=slots,
+        threads=1,
+        engine="auto",
+        sweep=None,
+        until_empty=False,
+        max_trials=None,
+        max_hours=None,
+        max_attempts=3,
+        data=None,
+        lease=15.0,
+        grace=20.0,
+        artifacts=(),
+        artifacts_variable=None,
+        notify=(),
+    )
+    assert (options.slots, len(options.devices)) == (number, max(1, gpus))

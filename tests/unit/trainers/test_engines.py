@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +16,11 @@ import torch
 from tests import walk
 from tests.unit.trainers.arms import small
 from trainers import compiler, engines, seq, stack
+from trainers import progress as progress_file
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.engines import Choice
+from trainers.progress import progress
 
 
 def test_every_trial_is_trained_by_seq() -> None:
@@ -141,3 +147,65 @@ def test_a_snapshot_that_is_no_safetensors_file_is_unreadable() -> None:
     with pytest.raises(engines.Unreadable) as unreadable:
         seq.unpack(1, b"nothing that was ever a snapshot")
     assert type(unreadable.value.__cause__).__name__ == "SafetensorError"
+
+
+@dataclass
+class Steps:
+    """A counter that tells when it is not 0 anymore."""
+
+    counted: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def steps(self) -> int:
+        return int(self.counted.is_set())
+
+    @steps.setter
+    def steps(self, _steps: int) -> None:
+        self.counted.set()
+
+
+def test_two_threads_that_load_at_once_get_the_same_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One loads. The other one waits for it, and takes steps in the meantime."""
+    loading, go_on, waiting = threading.Event(), threading.Event(), Steps()
+    loads: list[str] = []
+
+    def slow_load(name: str, *args: object, **options: object) -> Dataset:
+        loads.append(name)
+        loading.set()
+        assert go_on.wait(60)
+        return load(name, *args, **options)
+
+    def second() -> Dataset:
+        with progress.counting_in(waiting):
+            return seq.load(small(), tmp_path)
+
+    load: Any = datasets.load
+    monkeypatch.setattr(datasets, "load", slow_load)
+    monkeypatch.setattr(progress_file, "TICK_SECONDS", 0.001)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(seq.load, small(), tmp_path)
+        assert loading.wait(60)
+        other = threads.submit(second)
+        assert waiting.counted.wait(60)
+        go_on.set()
+        assert first.result() is other.result()
+    assert loads == ["digits"]
+
+
+def test_a_failed_load_does_not_block_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The next trial of the process loads the data itself."""
+
+    def failing_load(*_args: object, **_options: object) -> Dataset:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(datasets, "load", failing_load)
+    root = tmp_path / "other"  # not loaded by another test of this process
+    with pytest.raises(ValueError, match="no memory"):
+        seq.load(small(), root)
+    monkeypatch.undo()
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(seq.load, small(), root).result(60).classes == 10

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,74 @@ def test_a_wait_for_another_process_that_decodes_counts(
         assert len(cache.fetch(source).train.labels) == 8
     assert counter.steps > before + 3 * len(source.paths)
     assert not folder.exists()
+
+
+def test_each_of_two_threads_counts_in_a_counter_of_its_own(counter: Steps) -> None:
+    """A thread without one counts in that of the process, as before and after the context."""
+    counters = [Steps(), Steps()]
+    both = threading.Barrier(3, timeout=60)
+
+    def work(own: Steps, steps: int) -> None:
+        progress.step()
+        both.wait()
+        with progress.counting_in(own):
+            both.wait()
+            for _ in range(steps):
+                progress.step()
+            both.wait()
+        both.wait()
+        progress.step()
+
+    with ThreadPoolExecutor() as threads:
+        ended = list(map(threads.submit, [work] * 2, counters, [3, 5]))
+        both.wait()
+        assert counter.steps == 2
+        both.wait()
+        progress.step()
+        both.wait()
+        assert (counter.steps, counters[0].steps, counters[1].steps) == (3, 3, 5)
+        both.wait()
+        for thread in ended:
+            thread.result()
+    assert (counter.steps, counters[0].steps, counters[1].steps) == (5, 3, 5)
+
+
+def test_counters_of_one_thread_can_be_nested(counter: Steps) -> None:
+    """The outer one counts again after an error, too."""
+    outer, inner = Steps(), Steps()
+
+    def fail() -> None:
+        with progress.counting_in(inner):
+            progress.step()
+            raise KeyError
+
+    with progress.counting_in(outer):
+        with pytest.raises(KeyError):
+            fail()
+        assert progress.current is outer
+    assert progress.current is counter
+    assert (outer.steps, inner.steps) == (0, 1)
+
+
+def test_threads_that_decode_count_for_the_thread_that_loads(
+    counter: Steps, tmp_path: Path
+) -> None:
+    """The counter of the process stays the same."""
+    root, own = make_image_folder(tmp_path / "images"), Steps()
+    source = sources.find("imagefolder", root, image_size=None, image_height=None)
+    with progress.counting_in(own):
+        source.decode()
+    assert own.steps > 0.9 * len(source.paths)  # threads may count two as one
+    assert counter.steps == 0
+
+
+def test_a_wait_counts_for_the_thread_that_waits(counter: Steps, ticking: None) -> None:
+    """Another thread adds the ticks."""
+    own = Steps()
+    with progress.counting_in(own), progress.waiting():
+        while own.steps < 3:
+            pass
+    assert counter.steps == 0
 
 
 def test_a_download_counts(counter: Steps, ticking: None) -> None:
