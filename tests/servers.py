@@ -147,8 +147,7 @@ def pgbouncer(primary: Server, mode: str, *settings: str) -> Iterator[int]:
         lines += ["default_pool_size = 4", f"logfile = {place}/log", f"pidfile = {process}"]
         file.write_text("\n".join([*lines, *settings, ""]))
         run(program, "-d", file)
-        eventually(process.exists)
-        number = int(process.read_text())
+        number = int(eventually(lambda: process.exists() and process.read_text().strip()))
         try:
             yield port
         finally:
