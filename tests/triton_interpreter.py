@@ -2,7 +2,7 @@
 
 Triton reads TRITON_INTERPRET when a kernel is defined, so the variable is set during these imports
 only, and neither other kernels nor the programs that tests start see it. Triton's own functions
-are kernels too: if another module has imported Triton before, they are defined again.
+are kernels too. Kernels that another module has imported before are defined again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"} if INTERPRETED else {
             importlib.reload(sys.modules[name])
     import triton.experimental.gluon  # noqa: F401  # otherwise the first launch imports it
 
-    from trainers import kernels
+    for name in [name for name in sys.modules if f"{name}.".startswith("trainers.kernels.")]:
+        if INTERPRETED:
+            del sys.modules[name]
+    kernels = importlib.import_module("trainers.kernels")
 
 __all__ = ["DEVICE", "INTERPRETED", "kernels"]

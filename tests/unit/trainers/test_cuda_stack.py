@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.cases import random_images
+from tests.triton_interpreter import kernels
 from tests.unit.trainers import plain_kernels
 from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, config, measured, small
-from trainers import engines, fedavg, kernels, models, stack
+from trainers import engines, fedavg, models, stack
 from trainers.config import TrainConfig
 from trainers.data import datasets
 from trainers.data.dataset import Dataset

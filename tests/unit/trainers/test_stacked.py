@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.triton_interpreter import DEVICE
+from tests.triton_interpreter import DEVICE, kernels
 from tests.unit.trainers.arms import ARMS, measured, small
 from tests.unit.trainers.fake_cuda import FakeCuda
 from trainers import fedavg
@@ -136,7 +136,6 @@ def tiny(**changes: Any) -> TrainConfig:
 
 def test_a_trial_of_our_kernels_resumes_forks_and_has_no_order(digits: Dataset) -> None:
     """In Triton's interpreter, or on a GPU: bit for bit, and near a trial of seq in float64."""
-    from trainers import kernels
 
     def run(chosen: TrainConfig, state: fedavg.State | None = None, **how: Any) -> Any:
         fused = Fused(kernels, "ieee")
