@@ -25,6 +25,9 @@ PLAN = "examples/search_cifar10.toml"
 SEARCH_HOURS = 4.0
 """The limit of the search. Its running trials are then saved."""
 
+KERNEL_TESTS = "tests/unit/trainers/test_kernels.py"
+"""They run on a GPU, or without one in Triton's interpreter."""
+
 KILL_SECONDS = 10.0
 """Seconds that a command has to end after SIGTERM."""
 
@@ -55,7 +58,14 @@ def parts(images: Path) -> list[Part]:
     ]
     absent = f"there are no images in {images}/train: make gpu IMAGES=folder"
     return [
-        Part("CUDA tests", [(python, "-m", "pytest", "-q", "-m", "gpu", "tests")], 1800),
+        Part(
+            "CUDA tests",
+            [
+                (python, "-m", "pytest", "-q", "-m", "gpu", "tests"),
+                (python, "-m", "pytest", "-q", KERNEL_TESTS),
+            ],
+            1800,
+        ),
         Part("figures", [(python, "-m", "tests.benchmarks", "gpu")], 1800),
         Part(
             "search on CIFAR-10",

@@ -88,6 +88,7 @@ TINY = ("model=cnn", "rounds=2", "local_steps=1", "batch_size=4", "clients=2", "
 """Changes that let a CPU run the search in seconds."""
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_search_run_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ class Place:
 
 
 PLACES = [
-    pytest.param(Place("cpu"), id="cpu"),
+    pytest.param(Place("cpu"), id="cpu", marks=pytest.mark.slow),
     pytest.param(Place(GPU), id="cuda", marks=ON_GPU),
 ]
 
@@ -99,7 +99,7 @@ each_arm = pytest.mark.parametrize("arm", [*ARMS, *BFLOAT16], ids=str)
 
 everywhere_each_arm = pytest.mark.parametrize(
     ("place", "arm"),
-    [pytest.param(Place("cpu"), arm, id=f"cpu-{arm}") for arm in ARMS]
+    [pytest.param(Place("cpu"), arm, id=f"cpu-{arm}", marks=pytest.mark.slow) for arm in ARMS]
     + [pytest.param(Place(GPU), a, id=f"cuda-{a}", marks=ON_GPU) for a in [*ARMS, *BFLOAT16]],
 )
 
@@ -217,7 +217,7 @@ def test_a_fork_from_a_trunk_is_the_trial_itself(
 @pytest.mark.parametrize(
     ("place", "dtype"),
     [
-        pytest.param(Place("cpu"), "float32", id="cpu"),
+        pytest.param(Place("cpu"), "float32", id="cpu", marks=pytest.mark.slow),
         pytest.param(Place(GPU), "float32", id="cuda", marks=ON_GPU),
         pytest.param(Place(GPU), "bfloat16", id="cuda-bfloat16", marks=ON_GPU),
     ],

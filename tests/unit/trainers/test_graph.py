@@ -174,7 +174,7 @@ def test_graphs_change_no_bit_of_a_trial(
     assert_replays_are_plain_calls(config, digits, phases + 2)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.slow)])
 def test_graphs_change_no_bit_in_other_types(dtype: str, digits: Dataset) -> None:
     """With local epochs, and a graph for each batch size of clients with few samples."""
     config = small(
@@ -198,6 +198,7 @@ def test_graphs_change_no_bit_of_augmented_images() -> None:
     assert_replays_are_plain_calls(config, random_images(20), 2)
 
 
+@pytest.mark.slow
 def test_graphs_change_no_dropout(scenes: Dataset) -> None:
     """The masks of DeepLabv3+ are those of plain calls, because each step has a seed."""
     config = small(**ROAD, batch_size=2, participation=1.0, rounds=2, local_steps=2)

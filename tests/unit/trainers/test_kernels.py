@@ -352,7 +352,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["usual tiles", "small tiles"])
+@pytest.fixture(params=[pytest.param("usual tiles", marks=pytest.mark.slow), "small tiles"])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Also use tiles so small that a lane has many tiles, parts and shares."""
     if request.param == "small tiles":

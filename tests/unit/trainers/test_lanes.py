@@ -60,7 +60,7 @@ ARMS: list[dict[str, Any]] = [
 FUSED = Fused(plain_kernels, "ieee")
 """The operations that call kernels, with the kernels' twin in plain torch."""
 
-BACKENDS: list[Operations] = [Loop(), Batched(), FUSED]
+BACKENDS = [Loop(), Batched(), pytest.param(FUSED, marks=pytest.mark.slow)]
 CLOSE: list[Operations] = [Batched(), FUSED]
 
 
@@ -187,7 +187,9 @@ def distance(pair: tuple[Tensor, Tensor], start: Tensor) -> float:
     return float((ours - theirs).norm() / (theirs - start).norm())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("arm", ARMS, ids=str)
 def test_a_loop_of_lanes_is_a_round_of_seq_bit_for_bit(
     arm: dict[str, Any], dtype: str, noise: Dataset
