@@ -41,8 +41,8 @@ TEST_ENGINE = "FEDSWEEP_TEST_ENGINE"
 
 Tests replace the engine of real workers. Their slots are spawned processes, which share nothing
 with a test but the environment. The variable only names an engine of the registry: the test's
-engine is added by its entry point, like that of any other package. Users have no such variable,
-because an engine changes a trial's numbers. Their choice belongs to the plan.
+engine is added by its entry point, like that of any other package. Users ask for an engine of ours
+with `fedsweep work --engine`.
 """
 
 

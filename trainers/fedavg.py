@@ -171,7 +171,7 @@ class _Federation:
         )
         self.stacked: StackedTraining | None = None
         if operations is not None:
-            self.stacked = StackedTraining(data, self.local, operations, self.graphs)
+            self.stacked = StackedTraining(data, self.local, operations)
         self.evaluations: dict[Split, Evaluation] = {}
         self.sums: list[float] = []
         """The sums over the server's state, and over the cohort's own layers, after a round."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.normalizers import standardize
+from trainers.normalizers import clip_gradient_rows, row_norm, standardize
 
 Lr = float | Tensor
 """A learning rate: a Python number, or a tensor without axes that a CUDA graph reads."""
@@ -260,7 +260,7 @@ class Loop:
     def clip_rows(self, weight: Tensor, gradient: Tensor, bound: float) -> None:
         """Clip lane by lane."""
         for w, g in zip(weight, gradient, strict=True):
-            _clip_rows(w, g, bound)
+            clip_gradient_rows(w, g, bound)
 
     def clip(self, gradient: Tensor, parts: Sequence[Tensor], bound: float) -> None:
         """Clip by the norm of the parameters' norms, as torch does."""
@@ -373,7 +373,7 @@ class Batched:
 
     def weight_norm(self, direction: Tensor, length: Tensor) -> Weight:
         """Normalize all rows at once."""
-        return direction * (length / _row_norm(direction))
+        return direction * (length / row_norm(direction))
 
     def mean_pool(self, x: Tensor, lanes: int) -> Tensor:  # noqa: ARG002  # the interface
         """Average all images at once."""
@@ -390,7 +390,7 @@ class Batched:
 
     def clip_rows(self, weight: Tensor, gradient: Tensor, bound: float) -> None:
         """Clip all rows at once."""
-        _clip_rows(weight, gradient, bound)
+        clip_gradient_rows(weight, gradient, bound)
 
     def clip(
         self,
@@ -445,17 +445,6 @@ def _affine(x: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
     if scale is None:
         return (split + shift).flatten(0, 1)
     return torch.addcmul(shift, split, scale[:, None, :, None, None]).flatten(0, 1)
-
-
-def _row_norm(weight: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(weight, dim=(-3, -2, -1), keepdim=True)
-    return norm
-
-
-def _clip_rows(weight: Tensor, gradient: Tensor, bound: float) -> None:
-    size = _row_norm(weight).clamp(min=1e-3)
-    slope = _row_norm(gradient).clamp(min=1e-6)
-    gradient.mul_((bound * size / slope).clamp(max=1.0))
 
 
 def _descend(

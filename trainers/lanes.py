@@ -130,7 +130,13 @@ class Lanes:
             torch.gt(remaining, step, out=self.active)
             losses.append(self.step(*batch(step), lr))
             progress.step()
-        each = torch.stack(losses, dim=1).double()
+        yield from self.trained_clients(clients, steps, torch.stack(losses))
+
+    def trained_clients(
+        self, clients: Sequence[int], steps: Sequence[int], losses: Tensor
+    ) -> Iterator[Trained]:
+        """Yield the clients after their steps, in ascending order. `losses` are [E, K]."""
+        each = losses.double().T.contiguous()
         for position, (client, taken) in enumerate(zip(clients, steps, strict=True)):
             mean = each[position, :taken].mean()
             yield Trained(position, client, self.values[position], self.velocity[position], mean)

@@ -113,6 +113,13 @@ RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 """Brings the variance of a rectified unit Gaussian back to 1 (Brock et al. 2021)."""
 
 
+LEAST_SQUARE = 1e-4
+"""The least sum of squares of a centered row of a weight (Brock et al. 2021)."""
+
+LEAST_WEIGHT, LEAST_GRADIENT = 1e-3, 1e-6
+"""The least lengths of a row and of its gradient in adaptive clipping (Brock et al. 2021)."""
+
+
 class StandardizedWeight(NormLayer):
     """W^ = g (W - mu) / (sigma sqrt(fan_in)) for each output channel, g learned."""
 
@@ -129,8 +136,8 @@ def standardize(weight: Tensor, gain: Tensor) -> Tensor:
     1].
     """
     centered = weight - weight.mean((-3, -2, -1), keepdim=True)
-    # sigma^2 fan_in is the centered row's sum of squares; Brock et al. keep it above 1e-4.
-    square = centered.square().sum((-3, -2, -1), keepdim=True).clamp(min=1e-4)
+    # sigma^2 fan_in is the centered row's sum of squares.
+    square = centered.square().sum((-3, -2, -1), keepdim=True).clamp(min=LEAST_SQUARE)
     return gain * centered * square.rsqrt()
 
 
@@ -290,7 +297,17 @@ def clip_rows(weights: list[Tensor], bound: float) -> None:
     """
     for weight in weights:
         assert weight.grad is not None
-        axes = tuple(range(1, weight.dim()))
-        size = torch.linalg.vector_norm(weight, dim=axes, keepdim=True).clamp(min=1e-3)
-        slope = torch.linalg.vector_norm(weight.grad, dim=axes, keepdim=True).clamp(min=1e-6)
-        weight.grad.mul_((bound * size / slope).clamp(max=1.0))
+        clip_gradient_rows(weight, weight.grad, bound)
+
+
+def clip_gradient_rows(weight: Tensor, gradient: Tensor, bound: float) -> None:
+    """Clip the gradient of a weight [..., Co, Ci, k, k] by row in place (see `clip_rows`)."""
+    size = row_norm(weight).clamp(min=LEAST_WEIGHT)
+    slope = row_norm(gradient).clamp(min=LEAST_GRADIENT)
+    gradient.mul_((bound * size / slope).clamp(max=1.0))
+
+
+def row_norm(weight: Tensor) -> Tensor:
+    """Return the length of each row of a weight [..., Co, Ci, k, k]: [..., Co, 1, 1, 1]."""
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=(-3, -2, -1), keepdim=True)
+    return norm

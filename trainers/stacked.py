@@ -23,10 +23,8 @@ from trainers.progress import progress
 class StackedTraining:
     """The one model whose lanes are the clients of a round."""
 
-    def __init__(
-        self, data: Dataset, local: LocalTraining, operations: Operations, graphs: Graphs | None
-    ) -> None:
-        """Prepare the draws, images and phases that `local` has. `graphs` take steps on a GPU.
+    def __init__(self, data: Dataset, local: LocalTraining, operations: Operations) -> None:
+        """Prepare lanes for the draws and the images of `local`, whose graphs take the steps.
 
         Raises:
             ValueError: lanes cannot train the model.
@@ -37,9 +35,6 @@ class StackedTraining:
         self.sampling = local.draws.sampling
         model = models.build(config, data.channels, data.size, data.classes).to(local.device)
         self.lanes = Lanes(config, model, self.sampling.cohort, local.device, operations)
-        self.graphs = graphs
-        self.lr = local.lr
-        """The learning rate on the device, which graphs read."""
         self.remaining = torch.zeros(len(self.lanes.values), dtype=torch.int64, device=local.device)
         """The local steps [K] that each lane takes in this round."""
         self.phase: tuple[bool, bool] | None = None
@@ -67,22 +62,19 @@ class StackedTraining:
         self.lanes.load(server, velocities)
         taken = [self.sampling.steps[client] for client in clients]
         drawn, lr = self.drawn(round), self.config.lr_in(round)
-        if self.graphs is None:
+        if self.local.graphs is None:
             rows = list(zip(*drawn, strict=True))
             yield from self.lanes.train(clients, taken, lambda step: self.batch(rows[step]), lr)
             return
-        losses = self.take(drawn, taken, lr, self.graphs)
-        for position, (client, count) in enumerate(zip(clients, taken, strict=True)):
-            values, velocity = self.lanes.values[position], self.lanes.velocity[position]
-            mean = losses[:count, position].double().mean()
-            yield Trained(position, client, values, velocity, mean)
+        losses = self.take(drawn, taken, lr, self.local.graphs)
+        yield from self.lanes.trained_clients(clients, taken, losses)
 
     def take(
         self, drawn: Sequence[Tensor], taken: Sequence[int], lr: float, graphs: Graphs
     ) -> Tensor:
         """Take the steps of all lanes with graphs. Return the losses [E, K] before each step."""
         self.remaining.copy_(torch.tensor(taken))
-        self.lr.fill_(lr)
+        self.local.lr.fill_(lr)
         assert self.phase is not None
         if self.phase not in self.steps:
             self.steps[self.phase] = self.steps_of(drawn, graphs)
@@ -98,7 +90,7 @@ class StackedTraining:
 
         def step(number: Tensor, *row: Tensor) -> Tensor:
             torch.gt(self.remaining, number, out=self.lanes.active)
-            return self.lanes.step(*self.batch(row), self.lr)
+            return self.lanes.step(*self.batch(row), self.local.lr)
 
         like = self.lanes.values.new_zeros(len(self.lanes.values))
         return Steps(step, max(self.sampling.steps), drawn, like, graphs)

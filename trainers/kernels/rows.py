@@ -12,12 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trainers.kernels.tiles import STRIDES, WINDOWS, power_of_two
-
-LEAST_SQUARE = 1e-4
-"""The least sum of squares of a centered row (Brock et al. 2021)."""
-
-LEAST_WEIGHT, LEAST_GRADIENT = 1e-3, 1e-6
-"""The least lengths of a row and of its gradient in adaptive clipping (Brock et al. 2021)."""
+from trainers.normalizers import LEAST_GRADIENT, LEAST_SQUARE, LEAST_WEIGHT
 
 TILE = 4096
 """Elements of a lane that a program of the clipping and of the step has."""
