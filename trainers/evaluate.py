@@ -144,11 +144,6 @@ class Evaluation:
         return results[:8].view(torch.float64)[0], predicted
 
 
-def score(model: nn.Module, split: Split, classes: int, normalize: Normalize) -> Score:
-    """Test a model once."""
-    return Evaluation(model, split, classes, normalize).score()
-
-
 def _overlap(classes: int) -> Any:
     from torchmetrics.classification import MulticlassJaccardIndex
 

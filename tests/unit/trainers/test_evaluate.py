@@ -45,7 +45,7 @@ def test_pixels_are_scored_without_the_void(scenes: Dataset) -> None:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 5, 32, 48, generator=draw)
     normalize = batches.Normalize(scenes, torch.float32, torch.device("cpu"))
-    got = evaluate.score(Told(logits), scenes.test, 5, normalize)
+    got = evaluate.Evaluation(Told(logits), scenes.test, 5, normalize).score()
 
     labels, guess = scenes.test.labels.numpy(), logits.argmax(1).numpy()
     seen = labels != 255
