@@ -23,11 +23,15 @@ class Shared(ctypes.Structure):
     """The row of the trial that the slot is to give back after its round. Written by the watch."""
     steps: int
     """The number of steps that the trainer has taken. Written by the slot."""
+    thread: int
+    """The system's number of the slot's thread; 0 if it has a process of its own. Written by the
+    slot."""
 
     _fields_: ClassVar = [
         ("stop", ctypes.c_int64),
         ("give_back", ctypes.c_int64),
         ("steps", ctypes.c_uint64),
+        ("thread", ctypes.c_int64),
     ]
 
 

@@ -10,13 +10,14 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import worker
 from fedsweep.shared import Shared
-from fedsweep.worker.slot import _SlotLoop
+from fedsweep.worker.company import Solo
+from fedsweep.worker.slot import SlotLoop
 from tests.builders import WORKER
 
 
 def slot_loop(store: Engine) -> Any:
     """Return the loop of slot 0. It has no pipe."""
     stop_requested = threading.Event()
-    return _SlotLoop(
-        worker.WorkOptions(""), 0, store, WORKER, None, stop_requested, Path(), Shared()
+    return SlotLoop(
+        worker.WorkOptions(""), 0, store, WORKER, None, stop_requested, Path(), Shared(), Solo()
     )

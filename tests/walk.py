@@ -68,6 +68,8 @@ STATE = struct.Struct("<16s496xd496x")
 begin_memory = memory.begin
 peak_memory = memory.taken
 total_memory = memory.total
+reserved_memory = memory.reserved
+free_memory = memory.free
 
 
 @dataclass(frozen=True)
@@ -89,17 +91,18 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Round(Measurements):
-    """The measurements of a round, its state, and its weights."""
+    """The measurements of a round, its images, its state, and its weights."""
 
+    images: int
     state: Callable[[], State]
     weights: Callable[[], bytes]
 
 
-def install(patch: Any) -> None:
-    """Let this process, and the processes that it starts, use this engine."""
+def install(patch: Any, name: str = "walk") -> None:
+    """Let this process, and the processes that it starts, use this engine, or another walk."""
     path = [str(PLUGINS), str(PLUGINS.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     patch.setenv("PYTHONPATH", os.pathsep.join(path))
-    patch.setenv(TEST_ENGINE, "walk")
+    patch.setenv(TEST_ENGINE, name)
     patch.syspath_prepend(PLUGINS)
 
 
@@ -133,6 +136,10 @@ def load_normalizer(_name: str) -> None:
 
 def packages(_config: TrainConfig) -> Sequence[str]:
     return ()
+
+
+def uses_generator(_config: TrainConfig) -> bool:
+    return False
 
 
 def numerics_of(config: TrainConfig, _device: str, threads: int) -> dict[str, str]:
@@ -196,6 +203,7 @@ def run(
         yield Round(
             **measured(config, key, number, place),
             seconds=time.perf_counter() - began,
+            images=SAMPLES,
             state=lambda after=after: after,  # type: ignore[misc]  # a default binds it
             weights=lambda after=after: pack(after),  # type: ignore[misc]
         )

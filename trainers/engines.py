@@ -105,6 +105,10 @@ class Round(Protocol):
         """The clients' scores, each with `client`, `samples` and `test_accuracy`."""
 
     @property
+    def images(self) -> int:
+        """The images of all local steps. An image counts each time it is used."""
+
+    @property
     def state(self) -> Callable[[], State]:
         """Copies the state after this round. Call it before the next round is pulled."""
 
@@ -212,6 +216,18 @@ class Engine(Protocol):
 
     def total_memory(self, device: str) -> int:
         """Return the size of the device's memory, bytes."""
+
+    def reserved_memory(self, device: str) -> int:
+        """Return the bytes of the device's memory that this process has now."""
+
+    def free_memory(self, device: str) -> None:
+        """Give back the device's memory that this process keeps but does not use."""
+
+    def uses_generator(self, config: TrainConfig) -> bool:
+        """Return whether training draws from a random generator of the whole process.
+
+        Two such trials never train in one process at the same time.
+        """
 
     def is_out_of_memory(self, error: Exception) -> bool:
         """Return whether an error means that memory is exhausted. `MemoryError` always does."""

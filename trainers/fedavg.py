@@ -55,6 +55,8 @@ class State:
 class Round(measurements.Round):
     """A round as the engine yields it: its measurements, and copies of what it has trained."""
 
+    images: int
+    """The images of all local steps. An image counts each time it is used."""
     state: Callable[[], State]
     """Copies the complete state after this round. Call it before the next round is pulled."""
     weights: Callable[[], dict[str, Tensor]]
@@ -237,6 +239,7 @@ class _Federation:
             bytes_up=self.bytes_a_round,
             bytes_down=self.bytes_a_round,
             gradient_deviation=deviation,
+            images=self.draws.round(round).starts[-1],
             state=lambda: self.state(round),
             weights=self.weights,
         )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+RESIDENT = Path("/proc/self/statm")
 FORGET = Path("/proc/self/clear_refs")
 """Linux takes "5" there, and begins again with its VmHWM."""
 
@@ -51,6 +52,31 @@ def begin(device: str) -> None:
         return
     with suppress(OSError):
         FORGET.write_text("5", encoding="ascii")
+
+
+def reserved(device: str) -> int:
+    """Return the bytes that this process has now: torch's reserved memory on a GPU, otherwise its
+    resident memory, and 0 where that cannot be read.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.memory_reserved(device))
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(RESIDENT.read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def free(device: str) -> None:
+    """Give the memory of a GPU that torch keeps for later back to the device."""
+    if device.startswith("cuda"):
+        import torch
+
+        from trainers import graph
+
+        with graph.LOCK, torch.cuda.device(device):
+            torch.cuda.empty_cache()
 
 
 def taken(device: str) -> int:

@@ -32,9 +32,14 @@ MODEL_MODULES: Mapping[str, tuple[str, ...]] = {
     "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
 }
 
+DROPOUT_MODELS = frozenset({"deeplabv3plus"})
+"""The models with dropout layers."""
+
 begin_memory = memory.begin
 peak_memory = memory.taken
 total_memory = memory.total
+reserved_memory = memory.reserved
+free_memory = memory.free
 
 
 def count_gpus() -> int:
@@ -85,6 +90,11 @@ def packages(config: TrainConfig) -> list[str]:
     names = names if config.model == "deeplabv3plus" else []
     point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
     return [*names, point.dist.name] if point is not None and point.dist is not None else names
+
+
+def uses_generator(config: TrainConfig) -> bool:
+    """Return whether a trial draws from torch's generator: for dropout, or in foreign layers."""
+    return config.model in DROPOUT_MODELS or config.normalizer not in NORMALIZERS
 
 
 def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str]:

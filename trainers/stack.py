@@ -16,6 +16,7 @@ from trainers.seq import (
     begin_memory,
     class_counts,
     count_gpus,
+    free_memory,
     is_broken_device,
     is_out_of_memory,
     load,
@@ -26,8 +27,10 @@ from trainers.seq import (
     peak_memory,
     rehearse,
     reserve,
+    reserved_memory,
     total_memory,
     unpack,
+    uses_generator,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ __all__ = [
     "begin_memory",
     "class_counts",
     "count_gpus",
+    "free_memory",
     "is_broken_device",
     "is_out_of_memory",
     "load",
@@ -54,9 +58,11 @@ __all__ = [
     "refusal",
     "rehearse",
     "reserve",
+    "reserved_memory",
     "run",
     "total_memory",
     "unpack",
+    "uses_generator",
 ]
 
 

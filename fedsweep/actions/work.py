@@ -31,7 +31,9 @@ def options(
     artifacts_variable: str | None,
     notify: Sequence[str],
 ) -> worker.WorkOptions:
-    """Return the options of `worker.work`. `slots` is a number, or "auto" for one per device.
+    """Return the options of `worker.work`.
+
+    `slots` is a number, or "auto": one on a CPU, and on a GPU as many as raise its throughput.
 
     A missing device is also stored in the database, so that `status` shows it.
 
@@ -50,6 +52,7 @@ def options(
     except (DeviceError, MachineError) as error:
         worker.note_stop(url, device, str(error))
         raise
+    packed = number is None and "cpu" not in names
     if engine == "stack" and "cpu" in names:
         raise RequestError(
             "--engine stack trains on GPUs alone: choose --engine auto or seq, or --device cuda"
@@ -57,7 +60,8 @@ def options(
     return worker.WorkOptions(
         url=url,
         devices=tuple(names),
-        slots=number or len(names),
+        slots=number or (worker.MOST_TRIALS if packed else 1) * len(names),
+        packed=packed,
         threads=threads,
         engine=engine,
         sweep=sweep,

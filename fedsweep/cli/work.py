@@ -35,7 +35,8 @@ def work(
         str,
         typer.Option(
             metavar="N|auto",
-            help="Trials to train at the same time. auto is one per device.",
+            help="Trials to train at the same time. auto is one on a CPU, and on each GPU as many "
+            "as raise its throughput.",
         ),
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch per slot.")] = 1,

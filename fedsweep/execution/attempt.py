@@ -7,7 +7,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection, Engine
@@ -31,6 +31,7 @@ from fedsweep.errors import (
 from fedsweep.execution.data import sound_data
 from fedsweep.execution.faults import ERROR_LENGTH, failure_kind, machine_limit, one_line
 from fedsweep.execution.files import AttemptFiles, Unneeded, warn_unusable
+from fedsweep.execution.others import NOBODY, Others
 from fedsweep.execution.packages import not_imported, require_packages
 from fedsweep.execution.place import Place
 from fedsweep.execution.training import numerics_of, provenance_of, stored_round
@@ -89,11 +90,18 @@ class End:
     error: str | None = None
     again: float | None = None
     """Seconds until a failed trial is tried again. None: it is not tried again."""
+    crowded: bool = False
+    """True if it was given back because other trials of its process hold the memory."""
 
 
 def count_steps_in(counter: Counter) -> None:
     """Count the steps of this process's trainer in an object that its watch reads."""
     progress.counter = counter
+
+
+def counting_thread_in(counter: Counter) -> AbstractContextManager[None]:
+    """Count the steps of the current thread's trainer in an object that the watch reads."""
+    return progress.counting_in(counter)
 
 
 OnRound = Callable[[Round], None]
@@ -103,15 +111,21 @@ Stop = Callable[[], bool]
 
 
 def execute(
-    engine: Engine, claim: Claim, place: Place, stop: Stop, on_round: OnRound
+    engine: Engine,
+    claim: Claim,
+    place: Place,
+    stop: Stop,
+    on_round: OnRound,
+    others: Others = NOBODY,
 ) -> End | None:
     """Run a claimed trial, and return how the attempt ended. Return None if the claim was lost.
 
     `stop` is called after each round. If it returns True, the state is saved and the trial is
-    given back. `on_round` is called with each round when it is measured.
+    given back. `on_round` is called with each round when it is measured. `others` are the trials
+    that train in this process at the same time.
     """
     with LogHandler() as log_handler:
-        attempt = _Attempt(engine, claim, place, log_handler)
+        attempt = _Attempt(engine, claim, place, log_handler, others)
         try:
             return _to_its_end(attempt, stop, on_round)
         except LeaseLost:
@@ -144,33 +158,28 @@ def _to_its_end(attempt: _Attempt, stop: Stop, on_round: OnRound) -> End:
         missing = not_imported(attempt.claim.config, error)
         attempt.give_back(str(missing))
         raise missing from error
-    except Exception as error:  # a trainer's bug must cost its trial, not the worker
-        message = one_line(error)
-        if limit := machine_limit(error):
-            attempt.give_back(limit)
-            raise MachineError(
-                f"trial {attempt.claim.trial_id} cannot run here: {limit}"
-            ) from error
-        if attempt.trainer.is_broken_device(error):
-            attempt.lose(message)
-            raise DeviceError(f"{attempt.place.device} is out of service: {message}") from error
-        kind = failure_kind(error, attempt.trainer)
-        if attempt.place.proven or attempt.measured:
-            return attempt.fail(kind, message, traceback.format_exc())
-        attempt.give_back(f"{kind}: {message}", traceback.format_exc())
-        return End(Outcome.RELEASED, kind, message)
+    except Exception as error:  # noqa: BLE001  # a trainer's bug must cost its trial, not the worker
+        return attempt.end_by(error)
 
 
 class _Attempt:
     """The claim, its files, and the rounds that are measured but not stored yet."""
 
-    def __init__(self, engine: Engine, claim: Claim, place: Place, log_handler: LogHandler) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        claim: Claim,
+        place: Place,
+        log_handler: LogHandler,
+        others: Others,
+    ) -> None:
         self.engine = engine
         self.claim = claim
         self.trainer = engine_of()
         self.place = place
         self.files = AttemptFiles(engine, claim, self.trainer)
         self.log_handler = log_handler
+        self.others = others
         self.logged: Sequence[Line] = ()
         """The log lines that the last transaction stored."""
         self.measured = False
@@ -190,6 +199,35 @@ class _Attempt:
         except PackageMissing as error:
             self.give_back(str(error))
             raise
+
+    def end_by(self, error: Exception) -> End:
+        """End the attempt by an error of the trainer, and return how.
+
+        The trial is given back at no cost if other trials of the process may be the reason.
+
+        Raises:
+            MachineError: a setting of this machine caused the error. The trial is given back.
+            DeviceError: the device is broken. The trial is queued again.
+
+        """
+        message = one_line(error)
+        if limit := machine_limit(error):
+            self.give_back(limit)
+            raise MachineError(f"trial {self.claim.trial_id} cannot run here: {limit}") from error
+        if self.trainer.is_broken_device(error):
+            if self.others.may_have_broken_device():
+                self.give_back(message)
+            else:
+                self.lose(message)
+            raise DeviceError(f"{self.place.device} is out of service: {message}") from error
+        kind, trace = failure_kind(error, self.trainer), traceback.format_exc()
+        if kind is FailureKind.OUT_OF_MEMORY and self.others.took_memory():
+            self.give_back(f"{kind}: {message}")
+            return End(Outcome.RELEASED, kind, message, crowded=True)
+        if self.place.proven or self.measured:
+            return self.fail(kind, message, trace)
+        self.give_back(f"{kind}: {message}", trace)
+        return End(Outcome.RELEASED, kind, message)
 
     def give_back(self, why: str, trace: str | None = None) -> None:
         """Release the trial at no cost, because this machine cannot run it."""
@@ -233,7 +271,8 @@ class _Attempt:
         self.numerics_id = content_hash(computed_under)
         ran_with = provenance_of(config, self.place, computed_under)
         self.log_numerics(computed_under, choice)
-        self.trainer.begin_memory(self.place.device)
+        if not self.others.exist():
+            self.trainer.begin_memory(self.place.device)
 
         def begin(
             connection: Connection,
@@ -288,6 +327,7 @@ class _Attempt:
             self.measured = True
             self.pending.append(row)
             on_round(row)
+            self.others.note_round(measured.images, row.seconds)
             if row.round == config.rounds:
                 return self.finish(measured if config.keep_weights else None)
             stopping, seconds = stop(), time.monotonic() - saved

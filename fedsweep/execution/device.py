@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedsweep import stderr_tail
@@ -14,11 +15,37 @@ from fedsweep.errors import (
 )
 from fedsweep.execution.faults import machine_limit, one_line
 from fedsweep.execution.packages import import_error
+from fedsweep.plan import TrainConfig
 from trainers import engines
 from trainers.engines import engine_of
 
 AUTO, *_ = ENGINES = engines.WISHES
 """The engines that a user can ask for. AUTO lets the engine of each trial be chosen."""
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory of a device, and how much of it this process has."""
+
+    device: str
+
+    def total(self) -> int:
+        """Return the size of the device's memory, bytes."""
+        return engine_of().total_memory(self.device)
+
+    def reserved(self) -> int:
+        """Return the bytes that this process has now."""
+        return engine_of().reserved_memory(self.device)
+
+    def free(self) -> None:
+        """Give back what this process keeps but does not use."""
+        engine_of().free_memory(self.device)
+
+
+def uses_generator(config: TrainConfig) -> bool:
+    """Return whether a trial draws from a random generator of which a process has only one."""
+    return engine_of().uses_generator(config)
+
 
 COPIES = 3
 """Numbers per parameter of a model, at least: the parameter, its gradient and its momentum."""

@@ -26,3 +26,5 @@ class Place:
     Otherwise, an attempt that fails before its first round is not charged to its trial, because the
     machine may be at fault.
     """
+    packed: bool = False
+    """True if trials of the same process may train at the same time."""

@@ -16,7 +16,7 @@ MOST_TRIALS = 8
 """Trials of one GPU, at most."""
 
 MEMORY_FRACTION = 0.85
-"""Fraction of the free memory that trials may take.
+"""Fraction of the device's memory that trials may take.
 
 With less room, cuDNN may select slower algorithms for lack of a workspace.
 """
@@ -66,8 +66,6 @@ class Climb:
         self._running: dict[int, _Running] = {}
         self._bytes: dict[Workload, int] = {}
         """The most memory that a trial of a workload took in its first round, bytes."""
-        self._data = 0
-        """Bytes of the data sets on the device."""
         self._caps: dict[Workload, int] = {}
         """The most trials that may train together with one of a workload, after a full memory."""
         self._since: float | None = None
@@ -89,15 +87,18 @@ class Climb:
         self._running[trial] = _Running(workload)
         self._since = None
 
-    def first_round(self, trial: int, rise: int, data: int, now: float) -> None:
+    def knows(self, workload: Workload) -> bool:
+        """Return whether the memory of a trial of this workload is known."""
+        return workload in self._bytes
+
+    def first_round(self, trial: int, rise: int, now: float) -> None:
         """Note the end of a trial's first round.
 
-        `rise` is the number of bytes by which the device's peak of reserved memory rose in it.
-        `data` is the number of bytes of all data sets on the device. `now` is in seconds.
+        `rise` is the number of bytes by which the process's memory on the device rose since the
+        claim. The trial's copy of the data set is part of it. `now` is in seconds.
         """
         running = self._running[trial]
         running.warm = True
-        self._data = data
         if rise > self._bytes.get(running.workload, 0):
             self._bytes[running.workload] = rise
             fit = counted(self._fitting(rise), "trial")
@@ -145,7 +146,7 @@ class Climb:
 
     def _fitting(self, rise: int) -> int:
         """Return how many trials of so many bytes fit into the memory."""
-        return max(1, int(MEMORY_FRACTION * (self._memory - self._data) / rise))
+        return max(1, int(MEMORY_FRACTION * self._memory / rise))
 
     def _limit(self) -> int:
         """Return how many trials memory allows, if all are as large as the largest that trains.

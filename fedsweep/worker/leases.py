@@ -87,7 +87,7 @@ class Leases:
         for slot in slots:
             if slot.claim is None or slot.closed or now - slot.renewed < self.options.lease / 3:
                 continue
-            if is_stopped(slot):
+            if is_stopped(slot.process):
                 continue
             renewed = True
             try:
@@ -120,7 +120,7 @@ class Leases:
         """
         now = read_clock(connection)
         queue.renew(connection, claim, now, lease=self.options.lease)
-        attempt_rows.add_last_words(connection, claim, stderr_tail.last_words(slot.box))
+        attempt_rows.add_last_words(connection, claim, stderr_tail.last_words(slot.process.box))
         return now
 
     def fail_stalled(self, slot: Slot, claim: Claim, message: str) -> None:

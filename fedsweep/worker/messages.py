@@ -32,6 +32,9 @@ class WorkOptions:
     url: str
     devices: tuple[str, ...] = ("cpu",)
     slots: int = 1
+    packed: bool = False
+    """True if one process per device trains as many trials as pay. `slots` is then the number of
+    its slots."""
     threads: int = 1
     sweep: str | None = None
     until_empty: bool = False
@@ -71,6 +74,14 @@ class Lacking:
     why: str
     """The reason, in one sentence."""
     lack: Lack
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Message about how many trials a process trains at the same time."""
+
+    decision: str
+    """The decision and its reason, in one sentence."""
 
 
 class Ask(Enum):

@@ -1,60 +1,37 @@
-"""Process of a slot: claim a trial, train it, claim the next."""
+"""The loop of a slot: claim a trial, train it, claim the next."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from fedsweep import children, interrupt, output, queue, shared, stderr_tail
-from fedsweep.errors import (
-    DataMissing,
-    DeviceError,
-    FedsweepError,
-    MachineError,
-    MachineLacks,
-    StoreBusy,
-    StoreError,
-    StoreMissing,
-    StoreReplaced,
-)
+from fedsweep import queue, stderr_tail
+from fedsweep.errors import DataMissing, FedsweepError, LeaseLost, MachineError, MachineLacks
 from fedsweep.plan import Round
 from fedsweep.shared import Shared
 from fedsweep.states import FailureKind, Outcome
-from fedsweep.store import (
-    arms,
-    identity,
-    schema,
-    stops,
-    trust,
-)
+from fedsweep.store import arms, stops
 from fedsweep.store.claim import Claim
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import close_idle
 from fedsweep.store.outage import OUTAGE, OUTAGE_SECONDS, seconds_served, seconds_since_outage
 from fedsweep.store.stops import Lack
-from fedsweep.store.transactions import reading, through_an_outage, transaction
+from fedsweep.store.transactions import patiently, reading, transaction
 from fedsweep.store.wakeup import Wakeup
-from fedsweep.worker.messages import (
-    Ask,
-    Broken,
-    Ended,
-    Lacking,
-    WorkOptions,
-    machine_faults,
-    sentence,
-)
+from fedsweep.worker.company import Company, Solo
+from fedsweep.worker.kinds import kind_of, worn_out
+from fedsweep.worker.messages import Ask, Ended, Lacking, WorkOptions
 
 LONGEST_REST = 30.0
 """Seconds after which an idle slot tries to claim again, at most.
@@ -67,80 +44,11 @@ SHORT_REST = 2.0
 """The same with --until-empty, because no notification says that all trials are done."""
 
 
-KIND = ("dataset", "model", "normalizer")
-"""The fields that trials of one kind have in common.
-
-After an attempt that ended before its first round, a slot prefers trials of other kinds until it
-has stored a round.
-"""
-
-
 SEARCH_SECONDS = 1.0
 """Seconds between two checks whether a search of higher priority proposes trials first."""
 
 
-FAILURES_IN_A_ROW = 3
-"""Attempts in a row that end before their first round, after which a slot claims nothing more.
-
-Deaths of its process without a claim count too. The count begins again when a round is stored. On a
-device that has trained, trials of the same kind count once, because they may be the reason.
-"""
-
-
-def kind_of(claim: Claim) -> Lack:
-    """Return the kind of a trial: see `KIND`."""
-    return tuple((name, claim.config.get(name)) for name in KIND)
-
-
-def run_slot(
-    options: WorkOptions,
-    number: int,
-    device: str,
-    name: str,
-    pipe: Any,
-    box: Path,
-    memory: Path,
-    failed: tuple[Lack, ...],
-    proven: bool,
-) -> None:
-    """Run a slot's process: claim a trial, train it, claim the next."""
-    children.forget_safe_path()
-    stop_requested = threading.Event()
-    interrupt.ignore(signal.SIGINT, signal.SIGHUP)
-    signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
-    output.prepare(returns=True)
-    output.in_background()
-    try:
-        with machine_faults(), stderr_tail.recording(box):
-            trust.allow(options.artifacts)
-            engine = through_an_outage(lambda: schema.open_store(options.url))
-            identity.require(engine, options.identity)
-            loop = _SlotLoop(
-                options,
-                number,
-                engine,
-                queue.Claimant(name=name, device=device),
-                pipe,
-                stop_requested,
-                box,
-                shared.attach(memory, number),
-                failed=failed,
-                proven=proven,
-            )
-            try:
-                loop.run()
-            finally:
-                loop.give_back()
-    except (FedsweepError, SQLAlchemyError) as error:
-        blameless = isinstance(
-            error, (StoreError, StoreBusy, SQLAlchemyError, MachineError, MachineLacks, DeviceError)
-        )
-        replaced = isinstance(error, (StoreReplaced, StoreMissing))
-        pipe.send(Broken(sentence(error), blameless, replaced))
-        raise SystemExit(1) from error
-
-
-class _SlotLoop:
+class SlotLoop:
     """The claims of one slot, one after another, and its judgment of its machine."""
 
     def __init__(
@@ -153,6 +61,7 @@ class _SlotLoop:
         stop_requested: threading.Event,
         box: Path,
         memory: Shared,
+        company: Company | Solo,
         *,
         failed: tuple[Lack, ...] = (),
         proven: bool = False,
@@ -165,6 +74,9 @@ class _SlotLoop:
         self.stop_requested = stop_requested
         self.box = box
         self.shared = memory
+        self.company = company
+        """The slots of the process."""
+        self.others = company.others_of(number)
         self.failed = failed
         """The kinds of trials that failed before their first round, since a round was stored."""
         self.proven = proven
@@ -184,6 +96,19 @@ class _SlotLoop:
         self.search_due = 0.0
         """Time of the next check whether a search proposes trials first, monotonic."""
 
+    def prepare(self) -> None:
+        """Test the machine, before any trial is claimed.
+
+        Raises:
+            MachineError: something cannot be imported, or a setting of the machine forbids it.
+            DeviceError: the device is broken.
+
+        """
+        from fedsweep.execution.device import try_machine
+
+        try_machine(self.claimant.device, self.options.threads)
+        self.look_for_needs()
+
     def run(self) -> None:
         """Claim and train trials until the slot is to stop.
 
@@ -193,11 +118,40 @@ class _SlotLoop:
             MachineLacks: this machine lacks the needs of every open trial.
 
         """
-        from fedsweep.execution.attempt import count_steps_in, execute
-        from fedsweep.execution.device import try_machine
+        while not self.stopping() and self.company.enter(self.stopping):
+            try:
+                claim = self.company.claim(self.number, self.look, self.stopping)
+                if claim is not None:
+                    self.work_on(claim)
+                elif self.spent or (self.options.until_empty and self.empty()):
+                    return
+                else:
+                    self.rest()
+            finally:
+                self.company.leave()
+
+    def work_on(self, claim: Claim) -> None:
+        """Train a claimed trial, and free its slot."""
+        try:
+            if self.company.excludes(self.number):
+                self.release(claim, "another trial of this process uses its random generator")
+                self.unspend()
+                return
+            self.train(claim)
+        finally:
+            self.company.end(self.number)
+
+    def train(self, claim: Claim) -> None:
+        """Train a claimed trial, and report its end.
+
+        Raises:
+            MachineError: too many attempts in a row failed before their first round.
+            DeviceError: the device is broken.
+
+        """
+        from fedsweep.execution.attempt import execute
         from fedsweep.execution.place import Place
 
-        count_steps_in(self.shared)
         options = self.options
         at = Place(
             self.claimant.device,
@@ -206,40 +160,44 @@ class _SlotLoop:
             options.engine,
             options.lease,
             options.max_attempts,
+            self.proven,
+            options.packed,
         )
-        try_machine(self.claimant.device, options.threads)
-        self.look_for_needs()
-        while not self.stopping():
-            claim = self.claim()
-            if claim is None:
-                if self.spent or (options.until_empty and self.empty()):
-                    return
-                self.rest()
-                continue
-            self.doorbell.close()
+        self.doorbell.close()
+        if not self.others.exist():
             stderr_tail.trim(self.box)  # earlier lines are not about this trial
-            began = time.monotonic()
-            self.last = None
-            self.send(claim)
-            stop, place = partial(self.stopping, claim), replace(at, proven=self.proven)
-            try:
-                end = execute(self.engine, claim, place, stop, self.report_round)
-            except MachineLacks as missing:
-                seconds, why = time.monotonic() - began, str(missing)
-                self.send(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
-                self.pass_over(missing, claim)
-                self.unspend()
-                continue
-            self.reached = time.monotonic()  # the attempt's end is stored
-            seconds = time.monotonic() - began
-            if end is None:
-                self.send(Ended(self.number, claim, None, self.last, seconds))
-                continue
-            error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
-            self.send(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
-            if end.outcome is Outcome.RELEASED and end.failure is not None:
-                self.unspend()
+        began = time.monotonic()
+        self.last = None
+        self.send(claim)
+        stop = partial(self.stopping, claim)
+        try:
+            end = execute(self.engine, claim, at, stop, self.report_round, self.others)
+        except MachineLacks as missing:
+            seconds, why = time.monotonic() - began, str(missing)
+            self.send(Ended(self.number, claim, Outcome.RELEASED, None, seconds, why))
+            self.pass_over(missing, claim)
+            self.unspend()
+            return
+        self.reached = time.monotonic()  # the attempt's end is stored
+        seconds = time.monotonic() - began
+        if end is None:
+            self.send(Ended(self.number, claim, None, self.last, seconds))
+            return
+        error = f"{end.failure}: {end.error.splitlines()[0]}" if end.error else None
+        self.send(Ended(self.number, claim, end.outcome, self.last, seconds, error, end.again))
+        if end.outcome is Outcome.RELEASED and end.failure is not None:
+            self.unspend()
+        if not end.crowded:
             self.judge(claim, end.failure, error)
+
+    def release(self, claim: Claim, why: str) -> None:
+        """Give a trial back that this slot does not train."""
+
+        def release(connection: Connection) -> None:
+            queue.release(connection, claim, why)
+
+        with suppress(LeaseLost):
+            patiently(self.engine, release)
 
     def unspend(self) -> None:
         """Do not count a trial that was given back as one of --max-trials."""
@@ -295,8 +253,11 @@ class _SlotLoop:
                     f"their first round, the last with {error}: mend the machine or the plan"
                 )
 
-    def claim(self) -> Claim | None:
-        """Claim a trial. With --max-trials, which all slots share, ask the watch first."""
+    def look(self, passed_over: frozenset[Lack] = frozenset()) -> Claim | None:
+        """Claim a trial of no kind in `passed_over`.
+
+        With --max-trials, which all slots share, ask the watch first.
+        """
         limited = self.options.max_trials is not None
         if limited and not self.granted():
             self.spent = True
@@ -304,9 +265,9 @@ class _SlotLoop:
         if time.monotonic() >= self.search_due:
             self.propose(first=True)
             self.search_due = time.monotonic() + SEARCH_SECONDS
-        claimed = self.take()
+        claimed = self.take(passed_over)
         while claimed is None and self.propose():
-            claimed = self.take()
+            claimed = self.take(passed_over)
         if claimed is None and limited:
             self.send(Ask.BACK)
         if claimed is None and self.lacks:
@@ -333,9 +294,9 @@ class _SlotLoop:
             why = "; ".join(self.lacks.values())
             raise MachineLacks(f"nothing that is left in scope can be trained here: {why}")
 
-    def take(self) -> Claim | None:
-        """Claim a trial, if possible of another kind than the trials that failed here."""
-        lacks = frozenset(self.lacks)
+    def take(self, passed_over: frozenset[Lack] = frozenset()) -> Claim | None:
+        """Claim a trial of no kind in `passed_over`, if possible of no kind that failed here."""
+        lacks = passed_over | frozenset(self.lacks)
         claimed = self.take_but(lacks | set(self.failed)) if self.failed else None
         return claimed or self.take_but(lacks)
 
@@ -439,13 +400,3 @@ class _SlotLoop:
             self.pipe.send(message)
         except OSError:  # the watch is gone: finish the round, save, give back
             self.stop_requested.set()
-
-
-def worn_out(failed: Sequence[Lack | None], *, proven: bool) -> bool:
-    """Return whether a slot has failed too often since a round was stored.
-
-    See `FAILURES_IN_A_ROW`.
-    """
-    if not proven:
-        return len(failed) >= FAILURES_IN_A_ROW
-    return len({kind for kind in failed if kind}) + failed.count(None) >= FAILURES_IN_A_ROW

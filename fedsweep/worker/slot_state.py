@@ -1,4 +1,4 @@
-"""State of one slot, as its watch knows it."""
+"""State of the slots and their processes, as their watch knows it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,50 @@ from fedsweep.store.stops import Lack
 
 
 @dataclass
+class SlotProcess:
+    """State of a process of one slot, or of several slots that share a GPU."""
+
+    device: str
+    box: Path = Path()
+    """The file that its last words are written to."""
+    handle: SpawnProcess | None = None
+    slots: list[Slot] = field(default_factory=list)
+    deaths: list[Lack | None] = field(default_factory=list)
+    """Deaths since a round was stored. An item is the kind of the trial under which the process
+    died, or None if it had no trial, or several of which each may be at fault."""
+    stalled: tuple[Lack | None, str] | None = None
+    """The kind of the stalled trial for which it was killed, None for several, and the reason. The
+    next start clears it."""
+    closed: bool = False
+    """True if it is not started again."""
+    broken: str | None = None
+    """The reason why it ends for good."""
+    blameless: bool = False
+    """True if the store or the machine failed. Its trials are then given back uncharged."""
+    alone: int = 0
+    """Attempts that its next start trains alone, because this many trials died together."""
+
+    def is_alive(self) -> bool:
+        """Return whether the process runs."""
+        return self.handle is not None and self.handle.is_alive()
+
+    def claiming(self) -> list[Slot]:
+        """Return the slots that have claimed a trial."""
+        return [slot for slot in self.slots if slot.claim is not None]
+
+    def shown(self) -> list[Slot]:
+        """Return the slots with a trial, or the first one if none has a trial."""
+        return self.claiming() or self.slots[:1]
+
+
+@dataclass
 class Slot:
-    """State of one slot: its process, its claim, its trainer's progress and its deaths."""
+    """State of one slot: its claim and its trainer's progress."""
 
     number: int
-    device: str
+    process: SlotProcess
     name: str = ""
-    """The name under which its process claims. Each process has a new name."""
-    process: SpawnProcess | None = None
+    """The name under which it claims. It is a new one after each start of its process."""
     pipe: Any = None
     claim: Claim | None = None
     vouched: Claim | None = None
@@ -35,7 +71,7 @@ class Slot:
     round_seconds: dict[bool, deque[float]] = field(default_factory=dict)
     """Seconds of the latest rounds without (False) and with (True) an evaluation."""
     shared: Shared = field(default_factory=Shared)
-    """The memory that its process writes its steps to."""
+    """The memory that it writes its steps to."""
     steps: int = 0
     """The trainer's steps at the last check."""
     silent: float = 0.0
@@ -43,30 +79,26 @@ class Slot:
     idle: float = 0.0
     """Seconds since the trainer took a step or used the processor."""
     busy: float = 0.0
-    """Processor seconds of the process when it was last seen to use the processor."""
+    """Processor seconds of the trainer when it was last seen to use the processor."""
     renewed: float = 0.0
     """Time of the lease's last renewal, on the monotonic clock."""
     granted: bool = False
     """True if it may claim one of --max-trials."""
-    deaths: list[Lack | None] = field(default_factory=list)
-    """Deaths of its processes since it stored a round. An item is the kind of the trial under
-    which a process died, or None if it had no trial."""
-    stalled: tuple[Lack, str] | None = None
-    """The kind of the stalled trial for which its process was killed, and the reason. The next
-    death of the process clears it."""
-    closed: bool = False
-    """True if no process is started for it again."""
-    broken: str | None = None
-    """The reason why its process ends for good."""
-    blameless: bool = False
-    """True if the store or the machine failed. Its trial is then given back uncharged."""
     unwanted: float | None = None
     """Time since when its trial is to be given back or is lost, on the monotonic clock."""
-    box: Path = Path()
-    """The file that its process's last words are written to."""
+
+    @property
+    def device(self) -> str:
+        """The device that it trains on."""
+        return self.process.device
+
+    @property
+    def closed(self) -> bool:
+        """True if its process is not started again."""
+        return self.process.closed
 
     def begin(self, claim: Claim) -> None:
-        """Note that its process has claimed a trial."""
+        """Note that it has claimed a trial."""
         self.claim, self.last, self.granted = claim, None, False
         self.unwanted, self.shared.give_back = None, 0
         self.recent.clear()

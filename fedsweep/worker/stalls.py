@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from fedsweep.worker.slot_state import Slot
+from fedsweep.worker.slot_state import Slot, SlotProcess
 
 TRAINER_STALL_SECONDS = 300.0
 """Seconds without a step and without processor time after which a trainer has stalled.
@@ -33,6 +33,11 @@ STEP_CPU_SECONDS = 0.05
 
 STALL_CHECK_SECONDS = 1.0
 """Seconds between two checks of the trainers' progress."""
+
+
+TOGETHER = 0.5
+"""The part of a stalled trial's silence after which another trial of its process is suspected too.
+"""
 
 
 LONGEST_CHECK = 10.0
@@ -64,23 +69,42 @@ def has_stalled(slot: Slot, passed: float) -> bool:
     )
 
 
-def is_stopped(slot: Slot) -> bool:
-    """Return whether the trainer's process is stopped by SIGSTOP or a debugger, or is a zombie."""
-    assert slot.process is not None
+def stalled_together(stalled: Slot) -> list[Slot]:
+    """Return the slots of a process that may have stalled it: all that are silent for long.
+
+    If one trial hangs in compiled code, or hangs the GPU, the others of its process wait for it.
+    """
+    return [
+        slot
+        for slot in stalled.process.claiming()
+        if slot is stalled or slot.silent > TOGETHER * stalled.silent
+    ]
+
+
+def is_stopped(process: SlotProcess) -> bool:
+    """Return whether a process is stopped by SIGSTOP or a debugger, or is a zombie."""
+    assert process.handle is not None
     try:
-        return psutil.Process(slot.process.pid).status() in (
+        return psutil.Process(process.handle.pid).status() in (
             psutil.STATUS_STOPPED,
             psutil.STATUS_ZOMBIE,
         )
     except PSUTIL_ERRORS:
-        return not slot.process.is_alive()
+        return not process.is_alive()
 
 
 def cpu_seconds(slot: Slot) -> float:
-    """Return the processor seconds that a slot's process has used; 0 if they cannot be read."""
-    assert slot.process is not None
+    """Return the processor seconds that a slot's trainer has used; 0 if they cannot be read.
+
+    They are those of its thread, or of the whole process if the slot has one of its own.
+    """
+    assert slot.process.handle is not None
     try:
-        used = psutil.Process(slot.process.pid).cpu_times()
+        process = psutil.Process(slot.process.handle.pid)
+        if slot.shared.thread:
+            times = [t for t in process.threads() if t.id == slot.shared.thread]
+            return sum((t.user_time + t.system_time for t in times), 0.0)
+        used = process.cpu_times()
         return float(used.user + used.system)
     except PSUTIL_ERRORS:
         return 0.0

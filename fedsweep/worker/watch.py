@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from fedsweep.errors import (
 from fedsweep.notify.announcer import Announcer
 from fedsweep.notify.webhook import DRAIN_SECONDS
 from fedsweep.plan import Round
+from fedsweep.shared import Shared
 from fedsweep.store import (
     file_places,
     identity,
@@ -45,23 +46,27 @@ from fedsweep.store.outage import OUTAGE
 from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, transaction
+from fedsweep.worker.deaths import Death, death_of
+from fedsweep.worker.kinds import kind_of, worn_out
 from fedsweep.worker.leases import Leases
 from fedsweep.worker.messages import (
     Ask,
     Broken,
+    Decided,
     Ended,
     Lacking,
     WorkOptions,
     machine_faults,
     sentence,
 )
-from fedsweep.worker.slot import kind_of, run_slot, worn_out
-from fedsweep.worker.slot_state import Slot
+from fedsweep.worker.process import Member, Orders, run_slots
+from fedsweep.worker.slot_state import Slot, SlotProcess
 from fedsweep.worker.stalls import (
     LONGEST_CHECK,
     STALL_CHECK_SECONDS,
     has_stalled,
     is_stopped,
+    stalled_together,
 )
 from fedsweep.worker.status import Show, Tally, WorkStatus
 from fedsweep.worker.upkeep import Upkeep, hold_overspent, prune_arms, schema_refusal
@@ -106,7 +111,7 @@ def _store_stop(engine: Engine, device: str, why: str, lack: Lack | None = None)
 
 
 UNFINISHED = "its worker stopped before the round was over"
-"""The reason stored for the trial of a killed slot."""
+"""The reason stored for the trials of a killed process."""
 
 
 class _Watch:
@@ -129,15 +134,8 @@ class _Watch:
                 f"{self.boxes.name} cannot hold the files of a worker "
                 f"({error.strerror or error}): name another folder in TMPDIR"
             ) from error
-        self.slots = [
-            Slot(
-                i,
-                options.devices[i % len(options.devices)],
-                shared=part,
-                box=Path(self.boxes.name) / f"slot-{i}",
-            )
-            for i, part in enumerate(memory)
-        ]
+        self.processes = _processes(options, memory, Path(self.boxes.name))
+        self.slots = [slot for process in self.processes for slot in process.slots]
         hours = options.max_hours
         self.stop_at = None if hours is None else time.monotonic() + 3600 * hours
         self.tally = Tally()
@@ -174,10 +172,10 @@ class _Watch:
         if self.announcer is not None:
             self.upkeep.run()  # before anything can have ended
         with self.signals():
-            for slot in self.slots:
-                self.start(slot)
+            for process in self.processes:
+                self.start(process)
             try:
-                while any(not slot.closed for slot in self.slots):
+                while any(not process.closed for process in self.processes):
                     self.step()
             finally:
                 self.end_all()
@@ -228,36 +226,38 @@ class _Watch:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def start(self, slot: Slot) -> None:
-        """Start a slot's process."""
-        own_end, slot_end = self.context.Pipe()
-        stderr_tail.trim(slot.box)
-        slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
-        slot.process = self.context.Process(
-            target=run_slot,
-            args=(
-                replace(self.options, notify=()),
-                slot.number,
-                slot.device,
-                slot.name,
-                slot_end,
-                slot.box,
-                self.memory,
-                tuple(filter(None, slot.deaths)),
-                slot.device in self.proven,
-            ),
-            name=f"fedsweep-slot-{slot.number}",
+    def start(self, process: SlotProcess) -> None:
+        """Start a process of slots."""
+        members = []
+        for slot in process.slots:
+            slot.pipe, slot_end = self.context.Pipe()
+            slot.name = f"{platform.node()}-{os.getpid()}-{slot.number}-{uuid.uuid4().hex[:6]}"
+            slot.busy = 0.0
+            members.append(Member(slot.number, slot.name, slot_end))
+        stderr_tail.trim(process.box)
+        orders = Orders(
+            replace(self.options, notify=()),
+            process.device,
+            tuple(members),
+            process.box,
+            self.memory,
+            tuple(filter(None, process.deaths)),
+            process.device in self.proven,
+            process.alone,
         )
+        process.alone = 0
+        name = f"fedsweep-slot-{process.slots[0].number}"
+        process.handle = self.context.Process(target=run_slots, args=(orders,), name=name)
         # Ctrl-C and a hang-up reach the whole process group of the terminal. The child must not
         # get the signal before it has set its handlers.
         with children.safe_path():  # `block` may start a process, too
             before = interrupt.block(signal.SIGINT, signal.SIGHUP)
             try:
-                slot.process.start()
+                process.handle.start()
             finally:
                 interrupt.restore(before)
-        slot_end.close()
-        slot.pipe, slot.busy = own_end, 0.0
+        for member in members:
+            member.pipe.close()
 
     def step(self) -> None:
         """Wait briefly for messages of the slots, handle them, and do what is due."""
@@ -271,9 +271,10 @@ class _Watch:
             self.stop_slots()
             self.tally.stopped = True
             if self.hurry or time.monotonic() - self.asked_to_stop > self.options.grace:
-                for slot in open_slots:
-                    self.evict(slot)
-                    slot.closed = True
+                for process in self.processes:
+                    if not process.closed:
+                        self.evict(process)
+                        process.closed = True
         self.check_stalls()
         self.leases.renew(self.slots)
         self.take_back()
@@ -291,18 +292,22 @@ class _Watch:
             slot.shared.stop = 1
 
     def receive(self, slot: Slot) -> None:
-        """Handle all messages of a slot. Its process has ended if its pipe is closed."""
+        """Handle all messages of a slot, and the end of its process."""
+        if not slot.closed and self.read(slot):
+            self.reap(slot.process)
+
+    def read(self, slot: Slot) -> bool:
+        """Handle all messages of a slot. Return whether its process has closed the pipe."""
         messages: list[object] = []
         ended = False
         try:
-            while slot.pipe.poll():
+            while slot.pipe is not None and slot.pipe.poll():
                 messages.append(slot.pipe.recv())
         except (EOFError, OSError):
             ended = True
         for message in messages:
             self.note(slot, message)
-        if ended:
-            self.reap(slot)
+        return ended
 
     def receive_claim(self, slot: Slot) -> None:
         """Find out which trial a killed slot holds: its last messages are not read yet."""
@@ -328,7 +333,7 @@ class _Watch:
             slot.begin(message)
         elif isinstance(message, Round):
             slot.add_round(message)
-            stderr_tail.trim(slot.box, most=stderr_tail.LAST_BYTES)
+            stderr_tail.trim(slot.process.box, most=stderr_tail.LAST_BYTES)
         elif isinstance(message, Ended):
             slot.claim = slot.last = slot.unwanted = None
             if message.last is not None and message.outcome is not None:
@@ -338,18 +343,25 @@ class _Watch:
                 self.leases.vouch(slot, message.claim)
             self.unshown.append(message)
             self.upkeep.run(now=True)
-        elif isinstance(message, Lacking):
-            self.report_lack(slot, message)
+        elif isinstance(message, Lacking | Decided):
+            self.tell(slot, message)
         elif isinstance(message, Broken):
             if message.replaced:
                 raise StoreReplaced(message.why)
-            self.tally.broken = slot.broken = message.why
-            slot.blameless = message.blameless
+            self.tally.broken = slot.process.broken = message.why
+            slot.process.blameless = message.blameless
 
     def stored(self, slot: Slot) -> None:
         """Note that a slot has stored a round, so that its device can train."""
         self.proven.add(slot.device)
-        slot.deaths.clear()
+        slot.process.deaths.clear()
+
+    def tell(self, slot: Slot, message: Lacking | Decided) -> None:
+        """Print how many trials a GPU trains, or why trials are passed over."""
+        if isinstance(message, Decided):
+            print(f"fedsweep: {slot.device}: {visible(message.decision)}", file=sys.stderr)
+        else:
+            self.report_lack(slot, message)
 
     def report_lack(self, slot: Slot, lacking: Lacking) -> None:
         """Print and store, once per device, why trials are passed over."""
@@ -371,43 +383,61 @@ class _Watch:
         with suppress(OSError):  # its end of file follows
             slot.pipe.send(slot.granted)
 
-    def reap(self, slot: Slot) -> None:
-        """Handle the end of a slot's process: give up its claim, and start a new process.
+    def reap(self, process: SlotProcess) -> None:
+        """Handle the end of a process: give up its claims, and start it again.
 
-        The slot is closed instead if its process ended as planned, or after too many deaths.
+        It is closed instead if it ended as planned, or after too many deaths. If it died with
+        several trials, none of them is charged, and each trains alone after that.
         """
-        assert slot.process is not None
-        slot.process.join()
-        slot.pipe.close()
-        code, claim = slot.process.exitcode, slot.claim
-        if slot.granted:
-            self.grant(slot, Ask.BACK)
-        if code == 0:  # the process has given its trial back
-            slot.name = ""
-        words = [] if slot.broken else stderr_tail.last_words(slot.box)
-        if code is not None and code < 0:  # Python could not print the reason
-            for word in words:
+        self.read_last(process)
+        death = death_of(process)
+        if death.killed:  # Python could not print the reason
+            for word in death.words:
                 print(visible(word), file=sys.stderr)
-        gist = f": {line}" if (line := stderr_tail.gist(words)) else ""
-        died = f"{stderr_tail.death(code)}{gist}"
-        why = slot.broken or f"its trainer died ({stderr_tail.death(code)}){gist}"
-        if self.leases.give_up(slot, why=why, release=slot.blameless):
-            self.stored(slot)
-        if code == 0 or self.stop:
-            slot.closed = True
+        measured = any(slot.last for slot in process.claiming())
+        self.give_up(process, death)
+        if death.planned or self.stop:
+            process.closed = True
             return
-        kind, died = slot.stalled or (None if claim is None else kind_of(claim), died)
-        slot.stalled = None
-        slot.deaths.append(kind)
-        if slot.broken or worn_out(slot.deaths, proven=slot.device in self.proven):
-            when = "before a trial's first round" if kind else "before a claim"
-            why = slot.broken or f"slot {slot.number} keeps dying {when} ({died})"
-            self.tally.broken = self.tally.broken or why
-            slot.closed = True
-            with suppress(FedsweepError, SQLAlchemyError):
-                _store_stop(self.engine, slot.device, why)
-            return
-        self.start(slot)
+        if not (death.together and measured):
+            process.deaths.append(process.stalled[0] if process.stalled else death.kind)
+        if process.broken or worn_out(process.deaths, proven=process.device in self.proven):
+            self.close(process, death)
+        else:
+            process.stalled = None
+            self.start(process)
+
+    def read_last(self, process: SlotProcess) -> None:
+        """Handle the last messages of a process that ends, and close its pipes."""
+        assert process.handle is not None
+        process.handle.join()
+        for slot in process.slots:
+            self.read(slot)
+            slot.pipe.close()
+            if slot.granted:
+                self.grant(slot, Ask.BACK)
+
+    def give_up(self, process: SlotProcess, death: Death) -> None:
+        """Give up the claims of a process that has ended."""
+        if death.together:
+            process.alone = death.trials
+        for slot in process.slots:
+            if death.planned:  # the process has given its trials back
+                slot.name = ""
+            release = process.blameless or death.together
+            if self.leases.give_up(slot, why=death.why, release=release):
+                self.stored(slot)
+
+    def close(self, process: SlotProcess, death: Death) -> None:
+        """Start a process no more, and store the reason."""
+        kind, died = process.stalled or (death.kind, death.died)
+        when = "before a trial's first round" if kind or death.together else "before a claim"
+        number = process.slots[0].number
+        why = process.broken or f"slot {number} keeps dying {when} ({died})"
+        self.tally.broken = self.tally.broken or why
+        process.closed = True
+        with suppress(FedsweepError, SQLAlchemyError):
+            _store_stop(self.engine, process.device, why)
 
     def check_stalls(self) -> None:
         """End the trainers that have stalled."""
@@ -426,40 +456,57 @@ class _Watch:
             if slot.unwanted is None or slot.closed:
                 continue
             if time.monotonic() - slot.unwanted > self.options.grace:
-                self.evict(slot)
-                slot.deaths.clear()  # the slot is not at fault
+                self.evict(slot.process)
+                slot.process.deaths.clear()  # the process is not at fault
                 slot.unwanted = None
 
-    def evict(self, slot: Slot) -> None:
-        """Kill a slot's process, and give its trial back."""
-        self.kill(slot)
-        self.receive_claim(slot)
-        self.leases.give_up(slot, why=UNFINISHED, release=True)
+    def evict(self, process: SlotProcess) -> None:
+        """Kill a process, and give its trials back."""
+        self.kill(process)
+        for slot in process.slots:
+            self.read(slot)
+            self.leases.give_up(slot, why=UNFINISHED, release=True)
 
     def end_stalled(self, slot: Slot) -> None:
-        """Kill a stalled slot's process, and fail its trial."""
-        claim, slot.claim = slot.claim, None
-        assert claim is not None
+        """Kill the process of a stalled trial, and fail the trial. Give its other trials back.
+
+        If several of its trials have been silent for long, none of them is charged, and they train
+        alone after that.
+        """
+        process, suspects = slot.process, stalled_together(slot)
         message = f"the trainer made no step for {slot.silent:.0f} s"
-        slot.stalled = kind_of(claim), message
         if slot.idle > 1:
             message += f" and used no processor time for {slot.idle:.0f} s"
-        if slot.process is not None and slot.process.pid is not None and not is_stopped(slot):
-            stderr_tail.ask(slot.process.pid, slot.box)
-        self.kill(slot)
-        self.leases.fail_stalled(slot, claim, message)
+        pid = None if process.handle is None else process.handle.pid
+        if pid is not None and not is_stopped(process):
+            stderr_tail.ask(pid, process.box)
+        self.kill(process)
+        for each in process.slots:
+            self.read(each)
+        claim = slot.claim
+        if len(suspects) > 1:
+            process.alone = len(suspects)
+            message += f", nor did {len(suspects) - 1} more of its process"
+            process.stalled = None, message
+        elif claim is not None:
+            slot.claim = None
+            process.stalled = kind_of(claim), message
+            self.leases.fail_stalled(slot, claim, message)
+        for each in process.slots:
+            why = message if each in suspects else UNFINISHED
+            self.leases.give_up(each, why=why, release=True)
 
-    def kill(self, slot: Slot) -> None:
-        """Kill a slot's process if it is alive."""
-        if slot.process is not None and slot.process.is_alive():
-            slot.process.kill()
-            slot.process.join()
+    def kill(self, process: SlotProcess) -> None:
+        """Kill a process if it is alive."""
+        if process.handle is not None and process.is_alive():
+            process.handle.kill()
+            process.handle.join()
 
     def end_all(self) -> None:
-        """Kill all slots and give up their claims, because the watch ends."""
+        """Kill all processes and give up their claims, because the watch ends."""
         self.stop_slots()
-        for slot in self.slots:
-            self.kill(slot)
+        for process in self.processes:
+            self.kill(process)
         for slot in self.slots:
             self.receive_claim(slot)
             self.leases.give_up(slot, why=UNFINISHED, release=True)
@@ -488,4 +535,18 @@ class _Watch:
 
     def view(self, ended: Ended | None = None) -> WorkStatus:
         """Return this moment of the work, to be shown."""
-        return WorkStatus(self.slots, self.progress, self.tally, ended)
+        shown = [slot for process in self.processes for slot in process.shown()]
+        return WorkStatus(shown, self.progress, self.tally, ended)
+
+
+def _processes(options: WorkOptions, memory: Sequence[Shared], folder: Path) -> list[SlotProcess]:
+    """Return the processes of a run, with their slots. `folder` is for their last words."""
+    together = options.slots // len(options.devices) if options.packed else 1
+    processes = []
+    for first in range(0, options.slots, together):
+        device = options.devices[first // together % len(options.devices)]
+        process = SlotProcess(device, folder / f"slot-{first}")
+        numbers = range(first, first + together)
+        process.slots = [Slot(n, process, shared=memory[n]) for n in numbers]
+        processes.append(process)
+    return processes

@@ -90,12 +90,12 @@ def test_actions_print_nothing(
 
 @pytest.mark.parametrize(
     ("slots", "gpus", "number"),
-    [("auto", 0, 1), ("auto", 1, 1), ("auto", 3, 3), ("1", 3, 1), ("5", 0, 5)],
+    [("auto", 0, 1), ("auto", 1, 8), ("auto", 3, 24), ("1", 3, 1), ("5", 0, 5)],
 )
-def test_a_worker_has_one_slot_per_device_or_as_many_as_the_user_names(
+def test_a_worker_has_slots_for_all_trials_of_its_gpus_or_as_many_as_the_user_names(
     slots: str, gpus: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine without a GPU has one device."""
+    """With auto, a GPU has slots for eight trials, and a CPU for one."""
     monkeypatch.setattr(device, "_count_gpus", lambda: gpus)
     options = work.options(
         "sqlite:///none.db",
@@ -116,3 +116,4 @@ def test_a_worker_has_one_slot_per_device_or_as_many_as_the_user_names(
         notify=(),
     )
     assert (options.slots, len(options.devices)) == (number, max(1, gpus))
+    assert options.packed is (slots == "auto" and gpus > 0)

@@ -33,7 +33,7 @@ from fedsweep.store.claim import Claim
 from fedsweep.store.progress import SweepProgress
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import transaction
-from fedsweep.worker import Ended, Slot, Tally, WorkOptions, WorkStatus
+from fedsweep.worker import Ended, Slot, SlotProcess, Tally, WorkOptions, WorkStatus
 from fedsweep.worker.watch import _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
@@ -182,7 +182,9 @@ def test_an_error_with_markup_does_not_end_the_live_view(monkeypatch: pytest.Mon
     console.cache_clear()
     with contextlib.redirect_stdout(out), work._screen() as show:
         ended = Ended(0, claim(), Outcome.FAILED, None, 2.0, f"bad_data: {HOSTILE}")
-        show(WorkStatus([Slot(0, HOSTILE, claim=claim())], [progress()], Tally(), ended))
+        show(
+            WorkStatus([Slot(0, SlotProcess(HOSTILE), claim=claim())], [progress()], Tally(), ended)
+        )
     console.cache_clear()
     assert f"bad_data: {HOSTILE}" in out.getvalue()
 
@@ -376,8 +378,8 @@ def test_the_live_view_names_the_hidden_columns(
     """Round and accuracy are not cut at any width, and hidden columns are named."""
     from fedsweep.cli.console import plain_console
 
-    slot = Slot(0, "cuda:0", claim=claim())
-    view = WorkStatus([slot, Slot(1, "cuda:1")], [progress(queued=5)], Tally())
+    slot = Slot(0, SlotProcess("cuda:0"), claim=claim())
+    view = WorkStatus([slot, Slot(1, SlotProcess("cuda:1"))], [progress(queued=5)], Tally())
     monkeypatch.setattr(work, "console", lambda: plain_console(width=width))
     lines = lines_of(work._frame(view), width)
     text = "\n".join(lines)
@@ -432,6 +434,7 @@ def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path)
     slot.claim = claim()
     watch.note(slot, ended_trial())
     assert not [view for view in shown if view.ended]
+    watch.processes.clear()
     watch.slots.clear()
     watch.run()
     (view,) = [view for view in shown if view.ended]

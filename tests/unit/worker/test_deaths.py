@@ -88,11 +88,13 @@ def watch(planned: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch) -> I
     """A watch that starts no real processes."""
     watch = _Watch(worker.WorkOptions(store_url), lambda _view: None)
 
-    def start(slot: Any) -> None:
-        slot.process, slot.pipe, slot.name = Process(), Pipe(), "w"
+    def start(process: Any) -> None:
+        process.handle = Process()
+        for slot in process.slots:
+            slot.pipe, slot.name = Pipe(), "w"
 
     monkeypatch.setattr(watch, "start", start)
-    watch.start(watch.slots[0])
+    watch.start(watch.processes[0])
     with watch.boxes:
         yield watch
     watch.engine.dispose()
@@ -109,8 +111,8 @@ def die(watch: Any, held: Claim | None, words: str = "") -> None:
     slot = watch.slots[0]
     if held is not None:
         watch.note(slot, held)
-    slot.box.write_text(words)
-    watch.reap(slot)
+    slot.process.box.write_text(words)
+    watch.reap(slot.process)
 
 
 def losses(store: Engine, held: Claim) -> tuple[Any, ...]:
@@ -149,17 +151,17 @@ def test_a_stored_round_resets_the_deaths_of_a_slot(watch: Any, planned: Engine)
     die(watch, None)
     watch.note(slot, first)
     watch.note(slot, Ended(0, first, Outcome.RELEASED, ROUND, 1.0))
-    assert slot.deaths == []
+    assert slot.process.deaths == []
     held = claim(planned)
     die(watch, held)
     assert losses(planned, held) == ("queued", 1)
-    assert slot.deaths == [kind_of(held)]
+    assert slot.process.deaths == [kind_of(held)]
     held = claim(planned)
     with transaction(planned) as c:
         assert round_rows.add_rounds(c, held, [ROUND]) is None
     die(watch, held)
     assert losses(planned, held) == ("queued", 0)
-    assert slot.deaths == [kind_of(held)]
+    assert slot.process.deaths == [kind_of(held)]
     assert not slot.closed
 
 
@@ -170,7 +172,7 @@ def test_a_claim_without_a_round_does_not_reset_deaths(watch: Any, planned: Engi
     held = claim(planned)
     watch.note(slot, held)
     watch.note(slot, Ended(0, held, Outcome.RELEASED, None, 1.0, "no data"))
-    assert len(slot.deaths) == 1
+    assert len(slot.process.deaths) == 1
 
 
 def test_a_lack_is_printed_and_stored_once(

@@ -68,7 +68,7 @@ def watch(sqlite_url: str, cpu: Cpu) -> Iterator[Any]:
     """A watch with one slot, which has claimed a trial."""
     watch = _Watch(worker.WorkOptions(sqlite_url), lambda _view: None)
     slot: Any = watch.slots[0]
-    slot.process = Process()
+    slot.process.handle = Process()
     watch.note(slot, CLAIM)
     with watch.boxes:
         yield watch
@@ -167,10 +167,10 @@ def test_unreadable_processes_count_as_running(
         raise error
 
     monkeypatch.setattr(psutil, "Process", refuse)
-    slot: Any = worker.Slot(0, "cpu")
-    slot.process = Process()
+    slot: Any = worker.Slot(0, worker.SlotProcess("cpu"))
+    slot.process.handle = Process()
     assert cpu_seconds(slot) == 0.0
-    assert not is_stopped(slot)
+    assert not is_stopped(slot.process)
 
 
 @pytest.mark.slow
@@ -186,9 +186,9 @@ def test_a_stopped_trainer_fails_its_trial_as_stalled(
     def freeze(view: WorkStatus) -> None:
         slot = view.slots[0]
         if not frozen and slot.claim is not None and slot.last is not None:
-            assert slot.process is not None
-            assert slot.process.pid is not None
-            os.kill(slot.process.pid, signal.SIGSTOP)
+            assert slot.process.handle is not None
+            assert slot.process.handle.pid is not None
+            os.kill(slot.process.handle.pid, signal.SIGSTOP)
             frozen.append(slot.claim.trial_id)
 
     options = worker.WorkOptions(sqlite_url, until_empty=True, max_attempts=1, max_trials=2)

@@ -124,9 +124,9 @@ def test_a_worker_whose_store_failed_gives_its_trial_back(planned: Engine, store
     watch = _Watch(worker.WorkOptions(store_url), lambda _: None)
     (slot,) = watch.slots
     slot.claim, slot.pipe = claimed, watch.context.Pipe()[0]
-    slot.process = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
+    slot.process.handle = SimpleNamespace(join=lambda: None, exitcode=1)  # type: ignore[assignment]  # ended
     watch.note(slot, worker.Broken("the database is away", blameless=True))
-    watch.reap(slot)
+    watch.reap(slot.process)
     watch.engine.dispose()
     watch.boxes.cleanup()
     assert (slot.closed, watch.tally.broken) == (True, "the database is away")
@@ -256,7 +256,7 @@ def test_a_trial_is_not_charged_for_a_worker_that_comes_back(
     """The watch notices the loss at the next heartbeat or from the slot, and reports it once."""
     watch = _Watch(worker.WorkOptions(store_url, lease=0.0), lambda _: None)
     (slot,) = watch.slots
-    slot.process = watch.context.Process()  # type: ignore[assignment]  # never started
+    slot.process.handle = watch.context.Process()  # type: ignore[assignment]  # never started
     held = claim(planned)
     taken_over(planned, held)
     slot.claim = held

@@ -1,0 +1,119 @@
+"""The engine `walk_cuda`: the walk on a machine with one GPU, which several trials can share.
+
+The GPU is made up: it has `MEMORY` bytes, of which each trial takes `TAKEN` from its first round
+on. A trial that finds too little memory fails as on a real GPU. So many trials walk as fast as one.
+The climb of the number of trials needs less time than on a real GPU.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from fedsweep.worker import climb
+from tests import walk
+from tests.walk import (
+    MODEL_MODULES,
+    MODULES,
+    Data,
+    Round,
+    State,
+    class_counts,
+    is_broken_device,
+    load,
+    load_normalizer,
+    numerics_of,
+    pack,
+    pack_weights,
+    packages,
+    reserve,
+    unpack,
+)
+from trainers.config import TrainConfig
+
+__all__ = [
+    "MODEL_MODULES",
+    "MODULES",
+    "class_counts",
+    "is_broken_device",
+    "load",
+    "load_normalizer",
+    "numerics_of",
+    "pack",
+    "pack_weights",
+    "packages",
+    "reserve",
+    "unpack",
+]
+
+DEVICE = "cuda:0"
+
+MEMORY = 1000
+TAKEN = 200
+"""Bytes that a trial takes. The climb stops at four trials, which take 80 % of the memory."""
+
+climb.MEASURED_SECONDS = 0.05
+
+_lock = threading.Lock()
+_running: set[int] = set()
+"""The threads in which a trial walks."""
+
+
+class OutOfMemory(Exception):
+    """The GPU has no memory left for a trial."""
+
+
+def count_gpus() -> int:
+    return 1
+
+
+def rehearse(device: str, _threads: int) -> None:
+    if device not in ("cpu", DEVICE):
+        raise RuntimeError(f"there is no {device}")
+
+
+def begin_memory(_device: str) -> None:
+    """Begin with what the trials hold now."""
+
+
+def peak_memory(device: str) -> int:
+    return reserved_memory(device)
+
+
+def total_memory(_device: str) -> int:
+    return MEMORY
+
+
+def reserved_memory(_device: str) -> int:
+    with _lock:
+        return TAKEN * len(_running)
+
+
+def free_memory(_device: str) -> None:
+    """Keep nothing."""
+
+
+def uses_generator(config: TrainConfig) -> bool:
+    """Return True for group normalization, as if its layers had dropout."""
+    return config.normalizer == "gn"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, OutOfMemory)
+
+
+def run(
+    config: TrainConfig, data: Data, state: State | None = None, *, device: str = "cpu"
+) -> Iterator[Round]:
+    """Walk from the start, or from a state, and hold memory meanwhile."""
+    assert device == DEVICE
+    me = threading.get_ident()
+    with _lock:
+        if TAKEN * (len(_running) + 1) > MEMORY:
+            raise OutOfMemory(f"the device has {MEMORY} bytes")
+        _running.add(me)
+    try:
+        yield from walk.run(config, data, state)
+    finally:
+        with _lock:
+            _running.discard(me)
