@@ -20,12 +20,12 @@ GIT_SECONDS = 5.0
 
 
 def provenance(
-    processor: str, device: str, memory: int, more: Iterable[str] = ()
+    processor: str, device: str, memory: int, more: Iterable[str] = (), *, packed: bool = False
 ) -> dict[str, Any]:
     """Return the provenance of an attempt on a device, as JSON values; unknown values are None.
 
     `processor` is the device's model, and `memory` its bytes. `more` names the packages that the
-    trial needs in addition to `PACKAGES`.
+    trial needs in addition to `PACKAGES`. `packed`: other trials may train in the process.
     """
     commit, dirty = code(Path(fedsweep.__file__).parent)
     packages = {name: v for name in (*PACKAGES, *more) if (v := package_version(name))}
@@ -36,6 +36,7 @@ def provenance(
         "dirty": dirty,
         "device": processor,
         "memory": memory,
+        "packed": packed,
         "driver": driver() if device.startswith("cuda") else None,
         "host": platform.node(),
         "platform": platform.platform(),

@@ -87,6 +87,18 @@ def standing(trial_id: str, result: Mapping[str, Any], row: Mapping[str, Any]) -
             yield f"held with {', '.join(held)}: fedsweep sweep resume lets it go on"
 
 
+def memory_of(attempt: Mapping[str, Any]) -> str | None:
+    """Return the most memory that an attempt has taken, as text; None if it is not stored.
+
+    It is that of the whole process if other trials may have trained in it.
+    """
+    if not attempt["memory"]:
+        return None
+    stored = json.loads(attempt["provenance"] or "{}")
+    whose = "of its process's memory" if stored.get("packed") else "of memory"
+    return f"{size(attempt['memory'])} {whose} at most"
+
+
 def ran_with(attempt: Mapping[str, Any]) -> Iterator[str]:
     """Yield lines with an attempt's code, packages, machine and numerics, if they are stored."""
     if attempt["provenance"]:

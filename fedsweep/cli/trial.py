@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from fedsweep.cli.arguments import MOST_STORED, Db, Sweep, open_store, read_store
-from fedsweep.cli.console import console, counted, duration, size
+from fedsweep.cli.console import console, counted, duration
 from fedsweep.errors import visible
 from fedsweep.states import RULES, FailureKind, Hold, TrialState
-from fedsweep.words import ran_with, standing
+from fedsweep.words import memory_of, ran_with, standing
 
 app = typer.Typer(
     help="List, show, cancel, retry and pause trials.", no_args_is_help=True, rich_markup_mode=None
@@ -137,7 +137,7 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
     kind = f" ({attempt['failure']})" if attempt["failure"] else ""
     rounds = f"{attempt['rounds_trained']} rounds"
     lost = f", {attempt['rounds_lost']} of them again" if attempt["rounds_lost"] else ""
-    lost += f", {size(attempt['memory'])} of memory at most" if attempt["memory"] else ""
+    lost += f", {memory}" if (memory := memory_of(attempt)) else ""
     print(
         f"  {attempt['fence']}. {outcome}{kind} after {took}: {rounds}{lost}, "
         f"{visible(attempt['device'])} of {visible(attempt['worker'])}, {began}"

@@ -43,7 +43,7 @@ def provenance_of(
     """Return the code, packages and machine that a trial runs with, for its attempt's row."""
     trainer, processor = engine_of(), computed_under["processor"]
     memory, more = trainer.total_memory(place.device), trainer.packages(config)
-    return provenance(processor, place.device, memory, more)
+    return provenance(processor, place.device, memory, more, packed=place.packed)
 
 
 def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:

@@ -15,6 +15,8 @@ from fedsweep.store import live
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
 
+_MEMORY = "Memory that an attempt has taken at most, with the other trials of its process."
+
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LEDGER = {
@@ -84,7 +86,7 @@ def metrics(
         _metric("slots_training", "gauge", "Slots that train.", [({}, len(slots))]),
         _metric("slots_silent", "gauge", "Slots whose lease has expired.",
                 [({}, len(running) - len(slots))]),
-        _metric("memory_bytes", "gauge", "Memory that a slot's attempt has taken at most.", memory),
+        _metric("memory_bytes", "gauge", _MEMORY, memory),
         *(_metric(name, "counter", help, [({"sweep": row["sweep"]}, row[name]) for row in ledgers])
           for name, help in LEDGER.items()),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedsweep
-from fedsweep import provenance
+from fedsweep import provenance, words
 from tests.builders import REPOSITORY
 
 
@@ -55,6 +55,23 @@ def test_the_provenance_is_json_with_the_installed_versions() -> None:
     assert "no-such-package" not in values["packages"]
     assert (values["device"], values["memory"], values["driver"]) == ("a processor", 2**30, None)
     assert all(values[name] for name in ("python", "host", "platform"))
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        ('{"packed": true}', "2 GB of its process's memory at most"),
+        ('{"packed": false}', "2 GB of memory at most"),
+        ("{}", "2 GB of memory at most"),
+        (None, "2 GB of memory at most"),
+    ],
+)
+def test_the_memory_of_a_process_with_several_trials_is_called_so(
+    stored: str | None, text: str
+) -> None:
+    """Attempts of older versions have stored nothing about it."""
+    assert words.memory_of({"memory": 2 * 10**9, "provenance": stored}) == text
+    assert words.memory_of({"memory": None, "provenance": stored}) is None
 
 
 def test_only_changes_of_the_code_make_the_commit_dirty(
