@@ -8,22 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from trainers.facts import CHANNELS, ON_DISK, SEGMENTATION, TRAINING_SAMPLES
 from trainers.own_normalizers import OWN
+from trainers.registry import Registry
 from trainers.sizes import check_sizes, share
 
 NORMALIZERS = tuple(own.name for own in OWN)
 """Our own normalizers. `trainers.normalizers` explains each."""
 
 
-ENTRY_POINT = "fedsweep.normalizers"
-"""The group of entry points under which other packages offer theirs."""
+NORMALIZER = Registry("normalizer", "fedsweep.normalizers", NORMALIZERS)
+"""All normalizers that are installed."""
 
 
 def _integral(value: object) -> object:
@@ -54,27 +53,6 @@ NotNegative = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
 Dirichlets = ("dirichlet", "dirichlet-class")
 
 
-@cache
-def normalizer_names() -> tuple[str, ...]:
-    """Our normalizers, then those of other installed packages."""
-    others = {point.name for point in entry_points(group=ENTRY_POINT)}
-    return (*NORMALIZERS, *sorted(others - set(NORMALIZERS)))
-
-
-def _known_normalizer(name: str) -> str:
-    if name not in normalizer_names():
-        raise PydanticCustomError(
-            "literal_error",
-            "{name} is no normalizer that is installed here: install the package that offers it",
-            {"name": name},
-        )
-    return name
-
-
-def _tell_normalizers(schema: dict[str, Any]) -> None:
-    schema["enum"] = list(normalizer_names())
-
-
 class TrainConfig(BaseModel):
     """The complete configuration of one trial.
 
@@ -101,7 +79,7 @@ class TrainConfig(BaseModel):
 
     model: Literal["cnn", "resnet20", "resnet18", "deeplabv3plus"]
     normalizer: Annotated[
-        str, AfterValidator(_known_normalizer), Field(json_schema_extra=_tell_normalizers)
+        str, AfterValidator(NORMALIZER.checked), Field(json_schema_extra=NORMALIZER.tell)
     ]
     gn_groups: Count | None = 2
     """Groups of GN. Hsieh et al. 2020 take 2."""

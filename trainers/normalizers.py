@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast, get_args
 
 import torch
@@ -25,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrizations, parametrize
 
-from trainers.config import ENTRY_POINT, TrainConfig
+from trainers.config import NORMALIZER, TrainConfig
 from trainers.own_normalizers import OWN, Keeps
 
 
@@ -220,20 +219,14 @@ def find(name: str) -> Normalizer:
     """
     if name in OURS:
         return OURS[name]
-    point = offered(name)
-    if point is None:
-        raise ValueError(f"no installed package offers the normalizer {name}: install it here too")
-    loaded = point.load()
+    loaded = NORMALIZER.load(name)
     if not isinstance(loaded, Normalizer) or loaded.keeps not in get_args(Keeps):
+        point = NORMALIZER.offered(name)
+        value = point.value if point is not None else name
         raise ValueError(
-            f"{point.value}, offered as {name}, is no Normalizer (with a `keeps` of those known)"
+            f"{value}, offered as {name}, is no Normalizer (with a `keeps` of those known)"
         )
     return loaded
-
-
-def offered(name: str) -> EntryPoint | None:
-    """Return the entry point of another package's normalizer; None without one."""
-    return next(iter(entry_points(group=ENTRY_POINT, name=name)), None)
 
 
 TYPES: tuple[type[nn.Module], ...] = (

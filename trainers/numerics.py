@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from trainers.config import NORMALIZERS, TrainConfig
-from trainers.normalizers import offered
+from trainers.config import NORMALIZER, TrainConfig
+from trainers.registry import release
 
 
 def make_deterministic(threads: int) -> None:
@@ -68,10 +68,8 @@ def _packages(config: TrainConfig) -> dict[str, str]:
     model = {"resnet18": "torchvision", "deeplabv3plus": "segmentation-models-pytorch"}
     if config.model in model:
         versions["model"] = f"{model[config.model]} {version(model[config.model])}"
-    if config.normalizer not in NORMALIZERS:
-        point = offered(config.normalizer)
-        made_by = point.dist if point is not None else None
-        versions["normalizer"] = f"{made_by.name} {made_by.version}" if made_by else "?"
+    if (point := NORMALIZER.offered(config.normalizer)) is not None:
+        versions["normalizer"] = release(point)
     return versions
 
 

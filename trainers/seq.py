@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers import memory
-from trainers.config import NORMALIZERS, TrainConfig
+from trainers.config import NORMALIZER, NORMALIZERS, TrainConfig
 from trainers.engines import Unreadable
 from trainers.progress import progress
 
@@ -84,11 +84,9 @@ def load_normalizer(name: str) -> None:
 
 def packages(config: TrainConfig) -> list[str]:
     """Return the packages of the model and of a normalizer that is not ours."""
-    from trainers.normalizers import offered
-
     names = ["segmentation-models-pytorch", "torchmetrics"]
     names = names if config.model == "deeplabv3plus" else []
-    point = None if config.normalizer in NORMALIZERS else offered(config.normalizer)
+    point = NORMALIZER.offered(config.normalizer)
     return [*names, point.dist.name] if point is not None and point.dist is not None else names
 
 

@@ -47,11 +47,11 @@ def missing_module(model: str) -> str | None:
 
 def _missing_normalizer(name: str) -> str | None:
     """Return a sentence if a normalizer of another package cannot be imported here."""
-    from trainers.config import NORMALIZERS, normalizer_names
+    from trainers.config import NORMALIZER, NORMALIZERS
 
     if name in NORMALIZERS:
         return None
-    if name not in normalizer_names():
+    if name not in NORMALIZER.names():
         return f"normalizer {name} is offered by no package: install its own"
     try:
         engine_of().load_normalizer(name)

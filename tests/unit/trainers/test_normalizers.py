@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 import trainers.config
 from tests.unit.trainers.arms import NORMALIZERS, ROAD, config, small
-from trainers import fedavg, models, normalizers
-from trainers.config import ENTRY_POINT
+from trainers import fedavg, models, normalizers, registry
+from trainers.config import NORMALIZER
 from trainers.data import datasets
 from trainers.models import build
 from trainers.normalizers import (
@@ -338,9 +338,9 @@ NOT_ONE = Doubled
 
 def offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """As if an installed package had declared it."""
-    point = EntryPoint("doubled", value, ENTRY_POINT)
-    monkeypatch.setattr(normalizers, "entry_points", lambda **_: [point])
-    monkeypatch.setattr("trainers.config.normalizer_names", lambda: (*OURS, "doubled"))
+    point = EntryPoint("doubled", value, NORMALIZER.group)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
+    monkeypatch.setattr(registry, "_names", registry._names.__wrapped__)
 
 
 def test_another_package_s_normalizer_is_averaged_like_ours(
@@ -372,7 +372,7 @@ def test_a_wrong_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, "tests.unit.trainers.test_normalizers:NOT_ONE")
     with pytest.raises(ValueError, match="is no Normalizer"):
         find("doubled")
-    monkeypatch.setattr(normalizers, "entry_points", lambda **_: [])
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [])
     with pytest.raises(ValueError, match="install it here too"):
         find("doubled")
 

@@ -1,0 +1,111 @@
+"""Registries: the names of our own parts, and of those that other installed packages offer.
+
+Another package offers a part by an entry point. Its name is a value of a plan's key. This file
+imports no torch and none of the offered code, so that planning a sweep stays fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+CODE_DIGITS = 16
+"""Hexadecimal digits of the hash of a package's code."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The values of one key of a plan."""
+
+    key: str
+    """The key, as `model`. It is also the word for it in messages."""
+    group: str
+    """The group of entry points under which other packages offer theirs."""
+    ours: tuple[str, ...]
+    """The names of our own. No other package can replace them."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return our names, then those of other installed packages."""
+        return _names(self)
+
+    def offered(self, name: str) -> EntryPoint | None:
+        """Return the entry point of another package's part; None for ours, or without one."""
+        if name in self.ours:
+            return None
+        return next(iter(entry_points(group=self.group, name=name)), None)
+
+    def load(self, name: str) -> Any:
+        """Import another package's part.
+
+        Raises:
+            ValueError: no installed package offers it.
+
+        """
+        if (point := self.offered(name)) is None:
+            raise ValueError(
+                f"no installed package offers the {self.key} {name}: install it here too"
+            )
+        return point.load()
+
+    def checked(self, name: str) -> str:
+        """Return a name that is installed here.
+
+        Raises:
+            PydanticCustomError: no installed package offers it.
+
+        """
+        if name not in self.names():
+            raise PydanticCustomError(
+                "literal_error",
+                "{name} is no {key} that is installed here: install the package that offers it",
+                {"name": name, "key": self.key},
+            )
+        return name
+
+    def tell(self, schema: dict[str, Any]) -> None:
+        """Add the names to the JSON schema of the key."""
+        schema["enum"] = list(self.names())
+
+
+@cache
+def _names(registry: Registry) -> tuple[str, ...]:
+    others = {point.name for point in entry_points(group=registry.group)}
+    return (*registry.ours, *sorted(others - set(registry.ours)))
+
+
+def release(point: EntryPoint) -> str:
+    """Return the name and version of the package that offers a part; "?" if it has none."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "?"
+
+
+def code_hash(point: EntryPoint) -> str:
+    """Return a hash of the Python files of the package that offers a part, without importing it.
+
+    Raises:
+        ValueError: its files cannot be read.
+
+    """
+    top = point.module.partition(".")[0]
+    try:
+        spec = find_spec(top)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"{point.value}, offered as {point.name}, has no Python file")
+        origin = Path(spec.origin)
+        root = origin.parent
+        files = sorted(root.rglob("*.py")) if spec.submodule_search_locations else [origin]
+        content = hashlib.sha256()
+        for file in files:
+            content.update(f"{file.relative_to(root).as_posix()}\0".encode())
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"{point.value}, offered as {point.name}, cannot be read ({error})"
+        ) from error
+    return content.hexdigest()[:CODE_DIGITS]
