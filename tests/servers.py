@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.command import eventually
+from tests.postgres import fast_folder
 
 POSTGRES = "postgres"
 """The user that servers run as when the tests run as root, and the servers' superuser."""
@@ -45,7 +46,7 @@ def programs() -> Path:
 @contextmanager
 def folder() -> Iterator[Path]:
     """Yield a folder that the servers' user owns."""
-    place = Path(tempfile.mkdtemp(prefix="fedsweep-servers-"))
+    place = Path(tempfile.mkdtemp(prefix="fedsweep-servers-", dir=fast_folder()))
     if os.geteuid() == 0:
         shutil.chown(place, POSTGRES)
     place.chmod(0o755)

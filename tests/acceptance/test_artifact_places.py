@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import at_once, eventually, fedsweep, query, start
+from tests.acceptance.command import at_once, eventually, query, start
 from tests.walk import SECONDS
 
 pytestmark = pytest.mark.usefixtures("walk")
@@ -38,7 +38,7 @@ def test_the_files_of_a_sweep_lie_in_the_planned_folder(spelling: str, tiny: Pat
     folder = tiny.parent
     place = spelling.format(here=folder)
     at_once("plan", "tiny.toml", *ONE, "--artifacts", place, cwd=folder)
-    fedsweep("work", "--device", "cpu", "--until-empty", cwd=folder)
+    at_once("work", "--device", "cpu", "--until-empty", cwd=folder)
     ((store,),) = stored(folder, "SELECT id FROM store")
     ((trial,),) = stored(folder, "SELECT trial_id FROM results")
     (file,) = (folder / "scratch" / str(store)).iterdir()
@@ -47,7 +47,7 @@ def test_the_files_of_a_sweep_lie_in_the_planned_folder(spelling: str, tiny: Pat
     at_once("plan", "tiny.toml", *ONE, cwd=folder)
     assert stored(folder, "SELECT artifacts FROM sweeps") == [(str(folder / "scratch"),)]
     again = ("plan", "tiny.toml", "--artifacts", "elsewhere")
-    refused = fedsweep(*again, cwd=folder, code=2).stderr
+    refused = at_once(*again, cwd=folder, code=2).stderr
     assert f"the files of sweep tiny lie in {folder / 'scratch'}: plan it without" in refused
     assert stored(folder, "SELECT count(*) FROM results") == [(1,)]
     at_once("export", "weights", str(trial), "--output", "out.safetensors", cwd=folder)
@@ -64,7 +64,7 @@ def test_a_url_that_workers_cannot_use_costs_no_trial(tiny: Path) -> None:
     with sqlite3.connect(folder / "fedsweep.db") as connection:
         connection.execute("UPDATE sweeps SET artifacts = 'nosuch://bucket'")
     connection.close()
-    done = fedsweep("work", "--device", "cpu", "--until-empty", cwd=folder, **SLOWLY)
+    done = at_once("work", "--device", "cpu", "--until-empty", cwd=folder, **SLOWLY)
     assert "1 trial finished, 0 failed" in done.stdout
     assert (done.stdout + done.stderr).count("no snapshot of trial") <= 1
 
@@ -108,7 +108,7 @@ def test_a_study_that_moves_to_another_user_asks_before_it_uses_a_place(tiny: Pa
     place = str(folder / "scratch")
     assert "nothing to approve" not in at_once("db", "trust", cwd=folder).stdout
     work = ("work", "--device", "cpu", "--until-empty", "--max-trials", "1")
-    output = fedsweep(*work, cwd=folder, XDG_DATA_HOME=other)
+    output = at_once(*work, cwd=folder, XDG_DATA_HOME=other)
     assert "1 trial finished, 0 failed" in output.stdout
     (line,) = (line for line in output.stderr.splitlines() if "approved" in line)
     assert line == (
@@ -137,12 +137,12 @@ def test_a_worker_is_given_the_place_that_it_may_use(by: str, tiny: Path) -> Non
         work += (by, "scratch")
     else:
         given[by] = str(folder / "scratch")
-    output = fedsweep(*work, cwd=folder, **given)
+    output = at_once(*work, cwd=folder, **given)
     assert "1 trial finished, 0 failed" in output.stdout
     assert "approved" not in output.stderr
     assert len(list((folder / "scratch").rglob("*-weights.safetensors"))) == 1
     if by != "--artifacts":
-        refused = fedsweep("work", cwd=folder, code=2, FEDSWEEP_ARTIFACTS="ftp://host/x").stderr
+        refused = at_once("work", cwd=folder, code=2, FEDSWEEP_ARTIFACTS="ftp://host/x").stderr
         assert "fedsweep keeps no files by ftp://" in refused
 
 
@@ -150,7 +150,7 @@ def test_a_check_of_files_reads_each_of_them(tiny: Path) -> None:
     """A file with another checksum and a missing file are named."""
     folder = tiny.parent
     at_once("plan", "tiny.toml", *ONE, cwd=folder)
-    fedsweep("work", "--device", "cpu", "--until-empty", cwd=folder)
+    at_once("work", "--device", "cpu", "--until-empty", cwd=folder)
     assert ", 1 file as written" in at_once("db", "check", "--files", cwd=folder).stdout
     ((trial,),) = stored(folder, "SELECT trial_id FROM results")
     (file,) = (folder / "fedsweep.db.artifacts").iterdir()

@@ -92,7 +92,7 @@ def test_unequal_rounds_are_named_and_nothing_is_merged(tiny: Path, tmp_path: Pa
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--set", "normalizer=gn", "--set", "seed=0", "--db", url)
-    fedsweep("work", "--db", one, "--device", "cpu", "--until-empty")
+    at_once("work", "--db", one, "--device", "cpu", "--until-empty")
     at_once("db", "merge", one, other)
     before = query(other, CURVES)
     change(one, "UPDATE rounds SET test_loss = test_loss + 0.25 WHERE round = 2")
@@ -141,7 +141,7 @@ def test_a_trial_whose_worker_died_is_no_obstacle_to_a_merge(tiny: Path, tmp_pat
     one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
     for url in (one, other):
         at_once("plan", str(tiny), "--db", url)
-    fedsweep("work", "--db", one, "--device", "cpu", "--until-empty")
+    at_once("work", "--db", one, "--device", "cpu", "--until-empty")
     change(
         other,
         "UPDATE trials SET state = 'running', fence = 1, lease_until = 1, clock = 'an earlier boot'"

@@ -58,7 +58,7 @@ def test_a_burst_and_the_end_are_told_to_each_address(
     diverging(tiny)
     at_once("plan", str(tiny), "--db", sqlite_url)
     hooks = [f"--notify={listener.url}/{path}" for path in ("one", "two")]
-    done = fedsweep(*WORK, "--db", sqlite_url, *hooks, **DIRECT)
+    done = at_once(*WORK, "--db", sqlite_url, *hooks, **DIRECT)
     assert "1 trial finished, 5 failed" in done.stdout
     events = Counter(content["event"] for content in listener.contents())
     assert events == {"failures": 2, "finished": 2}
@@ -84,7 +84,7 @@ def test_a_dead_address_costs_a_line_and_shows_no_secret(tiny: Path, sqlite_url:
 def test_an_invalid_address_is_refused_before_any_work(tiny: Path, sqlite_url: str) -> None:
     """The message does not repeat the address."""
     at_once("plan", str(tiny), "--db", sqlite_url)
-    refused = fedsweep(*WORK, "--db", sqlite_url, "--notify", "ftp://s3cret", code=2).stderr
+    refused = at_once(*WORK, "--db", sqlite_url, "--notify", "ftp://s3cret", code=2).stderr
     assert "--notify (or $FEDSWEEP_NOTIFY) is not a web address: write https://host/path" in refused
     assert "s3cret" not in refused
     assert query(sqlite_url, "SELECT DISTINCT state FROM results") == [("queued",)]

@@ -10,7 +10,6 @@ from tests.acceptance.command import (
     assert_equal_to_calm,
     at_once,
     eventually,
-    fedsweep,
     query,
     start,
     trainers,
@@ -30,7 +29,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"sqlite:///{folder}/calm.db"
     at_once("plan", f"{folder}/tiny.toml", "--db", url)
     at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
-    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+    done = at_once("work", "--db", url, "--device", "cpu", "--until-empty")
     assert "7 trials finished, 0 failed" in done.stdout
     return url
 
@@ -41,7 +40,7 @@ def test_workers_on_postgres_give_what_one_gives_on_sqlite(
 ) -> None:
     """Each trial takes one attempt, and can be verified.
 
-    It takes more than ten seconds, because each worker and `verify` import torch.
+    It takes more than ten seconds, because each worker imports torch.
     """
     at_once("plan", str(tiny), "--db", postgres_url)
     workers = [
@@ -53,7 +52,7 @@ def test_workers_on_postgres_give_what_one_gives_on_sqlite(
     assert_equal_to_calm(calm, postgres_url)
     assert query(postgres_url, "SELECT count(*), max(attempts) FROM results") == [(6, 1)]
     ((trial,),) = query(postgres_url, "SELECT trial_id FROM results ORDER BY trial_id LIMIT 1")
-    verified = fedsweep("verify", trial, "--db", postgres_url).stdout
+    verified = at_once("verify", trial, "--db", postgres_url).stdout
     assert "\nequal: 3 rounds, bit for bit" in verified
 
 

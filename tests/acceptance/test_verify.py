@@ -63,7 +63,7 @@ def train(folder: Path) -> None:
     (folder / "plan.toml").write_text(PLAN)
     db = ("--db", f"sqlite:///{folder}/store.db")
     at_once("plan", str(folder / "plan.toml"), *db)
-    fedsweep("work", *db, "--device", "cpu", "--threads", "2", "--until-empty")
+    at_once("work", *db, "--device", "cpu", "--threads", "2", "--until-empty")
 
 
 @pytest.fixture
@@ -96,21 +96,21 @@ def test_an_undisturbed_trial_is_equal_bit_for_bit(trained: Trained) -> None:
 def test_a_changed_bit_is_a_difference(trained: Trained) -> None:
     """The exit code is 1; the round, the measure and both values are named."""
     loss, near = trained.change_one_bit()
-    text = fedsweep("verify", trained.trial, *trained.db, code=1).stdout
+    text = at_once("verify", trained.trial, *trained.db, code=1).stdout
     assert f"differs: round 2, test_loss: stored {near!r}, again {loss!r}, in " in text
 
 
 def test_rounds_before_a_difference_are_equal(trained: Trained) -> None:
     """`--rounds` compares only the first ones."""
     trained.change_one_bit()
-    text = fedsweep("verify", trained.trial, "--rounds", "1", *trained.db).stdout
+    text = at_once("verify", trained.trial, "--rounds", "1", *trained.db).stdout
     assert "equal: 1 round, bit for bit" in text
 
 
 def test_a_trial_of_another_engine_is_not_compared_bit_by_bit(trained: Trained) -> None:
     """The exit code is 2; the difference between the machines is named."""
     trained.change_engine()
-    message = fedsweep("verify", trained.trial, *trained.db, code=2).stderr
+    message = at_once("verify", trained.trial, *trained.db, code=2).stderr
     assert f"trial {trained.trial} cannot be compared here bit by bit: engine is " in message
     assert " here and was walk/0: verify it where they agree" in message
 
@@ -119,7 +119,7 @@ def test_a_trial_of_another_engine_is_compared_with_a_tolerance(trained: Trained
     """The farthest value is named. Nothing is written."""
     loss, near = trained.change_one_bit()
     trained.change_engine()
-    text = fedsweep("verify", trained.trial, "--tolerance", "1e-9", *trained.db).stdout
+    text = at_once("verify", trained.trial, "--tolerance", "1e-9", *trained.db).stdout
     assert text.startswith("not bit by bit: engine is ")
     farthest = f"(farthest: test_loss of round 2, by {near - loss:.3g})"
     assert f"equal: 3 rounds, within 1e-09 {farthest}" in text

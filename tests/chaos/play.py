@@ -18,7 +18,7 @@ from tests.chaos.stores import Sqlite, Store, make, query
 from tests.chaos.workers import Crew
 
 GAPS = (0.3, 3.0)
-"""Shortest and longest time between two disturbances in seconds. Harms last longer."""
+"""Shortest and longest time between two disturbances in seconds by default. Harms last longer."""
 FIRST_ROUND_SECONDS = 60.0
 DRAIN_SECONDS = 600.0
 ORPHAN_SECONDS = 60.0
@@ -30,9 +30,11 @@ class Play:
     """The options of a run."""
 
     database: str
-    minutes: float
+    minutes: float | None
+    """Minutes of disturbance, None for as long as it takes for each kind to come once."""
     seed: int = 0
     workers: int = 3
+    gaps: tuple[float, float] = GAPS
     without: tuple[str, ...] = ()
     """Disturbances to leave out."""
     strict: bool = False
@@ -85,7 +87,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
     possible = disturb.kinds(stage.store, stage.folder)
     kinds = {kind: do for kind, do in possible.items() if kind not in play.without}
     _wait_for_a_first_attempt(stage)
-    _disturb(play, stage, disturb.Deck(kinds, stage.rng), say)
+    minutes = _disturb(play, stage, disturb.Deck(kinds, stage.rng), say)
     say(f"{time.monotonic() - stage.began:6.1f} s  no more disturbances")
     faults = _come_to_rest(stage, control="sweep paused" in possible)
     stage.eye.close()
@@ -105,7 +107,7 @@ def _perform(play: Play, stage: Stage, calm: Calm, say: Say) -> Report:
     return Report(
         database=play.database,
         seed=play.seed,
-        minutes=play.minutes,
+        minutes=minutes,
         trials=len(judged.trials),
         rounds=report.total(judged.trials, "rounds"),
         workers=len(stage.crew.ever),
@@ -139,16 +141,24 @@ def _wait_for_a_first_attempt(stage: Stage) -> None:
         time.sleep(0.05)
 
 
-def _disturb(play: Play, stage: Stage, deck: disturb.Deck, say: Say) -> None:
+def _disturb(play: Play, stage: Stage, deck: disturb.Deck, say: Say) -> float:
+    """Disturb until it is enough. Return the minutes that it took."""
     began = now = stage.began = time.monotonic()
-    due = began + stage.rng.uniform(*GAPS)
-    while now < began + 60 * play.minutes:
+    due = began + stage.rng.uniform(*play.gaps)
+    while not _is_enough(play, stage, deck, now - began):
         stage.tick()
         if now >= due:
             _tell(deck.strike(stage), began, say)
-            due = time.monotonic() + stage.rng.uniform(*GAPS)
+            due = time.monotonic() + stage.rng.uniform(*play.gaps)
         time.sleep(0.05)
         now = time.monotonic()
+    return (now - began) / 60
+
+
+def _is_enough(play: Play, stage: Stage, deck: disturb.Deck, seconds: float) -> bool:
+    if play.minutes is None:
+        return deck.kinds.keys() <= {event.kind for event in stage.events}
+    return seconds >= 60 * play.minutes
 
 
 def _tell(event: Event | None, began: float, say: Say) -> None:

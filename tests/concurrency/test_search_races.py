@@ -25,6 +25,7 @@ from fedsweep.store.tables import lattices, proposals, proposed, snapshots, tria
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
+from tests.concurrency.leases import expire
 from tests.concurrency.processes import FORKS, fork
 from tests.trunks import has_stored
 from tests.unit.search.searches import PLAN, of, plan, the_arm
@@ -76,15 +77,13 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_five_workers_of_which_some_die_search_once(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """No T* is proposed twice, no number is missing, and only lost rounds are trained twice.
-
-    It takes about twenty seconds, because the leases of killed workers must expire.
-    """
+    """No T* is proposed twice, no number is missing, and only lost rounds are trained twice."""
     url = request.getfixturevalue(f"{database}_url")
     store = open_store(url)
     plan(store, of(tmp_path, PLAN.replace("extra_seeds = 1", "extra_seeds = 0")))
     barrier, rng = FORKS.Barrier(WORKERS), random.Random(database)
     processes = [started(url, n, barrier) for n in range(WORKERS)]
+    names = [f"w{n}" for n in range(WORKERS)]
     for n in range(KILLS):
         eventually(partial(has_stored, store, 25 + 12 * n))
         victim = rng.randrange(WORKERS)
@@ -93,7 +92,8 @@ def test_five_workers_of_which_some_die_search_once(
         if processes[victim].is_alive():
             os.kill(pid, signal.SIGKILL)
         processes[victim].join()
-        processes[victim] = started(url, WORKERS + n)
+        expire(store, names[victim])
+        processes[victim], names[victim] = started(url, WORKERS + n), f"w{WORKERS + n}"
     for process in processes:
         process.join(480)
     assert [process.exitcode for process in processes] == [0] * WORKERS

@@ -25,6 +25,7 @@ from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
 from tests.acceptance.command import eventually
+from tests.concurrency.leases import expire
 from tests.concurrency.processes import FORKS, fork
 from tests.trunks import PLAN, Curves, T, has_stored, measured, plan
 from tests.walk import SECONDS
@@ -86,6 +87,7 @@ def test_eight_workers_train_six_and_a_half_trials(
     in_some_order(store, rng)
     barrier = FORKS.Barrier(WORKERS)
     processes = [started(url, n, barrier) for n in range(WORKERS)]
+    names = [f"w{n}" for n in range(WORKERS)]
     for n in range(KILLS):
         eventually(partial(has_stored, store, 12 * n))
         victim = rng.randrange(WORKERS)
@@ -94,7 +96,8 @@ def test_eight_workers_train_six_and_a_half_trials(
         if processes[victim].is_alive():
             os.kill(pid, signal.SIGKILL)
         processes[victim].join()
-        processes[victim] = started(url, WORKERS + n)
+        expire(store, names[victim])
+        processes[victim], names[victim] = started(url, WORKERS + n), f"w{WORKERS + n}"
     for process in processes:
         process.join(480)
     assert [process.exitcode for process in processes] == [0] * WORKERS

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.acceptance.command import at_once, fedsweep
+from tests.acceptance.command import at_once
 from tests.shared import made_once
 from tests.unit.search.searches import PLAN
 
@@ -26,7 +26,7 @@ def search(folder: Path) -> None:
     assert "searched: 4 new trials, 0 kept" in text
     assert "1 arm to search, 0 as before" in text
     assert "0 arms to search, 1 as before" in at_once("plan", "plan.toml", cwd=folder).stdout
-    fedsweep("work", "--device", "cpu", "--slots", "2", "--until-empty", cwd=folder)
+    at_once("work", "--device", "cpu", "--slots", "2", "--until-empty", cwd=folder)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_a_recipe_is_run_by_name_for_a_sweep(folder: Path) -> None:
     run = ("sql", "--recipe", "best-freeze-round", "--sweep", "study")
     output = fedsweep(*run, cwd=folder).stdout
     assert "0.0848528" in output
-    (row,) = json.loads(fedsweep(*run, "--format", "json", cwd=folder).stdout)
+    (row,) = json.loads(at_once(*run, "--format", "json", cwd=folder).stdout)
     assert (row["freeze_round"], row["n"]) == (1, 2)
     assert row["std"] == pytest.approx(0.12 / 2**0.5, abs=1e-12)
 
@@ -72,7 +72,7 @@ def test_a_value_cannot_control_the_terminal(folder: Path) -> None:
     """Tables and blocks replace control characters; JSON and CSV keep the value as it is."""
     statement = "SELECT 'a' || char(27) || '[2J' || char(7) AS \"x\x1b[0m\""
     for columns in ("160", "10"):
-        output = fedsweep("sql", statement, cwd=folder, COLUMNS=columns).stdout
+        output = at_once("sql", statement, cwd=folder, COLUMNS=columns).stdout
         assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}" in output
         assert "\x1b" not in output
     output = at_once("sql", statement, "--format", "json", cwd=folder).stdout

@@ -61,8 +61,11 @@ def drawn(rows: list[Row]) -> list[CaptionedFigure]:
     return captioned_figures(summarize("s", rows), rows, dict.fromkeys(measures, curves))
 
 
+FEW = "two arms"
+"""The case that "twelve arms" includes. Its test is slow."""
+
 CASES = {
-    "two arms": study(2),
+    FEW: study(2),
     "twelve arms": study(12),
     "long names": study(12, ("bn", "gn", LONG, f"{LONG}_2"), steps=(1,)),
     "one long name": study(1, (LONG,), steps=(1,)),
@@ -70,7 +73,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == FEW else ()) for case in CASES]
+)
 def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
     """The texts are legends, titles, labels, ticks and names of winners."""
     figures = drawn(CASES[case])
@@ -109,7 +114,7 @@ def test_ticks_of_many_values_do_not_overlap_and_winners_stay_in_their_cells() -
         assert place.y0 <= box.y0 < box.y1 <= place.y1
 
 
-@pytest.mark.parametrize("arms", [2, 12])
+@pytest.mark.parametrize("arms", [pytest.param(2, marks=pytest.mark.slow), 12])
 def test_saved_files_are_not_cut(arms: int) -> None:
     """The edge of a PNG is white. The page of a PDF or SVG is the whole figure."""
     for figure in drawn(study(arms, steps=(1,)))[:2]:

@@ -27,7 +27,7 @@ from fedsweep.transfer import integrity
 from tests.trunks import T, measured, trained
 from tests.unit.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm, work
 
-pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
+pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("walk", "own_data_folder")]
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt 
 def chromium() -> Iterator[Browser]:
     """Start a browser in which all expectations wait for TIMEOUT_MS."""
     expect.set_options(timeout=TIMEOUT_MS)
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]
+    arguments += ["--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser

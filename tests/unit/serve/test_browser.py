@@ -457,7 +457,7 @@ def test_the_end_of_the_server_is_shown(browser: Browser, sqlite_url: str, tiny:
         expect(page.get_by_role("img", name="trials of tiny: 6 queued")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 400])
 def test_nothing_is_wider_than_the_window(
     opened: Callable[..., Page], hostile: Engine, store_url: str, width: int
 ) -> None:
@@ -492,7 +492,7 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
 @pytest.mark.parametrize(
     ("arms", "name", "width"),
     [
-        (2, "FIXBN", 400),
+        pytest.param(2, "FIXBN", 400, marks=pytest.mark.slow),
         (40, "FIXBN", 1100),
         (12, "SOME_PACKAGE:FILTER_RESPONSE_NORMALIZATION_WITH_A_SHIFT", 400),
     ],

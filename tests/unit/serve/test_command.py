@@ -23,7 +23,7 @@ import pytest
 from fedsweep.cli import serve as command
 from fedsweep.errors import PackageMissing, RequestError
 from fedsweep.serve import server
-from tests.acceptance.command import environment, fedsweep
+from tests.acceptance.command import at_once, environment
 from tests.unit.serve.pages import TOKEN, served
 
 
@@ -81,7 +81,7 @@ def test_a_port_in_use_is_one_sentence(sqlite_url: str) -> None:
     """The sentence names the remedy; the exit code is 2."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        done = fedsweep("serve", "--db", sqlite_url, "--port", port, code=2)
+        done = at_once("serve", "--db", sqlite_url, "--port", port, code=2)
     assert done.stderr.startswith(f"fedsweep: nothing can listen on 127.0.0.1, port {port} (")
     assert "choose another --port" in done.stderr
     assert done.stdout == ""
@@ -89,7 +89,7 @@ def test_a_port_in_use_is_one_sentence(sqlite_url: str) -> None:
 
 def test_a_missing_store_is_one_sentence_and_is_not_created(tmp_path: Path) -> None:
     """Every command that only reads behaves so."""
-    done = fedsweep("serve", cwd=tmp_path, code=2)
+    done = at_once("serve", cwd=tmp_path, code=2)
     assert "there is no database" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -146,7 +146,7 @@ def test_a_browser_is_started_with_a_private_file(
 @pytest.mark.parametrize("host", ["", " ", "[]"])
 def test_an_empty_host_is_refused(sqlite_url: str, host: str) -> None:
     """It would mean every address, which is rarely intended."""
-    done = fedsweep("serve", "--db", sqlite_url, "--port", "0", "--host", host, code=2)
+    done = at_once("serve", "--db", sqlite_url, "--port", "0", "--host", host, code=2)
     assert done.stderr.startswith("fedsweep: --host is empty, which would be every address")
     assert done.stdout == ""
 

@@ -14,6 +14,8 @@ from fedsweep.serve.guard import Guard
 from fedsweep.serve.read_cache import ReadCache
 from tests.unit.serve.pages import PORT, TOKEN, anonymous
 
+pytestmark = pytest.mark.quick_on("sqlite")  # no database has a part in it
+
 PATHS = [
     path.replace("{sweep:path}", "s").replace("{trial}", "ab") for path, _, _ in SCREENS.values()
 ]

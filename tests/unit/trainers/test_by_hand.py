@@ -32,8 +32,8 @@ ELSE: list[dict[str, Any]] = [
     {"clip_norm": 0.0, "dtype": "float64"},
     {"normalizer": "ws", "agc_clip": 0.01, "momentum": "local"},
     {"model": "resnet20", "rounds": 2, "normalizer": "wn"},
-    {"model": "resnet18", "rounds": 2, "clients": 2},
 ]
+DEEP = {"model": "resnet18", "rounds": 2, "clients": 2}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_engine_equals_the_twin(
     assert_equal(by_hand, digits, {**arm, "momentum": momentum})
 
 
-@pytest.mark.parametrize("changes", ELSE, ids=str)
+@pytest.mark.parametrize("changes", [*ELSE, pytest.param(DEEP, marks=pytest.mark.slow)], ids=str)
 def test_the_engine_equals_the_twin_in_all_else(
     changes: dict[str, Any], by_hand: Any, digits: Dataset
 ) -> None:

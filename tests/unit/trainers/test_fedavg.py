@@ -124,7 +124,9 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
 @pytest.mark.parametrize(
     ("model", "freeze"),
     [
-        *itertools.product(["cnn", "resnet20", "resnet18"], ["statistics", "layer"]),
+        *itertools.product(["cnn", "resnet20"], ["statistics", "layer"]),
+        pytest.param("resnet18", "statistics", marks=pytest.mark.slow),
+        ("resnet18", "layer"),
         ("deeplabv3plus", "statistics"),
         pytest.param("deeplabv3plus", "layer", marks=pytest.mark.slow),
     ],
@@ -347,9 +349,8 @@ def test_training_learns(digits: Dataset) -> None:
     """Each arm reaches five times chance on digits within four easy rounds."""
     for arm in ARMS:
         chosen = small(**{**arm, "alpha": 100.0, "local_steps": 20, "participation": 0.5})
-        last = list(fedavg.run(chosen, digits))[-1]
-        assert last.test_accuracy is not None
-        assert last.test_accuracy > 0.5
+        accuracies = (done.test_accuracy for done in fedavg.run(chosen, digits))
+        assert any(accuracy is not None and accuracy > 0.5 for accuracy in accuracies)
 
 
 def test_augmentation_is_keyed_and_changes_the_training(image_folder: Any) -> None:

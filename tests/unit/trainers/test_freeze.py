@@ -90,7 +90,7 @@ def test_an_auto_trial_is_fixbn_frozen_at_the_round_that_it_found(digits: Datase
     assert without_rule(found) == trace(given, digits)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_a_resumed_trial_freezes_when_a_whole_one_does(dtype: str, digits: Dataset) -> None:
     """Before and after the freeze: what the rule remembers is part of the state."""
     chosen = auto(dtype=dtype)
