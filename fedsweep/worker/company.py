@@ -128,7 +128,7 @@ class Company:
             self._changed.notify_all()
         self._memory.free()
 
-    def exist_beside(self, slot: int) -> bool:
+    def has_others(self, slot: int) -> bool:
         """Return whether other slots have trials."""
         with self._changed:
             return bool(self._trials.keys() - {slot})
@@ -184,14 +184,14 @@ class Company:
 
 @dataclass(frozen=True)
 class OthersOf:
-    """The trials of a company beside that of one slot: see `execution.others`."""
+    """The trials of a company, except that of one slot: see `execution.others`."""
 
     company: Company
     slot: int
 
     def exist(self) -> bool:
         """Return whether other trials train now."""
-        return self.company.exist_beside(self.slot)
+        return self.company.has_others(self.slot)
 
     def took_memory(self) -> bool:
         """Return whether a trial that found no memory is given back."""

@@ -38,7 +38,7 @@ def options(url: str, **more: object) -> worker.WorkOptions:
 def test_packed_trials_give_what_trials_alone_give(
     sqlite_url: str, tiny: Path, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Four trials fit into the memory. Each is trained in one attempt, whatever its company."""
+    """Four trials fit into the memory. Each is trained in one attempt."""
     at_once("plan", str(tiny), "--db", sqlite_url, "--set", f"rounds={ROUNDS}")
     most = 0
 
