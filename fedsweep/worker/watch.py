@@ -468,8 +468,10 @@ class _Watch:
         if passed < STALL_CHECK_SECONDS:
             return
         self.checked = now
-        for slot in self.slots:
-            if slot.claim is not None and not slot.closed and has_stalled(slot, passed):
+        busy = [slot for slot in self.slots if slot.claim is not None and not slot.closed]
+        # The silence of all trials of a process is compared, so that no slot may lag behind.
+        for slot in [slot for slot in busy if has_stalled(slot, passed)]:
+            if slot.claim is not None:
                 self.end_stalled(slot)
 
     def take_back(self) -> None:
