@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy.engine import Engine
 
@@ -18,14 +19,22 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import transaction
 from fedsweep.worker import Slot, Tally, WorkStatus
 from tests import walk
-from tests.acceptance.command import assert_equal_to_calm, at_once, query
+from tests.acceptance.command import (
+    assert_equal_to_calm,
+    at_once,
+    eventually,
+    query,
+    start,
+    trainers,
+)
 from tests.builders import TINY, WORKER
 
-ROUNDS = 200
-MANY = 1000
+ROUNDS = 60
+MANY = 300
 """Rounds of a trial that cannot end before a test speeds it up."""
 SEEDS = "seed = [0, 1, 2, 3, 4, 5]"
-PACE = 0.01
+PACE = 0.03
+"""Seconds of a round."""
 HOUR = 3600.0
 
 OUTCOMES = "SELECT outcome, error FROM attempts ORDER BY trial, fence"
@@ -330,6 +339,27 @@ def test_a_second_stop_signal_drops_the_rounds(sqlite_url: str, seeds: Path, fol
     assert set(query(sqlite_url, OUTCOMES)) == {("released", why)}
 
 
+def test_a_process_whose_watch_is_killed_gives_all_trials_back(
+    sqlite_url: str, seeds: Path, folder: Path
+) -> None:
+    """Its waiting slots end, too."""
+    plan(sqlite_url, seeds, MANY)
+    watch = start("work", "--db", sqlite_url, "--device", "cuda", "--slots", "auto")
+    trained = "SELECT 1 FROM attempts WHERE rounds_trained > 0"
+    eventually(lambda: len(query(sqlite_url, trained)) >= 2)
+    slots = trainers(watch.pid)
+    assert len(slots) == 1
+    watch.kill()
+    watch.communicate()
+    gone, alive = psutil.wait_procs(slots, timeout=60)
+    assert (len(gone), alive) == (1, [])
+    assert query(sqlite_url, STATES) == [("queued", 6)]
+    assert query(sqlite_url, CHARGES) == [(0, 0)]
+    ends = [outcome for outcome, _ in query(sqlite_url, OUTCOMES)]
+    assert len(ends) >= 2
+    assert set(ends) == {"released"}
+
+
 def test_trials_that_are_paused_cancelled_or_lost_leave_the_others_alone(
     sqlite_url: str, seeds: Path, folder: Path, store: Engine
 ) -> None:
@@ -374,7 +404,7 @@ def test_no_more_trials_are_trained_than_the_limit(
     sqlite_url: str, seeds: Path, folder: Path
 ) -> None:
     """All slots of the process share it."""
-    plan(sqlite_url, seeds, 30)
+    plan(sqlite_url, seeds, 10)
     tally = worker.work(options(sqlite_url, max_trials=3, until_empty=False), lambda _view: None)
     assert ended(tally) == (3, 0, 0, 0)
     assert query(sqlite_url, "SELECT count(*) FROM attempts") == [(3,)]
@@ -386,7 +416,7 @@ def test_two_trials_that_use_the_generator_never_train_at_the_same_time(
     """Other trials train at the same time as each of them."""
     text = seeds.read_text()
     seeds.write_text(text.replace('normalizer = "bn"', 'normalizer = ["gn", "bn"]'))
-    plan(sqlite_url, seeds, 60)
+    plan(sqlite_url, seeds, 20)
     tally = worker.work(options(sqlite_url), lambda _view: None)
     assert (tally.finished, tally.failed, tally.lost) == (12, 0, 0)
     times = (
