@@ -76,8 +76,16 @@ def count_gpus() -> int:
 
 
 def rehearse(device: str, _threads: int) -> None:
+    """Test the GPU, which needs more memory than its trials leave.
+
+    Raises:
+        RuntimeError: there is no such device, or a trial walks.
+
+    """
     if device not in ("cpu", DEVICE):
         raise RuntimeError(f"there is no {device}")
+    if reserved_memory(device):
+        raise RuntimeError("the test of the device finds no memory")
 
 
 def begin_memory(_device: str) -> None:

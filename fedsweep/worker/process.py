@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -185,12 +185,20 @@ class _Threads:
                 threading.Thread(target=self.slot, args=(member, company), name=member.name)
                 for member in orders.members
             ]
-            for thread in threads:
-                thread.start()
+            self.start(threads)
             for thread in threads:
                 thread.join()
             if self.errors:
                 raise self.errors[0]
+
+    def start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start all slots. If the machine refuses a thread, those that run are to stop."""
+        try:
+            for thread in threads:
+                thread.start()
+        except BaseException:
+            self.stop_requested.set()
+            raise
 
     def company(self) -> Company:
         """Test the machine, and return the company of all slots."""

@@ -340,6 +340,7 @@ class _Watch:
             stderr_tail.trim(slot.process.box, most=stderr_tail.LAST_BYTES)
         elif isinstance(message, Ended):
             slot.claim = slot.last = slot.unwanted = None
+            slot.shared.give_back = 0  # the slot may claim the same trial again
             if message.last is not None and message.outcome is not None:
                 self.stored(slot)
             self.tally.count(message.outcome)

@@ -229,6 +229,22 @@ def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engin
         slot.judge(held, FailureKind.ERROR, "error: a bug")
 
 
+def test_the_slots_of_a_process_judge_its_device_together(planned: Engine) -> None:
+    """Failures of all slots count. A round of one slot shows that the device can train for all."""
+    held, slots = claim(planned), [slot_loop(planned) for _ in range(3)]
+    for slot in slots:
+        slot.record, slot.send = slots[0].record, lambda _message: None
+    for slot in slots[:2]:
+        slot.judge(held, FailureKind.ERROR, "x")
+    with pytest.raises(MachineError, match="3 attempts in a row"):
+        slots[2].judge(held, FailureKind.ERROR, "x")
+    slots[0].report_round(ROUND)
+    assert slots[1].record.proven
+    for _ in range(5):
+        slots[2].judge(held, FailureKind.ERROR, "x")  # trials of one kind may be the reason
+    assert slots[1].record.failed == (BN,) * 5
+
+
 def test_a_slot_stops_only_if_no_open_trial_can_be_trained(slot: Any, planned: Engine) -> None:
     """A trial that another worker trains may be queued again. Unneeded lacks do not count."""
     slot.pass_over(PackageMissing("no gn", (("normalizer", "gn"),)))

@@ -237,6 +237,14 @@ def test_an_unwanted_trial_among_others_gets_the_time_of_two_rounds(
     assert watch.budget == 9  # the unwanted one has used up its own
 
 
+def test_a_trial_that_was_given_back_is_not_wanted_back_again(watch: Any, planned: Engine) -> None:
+    """The slot may claim it again at once, before the watch knows."""
+    (held,) = claim(watch, planned, 0)
+    watch.slots[0].shared.give_back = held.trial
+    watch.note(watch.slots[0], Ended(0, held, Outcome.RELEASED, ROUND, 1.0))
+    assert watch.slots[0].shared.give_back == 0
+
+
 def test_unwanted_trials_without_others_get_the_grace_period(watch: Any, planned: Engine) -> None:
     """No other trial loses a round."""
     claim(watch, planned, 0, 1)
