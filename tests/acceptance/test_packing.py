@@ -137,8 +137,9 @@ def test_a_stalled_trial_fails_and_the_others_are_given_back(
     sqlite_url: str, seeds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is killed. The other trials are not charged, and finish later."""
-    monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 3.0)
+    monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 5.0)
     plan(sqlite_url, seeds, MANY)
+    walk.slow_down(folder)
     hang = folder / "hang-seed-1"
     others: set[int] = set()
 
@@ -165,8 +166,9 @@ def test_trials_that_all_stall_at_the_same_time_are_not_charged(
     sqlite_url: str, seeds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hanging GPU stops them all. They train one at a time after that."""
-    monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 2.0)
+    monkeypatch.setattr("fedsweep.worker.stalls.TRAINER_STALL_SECONDS", 4.0)
     plan(sqlite_url, seeds, MANY)
+    walk.slow_down(folder)
     together = 0
 
     def look(view: WorkStatus) -> None:
