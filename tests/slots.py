@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import worker
 from fedsweep.shared import Shared
 from fedsweep.worker.company import Solo
+from fedsweep.worker.kinds import Record
 from fedsweep.worker.slot import SlotLoop
 from tests.builders import WORKER
 
@@ -18,6 +19,7 @@ from tests.builders import WORKER
 def slot_loop(store: Engine) -> Any:
     """Return the loop of slot 0. It has no pipe."""
     stop_requested = threading.Event()
+    options, memory = worker.WorkOptions(""), Shared()
     return SlotLoop(
-        worker.WorkOptions(""), 0, store, WORKER, None, stop_requested, Path(), Shared(), Solo()
+        options, 0, store, WORKER, None, stop_requested, Path(), memory, Solo(), Record()
     )

@@ -47,7 +47,8 @@ The next trial that reaches the round of a file called `<deed>-<round>` does thi
 - `crash`: write the file's content to stderr, and abort the process.
 - `hang`: wait without a step, as long as the file is there.
 
-The first three happen once: the file is deleted. `slow_down` writes a file of another kind.
+The first three happen once: the file is deleted. A file `<deed>-seed-<seed>` is for the next round
+of any trial with this seed. `slow_down` writes a file of another kind.
 """
 
 SLOW = "slow"
@@ -194,6 +195,7 @@ def run(
     for number in range(start.round + 1, config.rounds + 1):
         began = time.perf_counter()
         meet(number)
+        do_deeds(f"seed-{config.seed}")
         place = walked(config, key, number, place)
         progress.step()
         time.sleep(pace())
@@ -274,12 +276,17 @@ def pace() -> float:
 
 def meet(round: int) -> None:
     """Do what the folder of deeds has for a round. A test in this process may replace it."""
+    do_deeds(str(round))
+
+
+def do_deeds(name: str) -> None:
+    """Do what the folder of deeds has under a name."""
     if (folder := os.environ.get(FOLDER)) is None:
         return
-    while Path(folder, f"hang-{round}").exists():
+    while Path(folder, f"hang-{name}").exists():
         time.sleep(0.01)
     for deed in ("fail", "fill", "crash"):
-        file = Path(folder, f"{deed}-{round}")
+        file = Path(folder, f"{deed}-{name}")
         with suppress(FileNotFoundError):
             content = file.read_text()
             file.unlink()

@@ -2,11 +2,14 @@
 
 The GPU is made up: it has `MEMORY` bytes, of which each trial takes `TAKEN` from its first round
 on. A trial that finds too little memory fails as on a real GPU. So many trials walk as fast as one.
-The climb of the number of trials needs less time than on a real GPU.
+After an error of the GPU, its process cannot use it anymore. The climb of the number of trials
+needs less time than on a real GPU.
 """
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import threading
 from collections.abc import Iterator
 
@@ -52,9 +55,14 @@ MEMORY = 1000
 TAKEN = 200
 """Bytes that a trial takes. The climb stops at four trials, which take 80 % of the memory."""
 
-climb.MEASURED_SECONDS = 0.05
+if multiprocessing.parent_process() is not None:  # the process of a test has the real climb
+    climb.MEASURED_SECONDS = 0.05
+
+log = logging.getLogger("trainers.walk_cuda")
 
 _lock = threading.Lock()
+_broken = threading.Event()
+"""Set after an error of the GPU."""
 _running: set[int] = set()
 """The threads in which a trial walks."""
 
@@ -68,8 +76,16 @@ def count_gpus() -> int:
 
 
 def rehearse(device: str, _threads: int) -> None:
+    """Test the GPU, which needs more memory than its trials leave.
+
+    Raises:
+        RuntimeError: there is no such device, or a trial walks.
+
+    """
     if device not in ("cpu", DEVICE):
         raise RuntimeError(f"there is no {device}")
+    if reserved_memory(device):
+        raise RuntimeError("the test of the device finds no memory")
 
 
 def begin_memory(_device: str) -> None:
@@ -90,7 +106,24 @@ def reserved_memory(_device: str) -> int:
 
 
 def free_memory(_device: str) -> None:
-    """Keep nothing."""
+    """Keep nothing.
+
+    Raises:
+        RuntimeError: the GPU is broken.
+
+    """
+    require_sound()
+
+
+def require_sound() -> None:
+    """Require that the GPU works.
+
+    Raises:
+        RuntimeError: it is broken.
+
+    """
+    if _broken.is_set():
+        raise RuntimeError("CUDA error: an earlier error has broken the GPU")
 
 
 def uses_generator(config: TrainConfig) -> bool:
@@ -112,8 +145,15 @@ def run(
         if TAKEN * (len(_running) + 1) > MEMORY:
             raise OutOfMemory(f"the device has {MEMORY} bytes")
         _running.add(me)
+    log.info("a walk with %s and seed %d", config.normalizer, config.seed)
     try:
-        yield from walk.run(config, data, state)
+        for measured in walk.run(config, data, state):
+            require_sound()
+            yield measured
+    except RuntimeError as error:
+        if is_broken_device(error):
+            _broken.set()
+        raise
     finally:
         with _lock:
             _running.discard(me)

@@ -47,4 +47,5 @@ def seconds_since_outage() -> float:
 
 def seconds_served() -> float:
     """Return for how many seconds the store has taken this process's writes without a break."""
-    return 0.0 if _served_since is None else time.monotonic() - _served_since
+    since = _served_since  # another thread may change it
+    return 0.0 if since is None else time.monotonic() - since

@@ -1,13 +1,14 @@
 """Number of trials that one GPU trains at the same time: climb while another one pays.
 
-The number begins at 1. It rises while memory allows it and the last trial raised the throughput. It
-never changes a result, because each trial is computed alone.
+The number begins at 1. It rises while memory allows it and the last trial raised the throughput.
+Each mix of trials has a number of its own, which is kept for later. It never changes a result,
+because each trial is computed alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fedsweep.words import counted, size
@@ -51,6 +52,18 @@ class _Running:
     """Seconds of these rounds."""
 
 
+@dataclass
+class _Mix:
+    """The climb with the trials of some workloads."""
+
+    target: int
+    """The number of trials that is tried, or that is the best one."""
+    rates: dict[int, float] = field(default_factory=dict)
+    """Images per second, by the number of trials."""
+    settled: bool = False
+    """True if the climb has ended."""
+
+
 class Climb:
     """Decides how many trials one GPU trains at the same time.
 
@@ -62,25 +75,24 @@ class Climb:
         self._memory = memory
         """Bytes of the device's memory."""
         self._report = report
-        self._target = 1
         self._running: dict[int, _Running] = {}
         self._bytes: dict[Workload, int] = {}
         """The most memory that a trial of a workload took in its first round, bytes."""
-        self._caps: dict[Workload, int] = {}
-        """The most trials that may train together with one of a workload, after a full memory."""
+        self._caps: dict[frozenset[Workload], int] = {}
+        """The most trials that may train together with one of these workloads, after a full
+        memory."""
         self._since: float | None = None
         """Start of the rounds that count. None while a trial is missing, too many, or cold."""
-        self._mix: frozenset[Workload] | None = None
-        """The workloads of the trials when the throughput was measured."""
-        self._rates: dict[int, float] = {}
-        """Images per second of this mix, by the number of trials."""
-        self._settled = False
-        """True if the climb has ended for this mix."""
+        self._workloads: frozenset[Workload] | None = None
+        """The workloads of the trials when the throughput was last measured."""
+        self._mix = _Mix(1)
+        """The climb with these workloads."""
+        self._mixes: dict[frozenset[Workload], _Mix] = {}
 
     @property
     def slots(self) -> int:
         """Trials that may train at the same time now. No trial is given back to reach it."""
-        return max(1, min(self._target, self._limit()))
+        return max(1, min(self._mix.target, self._limit()))
 
     def begin(self, trial: int, workload: Workload) -> None:
         """Note that a trial was claimed."""
@@ -110,7 +122,7 @@ class Climb:
 
         A round counts if all trials trained during the whole round and none was in its first one.
         """
-        if self._settled or self._since is None or began < self._since:
+        if self._mix.settled or self._since is None or began < self._since:
             return
         running = self._running[trial]
         running.images += images
@@ -128,10 +140,11 @@ class Climb:
         n = len(self._running)
         if n == 1:
             self._report("out of memory with 1 trial: it fails")
+            self._forget_caps()
             return False
-        for workload in self._workloads():
-            self._caps[workload] = min(n - 1, self._caps.get(workload, n - 1))
-        self._target, self._settled = min(self._target, n - 1), True
+        running = self._running_workloads()
+        self._caps[running] = min(n - 1, self._caps.get(running, n - 1))
+        self._mix.settled = True
         self._report(f"out of memory with {n} trials: one is given back, {n - 1} may stay")
         return True
 
@@ -141,8 +154,17 @@ class Climb:
         self._since = None
         self._measure_from(now)
 
-    def _workloads(self) -> frozenset[Workload]:
+    def _running_workloads(self) -> frozenset[Workload]:
         return frozenset(one.workload for one in self._running.values())
+
+    def _forget_caps(self) -> None:
+        """Lift the limits that a trial has caused which is too large even without others."""
+        too_large = self._running_workloads()
+        caps = {mix: cap for mix, cap in self._caps.items() if not mix & too_large}
+        if len(caps) < len(self._caps):
+            for mix in self._mixes.values():
+                mix.settled = False
+        self._caps = caps
 
     def _fitting(self, rise: int) -> int:
         """Return how many trials of so many bytes fit into the memory."""
@@ -157,9 +179,9 @@ class Climb:
         if not self._bytes:
             return 1
         largest = max(self._bytes.values())
-        workloads = self._workloads()
+        workloads = self._running_workloads()
         fits = [self._fitting(self._bytes.get(workload, largest)) for workload in workloads]
-        caps = [self._caps[workload] for workload in workloads if workload in self._caps]
+        caps = [cap for mix, cap in self._caps.items() if mix & workloads]
         return min([MOST_TRIALS, *fits, *caps])
 
     def _measure_from(self, now: float) -> None:
@@ -170,29 +192,63 @@ class Climb:
         self._since = now
         for one in trials:
             one.images, one.seconds = 0, 0.0
-        mix = self._workloads()
-        if mix == self._mix:
-            return
-        if self._mix is not None:
-            again = counted(len(trials), "trial")
-            self._report(f"the mix of trials has changed: begin again from {again}")
-        self._mix, self._target, self._settled = mix, len(trials), False
-        self._rates.clear()
+        workloads = self._running_workloads()
+        if workloads != self._workloads:
+            self._change_mix(workloads)
+
+    def _change_mix(self, workloads: frozenset[Workload]) -> None:
+        """Go on with the climb of these workloads, or begin it with the trials that train now."""
+        n, known = len(self._running), self._mixes.get(workloads)
+        if known is not None:
+            self._mix = known
+            again = counted(self.slots, "trial")
+            self._report(f"the mix of trials is an earlier one: go on with {again}")
+            if self.slots != n:
+                self._since = None
+        else:
+            if self._workloads is not None:
+                again = counted(n, "trial")
+                self._report(f"the mix of trials has changed: begin again from {again}")
+            self._mix = self._mixes[workloads] = _Mix(n)
+        self._workloads = workloads
 
     def _decide(self, rate: float) -> None:
-        """Raise or lower the number of trials, or leave it as it is, given the images/s of all."""
-        n = len(self._running)
-        self._rates[n], before = rate, self._rates.get(n - 1)
-        gain = rate / before - 1 if before else None
+        """Try another number of trials, or settle for the best one, given the images/s of all."""
+        n, rates = len(self._running), self._mix.rates
+        rates[n] = rate
         text = f"{counted(n, 'trial')} train{'s' * (n == 1)} {rate:.0f} images/s"
-        if gain is not None:
-            text += f", {abs(gain):.1%} {'more' if gain >= 0 else 'less'} than {n - 1}"
-        if gain is not None and gain < LEAST_GAIN:
-            self._target, self._settled = n if gain >= 0 else n - 1, True
-            self._report(f"{text}: stay at {self._target}")
-        elif n >= self._limit():
-            self._target, self._settled = n, True
-            self._report(f"{text}: stay at {n}, the limit")
-        else:
-            self._target, self._since = n + 1, None
-            self._report(f"{text}: try {n + 1}")
+        other = next((other for other in (n - 1, n + 1) if other in rates), None)
+        if other is not None and rates[other] > 0:
+            gain = rate / rates[other] - 1
+            text += f", {abs(gain):.1%} {'more' if gain >= 0 else 'less'} than {other}"
+        low, high = self._tried(n)
+        untried = self._untried(low, high)
+        if untried is not None:
+            self._mix.target, self._since = untried, None
+            self._report(f"{text}: try {untried}")
+            return
+        best = max(range(low, high + 1), key=lambda number: (rates[number], number))
+        self._mix.target, self._mix.settled = best, True
+        self._report(f"{text}: stay at {best}{', the limit' * (best == self._limit())}")
+
+    def _tried(self, n: int) -> tuple[int, int]:
+        """Return the least and the greatest of the numbers around `n` that were all measured."""
+        rates, low, high = self._mix.rates, n, n
+        while low - 1 in rates:
+            low -= 1
+        while high + 1 in rates and high < self._limit():
+            high += 1
+        return low, high
+
+    def _untried(self, low: int, high: int) -> int | None:
+        """Return the number of trials to try next. Return None if the best one is known.
+
+        All numbers from `low` to `high` were measured. A mix that begins with several trials may
+        need fewer.
+        """
+        rates = self._mix.rates
+        rises = low == high or rates[high] >= (1 + LEAST_GAIN) * rates[high - 1]
+        if high < self._limit() and rises:
+            return high + 1
+        falls = low == high or rates[low + 1] < rates[low]
+        return low - 1 if low > 1 and falls else None

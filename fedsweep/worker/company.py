@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 0.2
 """Seconds between two checks of a waiting slot whether it is to stop."""
+
+UNREADABLE = Workload("", 0, 0, "")
+"""The workload of a trial whose configuration cannot be read. It ends before its first round."""
 
 TakeTrial = Callable[[frozenset[Lack]], Claim | None]
 """Claims a trial of none of these kinds."""
@@ -41,6 +45,8 @@ class _Trial:
     uses_generator: bool
     cold: bool = True
     """True until the end of its first round."""
+    apart: bool = True
+    """False if another trial's first round overlaps its own, so that its memory is not known."""
 
 
 class Company:
@@ -64,6 +70,8 @@ class Company:
         """Slots that look for a trial or have one."""
         self._claiming = False
         """True while a slot claims."""
+        self._closed = False
+        """True if no more slots begin, because nothing is left for them."""
         self._trials: dict[int, _Trial] = {}
         """The trials by the numbers of their slots."""
         self._with_generator: set[Lack] = set()
@@ -71,15 +79,28 @@ class Company:
         self._faulty = False
         """True after a fault of the device that several trials may have caused."""
 
+    def begin(self, stopping: Stopping) -> bool:
+        """Wait until a slot that has not begun is needed. Return False if it never will be.
+
+        It may then look for a trial: it has entered.
+        """
+        return self.enter(lambda: self._closed or stopping())
+
+    def close(self) -> None:
+        """Begin no more slots, because a slot has found that nothing is left."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
     def enter(self, stopping: Stopping) -> bool:
         """Wait until one more slot may look for a trial. Return False if the slot is to stop."""
         with self._changed:
-            while self._inside >= self._most():
-                if stopping():
-                    return False
+            while not stopping():
+                if self._inside < self._most():
+                    self._inside += 1
+                    return True
                 self._changed.wait(WAIT_SECONDS)
-            self._inside += 1
-            return True
+            return False
 
     def leave(self) -> None:
         """Let another slot look for a trial."""
@@ -126,9 +147,10 @@ class Company:
             self._climb.end(slot, time.monotonic())
             self._alone = max(0, self._alone - 1)
             self._changed.notify_all()
-        self._memory.free()
+        with suppress(RuntimeError):  # a broken device, which the next step of a trial reports
+            self._memory.free()
 
-    def exist_beside(self, slot: int) -> bool:
+    def has_others(self, slot: int) -> bool:
         """Return whether other slots have trials."""
         with self._changed:
             return bool(self._trials.keys() - {slot})
@@ -153,7 +175,7 @@ class Company:
             trial = self._trials[slot]
             if trial.cold:
                 trial.cold = False
-                rise = self._memory.reserved() - trial.before
+                rise = self._memory.reserved() - trial.before if trial.apart else 0
                 self._climb.first_round(slot, rise, now)
             else:
                 self._climb.add_round(slot, images, now - seconds, now)
@@ -173,25 +195,30 @@ class Company:
         return any(trial.cold and not self._climb.knows(trial.workload) for trial in trials)
 
     def _begin(self, slot: int, claim: Claim) -> None:
-        config = TrainConfig(**claim.config)
-        uses_generator = self._uses_generator(config)
+        workload, uses_generator = UNREADABLE, False
+        with suppress(ValueError, TypeError):  # its attempt fails by the same error
+            config = TrainConfig(**claim.config)
+            workload, uses_generator = workload_of(config), self._uses_generator(config)
         if uses_generator:
             self._with_generator.add(kind_of(claim))
+        cold = [trial for trial in self._trials.values() if trial.cold]
+        for trial in cold:
+            trial.apart = False
         before = self._memory.reserved()
-        self._trials[slot] = _Trial(workload_of(config), before, uses_generator)
-        self._climb.begin(slot, self._trials[slot].workload)
+        self._trials[slot] = _Trial(workload, before, uses_generator, apart=not cold)
+        self._climb.begin(slot, workload)
 
 
 @dataclass(frozen=True)
 class OthersOf:
-    """The trials of a company beside that of one slot: see `execution.others`."""
+    """The trials of a company, except that of one slot: see `execution.others`."""
 
     company: Company
     slot: int
 
     def exist(self) -> bool:
         """Return whether other trials train now."""
-        return self.company.exist_beside(self.slot)
+        return self.company.has_others(self.slot)
 
     def took_memory(self) -> bool:
         """Return whether a trial that found no memory is given back."""
@@ -209,9 +236,12 @@ class OthersOf:
 class Solo:
     """The only slot of a process."""
 
-    def enter(self, _stopping: Stopping) -> bool:
-        """Look for a trial at any time."""
-        return True
+    def enter(self, stopping: Stopping) -> bool:
+        """Look for a trial at any time, unless the slot is to stop."""
+        return not stopping()
+
+    def close(self) -> None:
+        """Let no other slot begin: there is none."""
 
     def leave(self) -> None:
         """Let nobody else look."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,9 @@ from fedsweep.store import identity, schema, trust
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import through_an_outage
 from fedsweep.worker.company import Company, Solo
+from fedsweep.worker.kinds import Record
 from fedsweep.worker.messages import Broken, Decided, WorkOptions, machine_faults, sentence
-from fedsweep.worker.slot import SlotLoop
+from fedsweep.worker.slot import SlotLoop, is_orphan
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,22 @@ def run_slots(orders: Orders) -> None:
         trust.allow(orders.options.artifacts)
         memory = shared.attach(orders.memory, member.number)
         count_steps_in(memory)
-        _work(orders, member, memory, Solo(), stop_requested)
+        _test_machine(orders)
+        record = Record(orders.failed, proven=orders.proven)
+        _work(orders, member, memory, Solo(), record, stop_requested)
+
+
+def _test_machine(orders: Orders) -> None:
+    """Test the machine, before any trial is claimed.
+
+    Raises:
+        MachineError: something cannot be imported, or a setting of the machine forbids it.
+        DeviceError: the device is broken.
+
+    """
+    from fedsweep.execution.device import try_machine
+
+    try_machine(orders.device, orders.options.threads)
 
 
 def count_steps_in(memory: Shared) -> None:
@@ -114,9 +130,10 @@ def _work(
     member: Member,
     memory: Shared,
     company: Company | Solo,
+    record: Record,
     stop_requested: threading.Event,
 ) -> None:
-    """Run the loop of a slot."""
+    """Run the loop of a slot that may look for its first trial."""
     engine = through_an_outage(lambda: schema.open_store(orders.options.url))
     identity.require(engine, orders.options.identity)
     loop = SlotLoop(
@@ -129,12 +146,11 @@ def _work(
         orders.box,
         memory,
         company,
-        failed=orders.failed,
-        proven=orders.proven,
+        record,
     )
     try:
         loop.prepare()
-        loop.run()
+        loop.run(entered=True)
     finally:
         loop.give_back()
 
@@ -152,6 +168,7 @@ class _Threads:
         """The errors of threads, in the order in which they came."""
         self.pipes = threading.local()
         """The current thread's connection to the watch. Two threads must not use one."""
+        self.record = Record(orders.failed, proven=orders.proven)
 
     def run(self) -> None:
         """Run all slots until they are to stop.
@@ -168,21 +185,29 @@ class _Threads:
                 threading.Thread(target=self.slot, args=(member, company), name=member.name)
                 for member in orders.members
             ]
-            for thread in threads:
-                thread.start()
+            self.start(threads)
             for thread in threads:
                 thread.join()
             if self.errors:
                 raise self.errors[0]
 
+    def start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start all slots. If the machine refuses a thread, those that run are to stop."""
+        try:
+            for thread in threads:
+                thread.start()
+        except BaseException:
+            self.stop_requested.set()
+            raise
+
     def company(self) -> Company:
         """Test the machine, and return the company of all slots."""
-        from fedsweep.execution.device import DeviceMemory, try_machine, uses_generator
+        from fedsweep.execution.device import DeviceMemory, uses_generator
 
-        orders = self.orders
-        try_machine(orders.device, orders.options.threads)
-        memory = DeviceMemory(orders.device)
-        return Company(memory, uses_generator, self.report, alone=orders.alone)
+        _test_machine(self.orders)
+        memory = DeviceMemory(self.orders.device)
+        memory.free()  # a trial that reuses the test's memory would look smaller
+        return Company(memory, uses_generator, self.report, alone=self.orders.alone)
 
     def report(self, decision: str) -> None:
         """Send a decision on the number of trials to the watch."""
@@ -198,14 +223,15 @@ class _Threads:
         memory.thread = threading.get_native_id()
         try:
             with _reporting(member), counting_thread_in(memory):
-                if not company.enter(partial(self.stopping, memory)):
-                    return
-                company.leave()
-                _work(self.orders, member, memory, company, self.stop_requested)
+                if company.begin(partial(self.stopping, memory)):
+                    _work(self.orders, member, memory, company, self.record, self.stop_requested)
         except BaseException as error:  # noqa: BLE001  # the main thread raises it
             self.errors.append(error)
             self.stop_requested.set()
+        finally:
+            # The watch may still count its trial as running. The other threads work on for it.
+            memory.thread = 0
 
     def stopping(self, memory: Shared) -> bool:
         """Return whether a slot without a store is to stop."""
-        return self.stop_requested.is_set() or bool(memory.stop)
+        return self.stop_requested.is_set() or bool(memory.stop) or is_orphan()

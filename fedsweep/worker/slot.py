@@ -30,7 +30,7 @@ from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import patiently, reading, transaction
 from fedsweep.store.wakeup import Wakeup
 from fedsweep.worker.company import Company, Solo
-from fedsweep.worker.kinds import kind_of, worn_out
+from fedsweep.worker.kinds import Record, kind_of
 from fedsweep.worker.messages import Ask, Ended, Lacking, WorkOptions
 
 LONGEST_REST = 30.0
@@ -62,9 +62,7 @@ class SlotLoop:
         box: Path,
         memory: Shared,
         company: Company | Solo,
-        *,
-        failed: tuple[Lack, ...] = (),
-        proven: bool = False,
+        record: Record,
     ) -> None:
         self.options = options
         self.number = number
@@ -77,10 +75,8 @@ class SlotLoop:
         self.company = company
         """The slots of the process."""
         self.others = company.others_of(number)
-        self.failed = failed
-        """The kinds of trials that failed before their first round, since a round was stored."""
-        self.proven = proven
-        """True if a round was stored on this device in this run."""
+        self.record = record
+        """The ends of attempts of all slots of the process."""
         self.lacks: Mapping[Lack, str] = {}
         """The lacks of this machine, and the reasons why their trials are passed over."""
         self.doorbell = Wakeup(engine, queue.CHANNEL)
@@ -90,27 +86,26 @@ class SlotLoop:
         """True if --max-trials is used up."""
         self.reached = time.monotonic()
         """Time of the last successful write to the store. A standby answers only reads."""
-        self.parent = multiprocessing.parent_process()
         self.in_doubt = False
         """True if a claim may have been committed without an answer."""
         self.search_due = 0.0
         """Time of the next check whether a search proposes trials first, monotonic."""
 
     def prepare(self) -> None:
-        """Test the machine, before any trial is claimed.
+        """Find out which needs of the open trials in scope this machine lacks."""
+        from fedsweep.execution.needs import lacking
 
-        Raises:
-            MachineError: something cannot be imported, or a setting of the machine forbids it.
-            DeviceError: the device is broken.
+        needs: list[dict[str, str | None]] = []
+        with self.through_outages(), reading(self.engine) as connection:
+            needs = queue.needs(connection, self.options.sweep)
+        close_idle(self.engine)
+        for missing in lacking(needs, self.options.data, self.claimant.device):
+            self.pass_over(missing)
 
-        """
-        from fedsweep.execution.device import try_machine
-
-        try_machine(self.claimant.device, self.options.threads)
-        self.look_for_needs()
-
-    def run(self) -> None:
+    def run(self, *, entered: bool = False) -> None:
         """Claim and train trials until the slot is to stop.
+
+        `entered` is True if the company already lets the slot look for its first trial.
 
         Raises:
             MachineError: a setting or a fault of this machine prevents training.
@@ -118,12 +113,14 @@ class SlotLoop:
             MachineLacks: this machine lacks the needs of every open trial.
 
         """
-        while not self.stopping() and self.company.enter(self.stopping):
+        while (entered and not self.stopping()) or self.company.enter(self.stopping):
+            entered = False
             try:
                 claim = self.company.claim(self.number, self.look, self.stopping)
                 if claim is not None:
                     self.work_on(claim)
                 elif self.spent or (self.options.until_empty and self.empty()):
+                    self.company.close()
                     return
                 else:
                     self.rest()
@@ -160,7 +157,7 @@ class SlotLoop:
             options.engine,
             options.lease,
             options.max_attempts,
-            self.proven,
+            self.record.proven,
             options.packed,
         )
         self.doorbell.close()
@@ -204,17 +201,6 @@ class SlotLoop:
         if self.options.max_trials is not None:
             self.send(Ask.BACK)
 
-    def look_for_needs(self) -> None:
-        """Find out which needs of the open trials in scope this machine lacks."""
-        from fedsweep.execution.needs import lacking
-
-        needs: list[dict[str, str | None]] = []
-        with self.through_outages(), reading(self.engine) as connection:
-            needs = queue.needs(connection, self.options.sweep)
-        close_idle(self.engine)
-        for missing in lacking(needs, self.options.data, self.claimant.device):
-            self.pass_over(missing)
-
     def pass_over(self, missing: MachineLacks, claim: Claim | None = None) -> None:
         """Pass over the trials that need something that this machine lacks, and report it.
 
@@ -243,13 +229,12 @@ class SlotLoop:
 
         """
         if self.last is not None:
-            self.proven = True
-            self.failed = ()
+            self.record.note_round()
         elif failure in (FailureKind.ERROR, FailureKind.OUT_OF_MEMORY):
-            self.failed = (*self.failed, kind_of(claim))
-            if worn_out(self.failed, proven=self.proven):
+            number = self.record.note_failure(kind_of(claim))
+            if number is not None:
                 raise MachineError(
-                    f"{len(self.failed)} attempts in a row failed on {self.claimant.device} before "
+                    f"{number} attempts in a row failed on {self.claimant.device} before "
                     f"their first round, the last with {error}: mend the machine or the plan"
                 )
 
@@ -283,7 +268,7 @@ class SlotLoop:
             MachineLacks: this machine lacks a need of every open trial; the message lists them.
 
         """
-        if self.proven and not self.options.until_empty:
+        if self.record.proven and not self.options.until_empty:
             return
         scope, hopeless = self.options.sweep, False
         with self.through_outages(), reading(self.engine) as connection:
@@ -296,8 +281,8 @@ class SlotLoop:
 
     def take(self, passed_over: frozenset[Lack] = frozenset()) -> Claim | None:
         """Claim a trial of no kind in `passed_over`, if possible of no kind that failed here."""
-        lacks = passed_over | frozenset(self.lacks)
-        claimed = self.take_but(lacks | set(self.failed)) if self.failed else None
+        lacks, failed = passed_over | frozenset(self.lacks), self.record.failed
+        claimed = self.take_but(lacks | set(failed)) if failed else None
         return claimed or self.take_but(lacks)
 
     def take_but(self, passed_over: frozenset[Lack]) -> Claim | None:
@@ -382,6 +367,8 @@ class SlotLoop:
 
     def report_round(self, row: Round) -> None:
         """Send a round to the watch, without the fields that the watch does not show."""
+        if self.last is None:
+            self.record.note_round()
         self.last = replace(row, clients=(), statistics_mismatch_layers=None)
         self.send(self.last)
 
@@ -390,9 +377,8 @@ class SlotLoop:
 
         It also stops if its watch has died, because then its lease is not renewed.
         """
-        orphaned = self.parent is not None and os.getppid() != self.parent.pid
         wanted_back = claim is not None and self.shared.give_back == claim.trial
-        return orphaned or wanted_back or self.stop_requested.is_set() or bool(self.shared.stop)
+        return wanted_back or self.stop_requested.is_set() or bool(self.shared.stop) or is_orphan()
 
     def send(self, message: object) -> None:
         """Send a message to the watch."""
@@ -400,3 +386,9 @@ class SlotLoop:
             self.pipe.send(message)
         except OSError:  # the watch is gone: finish the round, save, give back
             self.stop_requested.set()
+
+
+def is_orphan() -> bool:
+    """Return whether the watch of this process has died."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and os.getppid() != parent.pid

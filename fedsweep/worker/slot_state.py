@@ -38,7 +38,7 @@ class SlotProcess:
     blameless: bool = False
     """True if the store or the machine failed. Its trials are then given back uncharged."""
     alone: int = 0
-    """Attempts that its next start trains alone, because this many trials died together."""
+    """Attempts that still train one at a time, because this many trials died together."""
 
     def is_alive(self) -> bool:
         """Return whether the process runs."""

@@ -110,6 +110,11 @@ def _store_stop(engine: Engine, device: str, why: str, lack: Lack | None = None)
         stops.note(connection, host=host, pid=pid, device=device, reason=why, lack=lack)
 
 
+UNWANTED_ROUNDS = 2
+"""The number of its usual rounds for which a paused, cancelled or lost trial may go on at least, if
+other trials of its process train.
+"""
+
 UNFINISHED = "its worker stopped before the round was over"
 """The reason stored for the trials of a killed process."""
 
@@ -245,7 +250,6 @@ class _Watch:
             process.device in self.proven,
             process.alone,
         )
-        process.alone = 0
         name = f"fedsweep-slot-{process.slots[0].number}"
         process.handle = self.context.Process(target=run_slots, args=(orders,), name=name)
         # Ctrl-C and a hang-up reach the whole process group of the terminal. The child must not
@@ -336,9 +340,11 @@ class _Watch:
             stderr_tail.trim(slot.process.box, most=stderr_tail.LAST_BYTES)
         elif isinstance(message, Ended):
             slot.claim = slot.last = slot.unwanted = None
+            slot.shared.give_back = 0  # the slot may claim the same trial again
             if message.last is not None and message.outcome is not None:
                 self.stored(slot)
             self.tally.count(message.outcome)
+            slot.process.alone = max(0, slot.process.alone - 1)
             if message.outcome is None:
                 self.leases.vouch(slot, message.claim)
             self.unshown.append(message)
@@ -348,8 +354,11 @@ class _Watch:
         elif isinstance(message, Broken):
             if message.replaced:
                 raise StoreReplaced(message.why)
-            self.tally.broken = slot.process.broken = message.why
-            slot.process.blameless = message.blameless
+            # Errors of other threads follow from the first one.
+            process = slot.process
+            process.broken = process.broken or message.why
+            process.blameless = process.blameless or message.blameless
+            self.tally.broken = self.tally.broken or message.why
 
     def stored(self, slot: Slot) -> None:
         """Note that a slot has stored a round, so that its device can train."""
@@ -395,6 +404,8 @@ class _Watch:
             for word in death.words:
                 print(visible(word), file=sys.stderr)
         measured = any(slot.last for slot in process.claiming())
+        if death.together and measured:
+            self.stored(process.slots[0])
         self.give_up(process, death)
         if death.planned or self.stop:
             process.closed = True
@@ -421,12 +432,24 @@ class _Watch:
         """Give up the claims of a process that has ended."""
         if death.together:
             process.alone = death.trials
+        elif death.trials:
+            process.alone = max(0, process.alone - 1)
         for slot in process.slots:
             if death.planned:  # the process has given its trials back
                 slot.name = ""
-            release = process.blameless or death.together
-            if self.leases.give_up(slot, why=death.why, release=release):
+            if death.together:
+                self.release(slot, death.why)
+            elif self.leases.give_up(slot, why=death.why, release=process.blameless):
                 self.stored(slot)
+
+    def release(self, slot: Slot, why: str) -> None:
+        """Give the trial of a killed process back, which is not at fault.
+
+        It does not count as one of --max-trials, unless it is wanted back.
+        """
+        if self.budget is not None and slot.claim is not None and slot.unwanted is None:
+            self.budget += 1
+        self.leases.give_up(slot, why=why, release=True)
 
     def close(self, process: SlotProcess, death: Death) -> None:
         """Start a process no more, and store the reason."""
@@ -446,16 +469,24 @@ class _Watch:
         if passed < STALL_CHECK_SECONDS:
             return
         self.checked = now
-        for slot in self.slots:
-            if slot.claim is not None and not slot.closed and has_stalled(slot, passed):
+        busy = [slot for slot in self.slots if slot.claim is not None and not slot.closed]
+        # The silence of all trials of a process is compared, so that no slot may lag behind.
+        for slot in [slot for slot in busy if has_stalled(slot, passed)]:
+            if slot.claim is not None:
                 self.end_stalled(slot)
 
     def take_back(self) -> None:
-        """Evict the trials that are paused, cancelled or lost and whose round takes too long."""
+        """Evict the trials that are paused, cancelled or lost and whose round takes too long.
+
+        Other trials of the process would lose their rounds, too. They get the time of some rounds.
+        """
         for slot in self.slots:
             if slot.unwanted is None or slot.closed:
                 continue
-            if time.monotonic() - slot.unwanted > self.options.grace:
+            patience = self.options.grace
+            if any(other.unwanted is None for other in slot.process.claiming()):
+                patience = max(patience, UNWANTED_ROUNDS * slot.usual_round())
+            if time.monotonic() - slot.unwanted > patience:
                 self.evict(slot.process)
                 slot.process.deaths.clear()  # the process is not at fault
                 slot.unwanted = None
@@ -465,7 +496,8 @@ class _Watch:
         self.kill(process)
         for slot in process.slots:
             self.read(slot)
-            self.leases.give_up(slot, why=UNFINISHED, release=True)
+        for slot in process.slots:
+            self.release(slot, UNFINISHED)
 
     def end_stalled(self, slot: Slot) -> None:
         """Kill the process of a stalled trial, and fail the trial. Give its other trials back.
@@ -484,17 +516,20 @@ class _Watch:
         for each in process.slots:
             self.read(each)
         claim = slot.claim
+        if any(each.last for each in process.claiming() if each is not slot):
+            self.proven.add(slot.device)
         if len(suspects) > 1:
             process.alone = len(suspects)
             message += f", nor did {len(suspects) - 1} more of its process"
             process.stalled = None, message
         elif claim is not None:
             slot.claim = None
+            process.alone = max(0, process.alone - 1)
             process.stalled = kind_of(claim), message
             self.leases.fail_stalled(slot, claim, message)
         for each in process.slots:
             why = message if each in suspects else UNFINISHED
-            self.leases.give_up(each, why=why, release=True)
+            self.release(each, why)
 
     def kill(self, process: SlotProcess) -> None:
         """Kill a process if it is alive."""

@@ -170,6 +170,76 @@ def test_the_climb_begins_again_when_the_mix_of_trials_changes() -> None:
     ]
 
 
+def test_a_mix_that_begins_with_several_trials_may_need_fewer() -> None:
+    """If more trials train fewer images, the climb goes down until fewer trials train fewer."""
+    device = Device({1: 100, 2: 200, 3: 300, 4: 301}, {SMALL: GB, LARGE: GB})
+    device.fill(*[SMALL] * 6)
+    assert device.climb.slots == 4
+    device.log.clear()
+    device.rates = {1: 100, 2: 150, 3: 140, 4: 130, 5: 120}
+    for _ in range(4):
+        device.end(min(device.running))
+    device.fill(*[LARGE] * 8)
+    assert device.log == [
+        "a trial of resnet18 takes 1 GB: 68 trials fit",
+        "the mix of trials has changed: begin again from 4 trials",
+        "4 trials train 130 images/s: try 5",
+        "5 trials train 120 images/s, 7.7% less than 4: try 3",
+        "3 trials train 140 images/s, 7.7% more than 4: try 2",
+        "2 trials train 150 images/s, 7.1% more than 3: try 1",
+        "1 trial trains 100 images/s, 33.3% less than 2: stay at 2",
+    ]
+
+
+def test_a_mix_that_begins_at_its_limit_may_need_fewer() -> None:
+    """No greater number can be tried, so the climb tries a lesser one. It may be the worse one."""
+    device = Device({1: 100, 2: 102}, {SMALL: GB, LARGE: 34 * GB})
+    device.fill(*[SMALL] * 3)
+    device.log.clear()
+    for _ in range(2):
+        device.end(min(device.running))
+    device.rates = {1: 100, 2: 150}
+    device.fill(*[LARGE] * 5)
+    assert device.log[1:] == [
+        "the mix of trials has changed: begin again from 2 trials",
+        "2 trials train 150 images/s: try 1",
+        "1 trial trains 100 images/s, 33.3% less than 2: stay at 2, the limit",
+    ]
+    assert len(device.running) == 2
+
+
+def test_the_number_of_an_earlier_mix_is_kept() -> None:
+    """A mix that comes back is not measured again, and fewer or more trials are claimed at once."""
+    device = Device({1: 100, 2: 200, 3: 201}, {SMALL: GB, LARGE: 40 * GB})
+    device.fill(*[SMALL] * 5)
+    assert device.log[-1] == "3 trials train 201 images/s, 0.5% more than 2: stay at 3"
+    for _ in range(3):
+        device.end(min(device.running))
+    device.fill(*[LARGE] * 3)
+    assert device.log[-2:] == [
+        "the mix of trials has changed: begin again from 1 trial",
+        "1 trial trains 100 images/s: stay at 1, the limit",
+    ]
+    device.end(min(device.running))
+    device.log.clear()
+    device.fill(*[SMALL] * 5)
+    assert device.log == ["the mix of trials is an earlier one: go on with 3 trials"]
+    assert len(device.running) == 3
+
+
+def test_a_trial_that_is_too_large_alone_limits_no_others_after_it_has_failed() -> None:
+    """Before that, it finds no memory while another trial trains."""
+    device = Device({1: 100, 2: 200, 3: 201}, {SMALL: GB, LARGE: 81 * GB})
+    device.fill(SMALL, LARGE)
+    assert device.log[2:] == [
+        "out of memory with 2 trials: one is given back, 1 may stay",
+        "out of memory with 1 trial: it fails",
+    ]
+    assert device.failed == [2]
+    device.fill(*[SMALL] * 5)
+    assert device.log[-1] == "3 trials train 201 images/s, 0.5% more than 2: stay at 3"
+
+
 def test_a_mix_is_its_models_batch_sizes_cohorts_and_dtypes() -> None:
     """Each of them changes what a trial takes of a GPU."""
     changes: list[dict[str, Any]] = [
@@ -210,7 +280,7 @@ def test_the_limit_of_a_full_memory_holds_while_its_trials_train() -> None:
         "out of memory with 3 trials: one is given back, 2 may stay",
         "a trial of resnet18 takes 21 GB: 3 trials fit",
         "the mix of trials has changed: begin again from 2 trials",
-        "2 trials train 200 images/s: stay at 2, the limit",
+        "2 trials train 200 images/s: try 1",
     ]
     assert device.failed == []
 

@@ -200,7 +200,7 @@ def slot(planned: Engine) -> Any:
 
 def test_a_slot_prefers_other_kinds_of_trials_after_a_failure(slot: Any, planned: Engine) -> None:
     """If no other kind is left, it claims the same kind again."""
-    slot.failed = (BN,)
+    slot.record.failed = (BN,)
     other = slot.take()
     assert kind_of(other) == GN
     with transaction(planned) as c:
@@ -215,18 +215,34 @@ def test_a_slot_judges_its_machine_by_how_attempts_end(slot: Any, planned: Engin
     held = claim(planned)
     for kind in (None, FailureKind.DIVERGED, FailureKind.BAD_DATA):
         slot.judge(held, kind, "x")
-    assert (slot.failed, slot.proven) == ((), False)
+    assert (slot.record.failed, slot.record.proven) == ((), False)
     slot.judge(held, FailureKind.ERROR, "x")
     slot.judge(held, FailureKind.OUT_OF_MEMORY, "x")
-    assert slot.failed == (BN, BN)
+    assert slot.record.failed == (BN, BN)
     slot.last = ROUND
     slot.judge(held, FailureKind.ERROR, "x")
-    assert (slot.failed, slot.proven) == ((), True)
-    slot.last, slot.proven = None, False
+    assert (slot.record.failed, slot.record.proven) == ((), True)
+    slot.last, slot.record.proven = None, False
     for _ in range(2):
         slot.judge(held, FailureKind.ERROR, "x")
     with pytest.raises(MachineError, match="3 attempts in a row failed on cpu .* error: a bug"):
         slot.judge(held, FailureKind.ERROR, "error: a bug")
+
+
+def test_the_slots_of_a_process_judge_its_device_together(planned: Engine) -> None:
+    """Failures of all slots count. A round of one slot shows that the device can train for all."""
+    held, slots = claim(planned), [slot_loop(planned) for _ in range(3)]
+    for slot in slots:
+        slot.record, slot.send = slots[0].record, lambda _message: None
+    for slot in slots[:2]:
+        slot.judge(held, FailureKind.ERROR, "x")
+    with pytest.raises(MachineError, match="3 attempts in a row"):
+        slots[2].judge(held, FailureKind.ERROR, "x")
+    slots[0].report_round(ROUND)
+    assert slots[1].record.proven
+    for _ in range(5):
+        slots[2].judge(held, FailureKind.ERROR, "x")  # trials of one kind may be the reason
+    assert slots[1].record.failed == (BN,) * 5
 
 
 def test_a_slot_stops_only_if_no_open_trial_can_be_trained(slot: Any, planned: Engine) -> None:
@@ -237,7 +253,7 @@ def test_a_slot_stops_only_if_no_open_trial_can_be_trained(slot: Any, planned: E
     with pytest.raises(MachineLacks, match="no gn; no digits"):
         slot.require_work()
     assert [message.lack for message in slot.sent] == [(("normalizer", "gn"),), DATA]
-    slot.proven = True
+    slot.record.proven = True
     slot.require_work()  # it has trained, and waits for other sweeps
     slot.options = worker.WorkOptions("", until_empty=True)
     with pytest.raises(MachineLacks):
