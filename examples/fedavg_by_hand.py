@@ -25,7 +25,13 @@ from trainers.data import datasets
 from trainers.data.batches import Normalize, crop_and_flip, draw_crops, local_batches
 from trainers.data.dataset import Dataset
 from trainers.keys import keyed
-from trainers.normalizers import clip_rows, norm_layers, norm_parameters, standardized
+from trainers.normalizers import (
+    NormLayer,
+    clip_rows,
+    norm_layers,
+    norm_parameters,
+    standardized,
+)
 from trainers.numerics import make_deterministic
 from trainers.partition import hold_back, partition
 
@@ -47,7 +53,11 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
     statistics = [name for name in server if name not in parameters]
 
     # What a client keeps of the model, and what momentum leaves behind.
-    kept = {"fedbn": [*affine, *statistics], "silobn": statistics}.get(config.normalizer, [])
+    kept = {
+        "fedbn": [*affine, *statistics],
+        "silobn": statistics,
+        "hbn": [name for name in parameters if name.endswith(".mix")],
+    }.get(config.normalizer, [])
     own: dict[int, StateDict] = {}
     own_velocity: dict[int, StateDict] = {}
     zero = {name: torch.zeros_like(server[name]) for name in parameters}
@@ -64,6 +74,8 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
             # 1. The client takes the server's model, and what it keeps of its own.
             client = copy.deepcopy(model)
             client.load_state_dict(server | own.get(m, {}))
+            for layer in layers_with_hooks(client):
+                layer.begin_round()
             frozen = config.freeze_round is not None and t > config.freeze_round
             rest = set_phase(client, affine, frozen=frozen, layer=config.freeze == "layer")
             velocity = copy.deepcopy(zero)
@@ -89,9 +101,8 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
                 own_velocity[m] = {name: v for name, v in velocity.items() if name in kept}
 
         # 4. The server takes the average, but for what stays with the clients or is frozen.
-        for name in server:
-            if name in kept or (frozen and name in statistics) or name in rest:
-                continue
+        taken = [n for n in server if n not in kept and n not in rest]
+        for name in taken if not frozen else [n for n in taken if n not in statistics]:
             if config.server_momentum > 0 and name in parameters:
                 update = server_update[name].mul_(config.server_momentum)
                 update.add_(server[name]).sub_(average[name])
@@ -100,11 +111,27 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
                 server[name] = average[name]
             if name in parameters:
                 server_velocity[name] = average_velocity[name]
-        keepsakes = {
-            f"clients.{m}.{n}": v for m, kept_by in own.items() for n, v in kept_by.items()
-        }
-        history.append(copy.deepcopy(server | keepsakes))
+        server = after_hooks(model, server)
+        history.append(copy.deepcopy(server | keepsakes(own)))
     return history
+
+
+def keepsakes(own: dict[int, StateDict]) -> StateDict:
+    """Return what the clients keep, client m's as "clients.m.…"."""
+    return {f"clients.{m}.{n}": v for m, kept_by in own.items() for n, v in kept_by.items()}
+
+
+def layers_with_hooks(model: nn.Module) -> list[NormLayer]:
+    """Layers that are not torch's: they may change their state before and after a round."""
+    return [layer for layer in norm_layers(model) if isinstance(layer, NormLayer)]
+
+
+def after_hooks(model: nn.Module, server: StateDict) -> StateDict:
+    """Let the layers change the server's state, and return it."""
+    model.load_state_dict(server)
+    for layer in layers_with_hooks(model):
+        layer.end_round()
+    return copy.deepcopy(model.state_dict())
 
 
 def draw_cohort(config: TrainConfig, clients: int, t: int) -> list[int]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trainers import diagnostics, draws, measurements, models
 from trainers.average import Average
+from trainers.client_mix import ClientMix
 from trainers.config import NORMALIZERS, TrainConfig
 from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset, Split
@@ -32,7 +33,13 @@ from trainers.lane_operations import Operations
 from trainers.local import LocalTraining, Trained
 from trainers.measurements import ClientScore
 from trainers.momentum import Momentum, ServerMomentum
-from trainers.normalizers import find, norm_parameters, set_training
+from trainers.normalizers import (
+    NormLayer,
+    find,
+    norm_layers,
+    norm_parameters,
+    set_training,
+)
 from trainers.partition import count_classes, hold_back, partition
 from trainers.progress import progress
 from trainers.stacked import StackedTraining
@@ -159,10 +166,13 @@ class _Federation:
         """The training mode: statistics frozen, whole layers frozen. None after a test."""
         self.foreign = config.normalizer not in NORMALIZERS
         self.keeps = find(config.normalizer).keeps
-        ends = {"nothing": vector.end, "statistics": vector.parameters_end}
+        whole = dict.fromkeys(("nothing", "mix"), vector.end)
+        ends = {**whole, "statistics": vector.parameters_end}
         self.shared = ends.get(self.keeps, vector.weights_end)
         self.server = vector.values.clone()
         self.own = ClientState("own", vector.end - self.shared, device)
+        self.mix = ClientMix(config, vector, self.keeps)
+        self.layers = [m for m in norm_layers(self.model) if isinstance(m, NormLayer)]
         self.momentum = Momentum(config, vector.parameters_end, self.shared, self.server)
         self.server_momentum = ServerMomentum(
             config.server_momentum, min(self.shared, vector.parameters_end), self.server
@@ -179,6 +189,7 @@ class _Federation:
         """The sums over the server's state, and over the cohort's own layers, after a round."""
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
         self.parts: list[Stateful] = [ServerState(self.server), self.own]
+        self.parts += [self.mix.values, self.mix.velocities]
         self.parts += [self.momentum, self.server_momentum]
         if self.auto is not None:
             self.parts.append(self.auto)
@@ -191,9 +202,9 @@ class _Federation:
         """Bytes sent per round in each direction: the averaged state, and a global velocity."""
         if self.config.centralized:
             return 0
-        elements = self.vector.elements(self.shared)
+        elements = self.vector.elements(self.shared) - len(self.mix.places)
         if self.config.momentum == "global":
-            elements += self.vector.elements(self.momentum.shared)
+            elements += self.vector.elements(self.momentum.shared) - len(self.mix.places)
         drawn = self.config.cohort_size(len(self.samples))
         return drawn * elements * self.server.element_size()
 
@@ -224,11 +235,14 @@ class _Federation:
             self.momentum.end(done.client, done.position, done.velocity)
             if self.shared < self.vector.end:
                 self.own[done.client] = done.values[self.shared :].clone()
+            self.mix.keep(done.client, done.values, done.velocity)
             if self.config.diagnostics:
                 models[done.position] = done.values.clone()
             progress.step()
         self.momentum.end_round()
         self.server_momentum.step(self.server, average.total, trained)
+        self.mix.leave(self.server)
+        self.end_round()
         if self.auto is not None and before is not None:
             self.watch(self.auto, round, before)
         each, self.sums = self.fetch([losses[i] for i in sorted(losses)], drawn)
@@ -278,7 +292,8 @@ class _Federation:
 
     def own_of(self, drawn: _Cohort) -> list[Tensor]:
         """Return the layers that the clients of a cohort keep; nothing if all are averaged."""
-        return [self.own[m] for m in drawn.members] if self.own else []
+        kept = self.own or self.mix.values
+        return [kept[m] for m in drawn.members] if kept else []
 
     def frozen(self, round: int) -> bool:
         """Return whether the statistics are constants in this round."""
@@ -317,7 +332,10 @@ class _Federation:
     def train_client(self, round: int, client: int, trained: int) -> Tensor:
         """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
         self.load(client)
+        for layer in self.layers:
+            layer.begin_round()
         self.momentum.start(client)
+        self.mix.start(client, self.momentum.velocity)
         return self.local.train(round, client, trained)
 
     def load(self, client: int | None = None) -> None:
@@ -326,6 +344,18 @@ class _Federation:
         self.vector.restart_integers()
         if client is not None and client in self.own:
             self.vector.values[self.shared :].copy_(self.own[client])
+        if client is not None:
+            self.mix.load(client)
+
+    def end_round(self) -> None:
+        """Let layers change the averaged state of the server."""
+        changing = [m for m in self.layers if type(m).end_round is not NormLayer.end_round]
+        if not changing:
+            return
+        self.load()
+        for layer in changing:
+            layer.end_round()
+        self.server.copy_(self.vector.values)
 
     def check_finite(self, measured: Round) -> None:
         """Refuse a round with a loss, weight or statistic that is not finite."""
@@ -444,6 +474,9 @@ class _Federation:
             self.load(client)
             kept = self.vector.named(self.vector.values, self.shared)
             named |= {f"clients.{client}.{name}": t.clone() for name, t in kept.items()}
+        for client in self.mix.values:
+            self.load(client)
+            named |= {f"clients.{client}.{name}": t for name, t in self.mix.named().items()}
         return {name: t.contiguous().cpu().clone() for name, t in named.items()}
 
     def state(self, round: int) -> State:

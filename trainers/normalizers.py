@@ -44,8 +44,9 @@ class Normalizer:
     """
     keeps: Keeps = "nothing"
     """State that stays with the client, out of the average: nothing, the layer's buffers, or its
-    buffers and parameters. Such clients have no common model. Each client of a round's cohort is
-    tested on the whole test set, and the results are weighted by training samples."""
+    buffers and parameters, or the parameters in `NormLayer.own`. Such clients have no common model.
+    Each client of a round's cohort is tested on the whole test set, and the results are weighted by
+    training samples."""
 
 
 class NormLayer(nn.Module):
@@ -53,6 +54,15 @@ class NormLayer(nn.Module):
 
     Its own parameters count as scale and shift, its own floating-point buffers as statistics.
     """
+
+    own: tuple[str, ...] = ()
+    """The names of the parameters that stay with the client if the normalizer keeps a "mix"."""
+
+    def begin_round(self) -> None:
+        """Prepare for a client's local steps. The state is the server's, and the client's own."""
+
+    def end_round(self) -> None:
+        """Change the averaged state of the server at the end of a round."""
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -107,6 +117,103 @@ class Shift(NormLayer):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         return x + self.bias[:, None, None]
 
+
+class FederatedBatchNorm(NormLayer):
+    """BN with the server's statistics, as constants in every local step.
+
+    The sums over a client's batches of the mean and the mean square are averaged by the server,
+    which then moves its statistics by a tenth towards theirs.
+    """
+
+    rate = 0.1
+    """The part of a round's statistics in the new ones."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("sum_of_means", torch.zeros(channels))
+        self.register_buffer("sum_of_squares", torch.zeros(channels))
+        self.register_buffer("batches", torch.zeros(1))
+
+    running_mean: Tensor
+    running_var: Tensor
+    sum_of_means: Tensor
+    sum_of_squares: Tensor
+    batches: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
+        if self.training:
+            with torch.no_grad():
+                exact = x.to(self.sum_of_means.dtype)
+                self.sum_of_means.add_(exact.mean((0, 2, 3)))
+                self.sum_of_squares.add_(exact.square().mean((0, 2, 3)))
+                self.batches.add_(1)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+    @torch.no_grad()
+    def end_round(self) -> None:
+        """Move the statistics towards those of the round, and begin new sums."""
+        mean = self.sum_of_means / self.batches
+        variance = (self.sum_of_squares / self.batches - mean.square()).clamp(min=0)
+        self.running_mean.mul_(1 - self.rate).add_(mean, alpha=self.rate)
+        self.running_var.mul_(1 - self.rate).add_(variance, alpha=self.rate)
+        for sums in (self.sum_of_means, self.sum_of_squares, self.batches):
+            sums.zero_()
+
+
+class HybridBatchNorm(BatchNorm, NormLayer):
+    """BN with a mixture of the batch's statistics and those of the server, learned by channel."""
+
+    own = ("mix",)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.mix = nn.Parameter(torch.zeros(channels))
+        self.constants: tuple[Tensor, Tensor] | None = None
+        """The server's mean and variance in this round. They are copies, so nobody sends them."""
+
+    @torch.no_grad()
+    def begin_round(self) -> None:
+        """Take the server's statistics as the constants of this round."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if self.constants is None:
+            self.constants = self.running_mean.clone(), self.running_var.clone()
+        for constant, running in zip(
+            self.constants, (self.running_mean, self.running_var), strict=True
+        ):
+            constant.copy_(running)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if not self.training or x.numel() == x.shape[1]:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        exact = x.to(self.running_mean.dtype)
+        mean, variance = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
+        with torch.no_grad():  # as torch's BN, with the unbiased variance
+            count = x.numel() / x.shape[1]
+            self.running_mean.mul_(1 - EMA).add_(mean, alpha=EMA)
+            self.running_var.mul_(1 - EMA).add_(variance * (count / (count - 1)), alpha=EMA)
+        assert self.constants is not None  # `begin_round` was called
+        part = self.mix.sigmoid()
+        mean = (1 - part) * self.constants[0] + part * mean
+        variance = (1 - part) * self.constants[1] + part * variance
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return exact * scale[:, None, None] + shift[:, None, None]
+
+
+EMA = 0.1
+"""The weight of a batch in the running statistics, torch's usual."""
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 """Brings the variance of a rectified unit Gaussian back to 1 (Brock et al. 2021)."""
@@ -179,6 +286,26 @@ def instance_norm(channels: int, _config: TrainConfig) -> nn.Module:
     return InstanceNorm(channels)
 
 
+def federated_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
+    """FBN (Guerraoui et al. 2024): y = gamma (x - m) / sqrt(v + eps) + beta with the server's m, v.
+
+    m and v are constants in a round, for all clients. The server averages the clients' E[x] and
+    E[x^2] of all local batches by training samples, M and S. Then m <- 0.9 m + 0.1 M and v <- 0.9 v
+    + 0.1 (S - M^2), which includes the variance between batches and clients. At first m = 0, v = 1.
+    """
+    return FederatedBatchNorm(channels)
+
+
+def hybrid_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
+    """HBN (Chen et al., ICML 2025): BN with E = (1 - a) m + a E[x], Var = (1 - a) v + a Var[x].
+
+    a = sigmoid(w) for each channel; w is trained and stays with the client. m and v are the
+    server's running statistics, constants in a round. Ours: w = 0 at first; the running statistics
+    are averaged as BN's; the test uses them alone.
+    """
+    return HybridBatchNorm(channels)
+
+
 def shift(channels: int, _config: TrainConfig) -> nn.Module:
     """No normalized activations: y = x + beta, the convolution's bias, averaged like a weight."""
     return Shift(channels)
@@ -243,6 +370,12 @@ TYPES: tuple[type[nn.Module], ...] = (
 def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
     """Every normalization layer of a model, those in shortcuts included."""
     return (module for module in model.modules() if isinstance(module, TYPES))
+
+
+def own_parameters(model: nn.Module) -> set[Tensor]:
+    """Return the parameters that stay with the client if the normalizer keeps a "mix"."""
+    layers = (layer for layer in norm_layers(model) if isinstance(layer, NormLayer))
+    return {layer.get_parameter(name) for layer in layers for name in layer.own}
 
 
 def norm_parameters(model: nn.Module) -> set[Tensor]:

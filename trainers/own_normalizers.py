@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Keeps = Literal["nothing", "statistics", "layer"]
+Keeps = Literal["nothing", "statistics", "layer", "mix"]
 
 
 @dataclass(frozen=True)
@@ -78,5 +78,9 @@ OWN = (
         central_twin="bn",
     ),
     OwnNormalizer("ws", "shift", _colors("#A3A500", "#7C7D00", "#D0D150"), "standardize_weight"),
+    OwnNormalizer("fbn", "federated_batch_norm", _colors("#7F3C00", "#7F3C00", "#C98A4B")),
+    OwnNormalizer(
+        "hbn", "hybrid_batch_norm", _colors("#4D4D9A", "#4D4D9A", "#9C9CE6"), keeps="mix"
+    ),
 )
 """All of them, in the order of columns and lines."""

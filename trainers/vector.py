@@ -85,6 +85,15 @@ class Vector:
             if name in views and buffer.data_ptr() != views[name].data_ptr():
                 raise ValueError(f"the buffer {name} was replaced: a layer must write it in place")
 
+    def positions(self, tensors: set[Tensor]) -> Tensor:
+        """Return the places of all elements of some parameters in the vector, ascending."""
+        ranges = [
+            torch.arange(offset, offset + shape.numel())
+            for name, (offset, shape) in self.places.items()
+            if offset < self.parameters_end and self.model.get_parameter(name) in tensors
+        ]
+        return torch.cat(ranges or [torch.arange(0)]).to(self.values.device)
+
     def elements(self, end: int) -> int:
         """Return the number of elements before `end`, without gaps. These are sent."""
         return sum(shape.numel() for offset, shape in self.places.values() if offset < end)

@@ -31,6 +31,8 @@ NORMALIZERS: list[dict[str, Any]] = [
     {"normalizer": "fedbn"},
     {"normalizer": "silobn"},
     {"normalizer": "ws"},
+    {"normalizer": "fbn"},
+    {"normalizer": "hbn"},
 ]
 
 
