@@ -1,4 +1,4 @@
-"""What a plan decides silently, as `fedsweep plan` prints it."""
+"""The silent decisions of a plan, as `fedsweep plan` prints them."""
 
 from __future__ import annotations
 
