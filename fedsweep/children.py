@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Python's variable. If it is not empty, `sys.path` does not contain the working folder."""
@@ -38,6 +39,21 @@ def safe_path() -> Iterator[None]:
         yield
     finally:
         forget_safe_path()
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Keep processes that are started in this block from running the program's main file again.
+
+    `multiprocessing` runs it in each new process. A script without `if __name__ == "__main__"`
+    would then start workers that start workers.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def forget_safe_path() -> None:

@@ -12,6 +12,10 @@ disk.
 """
 
 
+TEST_SAMPLES = {"digits": 360, "cifar10": 10_000, "cifar100": 10_000, "tiny-imagenet": 10_000}
+"""Test images of the data sets whose content never changes."""
+
+
 TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
 
 

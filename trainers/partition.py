@@ -81,7 +81,7 @@ def dirichlet(labels: NDArray[np.int64], clients: int, alpha: float, seed: int) 
     taken = np.zeros(classes, dtype=np.int64)
     size = np.array([len(s) for s in stock], dtype=np.int64)
     parts: list[Indices] = []
-    for m, client_size in enumerate(_even_sizes(len(labels), clients)):
+    for m, client_size in enumerate(even_sizes(len(labels), clients)):
         progress.step()
         logs = _log_mix(classes, alpha, seed, m)
         mix = _softmax(logs)
@@ -267,7 +267,7 @@ def hold_back(part: Indices, config: TrainConfig, client: int) -> tuple[Indices,
     return np.sort(part[order[held:]]), np.sort(part[order[:held]])
 
 
-def _even_sizes(samples: int, clients: int) -> list[int]:
+def even_sizes(samples: int, clients: int) -> list[int]:
     """Return sizes of floor(N/M) or one more, in an order that favors no client."""
     return [samples * (m + 1) // clients - samples * m // clients for m in range(clients)]
 

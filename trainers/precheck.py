@@ -13,7 +13,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING
 
 from trainers.config import TrainConfig
-from trainers.facts import CLASS_SAMPLES
+from trainers.facts import CLASS_SAMPLES, TEST_SAMPLES
 from trainers.sizes import check_sizes, held_back
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MOST_NUMBERS = 200_000_000
 """Random numbers, about 20 seconds of them, after which a plan checks no further Dirichlet
 partition by class. The worker checks the partitions that are left."""
+
+MOST_CLIENTS = 1_000_000
+"""Clients whose sizes are listed, at most."""
 
 MOST_FOR_ONE = 350_000_000
 """Random numbers, about 40 seconds of them, after which one partition is left to the worker. That
@@ -33,19 +36,23 @@ NUMBERS_PER_CLASS = 650
 
 @dataclass(frozen=True)
 class Stock:
-    """The training samples of a data set."""
+    """The samples of a data set. All but `test` are training samples."""
 
     samples: int
     classes: tuple[int, ...] = ()
     """Samples of each class; empty if each pixel has a class."""
     groups: tuple[int, ...] = ()
     """Samples of each natural client; empty if the data have none."""
+    test: int = 0
+    """Test images; 0 if their number is not known."""
 
 
 def released(dataset: str) -> Stock | None:
     """Return the training samples of a data set whose content never changes, otherwise None."""
     classes = {**CLASS_SAMPLES, **DOWNLOADED_CLASSES}.get(dataset)
-    return None if classes is None else Stock(sum(classes), classes)
+    if classes is None:
+        return None
+    return Stock(sum(classes), classes, test=TEST_SAMPLES[dataset])
 
 
 DOWNLOADED_CLASSES = {"tiny-imagenet": (500,) * 200}
@@ -60,7 +67,41 @@ def on_disk(files: Files) -> Stock:
         samples=len(files.train),
         classes=tuple(classes[c] for c in range(len(files.classes))) if classes else (),
         groups=tuple(groups[g] for g in range(len(files.groups))),
+        test=len(files.test),
     )
+
+
+def client_sizes(config: TrainConfig, stock: Stock) -> Sequence[int] | None:
+    """Return the samples of each client under the configuration's seed, before validation.
+
+    None if the clients are too many, or if that would take too long.
+
+    Raises:
+        ValueError: no partition can be made.
+
+    """
+    if config.centralized:
+        return [stock.samples]
+    if config.partition == "natural":
+        return stock.groups
+    from trainers import partition
+
+    if config.clients is None or config.clients > MOST_CLIENTS:
+        return None
+    if config.partition == "dirichlet-class":
+        assert config.alpha is not None
+        assert config.min_samples is not None
+        most = MOST_FOR_ONE / (NUMBERS_PER_CLASS + config.clients)
+        counts, _ = partition.class_shares(
+            stock.classes, config.clients, config.alpha, config.min_samples, config.seed, most
+        )
+        return None if counts is None else [int(size) for size in counts.sum(1)]
+    if config.partition == "shards":
+        assert config.shards_per_client is not None
+        return partition.shard_sizes(
+            stock.samples, config.clients, config.shards_per_client, config.seed
+        )
+    return partition.even_sizes(stock.samples, config.clients)
 
 
 @dataclass

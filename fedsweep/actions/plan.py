@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
+from fedsweep.actions.explain import KeyFacts, explain
 from fedsweep.errors import RequestError
 from fedsweep.execution import sizes
 from fedsweep.execution.data import holdings, look_at_data
-from fedsweep.plan import SweepSpec, Trials, most_forks, own_rounds, read_plan
+from fedsweep.execution.data_facts import DataFacts, data_facts
+from fedsweep.plan import SweepSpec, Trials, most_forks, own_rounds, read_document, read_plan
 from fedsweep.store import arms, file_index, planning, progress, sweep_rows, trust
 from fedsweep.store.artifacts import parse
 from fedsweep.store.dialects import sqlite_file
@@ -43,6 +46,10 @@ class PlanRead:
     """True if a data set was not on this machine, so that its content is not pinned."""
     artifacts: str | None
     """The place for the sweep's files in the spelling of the database; None if none is named."""
+    data: Sequence[DataFacts]
+    """The data sets whose samples are known."""
+    keys: Sequence[KeyFacts]
+    """All keys, with their values."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class PartitionFigure:
 
 
 def read(
-    file: Path,
+    source: Path | Mapping[str, Any],
     settings: Sequence[str],
     permit: Callable[[int], None],
     *,
@@ -113,7 +120,7 @@ def read(
     artifacts: str | None = None,
     figure: Path | None = None,
 ) -> PlanRead:
-    """Read a plan file, and check it with the data sets that are on this machine.
+    """Read a plan file or a plan as a dictionary, and check it with this machine's data sets.
 
     `permit` is called with the number of points before they are built, and may raise. Without
     `share`, trials do not share their first rounds. `figure` is the file of the partition's figure.
@@ -123,13 +130,18 @@ def read(
         RequestError: `artifacts` or `figure` cannot be used.
 
     """
-    sweep = read_plan(file, settings, permit)
+    file = source if isinstance(source, Path) else None
+    if isinstance(source, Path):
+        sweep = read_plan(source, settings, permit)
+    else:
+        sweep = read_document(source, settings, permit)
     place = None if artifacts is None else parse(artifacts)
     if figure is not None:
         _check_figure(figure, url)
     notes: list[str] = []
-    sweep, is_unseen = look_at_data(sweep, data, file, notes.append)
-    return PlanRead(sweep if share else sweep.alone(), notes, is_unseen, place)
+    sweep, is_unseen, stocks = look_at_data(sweep, data, file, notes.append)
+    facts, keys = data_facts(sweep, stocks), explain(sweep, settings)
+    return PlanRead(sweep if share else sweep.alone(), notes, is_unseen, place, facts, keys)
 
 
 def _check_figure(path: Path, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Check the options of a worker before it begins."""
+"""The options of a worker, checked before it begins, and the texts about its trials."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsweep import worker
-from fedsweep.errors import DeviceError, MachineError, RequestError
+from fedsweep.errors import DeviceError, MachineError, RequestError, visible
 from fedsweep.execution.device import ENGINES, devices
 from fedsweep.notify import webhook
 from fedsweep.store import places, trust
+from fedsweep.store.progress import SweepProgress
+from fedsweep.words import duration
+from fedsweep.worker import WorkStatus
 
 
 def options(
@@ -104,3 +107,43 @@ def _approved(artifacts: Sequence[str], variable: str | None) -> tuple[str, ...]
         except RequestError as error:
             raise RequestError(str(error).replace("--artifacts", trust.VARIABLE)) from error
     return tuple(approved)
+
+
+def ended_line(view: WorkStatus) -> str:
+    """Return the line about an ended attempt: its trial, its end, and the time left."""
+    ended = view.ended
+    assert ended is not None
+    outcome = str(ended.outcome) if ended.outcome else "lost"
+    result = ""
+    if ended.last is not None:
+        at = f" at round {ended.last.round}" if outcome != "finished" else ""
+        if ended.last.test_accuracy is not None:
+            result = f" {ended.last.test_accuracy:.2%}{at}"
+        else:
+            result = at
+    what = description(ended.claim.config)
+    done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
+    left = f"  [{done}/{total}, {duration(seconds_left(view, view.progress))} left]"
+    end = f"{outcome}{result} in {duration(ended.seconds)}"
+    if ended.again is not None:
+        end = f"{outcome}{result}, again in {duration(ended.again)}"
+    end += f" ({ended.error})" if ended.error else ""
+    return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
+
+
+def seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | None:
+    """Return the seconds until these sweeps end, with all slots that run now; None if unknown."""
+    each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
+    if any(seconds is None for seconds in each):
+        return None
+    open_slots = sum(not slot.closed for slot in view.slots)
+    slots = max(1, open_slots, sum(p.running for p in view.progress))
+    return sum(seconds or 0.0 for seconds in each) / slots
+
+
+def description(config: object) -> str:
+    """Return a few words about a trial's configuration."""
+    from fedsweep.report.labels import describe
+
+    assert isinstance(config, dict)
+    return describe(config)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, data_folder, open_store, read_existing_store, url
+from fedsweep.cli.arguments import Data, Db, open_store, read_existing_store, url
 from fedsweep.cli.console import counted, duration, size
 from fedsweep.errors import RequestError
 from fedsweep.files import stdout_kept_for
+from fedsweep.settings import data_folder
 
 if TYPE_CHECKING:
-    from fedsweep.actions.plan import Added, PlanForecast
+    from fedsweep.actions.explain import KeyFacts
+    from fedsweep.actions.plan import Added, PlanForecast, PlanRead
+    from fedsweep.execution.data_facts import DataFacts
     from fedsweep.plan import SweepSpec
     from fedsweep.store.planning import Planned
 
@@ -64,6 +68,10 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print each key with its value, and who has chosen it."),
+    ] = False,
     show_partition: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +108,7 @@ def plan(
                 _print_added(read.sweep, added, read.artifacts)
         for note in read.notes:
             print(f"  {note}")
+        _print_decisions(read, every_key=explain)
         if read.is_data_unseen:
             print(
                 "note: the data are not on this machine, so their content is not part of the "
@@ -185,6 +194,82 @@ def _print_changes(sweep: SweepSpec, planned: Planned) -> None:
         print(f"    {line}")
     if planned.dropped:
         print(f"  {counted(planned.dropped, 'trial')} of the earlier plan stay in the sweep")
+
+
+def _print_decisions(read: PlanRead, *, every_key: bool) -> None:
+    """Print the data and the clients, and the defaults that change numbers, or every key."""
+    for data in read.data:
+        for line in _data_lines(data):
+            print(f"  {line}")
+    if every_key:
+        _print_keys(read.keys)
+    elif silent := [key for key in read.keys if key.silent]:
+        from fedsweep.cli.console import console
+
+        defaults = ", ".join(f"{key.name} = {_values(key)}" for key in silent)
+        text = f"defaults that change the numbers (all keys: --explain): {defaults}"
+        print(
+            textwrap.fill(
+                text,
+                console().width,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+
+
+def _data_lines(data: DataFacts) -> Iterator[str]:
+    images = f"{data.training:,} training"
+    images += f" and {data.test:,} test images" if data.test else " images"
+    classes = f", {data.classes:,} classes" if data.classes else ""
+    always, never = all(data.augmented), not any(data.augmented)
+    cropped = "cropped and flipped at random" + ("" if always else " in some trials")
+    yield f"{data.name}: {images}{classes}, {'not augmented' if never else cropped}"
+    for clients in data.clients:
+        if clients.count == 1:
+            yield f"  {clients.how}: all {clients.most:,} training samples"
+            continue
+        samples = f"{clients.least:,} to {clients.most:,} samples, median {clients.median:,.0f}"
+        if clients.least == clients.most:
+            samples = f"{clients.most:,} samples each"
+        yield f"  {clients.how}: {counted(clients.count, 'client')} with {samples}"
+    if data.left_out:
+        yield f"  and {counted(data.left_out, 'further partition')}"
+
+
+def _print_keys(keys: Sequence[KeyFacts]) -> None:
+    """Print a table of the keys that have a meaning in this plan, and name the others."""
+    from fedsweep.cli.console import console
+    from fedsweep.report.fit import Column, Grid
+
+    used = [key for key in keys if key.values]
+    rows = [
+        [key.name, _values(key), "plan" if key.given else "default", _effect(key)] for key in used
+    ]
+    columns = [
+        Column("key", left=True),
+        Column("value", left=True),
+        Column("chosen", left=True),
+        Column("changes", left=True),
+    ]
+    console().print(Grid(columns, rows).table(console().width))
+    unused = [key.name for key in keys if not key.values]
+    if unused:
+        print(f"  without a meaning in this plan: {', '.join(unused)}")
+
+
+def _effect(key: KeyFacts) -> str:
+    return "numbers" if key.changes_numbers else "only what is measured or kept"
+
+
+def _values(key: KeyFacts) -> str:
+    from fedsweep.actions.explain import MOST_VALUES
+
+    listed = ", ".join(key.values[:MOST_VALUES])
+    more = len(key.values) - MOST_VALUES
+    return f"{listed}, and {more:,} more" if more > 0 else listed
 
 
 def _print_forecast(sweep: SweepSpec, forecast: PlanForecast) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsweep import output
-from fedsweep.cli.arguments import BYTE_ORDER_MARK, Db, read_store
+from fedsweep.cli.arguments import Db, read_store
 from fedsweep.cli.console import console
 from fedsweep.errors import RequestError, visible
+from fedsweep.settings import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from fedsweep.store.sql.ask import Answer

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from fedsweep import output
-from fedsweep.cli.arguments import Data, Db, data_folder, read_store
+from fedsweep.cli.arguments import Data, Db, read_store
 from fedsweep.cli.console import console, counted, duration
 from fedsweep.cli.trial import Trial
+from fedsweep.settings import data_folder
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress without a terminal, so that a log stays short."""

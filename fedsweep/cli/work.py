@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsweep.cli.arguments import Data, Db, Sweep, as_given, data_folder, setting, url
+from fedsweep.cli.arguments import Data, Db, Sweep, as_given, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.errors import visible
+from fedsweep.settings import data_folder, setting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -161,13 +161,15 @@ def _screen() -> Iterator[Callable[[WorkStatus], None]]:
     from rich.live import Live
     from rich.text import Text
 
+    from fedsweep.actions.work import ended_line
+
     with Live(console=console(), auto_refresh=False, transient=True) as live:
         drawn = 0.0
 
         def show(view: WorkStatus) -> None:
             nonlocal drawn
             if view.ended is not None:
-                live.console.print(Text(_ended(view)))
+                live.console.print(Text(ended_line(view)))
             if view.ended is not None or time.monotonic() - drawn >= 0.25:
                 live.update(_frame(view), refresh=True)
                 drawn = time.monotonic()
@@ -176,48 +178,10 @@ def _screen() -> Iterator[Callable[[WorkStatus], None]]:
 
 
 def _plain(view: WorkStatus) -> None:
+    from fedsweep.actions.work import ended_line
+
     if view.ended is not None:
-        print(_ended(view), flush=True)
-
-
-def _ended(view: WorkStatus) -> str:
-    ended = view.ended
-    assert ended is not None
-    outcome = str(ended.outcome) if ended.outcome else "lost"
-    result = ""
-    if ended.last is not None:
-        at = f" at round {ended.last.round}" if outcome != "finished" else ""
-        if ended.last.test_accuracy is not None:
-            result = f" {ended.last.test_accuracy:.2%}{at}"
-        else:
-            result = at
-    description = _description(ended.claim.config)
-    done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
-    left = f"  [{done}/{total}, {duration(_seconds_left(view, view.progress))} left]"
-    end = f"{outcome}{result} in {duration(ended.seconds)}"
-    if ended.again is not None:
-        end = f"{outcome}{result}, again in {duration(ended.again)}"
-    end += f" ({ended.error})" if ended.error else ""
-    return visible(
-        f"{ended.claim.trial_id[:8]} {description}: {end}{left if view.progress else ''}"
-    )
-
-
-def _seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | None:
-    """Return the seconds until these sweeps end, with all slots that run now; None if unknown."""
-    each = [p.seconds_left if p.queued + p.running else 0.0 for p in progress]
-    if any(seconds is None for seconds in each):
-        return None
-    open_slots = sum(not slot.closed for slot in view.slots)
-    slots = max(1, open_slots, sum(p.running for p in view.progress))
-    return sum(seconds or 0.0 for seconds in each) / slots
-
-
-def _description(config: object) -> str:
-    from fedsweep.report.labels import describe
-
-    assert isinstance(config, dict)
-    return describe(config)
+        print(ended_line(view), flush=True)
 
 
 def _frame(view: WorkStatus) -> RenderableType:
@@ -249,11 +213,13 @@ def _standing(view: WorkStatus, progress: SweepProgress) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from fedsweep.actions.work import seconds_left
+
     texts = [
         f"{progress.done}/{progress.trials} trials",
         f"{progress.failed} failed" if progress.failed else "",
         f"searching {counted(progress.searching, 'arm')}" if progress.searching else "",
-        f"{duration(_seconds_left(view, [progress]))} left",
+        f"{duration(seconds_left(view, [progress]))} left",
     ]
     texts = [text for text in texts if text]
     between = 2 * (len(texts) + 1)
@@ -270,6 +236,8 @@ def _standing(view: WorkStatus, progress: SweepProgress) -> RenderableType:
 
 
 def _slot_row(slot: Slot) -> list[str]:
+    from fedsweep.actions.work import description
+
     head = [str(slot.number), slot.device]
     if slot.claim is None:
         return [*head, "–", "waiting", "", "", ""]
@@ -279,7 +247,7 @@ def _slot_row(slot: Slot) -> list[str]:
     return [
         *head,
         slot.claim.trial_id[:8],
-        _description(config),
+        description(config),
         f"{last.round if last else slot.claim.final_round}/{config['rounds']}",
         f"{accuracy:.2%}" if accuracy is not None else "–",
         f"{rate:.3g}" if rate else "–",

@@ -91,11 +91,12 @@ def look_at_data(
     root: Path | None,
     file: Path | None = None,
     report: Callable[[str], object] = log.info,
-) -> tuple[SweepSpec, bool]:
+) -> tuple[SweepSpec, bool, dict[str, precheck.Stock]]:
     """Check the data sets of a sweep, and pin the fingerprints of those on disk.
 
-    Returns the sweep with the fingerprints, and True if a data set could not be checked. `file` is
-    the plan's file, for messages. `report` is called with each note about the data.
+    Returns the sweep with the fingerprints, True if a data set could not be checked, and the
+    samples of the others. `file` is the plan's file, for messages. `report` is called with each
+    note about the data.
 
     Raises:
         PlanError: the folder is missing or empty, or the samples cannot be split as planned.
@@ -137,7 +138,7 @@ def look_at_data(
         if stock is not None:
             stocks[dataset] = stock
     _check_partitions(sweep, stocks, file)
-    return sweep, unseen
+    return sweep, unseen, stocks
 
 
 def _check_partitions(

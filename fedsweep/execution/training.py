@@ -46,8 +46,10 @@ def provenance_of(
     return provenance(processor, place.device, memory, more, packed=place.packed)
 
 
-def train_again(config: TrainConfig, place: Place, fingerprint: str) -> Iterator[Round]:
-    """Train a trial from round 1 on the data of this fingerprint, and yield its rounds.
+def train_again(
+    config: TrainConfig, place: Place, fingerprint: str | None = None
+) -> Iterator[Round]:
+    """Train a trial from round 1 and yield its rounds. The data must have the fingerprint, if any.
 
     Nothing is stored.
 

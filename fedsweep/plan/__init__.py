@@ -4,7 +4,7 @@ from fedsweep.plan.arms import ArmSpec, SearchSpec
 from fedsweep.plan.holdings import Holdings
 from fedsweep.plan.identity import content_hash, fork_round
 from fedsweep.plan.packed import Trials
-from fedsweep.plan.read import read_plan
+from fedsweep.plan.read import read_document, read_plan
 from fedsweep.plan.sweep import Budget, SweepSpec, pinned
 from fedsweep.plan.trials import TrialSpec, check_recipe, more_measured
 from fedsweep.plan.trunks import most_forks, own_rounds
@@ -31,5 +31,6 @@ __all__ = [
     "most_forks",
     "own_rounds",
     "pinned",
+    "read_document",
     "read_plan",
 ]

@@ -83,6 +83,16 @@ class Trials(Sequence[TrialSpec]):
                 yield self._config(row)
 
     @property
+    def values(self) -> dict[str, list[Any]]:
+        """The values of each field but the seed, each once, in the order of the trials."""
+        found: dict[str, list[Any]] = {}
+        for n, names in enumerate(_groups()):
+            groups = dict.fromkeys(map(operator.itemgetter(4 + n), self._rows))
+            for place, name in enumerate(names, 1):
+                found[name] = list(dict.fromkeys(group[place] for group in groups))
+        return found
+
+    @property
     def rounds(self) -> int:
         """The rounds of all trials, counted as if they shared none."""
         return sum(itertools.starmap(int, map(_reading("rounds"), self._rows)))

@@ -66,10 +66,40 @@ def read_plan(
         syntax = isinstance(error, tomllib.TOMLDecodeError)
         reason = str(error) if syntax else "a value is too large"
         raise PlanError(f"{path} is not valid TOML: {reason}") from error
+    return _sweep(str(path), document, text, overrides, permit)
+
+
+def read_document(
+    document: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    permit: Permit = lambda _points: None,
+) -> SweepSpec:
+    """Read a plan that is a dictionary, with the tables and keys of a plan file.
+
+    Raises:
+        PlanError: one sentence with the key and, where there is one, the right spelling.
+
+    """
+    from fedsweep.plan.toml_text import NoToml, toml_text
+
+    try:
+        text = toml_text(document)
+    except NoToml as error:
+        raise PlanError(f"{IN_PYTHON}: {error}") from error
+    return _sweep(IN_PYTHON, tomllib.loads(text), text, overrides, permit)
+
+
+IN_PYTHON = "the plan"
+"""The name of a plan that is no file, in messages."""
+
+
+def _sweep(
+    file: str, document: Mapping[str, Any], text: str, overrides: Sequence[str], permit: Permit
+) -> SweepSpec:
     fixed = dict(_override(text) for text in overrides)
     if overrides:
         text += "".join(f"\n# --set {text}" for text in overrides) + "\n"
-    return _Reader(str(path), fixed, permit).sweep(document, text)
+    return _Reader(file, fixed, permit).sweep(document, text)
 
 
 def _override(text: str) -> tuple[str, Any]:

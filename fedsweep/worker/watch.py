@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,8 @@ def work(options: WorkOptions, show: Show) -> Tally:
                     return watch.run()
                 except SQLAlchemyError as error:
                     raise StoreError(sentence(error)) from error
+                finally:
+                    watch.engine.dispose()
     except MachineError as error:
         note_stop(options.url, ", ".join(options.devices), str(error))
         raise
@@ -212,8 +215,11 @@ class _Watch:
         """Stop after the round at SIGTERM or Ctrl-C. The second signal drops the round.
 
         A terminal that hangs up also stops the run after the round, unless `nohup` ignores its
-        signal.
+        signal. Python lets only the main thread handle signals: in another one, none is handled.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def stop(_signal: int, _frame: object) -> None:
             self.hurry = self.asked_to_stop is not None
@@ -254,7 +260,7 @@ class _Watch:
         process.handle = self.context.Process(target=run_slots, args=(orders,), name=name)
         # Ctrl-C and a hang-up reach the whole process group of the terminal. The child must not
         # get the signal before it has set its handlers.
-        with children.safe_path():  # `block` may start a process, too
+        with children.safe_path(), children.without_main():  # `block` may start a process, too
             before = interrupt.block(signal.SIGINT, signal.SIGHUP)
             try:
                 process.handle.start()

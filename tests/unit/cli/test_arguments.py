@@ -9,8 +9,9 @@ import pytest
 from rich.console import Group
 
 from fedsweep.cli import console
-from fedsweep.cli.arguments import as_given, data_folder, setting, url
+from fedsweep.cli.arguments import as_given, url
 from fedsweep.errors import StoreUnreachable
+from fedsweep.settings import data_folder, setting
 from tests.acceptance.command import at_once
 
 

@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep import output
+from fedsweep.actions.work import ended_line
 from fedsweep.cli import work
 from fedsweep.cli.console import console
 from fedsweep.errors import OutputLost, ReaderGone
@@ -438,7 +439,7 @@ def test_an_end_is_shown_when_the_progress_counts_it(store_url: str, tiny: Path)
     watch.slots.clear()
     watch.run()
     (view,) = [view for view in shown if view.ended]
-    assert work._ended(view).endswith("[6/6, 0s left]")
+    assert ended_line(view).endswith("[6/6, 0s left]")
     watch.engine.dispose()
     watch.boxes.cleanup()
     store.dispose()

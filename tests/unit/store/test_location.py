@@ -9,8 +9,9 @@ from urllib.parse import unquote
 import pytest
 from sqlalchemy.engine import make_url
 
-from fedsweep.cli.arguments import data_folder, url
+from fedsweep.cli.arguments import url
 from fedsweep.errors import RequestError
+from fedsweep.settings import data_folder
 from fedsweep.store.artifacts import folder_of
 from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.engine import parse_url
