@@ -107,7 +107,7 @@ def test_hbn_s_gradient_is_that_of_its_formula() -> None:
 
 
 def test_hbn_s_running_statistics_are_those_of_bn() -> None:
-    """Torch's own, with the unbiased variance, whatever is mixed."""
+    """Torch's own, with the unbiased variance. The mixture does not change them."""
     layer, plain = HybridBatchNorm(3).double(), torch.nn.BatchNorm2d(3).double()
     layer.begin_round()
     for seed in range(3):
