@@ -197,13 +197,15 @@ class HybridBatchNorm(BatchNorm, NormLayer):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
+        if self.constants is None:  # a layer that is used alone
+            self.begin_round()
+        assert self.constants is not None
         exact = x.to(self.running_mean.dtype)
         mean, variance = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
         with torch.no_grad():  # as torch's BN, with the unbiased variance
             count = x.numel() / x.shape[1]
             self.running_mean.mul_(1 - EMA).add_(mean, alpha=EMA)
             self.running_var.mul_(1 - EMA).add_(variance * (count / (count - 1)), alpha=EMA)
-        assert self.constants is not None  # `begin_round` was called
         part = self.mix.sigmoid()
         mean = (1 - part) * self.constants[0] + part * mean
         variance = (1 - part) * self.constants[1] + part * variance
