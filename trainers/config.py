@@ -327,7 +327,7 @@ def _used_by_algorithm(key: str) -> Callable[[Given], bool]:
 
 
 def _adapts(c: Given) -> bool:
-    return c["optimizer"] != "sgd"
+    return bool(c["optimizer"] != "sgd")
 
 
 USED_WHEN: dict[str, Callable[[Given], bool]] = {

@@ -264,10 +264,10 @@ class LocalTraining:
 
     @torch.no_grad()
     def descend(self, trained: int, lr: float | Tensor) -> None:
-        """Clip the local gradient, add the weight decay, and step along the first `trained`.
+        """Clip the local gradient, let the algorithm correct it, add the weight decay, step along
+        the first `trained`, and let the algorithm correct the step.
 
-        The algorithm may correct the gradient after that, and then the step. A learning rate that
-        is a tensor may change between two replays of a graph.
+        A learning rate that is a tensor may change between two replays of a graph.
         """
         config, vector = self.config, self.vector
         if self.rows and config.agc_clip:
@@ -276,12 +276,12 @@ class LocalTraining:
             # Of what is trained: parameters at rest would be zeros in another sum.
             norm = torch.nn.utils.get_total_norm(vector.slopes)
             vector.gradient.mul_(torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0))
-        decayed = trained if config.decay_norm else vector.weights_end
-        if config.weight_decay > 0 and config.optimizer != "adamw":
-            vector.gradient[:decayed].add_(vector.values[:decayed], alpha=config.weight_decay)
         end = min(trained, self.averaged)
         if self.corrects_gradient:
             self.algorithm.correct_gradient(vector.gradient[:end], vector.values[:end])
+        decayed = trained if config.decay_norm else vector.weights_end
+        if config.weight_decay > 0 and config.optimizer != "adamw":
+            vector.gradient[:decayed].add_(vector.values[:decayed], alpha=config.weight_decay)
         values, gradient = vector.values[:trained], vector.gradient[:trained]
         if self.adam is None:
             move(values, self.momentum.direction(gradient), lr)

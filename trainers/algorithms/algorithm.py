@@ -4,8 +4,9 @@ A round t of a cohort S_t, with the server's averaged parameters x:
 
 1. `begin_round`.
 2. For each client m of S_t: `begin_client`; K local steps; `end_client`. A local step computes the
-   gradient g of the loss, clips it, and adds the weight decay. Then `correct_gradient` may change
-   g, the optimizer steps along it, and `correct_step` may move the parameters once more.
+   gradient g of the loss and clips it. Then `correct_gradient` may change g, which is not clipped
+   again. The optimizer adds the weight decay and steps. Then `correct_step` may move the
+   parameters once more.
 3. `step`, with the average a = sum over m of (n_m / N) x_m of the cohort's parameters.
 
 All of them see only the parameters that are trained in the round and averaged: [weights | scales
@@ -55,15 +56,22 @@ class Algorithm:
         """Begin with the server's averaged parameters x [P].
 
         This tensor always holds the current x. It changes in `step` alone.
-
-        Raises:
-            ValueError: the algorithm cannot train this configuration; the message says why.
-
         """
         self.config = config
         self.server = server
         self._server_vectors: dict[str, Tensor] = {}
         self._client_vectors: list[ClientState] = []
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Refuse a configuration before its data are used. The trial then fails as `bad_data`.
+
+        A key of another algorithm, such as `server_lr`, is None if a plan does not give it.
+
+        Raises:
+            ValueError: the algorithm cannot train this configuration; the message says why.
+
+        """
 
     def server_vector(self, name: str, value: float = 0.0) -> Tensor:
         """Return a vector [P] of the server, filled with a value. Snapshots save it."""

@@ -1,8 +1,8 @@
 """FedProx (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020).
 
 A client minimizes h(w) = F_m(w) + mu/2 |w - w^t|^2, with w^t the server's parameters x of round t.
-So g <- g + mu (w - w^t). The gradient of F_m is clipped and decayed before; that order is ours. The
-server is FedAvg's. With mu = 0 it is FedAvg.
+So g <- g + mu (w - w^t). The gradient of F_m is clipped before; that order is ours. The server is
+FedAvg's. With mu = 0 it is FedAvg.
 """
 
 from __future__ import annotations
