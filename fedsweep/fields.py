@@ -136,8 +136,14 @@ TIMED = _names(lambda field: field.timed)
 MEASURED = _names(lambda field: field.measured)
 """Fields outside the identity of a trial that show in its rounds."""
 
-DESCRIBED = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
+DESCRIBED = (
+    *("algorithm", "optimizer"),
+    *("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized"),
+)
 """The fields that describe a trial in a few words, in this order."""
+
+USUAL = {"algorithm": "fedavg", "optimizer": "sgd"}
+"""The values of such fields that go without saying."""
 
 
 def label(name: str) -> str:

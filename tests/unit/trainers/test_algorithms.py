@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import random
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedsweep.plan import TrialSpec
 from tests.builders import REPOSITORY
 from tests.unit.trainers.algorithms_by_hand import algorithm_by_hand
 from tests.unit.trainers.arms import small, trace
-from trainers import algorithms, fedavg
+from trainers import algorithms, fedavg, registry, seq
 from trainers.algorithms.scaffold import Scaffold
-from trainers.config import ALGORITHMS, TrainConfig
+from trainers.config import ALGORITHM, ALGORITHMS, TrainConfig
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.numerics import make_deterministic
@@ -470,8 +472,78 @@ def test_the_correction_comes_after_the_clipping(
     assert float((after - before)[0]) == pytest.approx(-1000 * chosen.lr, rel=1e-3)
 
 
-def test_ten_registered_clients_or_ten_thousand_of_scaffold(digits: Dataset) -> None:
-    """Only clients that took part have a control variate."""
+class Halfway(algorithms.Algorithm):
+    """A foreign algorithm: x <- (x + a) / 2, with a vector of its own at each client."""
+
+    def __init__(self, config: TrainConfig, server: Tensor) -> None:
+        super().__init__(config, server)
+        self.last = self.client_vectors("last")
+
+    def end_client(self, turn: algorithms.Turn, values: Tensor) -> None:
+        self.last[turn.client] = torch.zeros_like(self.server)
+        self.last[turn.client][: len(values)] = values
+
+    def step(self, server: Tensor, average: Tensor) -> None:
+        server.add_(average).div_(2)
+
+
+NOT_ONE = Halfway.step
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As if an installed package had declared it."""
+    point = EntryPoint("halfway", f"{__name__}:{name}", ALGORITHM.group)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
+    monkeypatch.setattr(registry, "_names", registry._names.__wrapped__)
+
+
+def test_another_package_s_algorithm_trains_like_ours(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It resumes, the order of clients is hidden, and its keys may be given or left out."""
+    offer(monkeypatch, "Halfway")
+    chosen = small(algorithm="halfway", server_tau=0.5)
+    assert (chosen.server_tau, chosen.server_lr) == (0.5, None)
+    whole = trace(chosen, digits)
+    state = next(fedavg.run(chosen, digits)).state()
+    assert any(name.startswith("algorithm_last.") for name in state.tensors)
+    assert trace(chosen, digits, state) == whole[1:]
+    assert trace(chosen, digits, visit=lambda m: sorted(m, reverse=True)) == whole
+    before, after = parameters(small(rounds=1), digits)
+    _, half = parameters(small(rounds=1, algorithm="halfway"), digits)
+    assert torch.equal(half, before.add(after).div(2))
+    with pytest.raises(ValueError, match="server_momentum = 0.5 does not fit halfway"):
+        small(algorithm="halfway", server_momentum=0.5)
+
+
+def test_a_wrong_offer_of_an_algorithm_is_refused(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that is no Algorithm is refused before the data are used."""
+    offer(monkeypatch, "NOT_ONE")
+    with pytest.raises(ValueError, match="offered as halfway, is no class that derives from"):
+        seq.load(small(algorithm="halfway"), None)
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [])
+    with pytest.raises(ValueError, match="install it here too"):
+        algorithms.find("halfway")
+
+
+def test_trunks_of_two_algorithms_are_not_shared() -> None:
+    """BN and FIXBN of one algorithm have one trunk."""
+
+    def trunk(normalizer: str, **changes: Any) -> str | None:
+        return TrialSpec.of(small(normalizer=normalizer, **changes)).trunk
+
+    trunks = set()
+    for name in ALGORITHMS:
+        bn = trunk("bn", algorithm=name)
+        assert bn == trunk("fixbn", freeze_round=2, algorithm=name) is not None
+        trunks.add(bn)
+    assert len(trunks | {trunk("bn", optimizer="adam")}) == len(ALGORITHMS) + 1
+
+
+def test_only_clients_that_took_part_have_a_control_variate(digits: Dataset) -> None:
+    """One of five takes part in each of two rounds."""
     chosen = small(participation=0.2, rounds=2, algorithm="scaffold")
     kept = list(fedavg.run(chosen, digits))[-1].state().tensors
     drawn = {fedavg.cohort(chosen, 5, t)[0] for t in (1, 2)}
