@@ -504,6 +504,8 @@ def test_another_package_s_algorithm_trains_like_ours(
     offer(monkeypatch, "Halfway")
     chosen = small(algorithm="halfway", server_tau=0.5)
     assert (chosen.server_tau, chosen.server_lr) == (0.5, None)
+    assert seq.uses_generator(chosen)  # its code is not known
+    assert not any(seq.uses_generator(small(algorithm=name)) for name in ALGORITHMS)
     whole = trace(chosen, digits)
     state = next(fedavg.run(chosen, digits)).state()
     assert any(name.startswith("algorithm_last.") for name in state.tensors)
