@@ -86,6 +86,17 @@ CATALOG = (
     ConfigField("keep_weights", since=2),
     ConfigField("diagnostics", since=2, timed=True, measured=True),
     ConfigField("snapshot_every", since=3),
+    ConfigField("algorithm", since=8, federated=True, timed=True),
+    ConfigField("prox_mu", since=8, symbol="μ", federated=True),
+    ConfigField("server_lr", since=8, federated=True),
+    ConfigField("server_beta1", since=8, federated=True),
+    ConfigField("server_beta2", since=8, federated=True),
+    ConfigField("server_tau", since=8, federated=True),
+    ConfigField("dyn_alpha", since=8, federated=True),
+    ConfigField("optimizer", since=8, timed=True),
+    ConfigField("adam_beta1", since=8),
+    ConfigField("adam_beta2", since=8),
+    ConfigField("adam_eps", since=8),
 )
 """Every field. Those of a schema are in the order of their columns in the views."""
 
@@ -125,8 +136,14 @@ TIMED = _names(lambda field: field.timed)
 MEASURED = _names(lambda field: field.measured)
 """Fields outside the identity of a trial that show in its rounds."""
 
-DESCRIBED = ("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized")
+DESCRIBED = (
+    *("algorithm", "optimizer"),
+    *("alpha", "local_steps", "freeze_round", "momentum", "local_epochs", "centralized"),
+)
 """The fields that describe a trial in a few words, in this order."""
+
+USUAL = {"algorithm": "fedavg", "optimizer": "sgd"}
+"""The values of such fields that go without saying."""
 
 
 def label(name: str) -> str:

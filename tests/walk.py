@@ -135,6 +135,10 @@ def load_normalizer(_name: str) -> None:
     """Need no normalizer."""
 
 
+def load_algorithm(_name: str) -> None:
+    """Need no algorithm."""
+
+
 def packages(_config: TrainConfig) -> Sequence[str]:
     return ()
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trainers.facts import CHANNELS, ON_DISK, SEGMENTATION, TRAINING_SAMPLES
+from trainers.own_algorithms import BY_NAME, KEYS
 from trainers.own_normalizers import OWN
 from trainers.registry import Registry
 from trainers.sizes import check_sizes, share
@@ -23,6 +24,12 @@ NORMALIZERS = tuple(own.name for own in OWN)
 
 NORMALIZER = Registry("normalizer", "fedsweep.normalizers", NORMALIZERS)
 """All normalizers that are installed."""
+
+ALGORITHMS = tuple(BY_NAME)
+"""Our own algorithms. `trainers.algorithms` explains each."""
+
+ALGORITHM = Registry("algorithm", "fedsweep.algorithms", ALGORITHMS)
+"""All algorithms that are installed."""
 
 
 def _integral(value: object) -> object:
@@ -48,6 +55,13 @@ Index = Annotated[int, BeforeValidator(_integral), Field(ge=0, le=LARGEST)]
 
 
 NotNegative = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+Decay = Annotated[NotNegative, Field(lt=1)]
+"""The factor of a running mean."""
 
 
 Dirichlets = ("dirichlet", "dirichlet-class")
@@ -128,11 +142,35 @@ class TrainConfig(BaseModel):
     lr_gamma: Annotated[float, Field(gt=0, le=1)] | None = 0.1
     clip_norm: NotNegative = 10.0
     """Bound on the norm of each local gradient; 0 turns it off."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The client's optimizer. Adam's state is empty at the start of every client's round, so
+    momentum is "reset" with it."""
+    adam_beta1: Decay | None = 0.9
+    """Kingma and Ba 2015, as the next two."""
+    adam_beta2: Decay | None = 0.999
+    adam_eps: Positive | None = 1e-8
     momentum: Literal["none", "reset", "local", "global"] = "reset"
     momentum_factor: Annotated[NotNegative, Field(lt=1)] | None = 0.9
+    algorithm: (
+        Annotated[str, AfterValidator(ALGORITHM.checked), Field(json_schema_extra=ALGORITHM.tell)]
+        | None
+    ) = ALGORITHMS[0]
+    """The next six are keys of algorithms. Each algorithm has its own defaults for those that it
+    uses, in `trainers.own_algorithms`."""
+    prox_mu: NotNegative | None = None
+    """mu of FedProx; 0 is FedAvg."""
+    server_lr: Positive | None = None
+    """eta of FedAdam and FedYogi, eta_g of SCAFFOLD."""
+    server_beta1: Decay | None = None
+    server_beta2: Decay | None = None
+    server_tau: Positive | None = None
+    """tau of FedAdam and FedYogi: the larger it is, the less they adapt."""
+    dyn_alpha: Positive | None = None
+    """alpha of FedDyn."""
     server_momentum: Annotated[NotNegative, Field(lt=1)] = 0.0
     """FedAvgM (Hsu et al. 2019): the server's momentum over the rounds' updates; 0 is FedAvg."""
     weight_decay: NotNegative = 0.0
+    """L2 in the gradient, or with adamw decoupled from it."""
     decay_norm: bool | None = True
     """If true, weight decay also applies to the normalizers' scale and shift."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -161,16 +199,22 @@ class TrainConfig(BaseModel):
             given = {**given, "freeze_round": None, "freeze_rule": "auto"}
         chosen = {**field_defaults(cls), **given}
         kept = dict(given)
+        if chosen["optimizer"] != "sgd" and chosen["momentum"] == "none":
+            kept["momentum"] = "reset"  # with Adam the two are one trial
         for name, used in USED_WHEN.items():
             if not used(chosen):
                 kept[name] = None
+        if kept.get("algorithm", ALGORITHMS[0]) in BY_NAME:
+            for key, value in BY_NAME[kept.get("algorithm", ALGORITHMS[0])].defaults.items():
+                if kept.get(key) is None:
+                    kept[key] = value
         return kept
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         values = self.__dict__
         for name, used in USED_WHEN.items():
-            if values[name] is None and name != "fingerprint" and used(values):
+            if values[name] is None and name not in _MAY_BE_NONE and used(values):
                 raise ValueError(_MISSING.get(name, f"{name} needs a value"))
         if self.freeze_round is not None and self.freeze_round > self.rounds:
             raise ValueError(
@@ -179,6 +223,12 @@ class TrainConfig(BaseModel):
             )
         self._check_data()
         self._check_steps()
+        self._check_optimizers()
+        if self.normalizer == "hbn" and self.algorithm not in ("fedavg", None):
+            raise ValueError(
+                f"hbn keeps a mixture with each client, which {self.algorithm} would send: choose "
+                'algorithm = "fedavg"'
+            )
         if self.gn_groups is not None:
             widths = CHANNELS[self.model]
             if any(width % self.gn_groups for width in widths):
@@ -218,6 +268,22 @@ class TrainConfig(BaseModel):
         if self.local_steps is not None and self.local_epochs is not None:
             raise ValueError("local_steps and local_epochs exclude each other: keep one")
 
+    def _check_optimizers(self) -> None:
+        if self.optimizer != "sgd" and self.momentum in ("local", "global"):
+            raise ValueError(
+                f"momentum = {self.momentum} is SGD's: {self.optimizer} begins every client's "
+                'round with an empty state: choose momentum = "reset", or optimizer = "sgd"'
+            )
+        if self.server_momentum > 0 and self.algorithm is not None:
+            own = BY_NAME.get(self.algorithm)
+            if own is None or not own.averages:
+                averaging = " or ".join(name for name, each in BY_NAME.items() if each.averages)
+                raise ValueError(
+                    f"server_momentum = {self.server_momentum:g} does not fit {self.algorithm}, "
+                    f"whose server has a step of its own: choose algorithm = {averaging}, or "
+                    "server_momentum = 0"
+                )
+
     def cohort_size(self, clients: int) -> int:
         """Return how many of this number of clients are sampled per round: max(1, floor(C*M +
         1/2)).
@@ -253,6 +319,22 @@ def _federated(c: Given) -> bool:
     return not c["centralized"]
 
 
+def _used_by_algorithm(key: str) -> Callable[[Given], bool]:
+    """Return whether the algorithm of a configuration uses a key. Another package's may use all."""
+
+    def used(c: Given) -> bool:
+        if not _federated(c) or not isinstance(c["algorithm"], str):
+            return False
+        own = BY_NAME.get(c["algorithm"])
+        return own is None or key in own.defaults
+
+    return used
+
+
+def _adapts(c: Given) -> bool:
+    return bool(c["optimizer"] != "sgd")
+
+
 USED_WHEN: dict[str, Callable[[Given], bool]] = {
     "fingerprint": lambda c: c["dataset"] in ON_DISK,
     "image_size": lambda c: c["dataset"] == "imagefolder",
@@ -274,10 +356,19 @@ USED_WHEN: dict[str, Callable[[Given], bool]] = {
     "participation": _federated,
     "lr_step": lambda c: c["lr_schedule"] == "step",
     "lr_gamma": lambda c: c["lr_schedule"] == "step",
-    "momentum_factor": lambda c: c["momentum"] != "none",
+    "algorithm": _federated,
+    **{key: _used_by_algorithm(key) for key in KEYS},
+    "adam_beta1": _adapts,
+    "adam_beta2": _adapts,
+    "adam_eps": _adapts,
+    "momentum_factor": lambda c: c["momentum"] != "none" and not _adapts(c),
     "decay_norm": lambda c: c["weight_decay"] != 0,
 }
 """When a field has a meaning; elsewhere it is None and outside the identity."""
+
+
+_MAY_BE_NONE = frozenset({"fingerprint", *KEYS})
+"""Fields that may be None although they are used: a foreign algorithm has its own defaults."""
 
 
 _MISSING = {

@@ -154,6 +154,9 @@ class Engine(Protocol):
 
         """
 
+    def load_algorithm(self, name: str) -> None:
+        """Import an algorithm of another package, with the errors of `load_normalizer`."""
+
     def packages(self, config: TrainConfig) -> Sequence[str]:
         """Return the packages, beyond those of every trial, that an attempt's record names."""
 
@@ -164,11 +167,11 @@ class Engine(Protocol):
         """
 
     def load(self, config: TrainConfig, root: Path | None) -> Data:
-        """Load a trial's data set, and check that it can be split as configured.
+        """Load a trial's data set, and check that it can be split and trained on as configured.
 
         Raises:
             BadData: it is missing, damaged, or differs from the planned fingerprint.
-            ValueError: it cannot be split.
+            ValueError: it cannot be split, or the algorithm refuses the configuration.
 
         """
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from trainers.config import TrainConfig
 
 LARGEST_FLOAT32 = float.fromhex("0x1.fffffep+127")
+LEAST_FLOAT32 = 2.0**-126
+"""The least positive number that float32 holds in full."""
+
+DIVISORS = ("adam_eps", "server_tau", "dyn_alpha")
+"""The numbers that are divided by, so that they may not become 0."""
 
 
 MOST_OF: dict[str, int] = {
@@ -29,9 +34,17 @@ def check_feasible(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and value > most:
             raise ValueError(f"{name} = {value} is too much to train with: choose {most} or less")
-    for name in ("lr", "weight_decay"):
+    if config.dtype == "float64":
+        return
+    for name in ("lr", "weight_decay", "server_lr", "prox_mu", *DIVISORS):
         value = getattr(config, name)
-        if config.dtype != "float64" and value > LARGEST_FLOAT32:
+        if value is not None and value > LARGEST_FLOAT32:
             raise ValueError(
                 f"{name} = {value:g} is more than {config.dtype} weights can hold: lower {name}"
+            )
+    for name in DIVISORS:
+        value = getattr(config, name)
+        if value is not None and value < LEAST_FLOAT32:
+            raise ValueError(
+                f"{name} = {value:g} is less than {config.dtype} weights can hold: raise {name}"
             )

@@ -3,6 +3,9 @@
 Round t: a cohort S_t of clients is drawn. Each starts from the server's state x, takes its local
 steps of clipped SGD on its own samples and returns x_m. Then x <- sum over m in S_t of
 (n_m / N) x_m, with n_m client m's training samples and N their sum over the cohort.
+
+Other algorithms change the local steps and what the server does with that average of the
+parameters (see `trainers.algorithms`). The statistics are always averaged so.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers import diagnostics, draws, measurements, models
+from trainers import algorithms, diagnostics, draws, measurements, models
+from trainers.algorithms import Turn
 from trainers.average import Average
 from trainers.client_mix import ClientMix
-from trainers.config import NORMALIZERS, TrainConfig
+from trainers.config import ALGORITHMS, NORMALIZERS, TrainConfig
 from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset, Split
 from trainers.draw_source import DrawSource
@@ -32,7 +36,7 @@ from trainers.graph import Graphs, graphs_of
 from trainers.lane_operations import Operations
 from trainers.local import LocalTraining, Trained
 from trainers.measurements import ClientScore
-from trainers.momentum import Momentum, ServerMomentum
+from trainers.momentum import Momentum
 from trainers.normalizers import (
     NormLayer,
     find,
@@ -124,6 +128,8 @@ class _Cohort:
 
     members: list[int]
     weights: list[float]
+    fractions: list[float]
+    """n_m / N, with N the samples of all clients."""
 
     def mean(self, values: Sequence[float]) -> float:
         return math.fsum(w * x for w, x in zip(self.weights, values, strict=True))
@@ -174,35 +180,46 @@ class _Federation:
         self.mix = ClientMix(config, vector, self.keeps)
         self.layers = [m for m in norm_layers(self.model) if isinstance(m, NormLayer)]
         self.momentum = Momentum(config, vector.parameters_end, self.shared, self.server)
-        self.server_momentum = ServerMomentum(
-            config.server_momentum, min(self.shared, vector.parameters_end), self.server
-        )
+        self.averaged = min(self.shared, vector.parameters_end)
+        """The end of the parameters that the server averages."""
+        # Centralized training has no algorithm: its one client's model is the average.
+        algorithm = algorithms.find(config.algorithm or ALGORITHMS[0])
+        self.algorithm = algorithm(config, self.server[: self.averaged])
         self.draws = DrawSource(sampling(config, data, self.samples), config.rounds)
         self.local = LocalTraining(
-            config, self.data, vector, self.model, self.momentum, self.draws, self.graphs
+            config,
+            self.data,
+            vector,
+            self.model,
+            self.momentum,
+            self.draws,
+            self.algorithm,
+            self.graphs,
         )
         self.stacked: StackedTraining | None = None
         if operations is not None:
             self.stacked = StackedTraining(data, self.local, operations)
         self.evaluations: dict[Split, Evaluation] = {}
         self.sums: list[float] = []
-        """The sums over the server's state, and over the cohort's own layers, after a round."""
+        """The sums of all that `changed` returns, after a round."""
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
         self.parts: list[Stateful] = [ServerState(self.server), self.own]
         self.parts += [self.mix.values, self.mix.velocities]
-        self.parts += [self.momentum, self.server_momentum]
+        self.parts += [self.momentum, self.algorithm]
         if self.auto is not None:
             self.parts.append(self.auto)
         # Centralized training has no clients.
         mixed = self.samples if config.client_accuracy and not config.centralized else []
         self.mixes = count_classes(labels, mixed, data.classes)
 
-    @property
-    def bytes_a_round(self) -> int:
-        """Bytes sent per round in each direction: the averaged state, and a global velocity."""
+    def bytes_a_round(self, vectors: int) -> int:
+        """Return the bytes sent per round in one direction: the averaged state, a global velocity,
+        and so many vectors of the algorithm.
+        """
         if self.config.centralized:
             return 0
         elements = self.vector.elements(self.shared) - len(self.mix.places)
+        elements += vectors * self.vector.elements(self.averaged)
         if self.config.momentum == "global":
             elements += self.vector.elements(self.momentum.shared) - len(self.mix.places)
         drawn = self.config.cohort_size(len(self.samples))
@@ -212,7 +229,8 @@ class _Federation:
         """Return the cohort of a round."""
         members = cohort(self.config, len(self.samples), round)
         sizes = [len(self.samples[m]) for m in members]
-        return _Cohort(members, [n / sum(sizes) for n in sizes])
+        everyone = sum(map(len, self.samples))
+        return _Cohort(members, [n / sum(sizes) for n in sizes], [n / everyone for n in sizes])
 
     def train(self, round: int, visit: Visit) -> Round:
         """Train the whole cohort; return the round without an evaluation and its seconds."""
@@ -226,7 +244,9 @@ class _Federation:
         drawn = self.drawn(round)
         deviation = self.gradient_deviation(round, drawn) if self.config.diagnostics else None
         average = Average(drawn.weights, self.server[:averaged])
-        self.momentum.begin_round(drawn.weights, min(trained, averaged))
+        end = min(trained, averaged)
+        self.momentum.begin_round(drawn.weights, end)
+        self.algorithm.begin_round(drawn.fractions, end)
         losses: dict[int, Tensor] = {}
         models: dict[int, Tensor] = {}
         for done in self.trainees(round, drawn, trained, visit):
@@ -240,7 +260,8 @@ class _Federation:
                 models[done.position] = done.values.clone()
             progress.step()
         self.momentum.end_round()
-        self.server_momentum.step(self.server, average.total, trained)
+        self.algorithm.step(self.server[:end], average.total[:end])
+        self.server[end:averaged].copy_(average.total[end:])
         self.mix.leave(self.server)
         self.end_round()
         if self.auto is not None and before is not None:
@@ -250,8 +271,8 @@ class _Federation:
             round=round,
             phase="calibrate" if self.frozen(round) else "explore",
             train_loss=drawn.mean(each),
-            bytes_up=self.bytes_a_round,
-            bytes_down=self.bytes_a_round,
+            bytes_up=self.bytes_a_round(self.algorithm.sends_up),
+            bytes_down=self.bytes_a_round(self.algorithm.sends_down),
             gradient_deviation=deviation,
             images=self.draws.round(round).starts[-1],
             state=lambda: self.state(round),
@@ -277,23 +298,33 @@ class _Federation:
         """Train one client of the cohort after another."""
         places = {client: position for position, client in enumerate(drawn.members)}
         for client in visit(drawn.members):
-            loss = self.train_client(round, client, trained)
+            turn = self.turn(round, client, places[client])
+            loss = self.train_client(round, turn, trained)
             if self.foreign:
                 self.vector.check_buffers()
             values, velocity = self.vector.values, self.momentum.velocity
-            yield Trained(places[client], client, values, velocity, loss)
+            self.algorithm.end_client(turn, values[: min(trained, self.averaged)])
+            yield Trained(turn.position, client, values, velocity, loss)
+
+    def turn(self, round: int, client: int, position: int) -> Turn:
+        """Return the part of a client in a round."""
+        steps = self.draws.sampling.steps[client]
+        return Turn(client, position, steps, self.config.lr_in(round))
 
     def fetch(self, losses: list[Tensor], drawn: _Cohort) -> tuple[list[float], list[float]]:
         """Return the losses, and the sums that `check_finite` reads, in one copy to the host."""
-        tensors = (self.server, *self.own_of(drawn))
+        tensors = self.changed(drawn)
         sums = [tensor.sum().double() for tensor in tensors]
         numbers = torch.stack([*losses, *sums]).tolist()
         return numbers[: len(losses)], numbers[len(losses) :]
 
-    def own_of(self, drawn: _Cohort) -> list[Tensor]:
-        """Return the layers that the clients of a cohort keep; nothing if all are averaged."""
+    def changed(self, drawn: _Cohort) -> list[Tensor]:
+        """Return the tensors of a round that must be finite: the server's, the layers that the
+        clients of its cohort keep, and the algorithm's.
+        """
         kept = self.own or self.mix.values
-        return [kept[m] for m in drawn.members] if kept else []
+        own = [kept[m] for m in drawn.members] if kept else []
+        return [self.server, *own, *self.algorithm.changed(drawn.members)]
 
     def frozen(self, round: int) -> bool:
         """Return whether the statistics are constants in this round."""
@@ -329,14 +360,14 @@ class _Federation:
         # would still round them.
         return trained, min(trained, self.shared) if frozen else self.shared
 
-    def train_client(self, round: int, client: int, trained: int) -> Tensor:
+    def train_client(self, round: int, turn: Turn, trained: int) -> Tensor:
         """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
-        self.load(client)
+        self.load(turn.client)
         for layer in self.layers:
             layer.begin_round()
-        self.momentum.start(client)
-        self.mix.start(client, self.momentum.velocity)
-        return self.local.train(round, client, trained)
+        self.local.start(turn)
+        self.mix.start(turn.client, self.momentum.velocity)
+        return self.local.train(round, turn.client, trained)
 
     def load(self, client: int | None = None) -> None:
         """Copy the server's model, and the client's own layers, into `vector`."""
@@ -364,7 +395,7 @@ class _Federation:
             raise Diverged(f"the training loss of round {round} is {measured.train_loss}")
         if all(map(math.isfinite, self.sums)):
             return
-        if not all(map(is_finite, (self.server, *self.own_of(self.drawn(round))))):
+        if not all(map(is_finite, self.changed(self.drawn(round)))):
             raise Diverged(f"a weight or statistic is not finite after round {round}")
 
     def gradient_deviation(self, round: int, drawn: _Cohort) -> float | None:

@@ -1,4 +1,4 @@
-"""Local training: E steps of clipped SGD that one client takes on its own samples."""
+"""Local training: E clipped steps that one client takes on its own samples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from trainers.adam import Adam
+from trainers.algorithms import Algorithm, Turn, move
 from trainers.config import TrainConfig
 from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
@@ -97,6 +99,7 @@ class LocalTraining:
         model: nn.Module,
         momentum: Momentum,
         draws: DrawSource,
+        algorithm: Algorithm,
         graphs: Graphs | None = None,
     ) -> None:
         """Prepare the clients that `draws` has. `graphs` take the steps on a GPU."""
@@ -109,6 +112,14 @@ class LocalTraining:
         self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.normalize = Normalize(data, vector.values.dtype, self.device)
         self.momentum = momentum
+        self.algorithm = algorithm
+        self.averaged = len(algorithm.server)
+        """The end of the parameters that the server averages."""
+        self.corrects_gradient = algorithm.overrides("correct_gradient")
+        self.corrects_step = algorithm.overrides("correct_step")
+        self.adam: Adam | None = None
+        if config.optimizer != "sgd":
+            self.adam = Adam(config, vector.parameters_end, vector.values)
         self.draws = draws
         self.crops = Crops(data.height, data.width, self.device)
         self.graphs = graphs
@@ -118,6 +129,13 @@ class LocalTraining:
         """The steps of a GPU, by everything that decides which operations they have."""
         self.cohort: tuple[Drawn, tuple[Tensor, ...]] | None = None
         """The latest round, and `sent` of its whole cohort."""
+
+    def start(self, turn: Turn) -> None:
+        """Prepare the optimizer and the algorithm for a client's round."""
+        self.momentum.start(turn.client)
+        if self.adam is not None:
+            self.adam.start()
+        self.algorithm.begin_client(turn)
 
     def train(self, round: int, client: int, trained: int) -> Tensor:
         """Take the local steps from what `vector` holds; returns the mean loss, a scalar."""
@@ -246,7 +264,8 @@ class LocalTraining:
 
     @torch.no_grad()
     def descend(self, trained: int, lr: float | Tensor) -> None:
-        """Clip the local gradient, add the weight decay, and step along the first `trained`.
+        """Clip the local gradient, let the algorithm correct it, add the weight decay, step along
+        the first `trained`, and let the algorithm correct the step.
 
         A learning rate that is a tensor may change between two replays of a graph.
         """
@@ -257,14 +276,19 @@ class LocalTraining:
             # Of what is trained: parameters at rest would be zeros in another sum.
             norm = torch.nn.utils.get_total_norm(vector.slopes)
             vector.gradient.mul_(torch.clamp(config.clip_norm / (norm + 1e-6), max=1.0))
-        if config.weight_decay > 0:
-            decayed = trained if config.decay_norm else vector.weights_end
+        end = min(trained, self.averaged)
+        if self.corrects_gradient:
+            self.algorithm.correct_gradient(vector.gradient[:end], vector.values[:end])
+        decayed = trained if config.decay_norm else vector.weights_end
+        if config.weight_decay > 0 and config.optimizer != "adamw":
             vector.gradient[:decayed].add_(vector.values[:decayed], alpha=config.weight_decay)
-        direction = self.momentum.direction(vector.gradient[:trained])
-        if isinstance(lr, Tensor):
-            vector.values[:trained].addcmul_(direction, lr, value=-1)
+        values, gradient = vector.values[:trained], vector.gradient[:trained]
+        if self.adam is None:
+            move(values, self.momentum.direction(gradient), lr)
         else:
-            vector.values[:trained].add_(direction, alpha=-lr)
+            self.adam.step(values, gradient, decayed, lr)
+        if self.corrects_step:
+            self.algorithm.correct_step(vector.values[:end], lr)
 
     def send(self, draws: NDArray[Any]) -> Tensor:
         """Copy indices or offsets to the device."""

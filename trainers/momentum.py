@@ -1,4 +1,4 @@
-"""SGD momentum, and the velocity v between rounds.
+"""SGD momentum at the client, and the velocity v between rounds.
 
 v <- beta v + (g + lambda w), w <- w - eta v. In torch's convention a decaying eta does not change
 v.
@@ -102,36 +102,3 @@ class Momentum:
         if self.kind == "global":
             self.server.copy_(tensors["velocity"])
         self.kept.restore(tensors)
-
-
-class ServerMomentum:
-    """FedAvgM (Hsu et al. 2019): with the cohort's average a, u <- beta u + (x - a), x <- x - u.
-
-    Of the trained parameters; statistics are averaged as they are, for a variance that overshoots
-    may turn negative. With beta = 0, x <- a.
-    """
-
-    def __init__(self, factor: float, length: int, like: Tensor) -> None:
-        self.factor = factor
-        self.update = like.new_zeros(length if factor > 0 else 0)
-
-    def step(self, server: Tensor, average: Tensor, trained: int) -> None:
-        """Move the first part of the server's state [S] to the average [A] of the cohort."""
-        end = min(trained, len(average)) if self.factor > 0 else 0
-        update = self.update[:end]
-        update.mul_(self.factor).add_(server[:end]).sub_(average[:end])
-        server[:end].sub_(update)
-        server[end : len(average)].copy_(average[end:])
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the server's velocity; nothing if there is none."""
-        return {"server_velocity": self.update} if self.factor > 0 else {}
-
-    def lengths(self) -> dict[str, int]:
-        """Return the expected length of the velocity; nothing if there is none."""
-        return {"server_velocity": len(self.update)} if self.factor > 0 else {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the velocity of a saved state."""
-        if self.factor > 0:
-            self.update.copy_(tensors["server_velocity"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -175,20 +175,21 @@ class HybridBatchNorm(BatchNorm, NormLayer):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.mix = nn.Parameter(torch.zeros(channels))
-        self.constants: tuple[Tensor, Tensor] | None = None
+        self.constants = torch.zeros(channels), torch.ones(channels)
         """The server's mean and variance in this round. They are copies, so nobody sends them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # nn.Module's
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped
+        self.constants = fn(self.constants[0]), fn(self.constants[1])
+        return self
 
     @torch.no_grad()
     def begin_round(self) -> None:
         """Take the server's statistics as the constants of this round."""
         assert self.running_mean is not None
         assert self.running_var is not None
-        if self.constants is None:
-            self.constants = self.running_mean.clone(), self.running_var.clone()
-        for constant, running in zip(
-            self.constants, (self.running_mean, self.running_var), strict=True
-        ):
-            constant.copy_(running)
+        self.constants[0].copy_(self.running_mean)
+        self.constants[1].copy_(self.running_var)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         assert self.running_mean is not None
@@ -197,9 +198,6 @@ class HybridBatchNorm(BatchNorm, NormLayer):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        if self.constants is None:  # a layer that is used alone
-            self.begin_round()
-        assert self.constants is not None
         exact = x.to(self.running_mean.dtype)
         mean, variance = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
         with torch.no_grad():  # as torch's BN, with the unbiased variance

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainers.config import NORMALIZER, TrainConfig
+from trainers.config import ALGORITHM, NORMALIZER, TrainConfig
 from trainers.registry import release
 
 
@@ -61,8 +61,8 @@ def _kernels(config: TrainConfig) -> dict[str, str]:
 
 
 def _packages(config: TrainConfig) -> dict[str, str]:
-    """Return the versions of other packages whose code builds the model, because its numbers depend
-    on them.
+    """Return the versions of other packages whose code builds or trains the model, because its
+    numbers depend on them.
     """
     versions = {}
     model = {"resnet18": "torchvision", "deeplabv3plus": "segmentation-models-pytorch"}
@@ -70,6 +70,9 @@ def _packages(config: TrainConfig) -> dict[str, str]:
         versions["model"] = f"{model[config.model]} {version(model[config.model])}"
     if (point := NORMALIZER.offered(config.normalizer)) is not None:
         versions["normalizer"] = release(point)
+    algorithm = config.algorithm
+    if algorithm is not None and (point := ALGORITHM.offered(algorithm)) is not None:
+        versions["algorithm"] = release(point)
     return versions
 
 

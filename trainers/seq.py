@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers import memory
-from trainers.config import NORMALIZER, NORMALIZERS, TrainConfig
+from trainers.config import ALGORITHM, ALGORITHMS, NORMALIZER, NORMALIZERS, TrainConfig
 from trainers.engines import Unreadable
 from trainers.progress import progress
 
@@ -82,17 +82,27 @@ def load_normalizer(name: str) -> None:
     normalizers.find(name)
 
 
+def load_algorithm(name: str) -> None:
+    """Import an algorithm of another package; see `trainers.algorithms.find`."""
+    from trainers import algorithms
+
+    algorithms.find(name)
+
+
 def packages(config: TrainConfig) -> list[str]:
-    """Return the packages of the model and of a normalizer that is not ours."""
+    """Return the packages of the model, and of a normalizer and an algorithm that are not ours."""
     names = ["segmentation-models-pytorch", "torchmetrics"]
     names = names if config.model == "deeplabv3plus" else []
-    point = NORMALIZER.offered(config.normalizer)
-    return [*names, point.dist.name] if point is not None and point.dist is not None else names
+    points = [NORMALIZER.offered(config.normalizer)]
+    points += [ALGORITHM.offered(config.algorithm)] if config.algorithm is not None else []
+    return [*names, *(point.dist.name for point in points if point is not None and point.dist)]
 
 
 def uses_generator(config: TrainConfig) -> bool:
-    """Return whether a trial draws from torch's generator: for dropout, or in foreign layers."""
-    return config.model in DROPOUT_MODELS or config.normalizer not in NORMALIZERS
+    """Return whether a trial draws from torch's generator: for dropout, or in foreign code."""
+    foreign = config.normalizer not in NORMALIZERS
+    foreign = foreign or config.algorithm not in (*ALGORITHMS, None)
+    return config.model in DROPOUT_MODELS or foreign
 
 
 def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str]:
@@ -104,15 +114,18 @@ def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str
 
 
 def load(config: TrainConfig, root: Path | None) -> Dataset:
-    """Load a trial's data set, and check that it can be split as configured.
+    """Load a trial's data set, and check that it can be split and trained on as configured.
 
     Raises:
         BadData: it is missing, damaged, or differs from the planned fingerprint.
-        ValueError: it cannot be split.
+        ValueError: it cannot be split, or the algorithm refuses the configuration.
 
     """
+    from trainers import algorithms
     from trainers.partition import partition
 
+    if config.algorithm is not None:
+        algorithms.find(config.algorithm).check(config)
     dataset = _load_for(config, root)
     partition(dataset.train.labels.numpy(), config, dataset.members)
     return dataset

@@ -20,6 +20,7 @@ from trainers.seq import (
     is_broken_device,
     is_out_of_memory,
     load,
+    load_algorithm,
     load_normalizer,
     pack,
     pack_weights,
@@ -49,6 +50,7 @@ __all__ = [
     "is_broken_device",
     "is_out_of_memory",
     "load",
+    "load_algorithm",
     "load_normalizer",
     "numerics_of",
     "pack",
@@ -77,11 +79,25 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
 
     if config.dtype not in DOTS:
         return f"{config.dtype} has no kernels for several clients"
+    if config.optimizer != "sgd":
+        return f"its kernels step by SGD, not by {config.optimizer}"
     if config.normalizer not in NORMALIZERS:
         return f"{config.normalizer} is a normalizer of another package"
     return (
-        _refused_layers(config, data) or _refused_clients(config, data) or _refused_machine(device)
+        _refused_steps(config)
+        or _refused_layers(config, data)
+        or _refused_clients(config, data)
+        or _refused_machine(device)
     )
+
+
+def _refused_steps(config: TrainConfig) -> str | None:
+    """Return which algorithm keeps clients from being stacked."""
+    from trainers.algorithms import OF_CLIENTS, find
+
+    if config.algorithm is not None and find(config.algorithm).overrides(*OF_CLIENTS):
+        return f"{config.algorithm} changes the local steps of each client"
+    return None
 
 
 def _refused_layers(config: TrainConfig, data: Dataset) -> str | None:

@@ -28,6 +28,7 @@ def lacking(
     for need in needs:
         checks[("model", need["model"]),] = partial(_missing_for_model, need, device)
         checks[("normalizer", need["normalizer"]),] = partial(missing_package, need)
+        checks[("algorithm", need["algorithm"]),] = partial(missing_package, need)
         checks[data_of(need)] = partial(missing_data, need, root)
     return [missing for check in checks.values() if (missing := check()) is not None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -12,10 +12,11 @@ from fedsweep.errors import (
 )
 from fedsweep.execution.faults import one_line
 from trainers.engines import engine_of
+from trainers.registry import Registry
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """Check that this machine has the packages of a trial's model and normalizer.
+    """Check that this machine has the packages of a trial's model, normalizer and algorithm.
 
     Raises:
         PackageMissing: a package is missing; the message names it and the remedy.
@@ -26,9 +27,14 @@ def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
 
 
 def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
-    """Return a refusal if a model's or a normalizer's package is missing, None otherwise."""
-    for field, check in (("model", missing_module), ("normalizer", _missing_normalizer)):
-        if (problem := check(need[field])) is not None:
+    """Return a refusal if a part's package is missing, None otherwise."""
+    checks: dict[str, Callable[[Any], str | None]] = {
+        "model": missing_module,
+        "normalizer": _missing_normalizer,
+        "algorithm": _missing_algorithm,
+    }
+    for field, check in checks.items():
+        if (problem := check(need.get(field))) is not None:
             return PackageMissing(problem, ((field, need[field]),))
     return None
 
@@ -47,18 +53,31 @@ def missing_module(model: str) -> str | None:
 
 def _missing_normalizer(name: str) -> str | None:
     """Return a sentence if a normalizer of another package cannot be imported here."""
-    from trainers.config import NORMALIZER, NORMALIZERS
+    from trainers.config import NORMALIZER
 
-    if name in NORMALIZERS:
+    return _missing_part(NORMALIZER, name, engine_of().load_normalizer)
+
+
+def _missing_algorithm(name: str | None) -> str | None:
+    """Return a sentence if an algorithm of another package cannot be imported here."""
+    from trainers.config import ALGORITHM
+
+    # Centralized training has none.
+    return _missing_part(ALGORITHM, name, engine_of().load_algorithm) if name else None
+
+
+def _missing_part(registry: Registry, name: str, load: Callable[[str], None]) -> str | None:
+    """Return a sentence if a part of another package cannot be imported here."""
+    if name in registry.ours:
         return None
-    if name not in NORMALIZER.names():
-        return f"normalizer {name} is offered by no package: install its own"
+    if name not in registry.names():
+        return f"{registry.key} {name} is offered by no package: install its own"
     try:
-        engine_of().load_normalizer(name)
+        load(name)
     except ValueError:  # the same on every machine: its trials fail with this error
         return None
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
-        problem = f"normalizer {name} cannot be imported ({one_line(error)})"
+        problem = f"{registry.key} {name} cannot be imported ({one_line(error)})"
         return f"{problem}: mend the installation of its package"
     return None
 
@@ -74,8 +93,13 @@ def import_error(module: str) -> str | None:
 
 def not_imported(config: Mapping[str, Any], error: ImportError) -> PackageMissing:
     """Return the refusal of a trial whose training met a failed import."""
-    from trainers.config import NORMALIZERS
+    from trainers.config import ALGORITHM, NORMALIZER
 
     problem = f"a package cannot be imported here ({one_line(error)}): mend its installation"
-    fields = ("model", "dataset") if config["normalizer"] in NORMALIZERS else ("normalizer",)
+    parts = [
+        registry
+        for registry in (NORMALIZER, ALGORITHM)
+        if registry.offered(config.get(registry.key) or "")
+    ]
+    fields = [part.key for part in parts] or ["model", "dataset"]
     return PackageMissing(problem, tuple((name, config[name]) for name in fields))

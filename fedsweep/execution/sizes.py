@@ -11,7 +11,7 @@ from fedsweep.plan import (
 
 def snapshot_bytes(configs: Iterable[TrainConfig]) -> int:
     """Return the size of the largest snapshot of these trials, in bytes, estimated."""
-    return max((_model_bytes(c) * (1 + _velocities(c)) for c in configs), default=0)
+    return max((_model_bytes(c) * (1 + _vectors(c)) for c in configs), default=0)
 
 
 def weights_bytes(configs: Iterable[TrainConfig]) -> int:
@@ -25,11 +25,16 @@ def _model_bytes(config: TrainConfig) -> int:
     return STATE_ELEMENTS[config.model] * (8 if config.dtype == "float64" else 4)
 
 
-def _velocities(config: TrainConfig) -> int:
-    """Return the number of velocity vectors in a snapshot. Each is as long as the model.
+def _vectors(config: TrainConfig) -> int:
+    """Return the number of further vectors in a snapshot. Each is as long as the model.
 
-    Local momentum has one per client, global momentum one, and server momentum one more.
+    Local momentum has one per client, global momentum one, and server momentum one more. The
+    vectors of a foreign algorithm are not known.
     """
+    from trainers.own_algorithms import BY_NAME
+
     clients = 1 if config.centralized else config.clients or 1  # a natural split is not known yet
     kept = {"local": clients, "global": 1}.get(config.momentum, 0)
-    return kept + (config.server_momentum > 0)
+    own = BY_NAME.get(config.algorithm or "")
+    of_algorithm = own.server_vectors + clients * own.client_vectors if own else 0
+    return kept + (config.server_momentum > 0) + of_algorithm

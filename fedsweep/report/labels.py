@@ -8,6 +8,7 @@ from typing import Any
 from fedsweep.fields import (
     DESCRIBED,
     UNSET,
+    USUAL,
     config_columns,
     label,
 )
@@ -45,7 +46,7 @@ def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
     parts = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
         for name in axes
-        if row.get(name) is not None and not (name in BOOLEANS and not row[name])
+        if row.get(name) not in (None, USUAL.get(name)) and not (name in BOOLEANS and not row[name])
     ]
     return " ".join([row["normalizer"], *parts, f"seed={row['seed']}"])
 

@@ -1,4 +1,8 @@
-"""A normalizer of another package, installed as its author would."""
+"""Parts of other packages, installed as their authors would.
+
+These tests take more than ten seconds, because pip builds the packages, and real processes train
+with torch.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.builders import REPOSITORY, TINY
 
+PACKAGES = ("frn_normalizer", "clipped_fedavg")
 
-def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: Path) -> None:
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the example packages, installed by one run of pip."""
+    place = tmp_path_factory.mktemp("packages") / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    sources = [str(REPOSITORY / "examples" / package) for package in PACKAGES]
+    subprocess.run([*install, str(place), *sources], check=True, env=environment())
+    return place
+
+
+def test_another_package_s_normalizer_is_planned_trained_and_reported(
+    site: Path, tmp_path: Path
+) -> None:
     """`frn` comes from examples/frn_normalizer. Its package and version are part of the numerics.
 
-    Without the package, a plan that names it is refused. The test takes more than ten seconds,
-    because pip builds the package, and real processes train with torch.
+    Without the package, a plan that names it is refused.
     """
-    place = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    source = str(REPOSITORY / "examples" / "frn_normalizer")
-    subprocess.run([*install, str(place), source], check=True, env=environment())
     plan = tmp_path / "frn.toml"
     plan.write_text(TINY.replace('["bn", "gn"]', '"frn"').replace("seed = [0, 1]", "seed = 0"))
     db = ("--db", f"sqlite:///{tmp_path}/frn.db")
 
     refused = at_once("plan", str(plan), *db, code=2).stderr
     assert 'normalizer = "frn" is none of bn, fixbn, gn' in refused
-    path = {"PYTHONPATH": str(place)}
+    path = {"PYTHONPATH": str(site)}
     assert "2 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
     work = ("work", *db, "--device", "cpu", "--until-empty")
     assert "2 trials finished, 0 failed" in fedsweep(*work, **path).stdout
@@ -39,3 +54,55 @@ def test_another_package_s_normalizer_is_planned_trained_and_reported(tmp_path: 
     )
     assert '"normalizer": "frn-normalizer 1.0"' in numerics[0]
     assert "FRN" in at_once("report", *db).stdout
+
+
+def test_another_package_s_algorithm_is_planned_trained_and_reported(
+    site: Path, tmp_path: Path
+) -> None:
+    """`clipped` comes from examples/clipped_fedavg. BN and FIXBN share a trunk with it.
+
+    A plan is refused without the package, and with server momentum, which it would not use. A
+    trial that the algorithm refuses fails as `bad_data`. A machine without the package gives its
+    trials back.
+    """
+    plan = tmp_path / "clipped.toml"
+    text = TINY.replace("alpha = 0.5", 'alpha = 0.5\nalgorithm = "clipped"')
+    plan.write_text(text.replace("seed = [0, 1]", "seed = 0"))
+    db = ("--db", f"sqlite:///{tmp_path}/clipped.db")
+
+    refused = at_once("plan", str(plan), *db, code=2).stderr
+    assert 'algorithm = "clipped" is none of fedavg, fedprox, scaffold' in refused
+    path = {"PYTHONPATH": str(site)}
+    momentum = ("--set", "server_momentum=0.9")
+    refused = fedsweep("plan", str(plan), *db, *momentum, code=2, **path).stderr
+    assert "server_momentum = 0.9 does not fit clipped" in refused
+    both = ("--set", "normalizer=gn", "--set", "name=without")
+    fedsweep("plan", str(plan), *db, *both[:2], **path)
+    lr = ("--set", "server_lr=1.0")
+    assert "3 new trials" in fedsweep("plan", str(plan), *db, *lr, **path).stdout
+
+    work = ("work", *db, "--device", "cpu", "--until-empty")
+    lacking = fedsweep(*work, code=1)
+    assert "algorithm clipped is offered by no package" in lacking.stdout + lacking.stderr
+    assert query(db[1], "SELECT DISTINCT state FROM results") == [("queued",)]
+    assert "3 trials finished, 1 failed" in fedsweep(*work, **path).stdout
+    assert query(db[1], "SELECT failure, error FROM results WHERE failure IS NOT NULL") == [
+        ("bad_data", "clipped needs a server_lr, for example server_lr = 1.0")
+    ]
+    rows = query(
+        db[1], "SELECT normalizer, algorithm, server_lr, rounds_shared FROM results "
+        "WHERE state = 'finished' ORDER BY normalizer",
+    )  # fmt: skip
+    assert sorted(row[:3] for row in rows) == [
+        ("bn", "clipped", 1.0),
+        ("fixbn", "clipped", 1.0),
+        ("gn", "clipped", 1.0),
+    ]
+    assert sum(row[3] for row in rows) == 1
+    (numerics,) = query(
+        db[1],
+        "SELECT numerics FROM attempts a JOIN trials t ON t.id = a.trial WHERE t.normalizer = 'bn'",
+    )
+    assert '"algorithm": "clipped-fedavg 1.0"' in numerics[0]
+    (trial,) = query(db[1], "SELECT trial_id FROM results WHERE normalizer = 'fixbn'")
+    assert "equal" in fedsweep("verify", trial[0], *db, **path).stdout

@@ -85,6 +85,10 @@ def test_columns_of_fields_keep_their_order() -> None:
         *("client_accuracy", "keep_weights", "diagnostics"),
     )
     assert (added_by(3), added_by(4), added_by(5)) == (("snapshot_every",), (), ("freeze_rule",))
+    assert added_by(8) == (
+        *("algorithm", "prox_mu", "server_lr", "server_beta1", "server_beta2", "server_tau"),
+        *("dyn_alpha", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"),
+    )
 
 
 def test_settings_of_a_normalizer_head_columns_in_the_order_of_normalizers() -> None:

@@ -647,6 +647,10 @@ def test_the_size_of_a_snapshot_includes_its_velocities(tiny: Path) -> None:
     assert size("momentum=local") == (1 + 4) * model
     assert size("momentum=local", "server_momentum=0.9") == (1 + 4 + 1) * model
     assert size("momentum=local", "centralized=true") == 2 * model
+    assert size("algorithm=fedadam") == (1 + 2) * model
+    assert size("algorithm=scaffold") == (1 + 1 + 4) * model
+    assert size("algorithm=feddyn", "momentum=global") == (1 + 1 + 1 + 4) * model
+    assert size("optimizer=adam") == model
     assert sizes.snapshot_bytes([]) == 0
 
 

@@ -95,6 +95,9 @@ def test_set_replaces_an_empty_axis_and_what_a_search_needs(tiny: Path) -> None:
         ("lr=fast", '--set lr = "fast" cannot be used'),
         ("rounds=0", "--set rounds = 0 cannot be used"),
         ("momentum=locl", "did you mean local?"),
+        ("algorithm=fedadm", "did you mean fedadam?"),
+        ("optimizer=rmsprop", '--set optimizer = "rmsprop" is none of sgd, adam, adamw'),
+        ("server_tau=0", "--set server_tau = 0 cannot be used"),
         ("freeze_round=4", "(--set freeze_round=4)"),
     ],
 )
@@ -116,6 +119,22 @@ def test_set_fixes_a_key_everywhere(tiny: Path) -> None:
 
 
 WRONG = [
+    ("alpha = 0.5", 'alpha = 0.5\nalgorithm = "avg"', "is none of fedavg, fedprox, scaffold"),
+    (
+        "alpha = 0.5",
+        'alpha = 0.5\nalgorithm = "feddyn"\nserver_momentum = 0.9',
+        "server_momentum = 0.9 does not fit feddyn",
+    ),
+    (
+        "alpha = 0.5",
+        'alpha = 0.5\noptimizer = "adam"\nmomentum = "local"',
+        "momentum = local is SGD's",
+    ),
+    (
+        "alpha = 0.5",
+        'alpha = 0.5\nalgorithm = "fedprox"\nprox_mu = 1e40',
+        "prox_mu = 1e+40 is more than float32 weights can hold",
+    ),
     (
         "lr = 0.05",
         "lrr = 0.05",

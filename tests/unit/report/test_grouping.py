@@ -192,6 +192,19 @@ def test_a_centralized_trial_has_a_row_of_its_own() -> None:
     assert texts == ["bn α=0.1 E=5 momentum=reset seed=0", "bn E=5 momentum=reset central seed=0"]
 
 
+def test_a_trial_is_described_by_an_unusual_algorithm_and_optimizer() -> None:
+    """FedAvg and SGD go without saying, and are an axis if they vary."""
+    rows = [
+        trial("bn", 0, 0.5, algorithm="fedavg", optimizer="sgd"),
+        trial("bn", 0, 0.7, algorithm="scaffold", server_lr=1.0, optimizer="adam"),
+    ]
+    assert [describe(row) for row in rows] == [
+        "bn α=0.1 E=5 momentum=reset seed=0",
+        "bn algorithm=scaffold optimizer=adam α=0.1 E=5 momentum=reset seed=0",
+    ]
+    assert summarize("s", rows).axes[3:] == ("optimizer", "algorithm")
+
+
 def test_local_epochs_are_always_shown() -> None:
     """They are shown even if they do not vary, because there is no number of steps then."""
     rows = [trial("bn", 0, 0.5, local_steps=None, local_epochs=2)]

@@ -13,6 +13,8 @@ from tests.tape import Tape
 from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, ROAD, small
 from tests.unit.trainers.fake_cuda import FakeCuda
 from trainers import fedavg
+from trainers.adam import Adam
+from trainers.config import ALGORITHMS
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.graph import Graphs
@@ -45,8 +47,10 @@ def tapes(trial: Any, client: int = 0) -> list[Tape]:
         trained, _ = trial.begin(round)
         trial.load(client)
         trial.momentum.begin_round([1.0], trained)
-        trial.momentum.start(client)
+        trial.algorithm.begin_round([1.0], trained)
+        turn = trial.turn(round, client, 0)
         local = trial.local
+        local.start(turn)
         drawn = local.positions(round, client)
         local.lr.fill_(local.config.lr_in(round))
         steps = local.steps_of(drawn, trained, trial.graphs)
@@ -56,6 +60,7 @@ def tapes(trial: Any, client: int = 0) -> list[Tape]:
             with Tape() as tape:
                 steps.take()
             taped.append(tape)
+        trial.algorithm.end_client(turn, trial.vector.values[:trained])
         trial.momentum.end(client, 0, trial.momentum.velocity)
         trial.momentum.end_round()
     return taped
@@ -97,6 +102,41 @@ def test_a_step_of_every_normalizer_and_momentum_can_be_captured(
         if more:
             frozen = {**arm, "freeze_round": 0, "momentum": momentum, "dtype": dtype}
             assert_steps_can_be_captured(in_device_form(digits, **frozen))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_step_of_every_algorithm_and_optimizer_can_be_captured(
+    algorithm: str, optimizer: str, digits: Dataset
+) -> None:
+    """Adam counts its steps on the device, and control variates keep their place."""
+    changes = {"algorithm": algorithm, "optimizer": optimizer, "normalizer": "fixbn"}
+    for frozen in ({"freeze_round": 4}, {"freeze_round": 0, "freeze": "layer"}):
+        assert_steps_can_be_captured(in_device_form(digits, **changes, **frozen))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_on_a_device_is_torch_s_own_that_is_capturable(optimizer: str) -> None:
+    """Bit for bit, on gradients of any sizes; the count begins again in each round.
+
+    Torch captures on a GPU alone. Its option `differentiable` takes the same operations.
+    """
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    torch.manual_seed(0)
+    values = torch.randn(160)
+    ours = Adam(small(optimizer=optimizer, weight_decay=0.1), 160, values)
+    for lr in (torch.tensor(0.01), torch.tensor(0.03)):
+        ours.start()
+        twin = values.clone()
+        torchs = kind([twin], lr=lr, weight_decay=0.1, differentiable=True)
+        for number in range(1, 6):
+            gradient = torch.randn(160) * 10.0**-number
+            twin.grad = gradient.clone()
+            torchs.step()
+            if optimizer == "adam":
+                gradient.add_(values, alpha=0.1)
+            ours.step(values, gradient, 160, lr)
+            assert torch.equal(values, twin)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

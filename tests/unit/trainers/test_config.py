@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from fedsweep.plan import TrialSpec
 from tests.unit.trainers.arms import BASE, ROAD, config
-from trainers.config import NORMALIZERS, USED_WHEN, TrainConfig
+from trainers.config import ALGORITHMS, NORMALIZERS, USED_WHEN, TrainConfig
 from trainers.facts import STATE_ELEMENTS
+from trainers.feasible import check_feasible
 from trainers.identity import OUTSIDE_IDENTITY, canonical
 from trainers.sizes import share
 
@@ -144,12 +145,73 @@ def test_a_cell_is_a_configuration_without_its_seed() -> None:
         ({"model": "resnet18", "normalizer": "gn", "gn_groups": 3}, "does not divide"),
         ({"partition": "dirichlet-class", "min_samples": 200}, "lower clients or min_samples"),
         ({"server_momentum": 1.0}, "less than 1"),
+        ({"algorithm": "fedadm"}, "fedadm is no algorithm that is installed"),
+        ({"algorithm": "fedprox", "prox_mu": -1.0}, "greater than or equal to 0"),
+        ({"algorithm": "scaffold", "server_lr": 0.0}, "greater than 0"),
+        ({"algorithm": "fedadam", "server_beta2": 1.0}, "less than 1"),
+        ({"algorithm": "fedyogi", "server_tau": 0.0}, "greater than 0"),
+        ({"algorithm": "feddyn", "dyn_alpha": 0.0}, "greater than 0"),
+        (
+            {"algorithm": "fedadam", "server_momentum": 0.9},
+            "server_momentum = 0.9 does not fit fedadam.*algorithm = fedavg or fedprox",
+        ),
+        ({"algorithm": "scaffold", "server_momentum": 0.9}, "does not fit scaffold"),
+        ({"algorithm": "feddyn", "server_momentum": 0.9}, "does not fit feddyn"),
+        ({"optimizer": "adamax"}, "'sgd', 'adam' or 'adamw'"),
+        ({"optimizer": "adam", "adam_eps": 0.0}, "greater than 0"),
+        ({"optimizer": "adam", "momentum": "local"}, "momentum = local is SGD's: adam begins"),
+        ({"optimizer": "adamw", "momentum": "global"}, 'choose momentum = "reset"'),
     ],
 )
 def test_meaningless_values_are_refused(changes: dict[str, Any], says: str) -> None:
     """A configuration that exists can be trained."""
     with pytest.raises(ValidationError, match=says):
         config(**changes)
+
+
+def test_keys_of_another_algorithm_have_no_meaning() -> None:
+    """They are None, and outside the identity. An algorithm's own keys have its own defaults."""
+    assert config(prox_mu=1.0, server_lr=3.0, dyn_alpha=2.0, adam_eps=1.0) == config()
+    assert canonical(config(prox_mu=1.0)) == {**BASE, "seed": 0, "recipe": 1}
+    scaffold = config(algorithm="scaffold", prox_mu=1.0)
+    assert scaffold == config(algorithm="scaffold", server_lr=1.0)
+    assert (scaffold.server_lr, scaffold.prox_mu, scaffold.server_tau) == (1.0, None, None)
+    adaptive = config(algorithm="fedadam")
+    assert (adaptive.server_lr, adaptive.server_beta1) == (0.01, 0.9)
+    assert adaptive != config(algorithm="fedadam", server_lr=1.0)
+    assert TrainConfig(**adaptive.model_dump()) == adaptive
+
+
+def test_centralized_training_has_no_algorithm() -> None:
+    """It has one client, and so nothing to correct."""
+    baseline = config(centralized=True)
+    assert baseline.algorithm is None
+    assert config(centralized=True, algorithm="scaffold", server_lr=2.0) == baseline
+    assert config(centralized=True, optimizer="adam") != baseline
+
+
+def test_adam_has_no_momentum_of_its_own() -> None:
+    """Without momentum and with a reset one, it is one trial; a factor has no meaning."""
+    adam = config(optimizer="adam")
+    assert (adam.momentum, adam.momentum_factor) == ("reset", None)
+    assert config(optimizer="adam", momentum="none", momentum_factor=0.5) == adam
+    assert (adam.adam_beta1, adam.adam_beta2, adam.adam_eps) == (0.9, 0.999, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"algorithm": "fedadam", "server_lr": 1e39}, "server_lr = 1e\\+39 is more than float32"),
+        ({"algorithm": "fedadam", "server_tau": 1e-39}, "server_tau = 1e-39 is less than float32"),
+        ({"algorithm": "feddyn", "dyn_alpha": 1e-40}, "raise dyn_alpha"),
+        ({"optimizer": "adam", "adam_eps": 1e-50}, "raise adam_eps"),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_are_refused(changes: dict[str, Any], says: str) -> None:
+    """They would be 0 or infinite in every trial, and float64 holds them."""
+    with pytest.raises(ValueError, match=says):
+        check_feasible(config(**changes))
+    check_feasible(config(**changes, dtype="float64"))
 
 
 def test_shares_round_half_up() -> None:
@@ -167,7 +229,10 @@ configurations = st.fixed_dictionaries(
         "centralized": st.booleans(),
         "lr_schedule": st.sampled_from(["constant", "cosine", "step"]),
         "lr_step": st.integers(1, 9),
-        "server_momentum": st.sampled_from([0.0, 0.9]),
+        "server_momentum": st.just(0.0),
+        "algorithm": st.sampled_from(ALGORITHMS),
+        "prox_mu": st.sampled_from([None, 0.01, 1.0]),
+        "server_lr": st.sampled_from([None, 0.01, 1.0]),
         "participation": st.sampled_from([0.5, 1.0]),
         "diagnostics": st.booleans(),
         "keep_weights": st.booleans(),
@@ -177,6 +242,13 @@ configurations = st.fixed_dictionaries(
         "gn_groups": st.sampled_from([1, 2, 4]),
         "seed": st.integers(0, 10**6),
     }
+).filter(lambda values: values["normalizer"] != "hbn" or values["algorithm"] == "fedavg")
+
+
+configurations |= configurations.map(
+    lambda values: values | {"algorithm": "fedavg", "server_momentum": 0.9}
+) | configurations.map(
+    lambda values: values | {"optimizer": "adam", "momentum": "none", "adam_eps": 1e-8}
 )
 
 

@@ -13,7 +13,7 @@ from tests.benchmarks.cases import random_images
 from tests.unit.trainers.arms import ARMS, NORMALIZERS, ROAD, small
 from tests.unit.trainers.arms import measured as measured_of
 from trainers import evaluate, fedavg, memory
-from trainers.config import TrainConfig
+from trainers.config import ALGORITHMS, TrainConfig
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
 from trainers.graph import Cuda, Graphs
@@ -104,6 +104,18 @@ def test_graphs_change_no_bit_on_a_gpu(
     """Over a freeze, with a cosine schedule, and with tests of full and partial batches."""
     monkeypatch.setattr(evaluate, "LARGEST_BATCH", 50)
     assert_graphs_change_no_bit(small(**arm, validation=0.2, lr_schedule="cosine"), digits)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_graphs_change_no_bit_of_algorithms_and_optimizers_on_a_gpu(
+    algorithm: str, optimizer: str, digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over a freeze, with a cosine schedule."""
+    changes = {"normalizer": "fixbn", "freeze_round": 2, "freeze": "layer"}
+    chosen = small(algorithm=algorithm, optimizer=optimizer, lr_schedule="cosine", **changes)
+    assert_graphs_change_no_bit(chosen, digits)
     assert caplog.messages == []
 
 

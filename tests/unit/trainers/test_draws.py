@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.unit.trainers.arms import config, small
 from trainers import draws, fedavg
+from trainers.algorithms import Algorithm
 from trainers.data import datasets
 from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset
@@ -117,7 +118,8 @@ def local_training(chosen: Any, data: Dataset, parts: list[NDArray[np.int64]]) -
     source = DrawSource(sampling(chosen, data, parts), chosen.rounds)
     vector = Vector(model, torch.device("cpu"))
     momentum = Momentum(chosen, vector.end, vector.end, vector.values)
-    return LocalTraining(chosen, data, vector, model, momentum, source)
+    algorithm = Algorithm(chosen, vector.values[: vector.parameters_end])
+    return LocalTraining(chosen, data, vector, model, momentum, source, algorithm)
 
 
 @pytest.mark.parametrize("changes", [{}, {"local_steps": None, "local_epochs": 2}], ids=str)

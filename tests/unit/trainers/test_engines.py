@@ -76,6 +76,10 @@ def chosen(data: Dataset, device: str = "cuda:0", wish: str = "auto", **changes:
         ("cuda:0", {"normalizer": "fedbn"}, "with fedbn, each client keeps its own layer"),
         ("cuda:0", {"normalizer": "silobn"}, "with silobn, each client keeps its own statistics"),
         ("cuda:0", {"batch_size": 300}, "fewer than a batch"),
+        ("cuda:0", {"optimizer": "adam"}, "its kernels step by SGD, not by adam"),
+        ("cuda:0", {"algorithm": "fedprox"}, "fedprox changes the local steps of each client"),
+        ("cuda:0", {"algorithm": "scaffold"}, "scaffold changes the local steps"),
+        ("cuda:0", {"algorithm": "feddyn"}, "feddyn changes the local steps"),
     ],
 )
 def test_a_trial_that_cannot_be_stacked_is_trained_by_seq(
@@ -99,6 +103,9 @@ def test_a_trial_of_a_gpu_is_stacked_if_kernels_can_be_compiled(
         assert chosen(digits, normalizer=normalizer).engine == "stack"
     assert chosen(digits, normalizer="fixbn", freeze_round=2).engine == "stack"
     assert chosen(digits, dtype="bfloat16", wish="stack").engine == "stack"
+    for algorithm in ("fedadam", "fedyogi"):
+        assert chosen(digits, algorithm=algorithm).engine == "stack"
+    assert chosen(digits, centralized=True).engine == "stack"
     monkeypatch.setattr(compiler, "refusal", lambda _device: "Triton cannot compile")
     assert chosen(digits) == Choice("seq", "Triton cannot compile")
 

@@ -222,7 +222,7 @@ def test_a_round_is_the_weighted_mean_of_its_clients(digits: Dataset) -> None:
     wanted = torch.zeros_like(start)
     trained, _ = trial.begin(1)
     for m, n in zip(members, sizes, strict=True):
-        trial.train_client(1, m, trained)
+        trial.train_client(1, trial.turn(1, m, 0), trained)
         wanted += n / sum(sizes) * trial.vector.values
     trial.server.copy_(start)
     trial.train(1, sorted)

@@ -174,6 +174,23 @@ def test_graphs_change_no_bit_of_a_trial(
     assert_replays_are_plain_calls(config, digits, phases + 2)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"algorithm": "fedprox", "prox_mu": 0.5},
+        {"algorithm": "scaffold", "momentum": "local"},
+        {"algorithm": "feddyn", "optimizer": "adam", "lr": 0.001},
+        {"algorithm": "fedadam", "optimizer": "adamw", "lr": 0.001},
+    ],
+    ids=str,
+)
+def test_graphs_change_no_bit_of_an_algorithm(changes: dict[str, Any], digits: Dataset) -> None:
+    """Control variates and Adam's count change between two replays, on the device."""
+    frozen = {"normalizer": "fixbn", "freeze_round": 2, "freeze": "layer"}
+    config = small(**changes, **frozen, lr_schedule="cosine")
+    assert_replays_are_plain_calls(config, digits, 2)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.slow)])
 def test_graphs_change_no_bit_in_other_types(dtype: str, digits: Dataset) -> None:
     """With local epochs, and a graph for each batch size of clients with few samples."""

@@ -61,6 +61,13 @@ def test_a_stacked_trial_equals_one_of_seq_bit_for_bit(
     assert bits(trained(chosen, digits, Loop())) == bits(trained(chosen, digits, None))
 
 
+@pytest.mark.parametrize("algorithm", ["fedadam", "fedyogi"])
+def test_an_adaptive_server_is_stacked(algorithm: str, digits: Dataset) -> None:
+    """Only the server's step differs from FedAvg's."""
+    chosen = small(normalizer="fixbn", freeze_round=2, algorithm=algorithm)
+    assert bits(trained(chosen, digits, Loop())) == bits(trained(chosen, digits, None))
+
+
 def test_clients_of_unequal_epochs_rest_when_they_are_done(digits: Dataset) -> None:
     """A client takes as many steps as its samples fill batches."""
     chosen = small(local_steps=None, local_epochs=1, momentum="local")
