@@ -86,6 +86,9 @@ CATALOG = (
     ConfigField("keep_weights", since=2),
     ConfigField("diagnostics", since=2, timed=True, measured=True),
     ConfigField("snapshot_every", since=3),
+    ConfigField("pretrained", since=8, unset=True),
+    ConfigField("pretrained_hash", since=8, unset=True),
+    ConfigField("code", since=8, unset=True),
 )
 """Every field. Those of a schema are in the order of their columns in the views."""
 

@@ -134,6 +134,14 @@ def load_normalizer(_name: str) -> None:
     """Need no normalizer."""
 
 
+def load_model(_name: str) -> None:
+    """Need no model."""
+
+
+def model_elements(_name: str) -> int:
+    return 0
+
+
 def packages(_config: TrainConfig) -> Sequence[str]:
     return ()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainers.config import NORMALIZERS, TrainConfig
+from trainers.config import MODEL, NORMALIZERS, TrainConfig
 from trainers.seq import (
     MODEL_MODULES,
     MODULES,
@@ -20,7 +20,9 @@ from trainers.seq import (
     is_broken_device,
     is_out_of_memory,
     load,
+    load_model,
     load_normalizer,
+    model_elements,
     pack,
     pack_weights,
     packages,
@@ -49,7 +51,9 @@ __all__ = [
     "is_broken_device",
     "is_out_of_memory",
     "load",
+    "load_model",
     "load_normalizer",
+    "model_elements",
     "numerics_of",
     "pack",
     "pack_weights",
@@ -79,6 +83,8 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
         return f"{config.dtype} has no kernels for several clients"
     if config.normalizer not in NORMALIZERS:
         return f"{config.normalizer} is a normalizer of another package"
+    if not MODEL.has_own(config.model):
+        return f"{config.model} is a model of another package"
     return (
         _refused_layers(config, data) or _refused_clients(config, data) or _refused_machine(device)
     )

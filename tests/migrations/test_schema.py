@@ -66,6 +66,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *("priority", "held", "rounds_shared"),
         *added_by(5),
         "frozen_at",
+        *added_by(8),
     ]
     assert columns["curves"] == [
         *("trial_id", "round", "phase", "train_loss", "test_loss", "test_accuracy"),
@@ -84,6 +85,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *added_by(2),
         *added_by(3),
         *added_by(5),
+        *added_by(8),
     ]
     assert columns["ledger"] == [
         "sweep",
