@@ -313,7 +313,7 @@ def _of_others(
     # Loaded first: an import may draw too.
     offered = None if own_models.facts(config.model) else find(config.model)
     with torch.random.fork_rng(devices=[]):
-        seed = keyed(config.seed, "init", config.model).randint(2**31)
+        seed = keyed(config.seed, "init", "torch").randint(2**31)
         torch.default_generator.manual_seed(int(seed))
         if offered is None:
             architecture = config.model.removeprefix(own_models.TIMM)
