@@ -92,8 +92,8 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], made: Collection[nn.Mod
     notes = {
         f"{len(plain) - len(left_out) + len(later)} tensors are taken": True,
         f"the output layer {head} is new, because the file has none of its size": is_new_head,
-        f"left out, because the normalizer has no such tensors: {_several(left_out)}": left_out,
-        f"new, because the file has no such tensors: {_several(normalizations)}": normalizations,
+        f"left out, because the normalizer has no such tensors: {_several(sorted(left_out))}": left_out,
+        f"new, because the file has no such tensors: {_several(sorted(normalizations))}": normalizations,
         f"left out, because single clients kept them: {_several(kept)}": kept,
     }
     return Fitted(later, tuple(note for note, applies in notes.items() if applies))
