@@ -78,8 +78,8 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], made: Collection[nn.Mod
     if is_new_head:
         plain = {name: t for name, t in plain.items() if _layer(name) != head}
         targets = {name: t for name, t in targets.items() if name not in of_head}
-    left_out = [name for name in plain if name not in targets]
-    new = [name for name in targets if name not in plain]
+    left_out = sorted(plain.keys() - targets.keys())
+    new = sorted(targets.keys() - plain.keys())
     changed = {name.partition(REPARAMETRIZED)[0] for name in later}
     _refuse(left_out, norms, "the model has no {}")
     _refuse(new, norms | changed, "the file has no {}")
@@ -92,8 +92,8 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], made: Collection[nn.Mod
     notes = {
         f"{len(plain) - len(left_out) + len(later)} tensors are taken": True,
         f"the output layer {head} is new, because the file has none of its size": is_new_head,
-        f"left out, because the normalizer has no such tensors: {_several(sorted(left_out))}": left_out,
-        f"new, because the file has no such tensors: {_several(sorted(normalizations))}": normalizations,
+        f"left out, because the normalizer has no such tensors: {_several(left_out)}": left_out,
+        f"new, because the file has no such tensors: {_several(normalizations)}": normalizations,
         f"left out, because single clients kept them: {_several(kept)}": kept,
     }
     return Fitted(later, tuple(note for note, applies in notes.items() if applies))
