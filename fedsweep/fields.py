@@ -97,6 +97,9 @@ CATALOG = (
     ConfigField("adam_beta1", since=8),
     ConfigField("adam_beta2", since=8),
     ConfigField("adam_eps", since=8),
+    ConfigField("pretrained", since=8, unset=True),
+    ConfigField("pretrained_hash", since=8, unset=True),
+    ConfigField("code", since=8, unset=True),
 )
 """Every field. Those of a schema are in the order of their columns in the views."""
 

@@ -37,7 +37,10 @@ QUERY = "/sql?"
 COMMANDS = frozenset({"work", "verify", "serve", "sql"})
 """Commands of fedsweep that train, serve or run SQL in another process."""
 
-LARGE = frozenset({"resnet18", "deeplabv3plus", "model=resnet18", "model=deeplabv3plus"})
+LARGE = frozenset({
+    *("resnet18", "resnet50", "mobilenet_v2", "vit_tiny", "deeplabv3plus"),
+    *("model=resnet18", "model=deeplabv3plus"),
+})  # fmt: skip
 """Models that take a second or more for a round."""
 
 

@@ -139,6 +139,14 @@ def load_algorithm(_name: str) -> None:
     """Need no algorithm."""
 
 
+def load_model(_name: str) -> None:
+    """Need no model."""
+
+
+def model_elements(_name: str) -> int:
+    return 0
+
+
 def packages(_config: TrainConfig) -> Sequence[str]:
     return ()
 

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from trainers.facts import CHANNELS, ON_DISK, SEGMENTATION, TRAINING_SAMPLES
+from trainers import own_models
+from trainers.facts import ON_DISK, SEGMENTATION, TRAINING_SAMPLES
 from trainers.own_algorithms import BY_NAME, KEYS
 from trainers.own_normalizers import OWN
-from trainers.registry import Registry
+from trainers.registry import Registry, foreign_parts
 from trainers.sizes import check_sizes, share
 
 NORMALIZERS = tuple(own.name for own in OWN)
@@ -30,6 +31,26 @@ ALGORITHMS = tuple(BY_NAME)
 
 ALGORITHM = Registry("algorithm", "fedsweep.algorithms", ALGORITHMS)
 """All algorithms that are installed."""
+
+
+MODELS = tuple(own.name for own in own_models.OWN)
+"""Our own models. `trainers.models` explains each."""
+
+
+MODEL = Registry("model", "fedsweep.models", MODELS, own_models.TIMM)
+"""All models that are installed. Those of timm count as ours."""
+
+
+IDENTIFIED = (MODEL, ALGORITHM)
+"""The registries whose parts of other packages are identified by their code. A normalizer of
+another package is identified by its name, and its package's version is part of the numerics.
+"""
+
+
+PINNED = frozenset({"fingerprint", "code", "pretrained_hash"})
+"""Fields that `plan` sets from the files that it finds. They may be None in a trial that uses
+them.
+"""
 
 
 def _integral(value: object) -> object:
@@ -91,7 +112,14 @@ class TrainConfig(BaseModel):
     """Random crop (zero padding of an eighth of the side) and horizontal flip, of training
     batches; digits are never augmented."""
 
-    model: Literal["cnn", "resnet20", "resnet18", "deeplabv3plus"]
+    model: Annotated[str, AfterValidator(MODEL.checked), Field(json_schema_extra=MODEL.tell)]
+    pretrained: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """File of initial weights (.safetensors) in the data folder, or its absolute path."""
+    pretrained_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
+    """Content hash of that file. `plan` computes it."""
+    code: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """Package, version and hash of the code of each part that is not ours, except normalizers.
+    `plan` computes it."""
     normalizer: Annotated[
         str, AfterValidator(NORMALIZER.checked), Field(json_schema_extra=NORMALIZER.tell)
     ]
@@ -222,6 +250,7 @@ class TrainConfig(BaseModel):
                 f"(rounds = {self.rounds}): choose 0 to {self.rounds}"
             )
         self._check_data()
+        self._check_model()
         self._check_steps()
         self._check_optimizers()
         if self.normalizer == "hbn" and self.algorithm not in ("fedavg", None):
@@ -230,7 +259,8 @@ class TrainConfig(BaseModel):
                 'algorithm = "fedavg"'
             )
         if self.gn_groups is not None:
-            widths = CHANNELS[self.model]
+            own = own_models.facts(self.model)
+            widths = own.channels if own is not None else ()
             if any(width % self.gn_groups for width in widths):
                 raise ValueError(
                     f"gn_groups = {self.gn_groups} does not divide the channels of "
@@ -240,8 +270,10 @@ class TrainConfig(BaseModel):
 
     def _check_data(self) -> None:
         segments = self.dataset in SEGMENTATION
-        if segments != (self.model == "deeplabv3plus"):
-            which = "deeplabv3plus" if segments else "cnn, resnet20 or resnet18"
+        task: own_models.Task = "segmentation" if segments else "classification"
+        own = own_models.facts(self.model)
+        if own is not None and own.task != task:
+            which = own_models.names_for(task)
             raise ValueError(f"model = {self.model} does not fit {self.dataset}: choose {which}")
         if segments and self.partition not in ("natural", "iid", None):
             raise ValueError(
@@ -253,14 +285,29 @@ class TrainConfig(BaseModel):
                 f"{self.dataset} has no groups of its own for a natural partition: choose "
                 "another partition, or cityscapes or camvid"
             )
-        if self.model == "cnn" and self.image_size is not None and self.image_size < 4:
-            raise ValueError("image_size must be 4 or more for cnn, which halves it twice")
-        if self.image_height is not None and self.image_height % 16:
-            raise ValueError(
-                f"image_height = {self.image_height} is no multiple of 16, as deeplabv3plus needs"
-            )
         if self.dataset in TRAINING_SAMPLES:
             check_sizes(self, TRAINING_SAMPLES[self.dataset])
+
+    def _check_model(self) -> None:
+        own = own_models.facts(self.model)
+        if own is None:  # a worker knows it
+            return
+        if own.normalizers and self.normalizer not in own.normalizers:
+            raise ValueError(
+                f"model = {self.model} does not fit normalizer = {self.normalizer}, because "
+                f"{own.why_normalizers}: choose normalizer = {' or '.join(own.normalizers)}"
+            )
+        size = self.image_size
+        if size is not None and size < own.smallest_side:
+            raise ValueError(
+                f"image_size must be {own.smallest_side} or more for {self.model}, "
+                f"{own.why_smallest}"
+            )
+        for key, side in (("image_size", size), ("image_height", self.image_height)):
+            if side is not None and side % own.side_multiple:
+                raise ValueError(
+                    f"{key} = {side} is no multiple of {own.side_multiple}, as {self.model} needs"
+                )
 
     def _check_steps(self) -> None:
         if self.local_steps is None and self.local_epochs is None:
@@ -337,6 +384,8 @@ def _adapts(c: Given) -> bool:
 
 USED_WHEN: dict[str, Callable[[Given], bool]] = {
     "fingerprint": lambda c: c["dataset"] in ON_DISK,
+    "pretrained_hash": lambda c: c["pretrained"] is not None,
+    "code": lambda c: bool(foreign_parts(IDENTIFIED, c)),
     "image_size": lambda c: c["dataset"] == "imagefolder",
     "image_height": lambda c: c["dataset"] in SEGMENTATION,
     "augment": lambda c: c["dataset"] != "digits",
@@ -367,7 +416,7 @@ USED_WHEN: dict[str, Callable[[Given], bool]] = {
 """When a field has a meaning; elsewhere it is None and outside the identity."""
 
 
-_MAY_BE_NONE = frozenset({"fingerprint", *KEYS})
+_MAY_BE_NONE = PINNED | set(KEYS)
 """Fields that may be None although they are used: a foreign algorithm has its own defaults."""
 
 

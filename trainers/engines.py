@@ -157,6 +157,17 @@ class Engine(Protocol):
     def load_algorithm(self, name: str) -> None:
         """Import an algorithm of another package, with the errors of `load_normalizer`."""
 
+    def load_model(self, name: str) -> None:
+        """Import a model of another package, with the errors of `load_normalizer`."""
+
+    def model_elements(self, name: str) -> int | None:
+        """Return about how many elements a model's state has; None if that is not known.
+
+        Raises:
+            Exception: a model of another package cannot be imported on this machine.
+
+        """
+
     def packages(self, config: TrainConfig) -> Sequence[str]:
         """Return the packages, beyond those of every trial, that an attempt's record names."""
 
@@ -167,11 +178,12 @@ class Engine(Protocol):
         """
 
     def load(self, config: TrainConfig, root: Path | None) -> Data:
-        """Load a trial's data set, and check that it can be split and trained on as configured.
+        """Load a trial's data set and initial weights, and check that the trial fits them.
 
         Raises:
-            BadData: it is missing, damaged, or differs from the planned fingerprint.
-            ValueError: it cannot be split, or the algorithm refuses the configuration.
+            BadData: data or weights are missing, damaged, or differ from the planned ones.
+            ValueError: the data cannot be split as configured, the model does not fit them, or
+                the algorithm refuses the configuration.
 
         """
 

@@ -1,4 +1,4 @@
-"""Facts about the models and data sets that fedsweep knows."""
+"""Facts about the data sets that fedsweep knows. `trainers.own_models` has those of models."""
 
 from __future__ import annotations
 
@@ -29,21 +29,3 @@ DOWNLOADED = frozenset({"tiny-imagenet"})
 
 SEGMENTATION = frozenset({"cityscapes", "camvid"})
 """Data sets with a class for each pixel. Their images come in groups: cities, drives."""
-
-
-CHANNELS = {
-    "cnn": (32, 64),
-    "resnet20": (16, 32, 64),
-    "resnet18": (64, 128, 256, 512),
-    "deeplabv3plus": (16, 24, 32, 48, 64, 96, 144, 160, 192, 256, 320, 384, 576, 960, 1280),
-}
-"""Channels that a normalizer meets in each model."""
-
-
-STATE_ELEMENTS = {
-    "cnn": 67_000,
-    "resnet20": 274_000,
-    "resnet18": 11_200_000,
-    "deeplabv3plus": 4_420_000,
-}
-"""Elements of a model's state, about: to tell a plan's disk without building the model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainers.config import TrainConfig
+from trainers.own_models import TIMM, timm_problem
 
 LARGEST_FLOAT32 = float.fromhex("0x1.fffffep+127")
 LEAST_FLOAT32 = 2.0**-126
@@ -27,13 +28,16 @@ def check_feasible(config: TrainConfig) -> None:
     A stored trial is not checked, so that an older database still opens.
 
     Raises:
-        ValueError: a value is above the largest that can be trained with.
+        ValueError: a value is above the largest that can be trained with, or the timm that is
+            installed here has no such model.
 
     """
     for name, most in MOST_OF.items():
         value = getattr(config, name)
         if value is not None and value > most:
             raise ValueError(f"{name} = {value} is too much to train with: choose {most} or less")
+    if config.model.startswith(TIMM) and (problem := timm_problem(config.model)) is not None:
+        raise ValueError(f"model = {config.model}: {problem}")
     if config.dtype == "float64":
         return
     for name in ("lr", "weight_decay", "server_lr", "prox_mu", *DIVISORS):

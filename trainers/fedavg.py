@@ -165,7 +165,8 @@ class _Federation:
         held = held.to(device)
         self.validation = Split(self.data.train.images[held], self.data.train.labels[held])
 
-        self.model = models.build(config, data.channels, data.size, data.classes).to(device)
+        shape = data.channels, data.size, data.classes
+        self.model = models.build(config, *shape, data.pretrained).to(device)
         self.vector = vector = Vector(self.model, device)
         self.affine = norm_parameters(self.model)
         self.phase: tuple[bool, bool] | None = None

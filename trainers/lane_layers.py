@@ -240,6 +240,8 @@ def _reason(layer: nn.Module) -> str | None:
     kind = parametrize.type_before_parametrizations(layer)
     if kind not in EXCHANGED and kind not in UNCHANGED:
         return f"is a {kind.__name__}, which cannot be trained in lanes"
+    if layer._forward_hooks:  # noqa: SLF001  # torch names them nowhere else
+        return f"is a {kind.__name__} with a forward hook, which lanes do not call"
     if isinstance(layer, nn.Conv2d):
         return _reason_of_conv(layer)
     if parametrize.is_parametrized(layer):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from trainers import models
 from trainers.adam import Adam
 from trainers.algorithms import Algorithm, Turn, move
-from trainers.config import TrainConfig
+from trainers.config import MODELS, TrainConfig
 from trainers.data.batches import Crops, Normalize, crop_and_flip
 from trainers.data.dataset import VOID, Dataset
 from trainers.draw_source import DrawSource
@@ -23,7 +24,7 @@ from trainers.evaluate import by_row
 from trainers.graph import Graphs, Replay
 from trainers.keys import keyed
 from trainers.momentum import Momentum
-from trainers.normalizers import clip_rows, standardized
+from trainers.normalizers import TYPES, clip_rows, standardized
 from trainers.progress import progress
 from trainers.vector import Vector
 
@@ -109,7 +110,10 @@ class LocalTraining:
         self.model = model
         self.device = vector.values.device
         self.rows = standardized(model)
-        self.has_dropout = any(isinstance(module, _DropoutNd) for module in model.modules())
+        self.draws_by_step = models.draws(config) or any(
+            isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules()
+        )
+        """True if torch's generator decides the numbers of a step."""
         self.normalize = Normalize(data, vector.values.dtype, self.device)
         self.momentum = momentum
         self.algorithm = algorithm
@@ -180,7 +184,7 @@ class LocalTraining:
 
     def seed(self, round: int, client: int, step: int) -> None:
         """Key the dropout of the next step."""
-        if self.has_dropout:
+        if self.draws_by_step:
             draw = keyed(self.config.seed, "dropout", round, client, step)
             torch.manual_seed(int(draw.randint(2**31)))
 
@@ -248,13 +252,23 @@ class LocalTraining:
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """Dropout off: two passes are compared."""
-        dropouts = [m for m in self.model.modules() if isinstance(m, _DropoutNd) and m.training]
-        for module in dropouts:
-            module.eval()
+        """Turn dropout off, because two passes are compared.
+
+        In models that are not ours, everything but the normalization layers is in the mode of a
+        test, because other layers may drop paths or blocks.
+        """
+        is_ours = self.config.model in MODELS
+        random = [
+            module
+            for module in self.model.modules()
+            if module.training
+            and (isinstance(module, _DropoutNd) or not (is_ours or isinstance(module, TYPES)))
+        ]
+        for module in random:
+            module.training = False
         yield
-        for module in dropouts:
-            module.train()
+        for module in random:
+            module.training = True
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the model's output for images uint8 [B, H, W, C], in the type of its weights."""

@@ -1,19 +1,27 @@
-"""Models, built with any normalizer, and initial weights that depend only on the seed."""
+"""Models, built with any normalizer, and initial weights that depend only on the seed.
+
+Other packages add models as entry points of the group `fedsweep.models`: each names a `Model`.
+timm's models are `timm:NAME`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from trainers.config import TrainConfig
+from trainers import own_models, pretrained
+from trainers.config import MODEL, TrainConfig
+from trainers.exchange import Norm, check_normalized, exchange
 from trainers.keys import keyed
-from trainers.normalizers import find
-
-Norm = Callable[[int], nn.Module]
+from trainers.normalizers import TYPES, leave
+from trainers.normalizers import find as find_normalizer
 
 
 class Activation(nn.Module):
@@ -113,6 +121,46 @@ def resnet18(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
     return model
 
 
+def resnet50(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
+    """Torchvision's ResNet50 (He et al. 2016) with the stem of `resnet18`."""
+    from torchvision.models import resnet50 as torchvision_resnet50
+
+    model: nn.Module = torchvision_resnet50(num_classes=classes, norm_layer=norm)
+    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def mobilenet_v2(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
+    """Torchvision's MobileNetV2 (Sandler et al. 2018), dropout of 0.2 before the last layer.
+
+    The stem has stride 1, not 2, for small images of 32 or 64 pixels. This choice is ours, as is
+    usual for CIFAR. The other strides are the paper's.
+    """
+    from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+
+    model: nn.Module = torchvision_mobilenet_v2(num_classes=classes, norm_layer=norm)
+    stem = nn.Conv2d(channels, 32, 3, stride=1, padding=1, bias=False)
+    model.get_submodule("features.0").register_module("0", stem)
+    return model
+
+
+def vit_tiny(channels: int, size: int, classes: int, _norm: Norm) -> nn.Module:
+    """Torchvision's ViT (Dosovitskiy et al. 2021) in the size Ti of DeiT (Touvron et al. 2021).
+
+    It has 12 layers of 192 channels and 3 heads, and patches of 4x4 pixels. The patch is our choice
+    for 32 pixels. It has no BatchNorm. Its LayerNorm layers normalize each token over its channels.
+    They stay, so that the only normalizer is `ln`.
+    """
+    from torchvision.models import VisionTransformer
+
+    model: nn.Module = VisionTransformer(
+        size, 4, 12, 3, 192, 768, num_classes=classes, norm_layer=partial(nn.LayerNorm, eps=1e-6)
+    )
+    model.conv_proj = nn.Conv2d(channels, 192, 4, 4)
+    return model
+
+
 def deeplabv3plus(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
     """DeepLabv3+ (Chen et al. 2018) of segmentation-models-pytorch, over a MobileNetV2 without
     fetched weights; every BN in it is made by `norm`. Logits [B, classes, H, W].
@@ -126,42 +174,171 @@ def deeplabv3plus(channels: int, _size: int, classes: int, norm: Norm) -> nn.Mod
     model: nn.Module = smp.DeepLabV3Plus(
         "mobilenet_v2", encoder_weights=None, in_channels=channels, classes=classes
     )
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, norm(child.num_features))
+    exchange(model, norm)
     return model
 
 
-MODELS: dict[str, Callable[[int, int, int, Norm], nn.Module]] = {
-    "cnn": SmallCNN,
-    "resnet20": ResNet20,
-    "resnet18": resnet18,
-    "deeplabv3plus": deeplabv3plus,
-}
+def timm_model(architecture: str, channels: int, size: int, classes: int) -> nn.Module:
+    """Return a model of timm without fetched weights.
+
+    Raises:
+        ValueError: the timm that is installed here has no such model.
+
+    """
+    import timm
+
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm {timm.__version__} has no such model")
+    pretrained_config = timm.models.get_pretrained_cfg(architecture)
+    shape: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
+    if pretrained_config is not None and pretrained_config.fixed_input_size:
+        shape["img_size"] = size
+    model: nn.Module = timm.create_model(architecture, pretrained=False, **shape)
+    return model
 
 
-def build(config: TrainConfig, channels: int, size: int, classes: int) -> nn.Module:
-    """Build the configured model for images [channels, size, size], with the seed's weights."""
-    normalizer = find(config.normalizer)
-    model = MODELS[config.model](channels, size, classes, lambda c: normalizer.layer(c, config))
-    initialize(model, config.seed)
-    for module in list(model.modules()):
-        if isinstance(module, nn.Conv2d) and module.bias is None:
-            normalizer.convolution(module)
-    return model.to(torch.float64 if config.dtype == "float64" else torch.float32)
+Build = Callable[[int, int, int, Norm], nn.Module]
+"""Builds a model from the channels and the side of its images, the number of classes, and the
+function that makes a normalization layer for so many channels.
+"""
+
+
+OURS: dict[str, Build] = {own.name: globals()[own.function] for own in own_models.OWN}
+"""Our own models, from the functions above."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of another package.
+
+    A plan does not import it. A worker imports it, and checks it before the first round.
+    """
+
+    build: Build
+    """Its normalization layers come from the function `norm` that it is given, or are BatchNorm2d
+    layers, which are exchanged. Its initial weights may come from torch's generator, which the
+    trial's seed sets. They must not depend on the normalizer. Its logits are [B, classes], or
+    [B, classes, H, W] in segmentation.
+    """
+    task: own_models.Task = "classification"
+    elements: int | None = None
+    """Elements of its state, about. A worker compares them with a device's free memory. None:
+    unknown."""
+    uses_generator: bool = True
+    """False if its training draws nothing from torch's random generator, as dropout does."""
+
+
+def find(name: str) -> Model:
+    """Return a model of another package.
+
+    Raises:
+        ValueError: no installed package offers it, or what it offers is no `Model`.
+
+    """
+    loaded = MODEL.load(name)
+    if not isinstance(loaded, Model) or loaded.task not in get_args(own_models.Task):
+        point = MODEL.offered(name)
+        value = point.value if point is not None else name
+        raise ValueError(f"{value}, offered as {name}, is no Model (with a `task` of those known)")
+    return loaded
+
+
+def draws(config: TrainConfig) -> bool:
+    """Return whether training the model draws from torch's generator.
+
+    A model of another package counts as one that does if it cannot be imported.
+    """
+    own = own_models.facts(config.model)
+    if own is not None:
+        return own.uses_generator
+    try:
+        return find(config.model).uses_generator
+    except Exception:  # noqa: BLE001  # code of another package; its trials fail with this error
+        return True
+
+
+def build(
+    config: TrainConfig,
+    channels: int,
+    size: int,
+    classes: int,
+    weights: Mapping[str, Tensor] | None = None,
+    note: Callable[[str], object] = lambda _: None,
+) -> nn.Module:
+    """Build the configured model for images [channels, size, size].
+
+    Its weights are those of the seed, or `weights` by torch's names, as far as they reach. `note`
+    is called with each sentence about the weights.
+
+    Raises:
+        ValueError: the model, its normalizer and the weights do not fit each other.
+
+    """
+    normalizer = find_normalizer(config.normalizer)
+    made: list[nn.Module] = []
+
+    def norm(channels: int) -> nn.Module:
+        made.append(layer := normalizer.layer(channels, config))
+        return layer
+
+    if config.model in OURS:
+        model = OURS[config.model](channels, size, classes, norm)
+        initialize(model, config.seed, made)
+    else:
+        model = _of_others(config, channels, size, classes, norm)
+        exchange(model, norm, made)
+        check_normalized(model, config.normalizer, made)
+    dtype = torch.float64 if config.dtype == "float64" else torch.float32
+    fitted = None if weights is None else pretrained.fit(model.to(dtype), weights, made)
+    convolutions = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.bias is None
+    ]
+    if config.model not in OURS and not convolutions and normalizer.convolution is not leave:
+        raise ValueError(f"it has no convolution without bias that {config.normalizer} can change")
+    for module in convolutions:
+        normalizer.convolution(module)
+    if fitted is not None:
+        fitted.finish(model)
+        for sentence in fitted.notes:
+            note(sentence)
+    return model.to(dtype)
+
+
+def _of_others(
+    config: TrainConfig, channels: int, size: int, classes: int, norm: Norm
+) -> nn.Module:
+    """Return a model of timm or of another package, with the initial weights that it draws."""
+    # Loaded first: an import may draw too.
+    offered = None if own_models.facts(config.model) else find(config.model)
+    with torch.random.fork_rng(devices=[]):
+        seed = keyed(config.seed, "init", "torch").randint(2**31)
+        torch.default_generator.manual_seed(int(seed))
+        if offered is None:
+            architecture = config.model.removeprefix(own_models.TIMM)
+            return timm_model(architecture, channels, size, classes)
+        model = offered.build(channels, size, classes, norm)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"its build returned a {type(model).__name__}, which is no torch module")
+    return model
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int) -> None:
+def initialize(model: nn.Module, seed: int, made: Collection[nn.Module] = ()) -> None:
     """Weights keyed by module path, so that they are equal under every normalizer.
 
     Convolutions: normal, variance 2 / fan_out (He et al. 2015); output layers, which are those with
-    a bias: uniform within 1/sqrt(fan_in), torch's usual. A normalizer comes as its layer makes it:
-    scale 1, shift 0, running mean 0 and variance 1.
+    a bias: uniform within 1/sqrt(fan_in), torch's usual. A normalizer, of which `made` are the
+    layers, comes as its layer makes it: scale 1, shift 0, running mean 0 and variance 1. Other
+    parameters (a transformer's attention, tokens and positions): normal, standard deviation 0.02,
+    and vectors zero (Dosovitskiy et al. 2021).
     """
+    normalizers = {part for layer in made for part in layer.modules()}
     for path, module in model.named_modules():
         if not isinstance(module, (nn.Conv2d, nn.Linear)):
+            if module not in normalizers and not isinstance(module, TYPES):
+                _initialize_other(module, path, seed)
             continue
         shape = tuple(module.weight.shape)
         if module.bias is None and isinstance(module, nn.Conv2d):
@@ -173,3 +350,12 @@ def initialize(model: nn.Module, seed: int) -> None:
         for name, parameter in module.named_parameters():
             draw = keyed(seed, "init", path, name).uniform(-bound, bound, tuple(parameter.shape))
             parameter.copy_(torch.from_numpy(draw))
+
+
+def _initialize_other(module: nn.Module, path: str, seed: int) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dim() == 1:
+            parameter.zero_()
+            continue
+        draw = keyed(seed, "init", path, name).standard_normal(tuple(parameter.shape))
+        parameter.copy_(torch.from_numpy(draw * 0.02))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from trainers.config import ALGORITHM, NORMALIZER, TrainConfig
+from trainers import own_models
+from trainers.config import ALGORITHM, MODEL, NORMALIZER, TrainConfig
 from trainers.registry import release
 
 
@@ -65,9 +66,11 @@ def _packages(config: TrainConfig) -> dict[str, str]:
     numbers depend on them.
     """
     versions = {}
-    model = {"resnet18": "torchvision", "deeplabv3plus": "segmentation-models-pytorch"}
-    if config.model in model:
-        versions["model"] = f"{model[config.model]} {version(model[config.model])}"
+    own = own_models.facts(config.model)
+    if own is not None and own.packages:
+        versions["model"] = f"{own.packages[0]} {version(own.packages[0])}"
+    if (point := MODEL.offered(config.model)) is not None:
+        versions["model"] = release(point)
     if (point := NORMALIZER.offered(config.normalizer)) is not None:
         versions["normalizer"] = release(point)
     algorithm = config.algorithm

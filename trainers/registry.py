@@ -7,6 +7,7 @@ imports no torch and none of the offered code, so that planning a sweep stays fa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -30,6 +31,12 @@ class Registry:
     """The group of entry points under which other packages offer theirs."""
     ours: tuple[str, ...]
     """The names of our own. No other package can replace them."""
+    family: str = ""
+    """The beginning of further names that are ours, as `timm:`; "" if there are none."""
+
+    def has_own(self, name: str) -> bool:
+        """Return whether a name is one of ours."""
+        return name in self.ours or (self.family != "" and name.startswith(self.family))
 
     def names(self) -> tuple[str, ...]:
         """Return our names, then those of other installed packages."""
@@ -37,7 +44,7 @@ class Registry:
 
     def offered(self, name: str) -> EntryPoint | None:
         """Return the entry point of another package's part; None for ours, or without one."""
-        if name in self.ours:
+        if self.has_own(name):
             return None
         return next(iter(entry_points(group=self.group, name=name)), None)
 
@@ -61,7 +68,7 @@ class Registry:
             PydanticCustomError: no installed package offers it.
 
         """
-        if name not in self.names():
+        if not self.has_own(name) and name not in self.names():
             raise PydanticCustomError(
                 "literal_error",
                 "{name} is no {key} that is installed here: install the package that offers it",
@@ -71,13 +78,56 @@ class Registry:
 
     def tell(self, schema: dict[str, Any]) -> None:
         """Add the names to the JSON schema of the key."""
-        schema["enum"] = list(self.names())
+        schema["enum"] = [*self.names(), *([f"{self.family}NAME"] if self.family else [])]
 
 
 @cache
 def _names(registry: Registry) -> tuple[str, ...]:
     others = {point.name for point in entry_points(group=registry.group)}
     return (*registry.ours, *sorted(others - set(registry.ours)))
+
+
+def foreign_parts(
+    registries: Iterable[Registry], values: Mapping[str, Any]
+) -> list[tuple[Registry, str]]:
+    """Return the parts of a configuration that are not ours, each with its registry."""
+    named = [(registry, values.get(registry.key)) for registry in registries]
+    return [
+        (registry, name)
+        for registry, name in named
+        if isinstance(name, str) and not registry.has_own(name)
+    ]
+
+
+def code_of(
+    registries: Iterable[Registry],
+    values: Mapping[str, Any],
+    read: Callable[[EntryPoint], str] | None = None,
+) -> str | None:
+    """Return the code of a configuration's parts that are not ours; None if all are ours.
+
+    It has "package version hash" for each package, joined by "; ". `read` returns the hash of a
+    package's files, by default `code_hash`.
+
+    Raises:
+        ValueError: a package is not installed, or its files cannot be read.
+
+    """
+    codes = set()
+    for registry, name in foreign_parts(registries, values):
+        if (point := registry.offered(name)) is None:
+            raise ValueError(f"no installed package offers the {registry.key} {name}")
+        codes.add(f"{release(point)} {(read or code_hash)(point)}")
+    return "; ".join(sorted(codes)) or None
+
+
+@cache
+def loaded_hash(point: EntryPoint) -> str:
+    """Return `code_hash` as it was at the first call of this process.
+
+    A process that has imported a package goes on with that code when its files change.
+    """
+    return code_hash(point)
 
 
 def release(point: EntryPoint) -> str:

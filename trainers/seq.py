@@ -9,13 +9,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers import memory
-from trainers.config import ALGORITHM, ALGORITHMS, NORMALIZER, NORMALIZERS, TrainConfig
+from trainers.config import (
+    ALGORITHM,
+    ALGORITHMS,
+    MODEL,
+    MODELS,
+    NORMALIZER,
+    NORMALIZERS,
+    TrainConfig,
+)
 from trainers.engines import Unreadable
+from trainers.own_models import OF_TIMM, OWN, facts
 from trainers.progress import progress
 
 if TYPE_CHECKING:
@@ -28,12 +38,8 @@ if TYPE_CHECKING:
 
 MODULES: tuple[str, ...] = ("torch", "safetensors.torch", "trainers.fedavg", "trainers.data")
 MODEL_MODULES: Mapping[str, tuple[str, ...]] = {
-    "resnet18": ("torchvision",),
-    "deeplabv3plus": ("segmentation_models_pytorch", "torchmetrics"),
+    own.name: own.modules for own in (*OWN, OF_TIMM) if own.modules
 }
-
-DROPOUT_MODELS = frozenset({"deeplabv3plus"})
-"""The models with dropout layers."""
 
 begin_memory = memory.begin
 peak_memory = memory.taken
@@ -89,20 +95,38 @@ def load_algorithm(name: str) -> None:
     algorithms.find(name)
 
 
+def load_model(name: str) -> None:
+    """Import a model of another package; see `trainers.models.find`."""
+    from trainers import models
+
+    models.find(name)
+
+
+def model_elements(name: str) -> int | None:
+    """Return about how many elements a model's state has; None if that is not known."""
+    if (own := facts(name)) is not None:
+        return own.elements
+    from trainers import models
+
+    return models.find(name).elements
+
+
 def packages(config: TrainConfig) -> list[str]:
-    """Return the packages of the model, and of a normalizer and an algorithm that are not ours."""
-    names = ["segmentation-models-pytorch", "torchmetrics"]
-    names = names if config.model == "deeplabv3plus" else []
-    points = [NORMALIZER.offered(config.normalizer)]
+    """Return the packages of the model, and of parts that are not ours."""
+    own = facts(config.model)
+    names = list(own.packages) if own is not None else []
+    points = [MODEL.offered(config.model), NORMALIZER.offered(config.normalizer)]
     points += [ALGORITHM.offered(config.algorithm)] if config.algorithm is not None else []
-    return [*names, *(point.dist.name for point in points if point is not None and point.dist)]
+    return names + [point.dist.name for point in points if point is not None and point.dist]
 
 
 def uses_generator(config: TrainConfig) -> bool:
     """Return whether a trial draws from torch's generator: for dropout, or in foreign code."""
+    from trainers import models
+
     foreign = config.normalizer not in NORMALIZERS
     foreign = foreign or config.algorithm not in (*ALGORITHMS, None)
-    return config.model in DROPOUT_MODELS or foreign
+    return foreign or models.draws(config)
 
 
 def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str]:
@@ -114,11 +138,12 @@ def numerics_of(config: TrainConfig, device: str, threads: int) -> dict[str, str
 
 
 def load(config: TrainConfig, root: Path | None) -> Dataset:
-    """Load a trial's data set, and check that it can be split and trained on as configured.
+    """Load a trial's data set and initial weights, and check that the trial fits them.
 
     Raises:
-        BadData: it is missing, damaged, or differs from the planned fingerprint.
-        ValueError: it cannot be split, or the algorithm refuses the configuration.
+        BadData: data or weights are missing, damaged, or differ from the planned ones.
+        ValueError: the data cannot be split as configured, the model does not fit them, or the
+            algorithm refuses the configuration.
 
     """
     from trainers import algorithms
@@ -128,7 +153,30 @@ def load(config: TrainConfig, root: Path | None) -> Dataset:
         algorithms.find(config.algorithm).check(config)
     dataset = _load_for(config, root)
     partition(dataset.train.labels.numpy(), config, dataset.members)
-    return dataset
+    if config.model in MODELS and config.pretrained is None:
+        return dataset
+    from trainers import model_check
+
+    weights = _weights_for(config, root)
+    notes = model_check.check(config, dataset, weights)
+    return replace(dataset, pretrained=weights, found=(*dataset.found, *notes))
+
+
+def _weights_for(config: TrainConfig, root: Path | None) -> dict[str, Tensor] | None:
+    """Return the initial weights of a trial, by torch's names; None if it has none."""
+    if config.pretrained is None:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.torch import load as unpacked
+
+    from trainers import weight_files
+
+    content = weight_files.read(config.pretrained, config.pretrained_hash, root)
+    try:
+        weights: dict[str, Tensor] = unpacked(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise weight_files.not_safetensors(config.pretrained, error) from error
+    return weights
 
 
 def class_counts(config: TrainConfig, root: Path | None) -> list[list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainers.config import NORMALIZERS, TrainConfig
+from trainers.config import MODEL, NORMALIZERS, TrainConfig
 from trainers.seq import (
     MODEL_MODULES,
     MODULES,
@@ -21,7 +21,9 @@ from trainers.seq import (
     is_out_of_memory,
     load,
     load_algorithm,
+    load_model,
     load_normalizer,
+    model_elements,
     pack,
     pack_weights,
     packages,
@@ -51,7 +53,9 @@ __all__ = [
     "is_out_of_memory",
     "load",
     "load_algorithm",
+    "load_model",
     "load_normalizer",
+    "model_elements",
     "numerics_of",
     "pack",
     "pack_weights",
@@ -83,6 +87,8 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
         return f"its kernels step by SGD, not by {config.optimizer}"
     if config.normalizer not in NORMALIZERS:
         return f"{config.normalizer} is a normalizer of another package"
+    if not MODEL.has_own(config.model):
+        return f"{config.model} is a model of another package"
     return (
         _refused_steps(config)
         or _refused_layers(config, data)

@@ -16,6 +16,8 @@ from fedsweep.errors import RequestError
 from fedsweep.execution import sizes
 from fedsweep.execution.data import holdings, look_at_data
 from fedsweep.execution.data_facts import DataFacts, data_facts
+from fedsweep.execution.packages import pin_code
+from fedsweep.execution.weights import pin_weights
 from fedsweep.plan import SweepSpec, Trials, most_forks, own_rounds, read_document, read_plan
 from fedsweep.store import arms, file_index, planning, progress, sweep_rows, trust
 from fedsweep.store.artifacts import parse
@@ -95,6 +97,8 @@ class PlanForecast:
     """Bytes of the final weights that are kept."""
     snapshot_bytes: int
     """Bytes of the largest snapshot of a running trial."""
+    unsized: Sequence[str]
+    """Models whose size is not known. Their snapshots and weights are not in these numbers."""
     forks: int
     """The most snapshots that one shared trunk needs; 0 if no trials share one."""
     search: SearchForecast | None
@@ -126,7 +130,8 @@ def read(
     `share`, trials do not share their first rounds. `figure` is the file of the partition's figure.
 
     Raises:
-        PlanError: The plan is wrong, or its data cannot be split as planned.
+        PlanError: The plan is wrong, its data cannot be split as planned, or its weights or the
+            code of another package cannot be read.
         RequestError: `artifacts` or `figure` cannot be used.
 
     """
@@ -139,6 +144,7 @@ def read(
     if figure is not None:
         _check_figure(figure, url)
     notes: list[str] = []
+    sweep = pin_weights(pin_code(sweep), data)
     sweep, is_unseen, stocks = look_at_data(sweep, data, file, notes.append)
     facts, keys = data_facts(sweep, stocks), explain(sweep, settings)
     return PlanRead(sweep if share else sweep.alone(), notes, is_unseen, place, facts, keys)
@@ -235,6 +241,7 @@ def forecast(engine: Engine | None, sweep: SweepSpec) -> PlanForecast:
         ),
         weight_bytes=sizes.weights_bytes(new.configs),
         snapshot_bytes=sizes.snapshot_bytes(new.configs),
+        unsized=sizes.unknown(new.configs),
         forks=most_forks(new),
         search=_search_forecast(sweep) if sweep.arms else None,
     )

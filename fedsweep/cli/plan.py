@@ -285,6 +285,8 @@ def _print_forecast(sweep: SweepSpec, forecast: PlanForecast) -> None:
         f"  disk     {size(forecast.row_bytes)} of rows,{weights} and "
         f"{size(forecast.snapshot_bytes)} for each running trial"
     )
+    if forecast.unsized:
+        print(f"           without models of unknown size: {', '.join(forecast.unsized)}")
     if search := forecast.search:
         print(
             f"  search   {counted(search.arms, 'arm')}: {search.rounds:,} rounds at most, trunks "

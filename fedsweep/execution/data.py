@@ -13,6 +13,7 @@ from fedsweep.errors import (
     PlanError,
     TrialFailed,
 )
+from fedsweep.execution.weights import weights_of
 from fedsweep.plan import (
     Holdings,
     SweepSpec,
@@ -60,19 +61,22 @@ def data_of(need: Mapping[str, Any]) -> stops.Lack:
 
 
 def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> engines.Data:
-    """Return a trial's data set, split as configured.
+    """Return a trial's data set, split as configured, and its initial weights.
 
     `before` is the fingerprint of the data of its stored rounds, or None.
 
     Raises:
-        DataMissing: the data are not on this machine, or have another fingerprint than `before`.
+        DataMissing: data or weights are not on this machine, or are not those that were planned.
         TrialFailed: no machine can train on the data.
 
     """
     from trainers.data.errors import BadData, Missing
+    from trainers.weight_files import WeightsMissing
 
     try:
         dataset = engine_of().load(config, root)
+    except WeightsMissing as error:
+        raise DataMissing(str(error), weights_of(config.model_dump())) from error
     except Missing as error:
         raise DataMissing(str(error), data_of(config.model_dump())) from error
     except (BadData, ValueError) as error:

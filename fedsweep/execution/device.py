@@ -74,13 +74,17 @@ def try_machine(device: str, threads: int = 1) -> None:
 def too_small(model: str, device: str) -> MachineLacks | None:
     """Return a refusal if a device has too little free memory for a model, None otherwise.
 
-    Only the model is checked. The first round of a trial shows how much memory it needs.
+    Only the model is checked, if its size is known. The first round of a trial shows how much
+    memory it needs.
     """
-    from trainers.facts import STATE_ELEMENTS
-
-    elements = COPIES * STATE_ELEMENTS[model]
     try:
-        engine_of().reserve(elements, device)
+        elements = engine_of().model_elements(model)
+    except (Exception, SystemExit):  # noqa: BLE001  # code of another package, which is refused
+        return None
+    if elements is None:
+        return None
+    try:
+        engine_of().reserve(COPIES * elements, device)
     except RuntimeError as error:
         problem = f"{device} has too little free memory for {model} ({one_line(error)})"
         return MachineLacks(f"{problem}: free some, or use another device", (("model", model),))

@@ -1,4 +1,4 @@
-"""The packages, memory and data that open trials need and this machine lacks."""
+"""The packages, memory and files that open trials need and this machine lacks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any
 
 from fedsweep.errors import (
     MachineLacks,
-    PackageMissing,
 )
 from fedsweep.execution.data import data_of, missing_data
 from fedsweep.execution.device import too_small
-from fedsweep.execution.packages import missing_module, missing_package
+from fedsweep.execution.packages import missing_package
+from fedsweep.execution.weights import missing_weights, weights_of
 from fedsweep.store import stops
 
 
 def lacking(
     needs: Iterable[Mapping[str, Any]], root: Path | None, device: str
 ) -> list[MachineLacks]:
-    """Return the packages, memory and data that trials need and this machine lacks, each once.
+    """Return the packages, memory and files that trials need and this machine lacks, each once.
 
     A need is a row of `queue.needs`. The content of files is checked by the first trial.
     """
     checks: dict[stops.Lack, Callable[[], MachineLacks | None]] = {}
     for need in needs:
-        checks[("model", need["model"]),] = partial(_missing_for_model, need, device)
-        checks[("normalizer", need["normalizer"]),] = partial(missing_package, need)
-        checks[("algorithm", need["algorithm"]),] = partial(missing_package, need)
+        parts = tuple((name, need[name]) for name in ("model", "normalizer", "algorithm", "code"))
+        checks[parts] = partial(_missing_for_parts, need, device)
         checks[data_of(need)] = partial(missing_data, need, root)
-    return [missing for check in checks.values() if (missing := check()) is not None]
+        checks[weights_of(need)] = partial(missing_weights, need, root)
+    refusals: dict[stops.Lack | None, MachineLacks] = {}
+    for check in checks.values():
+        if (missing := check()) is not None:
+            refusals.setdefault(missing.lack, missing)
+    return list(refusals.values())
 
 
-def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | None:
-    model = need["model"]
-    if (problem := missing_module(model)) is not None:
-        return PackageMissing(problem, (("model", model),))
-    return too_small(model, device)
+def _missing_for_parts(need: Mapping[str, Any], device: str) -> MachineLacks | None:
+    return missing_package(need) or too_small(need["model"], device)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fedsweep.plan import (
     TrainConfig,
 )
+from trainers import own_models
 
 
 def snapshot_bytes(configs: Iterable[TrainConfig]) -> int:
@@ -19,10 +20,20 @@ def weights_bytes(configs: Iterable[TrainConfig]) -> int:
     return sum(_model_bytes(config) for config in configs if config.keep_weights)
 
 
-def _model_bytes(config: TrainConfig) -> int:
-    from trainers.facts import STATE_ELEMENTS
+def unknown(configs: Iterable[TrainConfig]) -> tuple[str, ...]:
+    """Return the models whose size is not known. The estimates leave them out."""
+    models = dict.fromkeys(config.model for config in configs)
+    return tuple(model for model in models if not _elements(model))
 
-    return STATE_ELEMENTS[config.model] * (8 if config.dtype == "float64" else 4)
+
+def _model_bytes(config: TrainConfig) -> int:
+    return _elements(config.model) * (8 if config.dtype == "float64" else 4)
+
+
+def _elements(model: str) -> int:
+    """Return the elements of a model's state, about; 0 if that is not known."""
+    own = own_models.facts(model)
+    return (own.elements if own is not None else None) or 0
 
 
 def _vectors(config: TrainConfig) -> int:

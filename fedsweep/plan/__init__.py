@@ -5,7 +5,7 @@ from fedsweep.plan.holdings import Holdings
 from fedsweep.plan.identity import content_hash, fork_round
 from fedsweep.plan.packed import Trials
 from fedsweep.plan.read import read_document, read_plan
-from fedsweep.plan.sweep import Budget, SweepSpec, pinned
+from fedsweep.plan.sweep import Budget, SweepSpec, pinned, pinned_by
 from fedsweep.plan.trials import TrialSpec, check_recipe, more_measured
 from fedsweep.plan.trunks import most_forks, own_rounds
 from trainers.config import TrainConfig
@@ -31,6 +31,7 @@ __all__ = [
     "most_forks",
     "own_rounds",
     "pinned",
+    "pinned_by",
     "read_document",
     "read_plan",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedsweep.plan.arms import ArmSpec
@@ -48,13 +48,25 @@ class SweepSpec:
 def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
     """Return the sweep with the content of a data set on disk in its trials' identity."""
 
+    def update(config: TrainConfig) -> Mapping[str, str]:
+        is_open = config.dataset == dataset and not config.fingerprint
+        return {"fingerprint": fingerprint} if is_open else {}
+
+    return pinned_by(sweep, update)
+
+
+def pinned_by(sweep: SweepSpec, update: Callable[[TrainConfig], Mapping[str, str]]) -> SweepSpec:
+    """Return the sweep with fields of its trials' identity that the plan's machine has found.
+
+    `update` returns the fields of a configuration that are new, by name.
+    """
+
     def pin(trial: TrialSpec) -> TrialSpec:
-        if trial.config.dataset != dataset or trial.config.fingerprint:
-            return trial
-        return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
+        new = update(trial.config)
+        return TrialSpec.of(trial.config.model_copy(update=new)) if new else trial
 
     def pinned_config(config: TrainConfig) -> TrainConfig:
-        return pin(TrialSpec.of(config)).config
+        return config.model_copy(update=update(config))
 
     arms = tuple(
         replace(

@@ -73,7 +73,10 @@ def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, st
     return [dict(row) for row in connection.execute(query.limit(MOST_NEEDS)).mappings()]
 
 
-NEEDS = ("dataset", "fingerprint", "model", "normalizer", "algorithm")
+NEEDS = (
+    *("dataset", "fingerprint", "model", "normalizer", "algorithm"),
+    *("pretrained", "pretrained_hash", "code"),
+)
 """The fields of a configuration that decide what a machine must have."""
 
 

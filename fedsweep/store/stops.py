@@ -69,7 +69,7 @@ def nowhere(connection: Connection, lack: Lack, host: str) -> bool:
     nowhere if another machine has lacked them too within the last day.
     """
     values = dict(lack)
-    if values.get("fingerprint") is not None:
+    if any(values.get(name) is not None for name in ("fingerprint", "pretrained_hash")):
         return False
     same = [trials.c[name].is_not_distinct_from(value) for name, value in lack]
     loaded = sa.select(trials.c.id).where(*same, trials.c.data_fingerprint.is_not(None)).limit(1)

@@ -6,6 +6,8 @@ with torch.
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.builders import REPOSITORY, TINY
 
-PACKAGES = ("frn_normalizer", "clipped_fedavg")
+PACKAGES = ("frn_normalizer", "clipped_fedavg", "convmixer_model")
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,81 @@ def test_another_package_s_algorithm_is_planned_trained_and_reported(
     assert '"algorithm": "clipped-fedavg 1.0"' in numerics[0]
     (trial,) = query(db[1], "SELECT trial_id FROM results WHERE normalizer = 'fixbn'")
     assert "equal" in fedsweep("verify", trial[0], *db, **path).stdout
+
+
+def test_another_package_s_model_is_planned_trained_and_verified(
+    site: Path, tmp_path: Path
+) -> None:
+    """`convmixer` comes from examples/convmixer_model, and trains with every normalizer of a plan.
+
+    Its package, version and code are part of the trials' identity. Changed code makes new trials,
+    and a worker with other code passes trials over.
+    """
+    place = tmp_path / "site"
+    shutil.copytree(site, place)
+    path = {"PYTHONPATH": str(place)}
+    plan = tmp_path / "convmixer.toml"
+    plan.write_text(TINY.replace('"cnn"', '"convmixer"').replace("seed = [0, 1]", "seed = 0"))
+    db = ("--db", f"sqlite:///{tmp_path}/convmixer.db")
+    work = ("work", *db, "--device", "cpu", "--until-empty")
+
+    refused = at_once("plan", str(plan), *db, code=2).stderr
+    assert 'model = "convmixer" is none of cnn, resnet20, resnet18' in refused
+    assert "3 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
+    lacking = fedsweep(*work, code=1).stderr
+    assert "passing over trials: model convmixer is offered by no package" in lacking
+    assert "3 trials finished, 0 failed" in fedsweep(*work, **path).stdout
+    (codes,) = query(db[1], "SELECT DISTINCT code FROM results")
+    assert re.fullmatch(r"convmixer-model 1\.0 [0-9a-f]{16}", codes[0])
+    (numerics,) = query(db[1], "SELECT DISTINCT numerics FROM attempts WHERE outcome = 'finished'")
+    assert '"model": "convmixer-model 1.0"' in numerics[0]
+    (trial,) = query(db[1], "SELECT trial_id FROM results WHERE normalizer = 'gn'")
+    assert "equal" in fedsweep("verify", trial[0], *db, **path).stdout
+
+    code = place / "convmixer_model.py"
+    code.write_text(code.read_text().replace("DEPTH, KERNEL = 32, 2", "DEPTH, KERNEL = 32, 1"))
+    assert "3 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
+    code.write_text(code.read_text() + "\n")
+    other = fedsweep(*work, code=1, **path).stderr
+    assert "passing over trials: the trial was planned with the code convmixer-model 1.0" in other
+    assert "install the planned code here and start a new worker" in other
+    refused = fedsweep("verify", trial[0], *db, code=2, **path).stderr
+    assert "the trial was planned with the code" in refused
+
+
+def test_exported_weights_are_initial_weights_of_another_trial(tmp_path: Path) -> None:
+    """They are found in the data folder, by the planned content. Other content is refused."""
+    plan, data = tmp_path / "tiny.toml", tmp_path / "data"
+    plan.write_text(TINY)
+    db = ("--db", f"sqlite:///{tmp_path}/tiny.db")
+    work = ("work", *db, "--device", "cpu", "--until-empty", "--data", str(data))
+    few = [f"--set={change}" for change in ("seed=0", "rounds=2", "normalizer=bn")]
+    data.mkdir()
+    at_once("plan", str(plan), *db, *few, "--set=keep_weights=true")
+    fedsweep(*work)
+    ((first,),) = query(db[1], "SELECT trial_id FROM results")
+    at_once("export", "weights", first, *db, "--output", str(data / "start.safetensors"))
+
+    start = "--set=pretrained=start.safetensors"
+    refused = at_once("plan", str(plan), *db, *few, start, code=2).stderr
+    assert "name the folder with --data or FEDSWEEP_DATA" in refused
+    every = ("--set=normalizer=gn", "--data", str(data))
+    assert "1 new trial" in at_once("plan", str(plan), *db, *few, start, *every[1:]).stdout
+    assert "1 new trial" in at_once("plan", str(plan), *db, *few, start, *every).stdout
+    assert "2 trials finished, 0 failed" in fedsweep(*work).stdout
+    losses = query(
+        db[1],
+        "SELECT c.train_loss FROM curves c JOIN results r USING (trial_id) WHERE c.round = 1 AND "
+        "r.normalizer = 'bn' ORDER BY r.pretrained IS NULL",
+    )
+    assert losses[0][0] < losses[1][0]
+    ((trial,),) = query(
+        db[1], "SELECT trial_id FROM results WHERE pretrained IS NOT NULL AND normalizer = 'gn'"
+    )
+    logs = at_once("trial", "logs", trial, *db).stdout
+    assert "pretrained = start.safetensors: 8 tensors are taken" in logs
+    assert "left out, because the normalizer has no such tensors: norm1.running_mean" in logs
+
+    (data / "start.safetensors").write_bytes(b"changed")
+    refused = at_once("plan", str(plan), *db, *few, start, *every, code=2).stderr
+    assert "pretrained = start.safetensors is no safetensors file" in refused

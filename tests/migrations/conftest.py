@@ -19,6 +19,7 @@ from tests.migrations.versions import (
     ROWS_OF_0004,
     ROWS_OF_0005,
     ROWS_OF_0006,
+    ROWS_OF_0007,
 )
 
 VIEWS = ("results", "curves", "members", "cells", "ledger")
@@ -58,6 +59,12 @@ def fifth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def sixth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0006."""
     return _filled(request, f"sqlite:///{tmp_path}/sixth.db", "0006", ROWS_OF_0006)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def seventh_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0007."""
+    return _filled(request, f"sqlite:///{tmp_path}/seventh.db", "0007", ROWS_OF_0007)
 
 
 def _filled(

@@ -52,6 +52,13 @@ accuracies of clients: BN and GN finished with two seeds each; of FIXBN, one tri
 its worker and is claimed again (its lease is long over), one is queued, and one is canceled."""
 
 
+ROWS_OF_0007 = json.loads(Path(__file__).with_name("rows_of_0007.json").read_text())
+"""The rows that the seventh version's code stored of a sweep like the sixth's: BN and GN finished
+with two seeds each; of FIXBN, one trial failed, one lost its worker (its lease is long over), one
+finds its T* itself and is queued, and one is canceled. Of two workers, one stopped, and one passed
+over trials."""
+
+
 Tables = dict[str, list[dict[str, Any]]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +49,8 @@ class Dataset:
     """Sentences for people about files that were used, ignored and changed. Training does not use
     them.
     """
+    pretrained: Mapping[str, Tensor] | None = None
+    """The initial weights of the trial that it was loaded for, by torch's names; None without."""
 
     @property
     def segmentation(self) -> bool:

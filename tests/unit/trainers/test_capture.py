@@ -157,6 +157,24 @@ def test_a_step_of_resnet18_can_be_captured(arm: dict[str, Any], digits: Dataset
     assert_tests_do_not_wait(trial)
 
 
+@pytest.mark.parametrize(
+    ("model", "normalizer"),
+    [
+        ("mobilenet_v2", "bn"),
+        ("vit_tiny", "ln"),
+        ("timm:test_efficientnet", "gn"),
+        pytest.param("resnet50", "bn", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_of_a_model_of_torchvision_or_timm_can_be_captured(
+    model: str, normalizer: str, digits: Dataset
+) -> None:
+    """With dropout, with attention, and with activations inside of normalization layers."""
+    trial = in_device_form(digits, model=model, normalizer=normalizer, clients=2, local_steps=2)
+    assert_steps_can_be_captured(trial)
+    assert_tests_do_not_wait(trial)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_of_deeplabv3plus_can_be_captured(dtype: str, scenes: Dataset) -> None:
     """With dropout, and pixels that are void."""

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from fedsweep.plan import TrialSpec
 from tests.unit.trainers.arms import BASE, ROAD, config
 from trainers.config import ALGORITHMS, NORMALIZERS, USED_WHEN, TrainConfig
-from trainers.facts import STATE_ELEMENTS
 from trainers.feasible import check_feasible
 from trainers.identity import OUTSIDE_IDENTITY, canonical
+from trainers.own_models import OWN
 from trainers.sizes import share
 
 
@@ -283,7 +283,9 @@ def test_the_told_size_of_a_model_is_near_its_own() -> None:
     from trainers.vector import Vector
 
     road = {"dataset": "camvid", "partition": "natural"}
-    for model in STATE_ELEMENTS:
-        chosen = config(model=model, **(road if model == "deeplabv3plus" else {}))
+    for own in OWN:
+        more = road if own.task == "segmentation" else {}
+        chosen = config(model=own.name, normalizer=(own.normalizers or ("bn",))[0], **more)
         vector = Vector(build(chosen, 3, 32, 10), torch.device("cpu"))
-        assert 0.8 < vector.elements(vector.end) / STATE_ELEMENTS[model] < 1.25
+        assert own.elements is not None
+        assert 0.8 < vector.elements(vector.end) / own.elements < 1.25

@@ -86,6 +86,24 @@ def test_every_model_trains_repeatably_on_augmented_images(
         assert on_gpu(chosen, photos) == on_gpu(chosen, photos)
 
 
+@pytest.mark.parametrize(
+    ("model", "normalizer"),
+    [
+        ("resnet50", "bn"),
+        ("mobilenet_v2", "gn"),
+        ("vit_tiny", "ln"),
+        ("timm:test_efficientnet", "bn"),
+    ],
+)
+def test_models_of_torchvision_and_timm_train_repeatably(
+    model: str, normalizer: str, photos: Dataset
+) -> None:
+    """Graphs change no bit. The models have depthwise convolutions, dropout and attention."""
+    make_deterministic(1)
+    more = {"dataset": "cifar10", "rounds": 2, "local_steps": 4}
+    assert_graphs_change_no_bit(small(**more, model=model, normalizer=normalizer), photos)
+
+
 def assert_graphs_change_no_bit(chosen: TrainConfig, made: Dataset) -> None:
     """Compare every round with that of plain launches, of a resumed trial too."""
     plain = on_gpu(chosen, made, graphs=Graphs(Cuda(torch.device(GPU)), capture=False))

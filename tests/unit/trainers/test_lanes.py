@@ -288,9 +288,16 @@ def test_a_lane_does_not_depend_on_the_others(
             assert not torch.isfinite(made.values[other]).all()
 
 
-@pytest.mark.parametrize("model", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "cnn",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("resnet50", marks=pytest.mark.slow),
+    ],
+)
 def test_other_models_train_in_lanes(model: str, noise: Dataset) -> None:
-    """A step of SmallCNN and of torchvision's ResNet18, whose last maps are 1x1."""
+    """A step of SmallCNN and of torchvision's ResNets, whose last maps are 1x1."""
     config = chosen(model=model, dtype="float64", local_steps=1, clients=2)
     trial = federation(config, noise)
     start = trial.server.clone()
@@ -385,10 +392,26 @@ def test_a_step_never_waits_for_the_device(
     assert tape.names == set()
 
 
-@pytest.mark.parametrize("model", ["cnn", "resnet20", "resnet18"])
+@pytest.mark.parametrize(
+    ("model", "normalizer", "why"),
+    [
+        ("mobilenet_v2", "bn", "the layer of the model is a MobileNetV2, which cannot be trained"),
+        ("vit_tiny", "ln", "the layer of the model is a VisionTransformer, which cannot be"),
+        ("timm:test_resnet", "gn", "the layer of the model is a ResNet, which cannot be trained"),
+    ],
+)
+def test_models_of_other_layers_are_refused(model: str, normalizer: str, why: str) -> None:
+    """Depthwise convolutions, dropout, attention, and layers with activations."""
+    made = models.build(chosen(model=model, normalizer=normalizer), 3, 8, 10)
+    assert why in (refusal(made) or "")
+
+
+@pytest.mark.parametrize(
+    "model", ["cnn", "resnet20", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("normalizer", ["bn", "fixbn", "gn", "ln", "in", "none", "wn", "ws"])
-def test_every_model_for_images_can_be_trained_in_lanes(model: str, normalizer: str) -> None:
-    """Lanes refuse none of our own normalizers in a model that classifies images."""
+def test_every_resnet_can_be_trained_in_lanes(model: str, normalizer: str) -> None:
+    """And `cnn`. Lanes refuse none of our own normalizers that keep nothing with the clients."""
     arm = {"freeze_round": 1} if normalizer == "fixbn" else {}
     assert (
         refusal(models.build(chosen(model=model, normalizer=normalizer, **arm), 3, 8, 10)) is None

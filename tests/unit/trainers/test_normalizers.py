@@ -33,6 +33,7 @@ from trainers.normalizers import (
     set_training,
     standardized,
 )
+from trainers.own_models import OWN
 
 
 def layer(normalizer: str, channels: int = 4) -> nn.Module:
@@ -257,17 +258,28 @@ def test_initial_weights_are_equal_under_every_normalizer() -> None:
         assert torch.equal(model.linear.weight, plain["linear"].weight)
 
 
-LAYERS = {"cnn": 2, "resnet20": 19, "resnet18": 20, "deeplabv3plus": 61}
+LAYERS = {
+    "cnn": 2,
+    "resnet20": 19,
+    "resnet18": 20,
+    "resnet50": 53,
+    "mobilenet_v2": 52,
+    "vit_tiny": 25,
+    "deeplabv3plus": 61,
+}
 """The normalization layers of each model."""
 
 OFTEN = ({"normalizer": "bn"}, {"normalizer": "ws"})
-"""The arms that `make test` builds the largest model with: a layer, and changed weights."""
+"""The arms that `make test` builds the largest models with: a layer, and changed weights."""
 
 
 def models_and_arms() -> Iterator[Any]:
-    """Yield each model with each arm; the largest model with most arms is slow."""
-    for model, arm in itertools.product(LAYERS, NORMALIZERS):
-        slow = model == "deeplabv3plus" and arm not in OFTEN
+    """Yield each model with each arm that it takes; the largest models with most arms are slow."""
+    for own, arm in itertools.product(OWN, NORMALIZERS):
+        if arm["normalizer"] not in (own.normalizers or trainers.config.NORMALIZERS):
+            continue
+        model = own.name
+        slow = model in ("deeplabv3plus", "resnet50") and arm not in OFTEN
         marks = [pytest.mark.slow] if slow else []
         yield pytest.param(model, arm, marks=marks, id=f"{model}-{arm}")
 
