@@ -38,7 +38,7 @@ def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
     A package of another version or other code than planned is not imported.
     """
     for registry in (MODEL, NORMALIZER, ALGORITHM):
-        name = need[registry.key]
+        name = need.get(registry.key)
         if name is None or registry.has_own(name):  # centralized training has no algorithm
             continue
         if name not in registry.names():
@@ -52,7 +52,7 @@ def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
         "algorithm": _missing_algorithm,
     }
     for field, check in checks.items():
-        if (problem := check(need[field])) is not None:
+        if (problem := check(need.get(field))) is not None:
             return PackageMissing(problem, ((field, need[field]),))
     return None
 

@@ -29,10 +29,10 @@ def missing_weights(need: Mapping[str, Any], root: Path | None) -> DataMissing |
     """
     from trainers.weight_files import WeightsMissing, locate
 
-    if need["pretrained"] is None:
+    if need.get("pretrained") is None:
         return None
     try:
-        locate(need["pretrained"], root)
+        locate(need.get("pretrained"), root)
     except WeightsMissing as error:
         return DataMissing(str(error), weights_of(need))
     return None

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 def test_an_upgrade_keeps_every_value_of_every_row(seventh_store: str) -> None:
-    """Columns are added, which are empty: no trial of that version has their settings."""
+    """Columns are added. Every trial of that version was FedAvg, with SGD at the client."""
     before = everything(seventh_store)
     assert {name: len(before[name]) for name in ROWS_OF_0007} == {
         name: len(rows) for name, rows in ROWS_OF_0007.items()
@@ -35,7 +35,10 @@ def test_an_upgrade_keeps_every_value_of_every_row(seventh_store: str) -> None:
         kept = [{column: row[column] for column in before[name][0]} for row in after[name]]
         assert sorted(kept, key=repr) == sorted(before[name], key=repr)
     assert integrity.faults(engine) == []
-    assert all(row[name] is None for row in after["trials"] for name in added_by(8))
+    for row in after["trials"]:
+        added = {name: row[name] for name in added_by(8) if row[name] is not None}
+        federated = {} if row["centralized"] else {"algorithm": "fedavg"}
+        assert added == federated | {"optimizer": "sgd"}
     engine.dispose()
 
 

@@ -88,6 +88,7 @@ def test_columns_of_fields_keep_their_order() -> None:
     assert added_by(8) == (
         *("algorithm", "prox_mu", "server_lr", "server_beta1", "server_beta2", "server_tau"),
         *("dyn_alpha", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"),
+        *("pretrained", "pretrained_hash", "code"),
     )
 
 

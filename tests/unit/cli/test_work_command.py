@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsweep.cli.work import _ended
+from fedsweep.actions.work import ended_line
 from fedsweep.plan import TrainConfig
 from fedsweep.states import Outcome
 from fedsweep.store.claim import Claim
@@ -41,7 +41,7 @@ def test_the_end_of_an_attempt_has_outcome_reason_and_retry_time(
     """All of it is on one line."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, outcome, None, 2.0, error, again)
-    line = _ended(WorkStatus([], [PROGRESS], Tally(), ended))
+    line = ended_line(WorkStatus([], [PROGRESS], Tally(), ended))
     assert line.startswith("abcdef01 bn ")
     assert line.endswith(f": {text}  [1/1, 0s left]")
 
@@ -50,4 +50,4 @@ def test_a_count_that_was_not_read_is_not_shown() -> None:
     """If the store does not answer at the end, the line does not have a count."""
     claim = Claim(1, "abcdef0123456789", 1, CONFIG, None, None, 0)
     ended = Ended(0, claim, Outcome.FINISHED, None, 2.0, None, None)
-    assert _ended(WorkStatus([], [], Tally(), ended)).endswith("finished in 2s")
+    assert ended_line(WorkStatus([], [], Tally(), ended)).endswith("finished in 2s")

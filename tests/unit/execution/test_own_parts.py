@@ -224,7 +224,7 @@ def test_a_worker_names_all_that_it_lacks_before_its_first_claim(package: Path) 
     """Code and weights, each once, for all normalizers."""
     del package
     need = {"dataset": "digits", "fingerprint": None, "model": "net", "code": "? 0", "data": None}
-    need |= {"pretrained": "no.safetensors", "pretrained_hash": "0" * 32}
+    need |= {"pretrained": "no.safetensors", "pretrained_hash": "0" * 32, "algorithm": None}
     needs = [{**need, "normalizer": name} for name in ("bn", "gn")]
     assert [missing.lack for missing in lacking(needs, None, "cpu")] == [
         (("code", "? 0"),),

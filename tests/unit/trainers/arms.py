@@ -31,9 +31,9 @@ NORMALIZERS: list[dict[str, Any]] = [
     {"normalizer": "fedbn"},
     {"normalizer": "silobn"},
     {"normalizer": "ws"},
-    {"normalizer": "fbn"},
-    {"normalizer": "hbn"},
 ]
+SERVER_STATISTICS: list[dict[str, Any]] = [{"normalizer": "fbn"}, {"normalizer": "hbn"}]
+"""Normalizers of `seq` alone, which use the server's statistics in the local steps."""
 
 
 def small(**changes: Any) -> TrainConfig:

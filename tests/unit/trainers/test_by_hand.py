@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.builders import REPOSITORY
-from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, small
+from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, SERVER_STATISTICS, small
 from trainers import fedavg
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
@@ -63,7 +63,9 @@ def assert_equal(by_hand: Any, digits: Dataset, changes: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    ("arm", "momentum"), list(itertools.product(NORMALIZERS, MOMENTA)), ids=str
+    ("arm", "momentum"),
+    list(itertools.product([*NORMALIZERS, *SERVER_STATISTICS], MOMENTA)),
+    ids=str,
 )
 def test_the_engine_equals_the_twin(
     arm: dict[str, Any], momentum: str, by_hand: Any, digits: Dataset
