@@ -86,6 +86,10 @@ CATALOG = (
     ConfigField("keep_weights", since=2),
     ConfigField("diagnostics", since=2, timed=True, measured=True),
     ConfigField("snapshot_every", since=3),
+    ConfigField("file", since=8, timed=True),
+    ConfigField("clients_by", since=8),
+    ConfigField("partition_file", since=8, federated=True),
+    ConfigField("partition_fingerprint", since=8, unset=True, federated=True),
 )
 """Every field. Those of a schema are in the order of their columns in the views."""
 

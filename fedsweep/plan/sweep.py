@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedsweep.plan.arms import ArmSpec
 from fedsweep.plan.packed import Trials
@@ -45,13 +46,19 @@ class SweepSpec:
         )
 
 
-def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
-    """Return the sweep with the content of a data set on disk in its trials' identity."""
+def pinned(sweep: SweepSpec, match: Mapping[str, Any], pins: Mapping[str, str]) -> SweepSpec:
+    """Return the sweep with the content of files in the identity of the trials that read them.
+
+    These are the trials whose fields `match`. A trial whose plan names the content keeps it.
+    """
 
     def pin(trial: TrialSpec) -> TrialSpec:
-        if trial.config.dataset != dataset or trial.config.fingerprint:
+        config = trial.config
+        if any(getattr(config, name) != value for name, value in match.items()):
             return trial
-        return TrialSpec.of(trial.config.model_copy(update={"fingerprint": fingerprint}))
+        if any(getattr(config, name) for name in pins):
+            return trial
+        return TrialSpec.of(config.model_copy(update=dict(pins)))
 
     def pinned_config(config: TrainConfig) -> TrainConfig:
         return pin(TrialSpec.of(config)).config

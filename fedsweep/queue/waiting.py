@@ -73,7 +73,10 @@ def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, st
     return [dict(row) for row in connection.execute(query.limit(MOST_NEEDS)).mappings()]
 
 
-NEEDS = ("dataset", "fingerprint", "model", "normalizer")
+NEEDS = (
+    *("dataset", "fingerprint", "model", "normalizer"),
+    *("file", "clients_by", "partition_file", "partition_fingerprint"),
+)
 """The fields of a configuration that decide what a machine must have."""
 
 

