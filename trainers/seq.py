@@ -141,6 +141,8 @@ def _assigned(data: Dataset, config: TrainConfig, root: Path | None) -> Dataset:
         BadData: the file is missing, names other samples, or is not the planned one.
 
     """
+    import numpy as np
+
     from trainers.data.errors import Missing, shown
     from trainers.data.listing import assignment
 
@@ -153,7 +155,8 @@ def _assigned(data: Dataset, config: TrainConfig, root: Path | None) -> Dataset:
             f"file that the trial was planned with ({config.partition_fingerprint}): point --data "
             "at the right folder"
         )
-    return replace(data, groups=clients.clients, members=clients.members, test_members=None)
+    members = np.array(clients.members, dtype=np.int64)
+    return replace(data, groups=clients.clients, members=members, test_members=None)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers import memory, regular
+from trainers.data.clients import untested
 from trainers.data.content import MOST_DATA_BYTES, Content
-from trainers.data.errors import (
-    BadData,
-    MachineLimit,
-    Missing,
-    counted,
-    listed,
-    refuse_limit,
-    shown,
-)
+from trainers.data.errors import BadData, MachineLimit, Missing, counted, listed, reading, shown
 from trainers.data.stock import Stock
 from trainers.progress import progress
 from trainers.regular import shown_bytes
@@ -153,30 +146,6 @@ class Stored:
 
 BLOCK = 2**22
 """Bytes that are hashed in one step."""
-
-
-class reading:  # noqa: N801  # used as a function
-    """The context in which a file is read: every error becomes a sentence about the file."""
-
-    def __init__(self, path: Path, kind: str = "") -> None:
-        self.path = path
-        self.kind = kind
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, (BadData, MachineLimit)):
-            return
-        refuse_limit(error)
-        if isinstance(error, FileNotFoundError):
-            raise Missing(f"there is no file {shown(self.path)}: put it there, or change --data")
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        what = f" as {self.kind}" if self.kind else ""
-        raise BadData(
-            f"{shown(self.path)} cannot be read{what} "
-            f"({shown(reason or type(error).__name__)}): mend or replace it"
-        ) from error
 
 
 def check_memory(path: Path, size: int) -> None:
@@ -311,7 +280,7 @@ def sound(
     notes: tuple[str, ...] = ()
     if tested is not None:
         tested = _test_members(place, names, test_names, tested)
-        notes = untested(names, tested)
+        notes = untested(names, tested.tolist())
     return Arrays(
         images, labels, test_images, test_labels, count, names, members, tested, statistics, notes
     )
@@ -419,21 +388,3 @@ def _test_members(
             f"({listed(strange)}): add some, or remove these test images"
         )
     return np.array([at[name] for name in test_names], dtype=np.int64)[tested]
-
-
-def untested(names: Sequence[str], tested: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the sentence on clients without test images, if there are any."""
-    without = sorted(set(range(len(names))) - set(tested.tolist()))
-    if not without:
-        return ()
-    listing = listed(shown(names[i]) for i in without)
-    count = counted(len(without), "client")
-    return (f"{count} without test images, whose own accuracy is not measured: {listing}",)
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Return names of clients in order: numbers by value, if all are numbers."""
-    distinct = set(names)
-    if all(name.isascii() and name.isdigit() for name in distinct):
-        return sorted(distinct, key=lambda name: (int(name), name))
-    return sorted(distinct)

@@ -1,6 +1,6 @@
 """Files that name the client of each sample: the file of a partition, and `clients.csv`.
 
-A plan reads them too, so this file imports no torch.
+A plan reads them too, so this file imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainers import regular
-from trainers.data.arrays import in_order, reading
-from trainers.data.errors import BadData, Missing, counted, listed, shown
+from trainers.data.clients import in_order
+from trainers.data.errors import BadData, Missing, counted, listed, reading, shown
 from trainers.text import decode
 
 MOST_BYTES = 2**28
@@ -31,14 +29,15 @@ class Assignment:
     """The clients of a partition's file, and each training sample's client."""
 
     clients: tuple[str, ...]
-    members: NDArray[np.int64]
+    members: list[int]
     fingerprint: str
     """A hash of the file's content."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Samples of each client."""
-        return tuple(np.bincount(self.members, minlength=len(self.clients)).tolist())
+        counts = Counter(self.members)
+        return tuple(counts[client] for client in range(len(self.clients)))
 
 
 def read_partition(path: Path, samples: int, names: Sequence[str] | None = None) -> Assignment:
@@ -61,7 +60,7 @@ def read_partition(path: Path, samples: int, names: Sequence[str] | None = None)
 
 def assign(
     path: Path, pairs: Iterable[tuple[str, str]], places: dict[str, int], noun: str
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+) -> tuple[tuple[str, ...], list[int]]:
     """Return the clients in order, and the client of each place.
 
     Raises:
@@ -86,7 +85,7 @@ def assign(
         )
     clients = tuple(in_order(client_of.values()))
     at = {name: i for i, name in enumerate(clients)}
-    return clients, np.array([at[client_of[name]] for name in places], dtype=np.int64)
+    return clients, [at[client_of[name]] for name in places]
 
 
 def read_pairs(path: Path, column: str) -> tuple[list[tuple[str, str]], str]:

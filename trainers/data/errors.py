@@ -88,3 +88,27 @@ def listed(names: Iterable[str]) -> str:
     more = len(names) - MOST_NAMES
     tail = f" and {more:,} more" if more > 0 else ""
     return ", ".join(names[:MOST_NAMES]) + tail
+
+
+class reading:  # noqa: N801  # used as a function
+    """The context in which a file is read: every error becomes a sentence about the file."""
+
+    def __init__(self, path: Path, kind: str = "") -> None:
+        self.path = path
+        self.kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, (BadData, MachineLimit)):
+            return
+        refuse_limit(error)
+        if isinstance(error, FileNotFoundError):
+            raise Missing(f"there is no file {shown(self.path)}: put it there, or change --data")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        what = f" as {self.kind}" if self.kind else ""
+        raise BadData(
+            f"{shown(self.path)} cannot be read{what} "
+            f"({shown(reason or type(error).__name__)}): mend or replace it"
+        ) from error

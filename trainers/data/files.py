@@ -15,12 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 from platformdirs import user_cache_path
 
 from trainers import regular
-from trainers.data.arrays import in_order, untested
 from trainers.data.assignment import assign, read_pairs
+from trainers.data.clients import in_order, untested
 from trainers.data.content import SUFFIXES, Content, read_content
 from trainers.data.errors import (
     REMEDIES,
@@ -335,7 +334,7 @@ def client_folders(root: Path) -> Files:
     groups = tuple(images)
     entries, members = _by_client(images, classes, groups)
     test_entries, test_members = _by_client(tests, classes, groups)
-    tally.remarks.extend(untested(groups, np.array(test_members, dtype=np.int64)))
+    tally.remarks.extend(untested(groups, test_members))
     sizes = f"{len(entries):,} + {len(test_entries):,} images, {counted(len(groups), 'client')}"
     notes = (f"{len(classes):,} classes, {sizes}{tally.phrase()}", *tally.notes())
     parts = entries, test_entries
@@ -398,9 +397,7 @@ def listed_clients(root: Path) -> Files:
     groups, members = assign(
         table, [pair for pair in pairs if pair[0] not in test_places], places, "training image"
     )
-    files = replace(
-        files, groups=groups, members=tuple(members.tolist()), also=(*files.also, table)
-    )
+    files = replace(files, groups=groups, members=tuple(members), also=(*files.also, table))
     files = replace(
         files, found=(f"{files.found[0]}, {counted(len(groups), 'client')}", *files.found[1:])
     )
@@ -412,9 +409,9 @@ def listed_clients(root: Path) -> Files:
             f"{shown(table)} has test images of clients without training images "
             f"({listed(strange)}): give them to other clients"
         )
-    at = np.array([groups.index(name) for name in names], dtype=np.int64)[tested]
+    at = tuple(groups.index(names[i]) for i in tested)
     notes = (*files.found, *untested(groups, at))
-    return replace(files, test_members=tuple(at.tolist()), found=notes)
+    return replace(files, test_members=at, found=notes)
 
 
 def tiny_imagenet(root: Path) -> Files:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.data.arrays import Arrays, Stored, opened, reading, sound
+from trainers.data.arrays import Arrays, Stored, opened, sound
 from trainers.data.content import check_room
-from trainers.data.errors import BadData, MachineLimit, Missing, listed, shown
+from trainers.data.errors import BadData, MachineLimit, Missing, listed, reading, shown
 from trainers.facts import HUGGING_FACE
 from trainers.progress import progress
 

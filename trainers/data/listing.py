@@ -1,6 +1,6 @@
 """Listings of data sets on disk: their files, their hash and their samples, for any layout.
 
-A plan makes them too, so this file imports no torch.
+A plan makes them too, so this file imports no torch, and numpy only for arrays.
 """
 
 from __future__ import annotations
@@ -9,17 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainers.config import DATASET
-from trainers.data.arrays import array_file
 from trainers.data.assignment import Assignment, read_partition
 from trainers.data.content import Content
 from trainers.data.errors import POINT, REMEDIES, Missing
 from trainers.data.files import READERS, list_files
-from trainers.data.hub import hugging_face
-from trainers.data.offered import offered
-from trainers.data.published import LAYOUTS
 from trainers.data.stock import Stock
-from trainers.facts import HUGGING_FACE, is_on_disk
+from trainers.facts import CHARACTERS, HUGGING_FACE, is_on_disk
 
 
 class Listing(Protocol):
@@ -60,18 +55,25 @@ def list_data(choice: Mapping[str, Any], root: Path | None) -> Listing:
 
     """
     dataset = choice["dataset"]
-    if DATASET.offered(dataset) is not None:
-        return offered(dataset, root)
     if dataset in READERS:
         return list_files(dataset, root, choice.get("clients_by") or "nothing")
-    if not (dataset in LAYOUTS or dataset == "arrays" or dataset.startswith(HUGGING_FACE)):
-        return offered(dataset, root)  # it says that no package offers it
+    own = dataset in CHARACTERS or dataset == "arrays" or dataset.startswith(HUGGING_FACE)
+    if not own:
+        from trainers.data.offered import offered
+
+        return offered(dataset, root)
     if root is None:
         raise Missing(f"{dataset} needs a place: {REMEDIES.get(dataset, f'{POINT} its folder')}")
     if dataset.startswith(HUGGING_FACE):
+        from trainers.data.hub import hugging_face
+
         return hugging_face(dataset, root, choice.get("image_size") or 32)
     if dataset == "arrays":
+        from trainers.data.arrays import array_file
+
         return array_file(root, choice["file"])
+    from trainers.data.published import LAYOUTS
+
     return LAYOUTS[dataset](root)
 
 

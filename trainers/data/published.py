@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers import regular
-from trainers.data.arrays import Arrays, Statistics, Stored, in_order, opened, reading, sound
-from trainers.data.errors import REMEDIES, BadData, Missing, counted, listed, shown
+from trainers.data.arrays import Arrays, Statistics, Stored, opened, sound
+from trainers.data.clients import in_order
+from trainers.data.errors import REMEDIES, BadData, Missing, counted, listed, reading, shown
 from trainers.facts import CHARACTERS
 from trainers.progress import progress
 
