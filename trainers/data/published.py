@@ -249,7 +249,8 @@ def _leaf_images(
     labels = np.array(data["y"])
     if labels.dtype.kind not in "iu" and len(labels):
         raise ValueError(f"the labels of {name} are no whole numbers")
-    pixels = np.array(data["x"], dtype=np.float64).reshape(len(data["x"]), -1)
+    pixels = np.array(data["x"], dtype=np.float64)
+    pixels = pixels.reshape(len(pixels), -1 if pixels.size else 0)
     if len(pixels) != len(labels) or (len(pixels) and pixels.shape[1] != SIDE * SIDE):
         raise BadData(
             f"{shown(path)} has {len(labels)} labels and images of shape {list(pixels.shape)} for "
