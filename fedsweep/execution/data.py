@@ -129,9 +129,9 @@ def look_at_data(
             listing, fingerprint, notes = _looked_at(configs, root)
             match = {name: getattr(configs[0], name) for name in ("dataset", "file", "clients_by")}
             sweep = pinned(sweep, match, {"fingerprint": fingerprint})
-            for line in (*listing.found, *notes):
-                report(f"{title}: {line}")
             stock = _stock(listing)
+            for line in (*listing.found, *notes, *stock.notes):
+                report(f"{title}: {line}")
         if stock is not None:
             stocks[title] = stock
     sweep = _assign(sweep, stocks, root)

@@ -13,7 +13,7 @@ from fedsweep.errors import (
 )
 from fedsweep.execution.data import data_of, missing_data
 from fedsweep.execution.device import too_small
-from fedsweep.execution.packages import missing_module, missing_package
+from fedsweep.execution.packages import missing_dataset, missing_module, missing_package
 from fedsweep.store import stops
 
 
@@ -28,6 +28,7 @@ def lacking(
     for need in needs:
         checks[("model", need["model"]),] = partial(_missing_for_model, need, device)
         checks[("normalizer", need["normalizer"]),] = partial(missing_package, need)
+        checks[("dataset", need["dataset"]),] = partial(_missing_for_data, need)
         checks[data_of(need)] = partial(missing_data, need, root)
     return [missing for check in checks.values() if (missing := check()) is not None]
 
@@ -37,3 +38,10 @@ def _missing_for_model(need: Mapping[str, Any], device: str) -> MachineLacks | N
     if (problem := missing_module(model)) is not None:
         return PackageMissing(problem, (("model", model),))
     return too_small(model, device)
+
+
+def _missing_for_data(need: Mapping[str, Any]) -> PackageMissing | None:
+    dataset = need["dataset"]
+    if (problem := missing_dataset(dataset)) is not None:
+        return PackageMissing(problem, (("dataset", dataset),))
+    return None

@@ -15,7 +15,7 @@ from trainers.engines import engine_of
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """Check that this machine has the packages of a trial's model and normalizer.
+    """Check that this machine has the packages of a trial's model, normalizer and data set.
 
     Raises:
         PackageMissing: a package is missing; the message names it and the remedy.
@@ -26,8 +26,13 @@ def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
 
 
 def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
-    """Return a refusal if a model's or a normalizer's package is missing, None otherwise."""
-    for field, check in (("model", missing_module), ("normalizer", _missing_normalizer)):
+    """Return a refusal if a package of a trial's model, normalizer or data set is missing."""
+    checks = (
+        ("model", missing_module),
+        ("normalizer", _missing_normalizer),
+        ("dataset", missing_dataset),
+    )
+    for field, check in checks:
         if (problem := check(need[field])) is not None:
             return PackageMissing(problem, ((field, need[field]),))
     return None
@@ -60,6 +65,23 @@ def _missing_normalizer(name: str) -> str | None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
         problem = f"normalizer {name} cannot be imported ({one_line(error)})"
         return f"{problem}: mend the installation of its package"
+    return None
+
+
+def missing_dataset(name: str) -> str | None:
+    """Return a sentence if a package of a data set is missing here.
+
+    An error of the package itself is met by `fedsweep.execution.data.missing_data`.
+    """
+    from trainers.config import DATASET
+    from trainers.facts import HUGGING_FACE
+
+    if name.startswith(HUGGING_FACE):
+        from trainers.data.hub import NEEDS_PYARROW
+
+        return None if find_spec("pyarrow") is not None else NEEDS_PYARROW
+    if name not in DATASET.names():
+        return f"data set {name} is offered by no package: install its own"
     return None
 
 

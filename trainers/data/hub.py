@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainers.data.arrays import Arrays, Stored, opened, sound
 from trainers.data.content import check_room
-from trainers.data.errors import BadData, MachineLimit, Missing, listed, reading, shown
+from trainers.data.errors import BadData, Missing, listed, reading, shown
 from trainers.facts import HUGGING_FACE
 from trainers.progress import progress
 
@@ -39,12 +39,11 @@ def hugging_face(dataset: str, root: Path, size: int) -> Stored:
     """List the local copy of a data set, in the folder of its name in the data folder.
 
     Raises:
-        BadData: there is no such folder, or it lacks a split.
-        MachineLimit: pyarrow is not installed.
+        Missing: there is no such folder, it lacks a split, or pyarrow is not installed.
 
     """
     if find_spec("pyarrow") is None:
-        raise MachineLimit(NEEDS_PYARROW)
+        raise Missing(NEEDS_PYARROW)
     folder = root / dataset.removeprefix(HUGGING_FACE)
     if not folder.is_dir():
         raise Missing(f"there is no folder {shown(folder)}: put the local copy there")

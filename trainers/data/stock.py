@@ -21,3 +21,5 @@ class Stock:
     """Test images of each natural client; empty if test images belong to no client."""
     files: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Samples of each client, for each file of a partition."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Sentences about the samples that a user may not expect."""

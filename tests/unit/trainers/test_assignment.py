@@ -103,8 +103,13 @@ def test_another_file_than_the_planned_one_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "p.csv", ["a", "b"] * 12)
     planned = read_partition(tmp_path / "p.csv", 24).fingerprint
     chosen = config(
-        **{"dataset": "arrays", "file": "a.npz", "partition": "file", "partition_file": "p.csv"},
-        **{"partition_fingerprint": planned, "alpha": None, "clients": None},
+        dataset="arrays",
+        file="a.npz",
+        partition="file",
+        partition_file="p.csv",
+        partition_fingerprint=planned,
+        alpha=None,
+        clients=None,
     )
     assert seq.load(chosen, tmp_path).groups == ("a", "b")
     write_csv(tmp_path / "p.csv", ["a", "a", "b"] * 8)
@@ -178,8 +183,10 @@ def _made(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
         (lambda root: shutil.rmtree(root / "train" / "photo"), "training images .photo.: add some"),
         (lambda root: shutil.rmtree(root / "train"), "holds no folders of clients: make train"),
         (
-            lambda root: shutil.rmtree(root / "train" / "photo" / "class1")
-            or shutil.rmtree(root / "train" / "sketch" / "class1"),
+            lambda root: (
+                shutil.rmtree(root / "train" / "photo" / "class1")
+                or shutil.rmtree(root / "train" / "sketch" / "class1")
+            ),
             "hold one class with images, class0",
         ),
         (
