@@ -62,7 +62,10 @@ def test_a_plan_prints_the_clients_of_the_data(sqlite_url: str, plan: Path) -> N
     done = at_once("plan", str(plan), "--db", sqlite_url, "--data", data).stdout.splitlines()
     text = "\n".join(done)
     assert "own: 1 new trial" in text
-    assert "arrays a.npz: 24 training and 12 test images, 3 classes, augmented" in text
+    assert (
+        "arrays a.npz: 24 training and 12 test images, 3 classes, cropped and flipped at random"
+        in text
+    )
     assert "natural: 3 clients with 6 to 12 samples, median 6" in text
     note = "1 client without test images, whose own accuracy is not measured: 3"
     assert f"arrays a.npz: {note}" in text
