@@ -151,3 +151,47 @@ def make_saved_to_disk(folder: Path) -> Path:
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
     return folder
+
+
+PLAN = """name = "own"
+[protocol]
+dataset = "arrays"
+file = "a.npz"
+model = "cnn"
+normalizer = "gn"
+partition = "natural"
+rounds = 2
+local_steps = 1
+batch_size = 4
+lr = 0.05
+client_accuracy = true
+"""
+"""A plan of the natural clients of a file of arrays."""
+
+PACKAGE = """
+from trainers.data.offered import OfferedDataset
+
+def load(root):
+    import numpy as np
+    from trainers.data.dataset import assemble
+
+    labels = np.arange(12) % 3
+    images = np.zeros((12, 8, 8, 1), np.uint8) + (80 * labels)[:, None, None, None].astype(np.uint8)
+    return assemble(
+        (images, labels), (images[:6], labels[:6]), classes=3, mean=(80.0,), std=(60.0,),
+        groups=("a", "b"), members=np.arange(12) % 2, test_members=np.arange(6) % 2,
+    )
+
+SHAPES = OfferedDataset(load, classes=(4, 4, 4), test=6, clients=(6, 6), tested=(3, 3))
+"""
+"""A module that offers a data set of two natural clients."""
+
+
+def install_shapes(place: Path, text: str = PACKAGE) -> Path:
+    """Install a package that offers the data set `shapes`, as pip would."""
+    about = place / "shapes_data-1.0.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (place / "shapes_data.py").write_text(text)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes-data\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[fedsweep.datasets]\nshapes = shapes_data:SHAPES\n")
+    return place

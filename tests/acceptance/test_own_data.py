@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.command import at_once, fedsweep, query
-from tests.array_files import TRAIN, save_npz
-from tests.unit.execution.test_own_data import PACKAGE, PLAN
+from tests.array_files import PLAN, TRAIN, install_shapes, save_npz
 
 GRIDS = """
 [[grid]]
@@ -35,12 +34,7 @@ def test_own_data_are_planned_trained_and_verified(tmp_path: Path) -> None:
     The view `clients` has each client's accuracy on its own test images. The test takes more than
     ten seconds, because real processes train with torch.
     """
-    place = tmp_path / "site"
-    about = place / "shapes_data-1.0.dist-info"
-    about.mkdir(parents=True)
-    (place / "shapes_data.py").write_text(PACKAGE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes-data\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[fedsweep.datasets]\nshapes = shapes_data:SHAPES\n")
+    place = install_shapes(tmp_path / "site")
     data = tmp_path / "data"
     data.mkdir()
     save_npz(data / "a.npz")

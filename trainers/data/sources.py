@@ -82,7 +82,7 @@ class Source:
     found: tuple[str, ...] = ()
     """Sentences about the files of the folder that are used and ignored."""
     variant: tuple[str, ...] = ()
-    """What else decides how the files become arrays."""
+    """Further facts that decide how the files become arrays."""
     listing: Listing | None = None
     """The listing that the source was made from, if it lies on disk."""
 

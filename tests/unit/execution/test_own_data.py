@@ -27,20 +27,6 @@ from trainers.data import datasets
 from trainers.data.errors import BadData, Missing
 from trainers.data.listing import list_data
 
-PLAN = """name = "own"
-[protocol]
-dataset = "arrays"
-file = "a.npz"
-model = "cnn"
-normalizer = "gn"
-partition = "natural"
-rounds = 2
-local_steps = 1
-batch_size = 4
-lr = 0.05
-client_accuracy = true
-"""
-
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
@@ -224,36 +210,13 @@ def test_the_new_fields_are_stored_with_the_trials(store: Engine, plan: Path) ->
 
 # Data sets of other packages
 
-PACKAGE = """
-from trainers.data.offered import OfferedDataset
-
-def load(root):
-    import numpy as np
-    from trainers.data.dataset import assemble
-
-    labels = np.arange(12) % 3
-    images = np.zeros((12, 8, 8, 1), np.uint8) + (80 * labels)[:, None, None, None].astype(np.uint8)
-    return assemble(
-        (images, labels), (images[:6], labels[:6]), classes=3, mean=(80.0,), std=(60.0,),
-        groups=("a", "b"), members=np.arange(12) % 2, test_members=np.arange(6) % 2,
-    )
-
-SHAPES = OfferedDataset(load, classes=(4, 4, 4), test=6, clients=(6, 6), tested=(3, 3))
-"""
-
 
 @pytest.fixture
 def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Install a package that offers the data set `shapes`, with this text."""
 
     def install(text: str) -> Path:
-        place = tmp_path / "site"
-        about = place / "shapes_data-1.0.dist-info"
-        about.mkdir(parents=True, exist_ok=True)
-        (place / "shapes_data.py").write_text(text)
-        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes-data\nVersion: 1.0\n")
-        points = "[fedsweep.datasets]\nshapes = shapes_data:SHAPES\n"
-        (about / "entry_points.txt").write_text(points)
+        place = install_shapes(tmp_path / "site", text)
         if str(place) not in sys.path:
             monkeypatch.syspath_prepend(place)
         monkeypatch.delitem(sys.modules, "shapes_data", raising=False)
