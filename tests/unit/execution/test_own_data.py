@@ -19,7 +19,7 @@ from fedsweep.plan import SweepSpec, read_plan
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading
 from tests.acceptance.command import at_once
-from tests.array_files import TRAIN, make_idx, save_npz
+from tests.array_files import PACKAGE, PLAN, TRAIN, install_shapes, make_idx, save_npz
 from tests.image_folders import make_image_folder
 from trainers import registry
 from trainers.config import DATASET
