@@ -100,6 +100,10 @@ CATALOG = (
     ConfigField("pretrained", since=8, unset=True),
     ConfigField("pretrained_hash", since=8, unset=True),
     ConfigField("code", since=8, unset=True),
+    ConfigField("file", since=8, timed=True),
+    ConfigField("clients_by", since=8),
+    ConfigField("partition_file", since=8, federated=True),
+    ConfigField("partition_fingerprint", since=8, unset=True, federated=True),
 )
 """Every field. Those of a schema are in the order of their columns in the views."""
 

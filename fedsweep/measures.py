@@ -151,6 +151,24 @@ CATALOG = (
         final="last",
         curve="arm",
     ),
+    *(
+        Measure(
+            f"{kind}_own_accuracy",
+            label,
+            "fraction",
+            group="accuracy",
+            samples="test",
+            since=8,
+            optional=True,
+            final="last",
+        )
+        for kind, label in (
+            ("mean", "mean own test accuracy of the clients"),
+            ("weighted", "mean own test accuracy of the clients, weighed by test images"),
+            ("decile", "own test accuracy of the worst tenth of the clients"),
+            ("worst", "worst own test accuracy of a client"),
+        )
+    ),
     Measure(
         "train_loss",
         "training loss",

@@ -27,7 +27,7 @@ from trainers import memory
 from trainers.config import TrainConfig
 from trainers.data.files import list_files
 from trainers.engines import TEST_ENGINE, Diverged, Unfit, Unreadable
-from trainers.facts import ON_DISK
+from trainers.facts import is_on_disk
 from trainers.identity import canonical
 from trainers.progress import progress
 
@@ -162,7 +162,7 @@ def numerics_of(config: TrainConfig, _device: str, threads: int) -> dict[str, st
 
 def load(config: TrainConfig, root: Path | None) -> Data:
     """Return the fingerprint of the images in a folder, as a real engine does."""
-    if config.dataset in ON_DISK and root is not None:
+    if is_on_disk(config.dataset) and root is not None:
         return Data(list_files(config.dataset, root).content().fingerprint)
     return Data(hashlib.blake2b(config.dataset.encode(), digest_size=16).hexdigest())
 

@@ -6,14 +6,24 @@ This file imports no torch, so that planning a sweep stays fast.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from trainers import own_models
-from trainers.facts import ON_DISK, SEGMENTATION, TRAINING_SAMPLES
+from trainers.facts import (
+    DATASETS,
+    HUGGING_FACE,
+    NEVER_AUGMENTED,
+    SEGMENTATION,
+    TRAINING_SAMPLES,
+    WITHOUT_CLIENTS,
+    is_on_disk,
+)
 from trainers.own_algorithms import BY_NAME, KEYS
 from trainers.own_normalizers import OWN
 from trainers.registry import Registry, foreign_parts
@@ -47,10 +57,40 @@ another package is identified by its name, and its package's version is part of 
 """
 
 
-PINNED = frozenset({"fingerprint", "code", "pretrained_hash"})
+PINNED = frozenset({"fingerprint", "code", "pretrained_hash", "partition_fingerprint"})
 """Fields that `plan` sets from the files that it finds. They may be None in a trial that uses
 them.
 """
+
+
+DATASET = Registry("dataset", "fedsweep.datasets", DATASETS)
+"""All data sets that are known, but those of the Hugging Face hub."""
+
+
+def _dataset(name: str) -> str:
+    """Return the name of a data set that is known here."""
+    if re.fullmatch(rf"{HUGGING_FACE}{_FILE}(/{_FILE})?", name):
+        return name
+    return DATASET.checked(name)
+
+
+_FILE = r"[\w+-][\w .+-]{0,99}"
+"""Pattern of the name of a file in the data folder. It excludes paths, and hidden files."""
+
+
+def _named(*endings: str) -> AfterValidator:
+    """Return the check of the name of a file in the data folder, with one of these endings."""
+
+    def check(name: str) -> str:
+        if not re.fullmatch(rf"{_FILE}({'|'.join(map(re.escape, endings))})", name):
+            raise PydanticCustomError(
+                "file_name",
+                "It must be the plain name of a file in the data folder that ends in {endings}",
+                {"endings": " or ".join(endings)},
+            )
+        return name
+
+    return AfterValidator(check)
 
 
 def _integral(value: object) -> object:
@@ -88,6 +128,10 @@ Decay = Annotated[NotNegative, Field(lt=1)]
 Dirichlets = ("dirichlet", "dirichlet-class")
 
 
+BY_CLIENT = ("natural", "file")
+"""Partitions that name the client of each sample, so that their number is that of the clients."""
+
+
 class TrainConfig(BaseModel):
     """The complete configuration of one trial.
 
@@ -98,11 +142,14 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    dataset: Literal[
-        "digits", "cifar10", "cifar100", "tiny-imagenet", "cityscapes", "camvid", "imagefolder"
-    ]
+    dataset: Annotated[str, AfterValidator(_dataset), Field(json_schema_extra=DATASET.tell)]
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
     """Content hash of the files of a data set on disk. `plan` computes it if it has the files."""
+    file: Annotated[str, _named(".npz", ".safetensors")] | None = None
+    """The file of `arrays`, in the data folder."""
+    clients_by: Literal["nothing", "folder", "csv"] | None = "nothing"
+    """The clients of an image folder. "folder": train/CLIENT/CLASS/, or CLIENT/train/CLASS/.
+    "csv": the columns file and client of clients.csv."""
     image_size: Count | None = 32
     """Side in pixels to which the images of an image folder are resized."""
     image_height: Count | None = 256
@@ -136,9 +183,13 @@ class TrainConfig(BaseModel):
     centralized: bool = False
     """The baseline: every round is M*E steps on all training samples as if one client held them.
     momentum = "local" is then plain SGD momentum, and so is "global"."""
-    partition: Literal["iid", "dirichlet", "dirichlet-class", "shards", "natural"] | None = (
-        "dirichlet"
-    )
+    partition: (
+        Literal["iid", "dirichlet", "dirichlet-class", "shards", "natural", "file"] | None
+    ) = "dirichlet"
+    partition_file: Annotated[str, _named(".csv", ".json")] | None = None
+    """The file of partition = "file", in the data folder: each training sample, and its client."""
+    partition_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
+    """Content hash of the partition's file. `plan` computes it."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """Concentration of the Dirichlet partitions; small is non-IID."""
     min_samples: Count | None = 10
@@ -147,7 +198,7 @@ class TrainConfig(BaseModel):
     """McMahan et al. 2017 take 2."""
     clients: Count | None = None
     """M, the number of registered clients. In a natural partition it is the number of the data's
-    groups.
+    groups, and in that of a file the number of the file's clients.
     """
     participation: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     """C, the fraction of the clients that are sampled in each round."""
@@ -275,15 +326,19 @@ class TrainConfig(BaseModel):
         if own is not None and own.task != task:
             which = own_models.names_for(task)
             raise ValueError(f"model = {self.model} does not fit {self.dataset}: choose {which}")
-        if segments and self.partition not in ("natural", "iid", None):
+        if segments and self.partition not in ("natural", "iid", "file", None):
             raise ValueError(
                 f"the images of {self.dataset} have no single class for a {self.partition} "
                 'partition: choose partition = "natural" or "iid"'
             )
-        if self.partition == "natural" and not segments:
+        if self.partition == "natural" and self.dataset in WITHOUT_CLIENTS:
             raise ValueError(
                 f"{self.dataset} has no groups of its own for a natural partition: choose "
-                "another partition, or cityscapes or camvid"
+                "another partition, or a data set with clients"
+            )
+        if self.partition == "natural" and self.clients_by == "nothing":
+            raise ValueError(
+                'a natural partition of an image folder needs clients_by = "folder" or "csv"'
             )
         if self.dataset in TRAINING_SAMPLES:
             check_sizes(self, TRAINING_SAMPLES[self.dataset])
@@ -382,25 +437,33 @@ def _adapts(c: Given) -> bool:
     return bool(c["optimizer"] != "sgd")
 
 
+def _resized(c: Given) -> bool:
+    return c["dataset"] == "imagefolder" or str(c["dataset"]).startswith(HUGGING_FACE)
+
+
 USED_WHEN: dict[str, Callable[[Given], bool]] = {
-    "fingerprint": lambda c: c["dataset"] in ON_DISK,
+    "fingerprint": lambda c: is_on_disk(c["dataset"]),
     "pretrained_hash": lambda c: c["pretrained"] is not None,
     "code": lambda c: bool(foreign_parts(IDENTIFIED, c)),
-    "image_size": lambda c: c["dataset"] == "imagefolder",
+    "file": lambda c: c["dataset"] == "arrays",
+    "clients_by": lambda c: c["dataset"] == "imagefolder",
+    "image_size": _resized,
     "image_height": lambda c: c["dataset"] in SEGMENTATION,
-    "augment": lambda c: c["dataset"] != "digits",
+    "augment": lambda c: c["dataset"] not in NEVER_AUGMENTED,
     "gn_groups": lambda c: c["normalizer"] == "gn",
     "agc_clip": lambda c: c["normalizer"] == "ws",
     "freeze_round": lambda c: c["normalizer"] == "fixbn" and c["freeze_rule"] != "auto",
     "freeze": lambda c: c["normalizer"] == "fixbn",
     "freeze_rule": lambda c: c["normalizer"] == "fixbn",
     "partition": _federated,
+    "partition_file": lambda c: _federated(c) and c["partition"] == "file",
+    "partition_fingerprint": lambda c: _federated(c) and c["partition"] == "file",
     "alpha": lambda c: _federated(c) and c["partition"] in Dirichlets,
     "min_samples": lambda c: _federated(c) and c["partition"] == "dirichlet-class",
     "shards_per_client": lambda c: _federated(c) and c["partition"] == "shards",
     # One who holds everything takes M*E steps, or local epochs, for which M means nothing.
     "clients": lambda c: (
-        c["partition"] != "natural" if _federated(c) else c["local_steps"] is not None
+        c["partition"] not in BY_CLIENT if _federated(c) else c["local_steps"] is not None
     ),
     "participation": _federated,
     "lr_step": lambda c: c["lr_schedule"] == "step",
@@ -421,6 +484,8 @@ _MAY_BE_NONE = PINNED | set(KEYS)
 
 
 _MISSING = {
+    "file": 'arrays need a file in the data folder: file = "NAME.npz" or "NAME.safetensors"',
+    "partition_file": 'partition = "file" needs partition_file = "NAME.csv" or "NAME.json"',
     "freeze_round": (
         'fixbn needs a freeze_round: a round (64) or a share of the rounds ("50%"), or "auto"'
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +30,15 @@ class Score:
     """Mean cross-entropy (nats) and accuracy (0..1) over the samples, or over the pixels that are
     not void; mean IoU (0..1) where pixels have classes.
 
-    `confusion` [classes, classes] counts them by true and predicted class.
+    `confusion` [classes, classes] counts them by true and predicted class. `predicted` [N], or
+    [N, H, W], are the predicted classes.
     """
 
     loss: float
     accuracy: float
     miou: float | None
     confusion: Tensor
+    predicted: Tensor
 
 
 def batch_size(height: int, width: int) -> int:
@@ -136,7 +140,9 @@ class Evaluation:
         confusion = confusion.view(self.classes, self.classes)
         n = int(confusion.sum())
         miou = None if overlap is None else overlap.compute().item()
-        return Score(loss.item() / n, int(confusion.diagonal().sum()) / n, miou, confusion)
+        return Score(
+            loss.item() / n, int(confusion.diagonal().sum()) / n, miou, confusion, predicted
+        )
 
     def _parts(self, results: Tensor) -> tuple[Tensor, Tensor]:
         """Return views of the sum of the losses, and of the predicted classes [N] or [N, H, W]."""
@@ -171,3 +177,45 @@ def client_accuracy(confusion: Tensor, mix: NDArray[np.int64]) -> float | None:
     recall = counts.diagonal() / np.maximum(tested, 1)
     share = np.where(tested > 0, mix, 0).astype(np.float64)
     return float(share @ recall / share.sum()) if share.sum() > 0 else None
+
+
+class OwnTests:
+    """The test images of each client, to test it on its own."""
+
+    def __init__(self, labels: Tensor, members: NDArray[np.int64], clients: int) -> None:
+        """Prepare for test images with these labels [N], each of a client [N]."""
+        self.labels = labels.cpu()
+        self.members = torch.from_numpy(members)
+        self.samples: list[int] = torch.bincount(self.members, minlength=clients).tolist()
+        """Test images of each client, [M]."""
+
+    def accuracies(self, predicted: Tensor) -> list[float | None]:
+        """Return each client's accuracy (0..1), [M]; None for a client without test images."""
+        right = self.members[predicted == self.labels]
+        counts = torch.bincount(right, minlength=len(self.samples)).tolist()
+        return [k / n if n else None for k, n in zip(counts, self.samples, strict=True)]
+
+
+def worst_tenth(accuracies: Sequence[float]) -> float:
+    """Return the mean of the lowest tenth of the accuracies, rounded up (Li et al. 2020, q-FFL)."""
+    ordered = sorted(accuracies)
+    return statistics.fmean(ordered[: -(-len(ordered) // 10)])
+
+
+def own_accuracies(scores: Sequence[tuple[float | None, int]]) -> dict[str, Any]:
+    """Return the measures of the clients' accuracies on their own test images.
+
+    `scores` are the accuracies, each with the number of test images. A client without test images
+    does not count.
+    """
+    own = [(accuracy, samples) for accuracy, samples in scores if accuracy is not None]
+    if not own:
+        return {}
+    each = [accuracy for accuracy, _ in own]
+    total = sum(samples for _, samples in own)
+    return {
+        "mean_own_accuracy": statistics.fmean(each),
+        "weighted_own_accuracy": math.fsum(a * n for a, n in own) / total,
+        "decile_own_accuracy": worst_tenth(each),
+        "worst_own_accuracy": min(each),
+    }

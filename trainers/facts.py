@@ -12,20 +12,68 @@ disk.
 """
 
 
-TEST_SAMPLES = {"digits": 360, "cifar10": 10_000, "cifar100": 10_000, "tiny-imagenet": 10_000}
+TEST_SAMPLES = {
+    "digits": 360,
+    "cifar10": 10_000,
+    "cifar100": 10_000,
+    "tiny-imagenet": 10_000,
+    "mnist": 10_000,
+    "fashion-mnist": 10_000,
+    "emnist": 18_800,
+    "svhn": 26_032,
+}
 """Test images of the data sets whose content never changes."""
+
+
+DOWNLOADED_CLASSES = {
+    "tiny-imagenet": (500,) * 200,
+    "mnist": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+    "fashion-mnist": (6000,) * 10,
+    "emnist": (2400,) * 47,
+    "svhn": (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+}
+"""Training samples of each class of the data sets that are downloaded if no folder is named.
+`emnist` is the balanced split."""
 
 
 TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
 
 
-ON_DISK = frozenset({"imagefolder", "tiny-imagenet", "cityscapes", "camvid"})
-"""Data sets that are the files of a folder. A fingerprint identifies their content."""
+DATASETS = (
+    *("digits", "cifar10", "cifar100", "tiny-imagenet", "cityscapes", "camvid", "imagefolder"),
+    *("mnist", "fashion-mnist", "emnist", "femnist", "svhn", "arrays"),
+)
+"""The names of our own data sets. A data set of a local copy of the Hugging Face hub is named
+`HUGGING_FACE` and its folder."""
 
 
-DOWNLOADED = frozenset({"tiny-imagenet"})
+HUGGING_FACE = "huggingface:"
+
+
+def is_on_disk(dataset: str) -> bool:
+    """Return if a fingerprint identifies a data set's content, because it may change.
+
+    These are the files of a folder, and the data sets of other packages.
+    """
+    return dataset not in CLASS_SAMPLES
+
+
+DOWNLOADED = frozenset(DOWNLOADED_CLASSES)
 """Those that are downloaded if no folder is named. Their content is always the same."""
+
+
+CHARACTERS = {"mnist": 10, "emnist": 47, "femnist": 62, "svhn": 10, "fashion-mnist": 10}
+"""Classes of the data sets of characters, and of the clothes in their format. A class may lack
+training images in a part of one."""
+
+
+NEVER_AUGMENTED = frozenset({"digits", *CHARACTERS})
+"""Data sets that are neither cropped nor flipped: a mirrored character is another one."""
 
 
 SEGMENTATION = frozenset({"cityscapes", "camvid"})
 """Data sets with a class for each pixel. Their images come in groups: cities, drives."""
+
+
+WITHOUT_CLIENTS = frozenset(CLASS_SAMPLES) | DOWNLOADED
+"""Data sets that have no clients of their own."""

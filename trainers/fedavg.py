@@ -30,7 +30,7 @@ from trainers.data.batches import sampling
 from trainers.data.dataset import VOID, Dataset, Split
 from trainers.draw_source import DrawSource
 from trainers.engines import Diverged, Unfit
-from trainers.evaluate import Evaluation, Score, client_accuracy
+from trainers.evaluate import Evaluation, OwnTests, Score, client_accuracy, own_accuracies
 from trainers.freeze import AutoFreeze, drift
 from trainers.graph import Graphs, graphs_of
 from trainers.lane_operations import Operations
@@ -204,14 +204,16 @@ class _Federation:
         self.sums: list[float] = []
         """The sums of all that `changed` returns, after a round."""
         self.auto = AutoFreeze(self.server) if config.freeze_rule == "auto" else None
-        self.parts: list[Stateful] = [ServerState(self.server), self.own]
-        self.parts += [self.mix.values, self.mix.velocities]
-        self.parts += [self.momentum, self.algorithm]
+        self.parts: list[Stateful] = [ServerState(self.server), self.own, self.mix.values]
+        self.parts += [self.mix.velocities, self.momentum, self.algorithm]
         if self.auto is not None:
             self.parts.append(self.auto)
         # Centralized training has no clients.
         mixed = self.samples if config.client_accuracy and not config.centralized else []
         self.mixes = count_classes(labels, mixed, data.classes)
+        self.own_tests: OwnTests | None = None
+        if mixed and config.partition == "natural" and data.test_members is not None:
+            self.own_tests = OwnTests(data.test.labels, data.test_members, len(mixed))
 
     def bytes_a_round(self, vectors: int) -> int:
         """Return the bytes sent per round in one direction: the averaged state, a global velocity,
@@ -455,7 +457,8 @@ class _Federation:
             tested = dict(zip(drawn.members, tests, strict=True))
         else:
             tested = dict.fromkeys(range(len(self.samples)), tests[0])
-        clients = self.client_scores(tested) if len(self.mixes) else ()
+        own = self.own_scores(tested)
+        clients = self.client_scores(tested, own) if len(self.mixes) else ()
         each = [client.test_accuracy for client in clients]
         return replace(
             measured,
@@ -466,17 +469,36 @@ class _Federation:
             validation_accuracy=mean([s.accuracy for s in held]) if held else None,
             mean_client_accuracy=statistics.fmean(each) if each else None,
             worst_client_accuracy=min(each, default=None),
+            **own_accuracies(list(own.values())),
             clients=clients,
         )
 
-    def client_scores(self, tested: Mapping[int, Score]) -> tuple[ClientScore, ...]:
-        """Return each client's accuracy on its own class mix, of the model tested for it."""
+    def client_scores(
+        self, tested: Mapping[int, Score], own: Mapping[int, tuple[float | None, int]]
+    ) -> tuple[ClientScore, ...]:
+        """Return each client's accuracy on its own class mix, of the model tested for it.
+
+        The accuracy on its own test images is added, if it has some.
+        """
         accuracies = {m: client_accuracy(s.confusion, self.mixes[m]) for m, s in tested.items()}
         return tuple(
-            ClientScore(client, len(self.samples[client]), accuracy)
+            ClientScore(client, len(self.samples[client]), accuracy, *own.get(client, ()))
             for client, accuracy in accuracies.items()
             if accuracy is not None
         )
+
+    def own_scores(self, tested: Mapping[int, Score]) -> dict[int, tuple[float | None, int]]:
+        """Return each client's accuracy on its own test images, and their number."""
+        if self.own_tests is None:
+            return {}
+        of_score: dict[int, list[float | None]] = {}
+        scores: dict[int, tuple[float | None, int]] = {}
+        for client, score in tested.items():
+            # One pass tests a model that clients share.
+            if id(score) not in of_score:
+                of_score[id(score)] = self.own_tests.accuracies(score.predicted)
+            scores[client] = of_score[id(score)][client], self.own_tests.samples[client]
+        return scores
 
     def score(self, split: Split, client: int | None) -> Score:
         """Test the server's model, or a client's."""

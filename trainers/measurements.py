@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClientScore:
-    """The test accuracy (0..1) of one client on its own class mix, and its training samples."""
+    """The test accuracy (0..1) of one client on its own class mix, and its training samples.
+
+    Its accuracy on its own test images, and their number, are None if the data have none of it.
+    """
 
     client: int
     samples: int
     test_accuracy: float
+    own_accuracy: float | None = None
+    own_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,5 +54,12 @@ class Round:
     """None if layers stay with the clients: then there is no common model to compare with."""
     client_drift: float | None = None
     statistics_mismatch_layers: Mapping[str, float] | None = None
+    mean_own_accuracy: float | None = None
+    """Mean over the clients of their accuracies on their own test images."""
+    weighted_own_accuracy: float | None = None
+    """The same mean, weighed by the clients' test images."""
+    decile_own_accuracy: float | None = None
+    """The same mean over the tenth of the clients, rounded up, that has the lowest accuracies."""
+    worst_own_accuracy: float | None = None
     clients: tuple[ClientScore, ...] = ()
     """All clients, or the cohort if clients have models of their own."""

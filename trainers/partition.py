@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.config import TrainConfig
+from trainers.config import BY_CLIENT, TrainConfig
 from trainers.identity import TINY_ALPHA
 from trainers.keys import keyed
 from trainers.progress import progress
@@ -31,8 +31,8 @@ def partition(
 ) -> list[Indices]:
     """Split the samples with these labels [N], or [N, H, W], among the clients.
 
-    `members` [N] are the samples' own groups, for the natural partition. Centralized training is
-    one client with all of them.
+    `members` [N] are the samples' own groups, or those of a file, for a partition by client.
+    Centralized training is one client with all samples.
 
     Raises:
         ValueError: the samples cannot be split so.
@@ -41,7 +41,7 @@ def partition(
     check_sizes(config, len(labels))
     if config.centralized:
         return [np.arange(len(labels))]
-    if config.partition == "natural":
+    if config.partition in BY_CLIENT:
         return natural(members)
     assert config.clients is not None
     if config.partition == "iid":

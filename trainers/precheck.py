@@ -6,18 +6,14 @@ imported.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context, Decimal
-from typing import TYPE_CHECKING
 
-from trainers.config import TrainConfig
-from trainers.facts import CLASS_SAMPLES, TEST_SAMPLES
+from trainers.config import BY_CLIENT, TrainConfig
+from trainers.data.stock import Stock
+from trainers.facts import CLASS_SAMPLES, DOWNLOADED_CLASSES, TEST_SAMPLES
 from trainers.sizes import check_sizes, held_back
-
-if TYPE_CHECKING:
-    from trainers.data.files import Files
 
 MOST_NUMBERS = 200_000_000
 """Random numbers, about 20 seconds of them, after which a plan checks no further Dirichlet
@@ -34,41 +30,12 @@ NUMBERS_PER_CLASS = 650
 """Making a generator and the arrays of a class takes as long as so many random numbers."""
 
 
-@dataclass(frozen=True)
-class Stock:
-    """The samples of a data set. All but `test` are training samples."""
-
-    samples: int
-    classes: tuple[int, ...] = ()
-    """Samples of each class; empty if each pixel has a class."""
-    groups: tuple[int, ...] = ()
-    """Samples of each natural client; empty if the data have none."""
-    test: int = 0
-    """Test images; 0 if their number is not known."""
-
-
 def released(dataset: str) -> Stock | None:
     """Return the training samples of a data set whose content never changes, otherwise None."""
     classes = {**CLASS_SAMPLES, **DOWNLOADED_CLASSES}.get(dataset)
     if classes is None:
         return None
     return Stock(sum(classes), classes, test=TEST_SAMPLES[dataset])
-
-
-DOWNLOADED_CLASSES = {"tiny-imagenet": (500,) * 200}
-"""Training samples of each class of the data sets that are downloaded if no folder is named."""
-
-
-def on_disk(files: Files) -> Stock:
-    """Return the training samples that lie in a folder."""
-    classes = Counter(label for _, label in files.train if isinstance(label, int))
-    groups = Counter(files.members)
-    return Stock(
-        samples=len(files.train),
-        classes=tuple(classes[c] for c in range(len(files.classes))) if classes else (),
-        groups=tuple(groups[g] for g in range(len(files.groups))),
-        test=len(files.test),
-    )
 
 
 def client_sizes(config: TrainConfig, stock: Stock) -> Sequence[int] | None:
@@ -82,8 +49,8 @@ def client_sizes(config: TrainConfig, stock: Stock) -> Sequence[int] | None:
     """
     if config.centralized:
         return [stock.samples]
-    if config.partition == "natural":
-        return stock.groups
+    if config.partition in BY_CLIENT:
+        return by_client(config, stock)
     from trainers import partition
 
     if config.clients is None or config.clients > MOST_CLIENTS:
@@ -104,6 +71,13 @@ def client_sizes(config: TrainConfig, stock: Stock) -> Sequence[int] | None:
     return partition.even_sizes(stock.samples, config.clients)
 
 
+def by_client(config: TrainConfig, stock: Stock) -> tuple[int, ...]:
+    """Return the samples of each client of the data, or of the file of the partition."""
+    if config.partition_file is not None:
+        return stock.files.get(config.partition_file, ())
+    return stock.groups
+
+
 @dataclass
 class Precheck:
     """The checks of one plan. Each distinct partition is checked once."""
@@ -122,11 +96,14 @@ class Precheck:
         by_seed = self.by_seed(config)
         for seed in seeds if by_seed else seeds[:1]:
             values = (getattr(config, name) for name in FIELDS)
-            key = (config.dataset, *values, seed if by_seed else None)
+            data = (config.dataset, config.file, config.clients_by)
+            key = (*data, *values, seed if by_seed else None)
             if key in self.checked:
                 continue
             self.checked.add(key)
             check_sizes(config, stock.samples)
+            if config.partition == "natural" and not stock.groups:
+                raise ValueError("the data have no groups of their own for a natural partition")
             largest = self.largest_client(config, stock, seed)
             if config.validation and largest is not None:
                 check_validation(config, largest)
@@ -145,8 +122,8 @@ class Precheck:
         """
         if config.centralized:
             return stock.samples
-        if config.partition == "natural":
-            return max(stock.groups, default=None)
+        if config.partition in BY_CLIENT:
+            return max(by_client(config, stock), default=None)
         assert config.clients is not None
         if config.partition == "dirichlet-class":
             return self.largest_by_class(config, stock.classes, seed)
@@ -184,6 +161,7 @@ class Precheck:
 FIELDS = (
     "centralized",
     "partition",
+    "partition_file",
     "clients",
     "alpha",
     "min_samples",

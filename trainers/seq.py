@@ -188,9 +188,35 @@ def class_counts(config: TrainConfig, root: Path | None) -> list[list[int]]:
 
 
 def _load_for(config: TrainConfig, root: Path | None) -> Dataset:
-    sizes = (config.image_size, config.image_height)
+    choice = (config.image_size, config.image_height, config.file, config.clients_by)
     with _one_load():
-        return _load(config.dataset, *sizes, config.fingerprint, root)
+        data = _load(config.dataset, *choice, config.fingerprint, root)
+        return data if config.partition_file is None else _assigned(data, config, root)
+
+
+def _assigned(data: Dataset, config: TrainConfig, root: Path | None) -> Dataset:
+    """Return the data set with the clients of the file of the partition.
+
+    Raises:
+        BadData: the file is missing, names other samples, or is not the planned one.
+
+    """
+    import numpy as np
+
+    from trainers.data.errors import Missing, shown
+    from trainers.data.listing import assignment
+
+    assert config.partition_file is not None
+    choice = config.model_dump()
+    clients = assignment(choice, config.partition_file, root, len(data.train.labels))
+    if config.partition_fingerprint not in (None, clients.fingerprint):
+        raise Missing(
+            f"{shown(config.partition_file)} here (fingerprint {clients.fingerprint}) is not the "
+            f"file that the trial was planned with ({config.partition_fingerprint}): point --data "
+            "at the right folder"
+        )
+    members = np.array(clients.members, dtype=np.int64)
+    return replace(data, groups=clients.clients, members=members, test_members=None)
 
 
 @contextmanager
@@ -216,6 +242,8 @@ def _load(
     dataset: str,
     image_size: int | None,
     image_height: int | None,
+    file: str | None,
+    clients_by: str | None,
     fingerprint: str | None,
     root: Path | None,
 ) -> Dataset:
@@ -223,7 +251,13 @@ def _load(
     from trainers.data import datasets
 
     return datasets.load(
-        dataset, root, image_size=image_size, image_height=image_height, fingerprint=fingerprint
+        dataset,
+        root,
+        image_size=image_size,
+        image_height=image_height,
+        file=file,
+        clients_by=clients_by,
+        fingerprint=fingerprint,
     )
 
 

@@ -13,7 +13,7 @@ from fedsweep.report.labels import field_text
 MOST_VALUES = 6
 """Values of a key that are listed, at most."""
 
-UNNAMED = frozenset({"seed", "fingerprint"})
+UNNAMED = frozenset({"seed", "fingerprint", "partition_fingerprint"})
 """Keys that are no choice of the user's."""
 
 

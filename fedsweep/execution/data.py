@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ from trainers import engines
 from trainers.engines import engine_of
 
 if TYPE_CHECKING:
-    from trainers import precheck
+    from trainers.data.listing import Listing
+    from trainers.data.stock import Stock
 
 log = logging.getLogger("fedsweep")
 
@@ -35,18 +37,21 @@ log = logging.getLogger("fedsweep")
 def missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | None:
     """Return a refusal if a trial's data set is not on this machine, None otherwise."""
     from trainers.data.errors import BadData, MachineLimit, Missing, shown
-    from trainers.data.files import list_files
-    from trainers.facts import DOWNLOADED, ON_DISK
+    from trainers.data.listing import list_data
+    from trainers.facts import DOWNLOADED, is_on_disk
 
     dataset, lack = need["dataset"], data_of(need)
-    if dataset not in ON_DISK:
+    if (table := need.get("partition_file")) and (root is None or not (root / table).is_file()):
+        place = shown(root) if root is not None else "no data folder"
+        return DataMissing(f"{shown(table)} is not in {place}: put it there, or set --data", lack)
+    if not is_on_disk(dataset):
         if dataset == "digits" or root is None or root.is_dir():
             return None
         return DataMissing(f"{dataset}: there is no folder {shown(root)}: change --data", lack)
     if root is None and dataset in DOWNLOADED:
         return None
     try:
-        list_files(dataset, root)
+        list_data(need, root)
     except MachineLimit as error:
         raise MachineError(str(error)) from error
     except BadData as error:
@@ -57,7 +62,12 @@ def missing_data(need: Mapping[str, Any], root: Path | None) -> DataMissing | No
 
 def data_of(need: Mapping[str, Any]) -> stops.Lack:
     """Return the fields that name a trial's data."""
-    return ("dataset", need["dataset"]), ("fingerprint", need.get("fingerprint"))
+    more = ((name, need.get(name)) for name in ("file", "partition_file", "partition_fingerprint"))
+    return (
+        ("dataset", need["dataset"]),
+        ("fingerprint", need.get("fingerprint")),
+        *((name, value) for name, value in more if value is not None),
+    )
 
 
 def sound_data(config: TrainConfig, root: Path | None, before: str | None) -> engines.Data:
@@ -95,7 +105,7 @@ def look_at_data(
     root: Path | None,
     file: Path | None = None,
     report: Callable[[str], object] = log.info,
-) -> tuple[SweepSpec, bool, dict[str, precheck.Stock]]:
+) -> tuple[SweepSpec, bool, dict[str, Stock]]:
     """Check the data sets of a sweep, and pin the fingerprints of those on disk.
 
     Returns the sweep with the fingerprints, True if a data set could not be checked, and the
@@ -107,47 +117,124 @@ def look_at_data(
 
     """
     from trainers import precheck
-    from trainers.data.content import check_decoded
-    from trainers.data.errors import BadData, MachineLimit
-    from trainers.data.files import list_files
-    from trainers.facts import DOWNLOADED, ON_DISK
+    from trainers.data.listing import CHOICE
+    from trainers.facts import DOWNLOADED, is_on_disk
 
     unseen = False
-    stocks: dict[str, precheck.Stock] = {}
-    trials = Trials.of(sweep.trials)
-    configs = [*trials.distinct("dataset", "fingerprint"), *(arm.config for arm in sweep.arms)]
-    for dataset in dict.fromkeys(config.dataset for config in configs):
+    stocks: dict[str, Stock] = {}
+    for title, configs in _by_data(sweep, *CHOICE, "fingerprint").items():
+        dataset = configs[0].dataset
         stock = precheck.released(dataset)
-        if dataset in ON_DISK and root is None:
+        if is_on_disk(dataset) and root is None and not _needs_no_folder(dataset):
             # The same plan gives the same trials, before and after a download. The downloaded
             # content is always the same: its checksum is verified.
-            unseen |= dataset not in DOWNLOADED and any(
-                c.fingerprint is None for c in configs if c.dataset == dataset
-            )
-        elif dataset in ON_DISK:
-            try:
-                files = list_files(dataset, root)
-                for config in configs:
-                    if config.dataset == dataset == "imagefolder" and config.image_size:
-                        sides = (config.image_size, config.image_size)
-                        check_decoded(files.root, len(files.train) + len(files.test), *sides, 3)
-                content = files.content()
-                content.check()
-            except (BadData, MachineLimit, ValueError) as error:
-                raise PlanError(str(error)) from error
-            sweep = pinned(sweep, dataset, content.fingerprint)
-            for line in (*files.found, *content.notes):
-                report(f"{dataset}: {line}")
-            stock = precheck.on_disk(files)
+            unseen |= dataset not in DOWNLOADED and any(c.fingerprint is None for c in configs)
+        elif is_on_disk(dataset):
+            listing, fingerprint, notes = _looked_at(configs, root)
+            match = {name: getattr(configs[0], name) for name in ("dataset", "file", "clients_by")}
+            sweep = pinned(sweep, match, {"fingerprint": fingerprint})
+            stock = _stock(listing)
+            for line in (*listing.found, *notes, *stock.notes):
+                report(f"{title}: {line}")
         if stock is not None:
-            stocks[dataset] = stock
+            stocks[title] = stock
+    sweep = _assign(sweep, stocks, root)
     _check_partitions(sweep, stocks, file)
     return sweep, unseen, stocks
 
 
-def _check_partitions(
-    sweep: SweepSpec, stocks: Mapping[str, precheck.Stock], file: Path | None
-) -> None:
+def _by_data(sweep: SweepSpec, *fields: str) -> dict[str, list[TrainConfig]]:
+    """Return the configurations of a sweep that differ in some fields, by their data's title."""
+    from trainers.data.listing import titled
+
+    by_title: dict[str, list[TrainConfig]] = {}
+    trials = Trials.of(sweep.trials).distinct(*fields)
+    for config in (*trials, *(arm.config for arm in sweep.arms)):
+        by_title.setdefault(titled(vars(config)), []).append(config)
+    return by_title
+
+
+def _needs_no_folder(dataset: str) -> bool:
+    """Return whether a package brings a data set along, or finds it itself."""
+    from trainers.config import DATASET
+
+    return DATASET.offered(dataset) is not None
+
+
+def _looked_at(
+    configs: Sequence[TrainConfig], root: Path | None
+) -> tuple[Listing, str, tuple[str, ...]]:
+    """Return the listing of a data set on disk, its fingerprint, and notes on its content.
+
+    Raises:
+        PlanError: the files are missing, or no trial can be trained on them.
+
+    """
+    from trainers.data.content import check_decoded
+    from trainers.data.errors import BadData, MachineLimit
+    from trainers.data.files import Files
+    from trainers.data.listing import list_data
+
+    try:
+        listing = list_data(vars(configs[0]), root)
+        for config in configs:
+            if isinstance(listing, Files) and config.image_size:
+                sides = (config.image_size, config.image_size)
+                check_decoded(listing.root, len(listing.train) + len(listing.test), *sides, 3)
+        content = listing.content()
+        content.check()
+    except (BadData, MachineLimit, ValueError) as error:
+        raise PlanError(str(error)) from error
+    return listing, content.fingerprint, content.notes
+
+
+def _stock(listing: Listing) -> Stock:
+    """Return the samples of a listing.
+
+    Raises:
+        PlanError: the files are not sound.
+
+    """
+    from trainers.data.errors import BadData, MachineLimit
+
+    try:
+        return listing.stock()
+    except (BadData, MachineLimit, ValueError) as error:
+        raise PlanError(str(error)) from error
+
+
+def _assign(sweep: SweepSpec, stocks: dict[str, Stock], root: Path | None) -> SweepSpec:
+    """Return the sweep with the fingerprints of the files of its partitions.
+
+    The samples of their clients are added to the stocks.
+
+    Raises:
+        PlanError: a file is missing, or names other samples.
+
+    """
+    from trainers.data.errors import BadData, MachineLimit
+    from trainers.data.listing import CHOICE, assignment
+
+    for title, configs in _by_data(sweep, *CHOICE, "partition_file").items():
+        for config in configs:
+            if (name := config.partition_file) is None:
+                continue
+            if (stock := stocks.get(title)) is None:
+                raise PlanError(
+                    f'partition_file = "{name}" needs the samples of {title}: give their folder '
+                    "with --data"
+                )
+            try:
+                clients = assignment(vars(config), name, root, stock.samples)
+            except (BadData, MachineLimit) as error:
+                raise PlanError(str(error)) from error
+            stocks[title] = replace(stock, files={**stock.files, name: clients.sizes})
+            match = {"partition_file": name, "dataset": config.dataset}
+            sweep = pinned(sweep, match, {"partition_fingerprint": clients.fingerprint})
+    return sweep
+
+
+def _check_partitions(sweep: SweepSpec, stocks: Mapping[str, Stock], file: Path | None) -> None:
     """Refuse a sweep with a trial whose samples cannot be split as planned.
 
     Raises:
@@ -155,14 +242,15 @@ def _check_partitions(
 
     """
     from trainers import precheck
+    from trainers.data.listing import CHOICE, titled
 
     checks = precheck.Precheck()
     try:
         for arm in sweep.arms:
-            if stock := stocks.get(arm.config.dataset):
+            if stock := stocks.get(titled(vars(arm.config))):
                 checks.check(arm.config, stock, arm.all_seeds)
-        for config in Trials.of(sweep.trials).distinct("dataset", *precheck.FIELDS, "seed"):
-            if stock := stocks.get(config.dataset):
+        for config in Trials.of(sweep.trials).distinct(*CHOICE, *precheck.FIELDS, "seed"):
+            if stock := stocks.get(titled(vars(config))):
                 checks.check(config, stock, [config.seed])
     except ValueError as error:
         raise PlanError(f"{file}: {error}" if file else str(error)) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedsweep.plan import SweepSpec, TrainConfig, Trials
 
 if TYPE_CHECKING:
-    from trainers.precheck import Stock
+    from trainers.data.stock import Stock
 
 MOST_PARTITIONS = 4
 """Partitions of a data set that are described, at most."""
@@ -56,9 +56,10 @@ def data_facts(sweep: SweepSpec, stocks: Mapping[str, Stock]) -> list[DataFacts]
 
 def _data(trials: Trials, arms: Sequence[TrainConfig], dataset: str, stock: Stock) -> DataFacts:
     from trainers import precheck
+    from trainers.data.listing import CHOICE, titled
 
-    configs = [*trials.distinct("dataset", "augment", *precheck.FIELDS), *arms]
-    configs = [config for config in configs if config.dataset == dataset]
+    configs = [*trials.distinct(*CHOICE, "augment", *precheck.FIELDS), *arms]
+    configs = [config for config in configs if titled(vars(config)) == dataset]
     partitions: dict[tuple[str, int | None], TrainConfig] = {}
     for config in configs:
         partitions.setdefault((_how(config), config.clients), config)
@@ -79,6 +80,8 @@ def _how(config: TrainConfig) -> str:
     """Return a partition in a few words."""
     if config.centralized:
         return "centralized"
+    if config.partition_file is not None:
+        return f"file, {config.partition_file}"
     words = {"alpha": "α = {:g}", "min_samples": "at least {} each", "shards_per_client": "{} each"}
     parts = [
         text.format(value)

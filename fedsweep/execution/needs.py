@@ -9,10 +9,11 @@ from typing import Any
 
 from fedsweep.errors import (
     MachineLacks,
+    PackageMissing,
 )
 from fedsweep.execution.data import data_of, missing_data
 from fedsweep.execution.device import too_small
-from fedsweep.execution.packages import missing_package
+from fedsweep.execution.packages import missing_dataset, missing_package
 from fedsweep.execution.weights import missing_weights, weights_of
 from fedsweep.store import stops
 
@@ -28,6 +29,7 @@ def lacking(
     for need in needs:
         parts = tuple((name, need[name]) for name in ("model", "normalizer", "algorithm", "code"))
         checks[parts] = partial(_missing_for_parts, need, device)
+        checks[("dataset", need["dataset"]),] = partial(_missing_for_data, need)
         checks[data_of(need)] = partial(missing_data, need, root)
         checks[weights_of(need)] = partial(missing_weights, need, root)
     refusals: dict[stops.Lack | None, MachineLacks] = {}
@@ -39,3 +41,10 @@ def lacking(
 
 def _missing_for_parts(need: Mapping[str, Any], device: str) -> MachineLacks | None:
     return missing_package(need) or too_small(need["model"], device)
+
+
+def _missing_for_data(need: Mapping[str, Any]) -> PackageMissing | None:
+    dataset = need["dataset"]
+    if (problem := missing_dataset(dataset)) is not None:
+        return PackageMissing(problem, (("dataset", dataset),))
+    return None

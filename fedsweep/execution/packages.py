@@ -21,7 +21,7 @@ from trainers.registry import Registry, code_of, loaded_hash
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
-    """Check that this machine has the packages of a trial's model, normalizer and algorithm.
+    """Check that this machine has the packages of a trial's parts and data set.
 
     Raises:
         PackageMissing: a package is missing, or is another one than planned; the message names it
@@ -50,6 +50,7 @@ def missing_package(need: Mapping[str, Any]) -> PackageMissing | None:
         "model": missing_module,
         "normalizer": _missing_normalizer,
         "algorithm": _missing_algorithm,
+        "dataset": missing_dataset,
     }
     for field, check in checks.items():
         if (problem := check(need.get(field))) is not None:
@@ -140,6 +141,23 @@ def pin_code(sweep: SweepSpec) -> SweepSpec:
         return sweep if is_ours else pinned_by(sweep, update)
     except ValueError as error:
         raise PlanError(str(error)) from error
+
+
+def missing_dataset(name: str) -> str | None:
+    """Return a sentence if a package of a data set is missing here.
+
+    An error of the package itself is met by `fedsweep.execution.data.missing_data`.
+    """
+    from trainers.config import DATASET
+    from trainers.facts import HUGGING_FACE
+
+    if name.startswith(HUGGING_FACE):
+        from trainers.data.hub import NEEDS_PYARROW
+
+        return None if find_spec("pyarrow") is not None else NEEDS_PYARROW
+    if name not in DATASET.names():
+        return f"data set {name} is offered by no package: install its own"
+    return None
 
 
 def import_error(module: str) -> str | None:

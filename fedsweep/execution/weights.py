@@ -29,10 +29,10 @@ def missing_weights(need: Mapping[str, Any], root: Path | None) -> DataMissing |
     """
     from trainers.weight_files import WeightsMissing, locate
 
-    if need.get("pretrained") is None:
+    if (name := need.get("pretrained")) is None:
         return None
     try:
-        locate(need.get("pretrained"), root)
+        locate(name, root)
     except WeightsMissing as error:
         return DataMissing(str(error), weights_of(need))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedsweep.plan.arms import ArmSpec
 from fedsweep.plan.packed import Trials
@@ -45,12 +46,16 @@ class SweepSpec:
         )
 
 
-def pinned(sweep: SweepSpec, dataset: str, fingerprint: str) -> SweepSpec:
-    """Return the sweep with the content of a data set on disk in its trials' identity."""
+def pinned(sweep: SweepSpec, match: Mapping[str, Any], pins: Mapping[str, str]) -> SweepSpec:
+    """Return the sweep with the content of files in the identity of the trials that read them.
+
+    These are the trials whose fields `match`. A trial whose plan names the content keeps it.
+    """
 
     def update(config: TrainConfig) -> Mapping[str, str]:
-        is_open = config.dataset == dataset and not config.fingerprint
-        return {"fingerprint": fingerprint} if is_open else {}
+        matches = all(getattr(config, name) == value for name, value in match.items())
+        is_open = matches and not any(getattr(config, name) for name in pins)
+        return pins if is_open else {}
 
     return pinned_by(sweep, update)
 

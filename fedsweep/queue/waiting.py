@@ -76,6 +76,7 @@ def needs(connection: Connection, sweep: str | None = None) -> list[dict[str, st
 NEEDS = (
     *("dataset", "fingerprint", "model", "normalizer", "algorithm"),
     *("pretrained", "pretrained_hash", "code"),
+    *("file", "clients_by", "partition_file", "partition_fingerprint"),
 )
 """The fields of a configuration that decide what a machine must have."""
 

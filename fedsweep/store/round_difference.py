@@ -61,7 +61,7 @@ def differences(
             yield Differs(again.round, column, stored[column], row[column])
     measured = {score.client: score for score in again.clients}
     for client in [*measured, *(m for m in clients if m not in measured)]:
-        for name in ("test_accuracy", "samples"):
+        for name in ("test_accuracy", "samples", "own_accuracy", "own_samples"):
             one, other = (getattr(s.get(client), name, None) for s in (clients, measured))
             if one != other:
                 yield Differs(again.round, f"{name} of client {client}", one, other)

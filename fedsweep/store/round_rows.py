@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,8 +116,8 @@ def _stored_clients(
     if any(r.clients for r in again):
         c = client_rounds.c
         span = c.round.between(again[0].round, again[-1].round)
-        query = sa.select(c.round, c.client, c.samples, c.test_accuracy)
-        for row in connection.execute(query.where(c.trial == claim.trial, span)):
-            score = ClientScore(row.client, row.samples, row.test_accuracy)
-            scores.setdefault(row.round, {})[row.client] = score
+        query = sa.select(c.round, *(c[field.name] for field in fields(ClientScore)))
+        for number, *values in connection.execute(query.where(c.trial == claim.trial, span)):
+            score = ClientScore(*values)
+            scores.setdefault(number, {})[score.client] = score
     return scores

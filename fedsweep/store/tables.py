@@ -210,9 +210,15 @@ client_rounds = Table(
     Column("client", BigInteger, primary_key=True),
     Column("samples", BigInteger, nullable=False),
     Column("test_accuracy", Double, nullable=False),
+    Column("own_accuracy", Double),
+    Column("own_samples", BigInteger),
     sqlite_with_rowid=False,
 )
-"""Each registered client's own test accuracy, if the trial measures it."""
+"""Each registered client's own test accuracy, if the trial measures it.
+
+`test_accuracy` is on the client's class mix. `own_accuracy` is on its `own_samples` test images,
+if the data have them.
+"""
 
 snapshots = Table(
     "snapshots",

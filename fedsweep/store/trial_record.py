@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -58,9 +58,10 @@ def trial_record(connection: Connection, trial: int) -> Record:
         )
     scores: dict[int, dict[int, ClientScore]] = {}
     c = client_rounds.c
-    each = sa.select(c.round, c.client, c.samples, c.test_accuracy).where(c.trial == trial)
-    for r in connection.execute(each):
-        scores.setdefault(r.round, {})[r.client] = ClientScore(r.client, r.samples, r.test_accuracy)
+    each = sa.select(c.round, *(c[field.name] for field in fields(ClientScore)))
+    for number, *values in connection.execute(each.where(c.trial == trial)):
+        score = ClientScore(*values)
+        scores.setdefault(number, {})[score.client] = score
     return Record(
         trial_id=row.trial_id,
         config=json.loads(row.config),

@@ -48,7 +48,11 @@ _ADDED = {
 }
 """Columns of `results` that are no field and no measure, by the schema that added them."""
 
-_LATEST = max(*_ADDED, *(entry.since for entry in (*fields.CATALOG, *measures.CATALOG)))
+_LATEST = max(
+    *_ADDED,
+    *(field.since for field in fields.CATALOG),
+    *(measure.since for measure in measures.CATALOG),
+)
 """The last schema that added a column to a view."""
 
 
@@ -118,7 +122,8 @@ def _bodies() -> dict[str, str]:
                 WHERE r.inherited = 1 GROUP BY m.sweep
             ) i ON i.sweep = s.id""",
         "clients": """
-            SELECT t.trial_id, c.round, c.client, c.samples, c.test_accuracy
+            SELECT t.trial_id, c.round, c.client, c.samples, c.test_accuracy,
+                   c.own_accuracy, c.own_samples
             FROM client_rounds c JOIN trials t ON t.id = c.trial""",
     }
 

@@ -237,7 +237,8 @@ def _require_equal_rounds(
     compared.
     """
     begun = {t["trial_id"]: (t, o) for t, o in both if t["final_round"] and o["final_round"]}
-    for table, measured in ((rounds, COMPARED), (client_rounds, ["samples", "test_accuracy"])):
+    of_clients = ["samples", "test_accuracy", "own_accuracy", "own_samples"]
+    for table, measured in ((rounds, COMPARED), (client_rounds, of_clients)):
         for key, sides in _side_by_side(source, target, table, measured, list(begun)):
             incoming, existing = begun[key[0]]
             if key[1] > min(incoming["final_round"], existing["final_round"]):

@@ -1,5 +1,7 @@
 """The configuration's new fields for models, data and algorithms of one's own.
 
+Also the clients' accuracies on their own test images.
+
 Rows that are there get what their trials were: a new field's default where the field has a
 meaning, NULL elsewhere. Their configurations and ids stay as they are.
 """
@@ -31,7 +33,17 @@ FIELDS = {
     "pretrained": sa.Text(),
     "pretrained_hash": sa.Text(),
     "code": sa.Text(),
+    "file": sa.Text(),
+    "clients_by": sa.Text(),
+    "partition_file": sa.Text(),
+    "partition_fingerprint": sa.Text(),
 }
+OWN_ACCURACIES = (
+    "mean_own_accuracy",
+    "weighted_own_accuracy",
+    "decile_own_accuracy",
+    "worst_own_accuracy",
+)
 
 
 def upgrade() -> None:
@@ -39,3 +51,12 @@ def upgrade() -> None:
         op.add_column("trials", sa.Column(name, kind, nullable=True))
     op.execute("UPDATE trials SET algorithm = 'fedavg' WHERE NOT centralized")
     op.execute("UPDATE trials SET optimizer = 'sgd'")
+    for name in OWN_ACCURACIES:
+        op.add_column("trials", sa.Column(name, sa.Double(), nullable=True))
+        op.add_column("rounds", sa.Column(name, sa.Double(), nullable=True))
+    op.add_column("client_rounds", sa.Column("own_accuracy", sa.Double(), nullable=True))
+    op.add_column("client_rounds", sa.Column("own_samples", sa.BigInteger(), nullable=True))
+    filled = sa.table("trials", sa.column("dataset", sa.Text()), sa.column("clients_by", sa.Text()))
+    op.execute(
+        sa.update(filled).where(filled.c.dataset == "imagefolder").values(clients_by="nothing")
+    )

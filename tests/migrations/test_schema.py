@@ -53,6 +53,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
             for name in views.NAMES
         }
     measured = ["test_miou", "mean_client_accuracy", "worst_client_accuracy"]
+    own = [f"{kind}_own_accuracy" for kind in ("mean", "weighted", "decile", "worst")]
     first = [*added_by(1)]
     assert columns["results"] == [
         *("trial_id", "cell_id", "sweep", "state", "failure"),
@@ -67,6 +68,7 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *added_by(5),
         "frozen_at",
         *added_by(8),
+        *own,
     ]
     assert columns["curves"] == [
         *("trial_id", "round", "phase", "train_loss", "test_loss", "test_accuracy"),
@@ -74,8 +76,12 @@ def test_views_have_the_columns_of_the_contract(store: Engine) -> None:
         *measured,
         *("statistics_mismatch", "gradient_deviation", "client_drift"),
         "statistics_mismatch_layers",
+        *own,
     ]
-    assert columns["clients"] == ["trial_id", "round", "client", "samples", "test_accuracy"]
+    assert columns["clients"] == [
+        *("trial_id", "round", "client", "samples", "test_accuracy"),
+        *("own_accuracy", "own_samples"),
+    ]
     assert columns["members"] == ["sweep", "trial_id"]
     first.remove("seed")
     assert columns["cells"] == [

@@ -27,6 +27,8 @@ def test_columns_of_measures_keep_their_order() -> None:
         *("test_accuracy", "test_loss", "validation_accuracy", "best_test_accuracy", "best_round"),
         *("bytes_up", "bytes_down", "seconds"),
         *("test_miou", "mean_client_accuracy", "worst_client_accuracy"),
+        *("mean_own_accuracy", "weighted_own_accuracy", "decile_own_accuracy"),
+        "worst_own_accuracy",
     ]
     assert [measure.name for measure in measures.OF_ROUNDS] == [
         *("train_loss", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy"),
@@ -34,6 +36,8 @@ def test_columns_of_measures_keep_their_order() -> None:
         *("test_miou", "mean_client_accuracy", "worst_client_accuracy"),
         *("statistics_mismatch", "gradient_deviation", "client_drift"),
         "statistics_mismatch_layers",
+        *("mean_own_accuracy", "weighted_own_accuracy", "decile_own_accuracy"),
+        "worst_own_accuracy",
     ]
 
 
@@ -84,6 +88,8 @@ def test_columns_of_fields_keep_their_order() -> None:
         *("lr_schedule", "lr_step", "lr_gamma", "server_momentum"),
         *("client_accuracy", "keep_weights", "diagnostics"),
     )
+    data = ("file", "clients_by", "partition_file", "partition_fingerprint")
+    assert set(data) <= set(added_by(8))
     assert (added_by(3), added_by(4), added_by(5)) == (("snapshot_every",), (), ("freeze_rule",))
     assert added_by(8) == (
         *("algorithm", "prox_mu", "server_lr", "server_beta1", "server_beta2", "server_tau"),

@@ -327,7 +327,7 @@ def test_a_plan_that_meets_a_limit_is_refused(
     def refuse(*_: object) -> None:
         raise MachineLimit("Too many open files: raise the limit")
 
-    monkeypatch.setattr(files, "list_files", refuse)
+    monkeypatch.setattr("trainers.data.listing.list_files", refuse)
     sweep = read_plan(tiny, ["dataset=imagefolder", "image_size=32"])
     with pytest.raises(PlanError, match="Too many open files"):
         data.look_at_data(sweep, tmp_path)

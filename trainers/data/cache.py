@@ -194,6 +194,7 @@ def read(folder: Path) -> Kept | None:
             std=tuple(facts["std"]),
             groups=tuple(facts["groups"]),
             members=arrays.get("members"),
+            test_members=arrays.get("test_members"),
         )
         data = replace(data, found=tuple(facts["found"]))
     except Exception:  # noqa: BLE001  # damage has many faces, and one remedy
@@ -234,7 +235,8 @@ def _arrays(data: Dataset) -> dict[str, NDArray[Any]]:
     splits = {"train": data.train, "test": data.test}
     arrays = {f"{name}_images": split.images.numpy() for name, split in splits.items()}
     arrays |= {f"{name}_labels": split.labels.numpy() for name, split in splits.items()}
-    return arrays if data.members is None else {**arrays, "members": data.members}
+    members = {"members": data.members, "test_members": data.test_members}
+    return arrays | {name: array for name, array in members.items() if array is not None}
 
 
 def _facts(kept: Kept) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Dataset:
     """Names of the natural clients, sorted: cities, drives."""
     members: NDArray[np.int64] | None = None
     """The group of each training image, [N]."""
+    test_members: NDArray[np.int64] | None = None
+    """The group of each test image, [N]; None if test images belong to no group."""
     found: tuple[str, ...] = ()
     """Sentences for people about files that were used, ignored and changed. Training does not use
     them.
@@ -91,13 +93,15 @@ def assemble(
     std: tuple[float, ...],
     groups: tuple[str, ...] = (),
     members: NDArray[np.int64] | None = None,
+    test_members: NDArray[np.int64] | None = None,
 ) -> Dataset:
     """Build a data set from arrays of images and labels, and compute its fingerprint."""
     parts = [np.ascontiguousarray(array) for array in (*train, *test)]
     content = hashlib.sha256()
-    for array in parts if members is None else [*parts, members]:
+    for array in (*parts, *(m for m in (members, test_members) if m is not None)):
         content.update(array.data)
         progress.step()
     train_x, train_y, test_x, test_y = (torch.from_numpy(array) for array in parts)
     splits = Split(train_x, train_y), Split(test_x, test_y)
-    return Dataset(*splits, classes, mean, std, content.hexdigest()[:32], groups, members)
+    fingerprint = content.hexdigest()[:32]
+    return Dataset(*splits, classes, mean, std, fingerprint, groups, members, test_members)

@@ -102,7 +102,7 @@ def read_scenes(
         path, label_path = entries[i]
         with decoding(path) as image:
             sides, turn = image.size, orientation(image)
-            images[i] = _to_rgb(image, path, size, depth)
+            images[i] = to_rgb(image, path, size, depth)
         with decoding(label_path, label=True) as label:
             if label.size != sides:
                 raise BadData(
@@ -145,10 +145,10 @@ RUN = 16
 def _rgb(path: Path, size: tuple[int, int], depth: Depth) -> Images:
     """Return the first frame of an image file as RGB [H, W, 3]."""
     with decoding(path) as image:
-        return _to_rgb(image, path, size, depth)
+        return to_rgb(image, path, size, depth)
 
 
-def _to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Images:
+def to_rgb(image: Image.Image, path: Path, size: tuple[int, int], depth: Depth) -> Images:
     """Return an image as RGB [H, W, 3], upright, resized if its width or height differs."""
     turn = orientation(image)
     try:

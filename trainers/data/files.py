@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from trainers import regular
+from trainers.data.assignment import assign, read_pairs
+from trainers.data.clients import in_order, untested
 from trainers.data.content import SUFFIXES, Content, read_content
 from trainers.data.errors import (
     REMEDIES,
@@ -29,6 +31,7 @@ from trainers.data.errors import (
     refuse_limit,
     shown,
 )
+from trainers.data.stock import Stock
 from trainers.text import NotUtf8, decode
 
 SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
@@ -127,6 +130,8 @@ class Files:
     """Natural clients of the training images: cities, drives."""
     members: tuple[int, ...] = ()
     """The group of each training image."""
+    test_members: tuple[int, ...] = ()
+    """The group of each test image; () if test images belong to no group."""
     also: tuple[Path, ...] = ()
     """Further files that tell labels."""
     found: tuple[str, ...] = field(default=(), compare=False)
@@ -162,11 +167,29 @@ class Files:
         """
         return read_content(self.root, self.paths, self.labels)
 
+    def stock(self) -> Stock:
+        """Return the samples, counted."""
+        classes = Counter(label for _, label in self.train if isinstance(label, int))
+        groups, tested = Counter(self.members), Counter(self.test_members)
+        of_groups = range(len(self.groups))
+        return Stock(
+            samples=len(self.train),
+            classes=tuple(classes[c] for c in range(len(self.classes))) if classes else (),
+            groups=tuple(groups[g] for g in of_groups),
+            test=len(self.test),
+            tested=tuple(tested[g] for g in of_groups) if tested else (),
+        )
 
-def list_files(dataset: str, root: Path | None) -> Files:
+    def names(self) -> Sequence[str]:
+        """Return the place of each training image below the root."""
+        return [path.relative_to(self.root).as_posix() for path, _ in self.train]
+
+
+def list_files(dataset: str, root: Path | None, clients_by: str = "nothing") -> Files:
     """List the files of a data set on disk in alphabetical order.
 
-    Without a `root`, Tiny-ImageNet is expected in the folder of its download.
+    Without a `root`, Tiny-ImageNet is expected in the folder of its download. `clients_by` names
+    the clients of an image folder.
 
     Raises:
         BadData: there is no such folder, or something in it is missing or does not fit.
@@ -177,6 +200,8 @@ def list_files(dataset: str, root: Path | None) -> Files:
     if root is None:
         raise Missing(f"{dataset} needs a place: {REMEDIES[dataset]}")
     try:
+        if dataset == "imagefolder":
+            return CLIENT_READERS[clients_by](root)
         return READERS[dataset](root)
     except OSError as error:
         refuse_limit(error)
@@ -277,6 +302,118 @@ def _found(
     return (f"{len(classes):,} classes, {sizes}{tally.phrase()}", *tally.notes())
 
 
+def client_folders(root: Path) -> Files:
+    """List an image folder with a folder for each client, such as a domain or a hospital.
+
+    The images are train/CLIENT/CLASS/* and test/CLIENT/CLASS/*, or, without the folder train,
+    CLIENT/train/CLASS/* and CLIENT/test/CLASS/*.
+    """
+    tally = _Tally()
+    train, test = _client_places(root, tally)
+    if strange := [shown(name) for name in test if name not in train]:
+        raise BadData(
+            f"{shown(root)} has test images of clients without training images "
+            f"({listed(strange)}): add some, or remove these folders"
+        )
+    remedy = "put images into the folder of each class"
+    images, tests = (
+        {name: _class_images(part[name], tally, remedy) for name in in_order(part)}
+        for part in (train, test)
+    )
+    classes = tuple(sorted({name for found in images.values() for name in found}))
+    merged: dict[str, list[Path]] = {name: [] for name in classes}
+    if len(classes) < 2:
+        raise BadData(
+            f"the clients in {shown(root)} hold one class with images, {shown(classes[0])}: put "
+            "two or more class folders into the folder of each client"
+        )
+    _check_classes(root, merged, tally)
+    for name, found in tests.items():
+        if strange := [label for label in found if label not in merged]:
+            raise BadData(_stranger(test[name] / strange[0], classes, tally))
+    groups = tuple(images)
+    entries, members = _by_client(images, classes, groups)
+    test_entries, test_members = _by_client(tests, classes, groups)
+    tally.remarks.extend(untested(groups, test_members))
+    sizes = f"{len(entries):,} + {len(test_entries):,} images, {counted(len(groups), 'client')}"
+    notes = (f"{len(classes):,} classes, {sizes}{tally.phrase()}", *tally.notes())
+    parts = entries, test_entries
+    return Files(root, classes, *parts, groups, members, test_members, found=notes)
+
+
+def _client_places(root: Path, tally: _Tally) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the folders of the clients' training and test images, by client."""
+    if (root / "train").is_dir():
+        if not (root / "test").is_dir():
+            raise Missing(f"there is no folder {shown(root / 'test')}: {CLIENT_REMEDY}")
+        train, test = (
+            {place.name: place for place in _folders(root / part, tally)} for part in PARTS
+        )
+    else:
+        places = list(_folders(root, tally))
+        train, test = (
+            {place.name: place / part for place in places if (place / part).is_dir()}
+            for part in PARTS
+        )
+        if unused := [shown(p.name) for p in places if p.name not in train and p.name not in test]:
+            tally.remarks.append(f"folders that are not used: {listed(unused)}")
+    if not train or not test:
+        raise Missing(f"{shown(root)} holds no folders of clients: {CLIENT_REMEDY}")
+    return train, test
+
+
+CLIENT_REMEDY = (
+    "make train/CLIENT/CLASS/ and test/CLIENT/CLASS/, or CLIENT/train/CLASS/ and CLIENT/test/CLASS/"
+)
+
+
+def _by_client(
+    images: Mapping[str, Mapping[str, list[Path]]],
+    classes: tuple[str, ...],
+    groups: tuple[str, ...],
+) -> tuple[tuple[tuple[Path, int], ...], tuple[int, ...]]:
+    """Return the images with their classes, client after client, and each image's client."""
+    entries: list[tuple[Path, int]] = []
+    members: list[int] = []
+    for name, found in images.items():
+        of_client = [(path, classes.index(label)) for label in found for path in found[label]]
+        entries += of_client
+        members += [groups.index(name)] * len(of_client)
+    return tuple(entries), tuple(members)
+
+
+def listed_clients(root: Path) -> Files:
+    """List an image folder whose clients.csv has the columns file and client.
+
+    It names every training image, and every test image or none.
+    """
+    files, table = image_folder(root), root / "clients.csv"
+    pairs, _ = read_pairs(table, "file")
+    places, test_places = (
+        {path.relative_to(root).as_posix(): i for i, (path, _) in enumerate(part)}
+        for part in (files.train, files.test)
+    )
+    tests = [pair for pair in pairs if pair[0] in test_places]
+    groups, members = assign(
+        table, [pair for pair in pairs if pair[0] not in test_places], places, "training image"
+    )
+    files = replace(files, groups=groups, members=tuple(members), also=(*files.also, table))
+    files = replace(
+        files, found=(f"{files.found[0]}, {counted(len(groups), 'client')}", *files.found[1:])
+    )
+    if not tests:
+        return files
+    names, tested = assign(table, tests, test_places, "test image")
+    if strange := [shown(name) for name in names if name not in groups]:
+        raise BadData(
+            f"{shown(table)} has test images of clients without training images "
+            f"({listed(strange)}): give them to other clients"
+        )
+    at = tuple(groups.index(names[i]) for i in tested)
+    notes = (*files.found, *untested(groups, at))
+    return replace(files, test_members=at, found=notes)
+
+
 def tiny_imagenet(root: Path) -> Files:
     """List Tiny-ImageNet in the layout of its archive. Its validation images are the test set.
 
@@ -375,6 +512,14 @@ READERS: dict[str, Callable[[Path], Files]] = {
     "camvid": camvid,
     "cityscapes": cityscapes,
 }
+
+
+CLIENT_READERS: dict[str, Callable[[Path], Files]] = {
+    "nothing": image_folder,
+    "folder": client_folders,
+    "csv": listed_clients,
+}
+"""The readers of an image folder, by the value of `clients_by`."""
 
 
 def _base(root: Path, name: str, parts: tuple[str, ...], remedy: str) -> Path:

@@ -20,12 +20,13 @@ from PIL import features
 from platformdirs import user_cache_path
 
 from trainers import pickles, regular
+from trainers.data.arrays import Statistics, Stored
 from trainers.data.content import Content, check_room, read_content
 from trainers.data.dataset import VOID, Dataset, assemble
 from trainers.data.decode import Depth, Images, read_images, read_scenes
 from trainers.data.downloads import (
+    download,
     download_cifar,
-    download_tiny_imagenet,
     is_whole,
     limit_silence,
     require_writable,
@@ -36,14 +37,11 @@ from trainers.data.errors import (
     Missing,
     shown,
 )
-from trainers.data.files import Files, list_files
+from trainers.data.files import Files
 from trainers.data.images import decoding, orientation, upright
-from trainers.facts import SEGMENTATION
+from trainers.data.listing import Listing, list_data
+from trainers.facts import DOWNLOADED, SEGMENTATION
 from trainers.progress import progress
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel."""
-
 
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """As in FedBE's code (Chen and Chao 2021)."""
@@ -83,6 +81,10 @@ class Source:
     """The label images among the paths."""
     found: tuple[str, ...] = ()
     """Sentences about the files of the folder that are used and ignored."""
+    variant: tuple[str, ...] = ()
+    """Further facts that decide how the files become arrays."""
+    listing: Listing | None = None
+    """The listing that the source was made from, if it lies on disk."""
 
     def key(self) -> str:
         """Return a hash of the files' places, sizes and times of change, and of the decoders.
@@ -96,16 +98,24 @@ class Source:
             progress.step()
         packages = "pillow", "torchvision", "scikit-learn"
         decoders = [*map(version, packages), features.version("jpg")]
-        facts = json.dumps([self.dataset, self.size, decoders, listing])
+        facts = json.dumps([self.dataset, self.size, decoders, listing, *self.variant])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def content(self) -> Content:
         """Read every file once: the fingerprint that a plan takes, and what headers say."""
+        if self.listing is not None:
+            return self.listing.content()
         return read_content(self.root, self.paths, self.labels)
 
 
 def find(
-    dataset: str, root: Path | None, *, image_size: int | None, image_height: int | None
+    dataset: str,
+    root: Path | None,
+    *,
+    image_size: int | None,
+    image_height: int | None,
+    file: str | None = None,
+    clients_by: str | None = None,
 ) -> Source:
     """Return a data set's files. Missing ones are downloaded if that is allowed.
 
@@ -117,9 +127,13 @@ def find(
         return _digits()
     if dataset in CIFARS:
         return _cifar(dataset, root or user_cache_path("fedsweep"))
-    if dataset == "tiny-imagenet" and root is None:
-        download_tiny_imagenet(user_cache_path("fedsweep"))
-    files = list_files(dataset, root)
+    if root is None and dataset in DOWNLOADED:
+        root = download(dataset, user_cache_path("fedsweep"))
+    choice = {"dataset": dataset, "file": file, "clients_by": clients_by, "image_size": image_size}
+    files = list_data(choice, root)
+    if isinstance(files, Stored):
+        return _stored(dataset, files)
+    assert isinstance(files, Files)  # `trainers.data.datasets` loads those of other packages
     if dataset in SEGMENTATION:
         size = image_height or 256
         decode = partial(road_scenes, dataset, files, size)
@@ -129,7 +143,49 @@ def find(
     else:
         size = image_size or 32
         decode = partial(image_folder, files, size)
-    return Source(dataset, files.root, files.paths, decode, size, files.labels, files.found)
+    variant = () if clients_by in (None, "nothing") else (str(clients_by),)
+    return Source(
+        *(dataset, files.root, files.paths, decode, size, files.labels, files.found),
+        variant=variant,
+        listing=files,
+    )
+
+
+def _stored(dataset: str, stored: Stored) -> Source:
+    """Return the source of arrays in a few files."""
+    name = dataset.partition(":")[0]  # it becomes the name of a folder
+    decode = partial(stored_arrays, stored)
+    return Source(
+        *(name, stored.root, stored.paths, decode, stored.size),
+        found=stored.found,
+        variant=(dataset,),
+        listing=stored,
+    )
+
+
+def stored_arrays(stored: Stored) -> Dataset:
+    """Return the data set of arrays in a few files.
+
+    They are normalized by the training images' own channel statistics (ours), unless others are
+    usual.
+    """
+    arrays = stored.read()
+    mean, std = arrays.statistics or channel_statistics(arrays.images)
+    # Torch wants its arrays writable.
+    images, test_images = (
+        np.require(part, requirements=["C", "W"]) for part in (arrays.images, arrays.test_images)
+    )
+    made = assemble(
+        (images, arrays.labels),
+        (test_images, arrays.test_labels),
+        classes=arrays.classes,
+        mean=mean,
+        std=std,
+        groups=arrays.clients,
+        members=arrays.members,
+        test_members=arrays.test_members,
+    )
+    return replace(made, found=arrays.notes)
 
 
 def _digits() -> Source:
@@ -255,7 +311,20 @@ def image_folder(files: Files, size: int, statistics: Statistics | None = None) 
     check_room(files.root, len(files.train) + len(files.test), size, size, 3)
     train, test = (read_images(part, size, depth) for part in (files.train, files.test))
     mean, std = statistics or channel_statistics(train[0])
-    made = assemble(train, test, classes=len(files.classes), mean=mean, std=std)
+    members, test_members = (
+        np.array(part, dtype=np.int64) if part else None
+        for part in (files.members, files.test_members)
+    )
+    made = assemble(
+        train,
+        test,
+        classes=len(files.classes),
+        mean=mean,
+        std=std,
+        groups=files.groups,
+        members=members,
+        test_members=test_members,
+    )
     return replace(made, found=depth.lines(files.root))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsweep.actions.explain import explain
+from fedsweep.actions.explain import UNNAMED, explain
 from fedsweep.execution.data import look_at_data
 from fedsweep.execution.data_facts import MOST_PARTITIONS, data_facts
 from fedsweep.plan import Trials, read_plan
@@ -45,7 +45,7 @@ def test_all_keys_are_explained_once(sqlite_url: str, tiny: Path) -> None:
     assert table["client_accuracy"] == ["yes", "plan", "only what is measured or kept"]
     (unused,) = [line for line in done.splitlines() if "without a meaning" in line]
     named = unused.partition(": ")[2].split(", ")
-    assert sorted([*table, *named]) == sorted({*TrainConfig.model_fields} - {"seed", "fingerprint"})
+    assert sorted([*table, *named]) == sorted({*TrainConfig.model_fields} - UNNAMED)
 
 
 @pytest.mark.parametrize(

@@ -534,7 +534,10 @@ def test_all_measures_are_stored_bitwise(store: Engine, tiny: Path) -> None:
     second = claim(store)
     _, seen = run(store, second)
     assert stored(store, second) == direct(second)
-    assert all(value is not None for row in stored(store, second) for value in row[:1] + row[-3:])
+    # The last four measures are those of data with test images of each client.
+    rows = stored(store, second)
+    assert all(value is not None for row in rows for value in row[:1] + row[-7:-4])
+    assert all(row[-4:] == (None,) * 4 for row in rows)
     with reading(store) as c:
         clients = c.execute(sa.text("SELECT round, client, samples, test_accuracy FROM clients"))
         by_round = sorted(tuple(row) for row in clients)

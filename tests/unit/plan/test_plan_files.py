@@ -295,11 +295,12 @@ def test_every_field_has_a_column_type() -> None:
 
 def test_pinning_changes_trials_of_its_data_set_alone(tiny: Path) -> None:
     """The content of the images becomes part of the identity; digits are always the same."""
-    sweep = read_plan(tiny)
-    assert pinned(sweep, "imagefolder", "a" * 32) == sweep
+    sweep, content = read_plan(tiny), {"fingerprint": "a" * 32}
+    assert pinned(sweep, {"dataset": "imagefolder"}, content) == sweep
     mixed = [*sweep.trials, *read_plan(tiny, ["dataset=imagefolder"]).trials]
     mixed += read_plan(tiny, ["dataset=tiny-imagenet"]).trials
-    after = pinned(SweepSpec("s", "t", tuple(mixed)), "tiny-imagenet", "a" * 32).trials
+    match = {"dataset": "tiny-imagenet"}
+    after = pinned(SweepSpec("s", "t", tuple(mixed)), match, content).trials
     assert [t.config.fingerprint for t in after] == [None] * 12 + ["a" * 32] * 6
     assert [t == u for t, u in zip(mixed, after, strict=True)] == [True] * 12 + [False] * 6
     assert len({t.trial_id for t in [*mixed, *after]}) == 24

@@ -138,7 +138,7 @@ def test_fields_without_a_meaning_are_null_and_booleans_are_numbers(
 
 def test_clients_have_a_row_for_each_round_that_tested_them(store: Engine, tiny: Path) -> None:
     """By trial, round and client; none where a round or a trial did not."""
-    scores = (ClientScore(0, 30, 0.5), ClientScore(2, 10, 0.25))
+    scores = (ClientScore(0, 30, 0.5), ClientScore(2, 10, 0.25, 0.75, 4))
     with transaction(store) as c:
         planning.add_sweep(c, read_plan(tiny))
         claim = queue.claim(c, WORKER, read_clock(c))
@@ -148,8 +148,8 @@ def test_clients_have_a_row_for_each_round_that_tested_them(store: Engine, tiny:
         assert round_rows.add_rounds(c, claim, [plain, tested]) is None
         found = rows(c, "SELECT * FROM clients ORDER BY client")
     assert [tuple(row.values()) for row in found] == [
-        (claim.trial_id, 2, 0, 30, 0.5),
-        (claim.trial_id, 2, 2, 10, 0.25),
+        (claim.trial_id, 2, 0, 30, 0.5, None, None),
+        (claim.trial_id, 2, 2, 10, 0.25, 0.75, 4),
     ]
 
 

@@ -13,13 +13,12 @@ from tests.unit.trainers.arms import config
 from trainers import partition, precheck
 from trainers.data import datasets
 from trainers.data.files import list_files
+from trainers.data.stock import Stock
 from trainers.facts import CLASS_SAMPLES
 from trainers.precheck import (
     MOST_NUMBERS,
     NUMBERS_PER_CLASS,
     Precheck,
-    Stock,
-    on_disk,
     released,
 )
 
@@ -49,8 +48,8 @@ def test_the_known_class_sizes_are_those_of_the_data() -> None:
 def test_a_folder_tells_the_samples_of_each_class_and_group(tmp_path: Path) -> None:
     """No image is decoded for that."""
     folder = make_image_folder(tmp_path / "folder", classes=3, each=5)
-    assert on_disk(list_files("imagefolder", folder)) == Stock(15, (5, 5, 5), test=3)
-    scenes = on_disk(list_files("camvid", make_camvid(tmp_path / "camvid")))
+    assert list_files("imagefolder", folder).stock() == Stock(15, (5, 5, 5), test=3)
+    scenes = list_files("camvid", make_camvid(tmp_path / "camvid")).stock()
     assert scenes.classes == ()
     assert sum(scenes.groups) == scenes.samples > 0
 
