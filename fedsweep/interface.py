@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from fedsweep.actions.report import Report as Gathered
-    from fedsweep.plan import Round
+    from fedsweep.plans import Round
     from fedsweep.worker import Tally, WorkStatus
 
 Source = Mapping[str, Any] | str | os.PathLike[str]
@@ -305,7 +305,7 @@ def _plan_of(source: Source) -> Path | Mapping[str, Any]:
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
     """Return values as the texts of `--set`."""
-    from fedsweep.plan.toml_text import toml_text
+    from fedsweep.plans.toml_text import toml_text
 
     start = len("value = ")
     return [f"{key}={toml_text({'value': v})[start:].strip()}" for key, v in values.items()]

@@ -13,7 +13,7 @@ from fedsweep.errors import DeviceError, RequestError, TrialFailed
 from fedsweep.execution import device, packages, training
 from fedsweep.execution.device import AUTO, ENGINES
 from fedsweep.execution.place import Place
-from fedsweep.plan import Round, TrainConfig, check_recipe
+from fedsweep.plans import Round, TrainConfig, check_recipe
 from fedsweep.states import FailureKind
 from fedsweep.store.round_difference import Differs, differences
 from fedsweep.store.trial_record import Record

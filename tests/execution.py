@@ -13,7 +13,7 @@ from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.measures import COMPARED
-from fedsweep.plan import Round, TrainConfig, read_plan
+from fedsweep.plans import Round, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, file_places, planning, trial_rows
 from fedsweep.store.claim import Claim

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.plan import ClientScore, Round, read_plan
+from fedsweep.plans import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import planning, round_rows
 from fedsweep.store.claim import Claim

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsweep.plan import ClientScore
-from fedsweep.plan import Round as Measurements
+from fedsweep.plans import ClientScore
+from fedsweep.plans import Round as Measurements
 from trainers import memory
 from trainers.config import TrainConfig
 from trainers.data.files import list_files

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedsweep.plan import OUTSIDE_IDENTITY, SweepSpec, Trials
-from fedsweep.report.labels import field_text
+from fedsweep.plans import OUTSIDE_IDENTITY, SweepSpec, Trials
+from fedsweep.reports.labels import field_text
 
 MOST_VALUES = 6
 """Values of a key that are listed, at most."""

@@ -18,7 +18,7 @@ from fedsweep.execution.data import holdings, look_at_data
 from fedsweep.execution.data_facts import DataFacts, data_facts
 from fedsweep.execution.packages import pin_code
 from fedsweep.execution.weights import pin_weights
-from fedsweep.plan import SweepSpec, Trials, most_forks, own_rounds, read_document, read_plan
+from fedsweep.plans import SweepSpec, Trials, most_forks, own_rounds, read_document, read_plan
 from fedsweep.store import arms, file_index, planning, progress, sweep_rows, trust
 from fedsweep.store.artifacts import parse
 from fedsweep.store.dialects import sqlite_file
@@ -170,7 +170,7 @@ def partition_figure(sweep: SweepSpec, data: Path | None, path: Path) -> Iterato
         RequestError: The file cannot be written.
 
     """
-    from fedsweep.report import partition_figure as figures
+    from fedsweep.reports import partition_figure as figures
 
     partitions = figures.distinct(sweep)
     panels = holdings(partitions[: figures.MOST_PANELS], data)

@@ -17,11 +17,11 @@ from fedsweep.fields import ARM_FIELDS
 from fedsweep.filenames import safe_name
 from fedsweep.files import written
 from fedsweep.measures import COMPARABLE
-from fedsweep.report import search_results
-from fedsweep.report.differences import find_column
-from fedsweep.report.grouping import COLUMNS, Summary, summarize
-from fedsweep.report.labels import Row
-from fedsweep.report.selection import (
+from fedsweep.reports import search_results
+from fedsweep.reports.differences import find_column
+from fedsweep.reports.grouping import COLUMNS, Summary, summarize
+from fedsweep.reports.labels import Row
+from fedsweep.reports.selection import (
     Condition,
     no_match_message,
     parse_condition,
@@ -29,14 +29,14 @@ from fedsweep.report.selection import (
     select,
     tune,
 )
-from fedsweep.report.tables import ReportOptions
+from fedsweep.reports.tables import ReportOptions
 from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.transactions import reading
 
 if TYPE_CHECKING:
-    from fedsweep.report.figures import CaptionedFigure
-    from fedsweep.report.search_results import SearchResult
+    from fedsweep.reports.figures import CaptionedFigure
+    from fedsweep.reports.search_results import SearchResult
 
 LONGEST_STEM = 120
 """Bytes of a sweep's name in the name of a figure's file. File systems take 255 with the rest."""
@@ -176,7 +176,7 @@ def _complete(connection: Connection, one: SweepReport, question: Question) -> S
     plan = sweep_rows.plan_texts(connection, name)[-1]
     if not question.figures:
         return replace(one, plan=plan)
-    from fedsweep.report.figures import captioned_figures
+    from fedsweep.reports.figures import captioned_figures
 
     curves = trial_rows.curves(connection, name)
     figures = captioned_figures(one.summary, one.rows, curves, one.findings, question.conditions)
@@ -197,7 +197,7 @@ def refuse_targets(engine: Engine, output: Path | None, figures: Path | None) ->
 
 def markdown(report: Report) -> str:
     """Return tables in Markdown."""
-    from fedsweep.report import search_tables, tables
+    from fedsweep.reports import search_tables, tables
 
     texts: list[str] = []
     for one in report.sweeps:
@@ -209,35 +209,35 @@ def markdown(report: Report) -> str:
 
 def latex(report: Report) -> str:
     """Return a LaTeX document."""
-    from fedsweep.report import latex
+    from fedsweep.reports import latex
 
     return latex.document([(one.summary, one.view) for one in report.sweeps])
 
 
 def records(report: Report) -> list[dict[str, Any]]:
     """Return a record for each cell of each table."""
-    from fedsweep.report.records import records
+    from fedsweep.reports.records import records
 
     return [record for one in report.sweeps for record in records(one.summary, one.view)]
 
 
 def csv(report: Report) -> str:
     """Return the records as CSV."""
-    from fedsweep.report.records import as_csv
+    from fedsweep.reports.records import as_csv
 
     return as_csv(records(report))
 
 
 def json(report: Report) -> str:
     """Return the records as JSON."""
-    from fedsweep.report.records import as_json
+    from fedsweep.reports.records import as_json
 
     return as_json(records(report))
 
 
 def html(report: Report) -> str:
     """Return one page with the tables and figures of all sweeps."""
-    from fedsweep.report import page
+    from fedsweep.reports import page
 
     sections = [
         page.Section(one.summary, one.view, one.figures, one.plan, one.findings)
@@ -248,14 +248,14 @@ def html(report: Report) -> str:
 
 def write_parquet(report: Report, file: IO[bytes]) -> None:
     """Write the records as Parquet."""
-    from fedsweep.report.records import write_parquet
+    from fedsweep.reports.records import write_parquet
 
     write_parquet(records(report), file)
 
 
 def write_workbook(report: Report, file: IO[bytes]) -> None:
     """Write the records and the trials as sheets of an xlsx workbook."""
-    from fedsweep.report.records import write_workbook
+    from fedsweep.reports.records import write_workbook
 
     machine.settle_temporary()  # openpyxl writes each sheet to a temporary file
     trials = {row["trial_id"]: dict(row) for one in report.sweeps for row in one.rows}
@@ -302,7 +302,7 @@ def write_figures(report: Report, folder: Path) -> Iterator[Path]:
         RequestError: A file cannot be written.
 
     """
-    from fedsweep.report.figures import slug, write
+    from fedsweep.reports.figures import slug, write
 
     stems: list[str] = []
     for one in report.sweeps:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.errors import NotFound, RequestError
-from fedsweep.report.search_results import read_search_results
+from fedsweep.reports.search_results import read_search_results
 from fedsweep.store import arms, sweep_rows
 from fedsweep.store.targets import refuse_own
 from fedsweep.store.transactions import reading
 
 if TYPE_CHECKING:
-    from fedsweep.report.search_results import SearchResult
+    from fedsweep.reports.search_results import SearchResult
 
 
 def find(engine: Engine, sweep: str | None = None, arm: str | None = None) -> list[SearchResult]:

@@ -13,7 +13,7 @@ from fedsweep.errors import RequestError
 from fedsweep.execution import training
 from fedsweep.execution.device import devices
 from fedsweep.execution.place import Place
-from fedsweep.plan import TrainConfig
+from fedsweep.plans import TrainConfig
 from fedsweep.store import trial_record, trial_rows
 from fedsweep.store.transactions import reading
 from fedsweep.store.trial_record import Record

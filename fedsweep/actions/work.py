@@ -143,7 +143,7 @@ def seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | Non
 
 def description(config: object) -> str:
     """Return a few words about a trial's configuration."""
-    from fedsweep.report.labels import describe
+    from fedsweep.reports.labels import describe
 
     assert isinstance(config, dict)
     return describe(config)

@@ -160,7 +160,7 @@ def merge(
 
 
 def _print_tables(rows: list[tuple[str, int]]) -> None:
-    from fedsweep.report.fit import Column, Grid
+    from fedsweep.reports.fit import Column, Grid
 
     columns = [Column("table", left=True), Column("rows"), Column("sum", left=True)]
     shown = [[name, f"{count:,}", "agrees"] for name, count in rows]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedsweep.actions.explain import KeyFacts
     from fedsweep.actions.plan import Added, PlanForecast, PlanRead
     from fedsweep.execution.data_facts import DataFacts
-    from fedsweep.plan import SweepSpec
+    from fedsweep.plans import SweepSpec
     from fedsweep.store.planning import Planned
 
 CONFIRMED_ABOVE = 10_000_000
@@ -159,7 +159,7 @@ def _partition_figure(sweep: SweepSpec, data: Path | None, path: Path | None) ->
 
 
 def _print_added(sweep: SweepSpec, added: Added, artifacts: str | None) -> None:
-    from fedsweep.plan import OUTSIDE_IDENTITY
+    from fedsweep.plans import OUTSIDE_IDENTITY
     from fedsweep.store.trust import VARIABLE
 
     planned = added.planned
@@ -242,7 +242,7 @@ def _data_lines(data: DataFacts) -> Iterator[str]:
 def _print_keys(keys: Sequence[KeyFacts]) -> None:
     """Print a table of the keys that have a meaning in this plan, and name the others."""
     from fedsweep.cli.console import console
-    from fedsweep.report.fit import Column, Grid
+    from fedsweep.reports.fit import Column, Grid
 
     used = [key for key in keys if key.values]
     rows = [

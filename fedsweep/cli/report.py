@@ -166,7 +166,7 @@ def _write(report: Report, format: Format, output: Path | None) -> None:
 
 
 def _tables(one: SweepReport, width: int, *, plain: bool) -> list[RenderableType]:
-    from fedsweep.report import search_tables, tables
+    from fedsweep.reports import search_tables, tables
 
     view = replace(one.view, plain=plain)
     parts: list[RenderableType] = [*tables.terminal(one.summary, width, view)]
@@ -177,7 +177,7 @@ def _text(report: Report) -> str:
     """Return the terminal's tables as plain text."""
     import io
 
-    from fedsweep.report.tables import WIDE
+    from fedsweep.reports.tables import WIDE
 
     out = io.StringIO()
     for one in report.sweeps:

@@ -15,7 +15,7 @@ from fedsweep.errors import hide_secrets
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fedsweep.report.search_results import SearchResult
+    from fedsweep.reports.search_results import SearchResult
 
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def show(
 ) -> None:
     """Show each arm's best T* so far, and the T* that were tried."""
     from fedsweep.actions import search
-    from fedsweep.report.search_results import record
+    from fedsweep.reports.search_results import record
 
     engine = read_store(db)
     if as_json:
@@ -87,7 +87,7 @@ def export(
 
 
 def _tables(findings: Sequence[SearchResult], *, proposals: bool) -> list[RenderableType]:
-    from fedsweep.report import search_tables
+    from fedsweep.reports import search_tables
 
     by_sweep: dict[str, list[SearchResult]] = {}
     for finding in findings:
@@ -103,7 +103,7 @@ def _tables(findings: Sequence[SearchResult], *, proposals: bool) -> list[Render
 
 
 def _proposals(finding: SearchResult) -> RenderableType:
-    from fedsweep.report.fit import Column, Grid, folding
+    from fedsweep.reports.fit import Column, Grid, folding
 
     at = {probe.freeze_round: probe for probe in finding.history}
     rows = []

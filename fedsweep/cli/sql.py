@@ -96,7 +96,7 @@ def _print_recipes() -> None:
 
 def _print_table(answer: Answer) -> None:
     """Print a table; if it does not fit the width, print a block of lines for each row."""
-    from fedsweep.report.fit import Column, Grid
+    from fedsweep.reports.fit import Column, Grid
 
     columns = []
     for i, name in enumerate(answer.columns):
@@ -117,7 +117,7 @@ def _text(value: object) -> str:
 
 
 def _print_blocks(answer: Answer) -> None:
-    from fedsweep.report.fit import pair_lines
+    from fedsweep.reports.fit import pair_lines
 
     for number, row in enumerate(answer.rows, start=1):
         print(f"row {number}")

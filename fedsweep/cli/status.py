@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from fedsweep.actions.status import Glance
-    from fedsweep.report.fit import Grid
+    from fedsweep.reports.fit import Grid
     from fedsweep.store.progress import SweepProgress
     from fedsweep.store.rows import Row
 
@@ -59,7 +59,7 @@ def _record(progress: SweepProgress) -> dict[str, object]:
 
 
 def _grid(sweeps: Sequence[SweepProgress]) -> Grid:
-    from fedsweep.report.fit import Column, Grid, folding
+    from fedsweep.reports.fit import Column, Grid, folding
 
     states = ("queued", "running", "finished", "failed", "cancelled")
     rows = []
@@ -119,8 +119,8 @@ def _queue(queue: Mapping[str, int]) -> str:
 
 
 def _at_work(running: Sequence[Row]) -> RenderableType:
-    from fedsweep.report.fit import Column, Grid, eliding, folding
-    from fedsweep.report.labels import describe
+    from fedsweep.reports.fit import Column, Grid, eliding, folding
+    from fedsweep.reports.labels import describe
 
     columns = [
         Column("host", left=True, least=folding, leave_out=4),

@@ -41,8 +41,8 @@ def list_(
 ) -> None:
     """List trials in the order of planning."""
     from fedsweep.actions import trial as trials
-    from fedsweep.report.fit import Column, Grid, folding
-    from fedsweep.report.labels import describe
+    from fedsweep.reports.fit import Column, Grid, folding
+    from fedsweep.reports.labels import describe
 
     rows = trials.list_trials(read_store(db), sweep, state, limit + 1)
     columns = [
@@ -124,7 +124,7 @@ def logs(
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
-    from fedsweep.report.fit import pair_lines
+    from fedsweep.reports.fit import pair_lines
 
     lines = pair_lines([(name, str(value)) for name, value in pairs.items()], console().width)
     console().print(*lines, sep="\n")

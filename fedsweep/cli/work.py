@@ -188,7 +188,7 @@ def _frame(view: WorkStatus) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from fedsweep.report.fit import Column, Grid, eliding
+    from fedsweep.reports.fit import Column, Grid, eliding
 
     columns = [
         Column("slot"),

@@ -36,7 +36,7 @@ from fedsweep.execution.packages import not_imported, require_packages
 from fedsweep.execution.place import Place
 from fedsweep.execution.training import numerics_of, provenance_of, stored_round
 from fedsweep.log_handler import Line, LogHandler
-from fedsweep.plan import (
+from fedsweep.plans import (
     Round,
     TrainConfig,
     check_recipe,

@@ -15,7 +15,7 @@ from fedsweep.errors import (
     TrialFailed,
 )
 from fedsweep.execution.weights import weights_of
-from fedsweep.plan import (
+from fedsweep.plans import (
     Holdings,
     SweepSpec,
     TrainConfig,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedsweep.plan import SweepSpec, TrainConfig, Trials
+from fedsweep.plans import SweepSpec, TrainConfig, Trials
 
 if TYPE_CHECKING:
     from trainers.data.stock import Stock

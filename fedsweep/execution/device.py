@@ -15,7 +15,7 @@ from fedsweep.errors import (
 )
 from fedsweep.execution.faults import machine_limit, one_line
 from fedsweep.execution.packages import import_error
-from fedsweep.plan import TrainConfig
+from fedsweep.plans import TrainConfig
 from trainers import engines
 from trainers.engines import engine_of
 

@@ -13,7 +13,7 @@ from fedsweep.errors import (
     PlanError,
 )
 from fedsweep.execution.faults import one_line
-from fedsweep.plan import SweepSpec, TrainConfig, Trials, pinned_by
+from fedsweep.plans import SweepSpec, TrainConfig, Trials, pinned_by
 from trainers import own_models
 from trainers.config import ALGORITHM, IDENTIFIED, MODEL, NORMALIZER
 from trainers.engines import engine_of

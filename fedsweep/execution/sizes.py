@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedsweep.plan import (
+from fedsweep.plans import (
     TrainConfig,
 )
 from trainers import own_models

@@ -17,7 +17,7 @@ from fedsweep.errors import (
 from fedsweep.execution.data import sound_data
 from fedsweep.execution.faults import failure_kind, machine_limit, one_line
 from fedsweep.execution.place import Place
-from fedsweep.plan import (
+from fedsweep.plans import (
     Round,
     TrainConfig,
 )

@@ -12,7 +12,7 @@ from fedsweep.errors import (
     MachineError,
     PlanError,
 )
-from fedsweep.plan import SweepSpec, TrainConfig, Trials, pinned_by
+from fedsweep.plans import SweepSpec, TrainConfig, Trials, pinned_by
 from fedsweep.store import stops
 
 

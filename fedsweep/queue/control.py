@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import Refused
-from fedsweep.plan import Budget
+from fedsweep.plans import Budget
 from fedsweep.queue.statements import QUEUED, RUNNING, update_holds, wake
 from fedsweep.states import TRANSITIONS, Hold, Outcome, TrialState
 from fedsweep.store.batches import batches

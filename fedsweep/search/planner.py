@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.plan import TrialSpec
+from fedsweep.plans import TrialSpec
 from fedsweep.search.choice import AddSeed, Choice, Probe, Space, Stop, Try, estimate, propose
 from fedsweep.search.pruning import ProbeCurves, hopeless_probes
 from fedsweep.store import arms, file_places, garbage_collection, trunks

@@ -17,7 +17,7 @@ import fedsweep
 from fedsweep.errors import hide_secrets
 from fedsweep.fields import label
 from fedsweep.measures import Measure
-from fedsweep.report.labels import describe, field_text
+from fedsweep.reports.labels import describe, field_text
 from fedsweep.words import counted, duration, size
 
 

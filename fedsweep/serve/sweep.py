@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 from fedsweep.appearance import page_colors
 from fedsweep.fields import label
 from fedsweep.measures import OPTIONAL
-from fedsweep.report import search_results, search_tables, tables
-from fedsweep.report.grouping import Cell, Spread, Summary, column_text, summarize
-from fedsweep.report.labels import ColumnKey, RowKey, field_text, sort_key
+from fedsweep.reports import search_results, search_tables, tables
+from fedsweep.reports.grouping import Cell, Spread, Summary, column_text, summarize
+from fedsweep.reports.labels import ColumnKey, RowKey, field_text, sort_key
 from fedsweep.serve import presentation
 from fedsweep.serve.read_cache import PLAN_TICKS, PROGRESS_TICKS, ReadCache
 from fedsweep.serve.screen import Part, Screen, part

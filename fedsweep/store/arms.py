@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.plan import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plans import ArmSpec, SearchSpec, SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store.batches import batches
 from fedsweep.store.planning import add_trials, take_turns

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.fields import config_columns
-from fedsweep.plan import (
+from fedsweep.plans import (
     OUTSIDE_IDENTITY,
     SweepSpec,
     TrainConfig,

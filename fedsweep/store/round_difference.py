@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsweep.measures import BY_LAYER, COMPARED, OF_ROUNDS
-from fedsweep.plan import ClientScore, Round
+from fedsweep.plans import ClientScore, Round
 
 
 @dataclass(frozen=True)

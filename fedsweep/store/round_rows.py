@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.plan import (
+from fedsweep.plans import (
     ClientScore,
     Round,
 )

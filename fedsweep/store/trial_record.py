@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep.errors import RequestError
-from fedsweep.plan import ClientScore
+from fedsweep.plans import ClientScore
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store.rows import Row
 from fedsweep.store.tables import (

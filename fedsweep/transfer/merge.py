@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep.errors import Refused
 from fedsweep.measures import COMPARED
-from fedsweep.plan import OUTSIDE_IDENTITY
+from fedsweep.plans import OUTSIDE_IDENTITY
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.dialects import dialect_of
 from fedsweep.store.rows import Row

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedsweep.plan import TrainConfig
+from fedsweep.plans import TrainConfig
 from fedsweep.store.claim import Claim
 from fedsweep.store.stops import Lack
 from fedsweep.worker.climb import Climb, Workload

@@ -15,7 +15,7 @@ from fedsweep.errors import (
     FedsweepError,
     MachineError,
 )
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.states import Outcome
 from fedsweep.store import (
     driver_errors,

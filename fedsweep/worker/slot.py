@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedsweep import queue, stderr_tail
 from fedsweep.errors import DataMissing, FedsweepError, LeaseLost, MachineError, MachineLacks
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.shared import Shared
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import arms, stops

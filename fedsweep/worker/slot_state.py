@@ -10,7 +10,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.shared import Shared
 from fedsweep.store.claim import Claim
 from fedsweep.store.stops import Lack

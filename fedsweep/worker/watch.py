@@ -31,7 +31,7 @@ from fedsweep.errors import (
 )
 from fedsweep.notify.announcer import Announcer
 from fedsweep.notify.webhook import DRAIN_SECONDS
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.shared import Shared
 from fedsweep.store import (
     file_places,

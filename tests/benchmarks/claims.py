@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedsweep import queue
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
 from fedsweep.store.clock import read_clock

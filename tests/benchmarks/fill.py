@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
 from fedsweep.fields import config_columns
-from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plans import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Hold
 from fedsweep.store import planning
 from fedsweep.store.clock import read_clock

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store.planning import add_sweep
 from fedsweep.store.tables import attempts, rounds, sweeps, trials
 from fedsweep.store.transactions import reading, transaction

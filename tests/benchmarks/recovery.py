@@ -21,7 +21,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plans import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.store import planning
 from fedsweep.store.tables import attempts, snapshots, trials
 from fedsweep.store.transactions import reading, transaction

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep import queue
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.store import planning, round_rows
 from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store

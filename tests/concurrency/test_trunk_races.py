@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store.clock import read_clock
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import trials

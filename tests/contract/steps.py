@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from fedsweep import queue
-from fedsweep.plan import Round, TrainConfig
+from fedsweep.plans import Round, TrainConfig
 from fedsweep.store import round_rows
 from fedsweep.store.claim import Claim
 from fedsweep.store.moment import Moment

@@ -13,7 +13,7 @@ from fedsweep import queue
 from fedsweep.actions.plan import add_within
 from fedsweep.actions.sweep import cancel_within
 from fedsweep.errors import LeaseLost, NotFound, Refused
-from fedsweep.plan import Budget, SweepSpec, TrialSpec
+from fedsweep.plans import Budget, SweepSpec, TrialSpec
 from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.claim import Claim

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
-from fedsweep.plan import SweepSpec, TrialSpec
+from fedsweep.plans import SweepSpec, TrialSpec
 from fedsweep.states import RETRIED, FailureKind, Hold
 from fedsweep.store import planning, round_rows, sweep_rows, tables
 from fedsweep.store.claim import Claim

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
 from fedsweep.errors import FedsweepError, LeaseLost, Refused
-from fedsweep.plan import ClientScore, Round, read_plan
+from fedsweep.plans import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store import (
     attempt_rows,

@@ -13,7 +13,7 @@ from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
-from fedsweep.plan import TrainConfig, TrialSpec
+from fedsweep.plans import TrainConfig, TrialSpec
 from fedsweep.states import Outcome
 from fedsweep.store import schema, trial_rows
 from fedsweep.store.clock import read_clock

@@ -14,7 +14,7 @@ from fedsweep.errors import Refused
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.fields import config_columns
-from fedsweep.plan import SweepSpec, TrainConfig, TrialSpec
+from fedsweep.plans import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.states import Outcome
 from fedsweep.store import planning, schema
 from fedsweep.store.clock import as_sql, read_clock

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import planning, schema
 from fedsweep.store.clock import read_clock

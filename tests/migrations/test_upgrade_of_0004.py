@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import arms, planning, schema
 from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import plans, trials

@@ -15,7 +15,7 @@ from fedsweep.fields import (
     config_columns,
     label,
 )
-from fedsweep.plan import OUTSIDE_IDENTITY
+from fedsweep.plans import OUTSIDE_IDENTITY
 from fedsweep.serve.screen import measures_json
 from trainers.config import NORMALIZERS
 from trainers.measurements import Round

@@ -15,8 +15,8 @@ import pytest
 
 from fedsweep import interface
 from fedsweep.errors import NotFound, PlanError, RequestError, StoreError
-from fedsweep.plan import Trials, read_document, read_plan
-from fedsweep.plan.toml_text import NoToml, toml_text
+from fedsweep.plans import Trials, read_document, read_plan
+from fedsweep.plans.toml_text import NoToml, toml_text
 from tests.acceptance.command import at_once, environment, query
 from tests.builders import TINY
 
@@ -193,3 +193,14 @@ def _tiny(folder: Path) -> Path:
     file = folder / "tiny.toml"
     file.write_text(TINY)
     return file
+
+
+def test_the_package_offers_the_interface() -> None:
+    """No part of the package hides a function. An unknown name is an error as usual."""
+    import fedsweep
+
+    for name in fedsweep.__all__:
+        assert getattr(fedsweep, name) is getattr(interface, name)
+        assert name in dir(fedsweep)
+    with pytest.raises(AttributeError, match="no attribute 'plann'"):
+        fedsweep.plann  # type: ignore[attr-defined]  # noqa: B018

@@ -25,7 +25,7 @@ from fedsweep.errors import MachineError, PlanError
 from fedsweep.execution import data
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import moment, planning
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import make_engine

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from fedsweep import errors, redaction
-from fedsweep.report import selection
+from fedsweep.reports import selection
 from fedsweep.store import artifacts, connector
 from fedsweep.store.sql import limits
 from tests.builders import REPOSITORY

@@ -14,7 +14,7 @@ import traceback
 from typing import Any
 
 from fedsweep.cli import app, console, main
-from fedsweep.report import fit, latex, records, search_results, search_tables, selection, tables
+from fedsweep.reports import fit, latex, records, search_results, search_tables, selection, tables
 from fedsweep.store import schema, trial_rows
 from fedsweep.store.sql import ask, recipes
 from fedsweep.transfer import integrity

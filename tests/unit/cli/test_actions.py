@@ -14,7 +14,7 @@ from fedsweep.actions import sweep as sweeps
 from fedsweep.actions import trial as trials
 from fedsweep.errors import NotFound, Refused
 from fedsweep.execution import device
-from fedsweep.plan import SweepSpec
+from fedsweep.plans import SweepSpec
 from fedsweep.states import Hold, TrialState
 
 pytestmark = pytest.mark.quick_on("sqlite")

@@ -9,7 +9,7 @@ import pytest
 from fedsweep.actions.explain import UNNAMED, explain
 from fedsweep.execution.data import look_at_data
 from fedsweep.execution.data_facts import MOST_PARTITIONS, data_facts
-from fedsweep.plan import Trials, read_plan
+from fedsweep.plans import Trials, read_plan
 from tests.acceptance.command import at_once
 from tests.builders import TINY
 from trainers.config import TrainConfig

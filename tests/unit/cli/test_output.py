@@ -26,8 +26,8 @@ from fedsweep.actions.work import ended_line
 from fedsweep.cli import work
 from fedsweep.cli.console import console
 from fedsweep.errors import OutputLost, ReaderGone
-from fedsweep.plan import read_plan
-from fedsweep.report.fit import Column, Grid, pair_lines
+from fedsweep.plans import read_plan
+from fedsweep.reports.fit import Column, Grid, pair_lines
 from fedsweep.states import Outcome
 from fedsweep.store import planning
 from fedsweep.store.claim import Claim

@@ -13,7 +13,7 @@ import pytest
 from fedsweep.cli import main
 from fedsweep.cli import plan as command
 from fedsweep.errors import PlanError
-from fedsweep.plan import Trials, TrialSpec, fork_round, most_forks, own_rounds, read_plan
+from fedsweep.plans import Trials, TrialSpec, fork_round, most_forks, own_rounds, read_plan
 from tests.acceptance.command import at_once
 from tests.builders import TINY
 from tests.image_folders import make_image_folder

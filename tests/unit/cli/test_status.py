@@ -8,7 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import planning
 from fedsweep.store.schema import open_store
 from fedsweep.store.transactions import transaction

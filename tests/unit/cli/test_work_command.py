@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedsweep.actions.work import ended_line
-from fedsweep.plan import TrainConfig
+from fedsweep.plans import TrainConfig
 from fedsweep.states import Outcome
 from fedsweep.store.claim import Claim
 from fedsweep.store.progress import SweepProgress

@@ -19,7 +19,7 @@ from fedsweep.execution import device, sizes, training
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.data import holdings, look_at_data
 from fedsweep.execution.place import Place
-from fedsweep.plan import ClientScore, Round, SweepSpec, TrainConfig, read_plan
+from fedsweep.plans import ClientScore, Round, SweepSpec, TrainConfig, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import artifacts, file_names, planning, spare_files, stops, trial_rows
 from fedsweep.store.claim import Claim

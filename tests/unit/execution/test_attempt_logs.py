@@ -16,7 +16,7 @@ from fedsweep.execution import attempt
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
 from fedsweep.log_handler import Line
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.states import RETRIED, RULES, FailureKind, Outcome
 from fedsweep.store import attempt_rows, trial_rows
 from fedsweep.store.claim import Claim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store.schema import open_store
 from tests.trunks import PLAN, T, measured, plan, trained, work
 

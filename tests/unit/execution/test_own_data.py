@@ -15,7 +15,7 @@ from fedsweep.errors import DataMissing, PlanError
 from fedsweep.execution.data import look_at_data, missing_data
 from fedsweep.execution.data_facts import data_facts
 from fedsweep.execution.needs import lacking
-from fedsweep.plan import SweepSpec, read_plan
+from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading
 from tests.acceptance.command import at_once

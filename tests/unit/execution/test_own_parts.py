@@ -19,7 +19,7 @@ from fedsweep.execution.needs import lacking
 from fedsweep.execution.packages import pin_code
 from fedsweep.execution.place import Place
 from fedsweep.execution.weights import pin_weights
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import trial_rows
 from fedsweep.store.claim import Claim

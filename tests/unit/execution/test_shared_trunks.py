@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from fedsweep import queue
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import SweepSpec, read_plan
+from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.states import FailureKind, Hold, Outcome
 from fedsweep.store import file_places, planning
 from fedsweep.store.artifacts import folder_of

@@ -20,7 +20,7 @@ from fedsweep.execution import attempt
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.files import AttemptFiles
 from fedsweep.execution.place import Place
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import artifacts, file_index, file_names, spare_files, trial_rows, trust
 from fedsweep.store.claim import Claim

@@ -98,7 +98,7 @@ def test_one_sweep_can_be_exported(filled: Engine, tmp_path: Path) -> None:
     """Trials that it shares with another sweep are included."""
     plan = study.PLAN.replace('"study"', '"other"').replace('["bn", "gn"]', '"bn"')
     (tmp_path / "other.toml").write_text(plan.partition('[[grid]]\nnormalizer = "fixbn"')[0])
-    from fedsweep.plan import read_plan
+    from fedsweep.plans import read_plan
     from fedsweep.store import planning
 
     with transaction(filled) as connection:

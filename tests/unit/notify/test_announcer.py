@@ -14,7 +14,7 @@ from fedsweep import queue
 from fedsweep.errors import LeaseLost
 from fedsweep.notify import announcer, deduplicate
 from fedsweep.notify.announcer import Announcer
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import planning, progress, round_rows, sweep_rows, trial_rows
 from fedsweep.store.claim import Claim

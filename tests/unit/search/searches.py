@@ -11,7 +11,7 @@ from fedsweep import queue
 from fedsweep.actions.plan import add_within
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import SweepSpec, read_plan
+from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.search.planner import plan_next
 from fedsweep.states import Outcome
 from fedsweep.store import arms

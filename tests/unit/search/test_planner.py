@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.plan import SweepSpec, TrialSpec
+from fedsweep.plans import SweepSpec, TrialSpec
 from fedsweep.search.choice import Stop, Try
 from fedsweep.search.planner import history_of, next_choice, plan_next
 from fedsweep.states import Hold

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.search.choice import Space, estimate
 from fedsweep.search.planner import history_of, next_choice, plan_next, prune, space_of
 from fedsweep.search.pruning import HopelessProbe, ProbeCurves, hopeless_probes

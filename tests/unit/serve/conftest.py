@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.log_handler import Line
-from fedsweep.plan import SweepSpec, read_plan
+from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.serve.read_cache import ReadCache
 from fedsweep.states import FailureKind
 from fedsweep.store import attempt_rows, planning

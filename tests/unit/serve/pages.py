@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep import queue
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.serve import server
 from fedsweep.serve.app import SCREENS, application
 from fedsweep.serve.read_cache import ReadCache

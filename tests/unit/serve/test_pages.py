@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep import queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import Hold
 from fedsweep.store import arms, planning, stops
 from fedsweep.store.transactions import transaction

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from fedsweep import queue
 from fedsweep.errors import StoreUnreachable
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.serve.app import MAX_STREAMS, screen_state
 from fedsweep.serve.read_cache import ReadCache
 from fedsweep.serve.stream import Stream

@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import Engine
 
 from fedsweep import errors, queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import connector, outage, planning, transactions
 from fedsweep.store.dialects import postgres_engine
 from fedsweep.store.engine import make_engine, parse_url

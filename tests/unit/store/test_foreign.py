@@ -27,7 +27,7 @@ from fedsweep import queue
 from fedsweep.execution import attempt, place
 from fedsweep.execution.attempt import _Attempt
 from fedsweep.log_handler import Line, LogHandler
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import (
     artifacts,
     attempt_rows,

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fedsweep.errors import StoreBusy, StoreForeign
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import planning
 from fedsweep.store.dialects import DIALECTS, sqlite_engine
 from fedsweep.store.engine import make_engine

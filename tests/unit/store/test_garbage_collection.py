@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.errors import Refused
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import (
     attempt_rows,

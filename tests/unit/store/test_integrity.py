@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
 from fedsweep import queue
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.store import planning, round_rows, schema
 from fedsweep.store.clock import read_clock
 from fedsweep.store.dialects import sqlite_file

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue
 from fedsweep.measures import OPTIONAL
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import browse, live, planning, trial_rows
 from fedsweep.store.browse import TrialFilter

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import planning, sweep_rows
 from fedsweep.store.tables import members, plans, sweeps, trials
 from fedsweep.store.transactions import reading, transaction

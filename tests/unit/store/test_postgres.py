@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection, Engine
 from fedsweep import cli, queue
 from fedsweep.cli.console import console
 from fedsweep.errors import StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.serve.read_cache import ReadCache
 from fedsweep.states import Hold, Outcome
 from fedsweep.store import clock, planning, round_rows, sweep_rows, transactions

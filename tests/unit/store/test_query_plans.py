@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.queue import claims, ends, waiting
 from fedsweep.states import Hold
 from fedsweep.store import planning, trunks

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedsweep.plan import ClientScore, Round
+from fedsweep.plans import ClientScore, Round
 from fedsweep.store.round_difference import Differs, as_stored, differences
 
 ROUND = Round(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import planning
 from fedsweep.store.engine import make_engine
 from fedsweep.store.sql.ask import ask

@@ -13,7 +13,7 @@ from psycopg import sql
 from sqlalchemy.engine import Engine
 
 from fedsweep.errors import SqlRefused
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.store import planning
 from fedsweep.store.engine import make_engine
 from fedsweep.store.readonly import open_to_read

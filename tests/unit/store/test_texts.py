@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine, make_url
 
 from fedsweep import queue
 from fedsweep.log_handler import Line
-from fedsweep.plan import SweepSpec, read_plan
+from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import attempt_rows, planning, schema, sweep_rows, trial_rows
 from fedsweep.store.clock import read_clock

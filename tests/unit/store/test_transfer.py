@@ -30,7 +30,7 @@ from fedsweep.errors import (
     StoreError,
     StoreMissing,
 )
-from fedsweep.plan import ClientScore, Round, read_plan
+from fedsweep.plans import ClientScore, Round, read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import (
     arms,

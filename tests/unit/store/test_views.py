@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.plan import ClientScore, Round, SweepSpec, read_plan
+from fedsweep.plans import ClientScore, Round, SweepSpec, read_plan
 from fedsweep.states import FailureKind
 from fedsweep.store import planning, round_rows
 from fedsweep.store.claim import Claim

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from fedsweep import queue
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import FailureKind, Hold
 from fedsweep.store import planning
 from fedsweep.store.claim import Claim

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsweep.plan import TrialSpec
+from fedsweep.plans import TrialSpec
 from tests.builders import REPOSITORY
 from tests.unit.trainers.algorithms_by_hand import algorithm_by_hand
 from tests.unit.trainers.arms import small, trace

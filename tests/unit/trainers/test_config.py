@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedsweep.plan import TrialSpec
+from fedsweep.plans import TrialSpec
 from tests.unit.trainers.arms import BASE, ROAD, config
 from trainers.config import ALGORITHMS, NORMALIZERS, USED_WHEN, TrainConfig
 from trainers.feasible import check_feasible

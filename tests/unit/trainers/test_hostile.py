@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR100, cifar
 
 from fedsweep.errors import PlanError
 from fedsweep.execution.data import look_at_data
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from tests.image_folders import make_camvid, make_image_folder, make_tiny_imagenet
 from trainers import memory, pickles, regular
 from trainers.data import content, datasets, decode, downloads, images, sources

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedsweep.plan import TrainConfig
+from fedsweep.plans import TrainConfig
 from fedsweep.store.claim import Claim
 from fedsweep.store.stops import Lack
 from fedsweep.worker import climb, company

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 
 from fedsweep import queue, stderr_tail, worker
 from fedsweep.errors import DataMissing, MachineError, MachineLacks, PackageMissing
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.states import FailureKind, Outcome
 from fedsweep.store import planning, round_rows, stops
 from fedsweep.store.claim import Claim

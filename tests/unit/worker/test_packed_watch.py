@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep import queue, worker
-from fedsweep.plan import Round, read_plan
+from fedsweep.plans import Round, read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import planning
 from fedsweep.store.claim import Claim

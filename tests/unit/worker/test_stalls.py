@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fedsweep import worker
-from fedsweep.plan import Round
+from fedsweep.plans import Round
 from fedsweep.store.claim import Claim
 from fedsweep.worker import WorkStatus
 from fedsweep.worker.stalls import (

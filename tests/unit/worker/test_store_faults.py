@@ -29,7 +29,7 @@ from fedsweep.errors import (
 )
 from fedsweep.execution.attempt import execute
 from fedsweep.execution.place import Place
-from fedsweep.plan import read_plan
+from fedsweep.plans import read_plan
 from fedsweep.states import Outcome
 from fedsweep.store import clock, outage, planning, round_rows, transactions
 from fedsweep.store.claim import Claim
