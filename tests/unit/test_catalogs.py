@@ -95,6 +95,7 @@ def test_columns_of_fields_keep_their_order() -> None:
         *("algorithm", "prox_mu", "server_lr", "server_beta1", "server_beta2", "server_tau"),
         *("dyn_alpha", "optimizer", "adam_beta1", "adam_beta2", "adam_eps"),
         *("pretrained", "pretrained_hash", "code"),
+        *("file", "clients_by", "partition_file", "partition_fingerprint"),
     )
 
 
