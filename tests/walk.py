@@ -296,7 +296,7 @@ def do_deeds(name: str) -> None:
     if (folder := os.environ.get(FOLDER)) is None:
         return
     while Path(folder, f"hang-{name}").exists():
-        time.sleep(0.01)
+        time.sleep(0.1)  # rarely, because a process that uses the processor is no stalled one
     for deed in ("fail", "fill", "crash"):
         file = Path(folder, f"{deed}-{name}")
         with suppress(FileNotFoundError):

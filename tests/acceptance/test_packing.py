@@ -162,6 +162,7 @@ def test_a_stalled_trial_fails_and_the_others_are_given_back(
     assert query(sqlite_url, CHARGES) == [(0, 1)]
 
 
+@pytest.mark.slow
 def test_trials_that_all_stall_at_the_same_time_are_not_charged(
     sqlite_url: str, seeds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,8 @@ def test_a_machine_without_the_package_says_so(offer: Callable[[str], Path]) -> 
         "fingerprint": "f" * 32,
         "model": "cnn",
         "normalizer": "gn",
+        "algorithm": "fedavg",
+        "code": None,
         "file": None,
         "clients_by": None,
         "partition_file": None,
