@@ -17,6 +17,8 @@ import pytest
 from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.builders import REPOSITORY, TINY
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("frn_normalizer", "clipped_fedavg", "convmixer_model")
 
 
@@ -58,7 +60,6 @@ def test_another_package_s_normalizer_is_planned_trained_and_reported(
     assert "FRN" in at_once("report", *db).stdout
 
 
-@pytest.mark.slow
 def test_another_package_s_algorithm_is_planned_trained_and_reported(
     site: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +112,6 @@ def test_another_package_s_algorithm_is_planned_trained_and_reported(
     assert "equal" in fedsweep("verify", trial[0], *db, **path).stdout
 
 
-@pytest.mark.slow
 def test_another_package_s_model_is_planned_trained_and_verified(
     site: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +152,6 @@ def test_another_package_s_model_is_planned_trained_and_verified(
     assert "the trial was planned with the code" in refused
 
 
-@pytest.mark.slow
 def test_exported_weights_are_initial_weights_of_another_trial(tmp_path: Path) -> None:
     """They are found in the data folder, by the planned content. Other content is refused."""
     plan, data = tmp_path / "tiny.toml", tmp_path / "data"

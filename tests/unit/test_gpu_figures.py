@@ -24,6 +24,7 @@ TINY = gpu.Machine(
 )
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_gpu_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each has positive values, and names its device. A cold cache is empty, a warm one is not."""
     seen: list[bool] = []

@@ -26,7 +26,7 @@ def pairs() -> Iterator[Any]:
     """Yield each model for classification with each arm."""
     models = [own.name for own in OWN if own.task == "classification"]
     for model, arm in itertools.product([*models, *OF_TIMM], NORMALIZERS):
-        slow = model in ("resnet18", "resnet50") and arm not in OFTEN
+        slow = model == "resnet50" or (model == "resnet18" and arm not in OFTEN)
         marks = [pytest.mark.slow] if slow else []
         yield pytest.param(model, dict(arm), marks=marks, id=f"{model}-{arm}")
 

@@ -279,7 +279,7 @@ def models_and_arms() -> Iterator[Any]:
         if arm["normalizer"] not in (own.normalizers or trainers.config.NORMALIZERS):
             continue
         model = own.name
-        slow = model in ("deeplabv3plus", "resnet50") and arm not in OFTEN
+        slow = model == "resnet50" or (model in ("deeplabv3plus", "resnet18") and arm not in OFTEN)
         marks = [pytest.mark.slow] if slow else []
         yield pytest.param(model, arm, marks=marks, id=f"{model}-{arm}")
 
