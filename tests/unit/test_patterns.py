@@ -25,7 +25,7 @@ from fedsweep.store.sql import limits
 from tests.builders import REPOSITORY
 
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub"}
-VALUES = {"key": "alpha"}
+VALUES = {"key": "alpha", "endings": (".csv", ".json")}
 """Values of the local variables in patterns."""
 FILES = [
     f for folder in ("fedsweep", "trainers") for f in sorted(REPOSITORY.glob(f"{folder}/**/*.py"))
