@@ -91,6 +91,36 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+class JointBatchNorm(BatchNorm):
+    """BN whose first local step of a round uses the statistics of the whole cohort.
+
+    `trainers.joint` sets `statistics` for that step.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.statistics: Callable[[JointBatchNorm, Tensor], tuple[Tensor, Tensor]] | None = None
+        """Returns the mean and variance [C] for a batch [B, C, H, W]; None for the batch's own."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
+        if self.statistics is None:
+            return super().forward(x)
+        exact = x.to(self.weight.dtype)
+        mean, variance = self.statistics(self, exact)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        y = (exact - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards those of `count` values per channel, as torch."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+
+
 class InstanceNorm(nn.InstanceNorm2d):
     """Torch's IN with scale and shift, as GN with a group for each channel; a 1x1 map, which it
     would erase, is only scaled and shifted.
@@ -304,6 +334,19 @@ def hybrid_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
     are averaged as BN's; the test uses them alone.
     """
     return HybridBatchNorm(channels)
+
+
+def joint_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
+    """FedTAN (Wang, Shi and Chang 2023): BN with joint statistics in a round's first local step.
+
+    In that step mean = sum p_m E_m[x] and variance = sum p_m E_m[(x - mean)^2] over the cohort,
+    p_m = n_m / N. In the backward pass the gradients with respect to them are averaged with p_m
+    too. So client m's gradient is (1 / p_m) dF / dw_m, with F = sum p_m F_m and w_m its own copy of
+    the weights. It clips and steps with its own gradient. Its other steps are BN's. What is
+    averaged and the test are BN's too. Ours: the first step moves the running statistics of all
+    clients by a tenth towards the joint ones (the variance unbiased, over all clients' values).
+    """
+    return JointBatchNorm(channels)
 
 
 def shift(channels: int, _config: TrainConfig) -> nn.Module:
