@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from trainers.draw_source import DrawSource
 from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Evaluation, OwnTests, Score, client_accuracy, own_accuracies
 from trainers.freeze import AutoFreeze, drift
+from trainers.gathered import MOST, Gathered, Statistics, pooled
 from trainers.graph import Graphs, graphs_of
 from trainers.joint import JointStep
 from trainers.lane_operations import Operations
@@ -186,9 +188,10 @@ class _Federation:
         self.server = vector.values.clone()
         self.own = ClientState("own", vector.end - self.shared, device)
         self.mix = ClientMix(config, vector, self.keeps)
+        self.gathered = Gathered(vector)
         self.layers = [m for m in norm_layers(self.model) if isinstance(m, NormLayer)]
+        # The first local step of a round, if all clients of a cohort take it together.
         self.joint = JointStep(self.model) if config.normalizer in REPEATING else None
-        """The first local step of a round, if all clients of a cohort take it together."""
         self.momentum = Momentum(config, vector.parameters_end, self.shared, self.server)
         self.averaged = min(self.shared, vector.parameters_end)
         """The end of the parameters that the server averages."""
@@ -224,13 +227,13 @@ class _Federation:
         if mixed and config.partition == "natural" and data.test_members is not None:
             self.own_tests = OwnTests(data.test.labels, data.test_members, len(mixed))
 
-    def bytes_a_round(self, vectors: int) -> int:
+    def bytes_a_round(self, vectors: int, numbers: int = 0) -> int:
         """Return the bytes sent per round in one direction: the averaged state, a global velocity,
-        so many vectors of the algorithm, and the tensors of a joint step.
+        so many vectors of the algorithm, the tensors of a joint step, and so many single numbers.
         """
         if self.config.centralized:
             return 0
-        elements = self.vector.elements(self.shared) - len(self.mix.places)
+        elements = self.vector.elements(self.shared) - len(self.mix.places) + numbers
         elements += vectors * self.vector.elements(self.averaged)
         if self.config.momentum == "global":
             elements += self.vector.elements(self.momentum.shared) - len(self.mix.places)
@@ -256,6 +259,9 @@ class _Federation:
         trained, averaged = self.begin(round)
         before = self.server[self.vector.parameters_end :].clone() if self.auto else None
         drawn = self.drawn(round)
+        constants = [view.clone() for view in self.gathered.views(self.server)]
+        moments = self.gather_statistics(drawn)
+        self.gathered.of_test = None
         joint = self.gather(round, drawn)
         deviation = None
         if self.config.diagnostics:
@@ -279,6 +285,7 @@ class _Federation:
         self.momentum.end_round()
         self.algorithm.step(self.server[:end], average.total[:end])
         self.server[end:averaged].copy_(average.total[end:])
+        self.gathered.move(self.server, constants, moments)
         self.mix.leave(self.server)
         self.end_round()
         if self.auto is not None and before is not None:
@@ -288,12 +295,12 @@ class _Federation:
             round=round,
             phase="calibrate" if self.frozen(round) else "explore",
             train_loss=drawn.mean(each),
-            bytes_up=self.bytes_a_round(self.algorithm.sends_up),
+            bytes_up=self.bytes_a_round(self.algorithm.sends_up, len(self.gathered.layers)),
             bytes_down=self.bytes_a_round(self.algorithm.sends_down),
             gradient_deviation=deviation,
             images=self.draws.round(round).starts[-1],
             state=lambda: self.state(round),
-            weights=self.weights,
+            weights=lambda: self.weights(round),
         )
         return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
 
@@ -313,6 +320,38 @@ class _Federation:
         )
         progress.step()
         return self.joint
+
+    def gather_statistics(self, drawn: _Cohort) -> Statistics:
+        """Return the statistics that the clients gather with the server's model; see
+        `trainers.gathered`. The layers are set to training.
+        """
+        if not self.gathered:
+            return []
+        found: list[Statistics] = []
+        sizes: list[int] = []
+        with self.local.without_dropout():
+            for client in drawn.members:
+                self.load(client)
+                samples = torch.from_numpy(self.samples[client][:MOST]).to(self.device)
+                images = self.data.train.images[samples]
+                found.append(self.gathered.of_client(partial(self.local.logits, images)))
+                sizes.append(len(samples))
+                progress.step()
+        return pooled(found, sizes)
+
+    def prepare_test(self, round: int) -> None:
+        """Gather the statistics of a round's test, unless they are there."""
+        if self.gathered and self.gathered.of_test is None:
+            set_training(self.model, frozen=False)
+            self.phase = None
+            self.gathered.of_test = self.gather_statistics(self.drawn(round))
+
+    def load_tested(self, client: int | None) -> None:
+        """Copy the model that is tested into `vector`: the server's, or a client's."""
+        self.load(client)
+        constants = self.gathered.views(self.vector.values)
+        for constant, statistic in zip(constants, self.gathered.of_test or constants, strict=True):
+            constant.copy_(statistic)
 
     def first_batches(self, round: int, drawn: _Cohort) -> list[tuple[Tensor, Tensor]]:
         """Return the batch of each client's first local step, ascending."""
@@ -481,7 +520,8 @@ class _Federation:
         """Return the round with its results on the test images.
 
         If clients keep layers of their own, each client of the cohort is tested on all images, and
-        the results are averaged by training samples. Otherwise the server's model is tested.
+        the results are averaged by training samples. Otherwise the server's model is tested. So it
+        is if its statistics are gathered, because then nothing in the test is a client's own.
         """
         with self.stream():
             return self.evaluate_round(measured)
@@ -489,7 +529,9 @@ class _Federation:
     def evaluate_round(self, measured: Round) -> Round:
         """Return the round with its results, tested on the current stream."""
         round = measured.round
-        drawn = self.drawn(round) if self.keeps != "nothing" else None
+        self.prepare_test(round)
+        common = self.keeps == "nothing" or bool(self.gathered)
+        drawn = None if common else self.drawn(round)
         models: Sequence[int | None] = drawn.members if drawn else [None]
         mean = drawn.mean if drawn else math.fsum
         tests = [self.score(self.data.test, m) for m in models]
@@ -547,7 +589,7 @@ class _Federation:
 
     def score(self, split: Split, client: int | None) -> Score:
         """Test the server's model, or a client's."""
-        self.load(client)
+        self.load_tested(client)
         self.phase = None
         if split not in self.evaluations:
             local = self.local
@@ -566,9 +608,12 @@ class _Federation:
         if self.graphs is not None:
             self.graphs.close()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Copy the model and the clients' own layers, by name."""
-        named = self.vector.named(self.server)
+    def weights(self, round: int) -> dict[str, Tensor]:
+        """Copy the model as it is tested after a round, and the clients' own layers, by name."""
+        with self.stream():
+            self.prepare_test(round)
+            self.load_tested(None)
+            named = self.vector.named(self.vector.values.clone())
         for client in self.own:
             self.load(client)
             kept = self.vector.named(self.vector.values, self.shared)
