@@ -19,6 +19,7 @@ from trainers.facts import (
     DATASETS,
     HUGGING_FACE,
     NEVER_AUGMENTED,
+    OTHER_NAMES,
     SEGMENTATION,
     TRAINING_SAMPLES,
     WITHOUT_CLIENTS,
@@ -71,7 +72,7 @@ def _dataset(name: str) -> str:
     """Return the name of a data set that is known here."""
     if re.fullmatch(rf"{HUGGING_FACE}{_FILE}(/{_FILE})?", name):
         return name
-    return DATASET.checked(name)
+    return DATASET.checked(OTHER_NAMES.get(name, name))
 
 
 _FILE = r"[\w+-][\w .+-]{0,99}"
@@ -274,6 +275,8 @@ class TrainConfig(BaseModel):
     def _drop_unused(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
+        if name := OTHER_NAMES.get(str(given.get("dataset"))):
+            given = {**given, "dataset": name}
         if given.get("freeze_round") == "auto":
             given = {**given, "freeze_round": None, "freeze_rule": "auto"}
         chosen = {**field_defaults(cls), **given}

@@ -146,6 +146,27 @@ def test_known_data_need_no_folder_for_a_plan(plan: Path) -> None:
     assert stocks == {}
 
 
+def test_unequal_classes_of_emnist_are_counted_in_the_folder(plan: Path) -> None:
+    """Without a folder, a plan leaves the check of the partition to the worker."""
+    changes = ["dataset=emnist-byclass", "partition=iid", "clients=3"]
+    sweep, unseen, stocks = look_at_data(read_plan(plan, changes), None)
+    assert (unseen, stocks) == (False, {})
+    assert sweep.trials[0].config.fingerprint is None
+    make_idx(plan.parent, "emnist-byclass")
+    _, _, stocks = look_at_data(read_plan(plan, changes), plan.parent)
+    assert stocks["emnist-byclass"].classes == (8, 8, 8, *[0] * 59)
+
+
+def test_emnist_is_its_balanced_split(plan: Path) -> None:
+    """Two names make one trial."""
+    both = [
+        read_plan(plan, [f"dataset={name}", "partition=iid", "clients=3"])
+        for name in ("emnist", "emnist-balanced")
+    ]
+    assert both[0].trials[0].trial_id == both[1].trials[0].trial_id
+    assert both[1].trials[0].config.dataset == "emnist"
+
+
 def test_a_folder_of_mnist_is_counted_and_pinned(plan: Path) -> None:
     make_idx(plan.parent)
     changes = ["dataset=mnist", "partition=iid", "clients=3"]
