@@ -148,9 +148,10 @@ class TrainConfig(BaseModel):
     """Content hash of the files of a data set on disk. `plan` computes it if it has the files."""
     file: Annotated[str, _named(".npz", ".safetensors")] | None = None
     """The file of `arrays`, in the data folder."""
-    clients_by: Literal["nothing", "folder", "csv"] | None = "nothing"
+    clients_by: Literal["nothing", "folder", "csv", "lists"] | None = "nothing"
     """The clients of an image folder. "folder": train/CLIENT/CLASS/, or CLIENT/train/CLASS/.
-    "csv": the columns file and client of clients.csv."""
+    "csv": the columns file and client of clients.csv. "lists": CLIENT_train.txt, CLIENT_test.txt,
+    with the file of an image and the number of its class in each line."""
     image_size: Count | None = 32
     """Side in pixels to which the images of an image folder are resized."""
     image_height: Count | None = 256
@@ -341,7 +342,8 @@ class TrainConfig(BaseModel):
             )
         if self.partition == "natural" and self.clients_by == "nothing":
             raise ValueError(
-                'a natural partition of an image folder needs clients_by = "folder" or "csv"'
+                'a natural partition of an image folder needs clients_by = "folder", "csv" or '
+                '"lists"'
             )
         if self.dataset in TRAINING_SAMPLES:
             check_sizes(self, TRAINING_SAMPLES[self.dataset])
