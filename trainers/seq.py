@@ -148,10 +148,13 @@ def load(config: TrainConfig, root: Path | None) -> Dataset:
     """
     from trainers import algorithms
     from trainers.partition import partition
+    from trainers.precheck import check_side
 
     if config.algorithm is not None:
         algorithms.find(config.algorithm).check(config)
     dataset = _load_for(config, root)
+    if config.model in MODELS:
+        check_side(config, dataset.height)
     partition(dataset.train.labels.numpy(), config, dataset.members)
     if config.model in MODELS and config.pretrained is None:
         return dataset

@@ -82,10 +82,11 @@ def in_idx(dataset: str, root: Path) -> Stored:
         )
         if dataset in EMNIST:  # its files hold each image with rows and columns exchanged
             images, test_images = (part.transpose(0, 2, 1) for part in (images, test_images))
-        if first := FIRST_LABELS.get(dataset):
-            labels, test_labels = (part.astype(np.int64) - first for part in (labels, test_labels))
-        named = {"images": images, "labels": labels}
-        named |= {"test_images": test_images, "test_labels": test_labels}
+        first = FIRST_LABELS.get(dataset, 0)
+        named: dict[str, NDArray[Any]] = {"images": images, "test_images": test_images}
+        named["labels"], named["test_labels"] = (
+            part.astype(np.int64) - first for part in (labels, test_labels)
+        )
         return sound(place, named, classes=CHARACTERS[dataset], statistics=STATISTICS.get(dataset))
 
     return Stored(place, paths, read, opened=opened_idx)
