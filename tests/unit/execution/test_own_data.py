@@ -137,6 +137,32 @@ def test_a_refused_plan_writes_nothing(tmp_path: Path, plan: Path) -> None:
     assert not (tmp_path / "new.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "sample,client\n99,a", "p.csv names 99, which is no training sample: remove it"),
+        ("p.csv", "sample,client\n0,a\n0,b", "p.csv names the training sample 0 twice: remove"),
+        ("p.csv", "sample,client\n0,a", "p.csv lacks 23 training samples (the first is 1): give"),
+        ("p.csv", "sample,client\n0,", "cannot be read as a CSV of sample and client (no client"),
+        ("p.json", '{"99": "a"}', "p.json names 99, which is no training sample: remove it"),
+        ("p.json", '{"0": "a", "0": "b"}', "p.json names the training sample 0 twice: remove one"),
+        ("p.json", '{"0": "a"}', "p.json lacks 23 training samples (the first is 1): give each a"),
+        ("p.json", '["a"]', "cannot be read as a JSON object (it must be an object, such as"),
+    ],
+)
+def test_a_partition_file_that_does_not_fit_is_refused_before_anything_is_written(
+    name: str, content: str, message: str, tmp_path: Path, plan: Path
+) -> None:
+    """One sentence, with exit code 2."""
+    (plan.parent / name).write_text(content)
+    changes = ("--set", 'partition="file"', "--set", f'partition_file="{name}"')
+    db = ("--db", f"sqlite:///{tmp_path}/new.db", "--data", str(plan.parent))
+    done = at_once("plan", str(plan), *db, *changes, code=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new.db").exists()
+
+
 def test_a_partition_file_needs_the_data_folder(plan: Path) -> None:
     """Its content is part of each trial."""
     changes = ['partition="file"', 'partition_file="p.csv"']

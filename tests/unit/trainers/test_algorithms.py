@@ -540,6 +540,24 @@ def test_another_package_s_algorithm_trains_like_ours(
         small(algorithm="halfway", server_momentum=0.5)
 
 
+class Unsure(algorithms.Algorithm):
+    """Its check fails."""
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        raise KeyError(config.seed)
+
+
+def test_a_check_of_an_algorithm_that_fails_is_a_sentence(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the data are used, and with the remedy."""
+    offer(monkeypatch, "Unsure")
+    sentence = "algorithm = halfway cannot check a trial .KeyError: 0.: correct its package"
+    with pytest.raises(ValueError, match=sentence):
+        seq.load(small(algorithm="halfway"), None)
+
+
 def test_a_wrong_offer_of_an_algorithm_is_refused(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
