@@ -412,6 +412,11 @@ class TrainConfig(BaseModel):
         assert self.local_steps is not None
         return self.local_steps * (self.clients or 1) if self.centralized else self.local_steps
 
+    @property
+    def row_bound(self) -> float:
+        """The bound of the adaptive clipping by row; 0 for none."""
+        return self.agc_clip or 0.0
+
     def lr_in(self, round: int) -> float:
         """Return the learning rate eta of a round. Rounds are counted from 1."""
         if self.lr_schedule == "cosine":

@@ -159,9 +159,9 @@ class Lanes:
         """Store the gradients, clip them, add the weight decay, and step."""
         config = self.config
         torch._foreach_copy_(parts, list(slopes))
-        if config.agc_clip:
+        if config.row_bound:
             for weight, gradient in self.rows:
-                self.operations.clip_rows(weight, gradient, config.agc_clip)
+                self.operations.clip_rows(weight, gradient, config.row_bound)
         if config.clip_norm > 0:
             self.operations.clip(self.gradient, parts, config.clip_norm)
         momentum = config.momentum_factor

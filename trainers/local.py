@@ -315,8 +315,8 @@ class LocalTraining:
         A learning rate that is a tensor may change between two replays of a graph.
         """
         config, vector = self.config, self.vector
-        if self.rows and config.agc_clip:
-            clip_rows(self.rows, config.agc_clip)
+        if self.rows and config.row_bound:
+            clip_rows(self.rows, config.row_bound)
         if config.clip_norm > 0:
             # Of what is trained: parameters at rest would be zeros in another sum.
             norm = torch.nn.utils.get_total_norm(vector.slopes)
