@@ -233,7 +233,6 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
         "cpus_per_task": request.cpus,
         "setup": list(request.setup) or None,
         "signal_delay_s": math.ceil(margin(limit or 4 * MARGIN_SECONDS)),
-        "wckey": None,
         "array_parallelism": request.workers,
         "additional_parameters": more,
         # For submitit, which takes an early end for a preemption. --time itself is in `more`.
@@ -243,6 +242,7 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
         executor.update_parameters(**{name: v for name, v in given.items() if v is not None})
     except (TypeError, ValueError) as error:
         raise RequestError(f"an option for Slurm cannot be used: {_words(str(error))}") from error
+    executor.parameters["wckey"] = None  # submitit's own name, which a cluster may not know
     if request.time is None:
         del executor.parameters["time"]
     return executor
