@@ -8,6 +8,7 @@ either: the worker stops in time to finish its round, and is requeued.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,11 +204,12 @@ def submit(order: Order, request: Request) -> list[str]:
     limit = None if request.time is None else seconds_of(request.time)
     worker = SlurmWorker(order, limit)
     try:
-        with executor.batch():
+        # submitit prints Slurm's errors too.
+        with redirect_stderr(io.StringIO()), executor.batch():
             jobs = [executor.submit(worker) for _ in range(request.workers)]
         return [str(job.job_id) for job in jobs]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        raise RequestError(f"Slurm refuses the workers: {_words(str(error))}") from error
+        raise RequestError(f"Slurm refuses the workers: {words(str(error))}") from error
 
 
 def _executor(order: Order, request: Request) -> SlurmExecutor:
@@ -241,7 +244,7 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
     try:
         executor.update_parameters(**{name: v for name, v in given.items() if v is not None})
     except (TypeError, ValueError) as error:
-        raise RequestError(f"an option for Slurm cannot be used: {_words(str(error))}") from error
+        raise RequestError(f"an option for Slurm cannot be used: {words(str(error))}") from error
     executor.parameters["wckey"] = None  # submitit's own name, which a cluster may not know
     if request.time is None:
         del executor.parameters["time"]
@@ -273,7 +276,7 @@ class Slurm:
         for line in text.splitlines():
             number, state, reason, node = (*line.strip().split("|"), "", "", "")[:4]
             told[number] = Job(
-                number, _state(state), "" if reason == "None" else reason, node.strip()
+                number, state_of(state), "" if reason == "None" else reason, node.strip()
             )
         return [told.get(job, Job(job, "ended", "Slurm no longer knows it")) for job in launch.jobs]
 
@@ -299,7 +302,8 @@ class Slurm:
         _ask("scancel", *sorted({job.partition("_")[0] for job in launch.jobs}))
 
 
-def _state(word: str) -> str:
+def state_of(word: str) -> str:
+    """Return our word for a state of Slurm's; Slurm's own in lower case if there is none."""
     if word in ENDING:
         return "stopping"
     return RUNS.get(word, "ended" if word == "COMPLETED" else word.lower())
@@ -327,11 +331,11 @@ def _ask(*command: str) -> str:
     except subprocess.CalledProcessError as error:
         if "Invalid job id" in error.stderr:  # it has forgotten all of them
             return ""
-        raise RequestError(f"Slurm refuses that: {_words(error.stderr)}") from error
+        raise RequestError(f"Slurm refuses that: {words(error.stderr)}") from error
     return done.stdout
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """Return Slurm's own words, without the name of its program and the traceback around them."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [re.sub(r"^\w+: (error: )?", "", line) for line in lines if ": error: " in line]

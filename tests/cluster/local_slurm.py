@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: one slurmctld and two slurmd, with munge, in a folder of its own."""
+"""A real Slurm on this machine: a slurmctld, two slurmd and munge, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -91,18 +91,23 @@ class LocalSlurm:
     def kill_node(self, node: str) -> None:
         """Kill a node as a power cut does: its slurmd and every process of its jobs."""
         mine = [p for p in _processes() if p.environment.get("SLURMD_NODENAME") == node]
-        self.daemons.pop(node).kill()
+        daemon = self.daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
         for process in mine:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
     def wait_for_nodes(self, count: int = len(NODES)) -> None:
         """Wait until so many nodes are idle."""
-        wait(lambda: self.ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle").count("idle") == count)
+        wait(
+            lambda: self.ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle").count("idle") == count
+        )
 
-    def states(self) -> dict[str, str]:
-        """Return the state of each task that Slurm remembers."""
-        lines = self.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
+    def states(self, launch: str) -> dict[str, str]:
+        """Return the state of each task of a launch that Slurm remembers."""
+        named = ("--name", f"fedsweep-{launch}", "-o", "%i %T")
+        lines = self.ask("squeue", "-h", "-r", "-t", "all", *named).splitlines()
         return dict(line.split() for line in lines)
 
     def _start(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
@@ -180,7 +185,11 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
     finally:
         with suppress(subprocess.SubprocessError):
             slurm.ask("scancel", "--signal=KILL", "--full", "--user", "root")
-        mine = [p.pid for p in _processes() if p.environment.get("SLURM_CONF") == str(folder / "slurm.conf")]
+        mine = [
+            p.pid
+            for p in _processes()
+            if p.environment.get("SLURM_CONF") == str(folder / "slurm.conf")
+        ]
         for number in mine:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
