@@ -3,6 +3,8 @@
 SQLite has no notification, so there a wait is a short sleep. On Postgres it is LISTEN, on a
 connection of its own, as long as the server has many connections left. Listeners must never take
 the last connections from workers that train.
+
+The import of psycopg takes long, and only a wait on Postgres needs it.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy.engine import Engine
 
 from fedsweep.store.dialects import dialect_of
+
+if TYPE_CHECKING:
+    import psycopg
 
 POLL_SECONDS = (0.2, 1.0)
 """Limits of an idle worker's random wait before it looks again, if no notification wakes it."""
@@ -44,6 +48,8 @@ class Wakeup:
                 return  # what happened before it listened made no sound
             _sleep(random.uniform(*POLL_SECONDS), stopping)
             return
+        import psycopg
+
         until = time.monotonic() + max(seconds, 0.0) + random.uniform(0.0, JITTER_SECONDS)
         try:
             while time.monotonic() < until and not stopping():
@@ -55,6 +61,8 @@ class Wakeup:
     def close(self) -> None:
         """Listen no longer; the next wait does again."""
         if self.listening is not None:
+            import psycopg
+
             with suppress(psycopg.Error):
                 self.listening.close()
             self.listening = None

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from unittest import mock
 import psutil
 import pytest
 import sqlalchemy as sa
+import typer.main
 
 from fedsweep.cli import main
 from fedsweep.cli.console import console
@@ -29,6 +31,9 @@ PATIENCE = 480.0
 ROUNDS = 300
 LONG = ["--set", "seed=0", "--set", "normalizer=bn", "--set", f"rounds={ROUNDS}"]
 """One trial of several seconds, with a snapshot per second."""
+
+GET_COMMAND = cache(typer.main.get_command)
+"""Typer reads the signatures of all commands at each call, which takes most of a short one."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -65,6 +70,7 @@ def at_once(
         chdir(cwd or Path.cwd()),
         mock.patch.dict(os.environ, environment(**env), clear=True),
         mock.patch.object(sys, "argv", ["fedsweep", *arguments]),
+        mock.patch.object(typer.main, "get_command", GET_COMMAND),
         redirect_stdout(out),
         redirect_stderr(err),
         pytest.raises(SystemExit) as ended,

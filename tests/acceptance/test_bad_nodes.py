@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import walk
 from tests.acceptance.command import at_once, environment, fedsweep, query
 from tests.acceptance.packages import FRAGILE, install
 from tests.builders import TINY
@@ -128,9 +129,12 @@ def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
 
 
 def test_other_images_than_planned_cost_no_trial_an_attempt(
-    sqlite_url: str, tiny: Path, tmp_path: Path
+    sqlite_url: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One trial is claimed and given back with the reason. The others are not claimed."""
+    """One trial is claimed and given back with the reason. The others are not claimed.
+
+    The engine of training looks at the other images. Afterwards walks finish all trials.
+    """
     right = str(make_image_folder(tmp_path / "right"))
     other = str(make_image_folder(tmp_path / "other", each=28))
     images_planned(sqlite_url, tiny, "--data", right)
@@ -141,6 +145,7 @@ def test_other_images_than_planned_cost_no_trial_an_attempt(
     assert "are not those that the trial was planned for" in ended[0][2]
     charged = query(sqlite_url, "SELECT sum(failures), sum(losses) FROM trials")
     assert charged == [(0, 0)]
+    walk.install(monkeypatch)
     work_at_once(sqlite_url, "--data", right, code=0)
     assert {row[0] for row in query(sqlite_url, TRIALS)} == {"finished"}
 

@@ -173,9 +173,9 @@ def test_a_sweep_that_has_used_up_its_rounds_is_held_by_a_worker(
 def test_a_worker_stops_by_itself_after_its_hours(
     url: str, tiny: Path, working: list[Work]
 ) -> None:
-    """The limit is six seconds. The running trial is saved and given back."""
+    """The limit is four seconds. The running trial is saved and given back."""
     at_once("plan", str(tiny), "--db", url, *ENDLESS)
-    worker = start(*WORK, "--max-hours", "0.0017", "--db", url, **slow_down(tiny.parent))
+    worker = start(*WORK, "--max-hours", "0.0011", "--db", url, **slow_down(tiny.parent))
     working.append(worker)
     assert "stopped: 0 trials finished" in ended(worker)
     assert query(url, STATE) == [("queued", None)]

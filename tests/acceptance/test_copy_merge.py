@@ -15,7 +15,6 @@ from tests.acceptance.command import (
     RESULTS,
     at_once,
     eventually,
-    fedsweep,
     query,
     start,
 )
@@ -62,7 +61,7 @@ def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     states = {state for (state,) in query(target, "SELECT state FROM results")}
     assert "finished" in states
     assert "running" not in states
-    fedsweep("work", "--db", target, "--device", "cpu", "--until-empty")
+    at_once("work", "--db", target, "--device", "cpu", "--until-empty")
     for text in (RESULTS, CURVES):
         assert query(target, text) == query(source, text)
 
@@ -76,7 +75,7 @@ def test_halves_that_two_machines_trained_merge_into_the_whole(
     whole = f"sqlite:///{tmp_path / 'whole.db'}"
     for url, seeds in ((source, ["seed=0"]), (target, ["seed=1"]), (whole, [])):
         at_once("plan", str(tiny), *[word for s in seeds for word in ("--set", s)], "--db", url)
-        fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+        at_once("work", "--db", url, "--device", "cpu", "--until-empty")
     first = at_once("db", "merge", source, target).stdout
     assert first == "3 trials added, 0 taken over, 0 kept; 9 rounds added\n"
     again = at_once("db", "merge", source, target).stdout

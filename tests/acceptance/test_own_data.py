@@ -74,7 +74,7 @@ def test_own_data_are_planned_trained_and_verified(tmp_path: Path) -> None:
     ]
     for (trial,) in query(url, "SELECT trial_id FROM results WHERE dataset = 'shapes'"):
         assert "bit for bit" in fedsweep("verify", trial, *where, **path).stdout
-    for (trial,) in query(url, "SELECT trial_id FROM results WHERE dataset = 'arrays'"):
+    for (trial,) in query(url, "SELECT trial_id FROM results WHERE partition = 'file'"):
         assert "bit for bit" in at_once("verify", trial, *where).stdout
 
 
@@ -105,5 +105,5 @@ def test_trials_wait_for_the_files_that_they_were_planned_with(
     else:
         save_npz(tmp_path / "a.npz", clients=None, test_clients=None)
     work = ("work", "--db", url, "--data", str(tmp_path), "--device", "cpu", "--until-empty")
-    assert re.search(message, fedsweep(*work, code=1).stderr)
+    assert re.search(message, at_once(*work, code=1).stderr)
     assert query(url, "SELECT state FROM results") == [("queued",)]

@@ -14,6 +14,8 @@ from tests.acceptance.command import (
     start,
     trainers,
 )
+from tests.builders import TINY
+from tests.shared import made_once
 
 LONG = ("--set=seed=0", "--set=normalizer=bn", "--set=rounds=100")
 """One trial that lasts until its trainer is killed."""
@@ -22,16 +24,17 @@ LONG = ("--set=seed=0", "--set=normalizer=bn", "--set=rounds=100")
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny sweep and the long trial, trained by one undisturbed worker on SQLite."""
-    from tests.builders import TINY
+    return f"sqlite:///{made_once(tmp_path_factory, 'calm-training', train_calmly)}/calm.db"
 
-    folder = tmp_path_factory.mktemp("calm")
+
+def train_calmly(folder: Path) -> None:
+    """Fill the folder of `calm`."""
     (folder / "tiny.toml").write_text(TINY)
     url = f"sqlite:///{folder}/calm.db"
     at_once("plan", f"{folder}/tiny.toml", "--db", url)
     at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
     done = at_once("work", "--db", url, "--device", "cpu", "--until-empty")
     assert "7 trials finished, 0 failed" in done.stdout
-    return url
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])

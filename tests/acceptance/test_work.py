@@ -18,7 +18,6 @@ from tests.acceptance.command import (
     assert_equal_to_calm,
     at_once,
     eventually,
-    fedsweep,
     query,
     start,
     trainers,
@@ -37,7 +36,7 @@ def calm(walk: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "tiny.toml").write_text(TINY)
     url = f"sqlite:///{folder}/calm.db"
     at_once("plan", f"{folder}/tiny.toml", "--db", url, *LONG)
-    done = fedsweep("work", "--db", url, "--device", "cpu", "--until-empty")
+    done = at_once("work", "--db", url, "--device", "cpu", "--until-empty")
     assert "1 trial finished, 0 failed" in done.stdout
     return url
 
@@ -67,7 +66,7 @@ def test_sigterm_saves_gives_back_and_exits_0_and_nothing_is_trained_twice(
     (row,) = query(sqlite_url, "SELECT state, final_round FROM results")
     assert row[0] == "queued"
     assert 0 < row[1] < ROUNDS
-    fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
+    at_once("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
     assert_equal_to_calm(calm, sqlite_url)
     assert query(sqlite_url, "SELECT rounds_trained, rounds_lost FROM ledger") == [(ROUNDS, 0)]
     outcomes = query(sqlite_url, "SELECT outcome FROM attempts ORDER BY fence")
@@ -148,7 +147,7 @@ def test_max_trials_is_shared_by_the_slots(tiny: Path, sqlite_url: str) -> None:
     """Two slots with a limit of three trials make three attempts."""
     at_once("plan", str(tiny), "--db", sqlite_url)
     slots = ("--slots", "2", "--max-trials", "3")
-    done = fedsweep("work", "--db", sqlite_url, "--device", "cpu", *slots)
+    done = at_once("work", "--db", sqlite_url, "--device", "cpu", *slots)
     assert "3 trials finished" in done.stdout
     states = query(sqlite_url, "SELECT state, count(*) FROM results GROUP BY 1 ORDER BY 1")
     assert states == [("finished", 3), ("queued", 3)]
@@ -160,10 +159,10 @@ def test_a_diverged_trial_does_not_stop_the_worker(tiny: Path, sqlite_url: str) 
     tiny.write_text(text + '[[grid]]\nnormalizer = "gn"\nlr = 1e25\n')
     at_once("plan", str(tiny), "--db", sqlite_url)
     work = ("work", "--db", sqlite_url, "--device", "cpu", "--until-empty")
-    done = fedsweep(*work)
+    done = at_once(*work)
     assert "6 trials finished, 1 failed" in done.stdout
     assert "1 trial in scope failed" in done.stdout
-    fedsweep(*work, "--strict", code=1)
+    at_once(*work, "--strict", code=1)
     report = at_once("report", "--db", sqlite_url).stdout
     assert "1 diverged" in report
     (trial,) = query(sqlite_url, "SELECT trial_id FROM results WHERE failure = 'diverged'")[0]
@@ -177,7 +176,7 @@ def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> Non
     other = tiny.with_name("other.toml")
     other.write_text(tiny.read_text().replace('"tiny"', '"other"').replace("[0, 1]", "[5]"))
     at_once("plan", str(other), "--db", sqlite_url)
-    fedsweep("work", "--db", sqlite_url, "--device", "cpu", "--sweep", "other", "--until-empty")
+    at_once("work", "--db", sqlite_url, "--device", "cpu", "--sweep", "other", "--until-empty")
     counted = query(
         sqlite_url, "SELECT sweep, count(*) FROM results WHERE state = 'finished' GROUP BY 1"
     )

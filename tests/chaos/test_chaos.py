@@ -14,7 +14,7 @@ from tests import walk
 from tests.chaos.calm import Calm
 from tests.chaos.play import Play, perform
 
-GAPS = (0.2, 1.5)
+GAPS = (0.2, 1.0)
 """Shortest and longest time between two disturbances in seconds."""
 
 

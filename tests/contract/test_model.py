@@ -32,8 +32,8 @@ from fedsweep.store.tables import attempts, members, metadata, rounds, sweeps, t
 from fedsweep.store.transactions import transaction
 from tests.contract.steps import ALICE, LEASE, ROUNDS, config, measured
 
-STORIES = {"sqlite": 30, "postgres": 12}
-"""Stories of thirty steps each take about five seconds. `make slow` has a thousand and three
+STORIES = {"sqlite": 20, "postgres": 8}
+"""Stories of thirty steps each take about three seconds. `make slow` has a thousand and three
 hundred.
 """
 SEEDS, SWEEPS = range(4), ("a", "b")

@@ -19,7 +19,7 @@ from fedsweep.store import schema, trial_rows
 from fedsweep.store.clock import read_clock
 from fedsweep.store.engine import make_engine
 from fedsweep.store.transactions import reading, transaction
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once, fedsweep
 from tests.migrations.versions import ROWS, everything
 
 
@@ -37,7 +37,7 @@ def test_an_upgrade_by_command_keeps_every_value_of_every_row(first_store: str) 
     assert {name: len(rows) for name, rows in before.items() if name in ROWS} == {
         name: len(rows) for name, rows in ROWS.items()
     }
-    refused = fedsweep("status", "--db", first_store, code=2)
+    refused = at_once("status", "--db", first_store, code=2)
     assert "run `fedsweep db upgrade`" in refused.stderr
     assert everything(first_store) == before
     said = fedsweep("db", "upgrade", "--db", first_store).stdout
@@ -49,7 +49,7 @@ def test_an_upgrade_by_command_keeps_every_value_of_every_row(first_store: str) 
             for old, row in zip(before[name], after[name], strict=True)
         ] == before[name]
     assert after["client_rounds"] == after["weights"] == []
-    assert "3/5" in fedsweep("status", "--db", first_store).stdout
+    assert "3/5" in at_once("status", "--db", first_store).stdout
 
 
 def test_new_fields_of_old_trials_hold_what_the_trials_were(upgraded: Engine) -> None:

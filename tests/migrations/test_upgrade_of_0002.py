@@ -22,7 +22,7 @@ from fedsweep.store.engine import make_engine
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
-from tests.acceptance.command import fedsweep
+from tests.acceptance.command import at_once
 from tests.migrations.versions import ROWS_OF_0002, everything
 
 pytestmark = pytest.mark.usefixtures("own_data_folder")
@@ -111,7 +111,7 @@ def test_the_refusal_is_one_sentence_that_says_what_to_do(second_store: str) -> 
     with transaction(engine) as c:
         now = read_clock(c)
         c.execute(running.values(lease_until=as_sql(now) + 60, clock=now.clock))
-    refused = fedsweep("db", "upgrade", "--db", second_store, code=2)
+    refused = at_once("db", "upgrade", "--db", second_store, code=2)
     assert refused.stderr.startswith(
         "fedsweep: workers of the older version are training here (1): stop"
     )
@@ -120,7 +120,7 @@ def test_the_refusal_is_one_sentence_that_says_what_to_do(second_store: str) -> 
     with transaction(engine) as c:
         c.execute(running.values(lease_until=as_sql(now) - 1))
     engine.dispose()
-    said = fedsweep("db", "upgrade", "--db", second_store).stdout
+    said = at_once("db", "upgrade", "--db", second_store).stdout
     assert said == f"schema {schema.head()}: upgraded from 0002\n"
 
 

@@ -11,7 +11,11 @@ import os
 import sys
 import tempfile
 import traceback
+from functools import cache
 from typing import Any
+
+import scipy.special
+import typer.main
 
 from fedsweep.cli import app, console, main
 from fedsweep.reports import fit, latex, records, search_results, search_tables, selection, tables
@@ -30,6 +34,7 @@ __all__ = [  # imported before the forks
     "recipes",
     "records",
     "schema",
+    "scipy",
     "search_results",
     "search_tables",
     "selection",
@@ -103,4 +108,6 @@ def _code(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    typer.main.get_command = cache(typer.main.get_command)  # type: ignore[assignment]  # as at_once
+    typer.main.get_command(app.app)
     json.dump([run(*case) for case in json.load(sys.stdin)], sys.__stdout__)

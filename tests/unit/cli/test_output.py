@@ -39,6 +39,7 @@ from fedsweep.worker.watch import _Watch
 from tests import study
 from tests.acceptance.command import FEDSWEEP, at_once, environment, eventually, query, start
 from tests.builders import TINY
+from tests.shared import made_once
 from tests.walk import SECONDS
 
 HOSTILE = "[/old] :smile: [bold]ü⋆日本"
@@ -94,8 +95,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ends(folder: Path) -> dict[tuple[str, ...], dict[str, Any]]:
-    """The result of every reading command on every broken output."""
+def ends(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The result of every reading command on every broken output.
+
+    It takes several seconds, so all processes of a run share it.
+    """
+    made = made_once(tmp_path_factory, "ends", lambda place: run_all(folder, place / "ends.json"))
+    names = [(broken, *command) for command in READING for broken in BROKEN]
+    return dict(zip(names, json.loads((made / "ends.json").read_text()), strict=True))
+
+
+def run_all(folder: Path, results: Path) -> None:
+    """Run every reading command on every broken output, and write the results to a file."""
     trial = query(f"sqlite:///{folder}/fedsweep.db", "SELECT trial_id FROM results")[0][0]
     cases = [
         ([trial if word == "TRIAL" else word for word in command], broken)
@@ -110,8 +123,7 @@ def ends(folder: Path) -> dict[tuple[str, ...], dict[str, Any]]:
         text=True,
         check=True,
     )
-    names = [(broken, *command) for command in READING for broken in BROKEN]
-    return dict(zip(names, json.loads(done.stdout), strict=True))
+    results.write_text(done.stdout)
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)

@@ -10,7 +10,7 @@ import pytest
 from fedsweep.store.schema import open_store
 from fedsweep.store.sql.recipes import recipe, recipes
 from tests import study
-from tests.acceptance.command import at_once, fedsweep
+from tests.acceptance.command import at_once
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(sqlite_url: str, tmp_path: Path) -> Path:
 def test_a_recipe_is_run_by_name_for_a_sweep(folder: Path) -> None:
     """The table has six digits, and JSON has all digits."""
     run = ("sql", "--recipe", "best-freeze-round", "--sweep", "study")
-    output = fedsweep(*run, cwd=folder).stdout
+    output = at_once(*run, cwd=folder).stdout
     assert "0.0848528" in output
     (row,) = json.loads(at_once(*run, "--format", "json", cwd=folder).stdout)
     assert (row["freeze_round"], row["n"]) == (1, 2)

@@ -23,7 +23,7 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, snapshots, trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
-from tests.acceptance.command import at_once, fedsweep
+from tests.acceptance.command import at_once
 from tests.builders import WORKER
 from tests.trunks import PLAN, PROTOCOL, Curves, T, measured, plan, trained, work
 
@@ -169,7 +169,7 @@ def test_trial_show_names_the_carrier_and_the_shared_rounds(
     work(store)
     output = at_once("trial", "show", waiting, "--db", sqlite_url).stdout
     assert "shares 4 rounds with a trial of another freeze round, which trained them" in output
-    output = fedsweep("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
+    output = at_once("verify", waiting, "--db", sqlite_url, "--device", "cpu").stdout
     assert "equal" in output
     store.dispose()
 

@@ -1,6 +1,6 @@
 """The cost of a claim does not depend on the other trials that wait.
 
-Query plans and counted work prove it for 20,000 trials. FEDSWEEP_TEST_ROWS sets another number
+Query plans and counted work prove it for 5,000 trials. FEDSWEEP_TEST_ROWS sets another number
 (`make million` a million).
 """
 
@@ -28,7 +28,7 @@ from fedsweep.store.tables import attempts, members, sweeps, trials
 from fedsweep.store.transactions import transaction
 from tests.builders import WORKER
 
-ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "20000"))
+ROWS = int(os.environ.get("FEDSWEEP_TEST_ROWS", "5000"))
 HOURS = 4 * 3600.0
 """A lease that outlasts the filling of a million rows."""
 GIVEN = {

@@ -80,10 +80,22 @@ def measured(round: fedavg.Round) -> tuple[object, ...]:
 
 
 def trace(
-    chosen: TrainConfig, digits: Dataset, state: fedavg.State | None = None, **how: Any
+    chosen: TrainConfig,
+    digits: Dataset,
+    state: fedavg.State | None = None,
+    *,
+    states: list[fedavg.State] | None = None,
+    **how: Any,
 ) -> list[tuple[object, ...]]:
-    """Every round's measurements and the whole state, as comparable values."""
-    return [
-        (*measured(r), {name: t.numpy().tobytes() for name, t in r.state().tensors.items()})
-        for r in fedavg.run(chosen, digits, state, **how)
-    ]
+    """Every round's measurements and the whole state, as comparable values.
+
+    The states are also added to `states`.
+    """
+    rows: list[tuple[object, ...]] = []
+    for r in fedavg.run(chosen, digits, state, **how):
+        after = r.state()
+        if states is not None:
+            states.append(after)
+        contents = {name: t.numpy().tobytes() for name, t in after.tensors.items()}
+        rows.append((*measured(r), contents))
+    return rows

@@ -210,7 +210,7 @@ def test_graphs_change_no_bit_of_augmented_images() -> None:
     config = small(
         dataset="cifar10", model="resnet20", normalizer="fixbn", freeze_round=2, freeze="layer",
         partition="iid", clients=2, participation=1.0, batch_size=2, diagnostics=True,
-        evaluate_every=4,
+        evaluate_every=3, rounds=3,
     )  # fmt: skip
     assert_replays_are_plain_calls(config, random_images(20), 2)
 
@@ -223,9 +223,9 @@ def test_graphs_change_no_dropout(scenes: Dataset) -> None:
 
 
 def test_the_device_s_form_of_a_step_is_that_of_a_cpu(digits: Dataset) -> None:
-    """Except for the rounding of the learning rate, in float64, over four rounds."""
+    """Except for the rounding of the learning rate, in float64, over three rounds."""
     for arm in ARMS:
-        config = small(**arm, dtype="float64", lr_schedule="cosine")
+        config = small(**arm, dtype="float64", lr_schedule="cosine", rounds=3)
         cpu, device = (
             [r.state().tensors for r in fedavg.run(config, digits, graphs=graphs)]
             for graphs in (None, Graphs(FakeCuda(), capture=False))

@@ -94,6 +94,14 @@ def tiff_bomb(width: int, height: int, tags: dict[int, int]) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + directory + b"\0\0\0\0" + bytes(64)
 
 
+def webp_bomb(width: int, height: int) -> bytes:
+    """Return a small WebP image whose header has another size."""
+    content = bytearray(saved("WEBP", 16, 16))
+    at = content.index(b"\x9d\x01\x2a") + 3
+    content[at : at + 4] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
 def saved(form: str, width: int, height: int) -> bytes:
     """Return a real image of so many black pixels, which compress to little."""
     content = io.BytesIO()
@@ -121,7 +129,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "tile of a small TIFF": lambda: tiff_bomb(
         16, 16, {322: 32_768, 323: 32_768, 324: 200, 325: 10}
     ),
-    "WebP": lambda: saved("WEBP", 16_000, 4_500),
+    "WebP": lambda: webp_bomb(16_000, 4_500),
 }
 
 
