@@ -54,6 +54,11 @@ TAKEN = {
 }
 """Options of sbatch that a launch sets itself, with the remedy."""
 
+LIMIT_SIGNAL = "URG"
+"""The signal that Slurm sends before a time limit, to all processes of the job. Those that know
+nothing of it ignore this one; submitit's usual USR2 would end them.
+"""
+
 RUNS = {"RUNNING": "running", "PENDING": "pending", "REQUEUED": "pending", "REQUEUE_HOLD": "held"}
 ENDING = ("COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
 
@@ -92,8 +97,8 @@ class SlurmWorker:
 
     def __call__(self) -> str:
         """Work, and have the job requeued if trials are left."""
-        requeue = signal.getsignal(signal.SIGUSR2)  # of submitit
-        with inside.stopping_at(signal.SIGUSR2) as early:
+        requeue = signal.getsignal(signal.SIGURG)  # of submitit
+        with inside.stopping_at(signal.SIGURG) as early:
             job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", "?"))
             task = os.environ.get("SLURM_ARRAY_TASK_ID")
             job += f"_{task}" if task is not None else ""
@@ -104,7 +109,7 @@ class SlurmWorker:
             return "no trial is left"
         print("trials are left: requeue the job", flush=True)
         assert callable(requeue)
-        requeue(signal.SIGUSR2, None)
+        requeue(signal.SIGURG, None)
         return "requeued"
 
     def checkpoint(self) -> Any:
@@ -222,7 +227,8 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
     folder = Path(order.folder)
     executor = submitit.SlurmExecutor(folder, max_num_timeout=WITHOUT_LIMIT)
     limit = None if request.time is None else seconds_of(request.time)
-    more: dict[str, Any] = {"requeue": True, **request.more}
+    seconds = math.ceil(margin(limit or 4 * MARGIN_SECONDS))
+    more = {"requeue": True, "signal": f"{LIMIT_SIGNAL}@{seconds}", **request.more}
     if request.mem is not None:
         more["mem"] = request.mem
     if request.gpus:
@@ -234,9 +240,9 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
         "partition": request.partition,
         "account": request.account,
         "cpus_per_task": request.cpus,
-        "setup": list(request.setup) or None,
-        "signal_delay_s": math.ceil(margin(limit or 4 * MARGIN_SECONDS)),
+        "setup": [f"export SUBMITIT_PREEMPT_SIGNAL={LIMIT_SIGNAL}", *request.setup],
         "array_parallelism": request.workers,
+        "stderr_to_stdout": True,
         "additional_parameters": more,
         # For submitit, which takes an early end for a preemption. --time itself is in `more`.
         "time": math.ceil((limit or 366 * 86400.0) / 60),
@@ -281,13 +287,10 @@ class Slurm:
         return [told.get(job, Job(job, "ended", "Slurm no longer knows it")) for job in launch.jobs]
 
     def logs(self, launch: Launch) -> Mapping[str, list[Path]]:
-        """Return the files of each task: its output, and its errors."""
+        """Return the file of each task that has begun."""
         folder = Path(launch.folder)
-        found = {
-            job: [folder / f"{job}_0_log.{end}" for end in ("out", "err")] for job in launch.jobs
-        }
-        kept = {job: [f for f in files if f.is_file()] for job, files in found.items()}
-        return {job: files for job, files in kept.items() if files}
+        files = {job: folder / f"{job}_0_log.out" for job in launch.jobs}
+        return {job: [file] for job, file in files.items() if file.is_file()}
 
     def stop(self, launch: Launch) -> None:
         """Cancel what waits, and let what runs finish its round."""

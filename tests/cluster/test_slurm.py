@@ -86,6 +86,7 @@ SHARED_ROUNDS = TRIALS * ROUNDS - 4 * (10 + 20)
 """Rounds of the sweep that are trained if each is trained once: FIXBN begins with BN's."""
 
 
+@pytest.mark.short
 def test_four_workers_train_bitwise_as_one_does(
     slurm: LocalSlurm, store_url: str, plan: Path, deeds: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_four_workers_train_bitwise_as_one_does(
     assert len(jobs) > 1
 
 
+@pytest.mark.short
 def test_a_preempted_worker_is_requeued_and_goes_on(
     slurm: LocalSlurm, sqlite_url: str, plan: Path, deeds: Path
 ) -> None:
@@ -121,7 +123,7 @@ def test_a_preempted_worker_is_requeued_and_goes_on(
     walk.speed_up(deeds)
     sweep.wait_until_finished()
     assert sweep.trained() == SHARED_ROUNDS
-    lines = sweep.run("launch", "logs", launched)
+    lines = sweep.run("launch", "logs", launched, "--lines", "500")
     assert "trials are left: requeue the job" in lines
     assert "given back" in lines
 
@@ -130,7 +132,7 @@ def test_a_time_limit_only_interrupts_a_worker(
     slurm: LocalSlurm, sqlite_url: str, plan: Path, deeds: Path
 ) -> None:
     """A sweep of several minutes ends in jobs of one minute, each requeued, with no round lost."""
-    walk.slow_down(deeds, 0.45)
+    walk.slow_down(deeds, 1.0)
     sweep = Sweep(sqlite_url, plan)
     sweep.launch("--time", "1")
 
@@ -200,6 +202,7 @@ def test_stop_lets_workers_give_their_trials_back(
     assert sweep.trained() == SHARED_ROUNDS
 
 
+@pytest.mark.short
 def test_a_password_is_nowhere_to_be_read(
     slurm: LocalSlurm, postgres_url: str, plan: Path, deeds: Path, own_data_folder: None
 ) -> None:
@@ -216,7 +219,9 @@ def test_a_password_is_nowhere_to_be_read(
     assert launched in jobs
     assert any("submitit" in line for line in processes)
     assert not any(password in line for line in (jobs, *processes))
-    assert password not in sweep.run("launch", "list") + sweep.run("launch", "logs", launched)
+    assert password not in sweep.run("launch", "list") + sweep.run(
+        "launch", "logs", launched, "--lines", "500"
+    )
     folder = sweep.folder / "launches" / launched
     sweep.run("launch", "stop", launched)
     files = [file for file in folder.rglob("*") if file.is_file()]
