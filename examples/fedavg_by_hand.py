@@ -16,7 +16,9 @@ import copy
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainers import fedavg, models
@@ -69,6 +71,7 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
         total = sum(len(clients[m]) for m in cohort)
         average = {name: torch.zeros_like(value) for name, value in server.items()}
         average_velocity = copy.deepcopy(zero)
+        moments = mixed(model, server, own, config, dataset, {m: clients[m] for m in cohort})
 
         for m in cohort:
             # 1. The client takes the server's model, and what it keeps of its own.
@@ -78,11 +81,8 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
                 layer.begin_round()
             frozen = config.freeze_round is not None and t > config.freeze_round
             rest = set_phase(client, affine, frozen=frozen, layer=config.freeze == "layer")
-            velocity = copy.deepcopy(zero)
-            if config.momentum == "global":
-                velocity |= {name: v for name, v in server_velocity.items() if name not in kept}
-            if config.momentum in ("local", "global"):
-                velocity |= copy.deepcopy(own_velocity.get(m, {}))
+            shared = {name: v for name, v in server_velocity.items() if name not in kept}
+            velocity = first_velocity(config, zero, shared, own_velocity.get(m, {}))
 
             # 2. It takes its local steps.
             velocity = train(client, velocity, config, dataset, clients[m], m, t)
@@ -101,7 +101,7 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
                 own_velocity[m] = {name: v for name, v in velocity.items() if name in kept}
 
         # 4. The server takes the average, but for what stays with the clients or is frozen.
-        taken = [n for n in server if n not in kept and n not in rest]
+        taken = [n for n in server if n not in kept and n not in rest and n not in moments]
         for name in taken if not frozen else [n for n in taken if n not in statistics]:
             if config.server_momentum > 0 and name in parameters:
                 update = server_update[name].mul_(config.server_momentum)
@@ -111,9 +111,72 @@ def fedavg_by_hand(config: TrainConfig, dataset: Dataset) -> list[StateDict]:
                 server[name] = average[name]
             if name in parameters:
                 server_velocity[name] = average_velocity[name]
+        for name, moment in moments.items():
+            server[name] = server[name].lerp(moment, 0.002)
         server = after_hooks(model, server)
-        history.append(copy.deepcopy(server | keepsakes(own)))
+        # HBN is tested with the statistics of the new average alone.
+        tested = mixed(model, server, own, config, dataset, {m: clients[m] for m in cohort})
+        history.append(copy.deepcopy(server | tested | keepsakes(own)))
     return history
+
+
+def first_velocity(
+    config: TrainConfig, zero: StateDict, shared: StateDict, own: StateDict
+) -> StateDict:
+    """Return the velocity with which a client begins a round."""
+    velocity = copy.deepcopy(zero)
+    if config.momentum == "global":
+        velocity |= shared
+    if config.momentum in ("local", "global"):
+        velocity |= copy.deepcopy(own)
+    return velocity
+
+
+@torch.no_grad()
+def mixed(
+    model: nn.Module,
+    server: StateDict,
+    own: dict[int, StateDict],
+    config: TrainConfig,
+    dataset: Dataset,
+    cohort: dict[int, NDArray[np.int64]],
+) -> StateDict:
+    """Return HBN's M and V of each layer, of the clients' first 64 samples; {} without HBN."""
+    if config.normalizer != "hbn":
+        return {}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def note(path: str, layer: nn.Module, x: Tensor) -> None:
+        """Mix the server's statistics and those of the layer's input."""
+        a = layer.mix.sigmoid()
+        mean = (1 - a) * layer.running_mean + a * x.mean((0, 2, 3))
+        variance = (1 - a) * layer.running_var + a * x.var((0, 2, 3), correction=0)
+        found.setdefault(path, []).append((mean, variance))
+
+    batches = {m: torch.from_numpy(samples[:64]) for m, samples in cohort.items()}
+    for m, batch in batches.items():
+        client = copy.deepcopy(model)
+        client.load_state_dict(server | own.get(m, {}))
+        client.train()
+        for path, layer in client.named_modules():
+            if hasattr(layer, "mix"):
+                layer.register_forward_pre_hook(
+                    lambda layer, inputs, path=path: note(path, layer, inputs[0])
+                )
+        dtype = next(client.parameters()).dtype
+        client(Normalize(dataset, dtype, torch.device("cpu"))(dataset.train.images[batch]))
+    sizes = [len(batch) for batch in batches.values()]
+    result: StateDict = {}
+    for path, pairs in found.items():
+        mean, square = (torch.zeros_like(pairs[0][0]) for _ in range(2))
+        for n, (m, _) in zip(sizes, pairs, strict=True):
+            mean.add_(m, alpha=n)
+        mean.div_(sum(sizes))
+        for n, (m, v) in zip(sizes, pairs, strict=True):
+            square.add_(v, alpha=n).add_((m - mean).square(), alpha=n)
+        result[f"{path}.running_mean"] = mean
+        result[f"{path}.running_var"] = square / (sum(sizes) - 1)
+    return result
 
 
 def keepsakes(own: dict[int, StateDict]) -> StateDict:

@@ -25,7 +25,7 @@ from trainers.facts import (
     is_on_disk,
 )
 from trainers.own_algorithms import BY_NAME, KEYS
-from trainers.own_normalizers import OWN
+from trainers.own_normalizers import OWN, REPEATING
 from trainers.registry import Registry, foreign_parts
 from trainers.sizes import check_sizes, share
 
@@ -351,6 +351,14 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"model = {self.model} does not fit normalizer = {self.normalizer}, because "
                 f"{own.why_normalizers}: choose normalizer = {' or '.join(own.normalizers)}"
+            )
+        # Timm's models say so for all, and a worker tries them.
+        draws = own.uses_generator and own.name != own_models.TIMM
+        if draws and self.normalizer in REPEATING:
+            raise ValueError(
+                f"model = {self.model} does not fit normalizer = {self.normalizer}, because its "
+                "dropout would differ between the two passes of the joint step: choose normalizer "
+                "= bn, or a model without dropout"
             )
         size = self.image_size
         if size is not None and size < own.smallest_side:

@@ -54,7 +54,8 @@ def gradient_deviation(averaged: Tensor, centralized: Tensor) -> float | None:
     g = sum w_m g_m is the cohort's averaged local gradient. g_c is the gradient of sum w_m (mean
     loss of client m's batch) on all their batches in one pass. Both are computed at the round's
     start, on the clients' first batches. They are equal, except for rounding, if no layer mixes
-    samples. BN's batch statistics make them differ.
+    samples. BN's batch statistics make them differ. FedTAN takes its joint statistics in both, so
+    that they are equal.
     """
     size = float(centralized.norm())
     return float((averaged - centralized).norm()) / size if size > 0 else None

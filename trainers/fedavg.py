@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ from trainers.draw_source import DrawSource
 from trainers.engines import Diverged, Unfit
 from trainers.evaluate import Evaluation, OwnTests, Score, client_accuracy, own_accuracies
 from trainers.freeze import AutoFreeze, drift
+from trainers.gathered import MOST, Gathered, Statistics, pooled
 from trainers.graph import Graphs, graphs_of
+from trainers.joint import JointStep
 from trainers.lane_operations import Operations
 from trainers.local import LocalTraining, Trained
 from trainers.measurements import ClientScore
@@ -44,6 +47,7 @@ from trainers.normalizers import (
     norm_parameters,
     set_training,
 )
+from trainers.own_normalizers import REPEATING, Keeps
 from trainers.partition import count_classes, hold_back, partition
 from trainers.progress import progress
 from trainers.stacked import StackedTraining
@@ -122,6 +126,13 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
+def _end_of_shared(vector: Vector, keeps: Keeps) -> int:
+    """Return the end of the part of a state vector that the server averages."""
+    if keeps == "layer":
+        return vector.weights_end
+    return vector.parameters_end if keeps == "statistics" else vector.end
+
+
 @dataclass(frozen=True)
 class _Cohort:
     """The clients of one round, ascending, and their weights n_m / N."""
@@ -173,13 +184,14 @@ class _Federation:
         """The training mode: statistics frozen, whole layers frozen. None after a test."""
         self.foreign = config.normalizer not in NORMALIZERS
         self.keeps = find(config.normalizer).keeps
-        whole = dict.fromkeys(("nothing", "mix"), vector.end)
-        ends = {**whole, "statistics": vector.parameters_end}
-        self.shared = ends.get(self.keeps, vector.weights_end)
+        self.shared = _end_of_shared(vector, self.keeps)
         self.server = vector.values.clone()
         self.own = ClientState("own", vector.end - self.shared, device)
         self.mix = ClientMix(config, vector, self.keeps)
+        self.gathered = Gathered(vector)
         self.layers = [m for m in norm_layers(self.model) if isinstance(m, NormLayer)]
+        # The first local step of a round, if all clients of a cohort take it together.
+        self.joint = JointStep(self.model) if config.normalizer in REPEATING else None
         self.momentum = Momentum(config, vector.parameters_end, self.shared, self.server)
         self.averaged = min(self.shared, vector.parameters_end)
         """The end of the parameters that the server averages."""
@@ -215,17 +227,19 @@ class _Federation:
         if mixed and config.partition == "natural" and data.test_members is not None:
             self.own_tests = OwnTests(data.test.labels, data.test_members, len(mixed))
 
-    def bytes_a_round(self, vectors: int) -> int:
+    def bytes_a_round(self, vectors: int, numbers: int = 0) -> int:
         """Return the bytes sent per round in one direction: the averaged state, a global velocity,
-        and so many vectors of the algorithm.
+        so many vectors of the algorithm, the tensors of a joint step, and so many single numbers.
         """
         if self.config.centralized:
             return 0
-        elements = self.vector.elements(self.shared) - len(self.mix.places)
+        elements = self.vector.elements(self.shared) - len(self.mix.places) + numbers
         elements += vectors * self.vector.elements(self.averaged)
         if self.config.momentum == "global":
             elements += self.vector.elements(self.momentum.shared) - len(self.mix.places)
         drawn = self.config.cohort_size(len(self.samples))
+        if self.joint is not None and drawn > 1:
+            elements += self.joint.elements
         return drawn * elements * self.server.element_size()
 
     def drawn(self, round: int) -> _Cohort:
@@ -245,14 +259,20 @@ class _Federation:
         trained, averaged = self.begin(round)
         before = self.server[self.vector.parameters_end :].clone() if self.auto else None
         drawn = self.drawn(round)
-        deviation = self.gradient_deviation(round, drawn) if self.config.diagnostics else None
+        constants = [view.clone() for view in self.gathered.views(self.server)]
+        moments = self.gather_statistics(drawn)
+        self.gathered.of_test = None
+        joint = self.gather(round, drawn)
+        deviation = None
+        if self.config.diagnostics:
+            deviation = self.gradient_deviation(round, drawn, joint)
         average = Average(drawn.weights, self.server[:averaged])
         end = min(trained, averaged)
         self.momentum.begin_round(drawn.weights, end)
         self.algorithm.begin_round(drawn.fractions, end)
         losses: dict[int, Tensor] = {}
         models: dict[int, Tensor] = {}
-        for done in self.trainees(round, drawn, trained, visit):
+        for done in self.trainees(round, drawn, trained, visit, joint):
             losses[done.position] = done.loss
             average.add(done.position, done.values[:averaged])
             self.momentum.end(done.client, done.position, done.velocity)
@@ -265,6 +285,7 @@ class _Federation:
         self.momentum.end_round()
         self.algorithm.step(self.server[:end], average.total[:end])
         self.server[end:averaged].copy_(average.total[end:])
+        self.gathered.move(self.server, constants, moments)
         self.mix.leave(self.server)
         self.end_round()
         if self.auto is not None and before is not None:
@@ -274,19 +295,74 @@ class _Federation:
             round=round,
             phase="calibrate" if self.frozen(round) else "explore",
             train_loss=drawn.mean(each),
-            bytes_up=self.bytes_a_round(self.algorithm.sends_up),
+            bytes_up=self.bytes_a_round(self.algorithm.sends_up, len(self.gathered.layers)),
             bytes_down=self.bytes_a_round(self.algorithm.sends_down),
             gradient_deviation=deviation,
             images=self.draws.round(round).starts[-1],
             state=lambda: self.state(round),
-            weights=self.weights,
+            weights=lambda: self.weights(round),
         )
         return self.diagnose(measured, [models[i] for i in sorted(models)], drawn.weights)
 
-    def trainees(self, round: int, drawn: _Cohort, trained: int, visit: Visit) -> Iterator[Trained]:
+    def gather(self, round: int, drawn: _Cohort) -> JointStep | None:
+        """Return the first local step that the clients take together, with its statistics.
+
+        None if each client takes it on its own. The only client of a cohort does.
+        """
+        if self.joint is None or len(drawn.members) == 1:
+            return None
+        batches = self.first_batches(round, drawn)
+        self.load()
+        self.joint.gather(
+            lambda: self.local.weighted_loss(batches, drawn.weights),
+            [len(labels) for _, labels in batches],
+            drawn.weights,
+        )
+        progress.step()
+        return self.joint
+
+    def gather_statistics(self, drawn: _Cohort) -> Statistics:
+        """Return the statistics that the clients gather with the server's model; see
+        `trainers.gathered`. The layers are set to training.
+        """
+        if not self.gathered:
+            return []
+        found: list[Statistics] = []
+        sizes: list[int] = []
+        with self.local.without_dropout():
+            for client in drawn.members:
+                self.load(client)
+                samples = torch.from_numpy(self.samples[client][:MOST]).to(self.device)
+                images = self.data.train.images[samples]
+                found.append(self.gathered.of_client(partial(self.local.logits, images)))
+                sizes.append(len(samples))
+                progress.step()
+        return pooled(found, sizes)
+
+    def prepare_test(self, round: int) -> None:
+        """Gather the statistics of a round's test, unless they are there."""
+        if self.gathered and self.gathered.of_test is None:
+            set_training(self.model, frozen=False)
+            self.phase = None
+            self.gathered.of_test = self.gather_statistics(self.drawn(round))
+
+    def load_tested(self, client: int | None) -> None:
+        """Copy the model that is tested into `vector`: the server's, or a client's."""
+        self.load(client)
+        constants = self.gathered.views(self.vector.values)
+        for constant, statistic in zip(constants, self.gathered.of_test or constants, strict=True):
+            constant.copy_(statistic)
+
+    def first_batches(self, round: int, drawn: _Cohort) -> list[tuple[Tensor, Tensor]]:
+        """Return the batch of each client's first local step, ascending."""
+        return [next(self.local.batches(round, m, limit=1)) for m in drawn.members]
+
+    def trainees(
+        self, round: int, drawn: _Cohort, trained: int, visit: Visit, joint: JointStep | None
+    ) -> Iterator[Trained]:
         """Train the clients of the cohort, and yield each of them when it is done."""
         if self.stacked is None:
-            yield from self.one_by_one(round, drawn, trained, visit)
+            yield from self.one_by_one(round, drawn, trained, visit, joint)
             return
         assert self.phase is not None
         frozen, layer_frozen = self.phase
@@ -296,13 +372,13 @@ class _Federation:
         )
 
     def one_by_one(
-        self, round: int, drawn: _Cohort, trained: int, visit: Visit
+        self, round: int, drawn: _Cohort, trained: int, visit: Visit, joint: JointStep | None
     ) -> Iterator[Trained]:
         """Train one client of the cohort after another."""
         places = {client: position for position, client in enumerate(drawn.members)}
         for client in visit(drawn.members):
             turn = self.turn(round, client, places[client])
-            loss = self.train_client(round, turn, trained)
+            loss = self.train_client(round, turn, trained, joint)
             if self.foreign:
                 self.vector.check_buffers()
             values, velocity = self.vector.values, self.momentum.velocity
@@ -363,14 +439,16 @@ class _Federation:
         # would still round them.
         return trained, min(trained, self.shared) if frozen else self.shared
 
-    def train_client(self, round: int, turn: Turn, trained: int) -> Tensor:
+    def train_client(
+        self, round: int, turn: Turn, trained: int, joint: JointStep | None = None
+    ) -> Tensor:
         """Train a client from its state, in `vector`. Return its mean loss, a scalar."""
         self.load(turn.client)
         for layer in self.layers:
             layer.begin_round()
         self.local.start(turn)
         self.mix.start(turn.client, self.momentum.velocity)
-        return self.local.train(round, turn.client, trained)
+        return self.local.train(round, turn.client, trained, joint)
 
     def load(self, client: int | None = None) -> None:
         """Copy the server's model, and the client's own layers, into `vector`."""
@@ -401,20 +479,26 @@ class _Federation:
         if not all(map(is_finite, self.changed(self.drawn(round)))):
             raise Diverged(f"a weight or statistic is not finite after round {round}")
 
-    def gradient_deviation(self, round: int, drawn: _Cohort) -> float | None:
+    def gradient_deviation(
+        self, round: int, drawn: _Cohort, joint: JointStep | None
+    ) -> float | None:
         """Return `diagnostics.gradient_deviation`, without changing the running statistics."""
         if self.keeps != "nothing":
             return None
-        batches = [next(self.local.batches(round, m, limit=1)) for m in drawn.members]
+        batches = self.first_batches(round, drawn)
         averaged = torch.zeros_like(self.vector.gradient, dtype=torch.float64)
+        sizes = [len(labels) for _, labels in batches]
         with self.local.without_dropout():
             for batch, weight in zip(batches, drawn.weights, strict=True):
                 self.load()
-                averaged.add_(self.local.gradient([batch], [1.0]).double(), alpha=weight)
+                self.local.differentiate(batch, joint)
+                averaged.add_(self.vector.gradient.double(), alpha=weight)
                 progress.step()
             self.load()
-            central = self.local.gradient(batches, drawn.weights).double()
-        return diagnostics.gradient_deviation(averaged, central)
+            with nullcontext() if joint is None else joint.pooled(sizes, drawn.weights):
+                loss = self.local.weighted_loss(batches, drawn.weights)
+            self.vector.differentiate(loss)
+        return diagnostics.gradient_deviation(averaged, self.vector.gradient.double())
 
     def diagnose(
         self, measured: Round, models: Sequence[Tensor], weights: Sequence[float]
@@ -436,7 +520,8 @@ class _Federation:
         """Return the round with its results on the test images.
 
         If clients keep layers of their own, each client of the cohort is tested on all images, and
-        the results are averaged by training samples. Otherwise the server's model is tested.
+        the results are averaged by training samples. Otherwise the server's model is tested. So it
+        is if its statistics are gathered, because then nothing in the test is a client's own.
         """
         with self.stream():
             return self.evaluate_round(measured)
@@ -444,7 +529,9 @@ class _Federation:
     def evaluate_round(self, measured: Round) -> Round:
         """Return the round with its results, tested on the current stream."""
         round = measured.round
-        drawn = self.drawn(round) if self.keeps != "nothing" else None
+        self.prepare_test(round)
+        common = self.keeps == "nothing" or bool(self.gathered)
+        drawn = None if common else self.drawn(round)
         models: Sequence[int | None] = drawn.members if drawn else [None]
         mean = drawn.mean if drawn else math.fsum
         tests = [self.score(self.data.test, m) for m in models]
@@ -502,7 +589,7 @@ class _Federation:
 
     def score(self, split: Split, client: int | None) -> Score:
         """Test the server's model, or a client's."""
-        self.load(client)
+        self.load_tested(client)
         self.phase = None
         if split not in self.evaluations:
             local = self.local
@@ -521,9 +608,12 @@ class _Federation:
         if self.graphs is not None:
             self.graphs.close()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Copy the model and the clients' own layers, by name."""
-        named = self.vector.named(self.server)
+    def weights(self, round: int) -> dict[str, Tensor]:
+        """Copy the model as it is tested after a round, and the clients' own layers, by name."""
+        with self.stream():
+            self.prepare_test(round)
+            self.load_tested(None)
+            named = self.vector.named(self.vector.values.clone())
         for client in self.own:
             self.load(client)
             kept = self.vector.named(self.vector.values, self.shared)

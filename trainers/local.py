@@ -22,6 +22,7 @@ from trainers.draw_source import DrawSource
 from trainers.draws import Drawn
 from trainers.evaluate import by_row
 from trainers.graph import Graphs, Replay
+from trainers.joint import JointStep
 from trainers.keys import keyed
 from trainers.momentum import Momentum
 from trainers.normalizers import TYPES, clip_rows, standardized
@@ -141,25 +142,37 @@ class LocalTraining:
             self.adam.start()
         self.algorithm.begin_client(turn)
 
-    def train(self, round: int, client: int, trained: int) -> Tensor:
-        """Take the local steps from what `vector` holds; returns the mean loss, a scalar."""
+    def train(
+        self, round: int, client: int, trained: int, joint: JointStep | None = None
+    ) -> Tensor:
+        """Take the local steps from what `vector` holds; returns the mean loss, a scalar.
+
+        With `joint`, the first one has the statistics of the whole cohort.
+        """
         drawn = self.positions(round, client)
         lr = self.config.lr_in(round)
         if self.graphs is None:
             losses = []
             for step, row in enumerate(zip(*drawn, strict=True)):
                 self.seed(round, client, step)
-                losses.append(self.step(row, trained, lr))
+                losses.append(self.step(row, trained, lr, None if step else joint))
                 progress.step()
             return torch.stack(losses).double().mean()
         self.lr.fill_(lr)
+        first: list[Tensor] = []
+        if joint is not None:
+            self.seed(round, client, 0)
+            first = [self.step([part[0] for part in drawn], trained, self.lr, joint)]
+            drawn = tuple(part[1:] for part in drawn)
+            progress.step()
         steps = self.steps_of(drawn, trained, self.graphs)
         steps.begin(drawn)
         for step in range(len(drawn[0])):
-            self.seed(round, client, step)
+            self.seed(round, client, len(first) + step)
             steps.take()
             progress.step()
-        return steps.losses[: len(drawn[0])].double().mean()
+        others = steps.losses[: len(drawn[0])]
+        return torch.cat([*(loss[None] for loss in first), others]).double().mean()
 
     def steps_of(self, drawn: Sequence[Tensor], trained: int, graphs: Graphs) -> Steps:
         """Return the steps of this batch size, in the model's training mode."""
@@ -174,12 +187,31 @@ class LocalTraining:
             self.steps[key] = Steps(step, most, drawn, self.lr, graphs)
         return self.steps[key]
 
-    def step(self, row: Sequence[Tensor], trained: int, lr: float | Tensor) -> Tensor:
-        """Take one local step on the batch of a row. Return its loss, a scalar."""
-        images, labels = self.batch(*row)
-        loss = self.loss(self.logits(images), labels)
-        self.vector.differentiate(loss)
+    def step(
+        self,
+        row: Sequence[Tensor],
+        trained: int,
+        lr: float | Tensor,
+        joint: JointStep | None = None,
+    ) -> Tensor:
+        """Take one local step on the batch of a row. Return its loss, a scalar.
+
+        With `joint`, it is the client's part of a step of the whole cohort.
+        """
+        loss = self.differentiate(self.batch(*row), joint)
         self.descend(trained, lr)
+        return loss
+
+    def differentiate(self, batch: tuple[Tensor, Tensor], joint: JointStep | None) -> Tensor:
+        """Write the gradient of a client's batch into `vector`. Return its loss, a scalar."""
+        images, labels = batch
+        if joint is None:
+            loss = self.loss(self.logits(images), labels)
+            self.vector.differentiate(loss)
+        else:
+            with joint.alone() as terms:
+                loss = self.loss(self.logits(images), labels)
+            self.vector.differentiate(loss + torch.stack(terms).sum())
         return loss.detach()
 
     def seed(self, round: int, client: int, step: int) -> None:
@@ -237,18 +269,17 @@ class LocalTraining:
         total = nn.functional.cross_entropy(logits, targets, ignore_index=VOID, reduction="sum")
         return total / (targets != VOID).sum().clamp(min=1)
 
-    def gradient(
+    def weighted_loss(
         self, batches: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]
     ) -> Tensor:
-        """Return the gradient [P] of sum w_m (mean loss of batch m), of all batches in one pass."""
+        """Return sum w_m (mean loss of batch m), of all batches in one pass."""
         logits = self.logits(torch.cat([images for images, _ in batches]))
         parts = torch.split(logits, [len(labels) for _, labels in batches])
         losses = [
             weight * self.loss(part, labels)
             for part, (_, labels), weight in zip(parts, batches, weights, strict=True)
         ]
-        self.vector.differentiate(torch.stack(losses).sum())
-        return self.vector.gradient.clone()
+        return torch.stack(losses).sum()
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainers import models, own_models
 from trainers.config import TrainConfig
 from trainers.data.dataset import Dataset
+from trainers.own_normalizers import REPEATING
 from trainers.pretrained import Misfit
 
 
@@ -18,7 +19,8 @@ def check(
 ) -> tuple[str, ...]:
     """Build a trial's model once, and return the sentences about its weights.
 
-    A model that is not ours also computes the logits of two black images.
+    A model that is not ours also computes the logits of two black images. If a local step goes
+    through it twice, it also does so as in training.
 
     Raises:
         ValueError: the model, its normalizer, its weights and the data do not fit each other. The
@@ -31,6 +33,8 @@ def check(
         model = models.build(config, data.channels, data.size, data.classes, weights, notes.append)
         if config.model not in models.OURS:
             _check_logits(model, data)
+            if config.normalizer in REPEATING:
+                _check_repeats(model, data, config.normalizer)
     except Misfit as error:
         raise ValueError(
             f"pretrained = {config.pretrained} does not fit {config.model}: {error}"
@@ -67,6 +71,19 @@ def _check_logits(model: nn.Module, data: Dataset) -> None:
     if not isinstance(logits, Tensor) or tuple(logits.shape) != needed:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"for two images it computes {shape}, and not logits of shape {needed}")
+
+
+@torch.no_grad()
+def _check_repeats(model: nn.Module, data: Dataset, normalizer: str) -> None:
+    images = torch.zeros(2, data.channels, data.height, data.width)
+    model.train()
+    before = torch.get_rng_state()
+    model(images.to(next(model.parameters()).dtype))
+    if not torch.equal(torch.get_rng_state(), before):
+        raise ValueError(
+            f"it draws random numbers in training, as dropout does, and {normalizer} needs equal "
+            "activations in two passes: choose normalizer = bn"
+        )
 
 
 def _one_line(error: Exception) -> str:

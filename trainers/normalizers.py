@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Normalizer:
     """State that stays with the client, out of the average: nothing, the layer's buffers, or its
     buffers and parameters, or the parameters in `NormLayer.own`. Such clients have no common model.
     Each client of a round's cohort is tested on the whole test set, and the results are weighted by
-    training samples."""
+    training samples. HBN's test depends on no client's mixture, so that its server is tested."""
 
 
 class NormLayer(nn.Module):
@@ -89,6 +89,36 @@ class BatchNorm(nn.BatchNorm2d):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
+
+
+class JointBatchNorm(BatchNorm):
+    """BN whose first local step of a round uses the statistics of the whole cohort.
+
+    `trainers.joint` sets `statistics` for that step.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.statistics: Callable[[JointBatchNorm, Tensor], tuple[Tensor, Tensor]] | None = None
+        """Returns the mean and variance [C] for a batch [B, C, H, W]; None for the batch's own."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
+        if self.statistics is None:
+            return super().forward(x)
+        exact = x.to(self.weight.dtype)
+        mean, variance = self.statistics(self, exact)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        y = (exact - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards those of `count` values per channel, as torch."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
 
 
 class InstanceNorm(nn.InstanceNorm2d):
@@ -168,28 +198,18 @@ class FederatedBatchNorm(NormLayer):
 
 
 class HybridBatchNorm(BatchNorm, NormLayer):
-    """BN with a mixture of the batch's statistics and those of the server, learned by channel."""
+    """BN with a mixture of the batch's statistics and constants of the server, learned by channel.
+
+    The constants are the running statistics, which no step changes (see `trainers.gathered`).
+    """
 
     own = ("mix",)
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.mix = nn.Parameter(torch.zeros(channels))
-        self.constants = torch.zeros(channels), torch.ones(channels)
-        """The server's mean and variance in this round. They are copies, so nobody sends them."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # nn.Module's
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped
-        self.constants = fn(self.constants[0]), fn(self.constants[1])
-        return self
-
-    @torch.no_grad()
-    def begin_round(self) -> None:
-        """Take the server's statistics as the constants of this round."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.constants[0].copy_(self.running_mean)
-        self.constants[1].copy_(self.running_var)
+        self.note: Callable[[HybridBatchNorm, tuple[Tensor, Tensor]], None] | None = None
+        """Is called with the mean and variance [C] of each training batch, if it is set."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # nn.Module's
         assert self.running_mean is not None
@@ -199,14 +219,12 @@ class HybridBatchNorm(BatchNorm, NormLayer):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         exact = x.to(self.running_mean.dtype)
-        mean, variance = exact.mean((0, 2, 3)), exact.var((0, 2, 3), correction=0)
-        with torch.no_grad():  # as torch's BN, with the unbiased variance
-            count = x.numel() / x.shape[1]
-            self.running_mean.mul_(1 - EMA).add_(mean, alpha=EMA)
-            self.running_var.mul_(1 - EMA).add_(variance * (count / (count - 1)), alpha=EMA)
         part = self.mix.sigmoid()
-        mean = (1 - part) * self.constants[0] + part * mean
-        variance = (1 - part) * self.constants[1] + part * variance
+        mean = (1 - part) * self.running_mean + part * exact.mean((0, 2, 3))
+        batch_variance = exact.var((0, 2, 3), correction=0)
+        variance = (1 - part) * self.running_var + part * batch_variance
+        if self.note is not None:
+            self.note(self, (mean, variance))
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         return exact * scale[:, None, None] + shift[:, None, None]
@@ -299,11 +317,25 @@ def federated_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
 def hybrid_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
     """HBN (Chen et al., ICML 2025): BN with E = (1 - a) m + a E[x], Var = (1 - a) v + a Var[x].
 
-    a = sigmoid(w) for each channel; w is trained and stays with the client. m and v are the
-    server's running statistics, constants in a round. Ours: w = 0 at first; the running statistics
-    are averaged as BN's; the test uses them alone.
+    a = sigmoid(w) for each channel; w = 0 at first, is trained and stays with the client. m and v
+    are constants of the server in a round, 0 and 1 at first. The server moves them by 0.002 towards
+    the mixed statistics of one batch of each client of the cohort, taken before the local steps.
+    The test uses such statistics of the new average alone, for all clients (`trainers.gathered`).
     """
     return HybridBatchNorm(channels)
+
+
+def joint_batch_norm(channels: int, _config: TrainConfig) -> nn.Module:
+    """FedTAN (Wang, Shi and Chang 2023): BN with joint statistics in a round's first local step.
+
+    In that step mean = sum p_m E_m[x] and variance = sum p_m E_m[(x - mean)^2] over the cohort,
+    p_m = n_m / N. In the backward pass the gradients with respect to them are averaged with p_m
+    too. So client m's gradient is (1 / p_m) dF / dw_m, with F = sum p_m F_m and w_m its own copy of
+    the weights. It clips and steps with its own gradient. Its other steps are BN's. What is
+    averaged and the test are BN's too. Ours: the first step moves the running statistics of all
+    clients by a tenth towards the joint ones (the variance unbiased, over all clients' values).
+    """
+    return JointBatchNorm(channels)
 
 
 def shift(channels: int, _config: TrainConfig) -> nn.Module:

@@ -41,6 +41,8 @@ class OwnNormalizer:
     """The part that stays with each client: see `trainers.normalizers.Normalizer`."""
     central_twin: str = ""
     """The normalizer that it is equal to if there is only one client; "" for itself."""
+    repeats: bool = False
+    """True if a local step goes through the model twice, so that the model may not draw dropout."""
 
 
 def _colors(figure: str, light: str, dark: str) -> Colors:
@@ -82,5 +84,15 @@ OWN = (
     OwnNormalizer(
         "hbn", "hybrid_batch_norm", _colors("#4D4D9A", "#4D4D9A", "#9C9CE6"), keeps="mix"
     ),
+    OwnNormalizer(
+        "fedtan",
+        "joint_batch_norm",
+        _colors("#17A2B8", "#0B7285", "#5FD3E3"),
+        central_twin="bn",
+        repeats=True,
+    ),
 )
 """All of them, in the order of columns and lines."""
+
+REPEATING = tuple(own.name for own in OWN if own.repeats)
+"""Those that go through the model twice in a local step."""

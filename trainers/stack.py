@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainers.config import MODEL, NORMALIZERS, TrainConfig
+from trainers.own_normalizers import REPEATING
 from trainers.seq import (
     MODEL_MODULES,
     MODULES,
@@ -113,6 +114,8 @@ def _refused_layers(config: TrainConfig, data: Dataset) -> str | None:
 
     if (kept := find(config.normalizer).keeps) != "nothing":
         return f"with {config.normalizer}, each client keeps its own {kept}"
+    if config.normalizer in REPEATING:
+        return f"with {config.normalizer}, clients compute their statistics together"
     return lanes.refusal(models.build(config, data.channels, data.size, data.classes))
 
 

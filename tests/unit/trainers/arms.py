@@ -34,6 +34,8 @@ NORMALIZERS: list[dict[str, Any]] = [
 ]
 SERVER_STATISTICS: list[dict[str, Any]] = [{"normalizer": "fbn"}, {"normalizer": "hbn"}]
 """Normalizers of `seq` alone, which use the server's statistics in the local steps."""
+JOINT: list[dict[str, Any]] = [{"normalizer": "fedtan"}]
+"""The normalizer of `seq` alone whose first local step is one of all clients of the cohort."""
 
 
 def small(**changes: Any) -> TrainConfig:

@@ -30,6 +30,7 @@ ELSE: list[dict[str, Any]] = [
     {"centralized": True, "momentum": "local"},
     {"partition": "shards", "validation": 0.2, "decay_norm": False},
     {"clip_norm": 0.0, "dtype": "float64"},
+    {"normalizer": "hbn", "partition": "dirichlet-class", "clients": 15, "momentum": "global"},
     {"normalizer": "ws", "agc_clip": 0.01, "momentum": "local"},
     {"model": "resnet20", "rounds": 2, "normalizer": "wn"},
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.benchmarks.cases import random_images
 from tests.tape import Tape
-from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, ROAD, SERVER_STATISTICS, small
+from tests.unit.trainers.arms import JOINT, MOMENTA, NORMALIZERS, ROAD, SERVER_STATISTICS, small
 from tests.unit.trainers.fake_cuda import FakeCuda
 from trainers import fedavg
 from trainers.adam import Adam
@@ -89,7 +89,7 @@ def assert_tests_do_not_wait(trial: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arm", [*NORMALIZERS, *SERVER_STATISTICS], ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *SERVER_STATISTICS, *JOINT], ids=str)
 def test_a_step_of_every_normalizer_and_momentum_can_be_captured(
     arm: dict[str, Any], dtype: str, digits: Dataset
 ) -> None:

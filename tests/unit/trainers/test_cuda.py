@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.benchmarks.cases import random_images
-from tests.unit.trainers.arms import ARMS, NORMALIZERS, ROAD, small
+from tests.unit.trainers.arms import ARMS, JOINT, NORMALIZERS, ROAD, small
 from tests.unit.trainers.arms import measured as measured_of
 from trainers import evaluate, fedavg, memory
 from trainers.config import ALGORITHMS, TrainConfig
@@ -74,7 +74,7 @@ def test_the_order_of_clients_never_shows_on_a_gpu(arm: dict[str, Any], digits: 
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet18"])
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_every_model_trains_repeatably_on_augmented_images(
     arm: dict[str, Any], model: str, photos: Dataset
 ) -> None:
@@ -180,7 +180,7 @@ def test_steps_and_tests_never_wait_for_a_gpu(
     trial.close()
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_a_gpu_computes_what_a_processor_does(arm: dict[str, Any], digits: Dataset) -> None:
     """In float64, where four rounds leave no room for more than rounding."""
     chosen = small(**arm, dtype="float64")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.trainers.arms import NORMALIZERS, small
+from tests.unit.trainers.arms import JOINT, NORMALIZERS, small
 from trainers import diagnostics, fedavg
 from trainers.data import datasets
 from trainers.data.dataset import Dataset
@@ -50,7 +50,7 @@ def measured(digits: Dataset, **changes: Any) -> list[fedavg.Round]:
     return list(fedavg.run(small(diagnostics=True, **changes), digits))
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_diagnostics_change_nothing_that_is_trained(arm: dict[str, Any], digits: Dataset) -> None:
     """State and measurements, bit for bit."""
     chosen = {**arm, "momentum": "global", "rounds": 3}

@@ -10,7 +10,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from tests.unit.trainers.arms import NORMALIZERS, config
+from tests.unit.trainers.arms import JOINT, NORMALIZERS, config
 from trainers import own_models
 from trainers.exchange import exchange
 from trainers.lane_layers import refusal
@@ -76,7 +76,7 @@ def test_a_layer_that_cannot_be_exchanged_is_refused(layer: nn.Module, reason: s
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_as_many_layers_are_exchanged_as_timm_s_model_has(model: str, arm: dict[str, Any]) -> None:
     """Under every normalizer. The convolutions start equal, and no BatchNorm of torch is left."""
     theirs = timm.create_model(model, num_classes=4)

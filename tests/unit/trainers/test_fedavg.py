@@ -24,6 +24,7 @@ ARMS += [
     {"normalizer": "bn", "momentum": "global", "server_momentum": 0.9},
     {"normalizer": "fedbn", "momentum": "global"},
     {"normalizer": "fixbn", "freeze_round": 2, "momentum": "local"},
+    {"normalizer": "hbn", "momentum": "global"},
 ]
 """Every normalizer and every momentum, and the pairs that carry most from round to round."""
 

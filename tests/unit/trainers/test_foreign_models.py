@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unit.trainers.arms import NORMALIZERS, config
+from tests.unit.trainers.arms import JOINT, NORMALIZERS, config
 from tests.unit.trainers.offers import offer
 from tests.unit.trainers.photos import few_photos, on_photos
 from trainers import fedavg, model_check, models, seq, stack
@@ -75,7 +75,7 @@ def _offered(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, MODEL.group, **{name.lower(): f"{__name__}:{name}" for name in names})
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 @pytest.mark.parametrize("model", ["asking", "having"])
 def test_a_model_that_asks_for_layers_or_has_batch_norm_trains(
     model: str, arm: dict[str, Any]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.cases import random_images
-from tests.unit.trainers.arms import ARMS, ROAD, small, trace
+from tests.unit.trainers.arms import ARMS, JOINT, ROAD, small, trace
 from tests.unit.trainers.fake_cuda import FakeCuda
 from trainers import evaluate, fedavg
 from trainers.config import TrainConfig
@@ -191,6 +191,18 @@ def test_graphs_change_no_bit_of_an_algorithm(changes: dict[str, Any], digits: D
     assert_replays_are_plain_calls(config, digits, 2)
 
 
+@pytest.mark.parametrize("changes", [{"momentum": "local"}, {"optimizer": "adam"}], ids=str)
+def test_graphs_change_no_bit_after_a_joint_step(changes: dict[str, Any], digits: Dataset) -> None:
+    """The first step of a round is launched plainly. If it is the only one, nothing is captured."""
+    config = small(normalizer="fedtan", local_steps=6, lr_schedule="cosine", **changes)
+    assert_replays_are_plain_calls(config, digits, 1)
+    short = config.model_copy(update={"local_steps": 1})
+    device = FakeCuda()
+    plain = trace(short, digits, graphs=Graphs(FakeCuda(), capture=False))
+    assert trace(short, digits, graphs=Graphs(device)) == plain
+    assert device.graphs == []
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.slow)])
 def test_graphs_change_no_bit_in_other_types(dtype: str, digits: Dataset) -> None:
     """With local epochs, and a graph for each batch size of clients with few samples."""
@@ -224,7 +236,7 @@ def test_graphs_change_no_dropout(scenes: Dataset) -> None:
 
 def test_the_device_s_form_of_a_step_is_that_of_a_cpu(digits: Dataset) -> None:
     """Except for the rounding of the learning rate, in float64, over three rounds."""
-    for arm in ARMS:
+    for arm in [*ARMS, *JOINT]:
         config = small(**arm, dtype="float64", lr_schedule="cosine", rounds=3)
         cpu, device = (
             [r.state().tensors for r in fedavg.run(config, digits, graphs=graphs)]

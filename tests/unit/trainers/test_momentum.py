@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unit.trainers.arms import MOMENTA, NORMALIZERS, small
+from tests.unit.trainers.arms import JOINT, MOMENTA, NORMALIZERS, small
 from trainers import fedavg, models
 from trainers.config import TrainConfig
 from trainers.data import datasets
@@ -31,6 +31,7 @@ EVERY_ROUND: dict[str, Any] = {
 """E = 1, the full cohort, unclipped; sizes differ."""
 
 AGGREGATED = [arm for arm in NORMALIZERS if arm["normalizer"] not in ("fedbn", "silobn")]
+AGGREGATED += JOINT
 UNMIXED = ["gn", "ln", "in", "wn", "none"]
 """Normalizers that never mix samples."""
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import trainers.config
-from tests.unit.trainers.arms import NORMALIZERS, ROAD, config, small
+from tests.unit.trainers.arms import JOINT, NORMALIZERS, ROAD, config, small
 from trainers import fedavg, models, normalizers, registry
 from trainers.config import NORMALIZER
 from trainers.data import datasets
@@ -246,7 +246,7 @@ def test_scales_and_shifts_are_what_a_normalizer_adds(
 def test_initial_weights_are_equal_under_every_normalizer() -> None:
     """Keyed by path, before any reparametrization; wn starts at them too."""
     plain = dict(build(config(normalizer="none"), 1, 8, 10).named_modules())
-    for arm in NORMALIZERS:
+    for arm in [*NORMALIZERS, *JOINT]:
         model = build(config(**arm), 1, 8, 10)
         for name in ("conv1", "conv2"):
             convolution = dict(model.named_modules())[name]

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.unit.trainers.arms import NORMALIZERS
+from tests.unit.trainers.arms import JOINT, NORMALIZERS
 from tests.unit.trainers.photos import few_photos, on_photos
 from trainers import fedavg, model_check
 from trainers.models import build
@@ -26,7 +26,7 @@ def with_weights(weights: dict[str, Tensor], **changes: Any) -> nn.Module:
     return build(on_photos(**changes), 3, 8, 4, weights)
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 @pytest.mark.parametrize("model", ["cnn", "timm:test_efficientnet"])
 def test_exported_weights_are_the_initial_ones_of_the_same_normalizer(
     model: str, arm: dict[str, Any]
@@ -39,7 +39,7 @@ def test_exported_weights_are_the_initial_ones_of_the_same_normalizer(
     assert all(torch.equal(state[name], tensor) for name, tensor in shared.items())
 
 
-@pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
+@pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_weights_of_bn_are_the_initial_ones_of_every_normalizer(arm: dict[str, Any]) -> None:
     """By path, before a convolution is changed. Statistics are taken by those who have them."""
     weights = trained(model="resnet20")

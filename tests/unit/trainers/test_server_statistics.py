@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainers.arms import small
-from trainers import fedavg
-from trainers.data import datasets
+from trainers import fedavg, models
+from trainers.data import batches, datasets
 from trainers.data.dataset import Dataset
+from trainers.gathered import pooled
 from trainers.normalizers import FederatedBatchNorm, HybridBatchNorm
 
 EPS = 1e-5
@@ -80,7 +81,6 @@ def test_hbn_mixes_the_statistics_of_the_batch_and_of_the_server(mix: float) -> 
     assert layer.running_var is not None
     layer.running_mean.copy_(torch.tensor([0.5, -1.0, 2.0]))
     layer.running_var.copy_(torch.tensor([4.0, 0.25, 1.0]))
-    layer.begin_round()
     mean, variance = layer.running_mean.clone(), layer.running_var.clone()
     layer.mix.data.fill_(mix)
     x, part = images(1), torch.tensor(mix, dtype=torch.float64).sigmoid()
@@ -94,7 +94,6 @@ def test_hbn_mixes_the_statistics_of_the_batch_and_of_the_server(mix: float) -> 
 def test_hbn_s_gradient_is_that_of_its_formula() -> None:
     """The batch's statistics depend on the activations, the server's do not."""
     layer = HybridBatchNorm(3).double()
-    layer.begin_round()
     layer.mix.data.copy_(torch.tensor([-1.0, 0.0, 2.0]))
 
     def forward(x: Tensor, scale: Tensor, shift: Tensor, mix: Tensor) -> Tensor:
@@ -106,16 +105,105 @@ def test_hbn_s_gradient_is_that_of_its_formula() -> None:
     assert torch.autograd.gradcheck(forward, [leaf.requires_grad_() for leaf in leaves])
 
 
-def test_hbn_s_running_statistics_are_those_of_bn() -> None:
-    """Torch's own, with the unbiased variance. The mixture does not change them."""
-    layer, plain = HybridBatchNorm(3).double(), torch.nn.BatchNorm2d(3).double()
-    layer.begin_round()
-    for seed in range(3):
-        layer(images(seed))
-        plain(images(seed))
-    for name in ("running_mean", "running_var"):
-        ours, theirs = getattr(layer, name), getattr(plain, name)
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+def test_hbn_s_constants_stay_in_training() -> None:
+    """There is no running average. A batch of one value per channel has the constants alone."""
+    layer = HybridBatchNorm(3).double()
+    noted: list[object] = []
+    layer.note = lambda *statistics: noted.append(statistics)
+    layer(images(0))
+    assert len(noted) == 1
+    pixel = images(1)[:1, :, :1, :1]
+    torch.testing.assert_close(layer(pixel), pixel / (1 + EPS) ** 0.5)
+    assert len(noted) == 1
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert (layer.running_mean == 0).all()
+    assert (layer.running_var == 1).all()
+
+
+def test_the_pooled_statistics_follow_their_formula() -> None:
+    """Two clients of 3 and 1 samples, by hand: M = (3 * 2 + 6) / 4 and V over N - 1."""
+    statistics = ([2.0], [1.0]), ([6.0], [5.0])
+    clients = [[torch.tensor(mean), torch.tensor(variance)] for mean, variance in statistics]
+    mean, variance = pooled(clients, [3, 1])
+    assert mean.tolist() == [3.0]
+    assert variance.tolist() == pytest.approx([(3 * 1 + 5 + 3 * 1 + 9) / 3])
+    _, alone = pooled(clients[1:], [1])
+    assert alone.tolist() == [5.0]  # the divisor is never 0
+
+
+def mixed_by_hand(trial: fedavg._Federation, members: list[int], server: Tensor) -> list[Tensor]:
+    """Return M and V of the first layer, whose input follows from the images alone."""
+    named = trial.vector.named(server)
+    total: list[tuple[int, Tensor, Tensor]] = []
+    for m in members:
+        batch = torch.from_numpy(trial.samples[m][:64])
+        x = trial.local.normalize(trial.data.train.images[batch])
+        x = torch.nn.functional.conv2d(x, named["conv1.weight"], padding=1)
+        own = trial.mix.values.get(m)
+        a = torch.full((32,), 0.5).double() if own is None else own[:32].sigmoid()
+        mean = (1 - a) * named["norm1.running_mean"] + a * x.mean((0, 2, 3))
+        variance = (1 - a) * named["norm1.running_var"] + a * x.var((0, 2, 3), correction=0)
+        total.append((len(batch), mean, variance))
+    samples = sum(n for n, _, _ in total)
+    m_ = torch.stack([n * mean for n, mean, _ in total]).sum(0) / samples
+    square = torch.stack([n * v + n * (mean - m_) ** 2 for n, mean, v in total]).sum(0)
+    return [m_, square / (samples - 1)]
+
+
+def test_hbn_s_statistics_are_gathered_before_the_steps_and_for_the_test(digits: Dataset) -> None:
+    """The constants move by 0.002. The test has the statistics of the new average, at rate 1.
+
+    Clients have fewer and more than 64 samples.
+    """
+    chosen = small(
+        normalizer="hbn", dtype="float64", partition="dirichlet-class", alpha=0.5, clients=15,
+        participation=1.0, rounds=3,
+    )  # fmt: skip
+    trial = fedavg._Federation(chosen, digits, torch.device("cpu"))
+    sizes = [len(samples) for samples in trial.samples]
+    assert min(sizes) < 64 < max(sizes)
+    members = list(range(15))
+    for number in (1, 2, 3):
+        before = trial.server.clone()
+        wanted = mixed_by_hand(trial, members, before)
+        measured = trial.evaluate(trial.train(number, sorted))
+        old, new = (trial.gathered.views(values)[:2] for values in (before, trial.server))
+        for start, end, moment in zip(old, new, wanted, strict=True):
+            torch.testing.assert_close(end, 0.998 * start + 0.002 * moment, rtol=1e-12, atol=1e-12)
+        weights = measured.weights()
+        tested = [weights["norm1.running_mean"], weights["norm1.running_var"]]
+        for ours, by_hand in zip(tested, mixed_by_hand(trial, members, trial.server), strict=True):
+            torch.testing.assert_close(ours, by_hand, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 4])
+def test_hbn_s_exported_model_is_the_tested_one(evaluate_every: int, digits: Dataset) -> None:
+    """A plain model with these weights has the accuracy of the round. Asking twice, or in rounds
+    without a test, changes nothing that is trained.
+    """
+    chosen = small(normalizer="hbn", evaluate_every=evaluate_every)
+    states = []
+    for measured in fedavg.run(chosen, digits):
+        first, second = measured.weights(), measured.weights()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        states.append(measured.state().tensors)
+    model = models.build(chosen, 1, 8, 10).to(memory_format=torch.channels_last).eval()
+    model.load_state_dict({n: t for n, t in first.items() if not n.startswith("clients.")})
+    normalize = batches.Normalize(digits, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        guesses = model(normalize(digits.test.images)).argmax(1)
+    assert measured.test_accuracy == (guesses == digits.test.labels).sum().item() / 360
+    for asked, plain in zip(states, fedavg.run(chosen, digits), strict=True):
+        unasked = plain.state().tensors
+        assert all(torch.equal(asked[name], unasked[name]) for name in unasked)
+
+
+def test_hbn_sends_two_statistics_and_a_number_per_layer(digits: Dataset) -> None:
+    """Per layer of C channels, 2 C + 1 elements up and 2 C down, for each of three clients."""
+    hbn, bn = (next(fedavg.run(small(normalizer=name), digits)) for name in ("hbn", "bn"))
+    assert hbn.bytes_down == bn.bytes_down
+    assert hbn.bytes_up == bn.bytes_up + 3 * 4 * 2
 
 
 @pytest.mark.parametrize("momentum", ["reset", "global"])
@@ -130,7 +218,7 @@ def test_each_client_keeps_its_own_mix(momentum: str, digits: Dataset) -> None:
     values = [tuple(value.tolist()) for value in own.values()]
     assert len(set(values)) == len(values)
     bn = next(iter(fedavg.run(small(momentum=momentum), digits)))
-    assert last.bytes_up == bn.bytes_up
+    assert last.bytes_down == bn.bytes_down
     resumed = list(fedavg.run(chosen, digits, rounds[1][1]))
     again = resumed[-1].state().tensors
     assert again.keys() == rounds[-1][1].tensors.keys()
@@ -138,8 +226,8 @@ def test_each_client_keeps_its_own_mix(momentum: str, digits: Dataset) -> None:
         assert torch.equal(value, again[name]), name
 
 
-def test_clients_with_their_own_mix_are_tested_each(digits: Dataset) -> None:
-    """There is no common model, as with FedBN."""
+def test_clients_with_their_own_mix_have_a_common_test(digits: Dataset) -> None:
+    """The test depends on no client's mixture. All clients are scored by the server's model."""
     changes: dict[str, Any] = {"normalizer": "hbn", "client_accuracy": True, "rounds": 1}
     (measured,) = fedavg.run(small(**changes), digits)
-    assert len(measured.clients) == 3
+    assert len(measured.clients) == 5
