@@ -228,7 +228,7 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
     executor = submitit.SlurmExecutor(folder, max_num_timeout=WITHOUT_LIMIT)
     limit = None if request.time is None else seconds_of(request.time)
     seconds = math.ceil(margin(limit or 4 * MARGIN_SECONDS))
-    more = {"requeue": True, "signal": f"{LIMIT_SIGNAL}@{seconds}", **request.more}
+    more: dict[str, Any] = {"requeue": True, "signal": f"{LIMIT_SIGNAL}@{seconds}", **request.more}
     if request.mem is not None:
         more["mem"] = request.mem
     if request.gpus:
