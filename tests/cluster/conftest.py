@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -34,12 +35,14 @@ seed = [0, 1, 2, 3]
 
 
 @pytest.fixture(scope="session")
-def slurm_of_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
-    """The Slurm of this run."""
+def slurm_of_run() -> Iterator[LocalSlurm]:
+    """The Slurm of this run. Other users can reach its sockets."""
     if why := missing():
         pytest.skip(f"no Slurm: {why}")
-    with local_slurm(tmp_path_factory.mktemp("slurm", numbered=True)) as slurm:
-        yield slurm
+    with TemporaryDirectory(prefix="fedsweep-slurm-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        with local_slurm(Path(name)) as slurm:
+            yield slurm
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ MinJobAge=300
 NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[0]} CPUs=2 RealMemory=4000
 NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs=2 RealMemory=4000
 PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=20 MaxTime=INFINITE State=UP
+PartitionName=closed Nodes=n1,n2 AllowGroups=root MaxTime=INFINITE State=UP
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
 

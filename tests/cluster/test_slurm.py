@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,24 @@ def test_a_wrong_request_is_one_sentence(
     assert words in error
     assert error.count("\n") == 1
     assert sweep.run("launch", "list") == "nothing was launched from this database\n"
+
+
+def test_a_user_without_permission_is_refused(
+    slurm: LocalSlurm, sqlite_url: str, plan: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A partition that the user may not use is a refusal in Slurm's words."""
+    sweep = Sweep(sqlite_url, plan)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    as_nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"
+    script = f'#!/bin/sh\ncd /\ncat "$1" | {as_nobody} {shutil.which("sbatch")}\n'
+    (programs / "sbatch").write_text(script)
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    error = sweep.run("launch", "slurm", "--partition", "closed", code=2)
+    assert "Slurm refuses the workers" in error
+    assert "not permitted to use this partition" in error
+    assert error.count("\n") == 1
 
 
 def test_without_slurm_the_remedy_is_named(
