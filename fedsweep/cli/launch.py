@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,10 +181,9 @@ def slurm(
         return
     _say_notes(engine_, sweep)
     variables = _variables(engine_, notify, env)
-    launches.prepare(order, variables)
-    jobs = cluster.submit(order, request)
     asked = {**order.options(), **request.options()}
-    launches.store(engine_, order, request.workers, asked, jobs)
+    submit = partial(cluster.submit, order, request)
+    jobs = launches.start(engine_, order, variables, request.workers, asked, submit)
     _launched(order, request.workers, jobs)
 
 

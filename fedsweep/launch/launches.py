@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import platform
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,50 @@ def identity() -> str:
     return secrets.token_hex(4)
 
 
+def start(
+    engine: Engine,
+    order: Order,
+    variables: Mapping[str, str],
+    workers: int,
+    request: Mapping[str, Any],
+    submit: Callable[[], Sequence[str]],
+) -> list[str]:
+    """Make a launch: its folder, its row, and the jobs that `submit` gives to the scheduler.
+
+    The row is stored first, so that no job can run that the database does not know. If the
+    scheduler refuses, nothing is left. Return the jobs' ids.
+
+    Raises:
+        RequestError: the folder cannot be made, or the scheduler refuses.
+
+    """
+    folder = prepare(order, variables)
+    launch = Launch(
+        id=order.launch,
+        kind=order.kind,
+        sweep=order.sweep,
+        at=time.time(),
+        person=_person(),
+        host=platform.node(),
+        folder=order.folder,
+        workers=workers,
+        request=request,
+        jobs=(),
+    )
+    with transaction(engine) as connection:
+        launches.add(connection, launch)
+    try:
+        jobs = list(submit())
+    except BaseException:
+        with transaction(engine) as connection:
+            launches.remove(connection, order.launch)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with transaction(engine) as connection:
+        launches.set_jobs(connection, order.launch, jobs)
+    return jobs
+
+
 def prepare(order: Order, variables: Mapping[str, str]) -> Path:
     """Make a launch's folder, which only its user can read, with the environment in it.
 
@@ -86,27 +131,6 @@ def prepare(order: Order, variables: Mapping[str, str]) -> Path:
         ) from error
     environment.write(folder, variables)
     return folder
-
-
-def store(
-    engine: Engine, order: Order, workers: int, request: Mapping[str, Any], jobs: Sequence[str]
-) -> Launch:
-    """Store a launch whose jobs have been submitted, and return it."""
-    launch = Launch(
-        id=order.launch,
-        kind=order.kind,
-        sweep=order.sweep,
-        at=time.time(),
-        person=_person(),
-        host=platform.node(),
-        folder=order.folder,
-        workers=workers,
-        request=request,
-        jobs=tuple(jobs),
-    )
-    with transaction(engine) as connection:
-        launches.add(connection, launch)
-    return launch
 
 
 def _person() -> str:

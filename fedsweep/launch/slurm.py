@@ -15,6 +15,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsweep.errors import RequestError, hide_secrets
+from fedsweep.errors import FedsweepError, RequestError, hide_secrets
 from fedsweep.launch import inside
 from fedsweep.launch.order import Order
 from fedsweep.launch.scheduler import Job
@@ -103,8 +104,12 @@ class SlurmWorker:
             task = os.environ.get("SLURM_ARRAY_TASK_ID")
             job += f"_{task}" if task is not None else ""
             log = f"{self.order.folder}/{job}_0_log.out"
-            inside.settle(self.order, job, log)
-            left = bool(early) or inside.run(self.order, hours_left(self.seconds))
+            try:
+                inside.settle(self.order, job, log)
+                left = bool(early) or inside.run(self.order, hours_left(self.seconds))
+            except FedsweepError as error:
+                print(f"fedsweep: {error}", file=sys.stderr, flush=True)
+                raise SystemExit(error.exit_code) from None
         if not left:
             return "no trial is left"
         print("trials are left: requeue the job", flush=True)

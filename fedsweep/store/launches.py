@@ -54,6 +54,17 @@ def add(connection: Connection, launch: Launch) -> None:
     connection.execute(sa.insert(launches).values(row))
 
 
+def set_jobs(connection: Connection, launch: str, jobs: Sequence[str]) -> None:
+    """Store the ids of a launch's jobs, when the scheduler has told them."""
+    row = launches.c.id == launch
+    connection.execute(sa.update(launches).where(row).values(jobs=json.dumps(list(jobs))))
+
+
+def remove(connection: Connection, launch: str) -> None:
+    """Remove a launch that the scheduler has refused."""
+    connection.execute(sa.delete(launches).where(launches.c.id == launch))
+
+
 def every(connection: Connection) -> list[Launch]:
     """Return all launches, the newest first."""
     query = sa.select(launches).order_by(launches.c.at.desc(), launches.c.id)

@@ -231,6 +231,23 @@ def test_a_password_is_nowhere_to_be_read(
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def test_a_worker_packs_the_trials_of_its_gpu(
+    slurm: LocalSlurm, sqlite_url: str, plan: Path, deeds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--slots auto`, one job trains several trials in one process, on a made-up GPU."""
+    walk.install(monkeypatch, "walk_cuda")
+    walk.slow_down(deeds, 0.03)
+    sweep = Sweep(sqlite_url, plan)
+    launched = sweep.run("launch", "slurm", "--mem", "500M", "--device", "cuda", *PASSED)
+    sweep.wait_until_finished()
+    wait(lambda: "1 ended" in sweep.run("launch", "list"))
+    log = sweep.run("launch", "logs", launched.split("launch ")[1][:8], "--lines", "500")
+    assert "a trial of cnn takes 200 B: 4 trials fit" in log
+    stored = [json.loads(row[0]) for row in sweep.ask(sa.select(attempts.c.provenance))]
+    assert all(one["packed"] for one in stored)
+    assert sweep.trained() == SHARED_ROUNDS
+
+
 def test_a_launch_has_no_more_workers_than_trials(
     slurm: LocalSlurm, sqlite_url: str, plan: Path, deeds: Path
 ) -> None:
@@ -282,6 +299,20 @@ def test_a_wrong_request_is_one_sentence(
     assert words in error
     assert error.count("\n") == 1
     assert sweep.run("launch", "list") == "nothing was launched from this database\n"
+    assert not [*(sweep.folder / "launches").glob("*")]
+
+
+def test_a_worker_without_its_device_ends_with_one_sentence(
+    slurm: LocalSlurm, sqlite_url: str, plan: Path, deeds: Path
+) -> None:
+    """Its job fails and is not requeued, and the page's list of machines has the reason."""
+    sweep = Sweep(sqlite_url, plan)
+    launched = sweep.launch("--device", "cuda:7", workers=1)
+    wait(lambda: "1 failed" in sweep.run("launch", "list"))
+    log = sweep.run("launch", "logs", launched)
+    assert "fedsweep: " in log
+    assert "Traceback" not in log
+    assert "cuda:7" in sweep.run("status")
 
 
 def test_a_user_without_permission_is_refused(
