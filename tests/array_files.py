@@ -52,14 +52,16 @@ def save_idx(file: Path, array: NDArray[np.uint8], *, compressed: bool = False) 
 
 def make_idx(root: Path, dataset: str = "mnist", *, compressed: bool = False) -> Path:
     """Write a data set in MNIST's format, in torchvision's folder. Return the folder of files."""
-    from trainers.data.published import IDX_FOLDERS, idx_files
+    from trainers.data.published import FIRST_LABELS, IDX_FOLDERS, idx_files
 
     place = root / IDX_FOLDERS[dataset] / "raw"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     arrays = made_arrays()
     names = ("images", "labels", "test_images", "test_labels")
     for name, file in zip(names, idx_files(dataset), strict=True):
         array = arrays[name].astype(np.uint8)
+        if "labels" in name:
+            array += FIRST_LABELS.get(dataset, 0)
         save_idx(place / file, array[..., 0] if array.ndim == 4 else array, compressed=compressed)
     return place
 

@@ -19,6 +19,7 @@ from trainers.facts import (
     DATASETS,
     HUGGING_FACE,
     NEVER_AUGMENTED,
+    OTHER_NAMES,
     SEGMENTATION,
     TRAINING_SAMPLES,
     WITHOUT_CLIENTS,
@@ -71,7 +72,7 @@ def _dataset(name: str) -> str:
     """Return the name of a data set that is known here."""
     if re.fullmatch(rf"{HUGGING_FACE}{_FILE}(/{_FILE})?", name):
         return name
-    return DATASET.checked(name)
+    return DATASET.checked(OTHER_NAMES.get(name, name))
 
 
 _FILE = r"[\w+-][\w .+-]{0,99}"
@@ -147,9 +148,10 @@ class TrainConfig(BaseModel):
     """Content hash of the files of a data set on disk. `plan` computes it if it has the files."""
     file: Annotated[str, _named(".npz", ".safetensors")] | None = None
     """The file of `arrays`, in the data folder."""
-    clients_by: Literal["nothing", "folder", "csv"] | None = "nothing"
+    clients_by: Literal["nothing", "folder", "csv", "lists"] | None = "nothing"
     """The clients of an image folder. "folder": train/CLIENT/CLASS/, or CLIENT/train/CLASS/.
-    "csv": the columns file and client of clients.csv."""
+    "csv": the columns file and client of clients.csv. "lists": CLIENT_train.txt, CLIENT_test.txt,
+    with the file of an image and the number of its class in each line."""
     image_size: Count | None = 32
     """Side in pixels to which the images of an image folder are resized."""
     image_height: Count | None = 256
@@ -274,6 +276,8 @@ class TrainConfig(BaseModel):
     def _drop_unused(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
+        if name := OTHER_NAMES.get(str(given.get("dataset"))):
+            given = {**given, "dataset": name}
         if given.get("freeze_round") == "auto":
             given = {**given, "freeze_round": None, "freeze_rule": "auto"}
         chosen = {**field_defaults(cls), **given}
@@ -338,7 +342,8 @@ class TrainConfig(BaseModel):
             )
         if self.partition == "natural" and self.clients_by == "nothing":
             raise ValueError(
-                'a natural partition of an image folder needs clients_by = "folder" or "csv"'
+                'a natural partition of an image folder needs clients_by = "folder", "csv" or '
+                '"lists"'
             )
         if self.dataset in TRAINING_SAMPLES:
             check_sizes(self, TRAINING_SAMPLES[self.dataset])

@@ -34,7 +34,10 @@ def exchange(model: nn.Module, norm: Norm, made: Collection[nn.Module] = ()) -> 
     for path, layer in model.named_modules():
         if isinstance(layer, _BatchNorm) and layer not in made:
             if reason := _refusal(layer):
-                raise ValueError(f"its layer {path} {reason}, so that no normalizer can replace it")
+                raise ValueError(
+                    f"its layer {path} {reason}, so that no normalizer can replace it: use a plain "
+                    "BatchNorm2d, or choose another model"
+                )
             new[layer] = _replacement(layer, norm)
     for parent in list(model.modules()):
         for name, child in list(_children(parent)):

@@ -12,6 +12,17 @@ disk.
 """
 
 
+EMNIST = {
+    "emnist": "balanced",
+    "emnist-byclass": "byclass",
+    "emnist-bymerge": "bymerge",
+    "emnist-digits": "digits",
+    "emnist-letters": "letters",
+    "emnist-mnist": "mnist",
+}
+"""The data sets of EMNIST (Cohen et al. 2017), each with the name of its split in the files."""
+
+
 TEST_SAMPLES = {
     "digits": 360,
     "cifar10": 10_000,
@@ -20,6 +31,9 @@ TEST_SAMPLES = {
     "mnist": 10_000,
     "fashion-mnist": 10_000,
     "emnist": 18_800,
+    "emnist-digits": 40_000,
+    "emnist-letters": 20_800,
+    "emnist-mnist": 10_000,
     "svhn": 26_032,
 }
 """Test images of the data sets whose content never changes."""
@@ -30,10 +44,12 @@ DOWNLOADED_CLASSES = {
     "mnist": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
     "fashion-mnist": (6000,) * 10,
     "emnist": (2400,) * 47,
+    "emnist-digits": (24_000,) * 10,
+    "emnist-letters": (4800,) * 26,
+    "emnist-mnist": (6000,) * 10,
     "svhn": (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
 }
-"""Training samples of each class of the data sets that are downloaded if no folder is named.
-`emnist` is the balanced split."""
+"""Training samples of each class of data sets that are downloaded if no folder is named."""
 
 
 TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
@@ -41,10 +57,14 @@ TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.
 
 DATASETS = (
     *("digits", "cifar10", "cifar100", "tiny-imagenet", "cityscapes", "camvid", "imagefolder"),
-    *("mnist", "fashion-mnist", "emnist", "femnist", "svhn", "arrays"),
+    *("mnist", "fashion-mnist", *EMNIST, "femnist", "svhn", "arrays"),
 )
 """The names of our own data sets. A data set of a local copy of the Hugging Face hub is named
 `HUGGING_FACE` and its folder."""
+
+
+OTHER_NAMES = {"emnist-balanced": "emnist"}
+"""Further names of our own data sets. A trial has the second."""
 
 
 HUGGING_FACE = "huggingface:"
@@ -58,11 +78,24 @@ def is_on_disk(dataset: str) -> bool:
     return dataset not in CLASS_SAMPLES
 
 
-DOWNLOADED = frozenset(DOWNLOADED_CLASSES)
-"""Those that are downloaded if no folder is named. Their content is always the same."""
+DOWNLOADED = frozenset({*DOWNLOADED_CLASSES, *EMNIST})
+"""Those that are downloaded if no folder is named. Their content is always the same. The classes of
+`emnist-byclass` and `emnist-bymerge` have unequal sizes, which only their files tell.
+"""
 
 
-CHARACTERS = {"mnist": 10, "emnist": 47, "femnist": 62, "svhn": 10, "fashion-mnist": 10}
+CHARACTERS = {
+    "mnist": 10,
+    "emnist": 47,
+    "emnist-byclass": 62,
+    "emnist-bymerge": 47,
+    "emnist-digits": 10,
+    "emnist-letters": 26,
+    "emnist-mnist": 10,
+    "femnist": 62,
+    "svhn": 10,
+    "fashion-mnist": 10,
+}
 """Classes of the data sets of characters, and of the clothes in their format. A class may lack
 training images in a part of one."""
 

@@ -1,4 +1,7 @@
-"""A check, before the first round, of a model that is not ours or starts from given weights."""
+"""A check, before the first round, of a model that is not ours or starts from given weights.
+
+A model with a normalizer of another package is checked too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers import models, own_models
-from trainers.config import TrainConfig
+from trainers.config import NORMALIZERS, TrainConfig
 from trainers.data.dataset import Dataset
 from trainers.own_normalizers import REPEATING
 from trainers.pretrained import Misfit
@@ -19,8 +22,8 @@ def check(
 ) -> tuple[str, ...]:
     """Build a trial's model once, and return the sentences about its weights.
 
-    A model that is not ours also computes the logits of two black images. If a local step goes
-    through it twice, it also does so as in training.
+    A model with a part that is not ours also computes the logits of two black images, as in a test
+    and as in training. If a local step goes through it twice, it must not draw random numbers.
 
     Raises:
         ValueError: the model, its normalizer, its weights and the data do not fit each other. The
@@ -28,21 +31,25 @@ def check(
 
     """
     notes: list[str] = []
+    foreign = config.model not in models.OURS or config.normalizer not in NORMALIZERS
+    shape = data.channels, data.size, data.classes
     try:
         _check_task(config, data)
-        model = models.build(config, data.channels, data.size, data.classes, weights, notes.append)
-        if config.model not in models.OURS:
-            _check_logits(model, data)
-            if config.normalizer in REPEATING:
+        with torch.random.fork_rng(devices=[]):
+            model = models.build(config, *shape, weights, notes.append)
+            if foreign:
+                _check_logits(model, data)
+            if config.model not in models.OURS and config.normalizer in REPEATING:
                 _check_repeats(model, data, config.normalizer)
     except Misfit as error:
         raise ValueError(
-            f"pretrained = {config.pretrained} does not fit {config.model}: {error}"
+            f"pretrained = {config.pretrained} does not fit {config.model}: {error}: choose "
+            "weights of this model"
         ) from error
     except (ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if config.model in models.OURS or "can't allocate memory" in str(error):
+        if not foreign or "can't allocate memory" in str(error):
             raise
         raise ValueError(
             f"model = {config.model} cannot be trained on {config.dataset} with normalizer = "
@@ -65,12 +72,17 @@ def _check_task(config: TrainConfig, data: Dataset) -> None:
 def _check_logits(model: nn.Module, data: Dataset) -> None:
     images = torch.zeros(2, data.channels, data.height, data.width)
     pixels = (data.height, data.width) if data.segmentation else ()
-    model.eval()
-    logits = model(images.to(next(model.parameters()).dtype))
+    images = images.to(next(model.parameters()).dtype)
     needed = (2, data.classes, *pixels)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != needed:
+    for training in (False, True):
+        logits = model.train(training)(images)
+        if isinstance(logits, Tensor) and tuple(logits.shape) == needed:
+            continue
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"for two images it computes {shape}, and not logits of shape {needed}")
+        raise ValueError(
+            f"for two images it computes {shape}, and not logits of shape {needed}: correct its "
+            "package, or choose another model"
+        )
 
 
 @torch.no_grad()
@@ -87,9 +99,10 @@ def _check_repeats(model: nn.Module, data: Dataset, normalizer: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    """Return an error in one line. A ValueError speaks to people; others are code that fails."""
+    text = " ".join(str(error).split())[:300]
+    if text and isinstance(error, ValueError):
+        return text
     return (
-        text[:300]
-        if text and isinstance(error, ValueError)
-        else (f"{type(error).__name__}: {text[:300]}")
+        f"{type(error).__name__}: {text} (correct the package of the part, or choose another one)"
     )

@@ -239,7 +239,10 @@ def find(name: str) -> Model:
     if not isinstance(loaded, Model) or loaded.task not in get_args(own_models.Task):
         point = MODEL.offered(name)
         value = point.value if point is not None else name
-        raise ValueError(f"{value}, offered as {name}, is no Model (with a `task` of those known)")
+        raise ValueError(
+            f"{value}, offered as {name}, is no Model (with a `task` of those known): "
+            "correct its package"
+        )
     return loaded
 
 
@@ -320,7 +323,10 @@ def _of_others(
             return timm_model(architecture, channels, size, classes)
         model = offered.build(channels, size, classes, norm)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"its build returned a {type(model).__name__}, which is no torch module")
+        raise TypeError(
+            f"its build returned a {type(model).__name__}, which is no torch module: "
+            "correct its package"
+        )
     return model
 
 

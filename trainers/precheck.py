@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context, Decimal
 
+from trainers import own_models
 from trainers.config import BY_CLIENT, TrainConfig
 from trainers.data.stock import Stock
 from trainers.facts import CLASS_SAMPLES, DOWNLOADED_CLASSES, TEST_SAMPLES
@@ -90,9 +91,11 @@ class Precheck:
         """Refuse a configuration whose samples cannot be split under one of these seeds.
 
         Raises:
-            ValueError: no partition can be made, or no sample is held back for validation.
+            ValueError: no partition can be made, no sample is held back for validation, or the
+                images do not fit the model.
 
         """
+        check_side(config, stock.side)
         by_seed = self.by_seed(config)
         for seed in seeds if by_seed else seeds[:1]:
             values = (getattr(config, name) for name in FIELDS)
@@ -169,6 +172,28 @@ FIELDS = (
     "validation",
 )
 """The fields that decide, with the seed, how many samples each client has."""
+
+
+def check_side(config: TrainConfig, side: int | None) -> None:
+    """Refuse one of our models that cannot take images with so many pixels on a side.
+
+    Raises:
+        ValueError: the images are too small, or their side is no multiple of the model's.
+
+    """
+    own = own_models.facts(config.model)
+    if own is None or side is None:
+        return
+    images = f"the images of {config.dataset} have {side} pixels on a side"
+    if side < own.smallest_side:
+        raise ValueError(
+            f"{images}, and {config.model} needs {own.smallest_side} or more: choose another model"
+        )
+    if side % own.side_multiple:
+        raise ValueError(
+            f"{images}, and {config.model} needs a multiple of {own.side_multiple}: choose another "
+            "model"
+        )
 
 
 def check_validation(config: TrainConfig, largest: int) -> None:

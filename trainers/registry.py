@@ -146,7 +146,10 @@ def code_hash(point: EntryPoint) -> str:
     try:
         spec = find_spec(top)
         if spec is None or spec.origin is None:
-            raise ValueError(f"{point.value}, offered as {point.name}, has no Python file")
+            raise ValueError(
+                f"{point.value}, offered as {point.name}, has no Python file: mend the "
+                "installation of its package"
+            )
         origin = Path(spec.origin)
         root = origin.parent
         files = sorted(root.rglob("*.py")) if spec.submodule_search_locations else [origin]
@@ -156,6 +159,7 @@ def code_hash(point: EntryPoint) -> str:
             content.update(hashlib.sha256(file.read_bytes()).digest())
     except (ImportError, OSError) as error:
         raise ValueError(
-            f"{point.value}, offered as {point.name}, cannot be read ({error})"
+            f"{point.value}, offered as {point.name}, cannot be read ({error}): mend the "
+            "installation of its package"
         ) from error
     return content.hexdigest()[:CODE_DIGITS]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainers import engines, fedavg, seq  # noqa: PLW0406  # to compare it below
+    from trainers.algorithms import Algorithm
     from trainers.data.dataset import Dataset
 
     _: engines.Engine = seq  # this module has the interface
@@ -148,18 +149,40 @@ def load(config: TrainConfig, root: Path | None) -> Dataset:
     """
     from trainers import algorithms
     from trainers.partition import partition
+    from trainers.precheck import check_side
 
     if config.algorithm is not None:
-        algorithms.find(config.algorithm).check(config)
+        _check_by_algorithm(algorithms.find(config.algorithm), config)
     dataset = _load_for(config, root)
+    if config.model in MODELS:
+        check_side(config, dataset.height)
     partition(dataset.train.labels.numpy(), config, dataset.members)
-    if config.model in MODELS and config.pretrained is None:
+    ours = config.model in MODELS and config.normalizer in NORMALIZERS
+    if ours and config.pretrained is None:
         return dataset
     from trainers import model_check
 
     weights = _weights_for(config, root)
     notes = model_check.check(config, dataset, weights)
     return replace(dataset, pretrained=weights, found=(*dataset.found, *notes))
+
+
+def _check_by_algorithm(algorithm: type[Algorithm], config: TrainConfig) -> None:
+    """Let an algorithm refuse a configuration.
+
+    Raises:
+        ValueError: it refuses the configuration, or its check fails.
+
+    """
+    try:
+        algorithm.check(config)
+    except (ValueError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # code of another package
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(
+            f"algorithm = {config.algorithm} cannot check a trial ({problem}): correct its package"
+        ) from error
 
 
 def _weights_for(config: TrainConfig, root: Path | None) -> dict[str, Tensor] | None:

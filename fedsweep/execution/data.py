@@ -249,7 +249,7 @@ def _check_partitions(sweep: SweepSpec, stocks: Mapping[str, Stock], file: Path 
         for arm in sweep.arms:
             if stock := stocks.get(titled(vars(arm.config))):
                 checks.check(arm.config, stock, arm.all_seeds)
-        for config in Trials.of(sweep.trials).distinct(*CHOICE, *precheck.FIELDS, "seed"):
+        for config in Trials.of(sweep.trials).distinct(*CHOICE, *precheck.FIELDS, "model", "seed"):
             if stock := stocks.get(titled(vars(config))):
                 checks.check(config, stock, [config.seed])
     except ValueError as error:

@@ -17,7 +17,7 @@ from fedsweep.plans import SweepSpec, TrainConfig, Trials, pinned_by
 from trainers import own_models
 from trainers.config import ALGORITHM, IDENTIFIED, MODEL, NORMALIZER
 from trainers.engines import engine_of
-from trainers.registry import Registry, code_of, loaded_hash
+from trainers.registry import Registry, code_hash, code_of, loaded_hash
 
 
 def require_packages(trial_id: str, config: Mapping[str, Any]) -> None:
@@ -137,6 +137,9 @@ def pin_code(sweep: SweepSpec) -> SweepSpec:
     trials = Trials.of(sweep.trials)
     configs = [*trials.distinct(*names, "code"), *(arm.config for arm in sweep.arms)]
     try:
+        for config in [*trials.distinct("normalizer"), *(arm.config for arm in sweep.arms)]:
+            if (point := NORMALIZER.offered(config.normalizer)) is not None:
+                code_hash(point)  # it has no part in the identity, but its files must be here
         is_ours = not any(map(update, configs))
         return sweep if is_ours else pinned_by(sweep, update)
     except ValueError as error:

@@ -19,7 +19,7 @@ from tests.builders import REPOSITORY, TINY
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = ("frn_normalizer", "clipped_fedavg", "convmixer_model")
+PACKAGES = ("frn_normalizer", "clipped_fedavg", "convmixer_model", "drawings_dataset")
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +150,60 @@ def test_another_package_s_model_is_planned_trained_and_verified(
     assert "install the planned code here and start a new worker" in other
     refused = fedsweep("verify", trial[0], *db, code=2, **path).stderr
     assert "the trial was planned with the code" in refused
+
+
+def test_packages_of_a_model_a_data_set_and_an_algorithm_are_one_trial(
+    site: Path, tmp_path: Path
+) -> None:
+    """`drawings` comes from examples/drawings_dataset, with its plan. Its clients are people, each
+    tested on images in its own style.
+
+    A worker passes trials over if the data set has another version or other code than planned. It
+    names the remedy.
+    """
+    place = tmp_path / "site"
+    shutil.copytree(site, place)
+    path = {"PYTHONPATH": str(place)}
+    plan = str(REPOSITORY / "examples" / "drawings_dataset" / "drawings.toml")
+    parts = ("model=convmixer", "algorithm=clipped", "server_lr=1.0", "normalizer=bn")
+    few = ("rounds=2", "local_steps=2", "seed=0")
+    changes = [f"--set={change}" for change in (*parts, *few)]
+    db = ("--db", f"sqlite:///{tmp_path}/own.db")
+    work = ("work", *db, "--device", "cpu", "--until-empty")
+
+    refused = at_once("plan", plan, *db, code=2).stderr
+    assert 'dataset = "drawings" is none of digits, cifar10' in refused
+    assert not (tmp_path / "own.db").exists()
+    planned = fedsweep("plan", plan, *db, *changes, **path).stdout
+    assert "drawings: 344 training and 144 test images, 4 classes" in planned
+    assert "natural: 6 clients with 24 to 96 samples, median 56" in planned
+    assert "1 new trial" in planned
+    code, version = (
+        place / "drawings_dataset.py",
+        next(place.glob("drawings_dataset-1.0*/METADATA")),
+    )
+    for file, before, after in (
+        (code, "SIDE = 16", "SIDE = 12"),
+        (version, "Version: 1.0", "Version: 1.1"),
+    ):
+        kept = file.read_text()
+        file.write_text(kept.replace(before, after))
+        other = fedsweep(*work, code=1, **path).stderr
+        assert "the package of the data set drawings here" in other
+        assert "install the same version here and start a new worker, or plan again" in other
+        file.write_text(kept)
+        assert query(db[1], "SELECT state FROM results") == [("queued",)]
+    assert "1 trial finished, 0 failed" in fedsweep(*work, **path).stdout
+    assert query(
+        db[1],
+        "SELECT model, dataset, algorithm, normalizer, mean_own_accuracy IS NULL FROM results",
+    ) == [("convmixer", "drawings", "clipped", "bn", 0)]
+    samples = query(db[1], "SELECT samples, own_samples FROM clients WHERE round = 2")
+    assert sorted(samples) == [(n, 24) for n in (24, 32, 48, 64, 80, 96)]
+    assert "drawings" in at_once("report", *db).stdout
+    ((trial, codes),) = query(db[1], "SELECT trial_id, code FROM results")
+    assert re.fullmatch(r"clipped-fedavg 1\.0 \w{16}; convmixer-model 1\.0 \w{16}", codes)
+    assert "equal" in fedsweep("verify", trial, *db, **path).stdout
 
 
 def test_exported_weights_are_initial_weights_of_another_trial(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def find(name: str) -> type[Algorithm]:
         point = ALGORITHM.offered(name)
         value = point.value if point is not None else name
         raise ValueError(  # noqa: TRY004  # as for every other part of another package
-            f"{value}, offered as {name}, is no class that derives from Algorithm"
+            f"{value}, offered as {name}, is no class that derives from Algorithm: correct its "
+            "package"
         )
     return loaded

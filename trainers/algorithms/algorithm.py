@@ -15,6 +15,11 @@ layers. Running statistics are in none of the hooks. They are averaged by sample
 algorithm, as in FedAvg, or stay with the clients, or are frozen. So no control variate, proximal
 term or adaptive step touches them.
 
+Most of the papers have plain SGD at the client. With momentum, the velocity v holds what
+`correct_gradient` adds, and not what `correct_step` moves. A v that goes on between rounds
+(momentum "local" or "global") is treated as in FedAvg: the server averages a global v, and no hook
+sees it.
+
 On a GPU, the local steps are launched as CUDA graphs. So `correct_gradient` and `correct_step` read
 and write tensors that stay, never wait for the device, and use no number that changes between two
 calls. `begin_client` may fill such tensors.

@@ -3,7 +3,8 @@
 Delta = a - x, the cohort's average change of the parameters. m <- beta_1 m + (1 - beta_1) Delta,
 v <- beta_2 v + (1 - beta_2) Delta^2, x <- x + eta m / (sqrt(v) + tau). m is 0 and v is tau^2 at
 first, the least that the paper allows. There is no bias correction, unlike in Adam (Kingma and Ba
-2015). The average is by samples, as in the paper's experiments.
+2015). The average is by samples, as in the paper's experiments. The paper has plain SGD at the
+client. With momentum there, Delta is the change by its steps; a global velocity is averaged apart.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the cohort's average. h and all g_k are 0 at first.
 The paper has p_k = 1/m for m clients, and a mean of the cohort without weights. Ours is client k's
 fraction of all samples, and a is weighted by samples, as clients are weighted everywhere. Both are
 equal if clients have equally many samples. The gradient of L_k is clipped before; that order is
-ours.
+ours. The regularizer's gradient enters the momentum, also that of earlier rounds; that is ours too.
 
 Clients send nothing else: each keeps its g_k, and the server computes h from their models.
 """

@@ -68,6 +68,7 @@ class Arrays:
             groups=_counts(self.members, len(self.clients)),
             test=len(self.test_labels),
             tested=_counts(self.test_members, len(self.clients)),
+            side=self.images.shape[1],
             notes=self.notes,
         )
 

@@ -9,6 +9,7 @@ from trainers.config import DATASET
 from trainers.data import cache, offered, sources
 from trainers.data.dataset import Dataset
 from trainers.data.errors import BadData, Missing
+from trainers.registry import loaded_hash
 
 
 def load(
@@ -53,9 +54,11 @@ def load(
 def _load_offered(dataset: str, root: Path | None, fingerprint: str | None) -> Dataset:
     """Load a data set of another package, with the version and facts that were planned."""
     found = offered.offered(dataset, root)
-    if fingerprint is not None and (here := found.content().fingerprint) != fingerprint:
+    here = found.content(loaded_hash).fingerprint
+    if fingerprint is not None and here != fingerprint:
         raise Missing(
             f"the package of the data set {dataset} here (fingerprint {here}) is not the one that "
-            f"the trial was planned with ({fingerprint}): install the same version, or plan again"
+            f"the trial was planned with ({fingerprint}): install the same version here and start "
+            "a new worker, or plan again"
         )
     return offered.load(found, root)

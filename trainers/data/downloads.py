@@ -26,6 +26,7 @@ from trainers.data.errors import (
     refuse_limit,
     shown,
 )
+from trainers.facts import EMNIST
 from trainers.progress import progress
 
 TINY_URL = f"http://cs231n.stanford.edu/{TINY_IMAGENET}.zip"
@@ -179,7 +180,7 @@ def download(dataset: str, place: Path) -> Path:
         return folder
     try:
         require_writable(place)
-        with limit_silence(), FileLock(place / f".{dataset}.lock"):
+        with limit_silence(), FileLock(place / f".{folder.name}.lock"):
             if not folder.is_dir():
                 with private.aside(folder) as aside:
                     _fetch(dataset, aside)
@@ -193,8 +194,11 @@ def download(dataset: str, place: Path) -> Path:
     return folder
 
 
-FOLDERS = {name: f"{name}-files" for name in ("mnist", "fashion-mnist", "emnist", "svhn")}
-"""Folders of the downloads, in the user's cache."""
+FOLDERS = {
+    **{name: f"{name}-files" for name in ("mnist", "fashion-mnist", "svhn")},
+    **dict.fromkeys(EMNIST, "emnist-files"),
+}
+"""Folders of the downloads, in the user's cache. One archive has all splits of EMNIST."""
 
 
 def _fetch(dataset: str, folder: Path) -> None:
@@ -206,7 +210,7 @@ def _fetch(dataset: str, folder: Path) -> None:
         for part in ("train", "test"):
             download_url(*_svhn_entry(part, folder))
         return
-    if dataset == "emnist":
+    if dataset in EMNIST:
         archive = folder / "gzip.zip"
         download_url(datasets.EMNIST.url, folder, archive.name, datasets.EMNIST.md5)
         _extract(archive, folder)
@@ -225,7 +229,7 @@ def _svhn_entry(part: str, folder: Path) -> tuple[str, Path, str, str]:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Take the compressed files of EMNIST's split out of its archive.
+    """Take the compressed files of EMNIST's splits out of their archive.
 
     Raises:
         KeyError: one is not there.
@@ -234,7 +238,7 @@ def _extract(archive: Path, folder: Path) -> None:
     from trainers.data.published import idx_files
 
     with ZipFile(archive) as content:
-        for name in idx_files("emnist"):
+        for name in (name for dataset in EMNIST for name in idx_files(dataset)):
             member = content.getinfo(f"gzip/{name}.gz")
             if member.file_size <= regular.MOST_BYTES:
                 (folder / f"{name}.gz").write_bytes(content.read(member))

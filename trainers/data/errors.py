@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainers.facts import EMNIST
+
 MOST_NAMES = 5
 """Names or endings that one sentence lists."""
 
@@ -26,7 +28,7 @@ REMEDIES = {
     ),
     "mnist": f"{POINT} a folder with torchvision's MNIST/raw",
     "fashion-mnist": f"{POINT} a folder with torchvision's FashionMNIST/raw",
-    "emnist": f"{POINT} a folder with torchvision's EMNIST/raw",
+    **dict.fromkeys(EMNIST, f"{POINT} a folder with torchvision's EMNIST/raw"),
     "svhn": f"{POINT} a folder with train_32x32.mat and test_32x32.mat",
     "femnist": f"make the files with LEAF's preprocess.sh and {POINT} their folder",
     "arrays": f"{POINT} the folder of the file",

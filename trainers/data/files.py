@@ -32,6 +32,7 @@ from trainers.data.errors import (
     shown,
 )
 from trainers.data.stock import Stock
+from trainers.progress import progress
 from trainers.text import NotUtf8, decode
 
 SYSTEM_FILES = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})
@@ -414,6 +415,113 @@ def listed_clients(root: Path) -> Files:
     return replace(files, test_members=at, found=notes)
 
 
+def listed_domains(root: Path) -> Files:
+    """List images by lists in the form of DomainNet (Peng et al. 2019), two for each client.
+
+    A line of CLIENT_train.txt or CLIENT_test.txt is the file of an image below the root, and the
+    number of its class. The classes are the numbers that have training images.
+    """
+    lists = {
+        part: {
+            path.name.removesuffix(f"_{part}.txt"): path
+            for path in sorted(root.glob(f"*_{part}.txt"))
+            if path.is_file() and not is_hidden(path.name)
+        }
+        for part in PARTS
+    }
+    if not lists["train"] or not lists["test"]:
+        raise Missing(
+            f"{shown(root)} holds no lists CLIENT_train.txt and CLIENT_test.txt: put them there"
+        )
+    if strange := [shown(name) for name in lists["test"] if name not in lists["train"]]:
+        raise BadData(
+            f"{shown(root)} has lists of test images of clients without a list of training images "
+            f"({listed(strange)}): add it, or remove the others"
+        )
+    seen: set[Path] = set()
+    train, test = (
+        {name: _listed_images(root, lists[part][name], seen) for name in in_order(lists[part])}
+        for part in PARTS
+    )
+    numbers = sorted({number for images in train.values() for _, number in images})
+    if len(numbers) < 2:
+        raise BadData(
+            f"the lists of training images in {shown(root)} name one class: classification needs "
+            "two or more"
+        )
+    for name, images in test.items():
+        if strange := [f"{number}" for _, number in images if number not in numbers]:
+            raise BadData(
+                f"{shown(lists['test'][name])} names the class {strange[0]}, which has no training "
+                "images: add them, or remove its lines"
+            )
+    groups, label = tuple(train), {number: i for i, number in enumerate(numbers)}
+    entries, members = zip(*_members(train, groups, label), strict=True)
+    test_entries, test_members = zip(*_members(test, groups, label), strict=True)
+    sizes = f"{len(entries):,} + {len(test_entries):,} images, {counted(len(groups), 'client')}"
+    return Files(
+        root,
+        tuple(map(str, numbers)),
+        *(entries, test_entries, groups, members, test_members),
+        also=(*lists["train"].values(), *lists["test"].values()),
+        found=(f"{len(numbers):,} classes, {sizes}", *untested(groups, test_members)),
+    )
+
+
+def _members(
+    images: Mapping[str, list[tuple[Path, int]]], groups: tuple[str, ...], label: dict[int, int]
+) -> Iterator[tuple[tuple[Path, int], int]]:
+    """Yield each image with its class, and the client that it belongs to."""
+    for name, of_client in images.items():
+        for path, number in of_client:
+            yield (path, label[number]), groups.index(name)
+
+
+def _listed_images(root: Path, table: Path, seen: set[Path]) -> list[tuple[Path, int]]:
+    """Return the images of a list with the numbers of their classes, in alphabetical order.
+
+    `seen` are the images of the lists before, to which these are added.
+
+    Raises:
+        BadData: a line is damaged, or an image is missing or in two lines.
+
+    """
+    images = []
+    for place, line in enumerate(_lines(table), 1):
+        if not line:
+            continue
+        name, _, number = line.rpartition(" ")
+        path = root / name.strip()
+        if not name or not (number.isascii() and number.isdigit()) or len(number) > MOST_DIGITS:
+            raise BadData(
+                f"line {place} of {shown(table)} is not the file of an image and the number of its "
+                f"class: mend it"
+            )
+        if Path(name).is_absolute() or ".." in path.parts[len(root.parts) :]:
+            raise BadData(
+                f"line {place} of {shown(table)} names a file outside of {shown(root)}: remove it"
+            )
+        if path in seen:
+            raise BadData(
+                f"line {place} of {shown(table)} names {shown(name)} a second time: remove it"
+            )
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            raise BadData(
+                f"line {place} of {shown(table)} names {shown(name)}, which is no image in "
+                f"{shown(root)}: unpack it there, or remove the line"
+            )
+        seen.add(path)
+        images.append((path, int(number)))
+        progress.step()
+    if not images:
+        raise BadData(f"{shown(table)} names no images: put the complete list there")
+    return sorted(images)
+
+
+MOST_DIGITS = 9
+"""Digits of the number of a class in a list."""
+
+
 def tiny_imagenet(root: Path) -> Files:
     """List Tiny-ImageNet in the layout of its archive. Its validation images are the test set.
 
@@ -518,6 +626,7 @@ CLIENT_READERS: dict[str, Callable[[Path], Files]] = {
     "nothing": image_folder,
     "folder": client_folders,
     "csv": listed_clients,
+    "lists": listed_domains,
 }
 """The readers of an image folder, by the value of `clients_by`."""
 

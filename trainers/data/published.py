@@ -21,14 +21,21 @@ from trainers import regular
 from trainers.data.arrays import Arrays, Statistics, Stored, opened, sound
 from trainers.data.clients import in_order
 from trainers.data.errors import REMEDIES, BadData, Missing, counted, listed, reading, shown
-from trainers.facts import CHARACTERS
+from trainers.facts import CHARACTERS, EMNIST
 from trainers.progress import progress
 
-IDX_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "emnist": "EMNIST"}
+IDX_FOLDERS = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    **dict.fromkeys(EMNIST, "EMNIST"),
+}
 """Torchvision's folders of the data sets in MNIST's format."""
 
-EMNIST_SPLIT = "balanced"
-"""The split of EMNIST (Cohen et al. 2017): 47 classes with equally many images each."""
+FIRST_LABELS = {"emnist-letters": 1}
+"""The label of the first class in the files, if it is not 0: letters begin with 1 for A."""
+
+MOST_IDX_BYTES = 2**30
+"""Bytes that a file of MNIST's format holds, at most. The largest of EMNIST holds 547 MB."""
 
 STATISTICS: dict[str, Statistics] = {
     "mnist": ((255 * 0.1307,), (255 * 0.3081,)),
@@ -40,8 +47,8 @@ STATISTICS: dict[str, Statistics] = {
 def idx_files(dataset: str) -> tuple[str, str, str, str]:
     """Return the names of the training images, their labels, the test images and their labels."""
     parts = ("train", "t10k")
-    if dataset == "emnist":
-        parts = (f"emnist-{EMNIST_SPLIT}-train", f"emnist-{EMNIST_SPLIT}-test")
+    if dataset in EMNIST:
+        parts = (f"emnist-{EMNIST[dataset]}-train", f"emnist-{EMNIST[dataset]}-test")
     train, test = ((f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in parts)
     return *train, *test
 
@@ -73,10 +80,13 @@ def in_idx(dataset: str, root: Path) -> Stored:
         images, labels, test_images, test_labels = (
             read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1, 3, 1), strict=True)
         )
-        if dataset == "emnist":  # its files hold each image with rows and columns exchanged
+        if dataset in EMNIST:  # its files hold each image with rows and columns exchanged
             images, test_images = (part.transpose(0, 2, 1) for part in (images, test_images))
-        named = {"images": images, "labels": labels}
-        named |= {"test_images": test_images, "test_labels": test_labels}
+        first = FIRST_LABELS.get(dataset, 0)
+        named: dict[str, NDArray[Any]] = {"images": images, "test_images": test_images}
+        named["labels"], named["test_labels"] = (
+            part.astype(np.int64) - first for part in (labels, test_labels)
+        )
         return sound(place, named, classes=CHARACTERS[dataset], statistics=STATISTICS.get(dataset))
 
     return Stored(place, paths, read, opened=opened_idx)
@@ -111,7 +121,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
             raise ValueError(f"its first bytes are not those of {dimensions} dimensions")
         shape = struct.unpack(f">{dimensions}I", header[4:])
         size = int(np.prod(shape, dtype=object))
-        content = file.read(min(size, regular.MOST_BYTES) + 1)
+        content = file.read(min(size, MOST_IDX_BYTES) + 1)
         if len(content) != size:
             raise ValueError(f"it holds no {size:,} bytes, as its header says")
         progress.step()

@@ -19,6 +19,9 @@ class Stock:
     """Test images; 0 if their number is not known."""
     tested: tuple[int, ...] = ()
     """Test images of each natural client; empty if test images belong to no client."""
+    side: int | None = None
+    """Pixels of a side of the images, if their files tell; None if they are resized, or if that is
+    not known."""
     files: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Samples of each client, for each file of a partition."""
     notes: tuple[str, ...] = field(default=(), compare=False)

@@ -19,9 +19,17 @@ from fedsweep.plans import SweepSpec, read_plan
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading
 from tests.acceptance.command import at_once
-from tests.array_files import PACKAGE, PLAN, TRAIN, install_shapes, make_idx, save_npz
+from tests.array_files import (
+    PACKAGE,
+    PLAN,
+    TRAIN,
+    install_shapes,
+    made_arrays,
+    make_idx,
+    save_npz,
+)
 from tests.image_folders import make_image_folder
-from trainers import registry
+from trainers import registry, seq
 from trainers.config import DATASET
 from trainers.data import datasets
 from trainers.data.errors import BadData, Missing
@@ -102,6 +110,10 @@ REFUSED: list[tuple[list[str], str]] = [
     (["dataset=femnist"], r"holds no train/\*\.json and test/\*\.json of LEAF"),
     (["dataset=shapes"], 'dataset = "shapes" is none of digits, cifar10'),
     (["dataset=huggingface:x"], "there is no folder .*x: put the local copy there"),
+    (
+        ["file=odd.npz", "model=vit_tiny", "normalizer=ln"],
+        "10 pixels on a side, and vit_tiny needs",
+    ),
     (["validation=0.01"], "validation = 0.01 holds back no sample of any client"),
 ]
 
@@ -111,6 +123,7 @@ def test_data_that_do_not_fit_are_refused_by_the_plan(
     changes: list[str], message: str, plan: Path
 ) -> None:
     save_npz(plan.parent / "plain.npz", clients=None, test_clients=None)
+    np.savez(plan.parent / "odd.npz", **made_arrays(side=10))
     with pytest.raises(PlanError, match=message):
         looked_at(plan, *changes)
 
@@ -121,6 +134,32 @@ def test_a_refused_plan_writes_nothing(tmp_path: Path, plan: Path) -> None:
     db = ("--db", f"sqlite:///{tmp_path}/new.db", "--data", str(plan.parent))
     done = at_once("plan", str(plan), *db, code=2)
     assert "a.npz cannot be read as an .npz file" in done.stderr
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "sample,client\n99,a", "p.csv names 99, which is no training sample: remove it"),
+        ("p.csv", "sample,client\n0,a\n0,b", "p.csv names the training sample 0 twice: remove"),
+        ("p.csv", "sample,client\n0,a", "p.csv lacks 23 training samples (the first is 1): give"),
+        ("p.csv", "sample,client\n0,", "cannot be read as a CSV of sample and client (no client"),
+        ("p.json", '{"99": "a"}', "p.json names 99, which is no training sample: remove it"),
+        ("p.json", '{"0": "a", "0": "b"}', "p.json names the training sample 0 twice: remove one"),
+        ("p.json", '{"0": "a"}', "p.json lacks 23 training samples (the first is 1): give each a"),
+        ("p.json", '["a"]', "cannot be read as a JSON object (it must be an object, such as"),
+    ],
+)
+def test_a_partition_file_that_does_not_fit_is_refused_before_anything_is_written(
+    name: str, content: str, message: str, tmp_path: Path, plan: Path
+) -> None:
+    """One sentence, with exit code 2."""
+    (plan.parent / name).write_text(content)
+    changes = ("--set", 'partition="file"', "--set", f'partition_file="{name}"')
+    db = ("--db", f"sqlite:///{tmp_path}/new.db", "--data", str(plan.parent))
+    done = at_once("plan", str(plan), *db, *changes, code=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "new.db").exists()
 
 
@@ -144,6 +183,27 @@ def test_known_data_need_no_folder_for_a_plan(plan: Path) -> None:
     _, unseen, stocks = look_at_data(read_plan(plan, []), None)
     assert unseen
     assert stocks == {}
+
+
+def test_unequal_classes_of_emnist_are_counted_in_the_folder(plan: Path) -> None:
+    """Without a folder, a plan leaves the check of the partition to the worker."""
+    changes = ["dataset=emnist-byclass", "partition=iid", "clients=3"]
+    sweep, unseen, stocks = look_at_data(read_plan(plan, changes), None)
+    assert (unseen, stocks) == (False, {})
+    assert sweep.trials[0].config.fingerprint is None
+    make_idx(plan.parent, "emnist-byclass")
+    _, _, stocks = look_at_data(read_plan(plan, changes), plan.parent)
+    assert stocks["emnist-byclass"].classes == (8, 8, 8, *[0] * 59)
+
+
+def test_emnist_is_its_balanced_split(plan: Path) -> None:
+    """Two names make one trial."""
+    both = [
+        read_plan(plan, [f"dataset={name}", "partition=iid", "clients=3"])
+        for name in ("emnist", "emnist-balanced")
+    ]
+    assert both[0].trials[0].trial_id == both[1].trials[0].trial_id
+    assert both[1].trials[0].config.dataset == "emnist"
 
 
 def test_a_folder_of_mnist_is_counted_and_pinned(plan: Path) -> None:
@@ -211,6 +271,12 @@ def test_the_new_fields_are_stored_with_the_trials(store: Engine, plan: Path) ->
 # Data sets of other packages
 
 
+def changed(body: str) -> str:
+    """Return the package with a `load` of its own."""
+    start, _, end = PACKAGE.partition("    import numpy as np\n")
+    return start + f"    {body}\n" + end[end.index("\nSHAPES") :]
+
+
 @pytest.fixture
 def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Install a package that offers the data set `shapes`, with this text."""
@@ -223,15 +289,20 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
         registry._names.cache_clear()
         return place
 
+    registry.loaded_hash.cache_clear()
     yield install
     registry._names.cache_clear()
+    registry.loaded_hash.cache_clear()
     sys.modules.pop("shapes_data", None)
 
 
 def test_a_data_set_of_another_package_is_planned_and_loaded(
     offer: Callable[[str], Path], plan: Path
 ) -> None:
-    """Its package, its code and its facts are part of the identity. It needs no folder."""
+    """Its package, its code and its facts are part of the identity. It needs no folder.
+
+    A worker that has imported the package goes on with that code, and with its trials.
+    """
     offer(PACKAGE)
     changes = ["dataset=shapes"]
     sweep, unseen, stocks = look_at_data(read_plan(plan, changes), None)
@@ -243,6 +314,8 @@ def test_a_data_set_of_another_package_is_planned_and_loaded(
     data = datasets.load("shapes", fingerprint=trial.config.fingerprint)
     assert data.groups == ("a", "b")
     offer(PACKAGE + "# another release\n")
+    assert datasets.load("shapes", fingerprint=trial.config.fingerprint).groups == ("a", "b")
+    registry.loaded_hash.cache_clear()  # a new worker
     with pytest.raises(Missing, match="is not the one that the trial was planned with"):
         datasets.load("shapes", fingerprint=trial.config.fingerprint)
 
@@ -253,7 +326,14 @@ def test_a_data_set_of_another_package_is_planned_and_loaded(
         ("raise ImportError('no gdal')", r"cannot be imported \(no gdal\): mend the installation"),
         ("import sys; sys.exit(3)", r"cannot be imported \(3\): mend the installation"),
         ("SHAPES = 3", "is no OfferedDataset, but int"),
-        (PACKAGE.replace("(4, 4, 4)", "(12,)"), "names a class or a client without training"),
+        (PACKAGE.replace("(4, 4, 4)", "(12,)"), "names fewer than two classes"),
+        (PACKAGE.replace("(4, 4, 4)", "(12, 0)"), "names a class or a client without training"),
+        (PACKAGE.replace("(4, 4, 4)", "12"), "gives facts that are no whole numbers"),
+        (PACKAGE.replace("(4, 4, 4)", "(4, 4, 4.0)"), "gives facts that are no whole numbers"),
+        (PACKAGE.replace("test=6", "test=0"), "has no test images, or a client with fewer"),
+        (PACKAGE.replace("tested=(3, 3)", "tested=(7, -1)"), "has no test images, or a client"),
+        (PACKAGE.replace("tested=(3, 3)", "tested=(3, 2)"), "has other numbers of test images by"),
+        (PACKAGE.replace("tested=(3, 3)", "tested=(6,)"), "has other numbers of test images by"),
         (PACKAGE.replace("(6, 6)", "(12, 0)"), "names a class or a client without training"),
         (PACKAGE.replace("(6, 6)", "(6, 7)"), "other numbers of images by client than by class"),
     ],
@@ -271,22 +351,67 @@ def test_offers_that_cannot_be_used_are_refused_by_the_plan(
     [
         (
             PACKAGE.replace("(4, 4, 4)", "(5, 4, 3)"),
-            "other images by class or client than its pack",
+            "has other images by class or client than its pack",
         ),
-        (PACKAGE.replace("test=6", "test=5"), "has other images by class or client"),
-        ("def load(root): return 3\n" + PACKAGE.split("def load", maxsplit=1)[0], "NameError"),
+        (PACKAGE.replace("test=6, ", "test=5, ").replace("(3, 3)", "(3, 2)"), "has other images"),
+        (PACKAGE.replace("tested=(3, 3)", "tested=(4, 2)"), "has other images by class or client"),
+        (changed("return 3"), "loads a int, not a Dataset: correct its package"),
+        (changed("return {}['a']"), r"cannot be loaded .KeyError: 'a'.: correct its package, or"),
+        (changed("1 / 0"), "cannot be loaded .ZeroDivisionError: division by zero.: correct its"),
+        (PACKAGE.replace("8, 8, 1", "8, 6, 1"), "has images that are not square, or of more"),
+        (PACKAGE.replace("8, 8, 1", "3, 3, 1"), "has images with fewer than 4 pixels on a side"),
+        (PACKAGE.replace("8, 8, 1", "8, 8, 2"), "has images with 2 channels, which must be 1 or"),
+        (PACKAGE.replace("astype(np.uint8)", "astype(float)"), "has images that are not uint8"),
+        (PACKAGE.replace("labels = np", "labels = 1.0 * np"), "has labels that are not int64, one"),
+        (PACKAGE.replace("% 3", "% 3 - 1"), "has labels that are not in 0 to 2: correct its pack"),
+        (PACKAGE.replace('("a", "b")', '("a",)'), "has images of clients that its groups do not"),
+        (PACKAGE.replace("np.arange(6) %", "np.arange(5) %"), "has clients that are not whole num"),
+        (PACKAGE.replace("std=(60.0,)", "std=(0.0,)"), "has no mean and positive standard deviat"),
     ],
 )
 def test_a_data_set_that_breaks_its_promise_is_refused(
     text: str, message: str, offer: Callable[[str], Path]
 ) -> None:
-    """A worker finds that out."""
-    if message == "NameError":
-        text += "SHAPES = OfferedDataset(load, classes=(4, 4, 4), test=6)\n"
-        message = "loads a int, not a Dataset"
+    """A worker finds that out, and says which package to correct."""
     offer(text)
-    with pytest.raises(BadData, match=message):
+    with pytest.raises(BadData, match=f"the data set shapes {message}"):
         datasets.load("shapes")
+
+
+def test_images_of_another_package_that_do_not_fit_a_model_are_refused(
+    offer: Callable[[str], Path], plan: Path
+) -> None:
+    """A worker finds that out, because a plan does not load them."""
+    offer(PACKAGE.replace("8, 8, 1", "10, 10, 1"))
+    changes = ["dataset=shapes", "model=vit_tiny", "normalizer=ln"]
+    (trial,) = looked_at(plan, *changes).trials
+    with pytest.raises(
+        ValueError, match="shapes have 10 pixels on a side, and vit_tiny needs a mu"
+    ):
+        seq.load(trial.config, None)
+
+
+def test_a_file_that_a_data_set_of_another_package_lacks_is_missing(
+    offer: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Another machine may have it. A module that is missing is the machine's lack too."""
+    offer(changed("open(root / 'images.bin')"))
+    with pytest.raises(Missing, match="images.bin'.: put its files there, or change --data"):
+        datasets.load("shapes", tmp_path)
+    offer(changed("import no_such_module"))
+    with pytest.raises(ImportError, match="no_such_module"):
+        datasets.load("shapes", tmp_path)
+
+
+def test_a_client_of_another_package_without_test_images_is_counted_out(
+    offer: Callable[[str], Path], plan: Path
+) -> None:
+    """The plan names it by its number, because only the loaded data have its name."""
+    offer(PACKAGE.replace("tested=(3, 3)", "tested=(6, 0)"))
+    lines: list[str] = []
+    look_at_data(read_plan(plan, ["dataset=shapes"]), None, report=lines.append)
+    note = "1 client without test images, whose own accuracy is not measured: 1"
+    assert lines == [f"shapes: {note}"]
 
 
 def test_a_machine_without_the_package_says_so(offer: Callable[[str], Path]) -> None:

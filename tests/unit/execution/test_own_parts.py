@@ -29,7 +29,7 @@ from tests.execution import claim, planned, result, run
 from tests.unit.trainers.arms import config
 from tests.unit.trainers.offers import offer
 from trainers import registry
-from trainers.config import MODEL
+from trainers.config import ALGORITHM, MODEL, NORMALIZER
 from trainers.models import build
 from trainers.weight_files import content_hash
 
@@ -147,6 +147,33 @@ def test_a_foreign_model_of_a_wrong_type_is_bad_data(
     run(store, claimed)
     assert state_of(store, claimed)[:2] == ("failed", "bad_data")
     assert "net_of_another:WRONG, offered as wrong, is no Model" in result(store, claimed)["error"]
+
+
+def test_a_foreign_normalizer_of_a_wrong_type_is_bad_data(
+    store: Engine, tiny: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an error of the machine, although the model is ours."""
+    del package
+    offer(monkeypatch, NORMALIZER.group, wrong="net_of_another:WRONG")
+    planned(store, tiny, "normalizer=wrong", "seed=0")
+    claimed = claim(store)
+    run(store, claimed)
+    assert state_of(store, claimed)[:2] == ("failed", "bad_data")
+    assert "net_of_another:WRONG, offered as wrong, is no" in result(store, claimed)["error"]
+
+
+def test_a_plan_refuses_a_package_whose_files_are_gone(
+    tiny: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A normalizer is refused too, although its code is not part of the identity."""
+    package.unlink()
+    for parts in (MODEL, NORMALIZER, ALGORITHM):
+        offer(monkeypatch, parts.group, gone="net_of_another:NET")
+        sweep = read_plan(tiny, [f"{parts.key}=gone"])
+        with pytest.raises(
+            PlanError, match="offered as gone, has no Python file: mend the install"
+        ):
+            pin_code(sweep)
 
 
 def test_a_foreign_model_that_cannot_be_imported_is_lacking(

@@ -50,13 +50,14 @@ def algorithm_by_hand(fedavg_by_hand: Any, config: TrainConfig, data: Dataset) -
     c_of: dict[int, StateDict] = {}
     g_of: dict[int, StateDict] = {}
     velocity_of: dict[int, StateDict] = {}
+    server_velocity = copy.deepcopy(zero)
     history = []
 
     for t in range(1, config.rounds + 1):
         cohort = fedavg_by_hand.draw_cohort(config, len(clients), t)
         total = sum(len(clients[i]) for i in cohort)
         average = {name: torch.zeros_like(value) for name, value in server.items()}
-        change_c, change_h = copy.deepcopy(zero), copy.deepcopy(zero)
+        change_c, change_h, average_velocity = (copy.deepcopy(zero) for _ in range(3))
 
         for i in cohort:
             client = copy.deepcopy(model)
@@ -72,9 +73,13 @@ def algorithm_by_hand(fedavg_by_hand: Any, config: TrainConfig, data: Dataset) -
             named = dict(client.named_parameters())
             scales = norm_parameters(client)
             optimizer = optimizer_of(config, t, named, scales)
-            if config.momentum == "local":
-                for name, velocity in velocity_of.get(i, {}).items():
-                    optimizer.state[named[name]]["momentum_buffer"] = velocity.clone()
+            velocity: StateDict = {}
+            if config.momentum == "global":
+                velocity = {name: v for name, v in server_velocity.items() if name not in kept}
+            if config.momentum in ("local", "global"):
+                velocity = velocity | velocity_of.get(i, {})
+            for name, value in velocity.items():
+                optimizer.state[named[name]]["momentum_buffer"] = value.clone()
             normalize = Normalize(data, next(iter(named.values())).dtype, torch.device("cpu"))
             batches = local_batches(clients[i], config, t, i)
             for batch in batches:
@@ -116,18 +121,25 @@ def algorithm_by_hand(fedavg_by_hand: Any, config: TrainConfig, data: Dataset) -
             for name in server:
                 average[name].add_(state[name], alpha=len(clients[i]) / total)
             own[i] = {name: state[name].clone() for name in kept}
+            velocity = velocity | {
+                name: optimizer.state[p]["momentum_buffer"].clone()
+                for name, p in named.items()
+                if "momentum_buffer" in optimizer.state[p]
+            }
             if config.momentum == "local":
-                velocity_of[i] = {
-                    name: optimizer.state[p]["momentum_buffer"].clone()
-                    for name, p in named.items()
-                    if "momentum_buffer" in optimizer.state[p]
-                } | {n: v for n, v in velocity_of.get(i, {}).items() if n in rest}
+                velocity_of[i] = velocity
+            if config.momentum == "global":
+                velocity_of[i] = {name: v for name, v in velocity.items() if name in kept}
+                for name in taught:
+                    average_velocity[name].add_(velocity[name], alpha=len(clients[i]) / total)
 
         # The server's step, of parameters; it takes the average of all else that is not constant.
         for name in server:
             if name in kept or (frozen and name in statistics) or name in rest:
                 continue
             x, a = server[name], average[name]
+            if name in parameters:
+                server_velocity[name] = average_velocity[name]
             if name in statistics or config.algorithm in ("fedavg", "fedprox"):
                 server[name] = a
             elif config.algorithm == "scaffold":

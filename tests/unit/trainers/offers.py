@@ -17,4 +17,5 @@ def offer(monkeypatch: pytest.MonkeyPatch, group: str, **values: str) -> None:
         return [p for p in points if p.group == group and name in (None, p.name)]
 
     monkeypatch.setattr(registry, "entry_points", found)
-    monkeypatch.setattr(registry, "_names", registry._names.__wrapped__)
+    cached = registry._names  # another offer may have replaced it
+    monkeypatch.setattr(registry, "_names", getattr(cached, "__wrapped__", cached))

@@ -60,6 +60,14 @@ ELSE: list[dict[str, Any]] = [
     },
 ]
 
+BETWEEN_ROUNDS: list[dict[str, Any]] = [
+    {"normalizer": "bn"},
+    {"normalizer": "fixbn", "freeze_round": 2, "freeze": "layer"},
+    {"normalizer": "fedbn", "lr_schedule": "cosine"},
+    {"normalizer": "gn", "decay_norm": False, "local_steps": None, "local_epochs": 1},
+]
+"""Phases and clients under which a velocity lives on between rounds."""
+
 ONE_STEP: dict[str, Any] = {
     "local_steps": 1,
     "participation": 1.0,
@@ -130,10 +138,24 @@ def test_an_algorithm_equals_its_twin_in_all_else(
     assert_equal(by_hand, digits, changes)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "momentum", "changes"),
+    list(itertools.product(ALGORITHMS, ("local", "global"), BETWEEN_ROUNDS)),
+    ids=str,
+)
+def test_an_algorithm_with_momentum_between_rounds_equals_its_twin(
+    algorithm: str, momentum: str, changes: dict[str, Any], by_hand: Any, digits: Dataset
+) -> None:
+    """A velocity of the clients, or of the server, for kept layers and layers at rest too."""
+    assert_equal(by_hand, digits, {**changes, "algorithm": algorithm, "momentum": momentum})
+
+
 def test_the_twin_would_show_another_algorithm(by_hand: Any, digits: Dataset) -> None:
-    """All algorithms and optimizers differ from one another after the second round."""
+    """All algorithms, optimizers and momenta differ from one another after the second round."""
     chosen = [{"algorithm": name} for name in ALGORITHMS]
     chosen += [{"optimizer": name} for name in ("adam", "adamw")]
+    chosen += [{"algorithm": name, "momentum": "global"} for name in ALGORITHMS]
+    chosen += [{"algorithm": name, "momentum": "local"} for name in ALGORITHMS]
     last = [algorithm_by_hand(by_hand, small(rounds=2, **one), digits)[-1] for one in chosen]
     for one, other in itertools.combinations(last, 2):
         assert any(not torch.equal(one[name], other[name]) for name in one)
@@ -516,6 +538,24 @@ def test_another_package_s_algorithm_trains_like_ours(
     assert torch.equal(half, before.add(after).div(2))
     with pytest.raises(ValueError, match="server_momentum = 0.5 does not fit halfway"):
         small(algorithm="halfway", server_momentum=0.5)
+
+
+class Unsure(algorithms.Algorithm):
+    """Its check fails."""
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        raise KeyError(config.seed)
+
+
+def test_a_check_of_an_algorithm_that_fails_is_a_sentence(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the data are used, and with the remedy."""
+    offer(monkeypatch, "Unsure")
+    sentence = "algorithm = halfway cannot check a trial .KeyError: 0.: correct its package"
+    with pytest.raises(ValueError, match=sentence):
+        seq.load(small(algorithm="halfway"), None)
 
 
 def test_a_wrong_offer_of_an_algorithm_is_refused(

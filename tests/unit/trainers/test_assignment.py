@@ -267,6 +267,99 @@ def test_tables_of_clients_that_do_not_fit_are_refused(
         list_files("imagefolder", image_folder, "csv")
 
 
+# Lists in the form of DomainNet
+
+
+def write_lists(root: Path) -> dict[str, list[str]]:
+    """Write the lists of two domains, whose images lie in DOMAIN/CLASS/. Return their lines."""
+    from PIL import Image
+
+    lists = {}
+    for domain in ("real", "clipart"):
+        for part, count in (("train", 3), ("test", 1)):
+            names = [
+                f"{domain}/{kind}/{part}_{i}.jpg" for kind in ("ant", "bee") for i in range(count)
+            ]
+            for name in names:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shade = (60, 60, 60) if "ant" in name else (200, 200, 200)
+                Image.new("RGB", (12, 8), shade).save(root / name)
+            lines = [f"{name} {7 if 'ant' in name else 9}" for name in reversed(names)]
+            lists[f"{domain}_{part}.txt"] = lines
+            (root / f"{domain}_{part}.txt").write_text("\n".join(lines) + "\n")
+    return lists
+
+
+def test_the_lists_of_domainnet_make_a_client_of_each_domain(tmp_path: Path) -> None:
+    """Each has its own test images. The numbers of the classes may have gaps, and the lists are
+    part of the fingerprint.
+    """
+    lists = write_lists(tmp_path)
+    data = datasets.load("imagefolder", tmp_path, image_size=8, clients_by="lists")
+    assert data.groups == ("clipart", "real")
+    assert data.members is not None
+    assert data.members.tolist() == [0] * 6 + [1] * 6
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1] * 2
+    assert data.test_members is not None
+    assert data.test_members.tolist() == [0, 0, 1, 1]
+    assert data.test.labels.tolist() == [0, 1, 0, 1]
+    assert data.train.images[:, 0, 0, 0].tolist() == [60, 60, 60, 200, 200, 200] * 2
+    assert data.classes == 2
+    files = list_files("imagefolder", tmp_path, "lists")
+    assert files.found == ("2 classes, 12 + 4 images, 2 clients",)
+    assert files.names()[0] == "clipart/ant/train_0.jpg"
+    (tmp_path / "real_train.txt").write_text("\n".join(lists["real_train.txt"][1:]))
+    changed = list_files("imagefolder", tmp_path, "lists")
+    assert changed.stock().groups == (6, 5)
+    assert changed.fingerprint() != files.fingerprint()
+
+
+def test_a_domain_without_a_list_of_test_images_is_named(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    (tmp_path / "real_test.txt").unlink()
+    files = list_files("imagefolder", tmp_path, "lists")
+    note = "1 client without test images, whose own accuracy is not measured: real"
+    assert files.found[1:] == (note,)
+    assert files.stock().tested == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("real_train.txt", lambda _: [], "real_train.txt names no images: put the complete list"),
+        ("real_train.txt", lambda _: ["real"], "line 1 of .* is not the file of an image and the"),
+        ("real_train.txt", lambda _: ["real/ant/train_0.jpg x"], "line 1 of .* number of its cla"),
+        ("real_train.txt", lambda _: ["/etc/a.jpg 1"], "line 1 of .* names a file outside of"),
+        ("real_train.txt", lambda _: ["real/../../a.jpg 1"], "names a file outside of"),
+        ("real_train.txt", lambda _: ["real/no.jpg 7"], "names real/no.jpg, which is no image in"),
+        ("real_train.txt", lambda _: ["real_test.txt 7"], "real_test.txt, which is no image in"),
+        ("real_train.txt", lambda lines: [*lines, lines[0]], "line 7 of .* a second time: remove"),
+        ("real_test.txt", lambda _: ["real/ant/train_0.jpg 7"], "a second time: remove it"),
+        ("real_test.txt", lambda _: ["real/ant/test_0.jpg 8"], "the class 8, which has no train"),
+        ("toy_test.txt", lambda _: ["real/ant/test_0.jpg 7"], r"of training images \(toy\): add"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(
+    file: str, change: Callable[[list[str]], list[str]], message: str, tmp_path: Path
+) -> None:
+    lists = write_lists(tmp_path)
+    (tmp_path / file).write_text("\n".join(change(lists.get(file, []))))
+    with pytest.raises(BadData, match=message):
+        list_files("imagefolder", tmp_path, "lists")
+
+
+def test_lists_of_one_class_are_refused(tmp_path: Path) -> None:
+    for file, lines in write_lists(tmp_path).items():
+        (tmp_path / file).write_text("\n".join(line for line in lines if line.endswith("7")))
+    with pytest.raises(BadData, match="name one class: classification needs two or more"):
+        list_files("imagefolder", tmp_path, "lists")
+
+
+def test_a_folder_without_lists_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match=r"holds no lists CLIENT_train\.txt and CLIENT_test\.txt"):
+        list_files("imagefolder", tmp_path, "lists")
+
+
 def test_an_image_folder_without_its_table_is_refused(image_folder: Path) -> None:
     with pytest.raises(Missing, match=r"there is no file .*clients\.csv"):
         list_files("imagefolder", image_folder, "csv")

@@ -53,6 +53,27 @@ def short(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
     return Net(channels, classes - 1, norm(8))
 
 
+def flat(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
+    model = Net(channels, classes, norm(8))
+    model.linear = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, classes))
+    return model
+
+
+def deep(channels: int, _size: int, classes: int, _norm: Norm) -> nn.Module:
+    return Net(channels, classes, nn.BatchNorm3d(8))
+
+
+class Auxiliary(Net):
+    """In training, it returns a second output."""
+
+    def forward(self, x: Tensor) -> Any:
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+
+def auxiliary(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
+    return Auxiliary(channels, classes, norm(8))
+
+
 def odd(channels: int, _size: int, classes: int, _norm: Norm) -> nn.Module:
     return Net(channels, classes, nn.SyncBatchNorm(8))
 
@@ -63,7 +84,8 @@ def nothing(_channels: int, _size: int, _classes: int, _norm: Norm) -> Any:
 
 ASKING, HAVING = Model(asking, elements=200, uses_generator=False), Model(having)
 PICKY, BROKEN, FOR_GRAY, SHORT = Model(picky), Model(broken), Model(for_gray), Model(short)
-ODD, NOTHING = Model(odd), Model(nothing)
+ODD, NOTHING, FLAT, DEEP = Model(odd), Model(nothing), Model(flat), Model(deep)
+AUXILIARY = Model(auxiliary)
 SCENES = Model(asking, task="segmentation")
 OTHER_TASK = Model(asking, task="detection")  # type: ignore[arg-type]
 
@@ -71,7 +93,7 @@ OTHER_TASK = Model(asking, task="detection")  # type: ignore[arg-type]
 @pytest.fixture(autouse=True)
 def _offered(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("ASKING", "HAVING", "PICKY", "BROKEN", "FOR_GRAY", "SHORT", "ODD", "NOTHING", "SCENES")
-    names += ("OTHER_TASK", "Net", "missing")
+    names += ("OTHER_TASK", "Net", "missing", "FLAT", "DEEP", "AUXILIARY")
     offer(monkeypatch, MODEL.group, **{name.lower(): f"{__name__}:{name}" for name in names})
 
 
@@ -109,10 +131,13 @@ def test_its_own_initial_weights_come_from_the_trial_s_seed() -> None:
     ("model", "changes", "reason"),
     [
         ("picky", {}, "with normalizer = bn: images of 8 pixels are too small"),
-        ("broken", {}, "KeyError: 'width'"),
+        ("broken", {}, "KeyError: 'width' .correct the package of the part, or choose another"),
+        ("flat", {}, "its layer linear.0 is a BatchNorm1d, so that no normalizer can replace it"),
+        ("deep", {}, "its layer norm is a BatchNorm3d, so that no normalizer can replace it"),
+        ("auxiliary", {}, "it computes tuple, and not logits of shape .* correct its package, or"),
         ("for_gray", {}, "RuntimeError: Given groups=1"),
         ("short", {}, r"for two images it computes \(2, 3\), and not logits of shape \(2, 4\)"),
-        ("odd", {}, "its layer norm is a SyncBatchNorm, so that no normalizer can replace it"),
+        ("odd", {}, "its layer norm is a SyncBatchNorm, .* use a plain BatchNorm2d, or choose an"),
         ("nothing", {}, "its build returned a NoneType, which is no torch module"),
         ("scenes", {}, "it is a model for segmentation, and the data are for classification"),
         ("asking", {"normalizer": "gn", "gn_groups": 3}, "must be divisible by num_groups"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import EMNIST, MNIST, SVHN, FashionMNIST
+from torchvision import datasets as peers
 
 from tests.array_files import (
     TEST,
@@ -23,33 +23,43 @@ from tests.array_files import (
     make_parquet,
     make_saved_to_disk,
     make_svhn,
+    save_idx,
 )
 from trainers.data import cache, datasets, downloads
 from trainers.data.errors import BadData, Missing
 from trainers.data.listing import list_data
 from trainers.data.published import idx_files
-from trainers.facts import CHARACTERS, DOWNLOADED_CLASSES, NEVER_AUGMENTED, TEST_SAMPLES
+from trainers.facts import (
+    CHARACTERS,
+    DOWNLOADED,
+    DOWNLOADED_CLASSES,
+    EMNIST,
+    NEVER_AUGMENTED,
+    TEST_SAMPLES,
+)
 
-IDX = ("mnist", "fashion-mnist", "emnist")
+IDX = ("mnist", "fashion-mnist", *EMNIST)
 
 
 @pytest.mark.parametrize("dataset", IDX)
 def test_files_in_mnist_format_are_read_as_torchvision_reads_them(
     dataset: str, tmp_path: Path
 ) -> None:
-    """EMNIST's files hold each image transposed, and it is turned upright."""
+    """EMNIST's files hold each image transposed, and it is turned upright. Their letters begin
+    with the label 1, and ours with 0.
+    """
     make_idx(tmp_path, dataset)
     data = datasets.load(dataset, tmp_path)
-    peer = {
-        "mnist": lambda train: MNIST(tmp_path, train),
-        "fashion-mnist": lambda train: FashionMNIST(tmp_path, train),
-        "emnist": lambda train: EMNIST(tmp_path, "balanced", train=train),
-    }[dataset]
+    own = {"mnist": peers.MNIST, "fashion-mnist": peers.FashionMNIST}
     for split, train in ((data.train, True), (data.test, False)):
-        images = peer(train).data
-        images = images.transpose(1, 2) if dataset == "emnist" else images
+        if dataset in EMNIST:
+            peer = peers.EMNIST(tmp_path, EMNIST[dataset], train=train)
+        else:
+            peer = own[dataset](tmp_path, train)
+        images = peer.data.transpose(1, 2) if dataset in EMNIST else peer.data
         assert torch.equal(split.images[..., 0], images)
-        assert torch.equal(split.labels, peer(train).targets.long())
+        first = 1 if dataset == "emnist-letters" else 0
+        assert torch.equal(split.labels, peer.targets.long() - first)
     assert data.classes == CHARACTERS[dataset]
     assert data.channels == 1
 
@@ -99,10 +109,10 @@ def test_svhn_is_read_as_torchvision_reads_it(
 ) -> None:
     """Its label 10 is the digit 0."""
     make_svhn(tmp_path)
-    monkeypatch.setattr(SVHN, "_check_integrity", lambda _: True)
+    monkeypatch.setattr(peers.SVHN, "_check_integrity", lambda _: True)
     data = datasets.load("svhn", tmp_path)
     for split, name in ((data.train, "train"), (data.test, "test")):
-        peer = SVHN(tmp_path, name)
+        peer = peers.SVHN(tmp_path, name)
         assert np.array_equal(split.images.numpy(), peer.data.transpose(0, 2, 3, 1))
         assert split.labels.tolist() == peer.labels.tolist()
     assert (data.channels, data.classes) == (3, 10)
@@ -178,22 +188,44 @@ def test_facts_of_published_data_sets_agree() -> None:
     """Their sizes are those that their authors publish. No character is ever mirrored."""
     sizes = {name: sum(classes) for name, classes in DOWNLOADED_CLASSES.items()}
     published = {"mnist": 60_000, "fashion-mnist": 60_000, "emnist": 112_800, "svhn": 73_257}
+    published |= {"emnist-digits": 240_000, "emnist-letters": 124_800, "emnist-mnist": 60_000}
     assert sizes == {"tiny-imagenet": 100_000, **published}
     for name in published:
         assert len(DOWNLOADED_CLASSES[name]) == CHARACTERS[name]
         assert name in NEVER_AUGMENTED
         assert name in TEST_SAMPLES
+    assert DOWNLOADED - sizes.keys() == {"emnist-byclass", "emnist-bymerge"}
+    assert EMNIST.keys() < NEVER_AUGMENTED
 
 
-@pytest.mark.parametrize("dataset", [*IDX, "svhn"])
+def test_the_classes_of_emnist_are_torchvision_s() -> None:
+    """Torchvision counts a class "N/A" before the letters."""
+    names = peers.EMNIST.classes_split_dict
+    assert set(EMNIST.values()) == set(peers.EMNIST.splits)
+    for dataset, split in EMNIST.items():
+        assert CHARACTERS[dataset] == len([name for name in names[split] if name != "N/A"])
+
+
+def test_a_letter_without_a_class_is_refused(tmp_path: Path) -> None:
+    """A label 0 in the files of the letters is none of them."""
+    place = make_idx(tmp_path, "emnist-letters")
+    save_idx(place / idx_files("emnist-letters")[1], np.zeros(TRAIN, np.uint8))
+    with pytest.raises(BadData, match="labels in .* hold -1 to -1"):
+        datasets.load("emnist-letters", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "emnist-letters", "svhn"])
 def test_a_missing_data_set_is_fetched_once_with_its_checksum(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a folder, the files of torchvision's list are put into the user's cache."""
+    """Without a folder, the files of torchvision's list are put into the user's cache. All splits
+    of EMNIST come with the first.
+    """
     if dataset == "svhn":
         source = make_svhn(tmp_path / "source")
     else:
-        source = make_idx(tmp_path / "source", dataset, compressed=True)
+        for each in EMNIST if dataset in EMNIST else (dataset,):
+            source = make_idx(tmp_path / "source", each, compressed=True)
     asked: list[tuple[str, str]] = []
 
     def fetch(url: str, root: Path, filename: str, md5: str) -> None:
@@ -212,7 +244,9 @@ def test_a_missing_data_set_is_fetched_once_with_its_checksum(
     data = datasets.load(dataset)
     assert len(data.test.labels) == TEST
     assert datasets.load(dataset).fingerprint == data.fingerprint
-    assert len(asked) == {"emnist": 1, "svhn": 2}.get(dataset, 4)
+    for other in EMNIST if dataset in EMNIST else ():
+        assert len(datasets.load(other).test.labels) == TEST
+    assert len(asked) == {"svhn": 2, **dict.fromkeys(EMNIST, 1)}.get(dataset, 4)
     assert all(len(md5) == 32 and url.startswith("http") for url, md5 in asked)
 
 
