@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo fast test tested slow lint bench gpu chaos million clean
+.PHONY: demo fast test tested slow lint bench gpu chaos cluster cluster-short million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,19 +17,19 @@ demo: .venv/made
 	$(BIN)/fedsweep report --db sqlite:///demo/digits.db --format html --output demo/report.html
 
 # The processes that tests start share what the first of them has compiled.
-fast tested slow: export PYTHONDONTWRITEBYTECODE =
+fast tested slow cluster cluster-short: export PYTHONDONTWRITEBYTECODE =
 
 # For each commit: no test starts a process or builds a large model.
 fast: .venv/made
 	$(BIN)/python -m pytest -n 2 --dist worksteal -p tests.no_processes \
-	  -m "not slow and not process and not large"
+	  -m "not slow and not cluster and not process and not large"
 
 # The checks of `lint` run beside the first tests.
 test: .venv/made
 	@$(MAKE) --no-print-directory -j 2 lint tested
 
 tested: .venv/made
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow and not cluster"
 
 # The tests that `make test` leaves out: the wheel, most examples, real images, a crowd of workers,
 # further variants of long tests, and the second database of tests that are not about SQL.
@@ -55,6 +55,15 @@ gpu: .venv/made
 chaos: .venv/made
 	$(BIN)/python -m tests.chaos --database sqlite --minutes 20 --verify 10
 	$(BIN)/python -m tests.chaos --database postgres --minutes 20 --verify 10
+
+# Launches on a real Slurm and a real Ray of two nodes each, on this machine. Slurm needs root and
+# Debian's slurm-wlm and munge; without them, its tests say so and are skipped.
+cluster: .venv/made
+	$(BIN)/python -m pytest -n 0 --durations=10 -m cluster tests/cluster
+
+# The quickest of them.
+cluster-short: .venv/made
+	$(BIN)/python -m pytest -n 0 -m "cluster and short" tests/cluster
 
 # A million claims on each database; the claim's query plans with a million trials.
 million: .venv/made

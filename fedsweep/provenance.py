@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -40,7 +41,21 @@ def provenance(
         "driver": driver() if device.startswith("cuda") else None,
         "host": platform.node(),
         "platform": platform.platform(),
+        "launch": launch(),
     }
+
+
+LAUNCH = "FEDSWEEP_LAUNCH"
+"""The variable that tells a launched worker its launch, as the JSON of `launch`."""
+
+
+def launch() -> dict[str, str] | None:
+    """Return the `id` and `kind` of the launch that started this worker, its `job`, and its `log`.
+
+    None if a person started it.
+    """
+    text = os.environ.get(LAUNCH)
+    return None if not text else {name: str(value) for name, value in json.loads(text).items()}
 
 
 @cache

@@ -111,6 +111,8 @@ def ran_with(attempt: Mapping[str, Any]) -> Iterator[str]:
         yield f"{own}{others}, Python {stored['python']}"
         driver = f", driver {stored['driver']}" if stored["driver"] else ""
         yield f"{stored['device']}{driver}, {stored['platform']}"
+        if job := stored.get("launch"):
+            yield f"launch {job['id']}, job {job['job']} of {job['kind']}: log {job['log']}"
     if attempt["numerics"]:
         numerics = json.loads(attempt["numerics"])
         yield f"numerics {attempt['numerics_id']}: " + ", ".join(

@@ -11,8 +11,8 @@ from fedsweep.execution.device import ENGINES, devices
 from fedsweep.notify import webhook
 from fedsweep.store import places, trust
 from fedsweep.store.progress import SweepProgress
-from fedsweep.words import duration
-from fedsweep.worker import WorkStatus
+from fedsweep.words import counted, duration
+from fedsweep.worker import Tally, WorkStatus
 
 
 def options(
@@ -129,6 +129,14 @@ def ended_line(view: WorkStatus) -> str:
         end = f"{outcome}{result}, again in {duration(ended.again)}"
     end += f" ({ended.error})" if ended.error else ""
     return visible(f"{ended.claim.trial_id[:8]} {what}: {end}{left if view.progress else ''}")
+
+
+def summary(tally: Tally) -> str:
+    """Return the line about a run of a worker that has ended."""
+    done = [f"{counted(tally.finished, 'trial')} finished", f"{tally.failed} failed"]
+    done += [f"{tally.released} given back"] if tally.released else []
+    done += [f"{tally.lost} lost"] if tally.lost else []
+    return ("stopped: " if tally.stopped else "") + ", ".join(done)
 
 
 def seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | None:

@@ -10,6 +10,7 @@ import fedsweep
 from fedsweep.cli import (
     db,
     export,
+    launch,
     plan,
     report,
     search,
@@ -38,6 +39,7 @@ app.command(
 )(report.report)
 app.command("status", epilog="Example: fedsweep status --watch")(status.status)
 app.command("serve", epilog="Example: fedsweep serve --port 8080")(serve.serve)
+app.add_typer(launch.app, name="launch")
 app.add_typer(trial.app, name="trial")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(search.app, name="search")

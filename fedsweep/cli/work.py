@@ -139,10 +139,7 @@ def work(
     )
     with _screen() as show:
         tally = worker.work(options, show)
-    done = [f"{counted(tally.finished, 'trial')} finished", f"{tally.failed} failed"]
-    done += [f"{tally.released} given back"] if tally.released else []
-    done += [f"{tally.lost} lost"] if tally.lost else []
-    print(("stopped: " if tally.stopped else "") + ", ".join(done))
+    print(actions.summary(tally))
     if tally.broken:
         print(f"fedsweep: {as_given(tally.broken)}", file=sys.stderr)
         raise typer.Exit(1)

@@ -74,6 +74,8 @@ class WorkerState:
     """Bytes of its device's memory that its last attempt took at most."""
     room: int | None
     """Bytes of memory that its device has."""
+    launch: Row | None
+    """The `id`, `kind`, `job` and `log` of the launch that started it; None without one."""
 
 
 def workers(running: Sequence[Row], recent: Sequence[Row], now: float) -> list[WorkerState]:
@@ -111,6 +113,7 @@ def _worker_state(known: Row | None, work: Row | None, now: float) -> WorkerStat
         utilization=min(1.0, trained / span) if span > 0 else None,
         memory=row["memory"],
         room=ran_with.get("memory"),
+        launch=ran_with.get("launch"),
     )
 
 

@@ -24,7 +24,7 @@ from fedsweep.store.views import create_views, drop_views
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISIONS = ("0008", "0007", "0006", "0005", "0004", "0003", "0002", "0001")
+REVISIONS = ("0009", "0008", "0007", "0006", "0005", "0004", "0003", "0002", "0001")
 """Every revision that this version knows, the newest first.
 
 The list is written down because Alembic takes a fifth of a second to import. Only a migration needs

@@ -340,6 +340,23 @@ stops = Table(
 )
 """Why a worker stopped claiming, or passes over some trials. See `store.stops`."""
 
+launches = Table(
+    "launches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("sweep", Text),
+    Column("at", Double, nullable=False),
+    Column("person", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("workers", Integer, nullable=False),
+    Column("request", Text, nullable=False),  # JSON: options by name
+    Column("jobs", Text, nullable=False),  # JSON: the scheduler's ids
+    Column("stopped_at", Double),
+)
+"""Workers that a scheduler starts. See `store.launches`."""
+
 identity = Table(
     "store",
     metadata,

@@ -21,6 +21,7 @@ from fedsweep.store.tables import (
     attempts,
     files,
     identity,
+    launches,
     metadata,
     snapshots,
     stops,
@@ -36,7 +37,9 @@ COPIED = "copied"
 """The error of an attempt that was still open in the source of the copy."""
 
 
-TABLES = [t for t in metadata.sorted_tables if t not in (identity, snapshots, files, stops)]
+TABLES = [
+    t for t in metadata.sorted_tables if t not in (identity, launches, snapshots, files, stops)
+]
 """The tables of a copy. A table comes after the tables that it refers to."""
 
 

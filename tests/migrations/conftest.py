@@ -20,6 +20,7 @@ from tests.migrations.versions import (
     ROWS_OF_0005,
     ROWS_OF_0006,
     ROWS_OF_0007,
+    ROWS_OF_0008,
 )
 
 VIEWS = ("results", "curves", "members", "cells", "ledger")
@@ -65,6 +66,12 @@ def sixth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def seventh_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The same at revision 0007."""
     return _filled(request, f"sqlite:///{tmp_path}/seventh.db", "0007", ROWS_OF_0007)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def eighth_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same at revision 0008."""
+    return _filled(request, f"sqlite:///{tmp_path}/eighth.db", "0008", ROWS_OF_0008)
 
 
 def _filled(

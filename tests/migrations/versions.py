@@ -59,6 +59,13 @@ finds its T* itself and is queued, and one is canceled. Of two workers, one stop
 over trials."""
 
 
+ROWS_OF_0008 = json.loads(Path(__file__).with_name("rows_of_0008.json").read_text())
+"""The rows that the eighth version's code stored of a sweep with other algorithms and Adam at the
+client: three trials finished. One was given back after two rounds and is claimed again, and its
+lease is long over. Two FIXBN trials are queued.
+"""
+
+
 Tables = dict[str, list[dict[str, Any]]]
 
 
