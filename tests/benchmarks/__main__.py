@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import engine, gpu, page, queue, reading, recovery, search
+from tests.benchmarks import engine, gpu, machines, page, queue, reading, recovery, search
 from tests.benchmarks.figure import Figure, N, timed
 
 ON_REQUEST = ("million",)
@@ -82,6 +82,7 @@ def main() -> None:
                 **recovery.parts(folder, url),
                 **reading.parts(folder, url),
                 **page.parts(folder, url),
+                **machines.parts(folder, url),
                 **parts,
             }
         for part in sys.argv[1:] or [name for name in parts if name not in ON_REQUEST]:
