@@ -114,7 +114,7 @@ class Worker:
         home = self.order.home
         try:
             return subprocess.Popen(
-                [*_python(), *self.order.command()],
+                self._command(),
                 env={**os.environ, **variables},
                 cwd=home if home is not None and Path(home).is_dir() else None,
                 stdin=subprocess.PIPE,  # it closes when this process ends: see `cli.launched`
@@ -124,6 +124,11 @@ class Worker:
             )
         finally:
             os.close(descriptor)
+
+    def _command(self) -> list[str]:
+        """Return the child's command line. It holds no secret."""
+        *start, home = children.command("fedsweep.cli.launched")
+        return [*start, *self.order.command(), home]
 
     def report(self) -> Report:
         """Return the worker's state."""
@@ -161,11 +166,6 @@ class Worker:
     def _signal(self, number: signal.Signals) -> None:
         if self.child.poll() is None:
             self.child.send_signal(number)
-
-
-def _python() -> list[str]:
-    """Return the command that starts a worker's child process."""
-    return children.command("fedsweep.cli.launched")
 
 
 class Supervisor:
