@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Start workers on a cluster.", no_args_is_help=True, rich_markup_mode=None)
 
+SHOWN = 20
+"""Jobs of each launch that `list` names one by one: the newest that live or have a reason."""
+
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -261,9 +264,9 @@ def ray(
     )  # fmt: skip
     if not _some_left(left, request.size.most):
         return
-    _say_notes(engine_, sweep)
     variables = _variables(engine_, notify, env)
     with cluster.connected(address) as head:
+        _say_notes(engine_, sweep)
         if note := cluster.missing_resources(request):
             print(note)
         launches.prepare(order)
@@ -289,6 +292,9 @@ def list_(db: Db = None) -> None:
     for one in known:
         if one.error:
             print(f"{one.launch.id}: {one.error}")
+        for job in [job for job in one.jobs if job.reason or not job.over][-SHOWN:]:
+            node = f" on {job.node}" if job.node else ""
+            print(f"{job.id}: {job.state}{node}" + (f": {job.reason}" if job.reason else ""))
 
 
 @app.command(epilog="Example: fedsweep launch logs 3f2a --lines 50")
