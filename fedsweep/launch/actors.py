@@ -65,7 +65,7 @@ class Report:
     code: int | None = None
     """The exit code; None as long as it runs. A signal's number is negative."""
     asked: bool = False
-    """Whether it was told to stop."""
+    """True if it was told to stop."""
     last: str = ""
     """The last line of its log, after its end."""
     tail: str = ""

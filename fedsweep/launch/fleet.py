@@ -70,7 +70,7 @@ class Seen:
     log: str = ""
     """The log's path on the worker's machine."""
     shared: bool = False
-    """Whether the log is in the launch's folder."""
+    """True if the log is in the launch's folder."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Need:
     left: int
     """Trials that are queued or running."""
     open: bool
-    """Whether the launch has to go on. Paused trials count too."""
+    """True if the launch has to go on. Paused trials count too."""
     stopped: bool
-    """Whether a person stopped the launch."""
+    """True if a person stopped the launch."""
     busy: Collection[str]
     """The workers that train a trial."""
 
@@ -163,7 +163,7 @@ class Step:
     drop: tuple[str, ...] = ()
     """Workers that have not started yet, and are not needed any more."""
     over: bool = False
-    """Whether the launch has ended."""
+    """True if the launch has ended."""
     note: str = ""
     """The reason why fewer workers start than trials need."""
 
