@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
     from fedsweep.launch.launches import Known
     from fedsweep.launch.order import Order
+    from fedsweep.store.launches import Launch
 
 app = typer.Typer(help="Start workers on a cluster.", no_args_is_help=True, rich_markup_mode=None)
+
+SHOWN = 20
+"""Jobs of each launch that `list` names one by one: the newest that live or have a reason."""
 
 Folder = Annotated[
     Path | None,
@@ -183,8 +187,95 @@ def slurm(
     variables = _variables(engine_, notify, env)
     asked = {**order.options(), **request.options()}
     submit = partial(cluster.submit, order, request)
-    jobs = launches.start(engine_, order, variables, request.workers, asked, submit)
-    _launched(order, request.workers, jobs)
+    launch = launches.start(engine_, order, variables, request.workers, asked, submit)
+    _launched(launch)
+
+
+@app.command(epilog="Example: fedsweep launch ray --workers 0:16 --gpus-per-worker 0.5 --wait")
+def ray(
+    db: Db = None,
+    sweep: Sweep = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            help="Most workers, or the least and the most. There are as many as trials are left.",
+        ),
+    ] = "1",
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0.0, help="GPUs of each worker, as in 1 or 0.5.")
+    ] = 0.0,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs of each worker.")] = 1,
+    mem: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that Ray reserves for each worker, as in 8G. Default: none.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of Ray's head, or ray://HOST:PORT. Default: $RAY_ADDRESS, otherwise the "
+            "Ray of this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    slots: Slots = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    engine: Engine_ = "auto",
+    max_attempts: MaxAttempts = 3,
+    lease: Lease = 15.0,
+    grace: Grace = 20.0,
+    data: Data = None,
+    artifacts: Artifacts = None,
+    notify: Notify = None,
+    env: Env = None,
+    folder: Folder = None,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Show the progress until all workers end. Ctrl-C only stops it."
+        ),
+    ] = False,
+) -> None:
+    """Start workers as actors of a Ray cluster.
+
+    A supervisor in the cluster starts as many as trials are left, within --workers. It goes on
+    after this command. Ray starts a worker again if its node dies. Workers stop when no trial is
+    left.
+    """
+    from fedsweep.launch import fleet, launches
+    from fedsweep.launch import ray as cluster
+    from fedsweep.launch.actors import Secret
+
+    request = cluster.Request(
+        size=fleet.size_of(workers), gpus=gpus_per_worker, cpus=cpus_per_worker, mem=mem
+    )
+    request.check()
+    engine_ = open_store(db)
+    left = launches.trials_left(engine_, sweep)
+    order = _order(
+        "ray", folder, sweep=sweep, slots=slots, device=device,
+        threads=threads or cpus_per_worker, engine=engine, max_attempts=max_attempts, lease=lease,
+        grace=grace, data=data, artifacts=artifacts,
+    )  # fmt: skip
+    if not _some_left(left, request.size.most):
+        return
+    variables = _variables(engine_, notify, env)
+    with cluster.connected(address) as head:
+        _say_notes(engine_, sweep)
+        if note := cluster.missing_resources(request):
+            print(note)
+        asked = {**order.options(), **request.options(), "address": head}
+        submit = partial(cluster.submit, order, request, Secret(variables))
+        launch = launches.start(engine_, order, None, request.size.most, asked, submit)
+        print(f"launch {order.launch}: {_most(request.size.wanted(left))} on the Ray at {head}")
+        print(f"fedsweep launch list; fedsweep launch logs {order.launch}", flush=True)
+        if wait:
+            _follow(engine_, launch, cluster.poll_seconds())
 
 
 @app.command("list", epilog="Example: fedsweep launch list --db sqlite:///study.db")
@@ -200,6 +291,9 @@ def list_(db: Db = None) -> None:
     for one in known:
         if one.error:
             print(f"{one.launch.id}: {one.error}")
+        for job in [job for job in one.jobs if job.reason or not job.over][-SHOWN:]:
+            node = f" on {job.node}" if job.node else ""
+            print(f"{job.id}: {job.state}{node}" + (f": {job.reason}" if job.reason else ""))
 
 
 @app.command(epilog="Example: fedsweep launch logs 3f2a --lines 50")
@@ -277,6 +371,7 @@ def _order(
     return Order(
         launch=identity,
         kind=kind,
+        home=str(Path.cwd()) if kind == "ray" else None,
         folder=str((folder or Path(launches.FOLDER)).absolute() / identity),
         sweep=sweep,
         slots=slots,
@@ -319,11 +414,29 @@ def _say_notes(engine: Engine, sweep: str | None) -> None:
         print(note)
 
 
-def _launched(order: Order, workers: int, jobs: list[str]) -> None:
+def _launched(launch: Launch) -> None:
     """Say what was launched, and what to do next."""
+    jobs = launch.jobs
     named = f"{jobs[0]} to {jobs[-1]}" if len(jobs) > 1 else jobs[0]
-    print(f"launch {order.launch}: {counted(workers, 'worker')} on {order.kind}, job {named}")
-    print(f"fedsweep launch list; fedsweep launch logs {order.launch}")
+    print(f"launch {launch.id}: {counted(launch.workers, 'worker')} on {launch.kind}, job {named}")
+    print(f"fedsweep launch list; fedsweep launch logs {launch.id}")
+
+
+def _most(workers: int) -> str:
+    return counted(workers, "worker")
+
+
+def _follow(engine: Engine, launch: Launch, seconds: float) -> None:
+    """Print the progress of a launch until it ends, or until Ctrl-C."""
+    from fedsweep.launch import launches
+
+    try:
+        for line in launches.follow(engine, launch, seconds):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        print(f"launch {launch.id} goes on: fedsweep launch stop {launch.id} ends it")
+        raise typer.Exit from None
+    print(f"launch {launch.id} has ended")
 
 
 def _states(known: Known) -> str:

@@ -25,6 +25,7 @@ from fedsweep.store.launches import Launch
 from fedsweep.store.progress import sweep_progress
 from fedsweep.store.sweep_rows import require_sweep
 from fedsweep.store.transactions import reading, transaction
+from fedsweep.words import counted
 
 FOLDER = "launches"
 """The default folder of the launches, in the working folder."""
@@ -72,15 +73,15 @@ def identity() -> str:
 def start(
     engine: Engine,
     order: Order,
-    variables: Mapping[str, str],
+    variables: Mapping[str, str] | None,
     workers: int,
     request: Mapping[str, Any],
     submit: Callable[[], Sequence[str]],
-) -> list[str]:
+) -> Launch:
     """Make a launch: its folder, its row, and the jobs that `submit` gives to the scheduler.
 
     The row is stored first, so that no job can run that the database does not know. If the
-    scheduler refuses, nothing is left. Return the jobs' ids.
+    scheduler refuses, nothing is left. `variables` are those that the folder keeps.
 
     Raises:
         RequestError: the folder cannot be made, or the scheduler refuses.
@@ -102,7 +103,7 @@ def start(
     with transaction(engine) as connection:
         launches.add(connection, launch)
     try:
-        jobs = list(submit())
+        jobs = tuple(submit())
     except BaseException:
         with transaction(engine) as connection:
             launches.remove(connection, order.launch)
@@ -110,11 +111,11 @@ def start(
         raise
     with transaction(engine) as connection:
         launches.set_jobs(connection, order.launch, jobs)
-    return jobs
+    return replace(launch, jobs=jobs)
 
 
-def prepare(order: Order, variables: Mapping[str, str]) -> Path:
-    """Make a launch's folder, which only its user can read, with the environment in it.
+def prepare(order: Order, variables: Mapping[str, str] | None = None) -> Path:
+    """Make a launch's folder, which only its user can read, with the environment in it if needed.
 
     Raises:
         RequestError: it cannot be made.
@@ -129,7 +130,8 @@ def prepare(order: Order, variables: Mapping[str, str]) -> Path:
             f"{folder} cannot be made ({error.strerror or error}): name another folder with "
             "--folder"
         ) from error
-    environment.write(folder, variables)
+    if variables is not None:
+        environment.write(folder, variables)
     return folder
 
 
@@ -177,6 +179,36 @@ def _known(launch: Launch, training: int) -> Known:
         return Known(launch, scheduler.find(launch.kind).jobs(launch), training)
     except RequestError as error:
         return Known(launch, (), training, str(error))
+
+
+def follow(engine: Engine, launch: Launch, seconds: float) -> Iterator[str]:
+    """Yield a line for each change of a launch, until all of its workers have ended.
+
+    Raises:
+        RequestError: the scheduler does not answer.
+
+    """
+    shown = ""
+    its = scheduler.find(launch.kind)
+    while True:
+        jobs = its.jobs(launch)
+        with reading(engine) as connection:
+            progress = sweep_progress(connection, launch.sweep)
+        done = (
+            f"{sum(p.done for p in progress)}/{counted(sum(p.trials for p in progress), 'trial')}"
+        )
+        failed = sum(p.failed for p in progress)
+        states = Known(launch, jobs, 0).states
+        words = [f"{n} {state}" for state, n in states.items()]
+        reasons = [job.reason for job in jobs if job.state == "pending" and job.reason]
+        line = f"{done} done" + (f", {failed} failed" if failed else "")
+        line += f"; workers: {', '.join(words)}" + "".join(f"; {text}" for text in reasons[:1])
+        if line != shown:
+            shown = line
+            yield line
+        if not _active(jobs):
+            return
+        time.sleep(seconds)
 
 
 def find(engine: Engine, prefix: str) -> Launch:

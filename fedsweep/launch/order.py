@@ -21,6 +21,8 @@ class Order:
     """The scheduler."""
     folder: str
     """The launch's folder. All nodes see it under this path, except those of Ray."""
+    home: str | None = None
+    """The working folder of the worker, if its machine has it; None for that of the scheduler."""
     sweep: str | None = None
     device: str = "auto"
     slots: str = "auto"
@@ -34,7 +36,7 @@ class Order:
 
     def options(self) -> dict[str, Any]:
         """Return the options of `fedsweep work` by name, without those that are not given."""
-        own = {"launch", "kind", "folder"}
+        own = {"launch", "kind", "folder", "home"}
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
         return {name: value for name, value in named.items() if value not in (None, ())}
 

@@ -110,6 +110,12 @@ def training(rows: Sequence[Row]) -> dict[str, int]:
     return counts
 
 
+def training_jobs(rows: Sequence[Row], launch: str) -> set[str]:
+    """Return the jobs of a launch that train a trial, from the same rows."""
+    each = [(json.loads(row["provenance"] or "{}").get("launch") or {}) for row in rows]
+    return {str(one["job"]) for one in each if one.get("id") == launch}
+
+
 def _launch(row: dict[str, Any]) -> Launch:
     jobs = tuple(json.loads(row["jobs"]))
     return Launch(**{**row, "request": json.loads(row["request"]), "jobs": jobs})
