@@ -32,7 +32,7 @@ def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     assert "stderr   out of paper" in first
     assert "stderr   Fatal Python error: Aborted" in first
     assert "fragile.py" in first
-    assert first.index("digits loaded") < first.index("out of paper")
+    assert first.index("attempt 1: ") < first.index("out of paper")
 
     shown = at_once("trial", "show", trial[:8], "--db", url).stdout
     assert "1. expired" in shown
