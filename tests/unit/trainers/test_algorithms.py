@@ -140,7 +140,10 @@ def test_an_algorithm_equals_its_twin_in_all_else(
 
 @pytest.mark.parametrize(
     ("algorithm", "momentum", "changes"),
-    list(itertools.product(ALGORITHMS, ("local", "global"), BETWEEN_ROUNDS)),
+    [
+        pytest.param(*arm, marks=[pytest.mark.slow] if arm[2] != BETWEEN_ROUNDS[0] else [])
+        for arm in itertools.product(ALGORITHMS, ("local", "global"), BETWEEN_ROUNDS)
+    ],
     ids=str,
 )
 def test_an_algorithm_with_momentum_between_rounds_equals_its_twin(
@@ -379,7 +382,11 @@ def test_a_frozen_layer_rests_in_every_algorithm(algorithm: str, digits: Dataset
     assert not torch.equal(states[1]["server"][w:], states[0]["server"][w:])
 
 
-@pytest.mark.parametrize("phase", PHASES, ids=str)
+@pytest.mark.parametrize(
+    "phase",
+    [PHASES[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PHASES[1:-1]), PHASES[-1]],
+    ids=str,
+)
 @pytest.mark.parametrize("algorithm", OTHERS)
 def test_an_algorithm_resumes_and_hides_the_order_of_clients(
     algorithm: str, phase: dict[str, Any], digits: Dataset

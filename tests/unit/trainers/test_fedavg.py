@@ -129,7 +129,7 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
     [
         *itertools.product(["cnn", "resnet20"], ["statistics", "layer"]),
         pytest.param("resnet18", "statistics", marks=pytest.mark.slow),
-        ("resnet18", "layer"),
+        pytest.param("resnet18", "layer", marks=pytest.mark.slow),
         ("deeplabv3plus", "statistics"),
         pytest.param("deeplabv3plus", "layer", marks=pytest.mark.slow),
     ],
