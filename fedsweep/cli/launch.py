@@ -93,10 +93,7 @@ Env = Annotated[
 Id = Annotated[str, typer.Argument(metavar="LAUNCH", help="The launch's id, or its first letters.")]
 
 
-@app.command(
-    epilog="Example: fedsweep launch slurm --workers 8 --gpus-per-worker 1 --time 4:00:00 "
-    "--partition gpu"
-)
+@app.command(epilog="Example: fedsweep launch slurm --workers 8 --gpus-per-worker 1")
 def slurm(
     db: Db = None,
     sweep: Sweep = None,

@@ -191,6 +191,7 @@ STATES = "SELECT state, count(*) FROM results GROUP BY state ORDER BY state"
 ROUNDS = "SELECT count(*) FROM rounds"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("walk")
 def test_a_container_that_is_told_to_stop_is_started_again_and_one_that_ends_is_not(
     postgres_url: str, tiny: Path, tmp_path: Path

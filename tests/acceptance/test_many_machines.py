@@ -78,6 +78,7 @@ def row(name: str) -> float:
     return float(number.replace(",", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("walk")
 def test_the_page_tells_the_bytes_of_rounds_and_of_clients(postgres_url: str, tiny: Path) -> None:
     """6,000 rounds with the accuracy of four clients. The numbers are right to a quarter."""
@@ -88,6 +89,7 @@ def test_the_page_tells_the_bytes_of_rounds_and_of_clients(postgres_url: str, ti
     assert row("client and round with `client_accuracy`") == pytest.approx(client_bytes, rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("walk")
 def test_idle_slots_keep_a_connection_each_and_busy_slots_keep_none(
     postgres_url: str, tiny: Path
@@ -161,7 +163,9 @@ SECRET = "hunter2-in-the-url"
 
 
 @pytest.mark.usefixtures("walk")
-@pytest.mark.parametrize("remote", [shell, ssh], ids=["sh", "ssh"])
+@pytest.mark.parametrize(
+    "remote", [shell, pytest.param(ssh, marks=pytest.mark.slow)], ids=["sh", "ssh"]
+)
 def test_the_line_of_the_page_starts_a_worker_whose_url_no_process_list_shows(
     remote: object, postgres_url: str, tiny: Path, tmp_path: Path
 ) -> None:

@@ -140,7 +140,10 @@ def test_an_algorithm_equals_its_twin_in_all_else(
 
 @pytest.mark.parametrize(
     ("algorithm", "momentum", "changes"),
-    list(itertools.product(ALGORITHMS, ("local", "global"), BETWEEN_ROUNDS)),
+    [
+        pytest.param(*arm, marks=[pytest.mark.slow] if arm[2] != BETWEEN_ROUNDS[0] else [])
+        for arm in itertools.product(ALGORITHMS, ("local", "global"), BETWEEN_ROUNDS)
+    ],
     ids=str,
 )
 def test_an_algorithm_with_momentum_between_rounds_equals_its_twin(
@@ -218,8 +221,8 @@ def test_scaffold_s_control_variates_are_mean_directions(digits: Dataset) -> Non
     gradients: dict[int, list[Tensor]] = {}
     plain = trial.local.step
 
-    def spied(row: Any, trained: int, lr: float) -> Tensor:
-        loss: Tensor = plain(row, trained, lr)
+    def spied(*row_and_more: Any) -> Tensor:
+        loss: Tensor = plain(*row_and_more)
         gradients.setdefault(trial.now, []).append(trial.vector.gradient.clone())
         return loss
 
@@ -379,7 +382,11 @@ def test_a_frozen_layer_rests_in_every_algorithm(algorithm: str, digits: Dataset
     assert not torch.equal(states[1]["server"][w:], states[0]["server"][w:])
 
 
-@pytest.mark.parametrize("phase", PHASES, ids=str)
+@pytest.mark.parametrize(
+    "phase",
+    [PHASES[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PHASES[1:-1]), PHASES[-1]],
+    ids=str,
+)
 @pytest.mark.parametrize("algorithm", OTHERS)
 def test_an_algorithm_resumes_and_hides_the_order_of_clients(
     algorithm: str, phase: dict[str, Any], digits: Dataset

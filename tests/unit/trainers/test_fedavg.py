@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unit.trainers.arms import ARMS, small, trace
+from tests.unit.trainers import arms
+from tests.unit.trainers.arms import small, trace
 from trainers import fedavg, models
 from trainers.average import Average
 from trainers.data import batches, datasets
@@ -20,7 +21,8 @@ from trainers.normalizers import norm_layers
 from trainers.numerics import make_deterministic, numerics
 from trainers.partition import hold_back, partition
 
-ARMS += [
+ARMS = [
+    *arms.ARMS,
     {"normalizer": "bn", "momentum": "global", "server_momentum": 0.9},
     {"normalizer": "fedbn", "momentum": "global"},
     {"normalizer": "fixbn", "freeze_round": 2, "momentum": "local"},
@@ -127,7 +129,7 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
     [
         *itertools.product(["cnn", "resnet20"], ["statistics", "layer"]),
         pytest.param("resnet18", "statistics", marks=pytest.mark.slow),
-        ("resnet18", "layer"),
+        pytest.param("resnet18", "layer", marks=pytest.mark.slow),
         ("deeplabv3plus", "statistics"),
         pytest.param("deeplabv3plus", "layer", marks=pytest.mark.slow),
     ],

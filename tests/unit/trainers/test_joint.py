@@ -272,7 +272,13 @@ def test_a_worker_refuses_a_model_that_draws() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["resnet20", "resnet18", "timm:test_resnet", "timm:test_efficientnet"]
+    "model",
+    [
+        "resnet20",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        "timm:test_resnet",
+        pytest.param("timm:test_efficientnet", marks=pytest.mark.slow),
+    ],
 )
 def test_exchanged_layers_have_joint_gradients(model: str) -> None:
     """In models of ours, of torchvision and of timm. Timm's layers have an activation."""
