@@ -148,6 +148,7 @@ def calm(sqlite_template: Path, tmp_path: Path, walk_in_test: None) -> str:
     return url
 
 
+@pytest.mark.short
 def test_two_workers_train_bitwise_as_one_does(study: Study, calm: str) -> None:
     """Each trains a part of the sweep, and no round is trained twice."""
     study.start("2")
@@ -211,10 +212,11 @@ def test_stop_drains(study: Study) -> None:
 
 
 def test_a_launch_grows_and_shrinks(study: Study) -> None:
-    """A second worker starts when another trial is planned, and ends when one is left."""
+    """A second worker starts when more trials can run, and ends when only one can."""
     study.run("sweep", "pause", "tiny")
-    at_once("plan", str(study.folder / "plan.toml"), "--db", study.url, "--set", "lr=0.1",
-            "--set", "normalizer=bn", "--set", "seed=0", "--set", 'name="one"')  # fmt: skip
+    one = PLAN.partition("[[grid]]")[0].replace('"tiny"', '"one"') + "lr_schedule = 'cosine'"
+    (study.folder / "one.toml").write_text(f"{one}\n[[grid]]\nnormalizer = 'bn'\nseed = 0\n")
+    at_once("plan", str(study.folder / "one.toml"), "--db", study.url)
     study.start("1:2")
     eventually(lambda: len(study.training()) == 1)
     assert len(study.children()) == 1
