@@ -12,6 +12,7 @@ from tests.acceptance.packages import install
 from tests.builders import TINY
 
 
+@pytest.mark.slow
 def test_a_crash_in_compiled_code_is_told_and_the_next_attempt_s_warnings_too(
     tmp_path: Path,
 ) -> None:

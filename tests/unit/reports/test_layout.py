@@ -61,12 +61,12 @@ def drawn(rows: list[Row]) -> list[CaptionedFigure]:
     return captioned_figures(summarize("s", rows), rows, dict.fromkeys(measures, curves))
 
 
-FEW = "two arms"
-"""The case that "twelve arms" includes. Its test is slow."""
+SLOW = ("two arms", "twelve arms")
+"""The cases that "long names" includes. Their tests are slow."""
 
 CASES = {
-    FEW: study(2),
-    "twelve arms": study(12),
+    SLOW[0]: study(2),
+    SLOW[1]: study(12),
     "long names": study(12, ("bn", "gn", LONG, f"{LONG}_2"), steps=(1,)),
     "one long name": study(1, (LONG,), steps=(1,)),
     "mathematics in a name": study(4, ("bn", "p:$\\frac$"), steps=(1,)),
@@ -74,7 +74,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if case == FEW else ()) for case in CASES]
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES]
 )
 def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
     """The texts are legends, titles, labels, ticks and names of winners."""

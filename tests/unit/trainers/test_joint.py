@@ -92,7 +92,9 @@ ARMS: list[dict[str, Any]] = [
 ARMS += [{"optimizer": "adam"}, {"dtype": "bfloat16"}, {"diagnostics": True}]
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize(
+    "arm", [*ARMS[:4], *(pytest.param(arm, marks=pytest.mark.slow) for arm in ARMS[4:])], ids=str
+)
 def test_neither_the_order_of_clients_nor_a_resumption_shows(
     arm: dict[str, Any], digits: Dataset
 ) -> None:
