@@ -67,6 +67,9 @@ them.
 DATASET = Registry("dataset", "fedsweep.datasets", DATASETS)
 """All data sets that are known, but those of the Hugging Face hub."""
 
+REGISTRIES = (DATASET, MODEL, NORMALIZER, ALGORITHM)
+"""All registries: other packages can add values to these keys."""
+
 
 def _dataset(name: str) -> str:
     """Return the name of a data set that is known here."""

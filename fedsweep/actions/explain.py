@@ -9,6 +9,7 @@ from typing import Any
 
 from fedsweep.plans import OUTSIDE_IDENTITY, SweepSpec, Trials
 from fedsweep.reports.labels import field_text
+from trainers.config import PINNED
 
 MOST_VALUES = 6
 """Values of a key that are listed, at most."""
@@ -31,8 +32,15 @@ class KeyFacts:
 
     @property
     def silent(self) -> bool:
-        """True if it changes numbers, and the plan does not say so."""
-        return bool(self.values) and self.changes_numbers and not self.given
+        """True if it is a default that changes numbers."""
+        return bool(self.values) and self.changes_numbers and self.chosen == "default"
+
+    @property
+    def chosen(self) -> str:
+        """Return the origin of its values: the plan, the content of files, or the default."""
+        if self.name in PINNED:
+            return "files"
+        return "plan" if self.given else "default"
 
 
 def explain(sweep: SweepSpec, settings: Iterable[str]) -> list[KeyFacts]:

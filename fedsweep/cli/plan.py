@@ -193,7 +193,8 @@ def _print_changes(sweep: SweepSpec, planned: Planned) -> None:
     for line in difflib.unified_diff(before, after, "earlier", "now", n=0, lineterm=""):
         print(f"    {line}")
     if planned.dropped:
-        print(f"  {counted(planned.dropped, 'trial')} of the earlier plan stay in the sweep")
+        verb = "stays" if planned.dropped == 1 else "stay"
+        print(f"  {counted(planned.dropped, 'trial')} of the earlier plan {verb} in the sweep")
 
 
 def _print_decisions(read: PlanRead, *, every_key: bool) -> None:
@@ -201,6 +202,8 @@ def _print_decisions(read: PlanRead, *, every_key: bool) -> None:
     for data in read.data:
         for line in _data_lines(data):
             print(f"  {line}")
+    if ignored := [key.name for key in read.keys if key.given and not key.values]:
+        print(f"  ignored keys, which have no effect in this plan: {', '.join(ignored)}")
     if every_key:
         _print_keys(read.keys)
     elif silent := [key for key in read.keys if key.silent]:
@@ -229,7 +232,8 @@ def _data_lines(data: DataFacts) -> Iterator[str]:
     yield f"{data.name}: {images}{classes}, {'not augmented' if never else cropped}"
     for clients in data.clients:
         if clients.count == 1:
-            yield f"  {clients.how}: all {clients.most:,} training samples"
+            one = "" if clients.how == "centralized" else "1 client with "
+            yield f"  {clients.how}: {one}all {clients.most:,} training samples"
             continue
         samples = f"{clients.least:,} to {clients.most:,} samples, median {clients.median:,.0f}"
         if clients.least == clients.most:
@@ -245,9 +249,7 @@ def _print_keys(keys: Sequence[KeyFacts]) -> None:
     from fedsweep.reports.fit import Column, Grid
 
     used = [key for key in keys if key.values]
-    rows = [
-        [key.name, _values(key), "plan" if key.given else "default", _effect(key)] for key in used
-    ]
+    rows = [[key.name, _values(key), key.chosen, _effect(key)] for key in used]
     columns = [
         Column("key", left=True),
         Column("value", left=True),
@@ -255,7 +257,7 @@ def _print_keys(keys: Sequence[KeyFacts]) -> None:
         Column("changes", left=True),
     ]
     console().print(Grid(columns, rows).table(console().width))
-    unused = [key.name for key in keys if not key.values]
+    unused = [key.name for key in keys if not key.values and not key.given]
     if unused:
         print(f"  without a meaning in this plan: {', '.join(unused)}")
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 JOB_NAME = "fedsweep"
 WITHOUT_LIMIT = 10**9
 """The number of time limits that a job may reach: it is requeued after each."""
+LONGEST_MINUTES = 366 * 24 * 60
+"""Minutes that submitit takes for the time limit of a job without `--time`: longer than any."""
 MARGIN_SECONDS = 120.0
 """Seconds before a job's time limit at which its worker stops."""
 MOST_MARGIN = 0.25
@@ -114,6 +116,10 @@ class SlurmWorker:
             return "no trial is left"
         print("trials are left: requeue the job", flush=True)
         assert callable(requeue)
+        if self.seconds is None:
+            # submitit computes with the limit, which it does not know.
+            delayed = requeue.__self__._delayed  # type: ignore[attr-defined]  # noqa: SLF001
+            delayed.set_timeout(LONGEST_MINUTES, WITHOUT_LIMIT)
         requeue(signal.SIGURG, None)
         return "requeued"
 
@@ -250,7 +256,7 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
         "stderr_to_stdout": True,
         "additional_parameters": more,
         # For submitit, which takes an early end for a preemption. --time itself is in `more`.
-        "time": math.ceil((limit or 366 * 86400.0) / 60),
+        "time": None if limit is None else math.ceil(limit / 60),
     }
     try:
         executor.update_parameters(**{name: v for name, v in given.items() if v is not None})
@@ -258,7 +264,7 @@ def _executor(order: Order, request: Request) -> SlurmExecutor:
         raise RequestError(f"an option for Slurm cannot be used: {words(str(error))}") from error
     executor.parameters["wckey"] = None  # submitit's own name, which a cluster may not know
     if request.time is None:
-        del executor.parameters["time"]
+        executor.parameters["time"] = None  # without the key, submitit would ask for 5 minutes
     return executor
 
 

@@ -22,7 +22,7 @@ from fedsweep.plans.identity import content_hash
 from fedsweep.plans.packed import Trials
 from fedsweep.plans.sweep import Budget, SweepSpec
 from fedsweep.plans.trials import TrialSpec, more_measured
-from trainers.config import LARGEST, TrainConfig
+from trainers.config import LARGEST, REGISTRIES, TrainConfig
 from trainers.feasible import check_feasible
 from trainers.sizes import share
 from trainers.text import BYTE_ORDER_MARK, NotUtf8, decode
@@ -355,7 +355,11 @@ class _Reader:
             if first["type"] == "literal_error":
                 choices = _choices(key)
                 near = _near(str(value), choices)
-                self.refuse(f"{setting} is none of {', '.join(choices)}" + (near and f": {near}"))
+                remedies = [near] if near else []
+                if key in {registry.key for registry in REGISTRIES}:
+                    remedies.append("install the package that offers it")
+                remedy = ": " + " Otherwise ".join(remedies) if remedies else ""
+                self.refuse(f"{setting} is none of {', '.join(choices)}{remedy}")
             reason = first["msg"][0].lower() + first["msg"][1:]
             self.refuse(f"{setting} cannot be used: {reason}")
 

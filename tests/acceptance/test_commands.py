@@ -87,6 +87,15 @@ def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> Non
     assert "3 trials of the earlier plan stay in the sweep" in output
 
 
+def test_one_trial_of_an_earlier_plan_stays(tiny: Path) -> None:
+    """The verb is in the singular."""
+    one = ("plan", "tiny.toml", "--set", "normalizer=bn", "--set", "alpha=0.5", "--set", "seed=0")
+    at_once(*one, cwd=tiny.parent)
+    tiny.write_text(tiny.read_text().replace("lr = 0.05", "lr = 0.06"))
+    output = at_once(*one, cwd=tiny.parent).stdout
+    assert "  1 trial of the earlier plan stays in the sweep\n" in output
+
+
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:
     """A unique beginning of an id is enough."""
     folder = tiny.parent

@@ -174,6 +174,7 @@ def test_packages_of_a_model_a_data_set_and_an_algorithm_are_one_trial(
     refused = at_once("plan", plan, *db, code=2).stderr
     assert 'dataset = "drawings" is none of digits, cifar10' in refused
     assert not (tmp_path / "own.db").exists()
+    assert "drawings: 9 new trials" in fedsweep("plan", plan, *db, "--dry-run", **path).stdout
     planned = fedsweep("plan", plan, *db, *changes, **path).stdout
     assert "drawings: 344 training and 144 test images, 4 classes" in planned
     assert "natural: 6 clients with 24 to 96 samples, median 56" in planned

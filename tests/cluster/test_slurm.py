@@ -275,6 +275,7 @@ def test_a_dry_run_prints_the_script_alone(
         assert f"#SBATCH --{line}\n" in out
     assert "#SBATCH --requeue\n" in out
     assert "\nmodule load cuda\n" in out
+    assert "--time" not in sweep.run("launch", "slurm", *WORKER, "--dry-run")
     assert not (sweep.folder / "launches").exists()
     assert "fedsweep" not in slurm.ask("squeue", "-h", "-o", "%j")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,29 @@ def test_all_keys_are_explained_once(sqlite_url: str, tiny: Path) -> None:
     (unused,) = [line for line in done.splitlines() if "without a meaning" in line]
     named = unused.partition(": ")[2].split(", ")
     assert sorted([*table, *named]) == sorted({*TrainConfig.model_fields} - UNNAMED)
+
+
+def test_a_key_without_effect_is_named(sqlite_url: str, tiny: Path) -> None:
+    """A plan may set it, for example for a block that it no longer has."""
+    plan = ("plan", str(tiny), "--db", sqlite_url, "--dry-run", "--set", "prox_mu=0.5")
+    line = "  ignored keys, which have no effect in this plan: prox_mu\n"
+    assert line in at_once(*plan).stdout
+    explained = at_once(*plan, "--explain").stdout
+    assert line in explained
+    (unused,) = [text for text in explained.splitlines() if "without a meaning" in text]
+    assert "prox_mu" not in unused
+    assert "ignored keys" not in at_once(*plan, "--set", "algorithm=fedprox").stdout
+
+
+def test_a_hash_of_a_file_is_no_default(tiny: Path) -> None:
+    """`plan` computes it, so nobody has to choose it."""
+    keys = {key.name: key for key in explain(read_plan(tiny), [])}
+    assert keys["gn_groups"].chosen == "default"
+    assert keys["lr"].chosen == "plan"
+    pinned = dataclasses.replace(keys["pretrained_hash"], values=("bdec9dc3",))
+    assert pinned.chosen == "files"
+    assert pinned.changes_numbers
+    assert not pinned.silent
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,20 @@ def test_an_order_becomes_a_command_without_a_secret() -> None:
     assert command.count("--artifacts") == 2
     assert "--db" not in command
     assert "--notify" not in command
+
+
+def test_a_job_without_a_time_limit_takes_the_partition_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The script names no limit, neither submitit's own of five minutes nor one of ours."""
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun", "squeue"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    order = Order(launch="3f2a90bc", kind="slurm", folder=str(tmp_path / "launches"))
+    for workers in (1, 2):
+        script = slurm.script(order, slurm.Request(workers=workers))
+        assert "#SBATCH --requeue\n" in script
+        assert "--time" not in script
+        limited = slurm.script(order, slurm.Request(workers=workers, time="2:00"))
+        assert "#SBATCH --time=2:00\n" in limited

@@ -148,8 +148,9 @@ WRONG = [
     (
         '["bn", "gn"]',
         '["bn", "gnn"]',
-        "did you mean gn?",
+        "did you mean gn? Otherwise install the package that offers it",
     ),
+    ('dataset = "digits"', 'dataset = "zzz"', ": install the package that offers it"),
     (
         "alpha = 0.5",
         "alpha = -0.5",
