@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fedsweep.plans import OUTSIDE_IDENTITY, SweepSpec, Trials
+from fedsweep.plans import OUTSIDE_IDENTITY, PINNED, SweepSpec, Trials
 from fedsweep.reports.labels import field_text
-from trainers.config import PINNED
 
 MOST_VALUES = 6
 """Values of a key that are listed, at most."""

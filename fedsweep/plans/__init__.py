@@ -8,12 +8,13 @@ from fedsweep.plans.read import read_document, read_plan
 from fedsweep.plans.sweep import Budget, SweepSpec, pinned, pinned_by
 from fedsweep.plans.trials import TrialSpec, check_recipe, more_measured
 from fedsweep.plans.trunks import most_forks, own_rounds
-from trainers.config import TrainConfig
+from trainers.config import PINNED, TrainConfig
 from trainers.identity import OUTSIDE_IDENTITY
 from trainers.measurements import ClientScore, Round
 
 __all__ = [
     "OUTSIDE_IDENTITY",
+    "PINNED",
     "ArmSpec",
     "Budget",
     "ClientScore",
