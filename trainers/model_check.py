@@ -46,7 +46,7 @@ def check(
             f"pretrained = {config.pretrained} does not fit {config.model}: {error}: choose "
             "weights of this model"
         ) from error
-    except (ImportError, MemoryError, torch.OutOfMemoryError):
+    except (ImportError, OSError, MemoryError, torch.OutOfMemoryError):  # the machine's
         raise
     except Exception as error:
         if not foreign or "can't allocate memory" in str(error):

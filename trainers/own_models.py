@@ -166,4 +166,4 @@ def _timm_names() -> frozenset[str]:
     return frozenset(name for text in texts for name in _REGISTERED.findall(text))
 
 
-_REGISTERED = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_REGISTERED = re.compile(r"^@register_model[ \t]*\n(?:@.*\n){0,20}def (\w+)\(", re.MULTILINE)

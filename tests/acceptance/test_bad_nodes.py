@@ -221,7 +221,7 @@ RAISING = (
     + """
 class Layer(nn.Identity):
     def forward(self, x):
-        raise RuntimeError("this machine has a cold")
+        raise OSError("this machine has a cold")
 
 FRAGILE = Normalizer(lambda channels, config: Layer())
 """
