@@ -16,10 +16,8 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-import typer.main
 from sqlalchemy.engine import Engine, make_url
 
-from fedsweep.cli.app import app
 from fedsweep.store.sql import ask
 from tests.acceptance.command import at_once, environment, eventually, query
 from tests.benchmarks import machines
@@ -38,18 +36,6 @@ COMMANDS = [
     if line.removeprefix("$ ").startswith("fedsweep ")
 ]
 SSHD = "/usr/sbin/sshd"
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_pages_is_one(line: str) -> None:
-    """Its name and its options are known, and its arguments fit."""
-    words = shlex.split(line)[1:]
-    command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        name = words.pop(0)
-        assert name in command.commands, line
-        command = command.commands[name]
-    command.make_context(line, words)
 
 
 STATEMENTS = [line for line in COMMANDS if line.startswith('fedsweep sql "')]
