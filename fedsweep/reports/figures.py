@@ -78,8 +78,7 @@ class CaptionedFigure:
         metadata = METADATA[kind] | {"Title": self.heading}
         if kind != "svg":
             metadata |= {"Subject" if kind == "pdf" else "Description": self.caption}
-        fonts = {"svg.hashsalt": "fedsweep", "svg.fonttype": "none", "pdf.fonttype": 42}
-        with rc_context(fonts):
+        with rc_context({"svg.hashsalt": "fedsweep", "svg.fonttype": "none", "pdf.fonttype": 42}):
             self.figure.savefig(out, format=kind, dpi=DPI, metadata=metadata)
         return out.getvalue()
 
