@@ -188,15 +188,16 @@ def fit_texts(
     rows, columns = spec.nrows, spec.ncols
     wide, high = figure.get_figwidth() / columns, figure.get_figheight() / rows
     texts = [(text, text.get_text()) for axis in shown for text in _texts(axis)]
-    for _ in range(MOST_PASSES):
+    few = [shown[0], shown[columns - 1], shown[-1]]  # enough for a first guess
+    for measured in (few, *(MOST_PASSES - 1) * [shown]):
         figure.set_size_inches(columns * wide, rows * high)
         for text, whole in texts:
             text.set_text(whole)
-        overhang = _overhang(shown, (wide, high))
+        overhang = _overhang(measured, (wide, high))
         gap = max(overhang.inner + overhang.right + PAD, 2 * PAD)
         sides = overhang.left + overhang.right + 2 * PAD + (columns - 1) * gap
         before, wide = wide, max((inches - sides) / columns, least, 0.3)
-        if abs(wide - before) < 0.02:
+        if measured is shown and abs(wide - before) < 0.02:
             break
     inner = columns * wide + (columns - 1) * gap
     total = sides + columns * wide
@@ -249,11 +250,15 @@ def _overhang(shown: Sequence[Axes], size: tuple[float, float]) -> _Overhang:
     """Wrap the texts of each panel to its size, and measure how far they extend beyond it."""
     renderer = _renderer()
     first, inner, right, below, between, above = ([0.0] for _ in range(6))
+    measured = set()
     for axis in shown:
         for text, inches in zip(_texts(axis), (size[0], size[0], size[1] + BETWEEN), strict=True):
             text.set_parse_math(False)
             text.set_text(wrapped(text.get_text(), inches, float(text.get_fontsize())))
         _uncrowd(axis, renderer)
+        if (likeness := _likeness(axis)) in measured:
+            continue
+        measured.add(likeness)
         panel, whole = axis.get_window_extent(), axis.get_tightbbox(renderer)
         assert whole is not None  # a visible axis has one
         (first if _spec(axis).is_first_col() else inner).append(panel.x0 - whole.x0)
@@ -262,6 +267,18 @@ def _overhang(shown: Sequence[Axes], size: tuple[float, float]) -> _Overhang:
         above.append(whole.y1 - panel.y1)
     sides = (first, inner, right, below, between, above)
     return _Overhang(*(max(side) / DPI for side in sides))
+
+
+def _likeness(axis: Axes) -> tuple[Any, ...]:
+    """Return a value that is equal for panels whose texts extend equally far beyond them.
+
+    Measuring a panel is slow, and most panels of a figure differ only in the words of their title.
+    """
+    spec = _spec(axis)
+    lines = [text.get_text().count("\n") if text.get_text() else None for text in _texts(axis)]
+    ticks = (*axis.get_xlim(), *axis.get_ylim(), *axis.get_xticks())
+    names = axis if axis.texts else None  # a panel with names beside it is like none
+    return spec.is_first_col(), spec.is_last_row(), *lines, *ticks, names
 
 
 def _add_legend(figure: Figure, handles: Mapping[str, Any], inches: float) -> float:
