@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
@@ -19,8 +21,11 @@ HIGH = 1.25
 """The height of a name, in units of its font size."""
 FARTHEST = 0.4
 """The part of a panel's height by which a name may lie above or below its line's end."""
-LEADER = 0.14
-"""Inches from the panel to a name, for a line from the name to the end that it names."""
+LEADER, BEFORE = 0.2, 0.06
+"""Inches from the panel to a name, and from the arm's marker to its name.
+
+A line leads from the name to the end that it names.
+"""
 LEADER_COLOR = "#999999"
 """The color of these lines. They would look like data in the color of their arm."""
 CONTRAST = 4.5
@@ -35,6 +40,8 @@ class LineEnd:
     color: str
     x: float
     y: float
+    marker: Mapping[str, Any] = field(default_factory=dict)
+    """The marker of the arm, as arguments of matplotlib. It stands before the name."""
 
 
 def spread(heights: Sequence[float], least: float, top: float) -> list[float] | None:
@@ -98,12 +105,15 @@ def _height(axis: Axes, end: LineEnd) -> float:
 def _add_name(axis: Axes, end: LineEnd, place: float) -> None:
     figure = axis.figure
     assert figure is not None  # a panel has one
-    beside = axis.transAxes + ScaledTranslation(LEADER, 0, figure.dpi_scale_trans)
+    at_name, at_marker = (
+        axis.transAxes + ScaledTranslation(inches, 0, figure.dpi_scale_trans)
+        for inches in (LEADER, LEADER - BEFORE)
+    )
     name = axis.annotate(
         end.name,
         xy=(end.x, end.y),
         xytext=(1.0, place),
-        textcoords=beside,
+        textcoords=at_name,
         fontsize=layout.SMALL,
         color=ink(end.color),
         va="center_baseline",
@@ -118,6 +128,9 @@ def _add_name(axis: Axes, end: LineEnd, place: float) -> None:
         },
     )
     name.set_parse_math(False)
+    if end.marker:
+        more = {"linestyle": "none", "clip_on": False, "zorder": 3, **end.marker}
+        axis.add_line(Line2D([1.0], [place], color=end.color, transform=at_marker, **more))
 
 
 def ink(color: str) -> str:

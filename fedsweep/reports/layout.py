@@ -79,7 +79,7 @@ def width(text: str, points: float = FONT) -> float:
 def wrapped(text: str, inches: float, points: float = FONT) -> str:
     """Wrap the text into lines of this width. A word that is wider is broken.
 
-    A line does not end beside an equals sign.
+    A line neither begins nor ends with an equals sign.
     """
     lines = [""]
     for word in BREAK.split(text):
@@ -277,7 +277,7 @@ def _likeness(axis: Axes) -> tuple[Any, ...]:
     spec = _spec(axis)
     lines = [text.get_text().count("\n") if text.get_text() else None for text in _texts(axis)]
     ticks = (*axis.get_xlim(), *axis.get_ylim(), *axis.get_xticks())
-    names = axis if axis.texts else None  # a panel with names beside it is like none
+    names = axis if axis.texts else None  # a panel with names at its lines is like none
     return spec.is_first_col(), spec.is_last_row(), *lines, *ticks, names
 
 

@@ -177,7 +177,7 @@ class Panels:
 
     def end(self, axis: Axes, name: str, style: ArmStyle, x: float, y: float) -> None:
         """Note the end of a line, for a direct label."""
-        self._ends[axis].append(LineEnd(name, style.color, x, y))
+        self._ends[axis].append(LineEnd(name, style.color, x, y, marker_of(style)))
 
     def name(self, axis: Axes, title: str, below: str) -> None:
         """Add the title of a panel. The x axis is named below the lowest panels."""

@@ -22,7 +22,7 @@ from fedsweep.reports.paper import own_width
 
 WIDE = (0.45, 1.3)
 """The least and the most inches to which the name of a winner is wrapped."""
-BESIDE = 0.45
+LABELS = 0.45
 """Inches of a panel's labels."""
 
 
@@ -88,7 +88,7 @@ def _wrapped(
 ) -> dict[RowKey, Winners]:
     """Add the texts of all winners, wrapped to their places in a panel of this width."""
     alphas = max(len({alpha for alpha, _ in places}) for places in found.values())
-    inches = min(max((slot - BESIDE) / alphas - 2 * layout.PAD, WIDE[0]), WIDE[1])
+    inches = min(max((slot - LABELS) / alphas - 2 * layout.PAD, WIDE[0]), WIDE[1])
 
     def texted(winner: Winner) -> Winner:
         name = layout.wrapped(column_text(summary, winner.column), inches, layout.SMALL)

@@ -128,7 +128,7 @@ def test_a_pdf_embeds_truetype_an_svg_has_text_and_a_png_has_300_dots_per_inch()
 
 
 def test_names_stand_at_the_ends_of_lines_if_there_is_room() -> None:
-    """No two of them overlap, and there is no legend."""
+    """No two of them overlap, each stands after its arm's marker, and there is no legend."""
     plot = by_round(*study())
     names = names_at_lines(plot.figure)
     texts = [name.get_text() for name in names]
@@ -141,6 +141,12 @@ def test_names_stand_at_the_ends_of_lines_if_there_is_room() -> None:
     (axis,) = panels(plot.figure)
     assert all(box.x0 > axis.bbox.x1 for box in boxes)
     ends = {line.get_label(): line.get_ydata()[-1] for line in axis.lines}
+    markers = [line for line in axis.lines if not line.get_clip_on()]
+    assert len({(line.get_marker(), line.get_markerfacecolor()) for line in markers}) == 5
+    for marker, box in zip(markers, boxes, strict=True):
+        x, y = marker.get_transform().transform((1.0, marker.get_ydata()[0]))
+        assert axis.bbox.x1 < x < box.x0
+        assert box.y0 < y < box.y1
     heights = {name.get_text(): box.y0 for name, box in zip(names, boxes, strict=True)}
     assert sorted(heights, key=heights.__getitem__) == sorted(texts, key=ends.__getitem__)
 
