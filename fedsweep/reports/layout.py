@@ -133,7 +133,7 @@ def slot(panels: int, inches: float, least: float = PANEL) -> tuple[int, float]:
 
 
 def grid(
-    panels: int, inches: float, *, share: bool = True, size: tuple[float, float] | None = None
+    panels: int, inches: float, size: tuple[float, float] | None = None
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of this width with panels. `fit_texts` sets its height.
 
@@ -144,7 +144,7 @@ def grid(
     high = size[1] if size else min(max(ASPECT * each, LEAST_HIGH), MOST_HIGH)
     # There are no gaps yet, because only the size of the panels matters here.
     figure = Figure(figsize=(columns * (each - 0.4), rows * high), dpi=DPI)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=share)
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0, hspace=0)
     flat = [axis for line in axes for axis in line]
     for axis in flat:
@@ -157,6 +157,18 @@ def grid(
     for spare in flat[panels:]:
         spare.set_visible(False)
     return figure, flat
+
+
+def share_heights(axes: Sequence[Axes], bottom: float | None = None) -> None:
+    """Give all panels one y axis, from `bottom` if it is given. The first ones in a row show it.
+
+    Matplotlib can share an axis, too, but then each line of a panel updates all panels.
+    """
+    limits = [axis.get_ylim() for axis in axes]
+    low = min(low for low, _ in limits) if bottom is None else bottom
+    for axis in axes:
+        axis.set_ylim(low, max(high for _, high in limits))
+        axis.tick_params(axis="y", labelleft=is_first(axis))
 
 
 def is_first(axis: Axes) -> bool:

@@ -111,17 +111,25 @@ def marker_of(style: ArmStyle, size: float = MARKER) -> dict[str, Any]:
 class Panels:
     """A figure that is drawn panel by panel."""
 
-    def __init__(self, count: int, width: float | None, **grid: Any) -> None:
+    def __init__(
+        self,
+        count: int,
+        width: float | None,
+        *,
+        share: bool = True,
+        size: tuple[float, float] | None = None,
+    ) -> None:
         """Take the number of panels, and the width of the figure in inches.
 
         By default, one panel is as wide as a column of a paper, and more are as wide as its page.
-        `grid` are further arguments of `layout.grid`.
+        If `share`, the panels have one y axis. `size` is the least width and the height of a panel.
         """
         self._count = count
         self._drawn = min(count, MOST_SETTINGS)
         self._width = own_width(count, width)
-        self._least = grid["size"][0] if "size" in grid else 0.0
-        self._figure, self._axes = layout.grid(self._drawn, self._width, **grid)
+        self._share = share
+        self._least = size[0] if size else 0.0
+        self._figure, self._axes = layout.grid(self._drawn, self._width, size)
         self._ends: dict[Axes, list[LineEnd]] = defaultdict(list)
 
     def over(self, keys: Sequence[Key]) -> Iterator[tuple[Axes, Key]]:
@@ -185,12 +193,14 @@ class Panels:
         if layout.is_lowest(axis, self._drawn):
             axis.set_xlabel(below, fontsize=layout.FONT, labelpad=2)
 
-    def finished(self, left: str, order: Sequence[str]) -> Figure:
+    def finished(self, left: str, order: Sequence[str], bottom: float | None = None) -> Figure:
         """Name the y axis and every line, and set the layout.
 
         Lines are named at their ends, or in a legend in this order. A heading says if panels are
-        left out.
+        left out. `bottom` is the lower limit of the y axis, if the data do not set it.
         """
+        if self._share:
+            layout.share_heights(self._axes[: self._drawn], bottom)
         for axis in self._axes:
             if left and layout.is_first(axis):
                 axis.set_ylabel(left, fontsize=layout.FONT, labelpad=2)

@@ -32,16 +32,13 @@ def searches(
     panels = Panels(len(drawn), width)
     metrics = list(dict.fromkeys(result.arm.spec.search.metric for result, _ in drawn))
     rows: list[tuple[Any, ...]] = []
-    first = None
     for axis, (result, title) in panels.over(drawn):
-        first = first or axis
         _draw(axis, result)
         rows += [(title, result.arm.spec.search.metric, *row) for row in _rows(result)]
         panels.name(axis, f"{title} ({result.standing})", "T⋆, rounds")
-    assert first is not None
-    first.set_ylim(bottom=_floor([result for result, _ in drawn]))  # the panels share the axis
     left = f"{' or '.join(sorted(m.replace('_', ' ') for m in metrics))}, %"
-    return Plot(panels.finished(left, LINES), FigureData(COLUMNS, rows))
+    bottom = _floor([result for result, _ in drawn])
+    return Plot(panels.finished(left, LINES, bottom), FigureData(COLUMNS, rows))
 
 
 COLUMNS = ("arm", "metric", "line", "freeze_round", "seed", "n", "mean", "std", "low", "high")
