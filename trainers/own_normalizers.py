@@ -49,8 +49,8 @@ def _colors(figure: str, light: str, dark: str) -> Colors:
     return Colors((figure,), (light,), (dark,))
 
 
-# Ramps in equal steps of the color difference CIEDE2000: 8 to 9 on white, 6 to 7 on a dark page. The
-# lightness falls at each step, so deuteranopes and readers of gray print see the order, too.
+# Ramps in equal steps of the color difference CIEDE2000: 8 to 9 on white, 6 to 7 on a dark page.
+# The lightness falls at each step, so deuteranopes and readers of gray print see the order, too.
 _FREEZE_ROUNDS = (
     *("#44D4E2", "#1EBFE2", "#00A9E0", "#0093DE", "#057DDB", "#1466D1"),
     *("#204FC6", "#2E34AE", "#311C82", "#270F52", "#19092E"),
