@@ -59,7 +59,7 @@ def _draw(axis: Axes, result: SearchResult) -> None:
         axis.plot(at, values, ".", color="#888888", markersize=MARKER, label=seed)
     at = [probe.freeze_round for probe in history]
     heights = [100 * statistics.fmean(probe.values.values()) for probe in history]
-    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": EDGE / 2}
+    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": EDGE / 2, "zorder": 3}
     axis.plot(at, heights, "o", color=FREEZE_SHADES[-3], markersize=MARKER, label=means, **edge)
     if best.freeze_round is not None and best.low is not None and best.high is not None:
         orange = FIGURE_COLORS["in"]
