@@ -17,7 +17,7 @@ from fedsweep.fields import ARM_FIELDS
 from fedsweep.filenames import safe_name
 from fedsweep.files import written
 from fedsweep.measures import COMPARABLE
-from fedsweep.reports import search_results
+from fedsweep.reports import paper, search_results
 from fedsweep.reports.differences import find_column
 from fedsweep.reports.grouping import COLUMNS, Summary, summarize
 from fedsweep.reports.labels import Row
@@ -57,6 +57,8 @@ class Question:
     """True to print intervals instead of standard deviations."""
     figures: bool = False
     """True if figures are drawn."""
+    figure_width: float | None = None
+    """The width of figures in inches; None lets each figure choose."""
     keeps_rows: bool = True
     """True if trials are drawn or written, not only their summary."""
     every_column: bool = True
@@ -93,11 +95,13 @@ def question(
     tune: str | None = None,
     *,
     interval: bool = False,
+    figure_width: str = "auto",
 ) -> Question:
     """Return the question that the texts of the options ask.
 
     Raises:
-        RequestError: A field, a condition or a measure does not exist, or cannot be used here.
+        RequestError: A field, a condition, a measure or a width does not exist, or cannot be used
+            here.
 
     """
     rows = [name.strip() for name in group_by.split(",")] if group_by else None
@@ -119,6 +123,7 @@ def question(
         measure=metric,
         baseline=baseline,
         interval=interval,
+        figure_width=paper.figure_width(figure_width),
     )
 
 
@@ -179,7 +184,14 @@ def _complete(connection: Connection, one: SweepReport, question: Question) -> S
     from fedsweep.reports.figures import captioned_figures
 
     curves = trial_rows.curves(connection, name)
-    figures = captioned_figures(one.summary, one.rows, curves, one.findings, question.conditions)
+    figures = captioned_figures(
+        one.summary,
+        one.rows,
+        curves,
+        one.findings,
+        question.conditions,
+        question.figure_width,
+    )
     return replace(one, plan=plan, figures=figures)
 
 
@@ -296,7 +308,7 @@ def save(write: Callable[[IO[bytes]], object], output: Path) -> None:
 
 
 def write_figures(report: Report, folder: Path) -> Iterator[Path]:
-    """Write each figure as PDF, SVG and PNG; yield each file after it is written.
+    """Write each figure as PDF, SVG and PNG, and its data as CSV; yield each file.
 
     Raises:
         RequestError: A file cannot be written.

@@ -109,10 +109,19 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also write each figure to this folder, as PDF, SVG and PNG. Default: no figures.",
+            help="Also write each figure to this folder, as PDF, SVG and PNG, and its data as CSV. "
+            "Default: no figures.",
             show_default=False,
         ),
     ] = None,
+    figure_width: Annotated[
+        str,
+        typer.Option(
+            metavar="WIDTH",
+            help="Width of the figures: column (3.25 inches, as in ICML), page (6.75), a number of "
+            "inches (NeurIPS has 5.5), or auto: column for one panel, page for more.",
+        ),
+    ] = "auto",
 ) -> None:
     """Compare the normalizers of each sweep.
 
@@ -126,7 +135,11 @@ def report(
     interval = spread is Spread.INTERVAL
     draws = figures is not None or format is Format.HTML
     question = replace(
-        reports.question(where or (), group_by, metric, baseline, tune, interval=interval),
+        reports.question(
+            *(where or (), group_by, metric, baseline, tune),
+            interval=interval,
+            figure_width=figure_width,
+        ),
         figures=draws,
         keeps_rows=draws or format is Format.XLSX,
         every_column=format is Format.XLSX,

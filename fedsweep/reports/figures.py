@@ -1,4 +1,4 @@
-"""All figures of a sweep, each with a caption and the query that gives its numbers."""
+"""All figures of a sweep, each with a caption, its data, and the query that gives its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from fedsweep.errors import RequestError
 from fedsweep.files import make_folder, write_whole
 from fedsweep.measures import CURVES, MEASURES
-from fedsweep.reports import plots, queries
+from fedsweep.reports import plots, queries, search_plot, wins_plot
 from fedsweep.reports.grouping import Summary
 from fedsweep.reports.labels import Row
 from fedsweep.reports.search_results import SearchResult, arm_names
@@ -24,9 +24,27 @@ from fedsweep.store.rows import Curves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from fedsweep.reports.figure_data import FigureData
+    from fedsweep.reports.panels import Plot
+
 FORMATS = ("pdf", "svg", "png")
+"""The formats of a figure. A fourth file has its data, as CSV."""
+
+DPI = 300
+"""Dots per inch of a PNG: the least that publishers ask for."""
+
+ON_SCREEN = 1.4
+"""The size of a figure on a page. Its text is for paper, so it would be small on a screen."""
+
+METADATA: dict[str, dict[str, str | None]] = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {},
+}
+"""Metadata that is left out, so that equal figures give equal files."""
 
 _BAND = "Mean over seeds. The band is one sample standard deviation."
+_FORK = "A marker with a black edge is at T⋆."
 _BARS = "Final test accuracy, mean over seeds ± one sample standard deviation."
 
 
@@ -39,25 +57,29 @@ class CaptionedFigure:
     caption: str
     query: str
     figure: Figure
+    data: FigureData
 
     def svg(self) -> str:
         """Return the figure as an SVG element of a page."""
         text = self.written("svg").decode()
-        return text[text.index("<svg") :]
+        head, rest = text[text.index("<svg") :].split(">", 1)
+
+        def larger(match: re.Match[str]) -> str:
+            return f'{match[1]}="{ON_SCREEN * float(match[2]):.2f}pt"'
+
+        return re.sub(r'\b(width|height)="([\d.]+)pt"', larger, head) + ">" + rest
 
     def written(self, kind: str) -> bytes:
         """Return the content of a file in one of FORMATS.
 
-        Equal figures give equal files. Text in a PDF can be searched.
+        Equal figures give equal files. Text in a PDF or SVG is text, with TrueType fonts in a PDF.
         """
         out = io.BytesIO()
-        metadata: dict[str, str | None] = {"Title": self.heading}
-        if kind == "pdf":
-            metadata["CreationDate"] = None
-        if kind == "svg":
-            metadata |= {"Date": None, "Creator": None}
-        with rc_context({"svg.hashsalt": "fedsweep", "pdf.fonttype": 42}):
-            self.figure.savefig(out, format=kind, dpi=200, metadata=metadata)
+        metadata = METADATA[kind] | {"Title": self.heading}
+        if kind != "svg":
+            metadata |= {"Subject" if kind == "pdf" else "Description": self.caption}
+        with rc_context({"svg.hashsalt": "fedsweep", "svg.fonttype": "none", "pdf.fonttype": 42}):
+            self.figure.savefig(out, format=kind, dpi=DPI, metadata=metadata)
         return out.getvalue()
 
 
@@ -67,36 +89,57 @@ def captioned_figures(
     curves: Mapping[str, Curves],
     results: Sequence[SearchResult] = (),
     conditions: Sequence[Condition] = (),
+    width: float | None = None,
 ) -> list[CaptionedFigure]:
-    """Return the figures for which the sweep has data, in the order of the page."""
-    return [*_final(summary, conditions, results), *_by_round(summary, rows, curves, conditions)]
+    """Return the figures for which the sweep has data, in the order of the page.
+
+    `width` is that of each figure in inches. By default, a figure with one panel is as wide as a
+    column of a paper, and one with more panels is as wide as its page.
+    """
+    return [
+        *_final(summary, conditions, results, width),
+        *_by_round(summary, rows, curves, conditions, width),
+    ]
+
+
+def _captioned(
+    plot: Plot | None, name: str, heading: str, caption: str, query: str
+) -> Iterator[CaptionedFigure]:
+    """Yield a figure with its texts, if there is a figure."""
+    if plot is not None:
+        whole = f"{caption} {plot.note}".strip()
+        yield CaptionedFigure(name, heading, whole, query, plot.figure, plot.data)
 
 
 def _final(
-    summary: Summary, conditions: Sequence[Condition], results: Sequence[SearchResult]
+    summary: Summary,
+    conditions: Sequence[Condition],
+    results: Sequence[SearchResult],
+    width: float | None,
 ) -> Iterator[CaptionedFigure]:
     query = queries.table_query(summary, "test_accuracy", conditions)
-    if figure := plots.wins(summary):
-        caption = (
-            "The best mean of each setting, and its lead over the next, in points. An arm with a "
-            "missing trial takes no part."
-        )
-        yield CaptionedFigure("wins", "The best arm of each setting", caption, query, figure)
+    caption = (
+        "The best mean of each setting, and its lead over the next, in points. An arm with a "
+        "missing trial takes no part."
+    )
+    best = wins_plot.wins(summary, width)
+    yield from _captioned(best, "wins", "The best arm of each setting", caption, query)
     for field, name in (("alpha", "α"), ("local_steps", "E")):
-        if figure := plots.accuracy_by_field(summary, field):
-            heading = f"Accuracy by {name}"
-            yield CaptionedFigure(f"accuracy-by-{field}", heading, _BARS, query, figure)
-    if results and (figure := plots.searches(results, arm_names(results))):
+        plot = plots.accuracy_by_field(summary, field, width)
+        heading = f"Accuracy by {name}"
+        yield from _captioned(plot, f"accuracy-by-{field}", heading, _BARS, query)
+    if results:
         caption = (
             "For each arm: the values at each T⋆, the mean of a Gaussian process with its 95 % "
             "interval, and the best T⋆ with its 90 % interval."
         )
         by_probe = queries.search_query(summary.sweep, results[0].arm.spec.search.metric)
-        yield CaptionedFigure("searches", "The best freeze round", caption, by_probe, figure)
-    if figure := plots.accuracy_by_freeze_round(summary):
-        caption = "Dashed lines: the normalizers without a T⋆. " + _BARS
-        heading = "Accuracy by freeze round"
-        yield CaptionedFigure("accuracy-by-freeze-round", heading, caption, query, figure)
+        plot = search_plot.searches(results, arm_names(results), width)
+        yield from _captioned(plot, "searches", "The best freeze round", caption, by_probe)
+    caption = "Level lines: the normalizers without a T⋆. " + _BARS
+    plot = plots.accuracy_by_freeze_round(summary, width)
+    heading = "Accuracy by freeze round"
+    yield from _captioned(plot, "accuracy-by-freeze-round", heading, caption, query)
 
 
 def _by_round(
@@ -104,25 +147,24 @@ def _by_round(
     rows: Sequence[Row],
     curves_by_measure: Mapping[str, Curves],
     conditions: Sequence[Condition],
+    width: float | None,
 ) -> Iterator[CaptionedFigure]:
-    def captioned(measure: str, quantity: str, figure: Figure | None) -> Iterator[CaptionedFigure]:
-        if figure is not None:
-            name = f"{slug(quantity)}-by-round"
-            heading = f"{quantity[0].upper()}{quantity[1:]} by round"
-            query = queries.curves_query(summary.sweep, measure, conditions)
-            yield CaptionedFigure(name, heading, _BAND, query, figure)
-
-    accuracy = plots.arms_by_round(summary, rows, curves_by_measure.get("test_accuracy", {}))
-    yield from captioned("test_accuracy", "accuracy", accuracy)
     # A centralized trial has one client, so measures between clients mean nothing for it.
     federated = [row for row in rows if not row["centralized"]]
-    for measure in (MEASURES[name] for name in CURVES if name != "test_accuracy"):
-        curves, axis = curves_by_measure.get(measure.name, {}), measure.heading
+    for name in CURVES:
+        measure, curves = MEASURES[name], curves_by_measure.get(name, {})
+        is_accuracy = name == "test_accuracy"
         if measure.curve == "alpha":
-            shown = plots.alphas_by_round(summary, federated, curves, axis)
+            plot = plots.alphas_by_round(summary, federated, curves, measure, width)
         else:
-            shown = plots.arms_by_round(summary, federated, curves, axis, measure.scale)
-        yield from captioned(measure.name, measure.label, shown)
+            used = rows if is_accuracy else federated
+            plot = plots.arms_by_round(summary, used, curves, measure, width)
+        quantity = "accuracy" if is_accuracy else measure.label
+        heading = f"{quantity[0].upper()}{quantity[1:]} by round"
+        forked = measure.curve == "arm" and any(column[0] == "fixbn" for column in summary.columns)
+        caption = f"{_BAND} {_FORK}" if forked else _BAND
+        query = queries.curves_query(summary.sweep, name, conditions)
+        yield from _captioned(plot, f"{slug(quantity)}-by-round", heading, caption, query)
 
 
 def slug(text: str) -> str:
@@ -131,7 +173,9 @@ def slug(text: str) -> str:
 
 
 def write(stem: str, figures: Sequence[CaptionedFigure], folder: Path) -> list[Path]:
-    """Write each figure as <stem>-<name>.pdf, .svg and .png, and return the files.
+    """Write each figure as <stem>-<name>.pdf, .svg and .png, and its data as .csv.
+
+    Return the files.
 
     Raises:
         RequestError: the folder cannot be written.
@@ -145,6 +189,9 @@ def write(stem: str, figures: Sequence[CaptionedFigure], folder: Path) -> list[P
                 file = folder / f"{stem}-{figure.name}.{kind}"
                 write_whole(file, figure.written(kind))
                 files.append(file)
+            file = folder / f"{stem}-{figure.name}.csv"
+            write_whole(file, (figure.data.csv() or "").encode())
+            files.append(file)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
     return files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -126,7 +126,7 @@ class Summary:
     """The fields that follow the normalizer in a column's key."""
     columns: tuple[ColumnKey, ...]
     cells: Mapping[RowKey, Mapping[ColumnKey, Cell]]
-    """The cells by the values of `axes`, then by column."""
+    """The cells by the values of `axes`, then by column. Both are in the order of the table."""
     usual_n: int
     """The most common number of finished trials per cell. Other numbers are noted."""
     states: Mapping[str, int]
@@ -174,7 +174,7 @@ def summarize(
         column = (row["normalizer"], *(row[name] for name in arm_fields))
         grouped[tuple(row[name] for name in axes)][column].append(row)
     cells = {
-        key: {column: _cell(members, pooled, tuned) for column, members in columns.items()}
+        key: {column: _cell(columns[column], pooled, tuned) for column in _in_order(columns)}
         for key, columns in sorted(grouped.items(), key=lambda item: sort_key(item[0]))
     }
     sizes = Counter(cell.n for columns in cells.values() for cell in columns.values() if cell.n)
@@ -184,9 +184,7 @@ def summarize(
         pooled=pooled,
         tuned=tuple(tuned),
         arm_fields=arm_fields,
-        columns=tuple(
-            sorted({c for columns in cells.values() for c in columns}, key=_column_order)
-        ),
+        columns=tuple(_in_order({c for columns in cells.values() for c in columns})),
         cells=cells,
         usual_n=max(sizes, key=lambda n: (sizes[n], n), default=0),
         states=Counter(row["state"] for row in rows),
@@ -202,6 +200,11 @@ def is_failed(row: Row) -> bool:
 def _failure(row: Row, fields: Sequence[str]) -> Failure:
     trial = describe(row, fields)
     return Failure(row["trial_id"], row["failure"] or "error", row["error"] or "", trial)
+
+
+def _in_order(columns: Iterable[ColumnKey]) -> list[ColumnKey]:
+    """Return columns in the order of every table, figure and legend."""
+    return sorted(columns, key=_column_order)
 
 
 def _column_order(column: ColumnKey) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
-"""The report as one self-contained HTML file without scripts, links or files to load."""
+"""The report as one self-contained HTML file without scripts or files to load."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,13 @@ from jinja2 import Environment
 
 import fedsweep
 from fedsweep.reports import search_tables, tables
-from fedsweep.reports.figures import CaptionedFigure
+from fedsweep.reports.figures import CaptionedFigure, slug
 from fedsweep.reports.grouping import Summary
 from fedsweep.reports.search_results import SearchResult
 from fedsweep.reports.tables import ReportOptions
+
+MOST_DATA = 300_000
+"""The most characters of a figure's data that a page contains. More would make it slow to load."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,17 @@ def render(sections: Sequence[Section], when: str) -> str:
         search_tables=search_tables,
         when=when,
         version=fedsweep.__version__,
+        data_link=_data_link,
+        slug=slug,
     )
+
+
+def _data_link(figure: CaptionedFigure) -> str | None:
+    """Return a link that contains the figure's data as CSV, or None if there is too much of it."""
+    text = figure.data.csv(MOST_DATA)
+    if text is None:
+        return None
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 _PAGE = """\
@@ -59,7 +73,7 @@ figure { margin: 0; padding: 1rem; background: #fff; border: 1px solid var(--lin
 figure svg { max-width: 100%; height: auto; display: block; margin: auto; }
 figcaption { color: #444; font-size: .9rem; padding-top: .5rem; }
 .best { font-weight: 700; } .level { text-decoration: underline; text-underline-offset: .2em; }
-.note { margin: .3rem 0; } details { margin: .4rem 0; font-size: .85rem; } code { overflow-wrap: anywhere; }
+.note { margin: .3rem 0; } .note a { color: inherit; } details { margin: .4rem 0; font-size: .85rem; } code { overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
 </style>
 </head>
@@ -122,6 +136,9 @@ pre { background: var(--soft); padding: 1rem; border-radius: 6px; overflow-x: au
 <h2>{{ figure.heading }}</h2>
 <figure role="img" aria-label="{{ figure.heading }}">{{ figure.svg() | safe }}
 <figcaption>{{ figure.caption }}</figcaption></figure>
+{% set link = data_link(figure) %}
+<p class="dim note">{% if link %}<a download="{{ slug(s.sweep) }}-{{ figure.name }}.csv" href="{{ link }}">data as CSV</a>
+{% else %}Its data are too large for this page: <code>fedsweep report --figures FOLDER</code> writes them as CSV.{% endif %}</p>
 <details class="dim"><summary>query</summary><code>{{ figure.query }}</code></details>
 {% endfor %}
 <h2>Plan</h2>

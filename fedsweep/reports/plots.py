@@ -1,186 +1,263 @@
-"""Figures of a summary: curves by round, accuracy by T*, α or E, and the best arms."""
+"""Figures of a summary: curves by round, and accuracy by T*, α or E."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import to_hex
 
-from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
+from fedsweep.appearance import FREEZE_SHADES, FREEZE_SHAPES, ArmStyle, arm_styles, shade
 from fedsweep.fields import label
+from fedsweep.measures import MEASURES, Measure
 from fedsweep.reports import layout
-from fedsweep.reports.differences import marks
+from fedsweep.reports.figure_data import Numbers, Points
 from fedsweep.reports.grouping import Cell, MeanCurve, Summary, column_text, mean_curve
 from fedsweep.reports.labels import ColumnKey, Row, RowKey, field_text, sort_key
+from fedsweep.reports.panels import (
+    DASHES,
+    FORK,
+    Panels,
+    Plot,
+    Titles,
+    field_texts,
+    marker_of,
+    styles_of,
+)
 from fedsweep.store.rows import Curves
 
-if TYPE_CHECKING:
-    from fedsweep.reports.search_results import SearchResult
+ACCURACY = "final test accuracy, %"
 
-MOST_SETTINGS = 24
-"""The most panels of a figure. More of them could not be read."""
-
-WINNER_INCHES, WINNER_FONT = 1.3, 9.0
-"""The width at which the name of a winner is wrapped, and its font size in points."""
-
-Places = Mapping[tuple[Any, Any], tuple[ColumnKey, str]]
-"""The best column at each α and E, and its text."""
+AXES = {"local_steps": "E, local steps"}
+"""The names of x axes that are more than the symbol of the field."""
 
 
 def arms_by_round(
     summary: Summary,
     rows: Sequence[Row],
     curves: Curves,
-    heading: str = "test accuracy, %",
-    scale: float = 100,
-) -> Figure | None:
+    measure: Measure = MEASURES["test_accuracy"],
+    width: float | None = None,
+) -> Plot | None:
     """Draw a panel for each row of the summary, with a line for each arm.
 
     A band shows one standard deviation over seeds. A line is the mean of the arm's finished trials,
-    or of its running trials if none has finished. `heading` names the values times `scale`.
+    or of its running trials if none has finished. `width` is that of the figure, in inches.
     Returns None if no trial has values yet.
     """
-    panels: dict[RowKey, dict[ColumnKey, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    arms: dict[RowKey, dict[ColumnKey, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
             panel = tuple(row[name] for name in summary.axes)
-            panels[panel][summary.column(row)].append(row)
-    if not panels:
+            arms[panel][summary.column(row)].append(row)
+    if not arms:
         return None
-    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS))
-    colors = _colors(summary.columns)
-    for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
-        arms = panels[panel]
-        trunk = any(column[0] == "bn" for column in arms)
-        for column in sorted(arms, key=summary.columns.index):
-            curve = _curve(arms[column], curves)
-            _draw_arm(axis, summary, column, curve, colors[column], scale, trunk=trunk)
-        _name_panel(axis, _title(summary.axes, panel), "round")
-    return _finish(figure, axes, heading, len(panels))
+    titles, styles = Titles.of(summary.axes, arms), styles_of(summary)
+    panels, points = Panels(len(arms), width), Points(summary, "round", measure.name)
+    for axis, panel in panels.over(sorted(arms, key=sort_key)):
+        trunk = any(column[0] == "bn" for column in arms[panel])
+        for column in _in_order(summary, arms[panel]):
+            n, curve = _curve(arms[panel][column], curves)
+            fork = _fork(summary, column, curve)
+            # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, FIXBN's line begins at T*.
+            shown = _from_round(curve, fork) if trunk and fork else curve
+            name, number = column_text(summary, column), summary.columns.index(column)
+            panels.curve(axis, _scaled(shown, measure.scale), name, styles[column], number)
+            if fork:
+                height = measure.scale * curve.mean[curve.rounds.index(fork)]
+                _draw_fork(axis, fork, height, styles[column])
+            numbers = [(n, m, s) for m, s in zip(shown.mean, shown.std, strict=True)]
+            point = dict(zip(summary.axes, panel, strict=True))
+            points.add_curve(column, point, shown.rounds, numbers)
+        panels.name(axis, titles.of_panel(panel), "round")
+    return Plot(panels.finished(measure.heading, _names(summary)), points.data(), titles.note)
 
 
 def alphas_by_round(
-    summary: Summary, rows: Sequence[Row], curves: Curves, heading: str
-) -> Figure | None:
+    summary: Summary,
+    rows: Sequence[Row],
+    curves: Curves,
+    measure: Measure,
+    width: float | None = None,
+) -> Plot | None:
     """Draw a panel for each arm and point of the axes other than α, with a line for each α."""
     varying = [n for i, n in enumerate(summary.axes) if len({key[i] for key in summary.cells}) > 1]
     fields = [n for n in varying if n not in ("alpha", "centralized")]
-    panels: dict[tuple[ColumnKey, RowKey], dict[Any, list[Row]]] = defaultdict(
+    lines: dict[tuple[ColumnKey, RowKey], dict[Any, list[Row]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for row in rows:
         if curves.get(row["trial_id"]) and row["state"] in ("finished", "running"):
             panel = (summary.column(row), tuple(row[name] for name in fields))
-            panels[panel][row["alpha"]].append(row)
-    if not panels:
+            lines[panel][row["alpha"]].append(row)
+    if not lines:
         return None
-    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS))
-    colors = _shades({alpha for lines in panels.values() for alpha in lines})
-    in_order = sorted(panels, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
-    for axis, (column, point) in zip(axes, in_order, strict=False):
-        lines = panels[column, point]
-        for alpha in sorted(lines, key=lambda alpha: sort_key((alpha,))):
-            name = f"α = {field_text('alpha', alpha)}"
-            _draw_curve(axis, _curve(lines[alpha], curves), colors[alpha], name)
-        texts = filter(None, [column_text(summary, column), _title(fields, point)])
-        _name_panel(axis, ", ".join(texts), "round")
-    return _finish(figure, axes, heading, len(panels))
+    alphas = sorted({a for values in lines.values() for a in values}, key=lambda a: sort_key((a,)))
+    styles = _alpha_styles(alphas)
+    names = {alpha: f"α = {field_text('alpha', alpha)}" for alpha in alphas}
+    panels, points = Panels(len(lines), width), Points(summary, "round", measure.name)
+    in_order = sorted(lines, key=lambda p: (summary.columns.index(p[0]), sort_key(p[1])))
+    for axis, (column, key) in panels.over(in_order):
+        for number, alpha in enumerate(alphas):
+            if alpha in lines[column, key]:
+                n, curve = _curve(lines[column, key][alpha], curves)
+                panels.curve(
+                    axis, _scaled(curve, measure.scale), names[alpha], styles[alpha], number
+                )
+                numbers = [(n, m, s) for m, s in zip(curve.mean, curve.std, strict=True)]
+                point = dict(zip(fields, key, strict=True)) | {"alpha": alpha}
+                points.add_curve(column, point, curve.rounds, numbers)
+        point_text = field_texts(dict(zip(fields, key, strict=True)))
+        texts = filter(None, [column_text(summary, column), point_text])
+        panels.name(axis, ", ".join(texts), "round")
+    return Plot(panels.finished(measure.heading, list(names.values())), points.data())
 
 
-def _shades(values: set[Any]) -> dict[Any, str]:
-    """Return a color for each value, from dark to light."""
-    in_order = sorted(values, key=lambda value: sort_key((value,)))
-    shade, steps = colormaps["viridis"], max(len(in_order) - 1, 1)
-    return {value: to_hex(shade(0.85 * i / steps)) for i, value in enumerate(in_order)}
+def _alpha_styles(alphas: Sequence[Any]) -> dict[Any, ArmStyle]:
+    """Return a style for each α. Colors go from dark to light."""
+    colors, steps = colormaps["viridis"], max(len(alphas) - 1, 1)
+    (like,) = arm_styles(["fixbn"])
+    return {
+        alpha: replace(
+            like,
+            color=to_hex(colors(0.85 * i / steps)),
+            marker=FREEZE_SHAPES[i % len(FREEZE_SHAPES)],
+        )
+        for i, alpha in enumerate(alphas)
+    }
 
 
-def _curve(rows: Sequence[Row], curves: Curves) -> MeanCurve:
-    """Return the mean curve of the finished trials, or of the running ones if none has finished."""
-    finished = [row for row in rows if row["state"] == "finished"]
-    return mean_curve([curves[row["trial_id"]] for row in finished or rows])
+def _curve(rows: Sequence[Row], curves: Curves) -> tuple[int, MeanCurve]:
+    """Return the number of averaged trials, and their mean.
+
+    They are the finished trials, or the running ones if none has finished.
+    """
+    finished = [row for row in rows if row["state"] == "finished"] or rows
+    return len(finished), mean_curve([curves[row["trial_id"]] for row in finished])
 
 
-def _draw_curve(axis: Axes, curve: MeanCurve, color: str, name: str, scale: float = 1.0) -> None:
-    mean, std = ([scale * v for v in values] for values in (curve.mean, curve.std))
-    low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1, 1))
-    axis.plot(curve.rounds, mean, label=name, color=color, linewidth=1.6)
-    axis.fill_between(curve.rounds, low, high, color=color, alpha=0.15, linewidth=0)
+def _scaled(curve: MeanCurve, scale: float) -> MeanCurve:
+    mean, std = (tuple(scale * v for v in values) for values in (curve.mean, curve.std))
+    return MeanCurve(curve.rounds, mean, std)
 
 
-def _draw_arm(
-    axis: Axes,
-    summary: Summary,
-    column: ColumnKey,
-    curve: MeanCurve,
-    color: str,
-    scale: float,
-    *,
-    trunk: bool,
-) -> None:
+def _from_round(curve: MeanCurve, first: int) -> MeanCurve:
+    start = curve.rounds.index(first)
+    return MeanCurve(curve.rounds[start:], curve.mean[start:], curve.std[start:])
+
+
+def _fork(summary: Summary, column: ColumnKey, curve: MeanCurve) -> int | None:
+    """Return the last round of a curve that is not after T*, if there is one."""
     frozen = _freeze_round(summary, column) or 0
-    fork = max((r for r in curve.rounds if r <= frozen), default=None)
-    # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, the line of FIXBN begins at T*.
-    first = curve.rounds.index(fork) if trunk and fork is not None else 0
-    forked = MeanCurve(curve.rounds[first:], curve.mean[first:], curve.std[first:])
-    _draw_curve(axis, forked, color, column_text(summary, column), scale)
-    if fork:
-        height = scale * curve.mean[curve.rounds.index(fork)]
-        axis.plot(fork, height, "o", color=color, markersize=4)
+    return max((r for r in curve.rounds if r <= frozen), default=None)
 
 
-def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
-    """Draw the final accuracy of FIXBN over T*, and the others as dashed lines.
+def _draw_fork(axis: Axes, x: float, y: float, style: ArmStyle) -> None:
+    edge = {"markeredgecolor": "black", "markeredgewidth": layout.THIN}
+    axis.plot(x, y, linestyle="none", zorder=3, **marker_of(style, FORK) | edge)
+
+
+def accuracy_by_freeze_round(summary: Summary, width: float | None = None) -> Plot | None:
+    """Draw the final accuracy of FIXBN over T*, and that of the others as level lines.
 
     Returns None if no trial with a T* has finished.
     """
-    lines: dict[RowKey, dict[ColumnKey, list[tuple[int, Cell]]]]
-    lines = defaultdict(lambda: defaultdict(list))
-    levels: dict[RowKey, dict[ColumnKey, Cell]] = defaultdict(dict)
+    shown: dict[RowKey, dict[ColumnKey, Cell]] = {}
     for panel, cells in summary.cells.items():
-        for column, cell in cells.items():
-            frozen = _freeze_round(summary, column)
-            if cell.mean is None:
-                continue
-            if frozen is not None:
-                lines[panel][_without_freeze_round(summary, column)].append((frozen, cell))
-            else:
-                levels[panel][column] = cell
-    if not lines:
+        finished = {column: cell for column, cell in cells.items() if cell.mean is not None}
+        if any(_freeze_round(summary, column) is not None for column in finished):
+            shown[panel] = finished
+    if not shown:
         return None
-    figure, axes = layout.grid(min(len(lines), MOST_SETTINGS))
-    for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
-        for number, column in enumerate(sorted(lines[panel], key=sort_key)):
-            points = sorted(lines[panel][column], key=lambda point: point[0])
-            color = FREEZE_SHADES[(2 + 2 * number) % len(FREEZE_SHADES)]
-            _error_bars(axis, points, color, column_text(summary, column))
-        for column in sorted(levels[panel], key=summary.columns.index):
-            height = 100 * (levels[panel][column].mean or 0)
-            color, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
-            axis.axhline(height, color=color, linestyle="--", label=name)
-        _name_panel(axis, _title(summary.axes, panel), "T⋆, rounds")
-        totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
-        if total := max((t for t in totals if t is not None), default=None):  # None if pooled
-            axis.set_xlim(-0.03 * total, 1.03 * total)
-    return _finish(figure, axes, "final test accuracy, %", len(lines))
+    titles = Titles.of(summary.axes, shown)
+    panels, points = Panels(len(shown), width), Points(summary, "freeze_round", "test_accuracy")
+    for axis, panel in panels.over(sorted(shown, key=sort_key)):
+        for column in _in_order(summary, shown[panel]):
+            point = dict(zip(summary.axes, panel, strict=True))
+            points.add(column, point, _numbers(shown[panel][column]))
+        axis.set_xlim(*_span(summary, shown[panel]))
+        _draw_by_freeze_round(panels, axis, summary, shown[panel])
+        panels.name(axis, titles.of_panel(panel), "T⋆, rounds")
+    order = [column_text(summary, _without_freeze_round(summary, c)) for c in summary.columns]
+    return Plot(panels.finished(ACCURACY, order), points.data(), titles.note)
 
 
-def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], color: str, name: str) -> None:
-    means = [100 * (c.mean or 0) for _, c in points]
-    stds = [100 * (c.std or 0) for _, c in points]
-    at = [x for x, _ in points]
-    axis.errorbar(at, means, yerr=stds, color=color, marker="o", capsize=3, label=name)
+def _span(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> tuple[float, float]:
+    """Return the limits of an axis of T*: all rounds, or up to the last T* if rounds are pooled."""
+    totals = [cell.fields.get("rounds") for cell in cells.values()]
+    ends = [end for end in totals if end is not None] or [
+        t for column in cells if (t := _freeze_round(summary, column)) is not None
+    ]
+    return -0.03 * max(ends) - 0.1, 1.03 * max(ends) + 0.1
 
 
-def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
+def _draw_by_freeze_round(
+    panels: Panels, axis: Axes, summary: Summary, cells: Mapping[ColumnKey, Cell]
+) -> None:
+    lines: dict[ColumnKey, list[ColumnKey]] = defaultdict(list)
+    for column in _in_order(summary, cells):
+        lines[_without_freeze_round(summary, column)].append(column)
+    styles = styles_of(summary)
+    frozen = [line for line, of in lines.items() if _freeze_round(summary, of[0]) is not None]
+    levels = [line for line in lines if line not in frozen]
+    for line, columns in lines.items():
+        name = column_text(summary, line)
+        if line in frozen:
+            each = [(_freeze_round(summary, c) or 0, cells[c], styles[c]) for c in columns]
+            depth = (frozen.index(line) + 1) / (len(frozen) + 1)
+            _draw_freeze_rounds(panels, axis, each, name, depth)
+        else:
+            arm = (name, styles[columns[0]])
+            place = levels.index(line)
+            _draw_level(panels, axis, axis.get_xlim(), cells[columns[0]], arm, place)
+
+
+def _draw_level(
+    panels: Panels,
+    axis: Axes,
+    span: tuple[float, float],
+    cell: Cell,
+    arm: tuple[str, ArmStyle],
+    number: int,
+) -> None:
+    """Draw the accuracy of an arm without a T* as a level line with one marker."""
+    (left, right), (name, style) = span, arm
+    height = 100 * (cell.mean or 0)
+    place = left + (right - left) * (0.93 - 0.09 * (number % 10))
+    axis.plot(
+        (left, place, right),
+        (height, height, height),
+        color=style.color,
+        linestyle=DASHES[style.dash],
+        linewidth=layout.LINE,
+        label=name,
+        markevery=[1],
+        **marker_of(style),
+    )
+    panels.end(axis, name, style, right, height)
+
+
+def _draw_freeze_rounds(
+    panels: Panels,
+    axis: Axes,
+    points: Sequence[tuple[int, Cell, ArmStyle]],
+    name: str,
+    depth: float,
+) -> None:
+    """Draw FIXBN's line over T*. The marker of each T* is that of its curve by round."""
+    (like,) = arm_styles(["fixbn"])
+    style = replace(like, color=shade(FREEZE_SHADES, depth))
+    bars = [(t, *_percent(cell)) for t, cell, _ in points]
+    panels.error_bars(axis, bars, name, style)
+    for (t, mean, _), (_, _, own) in zip(bars, points, strict=True):
+        axis.plot(t, mean, linestyle="none", zorder=3, **marker_of(own, FORK))
+
+
+def accuracy_by_field(summary: Summary, field: str, width: float | None = None) -> Plot | None:
     """Draw the final accuracy over α or E on a logarithmic axis.
 
     Each point of the other axes has a panel. Returns None if no arm has results at two values.
@@ -189,175 +266,52 @@ def accuracy_by_field(summary: Summary, field: str) -> Figure | None:
         return None
     place = summary.axes.index(field)
     rest = [name for name in summary.axes if name != field]
-    panels: dict[RowKey, dict[ColumnKey, list[tuple[float, Cell]]]]
-    panels = defaultdict(lambda: defaultdict(list))
+    arms: dict[RowKey, dict[ColumnKey, list[tuple[Any, Cell]]]]
+    arms = defaultdict(lambda: defaultdict(list))
     for key, cells in summary.cells.items():
         panel = key[:place] + key[place + 1 :]
         for column, cell in cells.items():
             if key[place] is not None and cell.mean is not None:
-                panels[panel][column].append((key[place], cell))
-    drawn = {p: c for p, c in panels.items() if any(len(points) > 1 for points in c.values())}
+                arms[panel][column].append((key[place], cell))
+    drawn = {p: c for p, c in arms.items() if any(len(points) > 1 for points in c.values())}
     if not drawn:
         return None
-    figure, axes = layout.grid(min(len(drawn), MOST_SETTINGS))
-    colors = _colors(summary.columns)
-    for axis, panel in zip(axes, sorted(drawn, key=sort_key), strict=False):
-        for column in sorted(drawn[panel], key=summary.columns.index):
-            points = sorted(drawn[panel][column], key=lambda point: point[0])
-            _error_bars(axis, points, colors[column], column_text(summary, column))
-        _name_panel(axis, _title(rest, panel), label(field))
-        ticks = sorted({x for points in drawn[panel].values() for x, _ in points})
+    titles, styles = Titles.of(rest, drawn), styles_of(summary)
+    panels, points = Panels(len(drawn), width), Points(summary, field, "test_accuracy")
+    for axis, panel in panels.over(sorted(drawn, key=sort_key)):
+        ticks = sorted({x for cells in drawn[panel].values() for x, _ in cells})
         axis.set_xscale("log")
         axis.set_xticks(ticks, [field_text(field, x) for x in ticks])
         axis.minorticks_off()
-        layout.uncrowd(axis)
-    return _finish(figure, axes, "final test accuracy, %", len(drawn))
+        for column in _in_order(summary, drawn[panel]):
+            in_order = sorted(drawn[panel][column], key=lambda point: point[0])
+            bars = [(x, *_percent(cell)) for x, cell in in_order]
+            panels.error_bars(axis, bars, column_text(summary, column), styles[column])
+            for x, cell in in_order:
+                point = dict(zip(rest, panel, strict=True)) | {field: x}
+                points.add(column, point, _numbers(cell))
+        panels.name(axis, titles.of_panel(panel), AXES.get(field, label(field)))
+    return Plot(panels.finished(ACCURACY, _names(summary)), points.data(), titles.note)
 
 
-def wins(summary: Summary) -> Figure | None:
-    """Draw the best arm at each α and E, and its lead over the next.
-
-    A cell that lacks a trial takes no part. Returns None if no panel has two pairs of α and E.
-    """
-    if not {"alpha", "local_steps"} <= set(summary.axes):
-        return None
-    across, down = summary.axes.index("alpha"), summary.axes.index("local_steps")
-    winners: dict[RowKey, dict[tuple[Any, Any], tuple[ColumnKey, str]]] = defaultdict(dict)
-    for key, cells in summary.cells.items():
-        best = marks(cells, "test_accuracy").best
-        if best is None or key[across] is None or key[down] is None:
-            continue
-        means = sorted((c.mean or 0 for c in cells.values() if c.whole), reverse=True)
-        panel = tuple(v for i, v in enumerate(key) if i not in (across, down))
-        text = f"{column_text(summary, best)}\n+{100 * (means[0] - means[1]):.1f}"
-        winners[panel][key[across], key[down]] = (best, text)
-    panels = {panel: _wrapped(places) for panel, places in winners.items() if len(places) > 1}
-    if not panels:
-        return None
-    rest = [name for i, name in enumerate(summary.axes) if i not in (across, down)]
-    size = _wins_size(list(panels.values()))
-    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS), share=False, size=size)
-    colors = _colors(summary.columns)
-    for axis, panel in zip(axes, sorted(panels, key=sort_key), strict=False):
-        _draw_wins(axis, panels[panel], colors)
-        _name_panel(axis, _title(rest, panel), "α")
-        _number_places(axis, panels[panel])
-    return _finish(figure, axes, "", len(panels))
+def _names(summary: Summary) -> list[str]:
+    """Return the name of each arm, in the order of the table's columns."""
+    return [column_text(summary, column) for column in summary.columns]
 
 
-def _wrapped(places: Places) -> Places:
-    return {
-        place: (column, layout.wrapped(name, WINNER_INCHES, WINNER_FONT) + f"\n{lead}")
-        for place, (column, text) in places.items()
-        for name, lead in [text.split("\n")]
-    }
+def _in_order(summary: Summary, columns: Iterable[ColumnKey]) -> list[ColumnKey]:
+    """Return columns in the order of the table."""
+    return sorted(columns, key=summary.columns.index)
 
 
-def _wins_size(panels: Sequence[Places]) -> tuple[float, float]:
-    """Return the inches of a panel in which every winner's name lies in its cell."""
-    texts = [text for places in panels for _, text in places.values()]
-    wide = max(layout.width(text, WINNER_FONT) for text in texts) + 2 * layout.PAD
-    high = max(text.count("\n") + 1 for text in texts) * 1.3 * WINNER_FONT / layout.POINTS
-    alphas, steps = (max(len({place[i] for place in p}) for p in panels) for i in (0, 1))
-    return max(layout.PANEL[0], alphas * wide), max(layout.PANEL[1], steps * (high + layout.PAD))
+def _percent(cell: Cell) -> tuple[float, float]:
+    """Return the mean and the standard deviation of a cell's accuracy, in percent."""
+    return 100 * (cell.mean or 0), 100 * (cell.std or 0)
 
 
-def _draw_wins(axis: Axes, places: Places, colors: dict[ColumnKey, str]) -> None:
-    alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
-    for (alpha, step), (column, text) in places.items():
-        x, y = alphas.index(alpha), steps.index(step)
-        axis.add_patch(
-            Rectangle(
-                (x - 0.5, y - 0.5), 1, 1, facecolor=colors[column], alpha=0.35, edgecolor="white"
-            )
-        )
-        axis.text(x, y, text, ha="center", va="center", fontsize=WINNER_FONT, parse_math=False)
-    axis.set_xlim(-0.5, len(alphas) - 0.5)
-    axis.set_ylim(-0.5, len(steps) - 0.5)
-    axis.grid(visible=False)
-
-
-def _number_places(axis: Axes, places: Mapping[tuple[Any, Any], object]) -> None:
-    alphas, steps = (sorted({place[i] for place in places}) for i in (0, 1))
-    axis.set_xticks(range(len(alphas)), [field_text("alpha", v) for v in alphas])
-    axis.set_yticks(range(len(steps)), [field_text("local_steps", v) for v in steps])
-    axis.set_ylabel("E")
-
-
-def searches(results: Sequence[SearchResult], titles: Sequence[str]) -> Figure | None:
-    """Draw a panel for each arm: its values by T*, the surrogate's mean, and the best T*."""
-    drawn = [(r, title) for r, title in zip(results, titles, strict=True) if r.estimate.points]
-    if not drawn:
-        return None
-    figure, axes = layout.grid(min(len(drawn), MOST_SETTINGS))
-    for axis, (result, title) in zip(axes, drawn, strict=False):
-        best = result.estimate
-        history = [probe for probe in result.history if probe.values]
-        mean, std = ([100 * v for v in values] for values in (best.mean, best.std))
-        low, high = ([m + s * d for m, d in zip(mean, std, strict=True)] for s in (-1.96, 1.96))
-        axis.plot(best.points, mean, color=FREEZE_SHADES[2], label="surrogate, 95 %")
-        axis.fill_between(best.points, low, high, color=FREEZE_SHADES[2], alpha=0.15, linewidth=0)
-        for probe in history:
-            values = [100 * v for v in probe.values.values()]
-            at = [probe.freeze_round] * len(values)
-            axis.plot(at, values, ".", color="#888888", markersize=4, label="one seed")
-        means = [100 * math.fsum(p.values.values()) / len(p.values) for p in history]
-        at = [p.freeze_round for p in history]
-        axis.plot(at, means, "o", color=FREEZE_SHADES[3], label="mean over seeds")
-        if best.freeze_round is not None and best.low is not None and best.high is not None:
-            axis.axvspan(best.low, best.high, color=FIGURE_COLORS["in"], alpha=0.12, linewidth=0)
-            axis.axvline(
-                best.freeze_round, color=FIGURE_COLORS["in"], linestyle="--", label="best T⋆, 90 %"
-            )
-        _name_panel(axis, f"{title} ({result.standing})", "T⋆, rounds")
-    axes[0].set_ylim(bottom=_floor([result for result, _ in drawn]))  # the panels share the axis
-    metrics = {result.arm.spec.search.metric.replace("_", " ") for result, _ in drawn}
-    return _finish(figure, axes, f"{' or '.join(sorted(metrics))}, %", len(drawn))
-
-
-def _floor(results: Sequence[SearchResult]) -> float:
-    """Return the lower limit of the y axis, in percent.
-
-    A few collapsed trials may lie below it. Otherwise they would flatten all other points.
-    """
-    probes = [p.values.values() for result in results for p in result.history if p.values]
-    means = [100 * math.fsum(values) / len(values) for values in probes]
-    middle = statistics.median(means)
-    return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
-
-
-def _name_panel(axis: Axes, title: str, below: str) -> None:
-    axis.set_title(title, fontsize=layout.FONT)
-    axis.set_xlabel(below)
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-
-
-def _finish(figure: Figure, axes: Sequence[Axes], left: str, panels: int) -> Figure:
-    """Name the y axis and each line once, and set the layout.
-
-    A heading says if panels are left out.
-    """
-    for axis in axes:
-        if left and axis.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # a grid's axis has one
-            axis.set_ylabel(left)
-    handles = {
-        name: h for axis in axes for h, name in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    heading = ""
-    if panels > MOST_SETTINGS:
-        heading = f"the first {MOST_SETTINGS} of {panels} settings: --where shows others"
-    layout.fit_texts(figure, axes, handles, heading)
-    return figure
-
-
-def _colors(columns: Sequence[ColumnKey]) -> dict[ColumnKey, str]:
-    """Return the color of each column: that of its normalizer, and for FIXBN a blue by T*."""
-    frozen = sorted((column for column in columns if column[0] == "fixbn"), key=sort_key)
-    colors = {column: FIGURE_COLORS.get(column[0], FOREIGN) for column in columns}
-    depth = LinearSegmentedColormap.from_list("depth", FREEZE_SHADES)
-    for place, column in enumerate(frozen):
-        colors[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
-    return colors
+def _numbers(cell: Cell) -> Numbers:
+    accuracy = cell.measure("test_accuracy")
+    return accuracy.n, accuracy.mean, accuracy.std
 
 
 def _freeze_round(summary: Summary, column: ColumnKey) -> int | None:
@@ -371,9 +325,3 @@ def _freeze_round(summary: Summary, column: ColumnKey) -> int | None:
 def _without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
     place = 1 + summary.arm_fields.index("freeze_round")
     return (*column[:place], None, *column[place + 1 :])
-
-
-def _title(fields: Sequence[str], panel: RowKey) -> str:
-    pairs = zip(fields, panel, strict=True)
-    shown = [(n, v) for n, v in pairs if v is not None and not (n == "centralized" and not v)]
-    return ", ".join(f"{label(name)} = {field_text(name, value)}" for name, value in shown)

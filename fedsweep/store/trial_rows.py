@@ -57,22 +57,24 @@ def curves(connection: Connection, sweep: str) -> dict[str, Curves]:
     millions.
     """
     of_sweep = (
-        rounds.join(trials, trials.c.id == rounds.c.trial)
-        .join(members, members.c.trial == trials.c.id)
+        sa.select(members.c.trial)
         .join(sweeps, sweeps.c.id == members.c.sweep)
+        .where(sweeps.c.name == sweep)
     )
-    mine = sweeps.c.name == sweep
-    counted = sa.select(*(sa.func.count(rounds.c[name]) for name in CURVES)).select_from(of_sweep)
-    taken = connection.execute(counted.where(mine)).one()
+    ids = sa.select(trials.c.id, trials.c.trial_id).where(trials.c.id.in_(of_sweep))
+    trial_ids = {row.id: row.trial_id for row in connection.execute(ids)}
+    its_rounds = rounds.c.trial.in_(of_sweep)
+    counted = sa.select(*(sa.func.count(rounds.c[name]) for name in CURVES)).where(its_rounds)
+    taken = connection.execute(counted).one()
     curves_by_measure: dict[str, Curves] = {}
     packer = CurvePacker()
     for name in (name for name, count in zip(CURVES, taken, strict=True) if count):
         value = rounds.c[name]
-        query = sa.select(trials.c.trial_id, rounds.c.round, value).select_from(of_sweep)
-        query = query.where(mine, value.is_not(None)).order_by(rounds.c.trial, rounds.c.round)
+        query = sa.select(rounds.c.trial, rounds.c.round, value).where(its_rounds)
+        query = query.where(value.is_not(None)).order_by(rounds.c.trial, rounds.c.round)
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as points:
             curves_by_measure[name] = {
-                trial: packer.pack((round, value) for _, round, value in of_it)
+                trial_ids[trial]: packer.pack((round, value) for _, round, value in of_it)
                 for trial, of_it in groupby(points, key=itemgetter(0))
             }
     return curves_by_measure

@@ -131,5 +131,5 @@ def test_every_normalizer_of_ours_has_its_place_and_its_colors() -> None:
 def test_the_color_of_fixbn_deepens_from_line_to_line() -> None:
     """A single line has the middle color."""
     colors = appearance.page_colors(["bn", "fixbn", "fixbn", "fixbn"])
-    assert [color["light"] for color in colors] == ["#D55E00", "#56A4DD", "#0072B2", "#002A44"]
-    assert appearance.page_colors(["fixbn"]) == [{"light": "#0072B2", "dark": "#7DBEF0"}]
+    assert [color["light"] for color in colors] == ["#D55E00", "#0AB0E1", "#1466D1", "#2E1872"]
+    assert appearance.page_colors(["fixbn"]) == [{"light": "#1466D1", "dark": "#67B7FF"}]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
+import re
 from itertools import combinations
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from fedsweep.plans import Holdings, TrainConfig
 from fedsweep.reports.figures import CaptionedFigure
+from fedsweep.reports.panels import Plot
 
 
 def config(**more: Any) -> TrainConfig:
@@ -44,7 +48,21 @@ def check(figure: Figure) -> None:
         assert both is None or min(both.width, both.height) <= 1.0
 
 
-def svg(figure: Figure | None) -> str:
+def captioned(plot: Plot | None) -> CaptionedFigure:
+    assert plot is not None
+    return CaptionedFigure("name", "Heading", "caption", "SELECT 1", plot.figure, plot.data)
+
+
+def svg(plot: Plot | None) -> str:
     """Return the SVG element of a page."""
-    assert figure is not None
-    return CaptionedFigure("name", "Heading", "caption", "SELECT 1", figure).svg()
+    return captioned(plot).svg()
+
+
+def words(svg: str) -> list[str]:
+    """Return the texts of an SVG."""
+    return [html.unescape(text) for text in re.findall("<text[^>]*>(.*?)</text>", svg)]
+
+
+def panels(figure: Figure) -> list[Axes]:
+    """Return the panels that are visible."""
+    return [axis for axis in figure.axes if axis.get_visible()]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedsweep.reports import layout, partition_figure, plots
+from fedsweep.reports import layout, partition_figure, plots, wins_plot
 from fedsweep.reports.figures import CaptionedFigure, captioned_figures
 from fedsweep.reports.grouping import summarize
 from fedsweep.reports.labels import Row
@@ -87,26 +87,26 @@ def test_every_text_of_every_figure_lies_inside_it(case: str) -> None:
 def test_every_text_of_many_panels_lies_inside_their_figure() -> None:
     """The heading that says how many are left out lies inside, too."""
     rows = study(2, steps=range(1, 16))
-    figure = plots.arms_by_round(summarize("s", rows), rows, taken(rows))
-    assert figure is not None
-    assert figure.get_suptitle() == "the first 24 of 30 settings: --where shows others"
-    check(figure)
+    plot = plots.arms_by_round(summarize("s", rows), rows, taken(rows))
+    assert plot is not None
+    assert plot.figure.get_suptitle() == "the first 24 of 30 settings: --where shows others"
+    check(plot.figure)
 
 
 def test_ticks_of_many_values_do_not_overlap_and_winners_stay_in_their_cells() -> None:
     """A long normalizer wins at each of fourteen values of α."""
     rows = study(2, (LONG,), alphas=[0.01 * 1.2**i for i in range(14)])
     summary = summarize("s", rows)
-    by_alpha, wins = plots.accuracy_by_field(summary, "alpha"), plots.wins(summary)
+    by_alpha, wins = plots.accuracy_by_field(summary, "alpha"), wins_plot.wins(summary)
     assert by_alpha is not None
     assert wins is not None
-    check(by_alpha)
-    check(wins)
-    for axis in by_alpha.axes:
+    check(by_alpha.figure)
+    check(wins.figure)
+    for axis in by_alpha.figure.axes:
         boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
         assert len(boxes) == 14
         assert not any(right.x0 < left.x1 for left, right in pairwise(boxes))
-    (axis,) = wins.axes
+    (axis,) = wins.figure.axes
     assert len(axis.texts) == len(axis.patches) == 28
     for text, cell in zip(axis.texts, axis.patches, strict=True):
         box, place = text.get_window_extent(), cell.get_window_extent()

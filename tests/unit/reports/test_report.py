@@ -31,6 +31,7 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.sql import ask
 from fedsweep.store.transactions import transaction
 from tests.unit.reports import fixed
+from tests.unit.reports.figures import words
 from tests.unit.reports.rows import trial
 
 pytestmark = pytest.mark.quick_on("sqlite")
@@ -163,10 +164,10 @@ def drawn(
     return folder / "once", draw(folder / "once"), draw
 
 
-def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
+def test_figures_are_written_with_their_data_and_are_the_same_each_time(
     drawn: tuple[Path, Result, Callable[[Path], Result]], tmp_path: Path
 ) -> None:
-    """PDF, SVG and PNG of everything there is to show."""
+    """PDF, SVG, PNG and CSV of everything there is to show."""
     once, _, draw = drawn
     draw(tmp_path / "again")
     names = {file.name for file in once.iterdir()}
@@ -174,9 +175,9 @@ def test_figures_are_written_in_three_kinds_and_are_the_same_each_time(
     assert names == {
         f"fixed-firm-{stem}.{kind}"
         for stem in (*stems, "accuracy-by-round")
-        for kind in ("pdf", "svg", "png")
+        for kind in ("pdf", "svg", "png", "csv")
     }
-    begins = {"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG"}
+    begins = {"pdf": b"%PDF-", "svg": b"<?xml", "png": b"\x89PNG", "csv": b"arm,normalizer,"}
     for name in names:
         content = (once / name).read_bytes()
         assert content.startswith(begins[name[-3:]])
@@ -187,8 +188,8 @@ def test_the_winners_are_named_with_their_lead(
     drawn: tuple[Path, Result, Callable[[Path], Result]],
 ) -> None:
     """GN at five steps by 2 points, FIXBN at one."""
-    words = re.findall(r"<!--(.*?)-->", (drawn[0] / "fixed-firm-wins.svg").read_text())
-    assert {"GN", "FIXBN T⋆=2", "+2.0"} <= {word.strip() for word in words}
+    texts = words((drawn[0] / "fixed-firm-wins.svg").read_text())
+    assert {"GN", "FIXBN T⋆=2", "+2.0"} <= set(texts)
 
 
 WRONG = [
@@ -204,6 +205,9 @@ WRONG = [
     (["--format", "xlsx"], "needs a file: name it with --output"),
     (["--format", "parquet", "--output", "no/such/folder/x.parquet"], "cannot be written"),
     (["--figures", "/proc/nowhere"], "cannot be written"),
+    (["--figure-width", "wide"], "use auto, column, page, or inches from 2 to 30, such as 5.5"),
+    (["--figure-width", "nan"], "--figure-width nan: use auto, column, page"),
+    (["--figure-width", "1.9"], "--figure-width 1.9: use auto, column, page"),
 ]
 
 
@@ -291,4 +295,4 @@ def test_figures_are_no_lines_of_a_report_on_stdout(
     """The JSON on stdout can be read; the names of the files are on stderr."""
     done = drawn[1]
     assert len(json.loads(done.stdout)) == 16
-    assert len(done.stderr.splitlines()) == 15
+    assert len(done.stderr.splitlines()) == 20

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fedsweep.plans import TrialSpec, read_plan
-from fedsweep.reports import plots, search_results, search_tables
+from fedsweep.reports import search_plot, search_results, search_tables
 from fedsweep.reports.search_results import SearchResult, paired_gain, search_result
 from fedsweep.search import Probe, Space
 from fedsweep.store.arms import Arm, Proposal
@@ -122,7 +122,7 @@ def test_there_is_no_best_freeze_round_before_a_trial_has_ended(arm: Arm) -> Non
     record = search_results.record(one)
     assert record["freeze_round"] is None
     assert record["tried"][0]["pending"] == [0, 1]
-    assert plots.searches([one], ["an arm"]) is None
+    assert search_plot.searches([one], ["an arm"]) is None
 
 
 def test_arms_are_named_by_the_fields_in_which_they_differ(arm: Arm) -> None:
@@ -136,7 +136,7 @@ def test_arms_are_named_by_the_fields_in_which_they_differ(arm: Arm) -> None:
 
 def test_a_search_is_drawn_with_its_best_freeze_round(arm: Arm) -> None:
     """The figure is an SVG, and its legend names the best T*."""
-    shown = svg(plots.searches([result(arm, {})], ["α = 0.3"]))
+    shown = svg(search_plot.searches([result(arm, {})], ["α = 0.3"]))
     assert shown.startswith("<svg")
     assert "best T" in shown
 
@@ -145,7 +145,8 @@ def test_a_search_is_drawn_with_its_best_freeze_round(arm: Arm) -> None:
 def test_every_text_of_the_searches_lies_inside_their_figure(arm: Arm, arms: int) -> None:
     """Each panel has a title of many fields."""
     title = "momentum = global, participation = 0.25, normalizer = some_package:filter_response"
-    figure = plots.searches([result(arm, {})] * arms, [f"{title}, lr = {i}" for i in range(arms)])
-    assert figure is not None
-    assert len(figure.legends[0].get_texts()) == 4
-    check(figure)
+    titles = [f"{title}, lr = {i}" for i in range(arms)]
+    plot = search_plot.searches([result(arm, {})] * arms, titles)
+    assert plot is not None
+    assert len(plot.figure.legends[0].get_texts()) == 4
+    check(plot.figure)
