@@ -246,24 +246,24 @@ def _data_lines(data: DataFacts) -> Iterator[str]:
 def _print_keys(keys: Sequence[KeyFacts]) -> None:
     """Print a table of the keys that have a meaning in this plan, and name the others."""
     from fedsweep.cli.console import console
-    from fedsweep.reports.fit import Column, Grid
+    from fedsweep.reports.fit import Column, Grid, folding
 
     used = [key for key in keys if key.values]
     rows = [[key.name, _values(key), key.chosen, _effect(key)] for key in used]
     columns = [
         Column("key", left=True),
-        Column("value", left=True),
+        Column("value", left=True, least=folding),
         Column("chosen", left=True),
-        Column("changes", left=True),
+        Column("changes", left=True, least=folding),
     ]
-    console().print(Grid(columns, rows).table(console().width))
+    console().print(Grid(columns, rows).fitted(console().width))
     unused = [key.name for key in keys if not key.values and not key.given]
     if unused:
         print(f"  without a meaning in this plan: {', '.join(unused)}")
 
 
 def _effect(key: KeyFacts) -> str:
-    return "numbers" if key.changes_numbers else "only what is measured or kept"
+    return "numbers" if key.changes_numbers else "no numbers"
 
 
 def _values(key: KeyFacts) -> str:

@@ -29,7 +29,7 @@ class LocalRay:
     def actors(self, kind: str) -> list[psutil.Process]:
         """Return the processes of its actors of a kind."""
         own = str(self.folder)
-        return [p for p in processes(f"ray::{kind}") if p.environ().get("RAY_TMPDIR") == own]
+        return [p for p in processes(f"ray::{kind}") if variable(p, "RAY_TMPDIR") == own]
 
     def set_nodes(self, count: int) -> None:
         """Add or remove nodes of one CPU each."""
@@ -73,3 +73,11 @@ def processes(*words: str) -> list[psutil.Process]:
         if process.info["status"] != psutil.STATUS_ZOMBIE
         and all(word in " ".join(process.info["cmdline"] or []) for word in words)
     ]
+
+
+def variable(process: psutil.Process, name: str) -> str:
+    """Return a variable of a process's environment; "" if it lacks it, or has just ended."""
+    try:
+        return process.environ().get(name, "")
+    except psutil.NoSuchProcess:
+        return ""

@@ -100,9 +100,13 @@ class LocalSlurm:
                 os.kill(process.pid, signal.SIGKILL)
 
     def wait_for_nodes(self, count: int = len(NODES)) -> None:
-        """Wait until so many nodes are idle."""
+        """Wait until so many nodes are idle.
+
+        A node that was killed first ends the steps of its lost jobs, for a minute or more.
+        """
         wait(
-            lambda: self.ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle").count("idle") == count
+            lambda: self.ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle").count("idle") == count,
+            5 * SECONDS,
         )
 
     def states(self, launch: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.acceptance.command import (
     eventually,
     query,
 )
-from tests.cluster.local_ray import LocalRay, local_ray, processes
+from tests.cluster.local_ray import LocalRay, local_ray, processes, variable
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedsweep[cluster]'")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -122,7 +122,7 @@ class Study:
     def children(self) -> list[psutil.Process]:
         """Return the workers' own processes."""
         found = processes("fedsweep.cli.launched")
-        return [p for p in found if self.launch in p.environ().get("FEDSWEEP_LAUNCH", "")]
+        return [p for p in found if self.launch in variable(p, "FEDSWEEP_LAUNCH")]
 
     def listed(self) -> str:
         return self.run("launch", "list")

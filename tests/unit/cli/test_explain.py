@@ -43,7 +43,7 @@ def test_all_keys_are_explained_once(sqlite_url: str, tiny: Path) -> None:
     assert table["clip_norm"] == ["5", "plan", "numbers"]
     assert table["normalizer"] == ["bn, gn, fixbn", "plan", "numbers"]
     assert table["gn_groups"] == ["2", "default", "numbers"]
-    assert table["client_accuracy"] == ["yes", "plan", "only what is measured or kept"]
+    assert table["client_accuracy"] == ["yes", "plan", "no numbers"]
     (unused,) = [line for line in done.splitlines() if "without a meaning" in line]
     named = unused.partition(": ")[2].split(", ")
     assert sorted([*table, *named]) == sorted({*TrainConfig.model_fields} - UNNAMED)
