@@ -111,7 +111,7 @@ def images_planned(url: str, tiny: Path, *more: str) -> None:
 
 
 @pytest.mark.usefixtures("walk_in_test")
-@pytest.mark.parametrize("planned_with_data", [False, True])
+@pytest.mark.parametrize("planned_with_data", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_wrong_data_folder_on_one_machine_fails_no_trial(
     planned_with_data: bool, sqlite_url: str, tiny: Path, tmp_path: Path
 ) -> None:

@@ -183,7 +183,11 @@ def test_two_sweeps_are_worked_apart_by_name(tiny: Path, sqlite_url: str) -> Non
     assert counted == [("other", 3)]
 
 
-@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+@pytest.mark.parametrize(
+    "replaced",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["deleted", "replaced"],
+)
 def test_a_database_that_is_deleted_under_a_worker_ends_it(replaced: bool, tiny: Path) -> None:
     """It exits with 2 and one sentence. No trial is reported as finished, no database is made."""
     url = f"sqlite:///{tiny.parent}/fedsweep.db"

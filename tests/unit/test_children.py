@@ -66,7 +66,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ["plan", "plan.toml", "--set", "seed=1", "--db", "sqlite:///other.db"],
         ["work", "--device", "cpu", "--until-empty"],
         ["sql", "SELECT 1"],
-        ["report"],
+        pytest.param(["report"], marks=pytest.mark.slow),
         ["report", "--format", "html", "--output", "report.html"],
         ["verify", "TRIAL"],
     ],

@@ -39,6 +39,10 @@ class Count:
         self.total.add_(1)
 
 
+QUICK = ("bn", "fixbn", "gn", "fedbn")
+"""The normalizers of each kind: with statistics, frozen, without, and with per-client state."""
+
+
 def test_a_function_is_warmed_up_captured_and_replayed() -> None:
     """Three plain calls on the trial's stream, a capture, then replays. Captures and replays hold
     the lock.
@@ -161,7 +165,14 @@ def assert_replays_are_plain_calls(config: TrainConfig, made: Dataset, graphs: i
         assert trace(config, made, state, graphs=Graphs(FakeCuda())) == plain[after:]
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(arm, marks=() if arm["normalizer"] in QUICK else pytest.mark.slow)
+        for arm in ARMS
+    ],
+    ids=str,
+)
 def test_graphs_change_no_bit_of_a_trial(
     arm: dict[str, Any], digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -285,9 +285,7 @@ FLAGS = (False, True)
 ACTIVATIONS = [
     batch_norm(24, 100, frozen=False, shortcut=True, relu=True),
     batch_norm(24, 100, frozen=True, shortcut=True, relu=True),
-    batch_norm(3, 17, frozen=False, shortcut=False, relu=False),
     group_norm(6, 3, 40, shortcut=True, relu=True),
-    group_norm(5, 1, 7, shortcut=False, relu=False),
     shift(24, 50, shortcut=True, relu=True),
     mean_pool(5, 49),
     max_pool(3, (5, 6)),
@@ -298,7 +296,7 @@ ACTIVATIONS = [
 
 CONVOLUTIONS = [
     conv(3, 5, 3, 1, (7, 6)),
-    conv(5, 24, 3, 2, (7, 9)),
+    conv(5, 9, 3, 2, (7, 5)),
 ]
 
 WEIGHTS = [
@@ -314,6 +312,7 @@ WEIGHTS = [
 """Functions of parameters, which have float32."""
 
 MORE = [
+    conv(5, 24, 3, 2, (7, 9)),
     conv(24, 70, 3, 1, (5, 5)),
     conv(5, 7, 1, 2, (7, 6)),
     conv(3, 5, 7, 2, (11, 9)),
@@ -325,6 +324,8 @@ MORE = [
     batch_norm(5, 1, frozen=True, shortcut=True, relu=True),
     *(group_norm(24, 3, 50, shortcut=s, relu=relu) for s, relu in product(FLAGS, FLAGS)),
     group_norm(6, 6, 20, shortcut=False, relu=True),
+    group_norm(5, 1, 7, shortcut=False, relu=False),
+    batch_norm(3, 17, frozen=False, shortcut=False, relu=False),
     *(shift(24, 350, shortcut=s, relu=relu) for s, relu in product(FLAGS, FLAGS)),
     mean_pool(24, 1),
     max_pool(5, (7, 9)),
