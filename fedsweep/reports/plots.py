@@ -19,6 +19,7 @@ from fedsweep.appearance import FIGURE_COLORS, FOREIGN, FREEZE_SHADES
 from fedsweep.fields import label
 from fedsweep.reports import layout
 from fedsweep.reports.differences import marks
+from fedsweep.reports.freeze_rounds import by_freeze_round, freeze_round
 from fedsweep.reports.grouping import Cell, MeanCurve, Summary, column_text, mean_curve
 from fedsweep.reports.labels import ColumnKey, Row, RowKey, field_text, sort_key
 from fedsweep.store.rows import Curves
@@ -126,7 +127,7 @@ def _draw_arm(
     *,
     trunk: bool,
 ) -> None:
-    frozen = _freeze_round(summary, column) or 0
+    frozen = freeze_round(summary, column) or 0
     fork = max((r for r in curve.rounds if r <= frozen), default=None)
     # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, the line of FIXBN begins at T*.
     first = curve.rounds.index(fork) if trunk and fork is not None else 0
@@ -142,35 +143,21 @@ def accuracy_by_freeze_round(summary: Summary) -> Figure | None:
 
     Returns None if no trial with a T* has finished.
     """
-    lines: dict[RowKey, dict[ColumnKey, list[tuple[int, Cell]]]]
-    lines = defaultdict(lambda: defaultdict(list))
-    levels: dict[RowKey, dict[ColumnKey, Cell]] = defaultdict(dict)
-    for panel, cells in summary.cells.items():
-        for column, cell in cells.items():
-            frozen = _freeze_round(summary, column)
-            if cell.mean is None:
-                continue
-            if frozen is not None:
-                lines[panel][_without_freeze_round(summary, column)].append((frozen, cell))
-            else:
-                levels[panel][column] = cell
-    if not lines:
+    panels = by_freeze_round(summary)
+    if not panels:
         return None
-    figure, axes = layout.grid(min(len(lines), MOST_SETTINGS))
-    for axis, panel in zip(axes, sorted(lines, key=sort_key), strict=False):
-        for number, column in enumerate(sorted(lines[panel], key=sort_key)):
-            points = sorted(lines[panel][column], key=lambda point: point[0])
+    figure, axes = layout.grid(min(len(panels), MOST_SETTINGS))
+    for axis, (key, panel) in zip(axes, panels.items(), strict=False):
+        for number, (column, points) in enumerate(panel.lines.items()):
             color = FREEZE_SHADES[(2 + 2 * number) % len(FREEZE_SHADES)]
             _error_bars(axis, points, color, column_text(summary, column))
-        for column in sorted(levels[panel], key=summary.columns.index):
-            height = 100 * (levels[panel][column].mean or 0)
+        for column, cell in panel.levels.items():
             color, name = FIGURE_COLORS.get(column[0], FOREIGN), column_text(summary, column)
-            axis.axhline(height, color=color, linestyle="--", label=name)
-        _name_panel(axis, _title(summary.axes, panel), "T⋆, rounds")
-        totals = [cell.fields.get("rounds") for cell in summary.cells[panel].values()]
-        if total := max((t for t in totals if t is not None), default=None):  # None if pooled
+            axis.axhline(100 * (cell.mean or 0), color=color, linestyle="--", label=name)
+        _name_panel(axis, _title(summary.axes, key), "T⋆, rounds")
+        if total := panel.rounds:
             axis.set_xlim(-0.03 * total, 1.03 * total)
-    return _finish(figure, axes, "final test accuracy, %", len(lines))
+    return _finish(figure, axes, "final test accuracy, %", len(panels))
 
 
 def _error_bars(axis: Axes, points: Sequence[tuple[float, Cell]], color: str, name: str) -> None:
@@ -358,19 +345,6 @@ def _colors(columns: Sequence[ColumnKey]) -> dict[ColumnKey, str]:
     for place, column in enumerate(frozen):
         colors[column] = to_hex(depth(place / max(len(frozen) - 1, 1)))
     return colors
-
-
-def _freeze_round(summary: Summary, column: ColumnKey) -> int | None:
-    """Return the T* of a column, if it has one."""
-    if "freeze_round" not in summary.arm_fields:
-        return None
-    frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
-    return frozen
-
-
-def _without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
-    place = 1 + summary.arm_fields.index("freeze_round")
-    return (*column[:place], None, *column[place + 1 :])
 
 
 def _title(fields: Sequence[str], panel: RowKey) -> str:
