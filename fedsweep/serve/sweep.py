@@ -49,7 +49,7 @@ def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
         part("choose", "sweep_choice.html", name=name, c=c),
         part("rounds-figure", "sweep_by_round.html", live=False, query=query),
         part("rounds-notes", "sweep_notes.html", c=c, link=links["accuracy-by-round"],
-             pooled=_pooled(c)),
+             pooled=_pooled(c.shape.empty)),
         *([part("freeze-figure", "sweep_by_freeze_round.html", live=False),
            part("freeze-notes", "sweep_freeze_notes.html", link=links["accuracy-by-freeze-round"],
                 is_empty=chosen.by_freeze_round is None)] if has_freeze_rounds else []),
@@ -63,9 +63,9 @@ def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     return Screen("overview", f"Sweep {name}", parts, figures=figures, draws=True)
 
 
-def _pooled(chosen: Choice) -> str:
+def _pooled(summary: Summary) -> str:
     """Return the names of the fields that the rows pool, such as "α and E"."""
-    return " and ".join(label(name) for name in chosen.shape.empty.pooled)
+    return " and ".join(label(name) for name in summary.pooled)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _chosen(cache: ReadCache, query: Mapping[str, str]) -> _Chosen:
 def _table(cache: ReadCache, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:
     """Return the rendered table of a sweep, its summary, and the number of trials by state."""
     summary, states = filled(shape, cache.read(browse.groups, name, TABLE_MEASURES))
-    return part("table", "sweep_table.html", s=summary, tables=tables), summary, states
+    table = part("table", "sweep_table.html", s=summary, tables=tables, pooled=_pooled(summary))
+    return table, summary, states
 
 
 def _curves(cache: ReadCache, chosen: _Chosen) -> list[ArmCurve]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedsweep.reports.freeze_rounds import FreezePanel, freeze_round
@@ -28,23 +28,28 @@ class ArmCurve:
     state: TrialState
     """The state of the trials: finished, or running if none has finished."""
     points: Sequence[Mean]
+    first: int = 0
+    """The first round that is drawn. The data have all rounds."""
 
 
 def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
     """Return the curves of the chosen arms that have one.
 
-    If BN is drawn, FIXBN's curve begins at T⋆: up to T⋆ both are equal, bit for bit.
+    If BN is drawn, FIXBN's curve is drawn from T⋆ on: up to T⋆ both are equal, bit for bit.
     """
     found = [_arm_curve(choice, column, curves) for column in choice.drawn]
     trunk = any(curve.column[0] == "bn" and curve.points for curve in found)
-    result = []
-    for curve in found:
-        points, frozen = curve.points, freeze_round(choice.shape.empty, curve.column)
-        if trunk and curve.column[0] == "fixbn":
-            points = [point for point in points if point.round >= (frozen or 0)]
-        if points:
-            result.append(ArmCurve(curve.column, curve.state, points))
-    return result
+    forks = [
+        freeze_round(choice.shape.empty, curve.column) or 0
+        if trunk and curve.column[0] == "fixbn"
+        else 0
+        for curve in found
+    ]
+    return [
+        replace(curve, first=fork)
+        for curve, fork in zip(found, forks, strict=True)
+        if curve.points and curve.points[-1].round >= fork
+    ]
 
 
 def _arm_curve(choice: Choice, column: ColumnKey, curves: CellCurves) -> ArmCurve:
@@ -65,6 +70,7 @@ def by_round(choice: Choice, curves: Sequence[ArmCurve]) -> dict[str, Any]:
             "kind": "curve",
             **styles[curve.column],
             "n": curve.points[0].n,
+            "first": curve.first,
             "x": [p.round for p in curve.points],
             "y": [round(100 * p.mean, 3) for p in curve.points],
             "std": [round(100 * deviation(p.mean, p.square, p.n), 3) for p in curve.points],
@@ -103,7 +109,10 @@ def by_freeze_round(choice: Choice, panel: FreezePanel | None) -> dict[str, Any]
     for column, cell in panel.levels.items():
         level = {"name": column_text(summary, column), "kind": "level", **styles[column]}
         traces.append(level | {"x": ends, "y": [_percent(cell.mean)] * 2, "std": []})
-    return axes | {"traces": traces}
+    names = [column[0] for column in (*panel.lines, *panel.levels)]
+    places = [column[0] for column in summary.columns]
+    order = sorted(range(len(traces)), key=lambda i: places.index(names[i]))
+    return axes | {"traces": [traces[i] for i in order]}
 
 
 def _percent(value: float | None) -> float:

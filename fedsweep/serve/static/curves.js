@@ -157,10 +157,13 @@ function linesOf(trace, k) {
     const error_y = { type: "data", array: trace.std, color: paint, thickness: 1.2 };
     return [{ ...one, mode: "lines+markers", marker, error_y }];
   }
-  const y = k ? smoothed(trace.x, trace.y, k) : trace.y, std = k ? smoothed(trace.x, trace.std, k) : trace.std;
-  const mode = trace.x.length < 2 ? "markers" : trace.marker ? "lines+markers" : "lines";
-  const curve = { ...one, y, mode, marker: { ...marker, maxdisplayed: MARKERS } };
-  return std.some((s) => s > 0) ? [band(trace.x, y, std, paint, trace.name), curve] : [curve];
+  // Smoothed first: a curve that forks from another one begins on it.
+  const skipped = trace.x.filter((round) => round < (trace.first ?? 0)).length;
+  const ready = (values) => (k ? smoothed(trace.x, values, k) : values).slice(skipped);
+  const x = trace.x.slice(skipped), y = ready(trace.y), std = trace.std.length ? ready(trace.std) : [];
+  const mode = x.length < 2 ? "markers" : trace.marker ? "lines+markers" : "lines";
+  const curve = { ...one, x, y, mode, marker: { ...marker, maxdisplayed: MARKERS } };
+  return std.some((s) => s > 0) ? [band(x, y, std, paint, trace.name), curve] : [curve];
 }
 
 function drawFigure(figure) {
