@@ -77,7 +77,7 @@ def draw(page: Page, address: str) -> None:
     page.goto(address)
     live(page)
     for chart in page.locator(".chart:visible").all():
-        chart.locator(".legendtext").first.wait_for()
+        chart.locator(".main-svg").first.wait_for()
 
 
 NAMES = """() => document.getElementById("arms").data.filter((line) => line.showlegend !== false)
@@ -101,7 +101,7 @@ def test_a_choice_is_applied_at_once_and_kept_in_the_address(tab: Page, root: st
         box = tab.get_by_label(name, exact=True)
         box.focus()
         tab.keyboard.press("Space")
-    expect(tab.locator("#arms .legendtext")).to_have_count(2)
+    expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(2)
     assert tab.evaluate(NAMES) == ["BN", "GN"]
     expect(box).to_be_focused()
     expect(tab).to_have_url(f"{root}sweeps/study?arm=BN&arm=GN")
@@ -117,13 +117,13 @@ def test_a_choice_is_applied_at_once_and_kept_in_the_address(tab: Page, root: st
     assert tab.evaluate("window.kept")
     tab.reload()
     live(tab)
-    expect(tab.locator("#arms .legendtext")).to_have_count(2)
+    expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(2)
     expect(tab.get_by_label("Panel")).to_have_value("α = 1, E = 2, momentum = reset")
     expect(tab.get_by_label("FIXBN T⋆=3", exact=True)).not_to_be_checked()
     tab.get_by_role("button", name="none").click()
     expect(tab.get_by_text("No arm is chosen.")).to_be_visible()
     tab.get_by_role("button", name="all").click()
-    expect(tab.locator("#arms .legendtext")).to_have_count(4)
+    expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(4)
     expect(tab).to_have_url(re.compile(r"study\?panel=[^&]*$"))
 
 
@@ -146,9 +146,9 @@ def test_the_zoom_survives_updates_and_smoothing_and_is_reset_by_keyboard(
     (low, high), (left_end, right_end) = (map(int, ends.split(",")) for ends in (whole, zoomed))
     assert low < left_end < right_end < high
     with transaction(store) as connection:
-        running = sa.update(trials).where(trials.c.normalizer == "gn", trials.c.seed == 2)
-        connection.execute(running.values(state="running"))
-    expect(tab.locator("#arms .legendtext", has_text="GN (n = 2)")).to_be_visible()
+        again = sa.update(trials).where(trials.c.normalizer == "gn", trials.c.seed == 2)
+        connection.execute(again.values(state="queued"))
+    expect(tab.locator("#arms .infolayer .legendtext", has_text="GN (n = 2)")).to_be_visible()
     assert tab.evaluate(RANGE) == zoomed
     updated = tab.evaluate(LINE, "GN")
     assert updated != raw
@@ -189,12 +189,11 @@ def test_a_figure_by_freeze_round_appears_with_its_first_trial(tab: Page, root: 
     tab.get_by_label("FIXBN T⋆=3", exact=True).check()
     tab.get_by_label("FIXBN T⋆=6", exact=True).check()
     expect(tab.locator("#by-freeze-round .xtitle")).to_have_text("T⋆, rounds")
-    expect(tab.locator("#by-freeze-round .legendtext")).to_have_count(3)
-    (at,) = tab.evaluate(
-        "document.getElementById('by-freeze-round').data.filter((t) => t.name === 'FIXBN')"
-        ".map((t) => t.x)"
+    expect(tab.locator("#by-freeze-round .infolayer .legendtext")).to_have_count(3)
+    tab.wait_for_function(
+        """document.getElementById("by-freeze-round").data.find((t) => t.name === "FIXBN")
+        .x.join() === "3,6" """
     )
-    assert at == [3, 6]
 
 
 def test_two_trials_are_compared_from_the_list(tab: Page, root: str) -> None:
@@ -207,8 +206,8 @@ def test_two_trials_are_compared_from_the_list(tab: Page, root: str) -> None:
     tab.get_by_role("button", name="Compare the two checked trials").click()
     expect(tab).to_have_url(re.compile(r"/compare\?trial=\w{20}&trial=\w{20}$"))
     live(tab)
-    expect(tab.locator("#accuracy .legendtext")).to_have_count(2)
-    expect(tab.locator("#loss .legendtext")).to_have_count(4)
+    expect(tab.locator("#accuracy .infolayer .legendtext")).to_have_count(2)
+    expect(tab.locator("#loss .infolayer .legendtext")).to_have_count(4)
     expect(tab.locator("#settings .differs")).not_to_have_count(0)
     with tab.expect_download() as download:
         tab.get_by_role("link", name="Accuracy as CSV").click()
