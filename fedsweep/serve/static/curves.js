@@ -152,7 +152,9 @@ function linesOf(trace, k) {
   const line = { color: paint, dash: trace.dash ?? "solid", width: 1.8 };
   const marker = { color: paint, symbol: trace.marker ?? "circle", size: 7 };
   const one = { name, x: trace.x, y: trace.y, line, legendgroup: trace.name };
-  if (trace.kind === "level") return [{ ...one, mode: "lines", line: { ...line, dash: "dash" } }];
+  if (trace.kind === "level") {
+    return [{ ...one, mode: "lines", line: { ...line, dash: line.dash === "solid" ? "dash" : line.dash } }];
+  }
   if (trace.kind === "points") {
     const error_y = { type: "data", array: trace.std, color: paint, thickness: 1.2 };
     return [{ ...one, mode: "lines+markers", marker, error_y }];
