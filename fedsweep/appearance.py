@@ -93,14 +93,6 @@ def arm_styles(normalizers: Sequence[str]) -> list[ArmStyle]:
     return styles
 
 
-def page_colors(normalizers: Sequence[str]) -> list[dict[str, str]]:
-    """Return the color of each of a page's lines on a light and on a dark ground.
-
-    `normalizers` are those of the lines, in order. See `arm_styles`.
-    """
-    return [{"light": style.light, "dark": style.dark} for style in arm_styles(normalizers)]
-
-
 def _markers(normalizers: Sequence[str]) -> Iterator[str]:
     """Yield the marker of each arm.
 

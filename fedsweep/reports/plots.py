@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,13 @@ from fedsweep.fields import label
 from fedsweep.measures import MEASURES, Measure
 from fedsweep.reports import layout
 from fedsweep.reports.figure_data import Numbers, Points
+from fedsweep.reports.freeze_rounds import (
+    FreezePanel,
+    at_freeze_round,
+    by_freeze_round,
+    freeze_round,
+    without_freeze_round,
+)
 from fedsweep.reports.grouping import Cell, MeanCurve, Summary, column_text, mean_curve
 from fedsweep.reports.labels import ColumnKey, Row, RowKey, field_text, sort_key
 from fedsweep.reports.panels import (
@@ -152,7 +159,7 @@ def _from_round(curve: MeanCurve, first: int) -> MeanCurve:
 
 def _fork(summary: Summary, column: ColumnKey, curve: MeanCurve) -> int | None:
     """Return the last round of a curve that is not after T*, if there is one."""
-    frozen = _freeze_round(summary, column) or 0
+    frozen = freeze_round(summary, column) or 0
     return max((r for r in curve.rounds if r <= frozen), default=None)
 
 
@@ -166,54 +173,33 @@ def accuracy_by_freeze_round(summary: Summary, width: float | None = None) -> Pl
 
     Returns None if no trial with a T* has finished.
     """
-    shown: dict[RowKey, dict[ColumnKey, Cell]] = {}
-    for panel, cells in summary.cells.items():
-        finished = {column: cell for column, cell in cells.items() if cell.mean is not None}
-        if any(_freeze_round(summary, column) is not None for column in finished):
-            shown[panel] = finished
+    shown = by_freeze_round(summary)
     if not shown:
         return None
     titles = Titles.of(summary.axes, shown)
     panels, points = Panels(len(shown), width), Points(summary, "freeze_round", "test_accuracy")
-    for axis, panel in panels.over(sorted(shown, key=sort_key)):
-        for column in _in_order(summary, shown[panel]):
-            point = dict(zip(summary.axes, panel, strict=True))
-            points.add(column, point, _numbers(shown[panel][column]))
-        axis.set_xlim(*_span(summary, shown[panel]))
-        _draw_by_freeze_round(panels, axis, summary, shown[panel])
-        panels.name(axis, titles.of_panel(panel), "T⋆, rounds")
-    order = [column_text(summary, _without_freeze_round(summary, c)) for c in summary.columns]
+    for axis, key in panels.over(list(shown)):
+        cells = {c: cell for c, cell in summary.cells[key].items() if cell.mean is not None}
+        for column in _in_order(summary, cells):
+            point = dict(zip(summary.axes, key, strict=True))
+            points.add(column, point, _numbers(cells[column]))
+        _draw_by_freeze_round(panels, axis, summary, shown[key])
+        panels.name(axis, titles.of_panel(key), "T⋆, rounds")
+    order = [column_text(summary, without_freeze_round(summary, c)) for c in summary.columns]
     return Plot(panels.finished(ACCURACY, order), points.data(), titles.note)
 
 
-def _span(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> tuple[float, float]:
-    """Return the limits of an axis of T*: all rounds, or up to the last T* if rounds are pooled."""
-    totals = [cell.fields.get("rounds") for cell in cells.values()]
-    ends = [end for end in totals if end is not None] or [
-        t for column in cells if (t := _freeze_round(summary, column)) is not None
-    ]
-    return -0.03 * max(ends) - 0.1, 1.03 * max(ends) + 0.1
-
-
-def _draw_by_freeze_round(
-    panels: Panels, axis: Axes, summary: Summary, cells: Mapping[ColumnKey, Cell]
-) -> None:
-    lines: dict[ColumnKey, list[ColumnKey]] = defaultdict(list)
-    for column in _in_order(summary, cells):
-        lines[_without_freeze_round(summary, column)].append(column)
+def _draw_by_freeze_round(panels: Panels, axis: Axes, summary: Summary, panel: FreezePanel) -> None:
+    last = panel.rounds or max(frozen for line in panel.lines.values() for frozen, _ in line)
+    axis.set_xlim(-0.03 * last - 0.1, 1.03 * last + 0.1)
     styles = styles_of(summary)
-    frozen = [line for line, of in lines.items() if _freeze_round(summary, of[0]) is not None]
-    levels = [line for line in lines if line not in frozen]
-    for line, columns in lines.items():
-        name = column_text(summary, line)
-        if line in frozen:
-            each = [(_freeze_round(summary, c) or 0, cells[c], styles[c]) for c in columns]
-            depth = (frozen.index(line) + 1) / (len(frozen) + 1)
-            _draw_freeze_rounds(panels, axis, each, name, depth)
-        else:
-            arm = (name, styles[columns[0]])
-            place = levels.index(line)
-            _draw_level(panels, axis, axis.get_xlim(), cells[columns[0]], arm, place)
+    for number, (line, points) in enumerate(panel.lines.items(), 1):
+        each = [(t, cell, styles[at_freeze_round(summary, line, t)]) for t, cell in points]
+        depth = number / (len(panel.lines) + 1)
+        _draw_freeze_rounds(panels, axis, each, column_text(summary, line), depth)
+    for place, (column, cell) in enumerate(panel.levels.items()):
+        arm = (column_text(summary, column), styles[column])
+        _draw_level(panels, axis, axis.get_xlim(), cell, arm, place)
 
 
 def _draw_level(
@@ -312,16 +298,3 @@ def _percent(cell: Cell) -> tuple[float, float]:
 def _numbers(cell: Cell) -> Numbers:
     accuracy = cell.measure("test_accuracy")
     return accuracy.n, accuracy.mean, accuracy.std
-
-
-def _freeze_round(summary: Summary, column: ColumnKey) -> int | None:
-    """Return the T* of a column, if it has one."""
-    if "freeze_round" not in summary.arm_fields:
-        return None
-    frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
-    return frozen
-
-
-def _without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
-    place = 1 + summary.arm_fields.index("freeze_round")
-    return (*column[:place], None, *column[place + 1 :])

@@ -21,7 +21,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fedsweep.errors import NotFound, RequestError
-from fedsweep.serve import metrics, overview, screen, sql, sweep, trials
+from fedsweep.serve import choice, compare, metrics, overview, screen, sql, sweep, trials
+from fedsweep.serve.csv_table import CsvTable, csv_response
 from fedsweep.serve.guard import Guard
 from fedsweep.serve.read_cache import UNAVAILABLE, ReadCache
 from fedsweep.serve.screen import Screen
@@ -35,11 +36,22 @@ SCREENS: dict[
     "queue": ("/queue", overview.queue, ()),
     "failures": ("/failures", overview.failures, ("kind",)),
     "trials": ("/trials", trials.trials, trials.PARAMETERS),
-    "trial": ("/trials/{trial}", trials.trial, ("trial",)),
-    "sweep": ("/sweeps/{sweep:path}", sweep.sweep, ("sweep", "panel")),
+    "trial": ("/trials/{trial}", trials.trial, trials.TRIAL_PARAMETERS),
+    "compare": ("/compare", compare.compare, compare.PARAMETERS),
+    "sweep": ("/sweeps/{sweep:path}", sweep.sweep, sweep.PARAMETERS),
     "sql": ("/sql", sql.sql, ("q",)),
 }
 """By the name of a screen: its path, the function that builds it, its query parameters."""
+
+REPEATED = {"compare": compare.REPEATED, "sweep": choice.REPEATED}
+"""The query parameters that may occur several times, by screen."""
+
+TABLES: dict[str, Mapping[str, Callable[[ReadCache, Mapping[str, str]], CsvTable]]] = {
+    "compare": compare.TABLES,
+    "sweep": sweep.TABLES,
+    "trial": trials.TABLES,
+}
+"""The data of the figures of each screen."""
 
 PING = 15
 """Seconds between two pings of an event stream on which nothing changes."""
@@ -58,6 +70,7 @@ def application(cache: ReadCache, token: str, port: int, hosts: Iterable[str] = 
     routes: list[BaseRoute] = [Route(path, _page(name)) for name, (path, _, _) in SCREENS.items()]
     routes += [
         Route("/events", _events),
+        Route("/csv/{screen}/{figure}", _csv),
         Route("/metrics", _metrics),
         Route("/healthz", _health),
         Route("/static/plotly.min.js", _plotly),
@@ -70,10 +83,22 @@ def application(cache: ReadCache, token: str, port: int, hosts: Iterable[str] = 
     return Guard(app, token, port, hosts)
 
 
-def _query(name: str, values: Mapping[str, str]) -> dict[str, str]:
-    # Postgres refuses a text that contains NUL.
-    known = (key for key in SCREENS[name][2] if values.get(key))
-    return {key: values[key].replace("\0", "\ufffd") for key in known}
+def _query(name: str, parameters: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the parameters that a screen knows.
+
+    The values of a repeated parameter are joined. Such a parameter stays if it has no value: the
+    user has chosen nothing. Other parameters without a value are left out.
+    """
+    query: dict[str, str] = {}
+    repeated = REPEATED.get(name, ())
+    for key, text in parameters:
+        value = text.replace("\0", "\ufffd")  # Postgres refuses a text that contains NUL
+        if key in repeated:
+            values = [query.get(key, ""), value.replace(screen.SEPARATOR, " ")]
+            query[key] = screen.SEPARATOR.join(filter(None, values))
+        elif key in SCREENS[name][2]:
+            query[key] = value
+    return {key: value for key, value in query.items() if value or key in repeated}
 
 
 def screen_state(cache: ReadCache, name: str, query: Mapping[str, str]) -> ScreenState:
@@ -91,11 +116,16 @@ def screen_state(cache: ReadCache, name: str, query: Mapping[str, str]) -> Scree
 
 def _page(name: str) -> Callable[[Request], Response]:
     def show(request: Request) -> Response:
-        query = _query(name, {**request.query_params, **request.path_params})
+        path = request.path_params
+        query = _query(name, [*request.query_params.multi_items(), *path.items()])
         content, title, status = screen_state(request.app.state.cache, name, query)
-        parameters = {"screen": name} | query if name != "sql" else {"screen": name}
-        events = f"events?{urlencode(parameters)}"
-        text = screen.page(content, title, status, events, _address(request))
+        fixed = {"screen": name} | {key: query[key] for key in path if key in query}
+        chosen = {key: value for key, value in query.items() if key not in path}
+        stream = screen.StreamAddress(
+            f"events?{urlencode(fixed)}",
+            urlencode(screen.pairs(chosen)) if name != "sql" else "",
+        )
+        text = screen.page(content, title, status, stream, _address(request))
         return HTMLResponse(text, content.status)
 
     return show
@@ -105,7 +135,7 @@ async def _events(request: Request) -> Response:
     name = request.query_params.get("screen", "overview")
     if name not in SCREENS:
         raise NotFound(f"there is no screen {name!r}: there are {', '.join(SCREENS)}")
-    cache, query = request.app.state.cache, _query(name, request.query_params)
+    cache, query = request.app.state.cache, _query(name, request.query_params.multi_items())
     if cache.open_streams >= MAX_STREAMS:
         return PlainTextResponse(f"{MAX_STREAMS} pages are open already: close some\n", 503)
     query = {} if name == "sql" else query  # a tick does not run a statement again
@@ -113,6 +143,15 @@ async def _events(request: Request) -> Response:
     stream = Stream(cache, lambda: screen_state(cache, name, query), last_event_id)
     stream.ready = await run_in_threadpool(stream.tick)  # an error is answered at once
     return EventSourceResponse(stream(), ping=PING)
+
+
+def _csv(request: Request) -> Response:
+    name, figure = request.path_params["screen"], request.path_params["figure"]
+    tables = TABLES.get(name, {})
+    if figure not in tables:
+        raise NotFound("there is no such figure: the pages link to the data of theirs")
+    query = _query(name, request.query_params.multi_items())
+    return csv_response(tables[figure](request.app.state.cache, query))
 
 
 def _metrics(request: Request) -> Response:
@@ -181,8 +220,8 @@ def _message(request: Request, message: str, status: int) -> Response:
     parts = [screen.part("wrong", "wrong.html", live=False, message=message)]
     heading = "Not found" if status < 500 else "Not available"
     content = Screen("", heading, parts, status=status)
-    events = "" if status < 500 else "events?screen=overview"
-    return HTMLResponse(screen.page(content, "fedsweep", "", events, _address(request)), status)
+    stream = screen.StreamAddress("" if status < 500 else "events?screen=overview")
+    return HTMLResponse(screen.page(content, "fedsweep", "", stream, _address(request)), status)
 
 
 def _address(request: Request) -> screen.PageAddress:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsweep import words
+from fedsweep.appearance import arm_styles
 from fedsweep.states import Outcome, TrialState
 from fedsweep.store.progress import SweepProgress
 from fedsweep.store.rows import Row
@@ -127,6 +128,22 @@ def _standing(known: Row | None, work: Row | None) -> str:
     if work is not None:
         return "silent" if work["lease_left"] < 0 else "training"
     return "vanished" if known and known["outcome"] == Outcome.EXPIRED else "idle"
+
+
+def line_styles(normalizers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the style of each of a page's lines, as plotly names it.
+
+    `normalizers` are those of the lines, in order. `color` has a value for a light and for a dark
+    ground, `dash` is the kind of line, and `marker` is the symbol of its points.
+    """
+    return [
+        {
+            "color": {"light": style.light, "dark": style.dark},
+            "dash": style.dash,
+            "marker": style.marker if style.is_filled else f"{style.marker}-open",
+        }
+        for style in arm_styles(normalizers)
+    ]
 
 
 def cell_text(value: Any, most: int = 2000) -> str:

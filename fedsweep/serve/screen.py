@@ -6,9 +6,10 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -49,8 +50,8 @@ class Screen:
     """The entry of the navigation that is marked as current."""
     heading: str
     parts: Sequence[Part]
-    figure: Mapping[str, Any] | None = None
-    """Traces for the browser to draw. None if the screen has no figure."""
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The lines and axes of each figure that the browser draws, by the id of its element."""
     rounds: Rounds | None = None
     """The trial whose curves are drawn. None if the screen shows no trial."""
     draws: bool = False
@@ -67,6 +68,16 @@ class PageAddress:
     """The path that all links are relative to."""
     path: str
     """The page's own path and query, relative to the root."""
+
+
+@dataclass(frozen=True)
+class StreamAddress:
+    """The address of a page's event stream."""
+
+    fixed: str
+    """The part that stays if the user chooses something on the page. Empty without a stream."""
+    choice: str = ""
+    """The query parameters that the user chooses."""
 
 
 NAVIGATION = {
@@ -115,11 +126,32 @@ def part(id: str, template: str, *, live: bool = True, **values: Any) -> Part:
     return Part(id, Markup(environment().get_template(template).render(values)), live)  # noqa: S704  # the template has escaped all
 
 
-def page(screen: Screen, title: str, status: str, events: str, address: PageAddress) -> str:
-    """Return the HTML of a whole page. `events` is the address of its event stream."""
-    values = {"screen": screen, "title": title, "status": status, "events": events}
+def page(
+    screen: Screen, title: str, status: str, stream: StreamAddress, address: PageAddress
+) -> str:
+    """Return the HTML of a whole page."""
+    values = {"screen": screen, "title": title, "status": status, "stream": stream}
     values |= {"root": address.root, "path": address.path}
     return environment().get_template("page.html").render(values)
+
+
+SEPARATOR = "\n"
+"""Separates the values of a repeated query parameter. No value contains it."""
+
+
+def listed(query: Mapping[str, str], name: str) -> list[str] | None:
+    """Return the values of a repeated query parameter; None if the address does not have it."""
+    return [v for v in query[name].split(SEPARATOR) if v] if name in query else None
+
+
+def pairs(query: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the parameters of a query as an address has them."""
+    return [(name, value) for name, text in query.items() for value in text.split(SEPARATOR)]
+
+
+def csv_address(screen: str, figure: str, query: Mapping[str, str]) -> str:
+    """Return the address of the data of a screen's figure."""
+    return f"csv/{screen}/{figure}?{urlencode(pairs(query))}"
 
 
 def title(screen: Screen, states: Mapping[str, int]) -> str:

@@ -24,7 +24,7 @@ class Stream:
     """The event stream of one open page.
 
     - `page`: the changed parts, the title, and the sentence for screen readers.
-    - `figure`: the traces to draw.
+    - `figure`: the lines and axes of one figure, with the id of its element.
     - `rounds`: new rounds of a trial. The event's id says which rounds the browser has. A browser
       that reconnects sends it back.
     - `away` and `back`: the database stopped answering, or answers again.
@@ -78,8 +78,9 @@ class Stream:
         page |= {"title": title} if self._is_new("title", title) else {}
         page |= {"said": status} if self._is_new("said", status) else {}
         events = [_event("page", page)] if page else []
-        if screen.figure is not None and self._is_new("figure", screen.figure):
-            events.append(_event("figure", screen.figure))
+        for id, figure in screen.figures.items():
+            if self._is_new(f"figure {id}", figure):
+                events.append(_event("figure", {"id": id, **figure}))
         return events
 
     def _is_new(self, name: str, value: Any) -> bool:

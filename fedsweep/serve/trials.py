@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from fedsweep.errors import RequestError
 from fedsweep.fields import label
 from fedsweep.measures import COMPARABLE, MEASURES, OPTIONAL, SHOWN_BY_ROUND
+from fedsweep.serve.csv_table import CsvTable
 from fedsweep.serve.read_cache import PLAN_TICKS, ReadCache
-from fedsweep.serve.screen import Rounds, Screen, part
+from fedsweep.serve.screen import Rounds, Screen, csv_address, part
 from fedsweep.states import FailureKind, TrialState
 from fedsweep.store import browse, sweep_rows, trial_rows
 from fedsweep.store.browse import TrialFilter
@@ -46,6 +47,10 @@ FILTERS = (
 """The query parameters that filter the list."""
 PARAMETERS = (*FILTERS, "sort", "down", "page")
 """All query parameters of the list."""
+TRIAL_PARAMETERS = ("trial", "smooth")
+"""The query parameters of the screen of one trial."""
+FIGURES = ("accuracy", "loss")
+"""The figures of a trial. Each shows the measures of one group of the catalog."""
 
 
 def trials(cache: ReadCache, query: Mapping[str, str]) -> Screen:
@@ -159,11 +164,50 @@ def trial(cache: ReadCache, query: Mapping[str, str]) -> Screen:
             lines=list(standing(trial_id, result, failures)),
         ),
         part(
-            "curves", "trial_curves.html", live=False, rounds=stored_rounds, measures=SHOWN_BY_ROUND
+            "curves",
+            "trial_curves.html",
+            live=False,
+            rounds=stored_rounds,
+            measures=SHOWN_BY_ROUND,
+            query=query,
+            trial_id=trial_id,
+            links={name: csv_address("trial", name, {"trial": trial_id}) for name in FIGURES},
         ),
+        part("compare", "trial_compare.html", live=False, trial_id=trial_id),
         part("attempts", "trial_attempts.html", attempts=attempts[::-1], ran_with=ran_with),
         part("log", "trial_log.html", log=log, last=last),
         part("config", "trial_config.html", live=False, config=config, trial=result),
     ]
     rounds = Rounds(key, result["numerics_id"] or "", result["final_round"] or 0)
     return Screen("trials", f"Trial {trial_id[:10]}", parts, rounds=rounds, draws=True)
+
+
+def curves_table(
+    cache: ReadCache, name: str, group: str, found: Sequence[tuple[int, str]]
+) -> CsvTable:
+    """Return the measures of a group by trial and round, named as in the view `curves`.
+
+    `found` are the rows and the ids of the trials.
+    """
+    measures = [measure for measure in SHOWN_BY_ROUND if measure.group == group]
+    places = [0, *(1 + SHOWN_BY_ROUND.index(measure) for measure in measures), -2, -1]
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for key, trial_id in found:
+            for row in cache.read(browse.rounds_after, key, 0):
+                yield (trial_id, *(row[place] for place in places))
+
+    columns = ("trial_id", "round", *(measure.name for measure in measures), "phase", "inherited")
+    return CsvTable(name, columns, rows())
+
+
+def _table(group: str) -> Callable[[ReadCache, Mapping[str, str]], CsvTable]:
+    def table(cache: ReadCache, query: Mapping[str, str]) -> CsvTable:
+        found = cache.read(trial_rows.find_trial, query.get("trial", ""))
+        return curves_table(cache, f"trial-{found[1][:10]}-{group}-by-round", group, [found])
+
+    return table
+
+
+TABLES = {group: _table(group) for group in FIGURES}
+"""The data of the figures of a trial."""

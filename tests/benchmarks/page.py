@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from fedsweep.serve.app import SCREENS, application, screen_state
 from fedsweep.serve.read_cache import ReadCache
+from fedsweep.serve.screen import SEPARATOR, pairs
 from fedsweep.serve.stream import Stream
 from fedsweep.store.readonly import open_to_read
 from fedsweep.store.tables import attempts, trials
@@ -33,6 +35,7 @@ TOKEN = "of-the-benchmark"
 ASKED: dict[str, dict[str, str]] = {
     "trials": {"normalizer": "fixbn", "alpha": "0.5", "sort": "test_accuracy", "down": "1"},
     "trial": {"trial": ""},  # the first one
+    "compare": {"trial": ""},  # the first two
     "sweep": {"sweep": "page"},
 }
 
@@ -46,9 +49,10 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
     for database, url in urls.items():
         count = fill.finished(url, "page", LENGTH)
         with fill.opened(url) as store:
-            first = _spread_out(store)
+            first, second = _spread_out(store)
             fill.settle(store)
         ASKED["trial"]["trial"] = first
+        ASKED["compare"]["trial"] = SEPARATOR.join([first, second])
         engine = open_to_read(url, page=True)
         gc.collect()
         gc.freeze()  # as a server does; what the filling left is none of its
@@ -63,8 +67,8 @@ def screens(folder: Path, server: str) -> Iterator[Figure]:
         engine.dispose()
 
 
-def _spread_out(store: Engine) -> str:
-    """Let every fifth trial wait, some fail and some run. Return the id of a finished trial."""
+def _spread_out(store: Engine) -> list[str]:
+    """Let every fifth trial wait, some fail and some run. Return the ids of two finished trials."""
     c, a = trials.c, attempts.c
     with transaction(store) as connection:
         queued = sa.update(trials).where(c.id % 5 == 0)
@@ -78,14 +82,14 @@ def _spread_out(store: Engine) -> str:
         )
         at_work = sa.update(trials).where(c.id % 313 == 2)
         connection.execute(at_work.values(state="running", lease_until=0.0, clock="another"))
-        done = sa.select(c.trial_id).where(c.state == "finished").limit(1)
-        return str(connection.execute(done).scalar_one())
+        done = sa.select(c.trial_id).where(c.state == "finished").limit(2)
+        return list(connection.execute(done).scalars())
 
 
 def _view(engine: Engine, name: str) -> None:
     path = SCREENS[name][0].replace(":path", "").format(**ASKED.get(name, {}))
-    question = "&".join(f"{k}={v}" for k, v in ASKED.get(name, {}).items() if f"{{{k}" not in path)
-    _get(engine, f"{path}?{question}" if name == "trials" else path)
+    query = {key: value for key, value in ASKED.get(name, {}).items() if f"{{{key}" not in path}
+    _get(engine, f"{path}?{urlencode(pairs(query))}" if name in ("trials", "compare") else path)
 
 
 def _get(engine: Engine, path: str) -> None:

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from fedsweep.appearance import FIGURE_COLORS, arm_styles, page_colors
+from fedsweep.appearance import FIGURE_COLORS, arm_styles
 from fedsweep.reports.direct_labels import ink
 from fedsweep.reports.panels import DASHES, MARKERS, marker_of
 from tests.unit.colors import Lab, ciede2000, lab
@@ -93,11 +93,6 @@ def test_settings_of_one_normalizer_differ_in_marker_and_dash() -> None:
         assert one.color == other.color
         assert one.marker != other.marker
         assert one.dash != other.dash
-
-
-def test_a_page_has_the_colors_of_the_styles() -> None:
-    arms = ["bn", *ELEVEN, "frn"]
-    assert page_colors(arms) == [{"light": s.light, "dark": s.dark} for s in arm_styles(arms)]
 
 
 def test_names_at_lines_can_be_read_on_white() -> None:

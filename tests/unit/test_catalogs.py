@@ -123,13 +123,14 @@ def test_every_normalizer_of_ours_has_its_place_and_its_colors() -> None:
     places = [appearance.normalizer_place(name) for name in (*NORMALIZERS, "frn")]
     assert places == list(range(len(NORMALIZERS) + 1))
     assert [name for name in NORMALIZERS if name not in appearance.FIGURE_COLORS] == ["fixbn"]
-    gray, same = appearance.page_colors(["none", "frn"])
-    assert gray == same == {"light": "#6b6b6b", "dark": "#a8a8a8"}
+    gray, same = ((style.light, style.dark) for style in appearance.arm_styles(["none", "frn"]))
+    assert gray == same == ("#6b6b6b", "#a8a8a8")
     assert [appearance.central_twin(name) for name in ("fedbn", "gn", "frn")] == ["bn", "gn", "frn"]
 
 
 def test_the_color_of_fixbn_deepens_from_line_to_line() -> None:
     """A single line has the middle color."""
-    colors = appearance.page_colors(["bn", "fixbn", "fixbn", "fixbn"])
-    assert [color["light"] for color in colors] == ["#D55E00", "#0AB0E1", "#1466D1", "#2E1872"]
-    assert appearance.page_colors(["fixbn"]) == [{"light": "#1466D1", "dark": "#67B7FF"}]
+    styles = appearance.arm_styles(["bn", "fixbn", "fixbn", "fixbn"])
+    assert [style.light for style in styles] == ["#D55E00", "#0AB0E1", "#1466D1", "#2E1872"]
+    (alone,) = appearance.arm_styles(["fixbn"])
+    assert (alone.light, alone.dark) == ("#1466D1", "#67B7FF")

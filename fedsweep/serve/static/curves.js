@@ -1,9 +1,26 @@
-// Draws the curves of a trial as rounds arrive, and the mean curves of a sweep.
+// Draws the curves of a trial as rounds arrive, and the figures of sweeps and of two trials.
 "use strict";
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const OPTIONS = { displayModeBar: false, responsive: true, showTips: false };
+
+// The rounds of a running mean; 0 without smoothing.
+const smoothing = () => Number(document.getElementById("smooth")?.value ?? 0);
+
+// Returns a running mean over the points within `k` rounds around each point. Near an end, the
+// window is narrower on both sides, so that a rising curve is not shifted.
+function smoothed(x, y, k) {
+  let low = 0, high = 0;
+  return y.map((value, i) => {
+    if (value === null) return null;
+    const reach = Math.min((k - 1) / 2, x[i] - x[0], x.at(-1) - x[i]);
+    while (x[low] < x[i] - reach) low++;
+    while (high + 1 < x.length && x[high + 1] <= x[i] + reach) high++;
+    const near = y.slice(low, high + 1).filter((other) => other !== null);
+    return near.reduce((sum, other) => sum + other, 0) / near.length;
+  });
+}
 
 function layout(x, y) {
   const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line"), automargin: true };
@@ -12,7 +29,7 @@ function layout(x, y) {
     font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
     margin: { l: 48, r: 12, t: 30, b: 40 }, hovermode: "x unified", showlegend: true,
     hoverlabel: { bgcolor: color("--raised"), bordercolor: color("--line") },
-    legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, tracegroupgap: 0 }, uirevision: "kept",
+    dragmode: "zoom", legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, tracegroupgap: 0 }, uirevision: "kept",
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
   };
 }
@@ -55,6 +72,17 @@ function fitLegend(chart, traces, drawn) {
   return drawn;
 }
 
+// Draws lines, the same way in every figure. Zoom and hidden lines stay as they are. `smooths` says
+// if the lines can be smoothed.
+function draw(chart, lines, x, y, smooths) {
+  const k = smooths ? smoothing() : 0;
+  const note = document.getElementById("smoothed");
+  if (note && smooths) note.hidden = !k;
+  const drawn = layout(x, k ? `${y} (mean of ${k} rounds)` : y);
+  Plotly.react(chart, lines, fitLegend(chart, lines, drawn), OPTIONS);
+  chart.dataset.smoothing = k;
+}
+
 // The rounds of a trial: rows of (round, one number per measure, phase, inherited). The server
 // describes the measures.
 let rounds = [];
@@ -62,19 +90,19 @@ const measures = () => JSON.parse(document.getElementById("rounds").dataset.meas
 const LINES = { train: ["--dim", "solid"], test: ["--running", "solid"], validation: ["--finished", "dash"] };
 
 function drawRounds() {
+  const k = smoothing();
   for (const [id, title] of [["accuracy", "accuracy, %"], ["loss", "loss, nats"]]) {
     const traces = measures().flatMap(({ group, samples, label, scale }, i) => {
       if (group !== id) return [];
       const measured = rounds.filter((row) => row[i + 1] !== null), [paint, dash] = LINES[samples];
+      const x = measured.map((row) => row[0]), y = measured.map((row) => scale * row[i + 1]);
       return {
-        name: label, mode: measured.length < 2 ? "markers" : "lines",
-        x: measured.map((row) => row[0]), y: measured.map((row) => scale * row[i + 1]),
+        name: label, mode: measured.length < 2 ? "markers" : "lines", x, y: k ? smoothed(x, y, k) : y,
         line: { color: color(paint), dash, width: 1.8 }, marker: { color: color(paint) },
       };
     });
     const chart = document.getElementById(id);
-    const shown = traces.filter((t) => t.x.length);
-    Plotly.react(chart, shown, fitLegend(chart, shown, layout("round", title)), OPTIONS);
+    draw(chart, traces.filter((t) => t.x.length), "round", title, true);
     chart.dataset.points = rounds.length;
   }
 }
@@ -104,39 +132,69 @@ document.addEventListener("rounds", ({ detail: { replace, rounds: more } }) => {
   drawRounds();
 });
 
-// The arms of a sweep.
-let figure = null;
+// The figures of a sweep and of two trials, by the id of their chart. A line is a curve by round, a
+// line of points with error bars, or a level.
+const figures = new Map();
+const MARKERS = 12; // on a curve
 
-function band(trace, paint) {
-  const up = trace.y.map((v, i) => v + trace.std[i]), down = trace.y.map((v, i) => v - trace.std[i]);
+function band(x, y, std, paint, name) {
+  const up = y.map((v, i) => v + std[i]), down = y.map((v, i) => v - std[i]);
   return {
-    x: [...trace.x, ...trace.x.toReversed()], y: [...up, ...down.toReversed()], fill: "toself",
+    x: [...x, ...x.toReversed()], y: [...up, ...down.toReversed()], fill: "toself",
     fillcolor: paint + "26", line: { width: 0 }, mode: "lines", hoverinfo: "skip", showlegend: false,
-    legendgroup: trace.name,
+    legendgroup: name,
   };
 }
 
-function drawArms() {
-  const chart = document.getElementById("arms");
-  if (!chart || !figure) return;
-  const paint = (t) => t.color?.[dark.matches ? "dark" : "light"] ?? "#808080";
-  const lines = figure.traces.flatMap((t) => [
-    ...(t.std.some((s) => s > 0) ? [band(t, paint(t))] : []),
-    { name: `${t.name} (n = ${t.n})`, x: t.x, y: t.y, mode: t.x.length < 2 ? "markers" : "lines", line: { color: paint(t), width: 1.8 }, legendgroup: t.name },
-  ]);
-  Plotly.react(chart, lines, fitLegend(chart, lines, layout(figure.x, figure.y)), OPTIONS);
+function linesOf(trace, k) {
+  const paint = trace.color ? trace.color[dark.matches ? "dark" : "light"] : color("--ink");
+  const name = trace.n ? `${trace.name} (n = ${trace.n})` : trace.name;
+  const line = { color: paint, dash: trace.dash ?? "solid", width: 1.8 };
+  const marker = { color: paint, symbol: trace.marker ?? "circle", size: 7 };
+  const one = { name, x: trace.x, y: trace.y, line, legendgroup: trace.name };
+  if (trace.kind === "level") {
+    return [{ ...one, mode: "lines", line: { ...line, dash: line.dash === "solid" ? "dash" : line.dash } }];
+  }
+  if (trace.kind === "points") {
+    const error_y = { type: "data", array: trace.std, color: paint, thickness: 1.2 };
+    return [{ ...one, mode: "lines+markers", marker, error_y }];
+  }
+  // Smoothed first: a curve that forks from another one begins on it.
+  const skipped = trace.x.filter((round) => round < (trace.first ?? 0)).length;
+  const ready = (values) => (k ? smoothed(trace.x, values, k) : values).slice(skipped);
+  const x = trace.x.slice(skipped), y = ready(trace.y), std = trace.std.length ? ready(trace.std) : [];
+  const mode = x.length < 2 ? "markers" : trace.marker ? "lines+markers" : "lines";
+  const curve = { ...one, x, y, mode, marker: { ...marker, maxdisplayed: MARKERS } };
+  return std.some((s) => s > 0) ? [band(x, y, std, paint, trace.name), curve] : [curve];
+}
+
+function drawFigure(figure) {
+  const chart = document.getElementById(figure.id), around = document.getElementById(`${figure.id}-figure`);
+  if (!chart) return;
+  if (around) around.hidden = !figure.traces.length;
+  if (around?.hidden) return;
+  const smooths = figure.traces.every((trace) => trace.kind === "curve");
+  const lines = figure.traces.flatMap((trace) => linesOf(trace, smooths ? smoothing() : 0));
+  draw(chart, lines, figure.x, figure.y, smooths);
   chart.dataset.traces = figure.traces.length;
 }
 
 document.addEventListener("figure", ({ detail }) => {
-  figure = detail;
-  drawArms();
+  figures.set(detail.id, detail);
+  drawFigure(detail);
 });
 
 function redraw() {
-  if (document.getElementById("accuracy")) drawRounds();
-  drawArms();
+  if (document.getElementById("rounds")) drawRounds();
+  figures.forEach(drawFigure);
 }
 
+// A double click on a chart does the same.
+document.addEventListener("click", ({ target: button }) => {
+  const chart = button.dataset?.reset && document.getElementById(button.dataset.reset);
+  if (chart?.data) Plotly.relayout(chart, { "xaxis.autorange": true, "yaxis.autorange": true });
+});
+
+document.addEventListener("redraw", redraw);
 dark.addEventListener("change", redraw);
 addEventListener("resize", redraw);

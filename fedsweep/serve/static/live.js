@@ -2,6 +2,8 @@
 // typed text, the scroll position and unfolded details stay as they are.
 "use strict";
 
+document.documentElement.classList.add("scripted");
+
 const banner = document.getElementById("away");
 const link = document.getElementById("link");
 
@@ -100,12 +102,20 @@ function morph(old, made) {
   }
 }
 
+// A changed attribute does not change a field that the user has changed. A choice that is sent is
+// that of the address, which is also that of the user.
+function settle(part) {
+  for (const box of part.querySelectorAll("[data-apply] [type=checkbox]")) box.checked = box.defaultChecked;
+  for (const option of part.querySelectorAll("[data-apply] option")) option.selected = option.defaultSelected;
+}
+
 function replace(id, html) {
   const part = document.getElementById(id);
   if (!part) return;
   const made = document.createElement("template");
   made.innerHTML = html;
   morph(part, made.content);
+  settle(part);
 }
 
 function onPage({ parts = {}, title, said }) {
@@ -133,7 +143,8 @@ let source = null;
 
 function listen() {
   source?.close();
-  source = new EventSource(document.body.dataset.events);
+  const { events, choice } = document.body.dataset;
+  source = new EventSource(choice ? `${events}&${choice}` : events);
   const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
   let away = "";
   source.addEventListener("open", () => say(away ? "away" : "live", away));
@@ -171,9 +182,49 @@ if (document.body.dataset.events) {
   document.addEventListener("visibilitychange", onVisibility);
 } else say("live", "");
 
-// A filter is applied when it is chosen. Without JavaScript, its button applies it.
-for (const form of document.querySelectorAll("form[data-apply]")) {
-  form.addEventListener("change", () => form.requestSubmit());
+// Returns the query of a form. The first option of a list is usual and left out. So is a group of
+// checkboxes that is as usual. If none of a group is checked, it has one empty value.
+function chosen(form) {
+  const query = new URLSearchParams(), groups = new Map();
+  for (const field of form.elements) {
+    if (field.type !== "checkbox") {
+      const isUsual = field.type === "select-one" && field.selectedIndex === 0;
+      if (field.name && field.value && !isUsual) query.append(field.name, field.value);
+    } else groups.set(field.name, [...(groups.get(field.name) ?? []), field]);
+  }
+  for (const [name, boxes] of groups) {
+    if (boxes.every((box) => box.checked === "usual" in box.dataset)) continue;
+    const checked = boxes.filter((box) => box.checked);
+    for (const value of checked.length ? checked.map((box) => box.value) : [""]) query.append(name, value);
+  }
+  return String(query);
+}
+
+// Applies a choice. The address holds it. The page stays, and its stream sends the parts that change.
+function applyHere(form, redraws) {
+  const choice = chosen(form), path = form.getAttribute("action");
+  history.replaceState(null, "", choice ? `${path}?${choice}` : path);
+  document.body.dataset.choice = choice;
+  if (redraws) document.dispatchEvent(new Event("redraw"));
+  else listen();
+}
+
+// A choice is applied at once. Without JavaScript, the button of its form applies it.
+document.addEventListener("change", ({ target: field }) => {
+  const form = field.form;
+  if (!form || !("apply" in form.dataset)) return;
+  if (form.dataset.apply === "here") applyHere(form, "redraws" in field.dataset);
+  else form.requestSubmit();
+});
+document.addEventListener("click", ({ target: button }) => {
+  const check = button.dataset?.check;
+  if (!check) return;
+  for (const box of button.closest("fieldset").querySelectorAll("[type=checkbox]")) {
+    box.checked = check === "all";
+  }
+  applyHere(button.form, false);
+});
+for (const form of document.querySelectorAll("form[data-apply='']")) {
   form.addEventListener("submit", () => {
     for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
   });
@@ -182,7 +233,7 @@ window.addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form[data-apply] :disabled")) field.disabled = false;
 });
 
-const typing = (node) => /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName);
+const typing = (node) => /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName) && node.type !== "checkbox";
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !typing(event.target) && !event.ctrlKey && !event.metaKey) {

@@ -32,6 +32,10 @@ TOKEN = "a-token-of-the-tests"
 PORT = 8000
 
 
+TICK = 0.1
+"""Seconds between two updates of the pages of tests. Users get them once per second."""
+
+
 HOSTILE = "<script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
 
 
@@ -82,9 +86,12 @@ def paths(url: str) -> list[str]:
     trials = [f"/trials/{row[0]}" for row in query(url, "SELECT trial_id FROM results")]
     statement = quote(f"SELECT '{HOSTILE.replace(chr(39), chr(34))}' AS \"<script>\"")
     name = quote(HOSTILE, safe="")
+    pair = "&".join(path.replace("/trials/", "trial=") for path in trials[:2])
     return [*(p for p, _, _ in SCREENS.values() if "{" not in p), *trials, f"/sweeps/{name}",
             f"/sql?q={statement}", f"/trials?sweep={name}", f"/trials?id={name}",
-            f"/trials?sort={name}", f"/trials/{name}", f"/sweeps/tiny?panel={name}"]  # fmt: skip
+            f"/trials?sort={name}", f"/trials/{name}", f"/sweeps/tiny?panel={name}",
+            f"/sweeps/tiny?arm={name}&group={name}&smooth={name}",
+            f"/compare?trial={name}&trial={name}", "/compare?" + pair]  # fmt: skip
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def served_here(url: str) -> Iterator[str]:
     It starts faster than `served`, which runs the command.
     """
     engine = open_to_read(url, page=True)
-    cache = ReadCache(engine)
+    cache = ReadCache(engine, tick=TICK)
     listening = server.listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     app = application(cache, TOKEN, port, ["127.0.0.1"])

@@ -484,8 +484,9 @@ LEGEND = """() => {
 }"""
 """Return a legend's names, if all lie in the chart, its scrollbar, and the panel's height."""
 
-SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: { x: "round", y: "",
-  traces: names.map((name, i) => ({ name, n: 3, normalizer: "fixbn", x: [1, 2, 3],
+SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: {
+  id: "arms", x: "round", y: "",
+  traces: names.map((name, i) => ({ name, n: 3, kind: "curve", x: [1, 2, 3],
     y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
 
 

@@ -20,7 +20,7 @@ PATHS = [
     path.replace("{sweep:path}", "s").replace("{trial}", "ab") for path, _, _ in SCREENS.values()
 ]
 MORE = ["/events?screen=overview", "/metrics", "/static/style.css", "/static/live.js"]
-MORE += ["/static/plotly.min.js", "/nowhere"]
+MORE += ["/static/plotly.min.js", "/nowhere", "/csv/sweep/accuracy-by-round?sweep=s"]
 
 
 @pytest.fixture

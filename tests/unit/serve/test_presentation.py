@@ -8,7 +8,7 @@ import pytest
 
 from fedsweep.forecast import TimeLeft
 from fedsweep.serve import presentation
-from fedsweep.serve.sweep import deviation
+from fedsweep.serve.totals import deviation
 from fedsweep.store.progress import SweepProgress
 
 

@@ -34,8 +34,9 @@ def stream(read_cache: ReadCache, screen: str, known: str = "", **asked: str) ->
 
 
 def sent(stream: Stream) -> dict[str, Any]:
-    """Return the events of one tick, by name."""
-    return {str(event.event): json.loads(event.data) for event in stream.tick()}
+    """Return the events of one tick, by name. A figure's name is its id."""
+    events = [(str(event.event), json.loads(event.data)) for event in stream.tick()]
+    return {data["id"] if name == "figure" else name: data for name, data in events}
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_the_curves_of_a_sweep_are_means_over_seeds(read_cache: ReadCache, plann
     claim = claimed(planned, 3)
     with transaction(planned) as connection:
         queue.finish(connection, claim)
-    figure = sent(stream(read_cache, "sweep", sweep="tiny"))["figure"]
+    figure = sent(stream(read_cache, "sweep", sweep="tiny"))["arms"]
     (trace,) = figure["traces"]
     assert (trace["name"], trace["n"]) == ("BN", 1)
     assert (trace["x"], trace["y"], trace["std"]) == ([1, 2, 3], [25, 50, 75], [0, 0, 0])

@@ -186,8 +186,9 @@ def test_rounds_that_are_sent_again_keep_their_rows(browser: Browser) -> None:
     page.close()
 
 
-SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: { x: "round", y: "",
-  traces: names.map((name, i) => ({ name, n: 3, normalizer: "fixbn", x: [1, 2, 3],
+SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: {
+  id: "arms", x: "round", y: "",
+  traces: names.map((name, i) => ({ name, n: 3, kind: "curve", x: [1, 2, 3],
     y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
 
 

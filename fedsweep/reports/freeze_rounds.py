@@ -1,0 +1,80 @@
+"""The final accuracy of each arm by T*, as the figures of reports and pages draw it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedsweep.reports.grouping import Cell, Summary
+from fedsweep.reports.labels import ColumnKey, RowKey, sort_key
+
+
+@dataclass(frozen=True)
+class FreezePanel:
+    """The finished cells of one row of a summary, by T*."""
+
+    lines: Mapping[ColumnKey, Sequence[tuple[int, Cell]]]
+    """The T* and the cell of each point. The key of a line is a column without its T*."""
+    levels: Mapping[ColumnKey, Cell]
+    """The cells of the columns that have no T*, in column order."""
+    rounds: int | None
+    """The most rounds that a trial of the row has. None if the row pools them."""
+
+
+def by_freeze_round(
+    summary: Summary, columns: Iterable[ColumnKey] | None = None
+) -> dict[RowKey, FreezePanel]:
+    """Return a panel for each row of a summary in which a trial with a T* has finished.
+
+    `columns` names the columns to use. By default, all are used.
+    """
+    shown = set(summary.columns if columns is None else columns)
+    panels: dict[RowKey, FreezePanel] = {}
+    for key in sorted(summary.cells, key=sort_key):
+        cells = {c: cell for c, cell in summary.cells[key].items() if c in shown}
+        if panel := _panel(summary, cells):
+            panels[key] = panel
+    return panels
+
+
+def _panel(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> FreezePanel | None:
+    lines: dict[ColumnKey, list[tuple[int, Cell]]] = defaultdict(list)
+    levels: dict[ColumnKey, Cell] = {}
+    for column in sorted(cells, key=summary.columns.index):
+        frozen, cell = freeze_round(summary, column), cells[column]
+        if cell.mean is None:
+            continue
+        if frozen is None:
+            levels[column] = cell
+        else:
+            lines[without_freeze_round(summary, column)].append((frozen, cell))
+    if not lines:
+        return None
+    totals = [cell.fields.get("rounds") for cell in cells.values()]
+    in_order = {
+        column: sorted(lines[column], key=lambda point: point[0])
+        for column in sorted(lines, key=sort_key)
+    }
+    return FreezePanel(in_order, levels, max((t for t in totals if t is not None), default=None))
+
+
+def freeze_round(summary: Summary, column: ColumnKey) -> int | None:
+    """Return the T* of a column, if it has one."""
+    if "freeze_round" not in summary.arm_fields:
+        return None
+    frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
+    return frozen
+
+
+def without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
+    """Return a column without its T*. A column that has none is returned unchanged."""
+    return at_freeze_round(summary, column, None)
+
+
+def at_freeze_round(summary: Summary, column: ColumnKey, frozen: int | None) -> ColumnKey:
+    """Return a column with another T*. Without T* among the arm's fields, it is unchanged."""
+    if "freeze_round" not in summary.arm_fields:
+        return column
+    place = 1 + summary.arm_fields.index("freeze_round")
+    return (*column[:place], frozen, *column[place + 1 :])

@@ -1,0 +1,218 @@
+"""The choice of arms, panel and grouping in the address of a sweep's screen."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import Engine
+from starlette.testclient import TestClient
+
+from fedsweep.plans import read_plan
+from fedsweep.reports import freeze_rounds
+from fedsweep.reports.grouping import summarize
+from fedsweep.serve.app import _query, screen_state
+from fedsweep.serve.read_cache import ReadCache
+from fedsweep.serve.totals import TABLE_MEASURES, filled, pooled_curve, shape_of
+from fedsweep.store import browse, planning, trial_rows
+from fedsweep.store.browse import Mean
+from fedsweep.store.tables import trials
+from fedsweep.store.transactions import reading, transaction
+from tests.unit.serve import study
+from tests.unit.serve.pages import HOSTILE, text
+
+pytestmark = pytest.mark.quick_on("sqlite")
+
+
+@pytest.fixture
+def studied(store: Engine, tmp_path: Path) -> Engine:
+    study.fill(store, tmp_path)
+    return store
+
+
+def figures(cache: ReadCache, *parameters: tuple[str, str]) -> dict[str, Any]:
+    """Return the figures of the sweep as an address with these parameters has them."""
+    query = _query("sweep", [("sweep", "study"), *parameters])
+    return dict(screen_state(cache, "sweep", query)[0].figures)
+
+
+def names(figure: dict[str, Any]) -> list[str]:
+    return [trace["name"] for trace in figure["traces"]]
+
+
+def test_the_address_chooses_the_arms(read_cache: ReadCache, studied: Engine) -> None:
+    """All are drawn if it names none. Unknown ones are ignored."""
+    every = ["BN", "FIXBN T⋆=3", "FIXBN T⋆=6", "GN"]
+    assert sorted(names(figures(read_cache)["arms"])) == sorted(every)
+    two = figures(read_cache, ("arm", "GN"), ("arm", "BN"), ("arm", HOSTILE))["arms"]
+    assert sorted(names(two)) == ["BN", "GN"]
+    assert figures(read_cache, ("arm", ""))["arms"]["traces"] == []
+    assert figures(read_cache, ("panel", "none such")) == figures(read_cache)
+
+
+def test_the_style_of_an_arm_does_not_depend_on_the_choice(
+    read_cache: ReadCache, studied: Engine
+) -> None:
+    """An arm that is drawn alone looks the same as among the others."""
+    every = {trace["name"]: trace for trace in figures(read_cache)["arms"]["traces"]}
+    for name, trace in every.items():
+        (alone,) = figures(read_cache, ("arm", name))["arms"]["traces"]
+        for key in ("color", "dash", "marker"):
+            assert alone[key] == trace[key], (name, key)
+
+
+def test_fixbn_is_drawn_from_its_fork_if_bn_is_drawn(
+    read_cache: ReadCache, studied: Engine
+) -> None:
+    """Without BN, it is drawn from the first round on."""
+    firsts = {t["name"]: t["first"] for t in figures(read_cache)["arms"]["traces"]}
+    assert firsts == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 3, "FIXBN T⋆=6": 6}
+    (alone,) = figures(read_cache, ("arm", "FIXBN T⋆=6"))["arms"]["traces"]
+    assert alone["first"] == 0
+
+
+def test_the_form_shows_the_choice_of_the_address(client: TestClient, studied: Engine) -> None:
+    """Its checkboxes are checked, and its event stream and CSV link have the same choice."""
+    page = client.get("/sweeps/study?arm=GN&group=").text
+    checked = re.findall(r'name="(arm|group)" value="([^"]*)"[^>]* checked', page)
+    assert checked == [("arm", "GN")]
+    assert 'data-choice="arm=GN&amp;group="' in page
+    assert "csv/sweep/accuracy-by-round?arm=GN&amp;group=&amp;sweep=study" in page
+    assert "<noscript><button>Show</button></noscript>" in page
+
+
+def test_no_arm_may_be_chosen(client: TestClient, studied: Engine) -> None:
+    """The page says so."""
+    assert "No arm is chosen." in text(client.get("/sweeps/study?arm=").text)
+    assert "No arm is chosen." not in text(client.get("/sweeps/study").text)
+
+
+def test_a_figure_has_room_for_24_arms(
+    client: TestClient, read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """The first 24 are checked and drawn. Any others can be chosen instead."""
+    file = tmp_path / "wide.toml"
+    values = ", ".join(map(str, range(1, 31)))
+    wide = study.PLAN.replace("[3, 6]", f"[{values}]").replace("[0.1, 1.0]", "0.1")
+    file.write_text(wide.replace("rounds = 12", "rounds = 40"))
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        study.finish(connection, trials.c.seed == 0)
+    assert len(figures(read_cache)["arms"]["traces"]) == 24
+    page = client.get("/sweeps/study").text
+    assert len(re.findall(r'name="arm"[^>]* checked', page)) == 24
+    assert "Not drawn: 8 arms more." in text(page)
+    assert names(figures(read_cache, ("arm", "GN"))["arms"]) == ["GN"]
+    (line,) = (t for t in figures(read_cache)["by-freeze-round"]["traces"] if t["name"] == "FIXBN")
+    assert line["x"] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("group_by", [None, (), ("alpha",)])
+def test_a_grouped_table_has_the_numbers_of_the_report(
+    studied: Engine, group_by: tuple[str, ...] | None
+) -> None:
+    """The database averages the trials of each cell, and the page pools cells."""
+    with transaction(studied) as connection:
+        failed = trials.update().where(trials.c.id == 1)
+        connection.execute(failed.values(state="failed", failure="diverged", error="inf"))
+        connection.execute(trials.update().where(trials.c.id == 5).values(state="queued"))
+    with reading(studied) as connection:
+        shape = shape_of("study", browse.cells(connection, "study"), group_by)
+        page, states = filled(shape, browse.groups(connection, "study", TABLE_MEASURES))
+        rows = trial_rows.results(connection, "study")
+    axes = None if group_by is None else ["local_steps", "momentum", *group_by]
+    report = summarize("study", rows, group_by=axes)
+    assert shape.fields == ("alpha",)
+    assert {tuple(sorted(zip(page.axes, key, strict=True))) for key in page.cells} == {
+        tuple(sorted(zip(report.axes, key, strict=True))) for key in report.cells
+    }
+    assert states["failed"] == 1
+    by_name = {frozenset(zip(page.axes, key, strict=True)): key for key in page.cells}
+    for key, columns in report.cells.items():
+        mine = page.cells[by_name[frozenset(zip(report.axes, key, strict=True))]]
+        assert set(mine) == set(columns)
+        for column, cell in columns.items():
+            assert (mine[column].n, mine[column].unfinished) == (cell.n, cell.unfinished)
+            assert mine[column].failures == cell.failures
+            assert mine[column].mean == pytest.approx(cell.mean)
+            assert mine[column].std == pytest.approx(cell.std)
+    assert page.usual_n == report.usual_n
+
+
+def test_a_row_that_pools_names_the_pooled_fields(client: TestClient, studied: Engine) -> None:
+    """The table and the caption of the figure say that they pool α."""
+    content = text(client.get("/sweeps/study?group=").text)
+    assert "n = 6 trials unless given, over seed and α" in content
+    assert "Mean over the seeds and over α of finished trials" in content
+    assert "over α" not in text(client.get("/sweeps/study").text)
+
+
+def test_pooled_curves_have_the_rounds_of_all_trials() -> None:
+    """A cell counts by its number of trials. Another round has fewer trials, and is left out."""
+    two = [Mean(1, 0.5, 0.25, 2), Mean(2, 0.5, 0.25, 2)]
+    one = [Mean(1, 0.2, 0.04, 1)]
+    (point,) = pooled_curve([two, one])
+    assert (point.round, point.n) == (1, 3)
+    assert point.mean == pytest.approx(0.4)
+    assert point.square == pytest.approx((0.25 * 2 + 0.04) / 3)
+    assert pooled_curve([two]) == two
+    assert pooled_curve([]) == []
+
+
+def test_the_figure_by_freeze_round_has_the_numbers_of_the_report(
+    read_cache: ReadCache, studied: Engine
+) -> None:
+    """FIXBN is a line over T⋆. BN and GN are levels from 0 to the number of rounds."""
+    with reading(studied) as connection:
+        report = summarize("study", trial_rows.results(connection, "study"))
+    panels = freeze_rounds.by_freeze_round(report)
+    assert len(panels) == 2
+    for number, panel in enumerate(panels.values()):
+        name = ("α = 0.1", "α = 1")[number] + ", E = 2, momentum = reset"
+        shown = figures(read_cache, ("panel", name))["by-freeze-round"]
+        assert names(shown) == ["BN", "FIXBN", "GN"]
+        by_name = {trace["name"]: trace for trace in shown["traces"]}
+        (points,) = panel.lines.values()
+        assert by_name["FIXBN"]["x"] == [3, 6] == [frozen for frozen, _ in points]
+        for key, of_cell in (("y", "mean"), ("std", "std")):
+            values = [100 * getattr(cell, of_cell) for _, cell in points]
+            assert by_name["FIXBN"][key] == pytest.approx(values, abs=6e-4)
+        for column, cell in panel.levels.items():
+            level = by_name[column[0].upper()]
+            assert level["x"] == [0, 12]
+            assert level["y"] == pytest.approx([100 * (cell.mean or 0)] * 2, abs=6e-4)
+
+
+def test_the_figure_by_freeze_round_is_empty_without_a_finished_trial(
+    read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """It appears with the first trial that finishes."""
+    study.plan(store, tmp_path)
+    assert figures(read_cache)["by-freeze-round"]["traces"] == []
+    with transaction(store) as connection:
+        study.finish(connection, trials.c.freeze_round == 3)
+    assert names(figures(read_cache)["by-freeze-round"]) == ["FIXBN"]
+
+
+def test_a_sweep_without_freeze_rounds_has_no_figure_by_freeze_round(
+    client: TestClient, read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """Its page does not mention T⋆ in a heading."""
+    file = tmp_path / "plain.toml"
+    file.write_text(study.PLAN.partition('[[grid]]\nnormalizer = "fixbn"')[0])
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+    assert set(figures(read_cache)) == {"arms"}
+    assert "Accuracy by T⋆" not in client.get("/sweeps/study").text
+
+
+def test_repeated_parameters_are_joined() -> None:
+    """NUL and line breaks in values are replaced. Of other parameters, the last one counts."""
+    query = _query("sweep", [("sweep", "a"), ("sweep", "s"), ("arm", "B\nN"), ("arm", ""),
+                             ("arm", "G\0N"), ("panel", ""), ("unknown", "x")])  # fmt: skip
+    assert query == {"sweep": "s", "arm": "B N\nG\ufffdN"}
+    assert _query("sweep", [("arm", "")]) == {"arm": ""}
+    assert json.dumps(_query("trials", [("sweep", "")])) == "{}"
