@@ -192,14 +192,18 @@ def accuracy_by_freeze_round(summary: Summary, width: float | None = None) -> Pl
 def _draw_by_freeze_round(panels: Panels, axis: Axes, summary: Summary, panel: FreezePanel) -> None:
     last = panel.rounds or max(frozen for line in panel.lines.values() for frozen, _ in line)
     axis.set_xlim(-0.03 * last - 0.1, 1.03 * last + 0.1)
-    styles = styles_of(summary)
-    for number, (line, points) in enumerate(panel.lines.items(), 1):
-        each = [(t, cell, styles[at_freeze_round(summary, line, t)]) for t, cell in points]
-        depth = number / (len(panel.lines) + 1)
-        _draw_freeze_rounds(panels, axis, each, column_text(summary, line), depth)
-    for place, (column, cell) in enumerate(panel.levels.items()):
-        arm = (column_text(summary, column), styles[column])
-        _draw_level(panels, axis, axis.get_xlim(), cell, arm, place)
+    styles, frozen, levels = styles_of(summary), list(panel.lines), list(panel.levels)
+    first = {line: at_freeze_round(summary, line, panel.lines[line][0][0]) for line in frozen}
+    for line in sorted([*frozen, *levels], key=lambda c: summary.columns.index(first.get(c, c))):
+        name = column_text(summary, line)
+        if line in first:
+            points = panel.lines[line]
+            each = [(t, cell, styles[at_freeze_round(summary, line, t)]) for t, cell in points]
+            depth = (frozen.index(line) + 1) / (len(frozen) + 1)
+            _draw_freeze_rounds(panels, axis, each, name, depth)
+        else:
+            arm, cell = (name, styles[line]), panel.levels[line]
+            _draw_level(panels, axis, axis.get_xlim(), cell, arm, levels.index(line))
 
 
 def _draw_level(
