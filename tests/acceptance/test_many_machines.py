@@ -25,7 +25,7 @@ from tests.builders import REPOSITORY
 from tests.servers import free_port
 
 PAGES = {
-    name: (REPOSITORY / "docs" / name).read_text() for name in ("many-machines.md", "kubernetes.md")
+    name: (REPOSITORY / "docs" / "how-to" / name).read_text() for name in ("many-machines.md", "kubernetes.md")
 }
 PAGE = PAGES["many-machines.md"]
 COMMANDS = [

@@ -1,0 +1,125 @@
+"""The how-to pages: each is run, or names the tests that run it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from fedsweep.cli.app import app
+from tests.acceptance.command import at_once
+from tests.builders import REPOSITORY
+from tests.docs.pages import Reader, agrees, commands, install_programs
+from tests.shared import made_once
+
+PAGES = sorted((REPOSITORY / "docs" / "how-to").glob("*.md"))
+RUN = [page for page in PAGES if "Tested by: this page" in page.read_text()]
+DEMO = Path("demo/digits.db")
+"""The database of `make demo`. A page that names it begins with it."""
+
+COMMANDS = sorted({line for page in PAGES for line in commands(page.read_text())})
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
+OTHERS = r"\w+://|\.\./(reference|explanation|tutorial)/"
+"""Links to web pages, and to pages that the build of the documentation checks."""
+
+
+def train_demo(folder: Path) -> None:
+    """Do what `make demo` does, with one slot."""
+    db = ("--db", f"sqlite:///{folder / DEMO.name}")
+    at_once("plan", str(REPOSITORY / "examples" / "digits.toml"), *db)
+    at_once("work", *db, "--device", "cpu", "--until-empty")
+
+
+def follow(page: Path, folder: Path, trained: Path | None) -> int:
+    """Follow a page as its reader does, in a folder with the examples and the demo's database."""
+    text = page.read_text()
+    programs = folder / "programs"
+    install_programs(programs)
+    study = folder / "study"
+    study.mkdir()
+    (study / "examples").symlink_to(REPOSITORY / "examples")
+    if trained is not None:
+        (study / DEMO).parent.mkdir()
+        shutil.copy(trained / DEMO.name, study / DEMO)
+    return Reader(study, programs).follow(text)
+
+
+@pytest.mark.usefixtures("walk")
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_a_page_prints_what_it_shows(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its trials are random walks, which need no torch."""
+    demo = str(DEMO) in page.read_text()
+    trained = made_once(tmp_path_factory, "demo", train_demo) if demo else None
+    assert follow(page, tmp_path, trained) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_a_page_prints_what_it_shows_after_real_training(
+    page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The demo takes a minute, once for all pages. Accuracies and times are not compared."""
+    demo = str(DEMO) in page.read_text()
+    trained = made_once(tmp_path_factory, "real-demo", train_demo) if demo else None
+    assert follow(page, tmp_path, trained) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_its_tests_in_its_last_line(page: Path) -> None:
+    """The files exist, and so does each file of the project to which the page links."""
+    text = page.read_text()
+    last = text.splitlines()[-1]
+    assert last.startswith("Tested by: ")
+    tests = LINK.findall(last)
+    assert tests or last == "Tested by: this page"
+    assert all(Path(test).name.startswith("test_") for test in tests)
+    files = [link for link in LINK.findall(text) if not re.match(OTHERS, link)]
+    assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_a_page_is_one(line: str) -> None:
+    """Its name and its options are known, and its arguments fit."""
+    words = shlex.split(line, comments=True)[1:]
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, line
+        command = command.commands[name]
+    command.make_context(line, words)
+
+
+def test_there_are_pages_that_run_and_commands() -> None:
+    """Otherwise the tests above would test nothing."""
+    assert len(PAGES) == 22
+    assert len(RUN) >= 8
+    assert len(COMMANDS) >= 60
+
+
+@pytest.mark.parametrize(
+    ("shown", "output", "same"),
+    [
+        ("6 trials finished, 0 failed", "6 trials finished, 0 failed\n", True),
+        ("6 trials finished, 0 failed", "5 trials finished, 1 failed\n", False),
+        ("bn: finished 77.78% in 16s  [1/6, 1m18s left]", "bn: finished 3.10% in 1s  [2/6, 0s left]", True),
+        ("da9e5b40 bn", "f49b82ab bn", True),
+        ("da9e5b40 bn", "f49b82ab gn", False),
+        ("one\n…\nfour", "one\ntwo\nthree\nfour\n", True),
+        ("one\n…\nfour", "one\nfour\n", True),
+        ("one\n…", "two\nthree\n", False),
+        ("one", "one\ntwo\n", False),
+        ("…/report.html", "/tmp/a/report.html\n", True),
+        ("│ 0.5 │ 75.93 ± 8.49 │", "│  0.1 │ 7.93 ± 18.49 * │\n", True),
+    ],
+)  # fmt: skip
+def test_a_page_agrees_with_a_run_up_to_times_ids_and_decimals(
+    shown: str, output: str, same: bool
+) -> None:
+    """Words and whole numbers are compared. An ellipsis stands for any text."""
+    assert agrees(shown, output) is same
