@@ -13,7 +13,7 @@ import typer.main
 from fedsweep.cli.app import app
 from tests.acceptance.command import at_once
 from tests.builders import REPOSITORY
-from tests.docs.pages import Reader, agrees, commands, install_programs
+from tests.docs.pages import Reader, agrees, commands, excerpts, install_programs
 from tests.shared import made_once
 
 PAGES = sorted((REPOSITORY / "docs" / "how-to").glob("*.md"))
@@ -22,6 +22,7 @@ DEMO = Path("demo/digits.db")
 """The database of `make demo`. A page that names it begins with it."""
 
 COMMANDS = sorted({line for page in PAGES for line in commands(page.read_text())})
+EXCERPTS = [page for page in PAGES if list(excerpts(page.read_text()))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
 OTHERS = r"\w+://|\.\./(reference|explanation|tutorial)/"
 """Links to web pages, and to pages that the build of the documentation checks."""
@@ -83,6 +84,14 @@ def test_a_page_names_its_tests_in_its_last_line(page: Path) -> None:
     assert [link for link in files if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", EXCERPTS, ids=lambda page: page.stem)
+def test_an_excerpt_has_the_lines_of_its_file(page: Path) -> None:
+    """They are in the same order. The page may leave lines out."""
+    for name, lines in excerpts(page.read_text()):
+        rest = iter((REPOSITORY / name).read_text().splitlines())
+        assert [line for line in lines if line not in rest] == [], name
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_a_page_is_one(line: str) -> None:
     """Its name and its options are known, and its arguments fit."""
@@ -100,6 +109,7 @@ def test_there_are_pages_that_run_and_commands() -> None:
     assert len(PAGES) == 22
     assert len(RUN) >= 8
     assert len(COMMANDS) >= 60
+    assert len(EXCERPTS) == 4
 
 
 @pytest.mark.parametrize(
