@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from fedsweep.cli.app import app
-from tests.acceptance.command import GET_COMMAND, at_once
+from tests.acceptance.command import at_once
 from tests.builders import REPOSITORY
-from tests.docs.pages import Reader, agrees, commands, excerpts, install_programs
+from tests.docs.reader import Reader, agrees, excerpts, install_programs
 from tests.shared import made_once
 
 PAGES = sorted((REPOSITORY / "docs" / "how-to").glob("*.md"))
@@ -22,11 +19,7 @@ LONG = ("exports", "paper-table")
 DEMO = Path("demo/digits.db")
 """The database of `make demo`. A page that names it begins with it."""
 
-COMMANDS = sorted({line for page in PAGES for line in commands(page.read_text())})
 EXCERPTS = [page for page in PAGES if list(excerpts(page.read_text()))]
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
-OTHERS = r"\w+://|\.\./(reference|explanation|tutorial)/"
-"""Links to web pages, and to pages that the build of the documentation checks."""
 
 
 def train_demo(folder: Path) -> None:
@@ -78,19 +71,6 @@ def test_a_page_prints_what_it_shows_after_real_training(
     assert follow(page, tmp_path, trained) >= 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_names_its_tests_in_its_last_line(page: Path) -> None:
-    """The files exist, and so does each file of the project to which the page links."""
-    text = page.read_text()
-    last = text.splitlines()[-1]
-    assert last.startswith("Tested by: ")
-    tests = LINK.findall(last)
-    assert tests or last == "Tested by: this page"
-    assert all(Path(test).name.startswith("test_") for test in tests)
-    files = [link for link in LINK.findall(text) if not re.match(OTHERS, link)]
-    assert [link for link in files if not (page.parent / link).exists()] == []
-
-
 @pytest.mark.parametrize("page", EXCERPTS, ids=lambda page: page.stem)
 def test_an_excerpt_has_the_lines_of_its_file(page: Path) -> None:
     """They are in the same order. The page may leave lines out."""
@@ -99,23 +79,10 @@ def test_an_excerpt_has_the_lines_of_its_file(page: Path) -> None:
         assert [line for line in lines if line not in rest] == [], name
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_a_page_is_one(line: str) -> None:
-    """Its name and its options are known, and its arguments fit."""
-    words = shlex.split(line, comments=True)[1:]
-    command = GET_COMMAND(app)
-    while hasattr(command, "commands"):
-        name = words.pop(0)
-        assert name in command.commands, line
-        command = command.commands[name]
-    command.make_context(line, words)
-
-
-def test_there_are_pages_that_run_and_commands() -> None:
+def test_there_are_pages_that_run_and_excerpts() -> None:
     """Otherwise the tests above would test nothing."""
     assert len(PAGES) == 22
     assert len(RUN) >= 8
-    assert len(COMMANDS) >= 60
     assert len(EXCERPTS) == 4
 
 

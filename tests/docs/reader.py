@@ -31,8 +31,6 @@ WIDTH = "100"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 FILE_NAME = re.compile(r"# (\S+\.\w+)( .*)?")
-INNER = re.compile(r"\$\(.*\)")
-"""A command within a command."""
 FAILED = re.compile(r"^fedsweep: ", flags=re.MULTILINE)
 """A command may exit with an error only if its page shows the message."""
 
@@ -90,16 +88,6 @@ def blocks(page: str) -> Iterator[Block]:
     """Yield the blocks of code of a page."""
     for language, text in FENCE.findall(page):
         yield Block(language, text)
-
-
-def commands(page: str) -> Iterator[str]:
-    """Yield the commands of fedsweep on a page, also those that are not run."""
-    for block in blocks(page):
-        if block.language in ("console", "sh"):
-            for line in re.sub(r"\\\n\s*", "", INNER.sub("3f2a", block.text)).splitlines():
-                words = re.sub(r"^\$ |\w+=\S+ (?=fedsweep )", "", line)
-                if words.startswith("fedsweep "):
-                    yield re.split(r"; | [|&]| 2?>", words)[0]
 
 
 def excerpts(page: str) -> Iterator[tuple[str, list[str]]]:
