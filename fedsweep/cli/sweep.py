@@ -33,14 +33,14 @@ def pause(name: Name, db: Db = None) -> None:
     also belong to another sweep go on.
     """
     _hold(name, Hold.PAUSE, db)
-    print(f"{name}: paused; go on with fedsweep sweep resume")
+    print(f"{name}: paused (to resume: fedsweep sweep resume {name})")
 
 
 @app.command(epilog="Example: fedsweep sweep drain study")
 def drain(name: Name, db: Db = None) -> None:
     """Start no more trials of a sweep; running trials go on to their end."""
     _hold(name, Hold.DRAIN, db)
-    print(f"{name}: drained; go on with fedsweep sweep resume")
+    print(f"{name}: drained (to resume: fedsweep sweep resume {name})")
 
 
 @app.command(epilog="Example: fedsweep sweep resume study")
@@ -50,7 +50,7 @@ def resume(name: Name, db: Db = None) -> None:
     A sweep whose budget is used up resumes when its budget is raised.
     """
     _hold(name, None, db)
-    print(f"{name}: goes on")
+    print(f"{name}: resumed")
 
 
 @app.command(epilog="Example: fedsweep sweep cancel study")

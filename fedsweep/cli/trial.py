@@ -64,7 +64,9 @@ def list_(
     ]
     console().print(Grid(columns, shown, boxed=False, keys=2).fitted(console().width))
     if len(rows) > limit:
-        print(f"more than {limit} trials: raise --limit, or narrow by --sweep and --state")
+        print(
+            f"more than {counted(limit, 'trial')}: raise --limit, or narrow by --sweep and --state"
+        )
 
 
 @app.command(epilog="Example: fedsweep trial show 3f2a")
@@ -193,7 +195,7 @@ def drain(trials: Trials, db: Db = None) -> None:
 @app.command(epilog="Example: fedsweep trial resume 3f2a")
 def resume(trials: Trials, db: Db = None) -> None:
     """Resume paused or drained trials."""
-    print(f"{counted(_hold(trials, None, db), 'trial')} let go on")
+    print(f"{counted(_hold(trials, None, db), 'trial')} resumed")
 
 
 @app.command(epilog="Example: fedsweep trial priority 3f2a --to 10")

@@ -112,6 +112,9 @@ def _override(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
+PARTS = ("name", "protocol", "grid", "search", "budget")
+"""The keys of a plan file at its top."""
+
 _NAME = r"(?!-|\.\.?$)[\w.+-][\w .+-]{0,99}"
 """Pattern of a sweep's name. It excludes options and paths through folders."""
 
@@ -147,7 +150,7 @@ class _Reader:
         """The last point without its seed, and its configuration."""
 
     def sweep(self, document: Mapping[str, Any], text: str) -> SweepSpec:
-        self.known(document, ["name", "protocol", "grid", "search", "budget"], "")
+        self.known(document, PARTS, "")
         search = self.search(document["search"]) if "search" in document else None
         name = document.get("name")
         if not isinstance(name, str) or not re.fullmatch(_NAME, name):
@@ -161,6 +164,11 @@ class _Reader:
             self.refuse("protocol must be a table: write [protocol]")
         if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids) or not grids:
             self.refuse("grid must be an array of tables: write [[grid]]")
+        for key in sorted(self.fixed.keys() & set(PARTS)):
+            self.refuse(
+                f"--set {key} cannot be used: --set fixes a key of the trials, so change {key} in "
+                "the plan file"
+            )
         self.known(self.fixed, TrainConfig.model_fields, "--set ")
         for key, value in self.fixed.items():
             self.value(key, value, "--set ")

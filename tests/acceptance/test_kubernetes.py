@@ -24,7 +24,7 @@ from tests.acceptance.command import at_once, environment, eventually, query
 from tests.builders import REPOSITORY
 from tests.walk import slow_down, speed_up
 
-DOCS = REPOSITORY / "docs"
+DOCS = REPOSITORY / "docs" / "how-to"
 PAGE = (DOCS / "kubernetes.md").read_text()
 VERSIONS = ("1.31", "1.37")
 """The oldest version that has every field of the Job, and the newest one with a schema here."""

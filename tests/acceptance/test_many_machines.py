@@ -24,9 +24,8 @@ from tests.benchmarks import machines
 from tests.builders import REPOSITORY
 from tests.servers import free_port
 
-PAGES = {
-    name: (REPOSITORY / "docs" / name).read_text() for name in ("many-machines.md", "kubernetes.md")
-}
+DOCS = REPOSITORY / "docs" / "how-to"
+PAGES = {name: (DOCS / name).read_text() for name in ("many-machines.md", "kubernetes.md")}
 PAGE = PAGES["many-machines.md"]
 COMMANDS = [
     line.removeprefix("$ ").partition(" #")[0]

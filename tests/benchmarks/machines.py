@@ -1,7 +1,7 @@
 """The load of many workers on one Postgres: connections per worker, and bytes per row.
 
-`python -m tests.benchmarks machines` prints the numbers of docs/many-machines.md. The engine is
-`walk`, so that nothing is measured except the database.
+`python -m tests.benchmarks machines` prints the numbers of docs/how-to/many-machines.md.
+The engine is `walk`, so that nothing is measured except the database.
 """
 
 from __future__ import annotations

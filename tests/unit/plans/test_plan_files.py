@@ -99,6 +99,7 @@ def test_set_replaces_an_empty_axis_and_what_a_search_needs(tiny: Path) -> None:
         ("optimizer=rmsprop", '--set optimizer = "rmsprop" is none of sgd, adam, adamw'),
         ("server_tau=0", "--set server_tau = 0 cannot be used"),
         ("freeze_round=4", "(--set freeze_round=4)"),
+        ("name=second", "so change name in the plan file"),
     ],
 )
 def test_a_wrong_value_of_set_is_named_as_such(override: str, named: str, tiny: Path) -> None:
