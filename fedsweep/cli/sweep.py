@@ -30,17 +30,17 @@ def pause(name: Name, db: Db = None) -> None:
     """Pause a sweep.
 
     Its running trials finish the round, are saved and given back, all within a lease. Trials that
-    also belong to another sweep go on.
+    also belong to another sweep continue.
     """
     _hold(name, Hold.PAUSE, db)
-    print(f"{name}: paused; go on with fedsweep sweep resume")
+    print(f"{name}: paused; fedsweep sweep resume ends it")
 
 
 @app.command(epilog="Example: fedsweep sweep drain study")
 def drain(name: Name, db: Db = None) -> None:
-    """Start no more trials of a sweep; running trials go on to their end."""
+    """Start no more trials of a sweep; running trials continue to their end."""
     _hold(name, Hold.DRAIN, db)
-    print(f"{name}: drained; go on with fedsweep sweep resume")
+    print(f"{name}: drained; fedsweep sweep resume ends it")
 
 
 @app.command(epilog="Example: fedsweep sweep resume study")
@@ -50,14 +50,14 @@ def resume(name: Name, db: Db = None) -> None:
     A sweep whose budget is used up resumes when its budget is raised.
     """
     _hold(name, None, db)
-    print(f"{name}: goes on")
+    print(f"{name}: resumed")
 
 
 @app.command(epilog="Example: fedsweep sweep cancel study")
 def cancel(name: Name, db: Db = None) -> None:
     """Cancel a sweep's queued and running trials.
 
-    Trials that also belong to another live sweep go on. Plan the sweep again to undo this.
+    Trials that also belong to another live sweep continue. Plan the sweep again to undo this.
     """
     from fedsweep.actions import sweep as sweeps
 

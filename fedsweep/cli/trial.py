@@ -186,14 +186,14 @@ def pause(trials: Trials, db: Db = None) -> None:
 
 @app.command(epilog="Example: fedsweep trial drain 3f2a")
 def drain(trials: Trials, db: Db = None) -> None:
-    """Do not start trials any more; running trials go on to their end."""
+    """Do not start trials any more; running trials continue to their end."""
     print(f"{counted(_hold(trials, Hold.DRAIN, db), 'trial')} drained")
 
 
 @app.command(epilog="Example: fedsweep trial resume 3f2a")
 def resume(trials: Trials, db: Db = None) -> None:
     """Resume paused or drained trials."""
-    print(f"{counted(_hold(trials, None, db), 'trial')} let go on")
+    print(f"{counted(_hold(trials, None, db), 'trial')} resumed")
 
 
 @app.command(epilog="Example: fedsweep trial priority 3f2a --to 10")

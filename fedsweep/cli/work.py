@@ -109,8 +109,8 @@ def work(
     """Claim trials and train them until stopped. Start it on as many machines as you like.
 
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back. A second one drops
-    the round. A closed terminal does the same; with nohup or in tmux, the worker goes on. The
-    worker goes on if its output cannot be written.
+    the round. A closed terminal does the same; with nohup or in tmux, the worker continues. It also
+    continues if its output cannot be written.
     """
     from fedsweep import machine, output, worker
     from fedsweep.actions import work as actions
