@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, as_given, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.settings import data_folder, setting
+from fedsweep.settings import NOTIFY, data_folder, setting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -135,7 +135,7 @@ def work(
         grace=grace,
         artifacts=artifacts or (),
         artifacts_variable=setting(VARIABLE),
-        notify=notify or (setting("FEDSWEEP_NOTIFY") or "").split(),
+        notify=notify or (setting(NOTIFY) or "").split(),
     )
     with _screen() as show:
         tally = worker.work(options, show)
