@@ -136,7 +136,7 @@ class StoreReadOnly(StoreError):
 
 
 class StoreHeld(StoreReadOnly, StoreUnreachable):
-    """The database server accepts no writes at the moment, which a running worker waits out."""
+    """The database server accepts no writes at the moment: try again. A running worker waits."""
 
 
 class StoreFull(StoreError):

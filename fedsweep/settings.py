@@ -38,12 +38,12 @@ TOKEN = "FEDSWEEP_TOKEN"  # noqa: S105  # the name of the variable
 VARIABLES = (
     Variable(
         DATABASE,
-        "URL of the database, as for --db.",
-        "sqlite:///fedsweep.db in the working folder",
+        "URL of the database, as for `--db`.",
+        "`sqlite:///fedsweep.db` in the working folder",
     ),
     Variable(
         DATA,
-        "Folder of the data sets, as for --data. Give it to plan and to work.",
+        "Folder of the data sets, as for `--data`. Give it to `plan` and to `work`.",
         "some data sets are downloaded into the cache; others need the folder",
     ),
     Variable(
@@ -53,22 +53,22 @@ VARIABLES = (
     ),
     Variable(
         NOTIFY,
-        "Webhooks of work, separated by spaces, as for --notify.",
+        "Webhooks of `work`, separated by spaces, as for `--notify`.",
         "no notices are sent",
     ),
     Variable(
         ARTIFACTS,
-        "Folder or URL of artifacts that is approved for every database, as for --artifacts.",
-        "only approvals by plan --artifacts, work --artifacts and db trust count",
+        "Folder or URL of artifacts that is approved for every database, as for `--artifacts`.",
+        "only approvals by `plan --artifacts`, `work --artifacts` and `db trust` count",
     ),
     Variable(
         TOKEN,
-        "Token that the pages of serve require, as for --token.",
+        "Token that the pages of `serve` require, as for `--token`.",
         "a new random token",
     ),
     Variable(
         "FEDSWEEP_LAUNCH",
-        "Launch, scheduler and job of a worker, as JSON. fedsweep launch sets it.",
+        "Launch, scheduler and job of a worker, as JSON. `fedsweep launch` sets it.",
         "an attempt names no launch",
     ),
     Variable(
@@ -79,11 +79,11 @@ VARIABLES = (
     Variable(
         "FEDSWEEP_TEST_ENGINE",
         "Engine that trains every trial instead of the usual ones. It is for tests.",
-        "work --engine decides",
+        "`work --engine` decides",
     ),
     Variable(
         "RAY_ADDRESS",
-        "Address of Ray's head, as for launch ray --address.",
+        "Address of Ray's head, as for `launch ray --address`.",
         "the Ray of this machine",
         ours=False,
     ),
@@ -96,7 +96,7 @@ VARIABLES = (
     Variable(
         "SLURM_ARRAY_JOB_ID",
         "Job array of a worker.",
-        "SLURM_JOB_ID is used",
+        "`SLURM_JOB_ID` is used",
         ours=False,
     ),
     Variable(
@@ -173,13 +173,13 @@ VARIABLES = (
     ),
     Variable(
         "MLFLOW_DISABLE_TELEMETRY",
-        "Telemetry of MLflow in export mlflow.",
+        "Telemetry of MLflow in `export mlflow`.",
         "true: MLflow sends no telemetry",
         ours=False,
     ),
     Variable(
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
-        "Retries of MLflow's requests in export mlflow.",
+        "Retries of MLflow's requests in `export mlflow`.",
         "3",
         ours=False,
     ),

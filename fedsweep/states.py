@@ -1,12 +1,15 @@
 """The states of a trial and their transitions, kinds of failure, and outcomes of attempts.
 
-claim                 finish
-queued ─────────► running ───────────────► finished
-▲ ▲               │ │
-│ └─ release, ────┘ ├─ fail, for good ─► failed
-│    rescue, fail   │                       │
-│    with a retry   └─ cancel ─► cancelled  │
-└────────────── retry, plan again ◄┴────────┘
+             claim                 finish
+    queued ─────────► running ───────────────► finished
+     ▲  ▲               │ │
+     │  └─ release, ────┘ ├─ fail, for good ───► failed
+     │     rescue, or     │                        │
+     │     fail with      └─ cancel ─► cancelled   │
+     │     a retry                         │       │
+     └───────── retry, or plan again ◄─────┴───────┘
+
+A queued trial can be cancelled, too.
 """
 
 from __future__ import annotations
