@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -57,16 +58,17 @@ def signature(name: str, function: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword:
             keyword = True
             lines.append("    *,")
-        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        value = parameter.default
+        spelled = json.dumps(value) if isinstance(value, str) else repr(value)
+        default = "" if value is parameter.empty else f" = {spelled}"
         lines.append(f"    {parameter.name}: {parameter.annotation}{default},")
-    return "\n".join([f"{name}(", *lines, f") -> {told.return_annotation}"])
+    return "\n".join([f"def {name}(", *lines, f") -> {told.return_annotation}: ..."])
 
 
 def _docstring(text: str) -> Iterator[str]:
     for part in re.split(r"\n\s*\n", text):
         if part.startswith(">>> "):
-            lines = [re.sub(r"^(>>> |\.\.\. )", "", line) for line in part.splitlines()]
-            yield fence("\n".join(lines).replace("  # doctest: +SKIP", ""), "python")
+            yield fence(part.replace("  # doctest: +SKIP", ""), "pycon")
         elif part.startswith("Raises:"):
             yield "Raises:"
             raised = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))+)", part, flags=re.MULTILINE)

@@ -83,10 +83,10 @@ def _unit(name: str) -> str:
 
 
 def _tables() -> Iterator[list[str]]:
-    told = docstrings.of_names("fedsweep/store/tables.py")
+    documented = docstrings.of_names("fedsweep/store/tables.py")
     by_table = {
         getattr(tables, name).name: text
-        for name, text in told.items()
+        for name, text in documented.items()
         if isinstance(getattr(tables, name), sa.Table)
     }
     for one in tables.metadata.sorted_tables:
