@@ -23,16 +23,18 @@ VARIABLE = re.compile(r"\$([A-Z][A-Z_]+)")
 HELP_OPTIONS = frozenset({"install_completion", "show_completion", "help"})
 """Options that every program of this kind has."""
 
-OUTPUT = (
-    "Output that cannot be written (a full disk, a closed pipe, a stopped reader) never ends a "
-    "worker. Another command then ends with exit code 1 and one sentence, or silently with 141 if "
-    "its reader has ended.",
-    "Control characters in text from a database, a plan or a name are not sent to a terminal. In a "
-    "file or a pipe, CSV, Markdown and LaTeX contain the text unchanged. A character that the "
-    "terminal's encoding lacks is replaced, as `*` for `⋆`.",
-    "The command `fedsweep`, and each process that it starts, runs no Python file of the working "
-    "folder. `python -m` looks there first, so write `python -P -m fedsweep`.",
-)
+OUTPUT = """
+Output that cannot be written (a full disk, a closed pipe, a stopped reader) never ends a worker.
+Another command then ends with exit code 1 and one sentence, or silently with 141 if its reader has
+ended.
+
+Control characters in text from a database, a plan or a name are not sent to a terminal. In a file
+or a pipe, CSV, Markdown and LaTeX contain the text unchanged. A character that the terminal's
+encoding lacks is replaced, as `*` for `⋆`.
+
+The command `fedsweep`, and each process that it starts, runs no Python file of the working folder.
+`python -m` looks there first, so write `python -P -m fedsweep`.
+"""
 """The facts about the output of all commands."""
 
 
@@ -58,7 +60,7 @@ def page() -> str:
         "A command that is refused prints one sentence on stderr. [Errors](errors.md) lists them.",
         exits,
         "## Output",
-        *OUTPUT,
+        *paragraphs(OUTPUT),
         sources=("fedsweep/cli/", "fedsweep/errors.py"),
     )
 

@@ -95,6 +95,9 @@ def page() -> str:
         "A wrong value is refused, even if it has no meaning.",
         "**Identity.** A trial's id is a hash of its seed and of all keys that are not at their "
         "defaults. So a key at its default is not part of it, and a default never changes.",
+        "**Size.** A plan is counted before its trials are built. Above ten million points, before "
+        "duplicates are merged, `plan` asks, or needs `--yes`. `--dry-run` of more than a million "
+        "points only counts them.",
         *_keys(),
         "## Search",
         *_search(),
