@@ -42,7 +42,7 @@ EXIT_CODES = {
     1: "The command did its work, and the result is negative, or something failed on the way: "
     "`verify` found a difference, `db check` found a fault, `work --strict` has failed trials, a "
     "worker cannot train, or the output cannot be written.",
-    2: "The request was wrong, or this machine cannot do it. Nothing was written.",
+    2: "The request was wrong, the database cannot be used, or this machine cannot do it.",
     130: "Ctrl-C ended the command.",
     141: "The reader of the command's output has ended, as in `fedsweep status | head -1`.",
 }

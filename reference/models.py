@@ -22,7 +22,7 @@ def page() -> str:
         f"{code(TIMM + 'NAME')} is {OF_TIMM.about} ({code(_install(OF_TIMM))}). Each BatchNorm "
         "layer is exchanged for the normalizer's, by type. The activation in it, its eps and its "
         "momentum stay, and so do all other layers.",
-        "- Weights of torchvision fit models of timm: those of its ResNet18 fit `timm:resnet18`, and "
+        "- Weights of torchvision fit models of timm: those of its ResNet18 fit `timm:resnet18`, "
         "not `resnet18`, which has another stem.\n"
         '- A model without BatchNorm layers that has LayerNorm layers has `normalizer = "ln"`: '
         "its own layers, which normalize each token over its channels. In the other models, `ln` "
