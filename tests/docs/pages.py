@@ -25,6 +25,8 @@ DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SEC
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})([\w-]*)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\[\]]*\])*\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 ATTRIBUTE = re.compile(r"\b(?:src|href)=\"([^\"]+)\"")
+SUBSTITUTION = re.compile(r"\$\(((?:[^()]|\([^()]*\))*)\)")
+"""A command whose output becomes words of another one."""
 ENDS = frozenset({"|", "||", "&&", "&", ";", ">", ">>", "<", "2>", "2>&1"})
 """Words of a shell that end a command, or its arguments."""
 
@@ -50,7 +52,9 @@ def lines(text: str) -> Iterator[str]:
 
 def commands(text: str, program: str = "fedsweep") -> Iterator[tuple[str, ...]]:
     """Yield the words of each call of a program in a page."""
-    for line in lines(text):
+    whole = list(lines(text))
+    within = [inner for line in whole for inner in SUBSTITUTION.findall(line)]
+    for line in [*(SUBSTITUTION.sub("OUTPUT", line) for line in whole), *within]:
         if program not in line:
             continue
         words: list[str] = []

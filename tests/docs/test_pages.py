@@ -133,12 +133,15 @@ $ FEDSWEEP_DB=sqlite:///a.db fedsweep status | head -1   # the first line
 fedsweep 0.1.0
 $ cd study && .venv/bin/fedsweep plan a.toml \\
     --dry-run; fedsweep report > table.txt
+$ fedsweep trial retry $(fedsweep sql "SELECT max(trial_id) FROM results" --format csv | tail -1)
 ```
 """
     assert list(pages.commands(text)) == [
         ("fedsweep", "status"),
         (".venv/bin/fedsweep", "plan", "a.toml", "--dry-run"),
         ("fedsweep", "report"),
+        ("fedsweep", "trial", "retry", "OUTPUT"),
+        ("fedsweep", "sql", "SELECT max(trial_id) FROM results", "--format", "csv"),
     ]
 
 
