@@ -64,10 +64,13 @@ class Outcome(StrEnum):
     """The outcome of an attempt. An attempt without an outcome still runs."""
 
     FINISHED = "finished"
+    """The attempt stored the last round."""
     FAILED = "failed"
+    """The attempt ended with a failure."""
     RELEASED = "released"
     """A worker gave the trial back because it was told to stop. It does not count as a failure."""
     CANCELLED = "cancelled"
+    """A user has cancelled the trial while the attempt trained it."""
     EXPIRED = "expired"
     """The lease ended before the attempt did."""
 

@@ -17,6 +17,7 @@ UNITS = {"fraction": "fraction, 0 to 1", "number": "", "numbers by layer": "JSON
 """The unit of a measure in words, if the catalog's word needs more."""
 
 SECONDS = frozenset({"seconds_trained", "seconds_saved", "seconds_lost"})
+ROUNDS = frozenset({"rounds_trained", "rounds_shared", "rounds_lost"})
 FRACTIONS = frozenset({"own_accuracy", "mean_test_accuracy", "std_test_accuracy"})
 
 
@@ -64,9 +65,9 @@ def _section(view: str) -> Iterator[str]:
 
 def _row(view: str, name: str) -> list[str]:
     fields = {field.name: field for field in CATALOG}
-    told = views.IN_LEDGER if view == "ledger" else {}
-    if name in told or name in views.MEANINGS:
-        return [code(name), _unit(name), prose(told.get(name) or views.MEANINGS[name])]
+    if name in views.MEANINGS:
+        told = views.IN_VIEW.get((view, name), views.MEANINGS[name])
+        return [code(name), _unit(name), prose(told)]
     if name in fields:
         meaning = docstrings.of_attributes("trainers/config.py", "TrainConfig")[name]
         link = f"[{prose(sentence(meaning))}](plan-file.md#{name})"
@@ -79,6 +80,8 @@ def _row(view: str, name: str) -> list[str]:
 def _unit(name: str) -> str:
     if name in SECONDS:
         return "seconds"
+    if name in ROUNDS:
+        return "rounds"
     return "fraction, 0 to 1" if name in FRACTIONS else ""
 
 

@@ -34,7 +34,7 @@ ROWS = {
 MEANINGS = {
     "trial_id": "Id of the trial, a hash of its identity.",
     "cell_id": "Id of the configuration without its seed.",
-    "sweep": "Name of the sweep. In `results`, it is the sweep that planned the trial first.",
+    "sweep": "Name of the sweep.",
     "state": "State of the trial.",
     "failure": "Kind of failure; NULL if the trial has not failed.",
     "config": "The whole configuration, as JSON.",
@@ -67,8 +67,11 @@ MEANINGS = {
 }
 """The meaning of each column that is neither a field of the configuration nor a measure."""
 
-IN_LEDGER = {"rounds_shared": "Rounds that trials inherited instead of training them."}
-"""Columns of `ledger` whose meaning differs from that of the same name in another view."""
+IN_VIEW = {
+    ("results", "sweep"): "Name of the sweep that planned the trial first; see `members`.",
+    ("ledger", "rounds_shared"): "Rounds that trials inherited instead of training them.",
+}
+"""The meaning of columns that differs from that of the same name in other views."""
 
 
 def create_views(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from fedsweep import errors
 from fedsweep.plans import read_document
 from fedsweep.settings import VARIABLES
+from fedsweep.states import FailureKind, Hold, Outcome, TrialState
 from fedsweep.store import tables
 from reference import docstrings, plan_file, views
 from reference import errors as errors_page
@@ -108,6 +110,12 @@ def test_every_key_column_and_table_is_explained() -> None:
     names = {name for name, text in docstrings.of_names("fedsweep/store/tables.py").items() if text}
     declared = {getattr(tables, name, None) for name in names}
     assert [t.name for t in tables.metadata.sorted_tables if t not in declared] == []
+
+
+@pytest.mark.parametrize("kind", [TrialState, FailureKind, Outcome, Hold])
+def test_every_state_failure_outcome_and_hold_has_a_paragraph(kind: type[StrEnum]) -> None:
+    told = docstrings.of_attributes("fedsweep/states.py", kind.__name__)
+    assert [member.name for member in kind if not told[member.name]] == []
 
 
 @pytest.mark.parametrize("kind", list(errors_page._all()), ids=lambda kind: kind.__name__)
