@@ -33,14 +33,14 @@ def pause(name: Name, db: Db = None) -> None:
     also belong to another sweep continue.
     """
     _hold(name, Hold.PAUSE, db)
-    print(f"{name}: paused; fedsweep sweep resume ends it")
+    print(f"{name}: paused (to resume: fedsweep sweep resume {name})")
 
 
 @app.command(epilog="Example: fedsweep sweep drain study")
 def drain(name: Name, db: Db = None) -> None:
     """Start no more trials of a sweep; running trials continue to their end."""
     _hold(name, Hold.DRAIN, db)
-    print(f"{name}: drained; fedsweep sweep resume ends it")
+    print(f"{name}: drained (to resume: fedsweep sweep resume {name})")
 
 
 @app.command(epilog="Example: fedsweep sweep resume study")
