@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo fast test tested slow lint bench gpu chaos cluster cluster-short million clean
+.PHONY: demo fast test tested slow lint docs reference bench gpu chaos cluster cluster-short million clean
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,6 +43,16 @@ lint: .venv/made
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# The documentation site, in site/: open site/index.html. Warnings are errors.
+docs: .venv/made
+	$(BIN)/python -m reference --check
+	$(BIN)/zensical build --strict
+	$(BIN)/python -m reference.site site
+
+# The pages of docs/reference/, from the catalogs of the code.
+reference: .venv/made
+	$(BIN)/python -m reference
+
 bench: .venv/made .venv-flower/made
 	$(BIN)/python -m tests.benchmarks
 
@@ -79,4 +89,4 @@ million: .venv/made
 	touch $@
 
 clean:
-	rm -rf .venv .venv-flower demo build dist *.egg-info
+	rm -rf .venv .venv-flower .cache demo site build dist *.egg-info

@@ -37,12 +37,23 @@ from fedsweep.redaction import hide_secrets as hide_secrets  # noqa: PLC0414  # 
 from fedsweep.redaction import legible as legible  # noqa: PLC0414  # re-exported
 from fedsweep.redaction import visible as visible  # noqa: PLC0414  # re-exported
 
+EXIT_CODES = {
+    0: "The command did its work.",
+    1: "The command did its work, and the result is negative, or something failed on the way: "
+    "`verify` found a difference, `db check` found a fault, `work --strict` has failed trials, a "
+    "worker cannot train, or the output cannot be written.",
+    2: "The request was wrong, the database cannot be used, or this machine cannot do it.",
+    130: "Ctrl-C ended the command.",
+    141: "The reader of the command's output has ended, as in `fedsweep status | head -1`.",
+}
+"""Every exit code of a command, with its meaning."""
+
 LONGEST = 10_000
 """Characters of a message. It is one sentence, but may quote a server or a request."""
 
 
 class FedsweepError(Exception):
-    """Something went wrong."""
+    """Something went wrong: read the message."""
 
     exit_code = 1
 
@@ -52,13 +63,13 @@ class FedsweepError(Exception):
 
 
 class RequestError(FedsweepError):
-    """The request was wrong."""
+    """The request was wrong: correct it. Nothing was written."""
 
     exit_code = 2
 
 
 class PlanError(RequestError):
-    """The plan file is wrong."""
+    """The plan file is wrong: correct the key that the message names."""
 
 
 class DeviceError(RequestError):
@@ -66,11 +77,11 @@ class DeviceError(RequestError):
 
 
 class MachineError(RequestError):
-    """A setting of this machine does not allow that."""
+    """A setting of this machine does not allow that: change it, or use another machine."""
 
 
 class MachineLacks(RequestError):
-    """The machine lacks something that the trial needs: another one may train it."""
+    """The machine lacks something that the trial needs: another machine may train it."""
 
     def __init__(
         self, message: str | None = None, lack: tuple[tuple[str, str | None], ...] | None = None
@@ -81,11 +92,11 @@ class MachineLacks(RequestError):
 
 
 class PackageMissing(MachineLacks):
-    """A package that the trial needs is not installed here."""
+    """A package that the trial needs is not installed here: install it."""
 
 
 class DataMissing(MachineLacks):
-    """The data that the trial needs are not here."""
+    """The data that the trial needs are not here: name their folder with --data."""
 
 
 class NotFound(RequestError):
@@ -93,7 +104,7 @@ class NotFound(RequestError):
 
 
 class Refused(RequestError):
-    """The state of the trial forbids that."""
+    """The state of the trial forbids that: `fedsweep trial show` prints its state."""
 
 
 class SqlRefused(RequestError):
@@ -101,7 +112,7 @@ class SqlRefused(RequestError):
 
 
 class StoreError(RequestError):
-    """The database cannot be used."""
+    """The database cannot be used: check --db."""
 
 
 class StoreMissing(StoreError):
@@ -125,7 +136,7 @@ class StoreReadOnly(StoreError):
 
 
 class StoreHeld(StoreReadOnly, StoreUnreachable):
-    """The database server accepts no writes at the moment, which a running worker waits out."""
+    """The database server accepts no writes at the moment: try again. A running worker waits."""
 
 
 class StoreFull(StoreError):
@@ -157,17 +168,17 @@ class OutputLost(FedsweepError):
 
 
 class ReaderGone(FedsweepError):
-    """The reader of the output has ended."""
+    """The reader of the output has ended: the command ends without a message."""
 
     exit_code = 128 + 13  # a shell's status for SIGPIPE, as other programs in a pipe have
 
 
 class LeaseLost(FedsweepError):
-    """The attempt no longer holds its trial."""
+    """The attempt no longer holds its trial: another attempt may train it."""
 
 
 class TrialFailed(FedsweepError):
-    """The trial ended without a result."""
+    """The trial ended without a result: `fedsweep trial logs` prints the reason."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -66,12 +66,22 @@ def plan(
 
     `set` fixes keys for all trials. Without `share`, no trials share their first rounds.
 
-    >>> planned = fedsweep.plan({
-    ...     "name": "first",
-    ...     "protocol": {"dataset": "digits", "model": "cnn", "clients": 10, "alpha": 0.1,
-    ...                  "rounds": 24, "local_steps": 5, "batch_size": 20, "lr": 0.05},
-    ...     "grid": [{"normalizer": ["bn", "gn"], "seed": [0, 1, 2]}],
-    ... })  # doctest: +SKIP
+    >>> planned = fedsweep.plan(
+    ...     {
+    ...         "name": "first",
+    ...         "protocol": {
+    ...             "dataset": "digits",
+    ...             "model": "cnn",
+    ...             "clients": 10,
+    ...             "alpha": 0.1,
+    ...             "rounds": 24,
+    ...             "local_steps": 5,
+    ...             "batch_size": 20,
+    ...             "lr": 0.05,
+    ...         },
+    ...         "grid": [{"normalizer": ["bn", "gn"], "seed": [0, 1, 2]}],
+    ...     }
+    ... )  # doctest: +SKIP
 
     Raises:
         PlanError: the plan is wrong, or its data cannot be split as planned. Nothing is written.

@@ -1,12 +1,15 @@
 """The states of a trial and their transitions, kinds of failure, and outcomes of attempts.
 
-claim                 finish
-queued ─────────► running ───────────────► finished
-▲ ▲               │ │
-│ └─ release, ────┘ ├─ fail, for good ─► failed
-│    rescue, fail   │                       │
-│    with a retry   └─ cancel ─► cancelled  │
-└────────────── retry, plan again ◄┴────────┘
+             claim                 finish
+    queued ─────────► running ───────────────► finished
+     ▲  ▲               │ │
+     │  └─ release, ────┘ ├─ fail, for good ───► failed
+     │     rescue, or     │                        │
+     │     fail with      └─ cancel ─► cancelled   │
+     │     a retry                         │       │
+     └───────── retry, or plan again ◄─────┴───────┘
+
+A queued trial can be cancelled, too.
 """
 
 from __future__ import annotations
@@ -61,10 +64,13 @@ class Outcome(StrEnum):
     """The outcome of an attempt. An attempt without an outcome still runs."""
 
     FINISHED = "finished"
+    """The attempt stored the last round."""
     FAILED = "failed"
+    """The attempt ended with a failure."""
     RELEASED = "released"
     """A worker gave the trial back because it was told to stop. It does not count as a failure."""
     CANCELLED = "cancelled"
+    """A user has cancelled the trial while the attempt trained it."""
     EXPIRED = "expired"
     """The lease ended before the attempt did."""
 

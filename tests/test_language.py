@@ -15,7 +15,7 @@ from fedsweep.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 REJECTED = Path(__file__).parent / "rejected_words.txt"
-FOLDERS = ("fedsweep", "trainers", "examples", "tests", "docs", "migrations")
+FOLDERS = ("fedsweep", "trainers", "reference", "examples", "tests", "docs", "migrations")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 KINDS = {".py", ".md", ".toml", ".html", ".js", ".css", ".sql", ".txt"}
 OPENINGS = re.compile(r"\W*(What|Who|Whoever|Whatever|Of|Where|Whether)\b")

@@ -147,26 +147,32 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     dataset: Annotated[str, AfterValidator(_dataset), Field(json_schema_extra=DATASET.tell)]
+    """The data set, as `cifar10`. A local copy of a data set of the Hugging Face hub is
+    `huggingface:NAME`. Other packages can add data sets."""
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
     """Content hash of the files of a data set on disk. `plan` computes it if it has the files."""
     file: Annotated[str, _named(".npz", ".safetensors")] | None = None
-    """The file of `arrays`, in the data folder."""
+    """The file of `arrays`, in the data folder: `NAME.npz` or `NAME.safetensors`."""
     clients_by: Literal["nothing", "folder", "csv", "lists"] | None = "nothing"
-    """The clients of an image folder. "folder": train/CLIENT/CLASS/, or CLIENT/train/CLASS/.
-    "csv": the columns file and client of clients.csv. "lists": CLIENT_train.txt, CLIENT_test.txt,
+    """The clients of an image folder. `folder`: train/CLIENT/CLASS/, or CLIENT/train/CLASS/.
+    `csv`: the columns file and client of clients.csv. `lists`: CLIENT_train.txt, CLIENT_test.txt,
     with the file of an image and the number of its class in each line."""
     image_size: Count | None = 32
-    """Side in pixels to which the images of an image folder are resized."""
+    """Side to which images of an image folder, or of the Hugging Face hub, are resized."""
     image_height: Count | None = 256
-    """Height in pixels to which road scenes are resized; the width keeps their aspect, to the
-    nearest multiple of 16."""
+    """Height to which road scenes are resized. The width keeps their aspect, to the nearest
+    multiple of 16."""
     augment: bool | None = True
-    """Random crop (zero padding of an eighth of the side) and horizontal flip, of training
-    batches; digits are never augmented."""
+    """Random crop and horizontal flip of training batches. The crop pads an eighth of the side with
+    zeros. Digits and characters are never cropped or flipped."""
 
     model: Annotated[str, AfterValidator(MODEL.checked), Field(json_schema_extra=MODEL.tell)]
+    """The model, as `resnet20`. `timm:NAME` is a model of timm. Other packages can add models."""
     pretrained: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    """File of initial weights (.safetensors) in the data folder, or its absolute path."""
+    """File of initial weights (.safetensors) in the data folder, or its absolute path. Weights are
+    taken by torch's names, under every normalizer. An output layer of another size starts with new
+    weights. The trial's log lists weights that are not taken. A file that otherwise fits only in
+    part is refused."""
     pretrained_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
     """Content hash of that file. `plan` computes it."""
     code: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -175,32 +181,47 @@ class TrainConfig(BaseModel):
     normalizer: Annotated[
         str, AfterValidator(NORMALIZER.checked), Field(json_schema_extra=NORMALIZER.tell)
     ]
+    """The normalizer, as `fixbn`. Other packages can add normalizers."""
     gn_groups: Count | None = 2
     """Groups of GN. Hsieh et al. 2020 take 2."""
     agc_clip: NotNegative | None = 1.28
-    """Bound of ws' adaptive gradient clipping (FedWon's value, recalled); 0 turns it off."""
+    """Bound of the adaptive gradient clipping of `ws`. 1.28 is FedWon's value, as we recall it. 0
+    turns it off."""
     freeze_round: Index | None = None
-    """T*, rounds: fixbn explores in rounds 1..T* and is frozen afterwards."""
+    """T*: fixbn explores in rounds 1 to T* and is frozen afterwards. A plan gives it as a round
+    (64), as a fraction of `rounds` ("50%"), or as "auto", which sets `freeze_rule`. A fraction is
+    rounded to the nearest round. If it is left out of a fixbn block, `[search]` looks for it."""
     freeze: Literal["statistics", "layer"] | None = "statistics"
+    """The part of fixbn's layers that is constant after T*. `statistics`: the mean and variance.
+    `layer`: scale and shift, too."""
     freeze_rule: Literal["given", "auto"] | None = "given"
-    """auto: T* is found by the trial itself, see `trainers.freeze`; as freeze_round = "auto"."""
+    """The origin of T*. `given`: the plan gives it. `auto`: the trial freezes when its averaged
+    statistics have settled. The rule is a baseline for a search. The column `frozen_at` of the view
+    `results` is the round."""
 
     centralized: bool = False
-    """The baseline: every round is M*E steps on all training samples as if one client held them.
-    momentum = "local" is then plain SGD momentum, and so is "global"."""
+    """If true, the trial is the centralized baseline. A round is M times E steps on all training
+    samples, as if one client held them. `momentum = "local"` is then plain SGD momentum, and so is
+    `"global"`."""
     partition: (
         Literal["iid", "dirichlet", "dirichlet-class", "shards", "natural", "file"] | None
     ) = "dirichlet"
+    """The rule that assigns training samples to clients. `iid`: at random. `dirichlet`: each client
+    has a class mix. `dirichlet-class`: each class is split among the clients. `shards`: each client
+    has a few shards of the samples, sorted by class. `natural`: the clients of the data. `file`:
+    the clients of `partition_file`."""
     partition_file: Annotated[str, _named(".csv", ".json")] | None = None
-    """The file of partition = "file", in the data folder: each training sample, and its client."""
+    """The file of `partition = "file"`, in the data folder. `NAME.csv` has the columns sample and
+    client. `NAME.json` maps each sample to its client. A sample is its number from 0 on, or its
+    path in an image folder. Each sample is named once."""
     partition_fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
     """Content hash of the partition's file. `plan` computes it."""
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """Concentration of the Dirichlet partitions; small is non-IID."""
+    """Concentration of the Dirichlet partitions. The smaller it is, the more clients differ."""
     min_samples: Count | None = 10
-    """Fewest samples of a client in the Dirichlet partition by class. NIID-Bench takes 10."""
+    """Fewest samples of a client in the partition `dirichlet-class`. NIID-Bench takes 10."""
     shards_per_client: Count | None = 2
-    """McMahan et al. 2017 take 2."""
+    """Shards that each client gets. McMahan et al. 2017 take 2."""
     clients: Count | None = None
     """M, the number of registered clients. In a natural partition it is the number of the data's
     groups, and in that of a file the number of the file's clients.
@@ -208,71 +229,87 @@ class TrainConfig(BaseModel):
     participation: Annotated[float, Field(gt=0, le=1)] | None = 1.0
     """C, the fraction of the clients that are sampled in each round."""
     validation: Annotated[NotNegative, Field(lt=1)] = 0.0
-    """Fraction of each client's training samples that is held back, chosen by the seed."""
+    """Fraction of each client's training samples that is held back for validation. The seed chooses
+    them. `plan` refuses a fraction that holds back no sample."""
 
     rounds: Count
-    """T, communication rounds."""
+    """T, the number of communication rounds."""
     local_steps: Count | None = None
-    """E, the SGD steps of a client per round."""
+    """E, the optimizer steps of a client per round. A plan has `local_steps` or `local_epochs`."""
     local_epochs: Count | None = None
-    """Passes of a client over its samples per round, instead of local_steps."""
+    """Passes of a client over its samples per round, instead of `local_steps`."""
     batch_size: Count
+    """Samples of a client's batch."""
     lr: Annotated[float, Field(gt=0)]
-    """eta, the learning rate of the first round."""
+    """η, the learning rate of the first round."""
     lr_schedule: Literal["constant", "cosine", "step"] = "constant"
-    """By round: cosine falls along half a cosine and would reach 0 in round T + 1; step multiplies
-    by lr_gamma every lr_step rounds."""
+    """The learning rate by round. `cosine` falls along half a cosine and would reach 0 in round
+    T + 1. `step` multiplies by `lr_gamma` every `lr_step` rounds."""
     lr_step: Count | None = None
+    """Rounds between two steps of the learning rate."""
     lr_gamma: Annotated[float, Field(gt=0, le=1)] | None = 0.1
+    """Factor of the learning rate at each step."""
     clip_norm: NotNegative = 10.0
-    """Bound on the norm of each local gradient; 0 turns it off."""
+    """Bound on the norm of each local gradient. 0 turns it off."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The client's optimizer. Adam's state is empty at the start of every client's round, so
-    momentum is "reset" with it."""
+    """The client's optimizer, with the arithmetic of `torch.optim`. Adam's state is empty at the
+    start of every client's round, so momentum must be `reset` or `none` with it."""
     adam_beta1: Decay | None = 0.9
-    """Kingma and Ba 2015, as the next two."""
+    """β₁ of Adam (Kingma and Ba 2015)."""
     adam_beta2: Decay | None = 0.999
+    """β₂ of Adam."""
     adam_eps: Positive | None = 1e-8
+    """ε of Adam."""
     momentum: Literal["none", "reset", "local", "global"] = "reset"
+    """The buffer of SGD momentum across rounds. `none`: no momentum. `reset`: each client starts
+    each round with an empty buffer, which is the usual practice. `local`: a client continues from
+    its own buffer. `global`: the server averages the buffers."""
     momentum_factor: Annotated[NotNegative, Field(lt=1)] | None = 0.9
+    """Factor of the momentum buffer."""
     algorithm: (
         Annotated[str, AfterValidator(ALGORITHM.checked), Field(json_schema_extra=ALGORITHM.tell)]
         | None
     ) = ALGORITHMS[0]
-    """The next six are keys of algorithms. Each algorithm has its own defaults for those that it
-    uses, in `trainers.own_algorithms`."""
+    """The federated algorithm, as `scaffold`. Each algorithm has its own defaults for the keys that
+    it uses. A key that it does not use is ignored. Other packages can add algorithms."""
     prox_mu: NotNegative | None = None
-    """mu of FedProx; 0 is FedAvg."""
+    """μ of FedProx. 0 is FedAvg."""
     server_lr: Positive | None = None
-    """eta of FedAdam and FedYogi, eta_g of SCAFFOLD."""
+    """The server's learning rate: η of FedAdam and FedYogi, η_g of SCAFFOLD."""
     server_beta1: Decay | None = None
+    """β₁ of FedAdam and FedYogi."""
     server_beta2: Decay | None = None
+    """β₂ of FedAdam and FedYogi."""
     server_tau: Positive | None = None
-    """tau of FedAdam and FedYogi: the larger it is, the less they adapt."""
+    """τ of FedAdam and FedYogi. The larger it is, the less they adapt."""
     dyn_alpha: Positive | None = None
-    """alpha of FedDyn."""
+    """α of FedDyn."""
     server_momentum: Annotated[NotNegative, Field(lt=1)] = 0.0
-    """FedAvgM (Hsu et al. 2019): the server's momentum over the rounds' updates; 0 is FedAvg."""
+    """The server's momentum over the rounds' updates: FedAvgM (Hsu et al. 2019). 0 is FedAvg. It is
+    refused with an algorithm whose server has a step of its own."""
     weight_decay: NotNegative = 0.0
-    """L2 in the gradient, or with adamw decoupled from it."""
+    """Weight decay: L2 in the gradient, or with `adamw` decoupled from it."""
     decay_norm: bool | None = True
     """If true, weight decay also applies to the normalizers' scale and shift."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """bfloat16 is autocast over float32 weights, statistics and loss."""
+    """Type of the arithmetic. `bfloat16` is autocast over float32 weights, statistics and loss."""
 
     seed: Index = 0
+    """Seed of the initial weights, the partition, the batches and the sampling of clients."""
     evaluate_every: Count = 1
-    """Rounds between evaluations; the last round is always evaluated."""
+    """Rounds between evaluations. The last round is always evaluated."""
     client_accuracy: bool = False
-    """Also test for each client, on its own class mix."""
+    """If true, each client's accuracy on its own class mix is measured, for the view `clients`. If
+    the data have test images of each client and the partition is natural, also its accuracy on
+    these images."""
     keep_weights: bool = False
-    """Keep the final weights, for `fedsweep export weights`."""
+    """If true, the final weights are kept. `fedsweep export weights` writes them."""
     diagnostics: bool = False
-    """Also measure the mismatch of the statistics, the gradients' deviation, the clients' drift."""
+    """If true, the view `curves` also has the mismatch of the running statistics, the deviation of
+    the averaged local gradient from the central one, and the drift of the clients."""
     snapshot_every: Count | None = None
-    """Rounds between snapshots. By default a snapshot is taken after each round that takes over a
-    second, otherwise once a second.
-    """
+    """Rounds between snapshots. By default, a snapshot is taken after each round that takes over a
+    second, otherwise once a second."""
 
     @model_validator(mode="before")
     @classmethod
@@ -454,6 +491,12 @@ def _used_by_algorithm(key: str) -> Callable[[Given], bool]:
     return used
 
 
+def _users_of(key: str) -> str:
+    """Return the condition of `_used_by_algorithm` in words."""
+    own = ", ".join(name for name, each in BY_NAME.items() if key in each.defaults)
+    return f"`centralized` is false and `algorithm` is {own} or of another package"
+
+
 def _adapts(c: Given) -> bool:
     return bool(c["optimizer"] != "sgd")
 
@@ -462,42 +505,89 @@ def _resized(c: Given) -> bool:
     return c["dataset"] == "imagefolder" or str(c["dataset"]).startswith(HUGGING_FACE)
 
 
-USED_WHEN: dict[str, Callable[[Given], bool]] = {
-    "fingerprint": lambda c: is_on_disk(c["dataset"]),
-    "pretrained_hash": lambda c: c["pretrained"] is not None,
-    "code": lambda c: bool(foreign_parts(IDENTIFIED, c)),
-    "file": lambda c: c["dataset"] == "arrays",
-    "clients_by": lambda c: c["dataset"] == "imagefolder",
-    "image_size": _resized,
-    "image_height": lambda c: c["dataset"] in SEGMENTATION,
-    "augment": lambda c: c["dataset"] not in NEVER_AUGMENTED,
-    "gn_groups": lambda c: c["normalizer"] == "gn",
-    "agc_clip": lambda c: c["normalizer"] == "ws",
-    "freeze_round": lambda c: c["normalizer"] == "fixbn" and c["freeze_rule"] != "auto",
-    "freeze": lambda c: c["normalizer"] == "fixbn",
-    "freeze_rule": lambda c: c["normalizer"] == "fixbn",
-    "partition": _federated,
-    "partition_file": lambda c: _federated(c) and c["partition"] == "file",
-    "partition_fingerprint": lambda c: _federated(c) and c["partition"] == "file",
-    "alpha": lambda c: _federated(c) and c["partition"] in Dirichlets,
-    "min_samples": lambda c: _federated(c) and c["partition"] == "dirichlet-class",
-    "shards_per_client": lambda c: _federated(c) and c["partition"] == "shards",
-    # One who holds everything takes M*E steps, or local epochs, for which M means nothing.
-    "clients": lambda c: (
-        c["partition"] not in BY_CLIENT if _federated(c) else c["local_steps"] is not None
+_CLIENTS_COUNT = (
+    "`centralized` is false and `partition` is neither natural nor file; or `centralized` is true "
+    "and `local_steps` is set"
+)
+
+
+_CONDITIONS: dict[str, tuple[str, Callable[[Given], bool]]] = {
+    "fingerprint": ("`dataset` is in files on disk", lambda c: is_on_disk(c["dataset"])),
+    "pretrained_hash": ("`pretrained` is set", lambda c: c["pretrained"] is not None),
+    "code": (
+        "`model` or `algorithm` is of another package",
+        lambda c: bool(foreign_parts(IDENTIFIED, c)),
     ),
-    "participation": _federated,
-    "lr_step": lambda c: c["lr_schedule"] == "step",
-    "lr_gamma": lambda c: c["lr_schedule"] == "step",
-    "algorithm": _federated,
-    **{key: _used_by_algorithm(key) for key in KEYS},
-    "adam_beta1": _adapts,
-    "adam_beta2": _adapts,
-    "adam_eps": _adapts,
-    "momentum_factor": lambda c: c["momentum"] != "none" and not _adapts(c),
-    "decay_norm": lambda c: c["weight_decay"] != 0,
+    "file": ("`dataset` is arrays", lambda c: c["dataset"] == "arrays"),
+    "clients_by": ("`dataset` is imagefolder", lambda c: c["dataset"] == "imagefolder"),
+    "image_size": ("`dataset` is imagefolder or huggingface:NAME", _resized),
+    "image_height": (
+        "`dataset` is cityscapes or camvid",
+        lambda c: c["dataset"] in SEGMENTATION,
+    ),
+    "augment": (
+        "`dataset` has images other than digits and characters",
+        lambda c: c["dataset"] not in NEVER_AUGMENTED,
+    ),
+    "gn_groups": ("`normalizer` is gn", lambda c: c["normalizer"] == "gn"),
+    "agc_clip": ("`normalizer` is ws", lambda c: c["normalizer"] == "ws"),
+    "freeze_round": (
+        "`normalizer` is fixbn and `freeze_rule` is given",
+        lambda c: c["normalizer"] == "fixbn" and c["freeze_rule"] != "auto",
+    ),
+    "freeze": ("`normalizer` is fixbn", lambda c: c["normalizer"] == "fixbn"),
+    "freeze_rule": ("`normalizer` is fixbn", lambda c: c["normalizer"] == "fixbn"),
+    "partition": ("`centralized` is false", _federated),
+    "partition_file": (
+        "`centralized` is false and `partition` is file",
+        lambda c: _federated(c) and c["partition"] == "file",
+    ),
+    "partition_fingerprint": (
+        "`centralized` is false and `partition` is file",
+        lambda c: _federated(c) and c["partition"] == "file",
+    ),
+    "alpha": (
+        "`centralized` is false and `partition` is dirichlet or dirichlet-class",
+        lambda c: _federated(c) and c["partition"] in Dirichlets,
+    ),
+    "min_samples": (
+        "`centralized` is false and `partition` is dirichlet-class",
+        lambda c: _federated(c) and c["partition"] == "dirichlet-class",
+    ),
+    "shards_per_client": (
+        "`centralized` is false and `partition` is shards",
+        lambda c: _federated(c) and c["partition"] == "shards",
+    ),
+    # One who holds everything takes M*E steps, or local epochs, for which M means nothing.
+    "clients": (
+        _CLIENTS_COUNT,
+        lambda c: (
+            c["partition"] not in BY_CLIENT if _federated(c) else c["local_steps"] is not None
+        ),
+    ),
+    "participation": ("`centralized` is false", _federated),
+    "lr_step": ("`lr_schedule` is step", lambda c: c["lr_schedule"] == "step"),
+    "lr_gamma": ("`lr_schedule` is step", lambda c: c["lr_schedule"] == "step"),
+    "algorithm": ("`centralized` is false", _federated),
+    **{key: (_users_of(key), _used_by_algorithm(key)) for key in KEYS},
+    "adam_beta1": ("`optimizer` is adam or adamw", _adapts),
+    "adam_beta2": ("`optimizer` is adam or adamw", _adapts),
+    "adam_eps": ("`optimizer` is adam or adamw", _adapts),
+    "momentum_factor": (
+        "`momentum` is not none and `optimizer` is sgd",
+        lambda c: c["momentum"] != "none" and not _adapts(c),
+    ),
+    "decay_norm": ("`weight_decay` is above 0", lambda c: c["weight_decay"] != 0),
 }
+"""The condition under which a field has a meaning: in words, and as a function."""
+
+
+USED_WHEN = {name: used for name, (_words, used) in _CONDITIONS.items()}
 """When a field has a meaning; elsewhere it is None and outside the identity."""
+
+
+CONDITIONS = {name: words for name, (words, _used) in _CONDITIONS.items()}
+"""The same conditions in words. Each key that decides is in backquotes."""
 
 
 _MAY_BE_NONE = PINNED | set(KEYS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 CLASS_SAMPLES = {
     "digits": (142, 146, 142, 146, 145, 145, 145, 143, 139, 144),
     "cifar10": (5000,) * 10,
@@ -55,19 +57,76 @@ DOWNLOADED_CLASSES = {
 TRAINING_SAMPLES = {dataset: sum(classes) for dataset, classes in CLASS_SAMPLES.items()}
 
 
-DATASETS = (
-    *("digits", "cifar10", "cifar100", "tiny-imagenet", "cityscapes", "camvid", "imagefolder"),
-    *("mnist", "fashion-mnist", *EMNIST, "femnist", "svhn", "arrays"),
+HUGGING_FACE = "huggingface:"
+"""The beginning of the name of a local copy of a data set of the Hugging Face hub. Its folder
+follows."""
+
+
+@dataclass(frozen=True)
+class OwnDataset:
+    """One of our own data sets."""
+
+    name: str
+    files: str
+    """The files that it is read from, in words."""
+    clients: str = "–"
+    """The origin of its natural clients, in words; "–" if it has none."""
+
+
+DOWNLOADABLE = "the official files, in torchvision's folders; downloaded if no folder is named"
+
+ROAD_SCENES = "the official folders (`pip install 'fedsweep[segmentation]'`)"
+
+OWN = (
+    OwnDataset("digits", "those of scikit-learn"),
+    OwnDataset("cifar10", "the official batches; downloaded if missing"),
+    OwnDataset("cifar100", "the official batches; downloaded if missing"),
+    OwnDataset("tiny-imagenet", DOWNLOADABLE),
+    OwnDataset("cityscapes", ROAD_SCENES, "a city"),
+    OwnDataset("camvid", ROAD_SCENES, "a drive"),
+    OwnDataset(
+        "imagefolder",
+        "`train/<class>/` and `test/<class>/`: the data folder is the folder above them",
+        "by `clients_by`",
+    ),
+    OwnDataset("mnist", DOWNLOADABLE),
+    OwnDataset("fashion-mnist", DOWNLOADABLE),
+    *(OwnDataset(name, DOWNLOADABLE) for name in EMNIST),
+    OwnDataset("femnist", "LEAF's `{train,test}/*.json`", "a writer"),
+    OwnDataset("svhn", DOWNLOADABLE),
+    OwnDataset(
+        "arrays",
+        '`file = "NAME.npz"` or `"NAME.safetensors"` in the data folder',
+        "the array `clients`",
+    ),
 )
-"""The names of our own data sets. A data set of a local copy of the Hugging Face hub is named
-`HUGGING_FACE` and its folder."""
+"""All of them, in the order in which messages name them."""
+
+OF_HUGGING_FACE = OwnDataset(
+    HUGGING_FACE,
+    "a local copy in the folder of that name: Parquet, or `save_to_disk` (`pip install "
+    "'fedsweep[hub]'`)",
+    "a column `client`, `client_id`, `writer_id` or `domain`",
+)
+"""The facts that all local copies of the Hugging Face hub have in common."""
+
+DATASETS = tuple(own.name for own in OWN)
+"""The names of our own data sets."""
 
 
 OTHER_NAMES = {"emnist-balanced": "emnist"}
 """Further names of our own data sets. A trial has the second."""
 
 
-HUGGING_FACE = "huggingface:"
+ARRAYS = {
+    "images": "[N, H, W], [N, H, W, 1] or [N, H, W, 3], uint8, square",
+    "labels": "[N], the class of each image",
+    "test_images": "as `images`",
+    "test_labels": "as `labels`",
+    "clients": "[N], the client of each image, as a number or text; optional",
+    "test_clients": "the client of each test image; optional",
+}
+"""The arrays in the file of `arrays`, with their shapes. No file is unpickled."""
 
 
 def is_on_disk(dataset: str) -> bool:

@@ -18,6 +18,10 @@ class OwnAlgorithm:
     """Its name in a plan, which is also that of its module in `trainers.algorithms`."""
     kind: str
     """The class in the module."""
+    at_clients: str
+    """Its change of the local steps, in words."""
+    at_server: str
+    """Its server's step, in words."""
     defaults: Mapping[str, float] = field(default_factory=dict, hash=False)
     """The keys of a plan that it uses, and their defaults. A paper that tunes a key for each task
     fixes no default: the choice is then ours."""
@@ -32,16 +36,41 @@ class OwnAlgorithm:
 # Reddi et al. 2021 fix beta_1, beta_2 and tau, and tune the server's learning rate.
 _ADAPTIVE = {"server_lr": 0.01, "server_beta1": 0.9, "server_beta2": 0.99, "server_tau": 1e-3}
 
+ADAPTIVE_STEP = "adaptive step, without bias correction"
+
 OWN = (
-    OwnAlgorithm("fedavg", "FedAvg", averages=True),
+    OwnAlgorithm("fedavg", "FedAvg", "SGD", "average", averages=True),
     # Li et al. 2020 choose mu for each data set from 0.001, 0.01, 0.1 and 1.
-    OwnAlgorithm("fedprox", "FedProx", {"prox_mu": 0.01}, averages=True),
+    OwnAlgorithm(
+        "fedprox",
+        "FedProx",
+        "pulled to the server's parameters",
+        "average",
+        {"prox_mu": 0.01},
+        averages=True,
+    ),
     # Karimireddy et al. 2020 use eta_g = 1 in their experiments.
-    OwnAlgorithm("scaffold", "Scaffold", {"server_lr": 1.0}, server_vectors=1, client_vectors=1),
-    OwnAlgorithm("fedadam", "FedAdam", _ADAPTIVE, server_vectors=2),
-    OwnAlgorithm("fedyogi", "FedYogi", _ADAPTIVE, server_vectors=2),
+    OwnAlgorithm(
+        "scaffold",
+        "Scaffold",
+        "control variates (option II), which travel too",
+        "average",
+        {"server_lr": 1.0},
+        server_vectors=1,
+        client_vectors=1,
+    ),
+    OwnAlgorithm("fedadam", "FedAdam", "SGD", ADAPTIVE_STEP, _ADAPTIVE, server_vectors=2),
+    OwnAlgorithm("fedyogi", "FedYogi", "SGD", ADAPTIVE_STEP, _ADAPTIVE, server_vectors=2),
     # Acar et al. 2021 choose alpha for each data set from 0.001, 0.01 and 0.1.
-    OwnAlgorithm("feddyn", "FedDyn", {"dyn_alpha": 0.01}, server_vectors=1, client_vectors=1),
+    OwnAlgorithm(
+        "feddyn",
+        "FedDyn",
+        "dynamic regularizer",
+        "average, corrected by the state h",
+        {"dyn_alpha": 0.01},
+        server_vectors=1,
+        client_vectors=1,
+    ),
 )
 """All of them. The first one is the default."""
 

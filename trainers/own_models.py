@@ -25,6 +25,8 @@ class OwnModel:
     name: str
     function: str
     """The function of `trainers.models` that builds it."""
+    about: str
+    """Its architecture and the images that it is for, in words."""
     channels: tuple[int, ...] = ()
     """Channels that a normalizer meets. It is empty if they are not known, or if there are none."""
     elements: int | None = None
@@ -54,15 +56,23 @@ OWN = (
     OwnModel(
         "cnn",
         "SmallCNN",
+        "two convolutions, each normalized, rectified and pooled, for 8 to 32 pixels",
         (32, 64),
         67_000,
         smallest_side=4,
         why_smallest="which halves it twice",
     ),
-    OwnModel("resnet20", "ResNet20", (16, 32, 64), 274_000),
+    OwnModel(
+        "resnet20",
+        "ResNet20",
+        "the ResNet of He et al. 2016 for CIFAR, for 8 to 32 pixels",
+        (16, 32, 64),
+        274_000,
+    ),
     OwnModel(
         "resnet18",
         "resnet18",
+        "torchvision's, with a 3×3 stem and no pooling, for 32 or 64 pixels",
         (64, 128, 256, 512),
         11_200_000,
         modules=("torchvision",),
@@ -71,6 +81,7 @@ OWN = (
     OwnModel(
         "resnet50",
         "resnet50",
+        "torchvision's, with a 3×3 stem and no pooling, for 32 or 64 pixels",
         (64, 128, 256, 512, 1024, 2048),
         23_600_000,
         modules=("torchvision",),
@@ -79,6 +90,7 @@ OWN = (
     OwnModel(
         "mobilenet_v2",
         "mobilenet_v2",
+        "torchvision's; the stem's stride is 1, not 2, as is usual for CIFAR",
         (16, 24, 32, 64, 96, 144, 160, 192, 320, 384, 576, 960, 1280),
         2_270_000,
         modules=("torchvision",),
@@ -88,6 +100,7 @@ OWN = (
     OwnModel(
         "vit_tiny",
         "vit_tiny",
+        "torchvision's ViT in the size of DeiT-Ti, with patches of 4×4 pixels",
         (),
         5_370_000,
         modules=("torchvision",),
@@ -101,6 +114,7 @@ OWN = (
     OwnModel(
         "deeplabv3plus",
         "deeplabv3plus",
+        "DeepLabV3+ with a MobileNetV2 encoder, for road scenes",
         (16, 24, 32, 48, 64, 96, 144, 160, 192, 256, 320, 384, 576, 960, 1280),
         4_420_000,
         modules=("segmentation_models_pytorch", "torchmetrics"),
@@ -119,6 +133,7 @@ TIMM = "timm:"
 OF_TIMM = OwnModel(
     TIMM,
     "timm_model",
+    "any model of timm for images",
     modules=("timm",),
     packages=("timm",),
     extra="timm",

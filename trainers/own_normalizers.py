@@ -11,6 +11,14 @@ from typing import Literal
 
 Keeps = Literal["nothing", "statistics", "layer", "mix"]
 
+KEPT: dict[Keeps, str] = {
+    "nothing": "–",
+    "statistics": "statistics",
+    "layer": "γ, β, statistics",
+    "mix": "the mixture",
+}
+"""The state that stays with each client, in words."""
+
 
 @dataclass(frozen=True)
 class Colors:
@@ -35,10 +43,16 @@ class OwnNormalizer:
     layer: str
     """The function that makes its layer."""
     colors: Colors
+    activations: str
+    """The statistics by which it normalizes activations, in words."""
+    averaged: str
+    """The state that the server averages, in words."""
+    tested: str
+    """The statistics of a test, in words."""
     convolution: str = "leave"
     """The function that reparametrizes a convolution."""
     keeps: Keeps = "nothing"
-    """The part that stays with each client: see `trainers.normalizers.Normalizer`."""
+    """The part that stays with each client: see `KEPT`."""
     central_twin: str = ""
     """The normalizer that it is equal to if there is only one client; "" for itself."""
     repeats: bool = False
@@ -64,20 +78,79 @@ _BLUES = Colors(
     ),
 )
 
+AS_IN_TRAINING = "as in training"
+"""The test of a normalizer without statistics."""
+EACH_CLIENT = "each client of the cohort is tested"
+"""The test of a normalizer that leaves state with the clients."""
+
 # Okabe and Ito's colors, which the color-blind can tell apart, as far as they go: wn, fedbn, silobn
 # and ws have others. On a page, colors are darker or lighter, for contrast with its ground.
 OWN = (
-    OwnNormalizer("bn", "batch_norm", _colors("#D55E00", "#D55E00", "#FF8A3D")),
-    OwnNormalizer("fixbn", "fixed_batch_norm", _BLUES, central_twin="bn"),
-    OwnNormalizer("gn", "group_norm", _colors("#009E73", "#007A5A", "#2FC79A")),
-    OwnNormalizer("ln", "layer_norm", _colors("#CC79A7", "#B3588F", "#E2A3CB")),
-    OwnNormalizer("in", "instance_norm", _colors("#E69F00", "#B07A00", "#F2BE4B")),
-    OwnNormalizer("wn", "shift", _colors("#6A3D9A", "#6A3D9A", "#B793E0"), "weight_norm"),
-    OwnNormalizer("none", "shift", _colors("#888888", "#6b6b6b", "#a8a8a8")),
+    OwnNormalizer(
+        "bn",
+        "batch_norm",
+        _colors("#D55E00", "#D55E00", "#FF8A3D"),
+        activations="by batch",
+        averaged="γ, β, running mean and variance",
+        tested="averaged statistics",
+    ),
+    OwnNormalizer(
+        "fixbn",
+        "fixed_batch_norm",
+        _BLUES,
+        activations="by batch up to round T⋆, then by the frozen statistics",
+        averaged='as `bn`; after T⋆, statistics are constant, and with `freeze = "layer"` γ and β',
+        tested="frozen statistics",
+        central_twin="bn",
+    ),
+    OwnNormalizer(
+        "gn",
+        "group_norm",
+        _colors("#009E73", "#007A5A", "#2FC79A"),
+        activations="by sample, over groups of channels",
+        averaged="γ, β",
+        tested=AS_IN_TRAINING,
+    ),
+    OwnNormalizer(
+        "ln",
+        "layer_norm",
+        _colors("#CC79A7", "#B3588F", "#E2A3CB"),
+        activations="by sample, over all channels",
+        averaged="γ, β",
+        tested=AS_IN_TRAINING,
+    ),
+    OwnNormalizer(
+        "in",
+        "instance_norm",
+        _colors("#E69F00", "#B07A00", "#F2BE4B"),
+        activations="by sample, over one channel",
+        averaged="γ, β",
+        tested=AS_IN_TRAINING,
+    ),
+    OwnNormalizer(
+        "wn",
+        "shift",
+        _colors("#6A3D9A", "#6A3D9A", "#B793E0"),
+        convolution="weight_norm",
+        activations="– (weights: g·v/‖v‖)",
+        averaged="g, v, β",
+        tested=AS_IN_TRAINING,
+    ),
+    OwnNormalizer(
+        "none",
+        "shift",
+        _colors("#888888", "#6b6b6b", "#a8a8a8"),
+        activations="–",
+        averaged="β",
+        tested=AS_IN_TRAINING,
+    ),
     OwnNormalizer(
         "fedbn",
         "batch_norm",
         _colors("#8C2D04", "#8C2D04", "#E07B4F"),
+        activations="by batch",
+        averaged="–",
+        tested=EACH_CLIENT,
         keeps="layer",
         central_twin="bn",
     ),
@@ -85,18 +158,45 @@ OWN = (
         "silobn",
         "batch_norm",
         _colors("#E31A9C", "#C2157F", "#FF6DBB"),
+        activations="by batch",
+        averaged="γ, β",
+        tested=EACH_CLIENT,
         keeps="statistics",
         central_twin="bn",
     ),
-    OwnNormalizer("ws", "shift", _colors("#A3A500", "#7C7D00", "#D0D150"), "standardize_weight"),
-    OwnNormalizer("fbn", "federated_batch_norm", _colors("#7F3C00", "#7F3C00", "#C98A4B")),
     OwnNormalizer(
-        "hbn", "hybrid_batch_norm", _colors("#4D4D9A", "#4D4D9A", "#9C9CE6"), keeps="mix"
+        "ws",
+        "shift",
+        _colors("#A3A500", "#7C7D00", "#D0D150"),
+        convolution="standardize_weight",
+        activations="– (weights standardized, gradients clipped by row: FedWon)",
+        averaged="g, W, β",
+        tested=AS_IN_TRAINING,
+    ),
+    OwnNormalizer(
+        "fbn",
+        "federated_batch_norm",
+        _colors("#7F3C00", "#7F3C00", "#C98A4B"),
+        activations="by the server's statistics, which are constant in a round",
+        averaged="γ, β; the statistics of all local batches move the server's by a tenth",
+        tested="the server's statistics",
+    ),
+    OwnNormalizer(
+        "hbn",
+        "hybrid_batch_norm",
+        _colors("#4D4D9A", "#4D4D9A", "#9C9CE6"),
+        activations="by a mixture of batch and server, learned per channel",
+        averaged="γ, β; mixed statistics of one batch per client move the server's by 0.002",
+        tested="such statistics of the new average, for all clients",
+        keeps="mix",
     ),
     OwnNormalizer(
         "fedtan",
         "joint_batch_norm",
         _colors("#17A2B8", "#0B7285", "#5FD3E3"),
+        activations="by the batches of all clients in a round's first step, then by batch",
+        averaged="as `bn`",
+        tested="averaged statistics",
         central_twin="bn",
         repeats=True,
     ),

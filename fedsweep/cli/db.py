@@ -126,7 +126,7 @@ def copy(
 ) -> None:
     """Copy a whole database, SQLite or Postgres, into an empty one.
 
-    Workers of FROM may go on: the copy is a snapshot of one moment. Running trials are queued in
+    Workers of FROM may continue: the copy is a snapshot of one moment. Running trials are queued in
     the copy. Kept weights are copied; snapshots are not. All written rows are read back and
     compared.
     """
@@ -183,9 +183,9 @@ def gc(
 ) -> None:
     """Delete the files that no trial has needed for an hour.
 
-    These are replaced snapshots, snapshots of trials that will not go on, and files of killed
+    These are replaced snapshots, snapshots of trials that will not resume, and files of killed
     attempts. Only files that the database names, and that fedsweep named for it, are deleted.
-    Workers may go on at the same time.
+    Workers may continue at the same time.
     """
     from fedsweep.store import garbage_collection
 

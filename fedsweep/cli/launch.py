@@ -110,7 +110,7 @@ def slurm(
         str | None,
         typer.Option(
             metavar="LIMIT",
-            help="Time limit of a job, as in 2:00:00. A worker goes on in a new one. Default: the "
+            help="Time limit of a job, as in 2:00:00. A worker resumes in a new one. Default: the "
             "partition's.",
         ),
     ] = None,
@@ -240,7 +240,7 @@ def ray(
 ) -> None:
     """Start workers as actors of a Ray cluster.
 
-    A supervisor in the cluster starts as many as trials are left, within --workers. It goes on
+    A supervisor in the cluster starts as many as trials are left, within --workers. It continues
     after this command. Ray starts a worker again if its node dies. Workers stop when no trial is
     left.
     """
@@ -315,7 +315,7 @@ def stop(
     launch: Id,
     db: Db = None,
     now: Annotated[
-        bool, typer.Option("--now", help="Cancel the jobs at once; a lease later, others go on.")
+        bool, typer.Option("--now", help="Cancel the jobs at once; a lease later, others resume.")
     ] = False,
     wait: Annotated[
         float, typer.Option(min=0.0, help="Seconds to wait for the workers before their jobs end.")
@@ -324,7 +324,7 @@ def stop(
     """Stop a launch: its workers finish their rounds and give their trials back.
 
     Jobs that still run after --wait are canceled. The sweep itself is not stopped: other workers
-    go on with it.
+    continue with it.
     """
     from fedsweep.launch import launches
 
@@ -431,7 +431,7 @@ def _follow(engine: Engine, launch: Launch, seconds: float) -> None:
         for line in launches.follow(engine, launch, seconds):
             print(line, flush=True)
     except KeyboardInterrupt:
-        print(f"launch {launch.id} goes on: fedsweep launch stop {launch.id} ends it")
+        print(f"launch {launch.id} continues: fedsweep launch stop {launch.id} ends it")
         raise typer.Exit from None
     print(f"launch {launch.id} has ended")
 

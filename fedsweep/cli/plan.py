@@ -57,6 +57,7 @@ def plan(
             " /--no-share",
             help="Train every trial from round 1. By default, trials that differ only in T* share "
             "the BN rounds before the freeze.",
+            show_default=False,
         ),
     ] = True,
     artifacts: Annotated[

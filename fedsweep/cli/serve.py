@@ -12,6 +12,7 @@ import typer
 from fedsweep import output
 from fedsweep.cli.arguments import Db, url
 from fedsweep.errors import PackageMissing, RequestError
+from fedsweep.settings import TOKEN
 
 PACKAGES = ("starlette", "uvicorn", "sse_starlette", "plotly")
 
@@ -31,7 +32,7 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="FEDSWEEP_TOKEN",
+            envvar=TOKEN,
             help="Token that the pages require. Default: a new one.",
             show_default=False,
             show_envvar=True,

@@ -30,7 +30,7 @@ def pause(name: Name, db: Db = None) -> None:
     """Pause a sweep.
 
     Its running trials finish the round, are saved and given back, all within a lease. Trials that
-    also belong to another sweep go on.
+    also belong to another sweep continue.
     """
     _hold(name, Hold.PAUSE, db)
     print(f"{name}: paused (to resume: fedsweep sweep resume {name})")
@@ -38,7 +38,7 @@ def pause(name: Name, db: Db = None) -> None:
 
 @app.command(epilog="Example: fedsweep sweep drain study")
 def drain(name: Name, db: Db = None) -> None:
-    """Start no more trials of a sweep; running trials go on to their end."""
+    """Start no more trials of a sweep; running trials continue to their end."""
     _hold(name, Hold.DRAIN, db)
     print(f"{name}: drained (to resume: fedsweep sweep resume {name})")
 
@@ -57,7 +57,7 @@ def resume(name: Name, db: Db = None) -> None:
 def cancel(name: Name, db: Db = None) -> None:
     """Cancel a sweep's queued and running trials.
 
-    Trials that also belong to another live sweep go on. Plan the sweep again to undo this.
+    Trials that also belong to another live sweep continue. Plan the sweep again to undo this.
     """
     from fedsweep.actions import sweep as sweeps
 

@@ -188,7 +188,7 @@ def pause(trials: Trials, db: Db = None) -> None:
 
 @app.command(epilog="Example: fedsweep trial drain 3f2a")
 def drain(trials: Trials, db: Db = None) -> None:
-    """Do not start trials any more; running trials go on to their end."""
+    """Do not start trials any more; running trials continue to their end."""
     print(f"{counted(_hold(trials, Hold.DRAIN, db), 'trial')} drained")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from fedsweep.cli.arguments import Data, Db, Sweep, as_given, url
 from fedsweep.cli.console import console, counted, duration
-from fedsweep.settings import data_folder, setting
+from fedsweep.settings import NOTIFY, data_folder, setting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,8 +109,8 @@ def work(
     """Claim trials and train them until stopped. Start it on as many machines as you like.
 
     Ctrl-C or SIGTERM finishes the round, saves it and gives the trials back. A second one drops
-    the round. A closed terminal does the same; with nohup or in tmux, the worker goes on. The
-    worker goes on if its output cannot be written.
+    the round. A closed terminal does the same; with nohup or in tmux, the worker continues. It also
+    continues if its output cannot be written.
     """
     from fedsweep import machine, output, worker
     from fedsweep.actions import work as actions
@@ -135,7 +135,7 @@ def work(
         grace=grace,
         artifacts=artifacts or (),
         artifacts_variable=setting(VARIABLE),
-        notify=notify or (setting("FEDSWEEP_NOTIFY") or "").split(),
+        notify=notify or (setting(NOTIFY) or "").split(),
     )
     with _screen() as show:
         tally = worker.work(options, show)

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedsweep.errors import RequestError
-from fedsweep.settings import DATABASE, setting
+from fedsweep.settings import DATABASE, NOTIFY, setting
 
 FILE = "environment.json"
 """The file in a launch's folder."""
-NOTIFY = "FEDSWEEP_NOTIFY"
-"""The variable with the webhooks, separated by spaces."""
 PREFIXES = ("FEDSWEEP_", "PG", "AWS_", "GOOGLE_", "AZURE_", "FSSPEC_")
 """Beginnings of the variables that workers need: ours, the database's, those of remote storage."""
 ONLY_HERE = ("FEDSWEEP_LAUNCH", "FEDSWEEP_TEST_")

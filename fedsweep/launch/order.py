@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fedsweep.launch.environment import NOTIFY
-from fedsweep.settings import setting
+from fedsweep.settings import NOTIFY, setting
 
 
 @dataclass(frozen=True, kw_only=True)

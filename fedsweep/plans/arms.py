@@ -23,8 +23,12 @@ class Lattice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     low: int | str = 0
+    """The lowest T*, as a round or as a fraction of T."""
     high: int | str = "100%"
+    """The highest T*, as a round or as a fraction of T."""
     step: int | str = "10%"
+    """The distance of two T*, in rounds or as a fraction of T. A fraction of less than one round
+    counts as one round."""
 
 
 class SearchSpec(BaseModel):
@@ -33,22 +37,27 @@ class SearchSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     freeze_round: Lattice = Lattice()
+    """The T* that may be tried: a table with `low`, `high` and `step`."""
     probes_per_arm: Annotated[int, Field(ge=1, le=10_000)] = 12
     """Maximum number of T* to try."""
     sampler: Literal["tpe", "gp", "random"] = "tpe"
+    """The sampler of Optuna that proposes the next T*."""
     metric: Literal["validation_accuracy", "test_accuracy"] = "validation_accuracy"
+    """The measure that chooses T*. `validation_accuracy` needs `validation` in the plan. The report
+    notes a choice by `test_accuracy`."""
     rounds_per_seed: int | str | None = "366%"
-    """Maximum number of rounds per seed of an arm, including its trunk. The default is a third of a
-    grid of eleven T*.
-    """
+    """Maximum number of rounds per seed of an arm, including its trunk, as rounds or as a fraction
+    of T. The default is a third of a grid of eleven T*."""
     extra_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Maximum number of seeds that are added to an arm if two T* cannot be told apart."""
     confirm_seeds: Annotated[int, Field(ge=0, le=1000)] = 0
     """Number of new seeds on which the proposed T*, BN and GN are trained after the search. They
-    measure the gain on seeds that did not choose T*.
-    """
+    measure the gain on seeds that did not choose T*."""
     prune: Literal["none", "median", "wilcoxon"] = "none"
-    """The rule that cancels trials of the search that cannot win (see `search.pruning`)."""
+    """The rule that cancels running trials of the search that cannot win. `median`: the mean of a
+    T* is below the median of three or more finished ones. `wilcoxon`: a signed-rank test over the
+    paired seeds finds it below the best one. No trial is cancelled in the first quarter of its
+    rounds after T*."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the search's own random choices."""
 

@@ -19,7 +19,9 @@ class Budget:
     """The rounds and hours that a sweep may train in all. None sets no limit."""
 
     rounds: int | None = None
+    """Rounds that the trials of the sweep may train in all."""
     hours: float | None = None
+    """Hours of training that the trials of the sweep may take in all."""
 
 
 @dataclass(frozen=True)

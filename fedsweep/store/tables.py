@@ -74,6 +74,7 @@ sweeps = Table(
     Column("budget_rounds", BigInteger),
     Column("budget_hours", Double),
 )
+"""The sweeps, each with its hold, its budget and the place of its files."""
 
 plans = Table(
     "plans",
@@ -121,6 +122,7 @@ trials = Table(
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
     CheckConstraint("state <> 'running' OR lease_until IS NOT NULL", name="running_has_lease"),
 )
+"""The trials: identity, state, configuration, final numbers."""
 
 CLAIMABLE = "state = 'queued' AND held IS NULL AND not_before IS NULL AND waits = 0"
 WAITING = "waits = 1 AND state = 'queued' AND held IS NULL AND not_before IS NULL"
@@ -153,6 +155,7 @@ members = Table(
     Column("trial", Key, ForeignKey("trials.id"), primary_key=True, index=True),
     Column("shared", Integer, nullable=False, server_default="0"),  # another sweep planned it first
 )
+"""The trials of each sweep. A trial may belong to several."""
 _partial("ix_sweep_members_shared", "shared = 1", members.c.sweep, members.c.trial)
 
 attempts = Table(
@@ -185,7 +188,9 @@ attempts = Table(
     CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
     CheckConstraint(_one_of("failure", FailureKind), name="failure"),
 )
-"""`rounds_new` counts rounds that were stored for the first time. `rounds_lost` counts rounds that
+"""The attempts at each trial.
+
+`rounds_new` counts rounds that were stored for the first time. `rounds_lost` counts rounds that
 were trained again although stored, or stored under numerics that this attempt replaced.
 """
 
@@ -201,6 +206,7 @@ rounds = Table(
     CheckConstraint("phase IN ('explore', 'calibrate')", name="phase"),
     sqlite_with_rowid=False,
 )
+"""The measures of each round."""
 
 client_rounds = Table(
     "client_rounds",
@@ -232,6 +238,7 @@ snapshots = Table(
     Column("created_at", Double, nullable=False),
     Column("trunk", Text),  # where siblings can go on from it too
 )
+"""The stored states that trials resume from."""
 _partial("ix_snapshots_trunk", "trunk IS NOT NULL", snapshots.c.trunk, snapshots.c.round)
 
 weights = Table(

@@ -20,9 +20,10 @@ from platformdirs import user_data_path
 
 from fedsweep.errors import RequestError
 from fedsweep.files import make_folder, write_whole
+from fedsweep.settings import ARTIFACTS
 from fedsweep.store.places import spelled
 
-VARIABLE = "FEDSWEEP_ARTIFACTS"
+VARIABLE = ARTIFACTS
 """The environment variable with a place that is approved for every store."""
 
 _allowed: set[str] = set()

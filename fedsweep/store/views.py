@@ -21,6 +21,58 @@ from fedsweep.store.dialects.base import Deviation, Dialect
 
 NAMES = ["results", "curves", "members", "cells", "ledger", "clients"]
 
+ROWS = {
+    "results": "trial: identity, state, configuration, final numbers",
+    "curves": "trial and round: phase, losses, accuracies, seconds, diagnostics",
+    "members": "sweep and trial that belongs to it",
+    "cells": "sweep and configuration without its seed: counts, mean, sample standard deviation",
+    "ledger": "sweep: rounds and seconds trained, shared and lost",
+    "clients": "trial, round and client, if `client_accuracy` is set",
+}
+"""The subject of one row of each view, with its contents."""
+
+MEANINGS = {
+    "trial_id": "Id of the trial, a hash of its identity.",
+    "cell_id": "Id of the configuration without its seed.",
+    "sweep": "Name of the sweep.",
+    "state": "State of the trial.",
+    "failure": "Kind of failure; NULL if the trial has not failed.",
+    "config": "The whole configuration, as JSON.",
+    "final_round": "Last round that is stored.",
+    "device": "Device of the last attempt.",
+    "numerics_id": "Hash of the settings that decide the bits of the stored rounds.",
+    "attempts": "Number of attempts.",
+    "error": "Message of the failure.",
+    "priority": "Priority; the highest runs first.",
+    "held": "Reason why the trial is not claimed: pause, drain, budget or cancel.",
+    "rounds_shared": "Rounds that were inherited from another trial of the same trunk.",
+    "frozen_at": "T⋆, also of a trial that has chosen it itself.",
+    "round": "Round, counted from 1.",
+    "phase": "`explore` until the statistics are frozen, `calibrate` afterwards.",
+    "inherited": "1 if another trial of the same trunk has trained the round, otherwise 0.",
+    "client": "Number of the client, counted from 0.",
+    "samples": "Training samples of the client.",
+    "own_accuracy": "Accuracy of the client on its own test images.",
+    "own_samples": "Test images of the client.",
+    "n": "Finished trials.",
+    "n_failed": "Failed trials.",
+    "n_diverged": "Diverged trials, which are failed trials too.",
+    "mean_test_accuracy": "Mean of the test accuracy over the finished trials.",
+    "std_test_accuracy": "Sample standard deviation of it; NULL for one trial.",
+    "rounds_trained": "Rounds that attempts have trained.",
+    "rounds_lost": "Rounds that were trained again although they had been stored, or replaced.",
+    "seconds_trained": "Seconds of training.",
+    "seconds_saved": "Seconds that the inherited rounds took in the trials that trained them.",
+    "seconds_lost": "Seconds of lost rounds.",
+}
+"""The meaning of each column that is neither a field of the configuration nor a measure."""
+
+IN_VIEW = {
+    ("results", "sweep"): "Name of the sweep that planned the trial first; see `members`.",
+    ("ledger", "rounds_shared"): "Rounds that trials inherited instead of training them.",
+}
+"""The meaning of columns that differs from that of the same name in other views."""
+
 
 def create_views(connection: Connection) -> None:
     """Create every view. Call it after the tables have this version's columns."""

@@ -16,9 +16,13 @@ class Tally:
     """Counts of a run of `fedsweep work`, by the outcome of its attempts."""
 
     finished: int = 0
+    """Trials that finished."""
     failed: int = 0
+    """Attempts that failed."""
     released: int = 0
+    """Trials that were given back."""
     lost: int = 0
+    """Trials whose lease was lost to another worker."""
     failed_in_scope: int = 0
     """Failed trials of the scope, of all workers."""
     stopped: bool = False

@@ -56,6 +56,18 @@ TURNS = {
 LATE_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 """Bytes of a PNG that may hold an orientation. Pillow decodes the whole file to look for it."""
 
+DECODED = {
+    "gray with 9 to 16 bits, 16-bit color": "the upper 8 bits of the depth that the file defines",
+    "32-bit, float, signed samples": "refused by name and mode",
+    "EXIF orientation": "applied; an image and its label image must have the same",
+    "transparency": "dropped, with a note: hidden colors become visible",
+    "palette, 1-bit, CMYK, YCbCr, LAB": "converted; ICC profiles and gamma are not applied",
+    "several frames or pages": "only the first, with a note",
+    "damaged or truncated": "refused by name; `plan` reads only the headers",
+    "label images": "8-bit gray or palette; other modes are refused",
+}
+"""The decoding of each kind of image into 8-bit RGB, in words."""
+
 DECODING = b"\0decoded: 2"
 """Enters the fingerprint with each file that the first release decoded otherwise."""
 

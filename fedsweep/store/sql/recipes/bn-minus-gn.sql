@@ -1,4 +1,4 @@
--- What bn gains over gn in test accuracy, paired by seed: the mean and the extremes of the
+-- The gain of bn over gn in test accuracy, paired by seed: the mean and the extremes of the
 -- differences, and how many seeds bn wins.
 WITH pairs AS (
     SELECT m.sweep, r.dataset, r.model, r.alpha, r.local_steps, r.momentum, r.seed,

@@ -1,4 +1,4 @@
--- What fixbn gains over bn in test accuracy at each freeze round, paired by seed.
+-- The gain of fixbn over bn in test accuracy at each freeze round, paired by seed.
 WITH paired AS (
     SELECT m.sweep, r.dataset, r.model, r.alpha, r.local_steps, r.momentum,
            r.normalizer, r.freeze_round, r.test_accuracy AS fixbn,

@@ -1,4 +1,4 @@
--- What each sweep trained, what shared trunks saved, and what was lost, in rounds, hours and shares.
+-- The rounds and hours that each sweep trained, that shared trunks saved, and that were lost.
 SELECT sweep, rounds_trained, rounds_shared, rounds_lost,
        CAST(rounds_shared AS DOUBLE PRECISION)
            / nullif(rounds_trained - rounds_lost + rounds_shared, 0) AS share_saved,

@@ -1,4 +1,4 @@
--- What momentum kept across rounds gains over momentum that is reset, paired by seed: local (each
+-- The gain of momentum that is kept across rounds over reset momentum, paired by seed: local (each
 -- client's own buffer) and global (the server's average).
 WITH pairs AS (
     SELECT m.sweep, r.dataset, r.model, r.alpha, r.local_steps, r.normalizer, r.freeze_round,

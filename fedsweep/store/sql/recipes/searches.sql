@@ -1,5 +1,5 @@
--- What each search of the best freeze round came to: the T* that it proposes, how many it tried, the
--- rounds that it thought they take, and why it ended.
+-- The outcome of each search of the best freeze round: the T* that it proposes, how many it tried,
+-- the rounds that it expected them to take, and why it ended.
 SELECT s.name AS sweep, a.arm_id, a.freeze_round, a.ended,
        count(p.number) AS proposals,
        CAST(coalesce(sum(p.cost), 0) AS BIGINT) AS rounds,
