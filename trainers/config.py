@@ -350,8 +350,8 @@ class TrainConfig(BaseModel):
         self._check_optimizers()
         if self.normalizer == "hbn" and self.algorithm not in ("fedavg", None):
             raise ValueError(
-                f"hbn keeps a mixture with each client, which {self.algorithm} would send: choose "
-                'algorithm = "fedavg"'
+                f"normalizer hbn cannot be used with algorithm {self.algorithm}: its mixture must "
+                'stay with the client: choose algorithm = "fedavg", or another normalizer'
             )
         if self.gn_groups is not None:
             own = own_models.facts(self.model)

@@ -79,7 +79,7 @@ def refusal(config: TrainConfig, data: Dataset, device: str) -> str | None:
     The answer depends on the configuration, the data, the device and the installed compiler alone.
     """
     if not device.startswith("cuda"):
-        return "clients train at the same time on GPUs alone"
+        return "clients train at the same time only on GPUs"
     from trainers.lane_kernels import DOTS
 
     if config.dtype not in DOTS:

@@ -58,7 +58,7 @@ def options(
     packed = number is None and "cpu" not in names
     if engine == "stack" and "cpu" in names:
         raise RequestError(
-            "--engine stack trains on GPUs alone: choose --engine auto or seq, or --device cuda"
+            "--engine stack trains only on GPUs: choose --engine auto or seq, or --device cuda"
         )
     return worker.WorkOptions(
         url=url,

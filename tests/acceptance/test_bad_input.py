@@ -64,7 +64,7 @@ REQUESTS = [
     (["db", "upgrade"], "there is no database fedsweep.db"),
     (["work", "--device", "tpu"], "none of auto, cpu, cuda"),
     (["work", "--engine", "fast"], "--engine fast is none of auto, seq, stack"),
-    (["work", "--engine", "stack", "--device", "cpu"], "--engine stack trains on GPUs alone"),
+    (["work", "--engine", "stack", "--device", "cpu"], "--engine stack trains only on GPUs"),
     (["trial", "show", "abc"], "there is no database"),
     (["export", "weights", "abc"], "there is no database"),
 ]

@@ -16,7 +16,7 @@ algorithm, as in FedAvg, or stay with the clients, or are frozen. So no control 
 term or adaptive step touches them.
 
 Most of the papers have plain SGD at the client. With momentum, the velocity v holds what
-`correct_gradient` adds, and not what `correct_step` moves. A v that goes on between rounds
+`correct_gradient` adds, and not what `correct_step` moves. A v that is kept between rounds
 (momentum "local" or "global") is treated as in FedAvg: the server averages a global v, and no hook
 sees it.
 

@@ -12,7 +12,7 @@ equally many samples.
 The correction is a step of its own, after the optimizer's: y_i <- y_i - eta_l (c - c_i). With plain
 SGD this is the paper's step. With momentum or Adam, c_i^+ is then the mean of the client's own
 directions, because the corrections do not enter the optimizer's state. (NIID-Bench, Li et al. 2022,
-does so too.) If a velocity goes on between rounds, these directions hold those of earlier rounds;
+does so too.) If a velocity is kept between rounds, these directions hold those of earlier rounds;
 that combination is ours. g_i is clipped before.
 
 A client receives c with x, and sends c_i^+ - c_i with y_i.

@@ -71,7 +71,7 @@ def chosen(data: Dataset, device: str = "cuda:0", wish: str = "auto", **changes:
 @pytest.mark.parametrize(
     ("device", "changes", "why"),
     [
-        ("cpu", {}, "clients train at the same time on GPUs alone"),
+        ("cpu", {}, "clients train at the same time only on GPUs"),
         ("cuda:0", {"dtype": "float64"}, "float64 has no kernels for several clients"),
         ("cuda:0", {"normalizer": "fedbn"}, "with fedbn, each client keeps its own layer"),
         ("cuda:0", {"normalizer": "silobn"}, "with silobn, each client keeps its own statistics"),
