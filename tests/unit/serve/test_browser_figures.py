@@ -253,14 +253,25 @@ def serious(page: Page, axe: Axe) -> list[tuple[Any, ...]]:
     return found
 
 
-def test_axe_finds_nothing_serious_on_any_screen(tab: Page, root: str, store: Engine) -> None:
+SCREENS = (
+    *("queue", "trials?seed=0", "trials/FAILED", "sweeps/study"),
+    *("", "failures", "compare?trial=A&trial=B", "compare?trial=zz&trial=zz"),
+    *("sql?q=SELECT+1", "nowhere"),
+)
+
+
+@pytest.mark.parametrize(
+    "screens", [SCREENS[:4], pytest.param(SCREENS[4:], marks=pytest.mark.slow)]
+)
+def test_axe_finds_nothing_serious_on_any_screen(
+    screens: tuple[str, ...], tab: Page, root: str, store: Engine
+) -> None:
     """Only colors depend on the scheme, so the dark one is checked for contrast."""
     failed, pair = study.ids(store, id=1)[0], study.ids(store, alpha=0.1, seed=1)[:2]
     axe = Axe()
-    compared = "compare?trial={}&trial={}".format(*pair)
-    for path in ("", "queue", "failures", "trials?seed=0", f"trials/{failed}", "sweeps/study",
-                 compared, "compare?trial=zz&trial=zz", "sql?q=SELECT+1", "nowhere"):  # fmt: skip
-        draw(tab, root + path)
+    for screen in screens:
+        path = screen.replace("FAILED", failed).replace("A&", f"{pair[0]}&")
+        draw(tab, root + path.replace("=B", f"={pair[1]}"))
         assert serious(tab, axe) == [], path
 
 
