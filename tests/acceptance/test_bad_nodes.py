@@ -24,8 +24,8 @@ DEATHS = {
     "SIGABRT": "import os; os.write(2, b'out of paper\\n'); os.abort()",
 }
 """The ways in which the import of a broken torch ends, by the words that a user reads."""
-ALIKE = ("OSError", "AttributeError")
-"""Exceptions that are handled as an ImportError is. Their tests are slow."""
+ALIKE = ("OSError", "AttributeError", "SystemExit", "exit 3")
+"""Deaths that are handled as an ImportError or a SIGABRT is. Their tests are slow."""
 TRIALS = "SELECT state, attempts, error FROM results"
 STOPS = "SELECT reason FROM stops WHERE lacks IS NULL"
 

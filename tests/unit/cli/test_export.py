@@ -28,6 +28,11 @@ def test_each_export_prints_the_number_of_written_rows(folder: Path) -> None:
     assert "p/curves.parquet: 34 rows (" in output
     output = at_once("export", "tensorboard", "--output", "t", cwd=folder).stdout
     assert output == "t: 12 trials, 34 rounds\nlook at them: tensorboard --logdir t\n"
+
+
+@pytest.mark.slow  # the import of mlflow takes seconds
+def test_an_export_to_mlflow_prints_the_number_of_runs(folder: Path) -> None:
+    """The output says how many were written, added to and kept."""
     output = at_once("export", "mlflow", "--output", "m", "--sweep", "study", cwd=folder)
     assert output.stdout == "m: 12 runs (12 written, 0 added to, 0 kept)\n"
     assert output.stderr == ""

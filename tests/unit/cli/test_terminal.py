@@ -110,7 +110,15 @@ PROCESSES = (
 @pytest.mark.parametrize(
     ("started", "command"),
     [
-        *(pytest.param("within", words, id=ascii(" ".join(words))) for words in COMMANDS),
+        *(
+            pytest.param(
+                "within",
+                words,
+                id=ascii(" ".join(words)),
+                marks=pytest.mark.slow if "mlflow" in words else (),  # its import takes seconds
+            )
+            for words in COMMANDS
+        ),
         *(pytest.param("process", words, id=ascii(f"process: {words}")) for words in PROCESSES),
     ],
 )

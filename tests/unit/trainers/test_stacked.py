@@ -142,6 +142,7 @@ def tiny(**changes: Any) -> TrainConfig:
     return small(**{**few, "momentum": "local", **changes})
 
 
+@pytest.mark.slow  # half a second per local step
 def test_a_trial_of_our_kernels_resumes_forks_and_has_no_order(digits: Dataset) -> None:
     """In Triton's interpreter, or on a GPU: bit for bit, and near a trial of seq in float64."""
 
