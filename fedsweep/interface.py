@@ -229,7 +229,7 @@ class Report:
     def _repr_html_(self) -> str:
         page = html.escape(self.html(), quote=True)
         return (
-            f'<iframe srcdoc="{page}" title="Report" sandbox="allow-scripts" '
+            f'<iframe srcdoc="{page}" title="Report" sandbox="allow-scripts allow-downloads" '
             f'style="width: 100%; height: {FRAME_HEIGHT}px; border: 0"></iframe>'
         )
 
