@@ -81,7 +81,7 @@ class Hold(StrEnum):
     PAUSE = "pause"
     """A user wants the machines for other work. Running trials are saved and given back."""
     DRAIN = "drain"
-    """No new trial is started. Running trials go on to their end."""
+    """No new trial is started. Running trials continue to their end."""
     BUDGET = "budget"
     """The sweep's budget is used up. Running trials are saved and given back."""
     CANCEL = "cancel"

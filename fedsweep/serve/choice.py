@@ -66,8 +66,8 @@ def choose(shape: Callable[[tuple[str, ...] | None], Shape], query: Mapping[str,
     group, usual = listed(query, "group"), shape(None)
     group_by = usual.fields if group is None else tuple(n for n in usual.fields if n in group)
     grouped = usual if group_by == usual.fields else shape(group_by)
-    panels, asked = grouped.panels, query.get("panel", "")
-    name = asked if asked in panels else next(iter(panels), None)
+    panels, panel_text = grouped.panels, query.get("panel", "")
+    name = panel_text if panel_text in panels else next(iter(panels), None)
     panel = panels[name] if name is not None else Panel((), {})
     arms = {column_text(grouped.empty, column): column for column in panel.cells}
     given = listed(query, "arm")

@@ -57,20 +57,20 @@ class Setting:
 
 def compare(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     """Return the screen of two trials. If they cannot be compared, it says why in one sentence."""
-    asked = listed(query, "trial") or []
-    found: list[tuple[int, str]] = []
+    texts = listed(query, "trial") or []
+    trials: list[tuple[int, str]] = []
     error, status = "", 200
-    if len(asked) > 1:  # otherwise the form is not filled in yet
+    if len(texts) > 1:  # otherwise the form is not filled in yet
         try:
-            found = find_pair(cache, asked)
+            trials = find_pair(cache, texts)
         except RequestError as refusal:
             error, status = str(refusal), 404 if isinstance(refusal, NotFound) else 400
-    ids = [trial_id for _, trial_id in found] or asked[:2]
+    ids = [trial_id for _, trial_id in trials] or texts[:2]
     form = part("pair", "compare_form.html", live=False, ids=[*ids, "", ""][:2], error=error,
-                one=len(asked) == 1)  # fmt: skip
-    if not found:
+                one=len(texts) == 1)  # fmt: skip
+    if not trials:
         return Screen("trials", "Compare two trials", [form], status=status)
-    pair = [_compared(cache, key, trial_id) for key, trial_id in found]
+    pair = [_compared(cache, key, trial_id) for key, trial_id in trials]
     both = {"trial": SEPARATOR.join(ids)}
     links = {name: csv_address("compare", name, both) for name in FIGURES}
     parts = [
@@ -96,10 +96,10 @@ def find_pair(cache: ReadCache, ids: Sequence[str]) -> list[tuple[int, str]]:
     """
     if len(ids) != 2:
         raise RequestError(f"{len(ids)} trials are chosen: choose two")
-    found = [cache.read(trial_rows.find_trial, text) for text in ids]
-    if found[0] == found[1]:
-        raise RequestError(f"both are trial {found[0][1][:10]}: choose two different ones")
-    return found
+    pair = [cache.read(trial_rows.find_trial, text) for text in ids]
+    if pair[0] == pair[1]:
+        raise RequestError(f"both are trial {pair[0][1][:10]}: choose two different ones")
+    return pair
 
 
 def _compared(cache: ReadCache, key: int, trial_id: str) -> Compared:
@@ -157,9 +157,9 @@ def _colors(pair: Sequence[Compared]) -> list[dict[str, str] | None]:
 
 def _table(group: str) -> Callable[[ReadCache, Mapping[str, str]], CsvTable]:
     def table(cache: ReadCache, query: Mapping[str, str]) -> CsvTable:
-        found = find_pair(cache, listed(query, "trial") or [])
-        ids = "-".join(trial_id[:10] for _, trial_id in found)
-        return curves_table(cache, f"trials-{ids}-{group}-by-round", group, found)
+        pair = find_pair(cache, listed(query, "trial") or [])
+        ids = "-".join(trial_id[:10] for _, trial_id in pair)
+        return curves_table(cache, f"trials-{ids}-{group}-by-round", group, pair)
 
     return table
 

@@ -98,13 +98,15 @@ def _chosen(cache: ReadCache, query: Mapping[str, str]) -> _Chosen:
         cells = cache.read(browse.cells, name, ticks=PLAN_TICKS)
         return shape_of(name, cells, group_by)
 
-    found = choose(
+    selected = choose(
         lambda group: cache.get(("shape", name, group), lambda: shape(group), PLAN_TICKS), query
     )
     table, summary, states = cache.get(
-        ("table", name, found.group_by), lambda: _table(cache, found.shape, name), PROGRESS_TICKS
+        ("table", name, selected.group_by),
+        lambda: _table(cache, selected.shape, name),
+        PROGRESS_TICKS,
     )
-    return _Chosen(name, found, table, summary, states)
+    return _Chosen(name, selected, table, summary, states)
 
 
 def _table(cache: ReadCache, shape: Shape, name: str) -> tuple[Part, Summary, dict[str, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsweep.reports.freeze_rounds import FreezePanel, freeze_round
+from fedsweep.reports.freeze_rounds import FreezePanel, at_freeze_round, freeze_round
 from fedsweep.reports.grouping import Cell, Summary, column_text
 from fedsweep.reports.labels import ColumnKey, RowKey
 from fedsweep.serve.choice import Choice
@@ -37,17 +37,17 @@ def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
 
     If BN is drawn, FIXBN's curve is drawn from T⋆ on: up to T⋆ both are equal, bit for bit.
     """
-    found = [_arm_curve(choice, column, curves) for column in choice.drawn]
-    trunk = any(curve.column[0] == "bn" and curve.points for curve in found)
+    every = [_arm_curve(choice, column, curves) for column in choice.drawn]
+    trunk = any(curve.column[0] == "bn" and curve.points for curve in every)
     forks = [
         freeze_round(choice.shape.empty, curve.column) or 0
         if trunk and curve.column[0] == "fixbn"
         else 0
-        for curve in found
+        for curve in every
     ]
     return [
         replace(curve, first=fork)
-        for curve, fork in zip(found, forks, strict=True)
+        for curve, fork in zip(every, forks, strict=True)
         if curve.points and curve.points[-1].round >= fork
     ]
 
@@ -144,10 +144,9 @@ def by_freeze_round_table(choice: Choice, panel: FreezePanel | None) -> CsvTable
     def rows() -> Iterator[tuple[Any, ...]]:
         if panel is None:
             return
-        place = 1 + summary.arm_fields.index("freeze_round")
         for arm, points in panel.lines.items():
             for frozen, cell in points:
-                yield _cell_row(choice, (*arm[:place], frozen, *arm[place + 1 :]), cell)
+                yield _cell_row(choice, at_freeze_round(summary, arm, frozen), cell)
         for column, cell in panel.levels.items():
             yield _cell_row(choice, column, cell)
 
