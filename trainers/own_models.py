@@ -63,8 +63,15 @@ OWN = (
         why_smallest="which halves it twice",
     ),
     OwnModel(
+        "resnet8",
+        "resnet8",
+        "the ResNet of He et al. 2016 for CIFAR with one block a stage, for 8 to 32 pixels",
+        (16, 32, 64),
+        77_000,
+    ),
+    OwnModel(
         "resnet20",
-        "ResNet20",
+        "resnet20",
         "the ResNet of He et al. 2016 for CIFAR, for 8 to 32 pixels",
         (16, 32, 64),
         274_000,

@@ -129,7 +129,7 @@ def test_another_package_s_model_is_planned_trained_and_verified(
     work = ("work", *db, "--device", "cpu", "--until-empty")
 
     refused = at_once("plan", str(plan), *db, code=2).stderr
-    assert 'model = "convmixer" is none of cnn, resnet20, resnet18' in refused
+    assert 'model = "convmixer" is none of cnn, resnet8, resnet20' in refused
     assert "3 new trials" in fedsweep("plan", str(plan), *db, **path).stdout
     lacking = fedsweep(*work, code=1).stderr
     assert "passing over trials: model convmixer is offered by no package" in lacking

@@ -260,6 +260,7 @@ def test_initial_weights_are_equal_under_every_normalizer() -> None:
 
 LAYERS = {
     "cnn": 2,
+    "resnet8": 7,
     "resnet20": 19,
     "resnet18": 20,
     "resnet50": 53,
