@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import signal
 import uuid
 import zipfile
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +41,15 @@ DATABASES = {"sqlite", "postgres", "sqlite-postgres", "postgres-sqlite"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before any is left out by its marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the variants of a test on its slower database, and the tests left out of `make fast`.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the variants of a test that are slow, and the tests left out of `make fast`.
 
     Chaos comes first. It takes minutes, for which all but one process of pytest-xdist would
     otherwise wait at the end.
     """
     items.sort(key=lambda item: not item.path.is_relative_to(CHAOS))
+    tiered = {"process", "large"} & set(re.findall(r"\w+", config.option.markexpr))
+    variants: Counter[str] = Counter()
     for item in items:
         quick = item.get_closest_marker("quick_on")
         called = getattr(item, "callspec", None)
@@ -53,7 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on = {value for value in values if isinstance(value, str)} & DATABASES
         if quick and on - set(quick.args):
             item.add_marker("slow")
-        if isinstance(item, pytest.Function):
+        sampled = item.get_closest_marker("one_in")
+        if sampled and not item.get_closest_marker("slow"):
+            test = item.nodeid.partition("[")[0]
+            if variants[test] % sampled.args[0]:
+                item.add_marker("slow")
+            variants[test] += 1
+        if tiered and isinstance(item, pytest.Function):
             for mark in tiers.marks(item):
                 item.add_marker(mark)
 

@@ -64,7 +64,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     "command",
     [
         ["plan", "plan.toml", "--set", "seed=1", "--db", "sqlite:///other.db"],
-        ["work", "--device", "cpu", "--until-empty"],
+        pytest.param(["work", "--device", "cpu", "--until-empty"], marks=pytest.mark.slow),
         ["sql", "SELECT 1"],
         pytest.param(["report"], marks=pytest.mark.slow),
         ["report", "--format", "html", "--output", "report.html"],

@@ -107,6 +107,7 @@ PROCESSES = (
 """Commands that are also started as a user starts them; `work` starts its own process."""
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("started", "command"),
     [

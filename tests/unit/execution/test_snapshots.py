@@ -140,6 +140,7 @@ HARMS += (of_other_numerics, outside, of_other_shapes, of_another_precision, of_
 HARMS += (no_tensors, of_no_round)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_bad_snapshot_costs_only_its_rounds(
     harm: Callable[[Path, Engine], None], store: Engine, tiny: Path

@@ -61,6 +61,7 @@ def test_a_sweep_is_an_experiment_and_a_trial_a_run(filled: Engine, tmp_path: Pa
     assert failed.data.tags["failure"] == "diverged"
 
 
+@pytest.mark.slow
 def test_a_second_export_writes_nothing_twice(filled: Engine, tmp_path: Path) -> None:
     """Unchanged runs are kept, new rounds are added, and rounds trained again are written again."""
     folder = tmp_path / "ml"
@@ -80,6 +81,7 @@ def test_a_second_export_writes_nothing_twice(filled: Engine, tmp_path: Path) ->
     assert all(len(history(folder, run, "train_loss")) in (1, 3) for run in written)
 
 
+@pytest.mark.slow
 def test_an_incomplete_run_is_written_again(filled: Engine, tmp_path: Path) -> None:
     """Each trial has one run then."""
     folder = tmp_path / "ml"

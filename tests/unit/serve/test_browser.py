@@ -494,7 +494,7 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
     ("arms", "name", "width"),
     [
         pytest.param(2, "FIXBN", 400, marks=pytest.mark.slow),
-        (40, "FIXBN", 1100),
+        pytest.param(40, "FIXBN", 1100, marks=pytest.mark.slow),
         (12, "SOME_PACKAGE:FILTER_RESPONSE_NORMALIZATION_WITH_A_SHIFT", 400),
     ],
 )

@@ -49,6 +49,7 @@ def started(sqlite_url: str) -> Iterator[Started]:
         asker.communicate()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_process_of_a_statement_ends_with_the_one_that_asks(
     number: signal.Signals, started: Started

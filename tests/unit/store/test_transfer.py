@@ -713,6 +713,7 @@ UNEQUAL: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("change", "says"), UNEQUAL)
 @pytest.mark.parametrize("ends", [("finish", "finish"), ("finish", "release"), ("release", "fail")])
 def test_a_trial_with_an_unequal_round_is_named_and_nothing_is_merged(

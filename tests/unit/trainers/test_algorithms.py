@@ -120,6 +120,7 @@ def parameters(config: TrainConfig, digits: Dataset) -> list[Tensor]:
     return [trial.server[:end].clone(), *(state[:end] for state in states)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("algorithm", "phase"), list(itertools.product(ALGORITHMS, PHASES)), ids=str
 )
@@ -130,6 +131,7 @@ def test_an_algorithm_equals_its_twin(
     assert_equal(by_hand, digits, {**phase, "algorithm": algorithm})
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("changes", ELSE, ids=str)
 def test_an_algorithm_equals_its_twin_in_all_else(
     changes: dict[str, Any], by_hand: Any, digits: Dataset
@@ -382,6 +384,7 @@ def test_a_frozen_layer_rests_in_every_algorithm(algorithm: str, digits: Dataset
     assert not torch.equal(states[1]["server"][w:], states[0]["server"][w:])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "phase",
     [PHASES[0], *(pytest.param(p, marks=pytest.mark.slow) for p in PHASES[1:-1]), PHASES[-1]],

@@ -63,6 +63,7 @@ def assert_equal(by_hand: Any, digits: Dataset, changes: dict[str, Any]) -> None
             assert torch.equal(value, wanted[name]), (measured.round, name)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("arm", "momentum"),
     list(itertools.product([*NORMALIZERS, *SERVER_STATISTICS], MOMENTA)),
@@ -75,6 +76,7 @@ def test_the_engine_equals_the_twin(
     assert_equal(by_hand, digits, {**arm, "momentum": momentum})
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("changes", [*ELSE, pytest.param(DEEP, marks=pytest.mark.slow)], ids=str)
 def test_the_engine_equals_the_twin_in_all_else(
     changes: dict[str, Any], by_hand: Any, digits: Dataset

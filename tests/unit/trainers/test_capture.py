@@ -88,6 +88,7 @@ def assert_tests_do_not_wait(trial: Any) -> None:
     assert tape.waits.count("cpu") == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arm", [*NORMALIZERS, *SERVER_STATISTICS, *JOINT], ids=str)
 def test_a_step_of_every_normalizer_and_momentum_can_be_captured(

@@ -50,6 +50,7 @@ def measured(digits: Dataset, **changes: Any) -> list[fedavg.Round]:
     return list(fedavg.run(small(diagnostics=True, **changes), digits))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", [*NORMALIZERS, *JOINT], ids=str)
 def test_diagnostics_change_nothing_that_is_trained(arm: dict[str, Any], digits: Dataset) -> None:
     """State and measurements, bit for bit."""
@@ -63,6 +64,7 @@ def test_diagnostics_change_nothing_that_is_trained(arm: dict[str, Any], digits:
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", NORMALIZERS, ids=str)
 def test_only_mixed_samples_set_local_and_central_gradients_apart(
     arm: dict[str, Any], digits: Dataset

@@ -50,6 +50,7 @@ def whole(digits: Dataset) -> Callable[[dict[str, Any]], Any]:
     return train
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", ARMS, ids=str)
 def test_two_runs_are_bitwise_equal(
     arm: dict[str, Any], digits: Dataset, whole: Callable[[dict[str, Any]], Any]
@@ -58,6 +59,7 @@ def test_two_runs_are_bitwise_equal(
     assert trace(small(**arm), digits) == whole(arm)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", ARMS, ids=str)
 def test_the_order_in_which_clients_run_never_shows(
     arm: dict[str, Any], digits: Dataset, whole: Callable[[dict[str, Any]], Any]
@@ -74,6 +76,7 @@ def test_the_order_in_which_clients_run_never_shows(
     assert trace(chosen, digits, visit=shuffled) == ascending
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", ARMS, ids=str)
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_run_resumed_after_any_round_is_bitwise_the_whole_run(

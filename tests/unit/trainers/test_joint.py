@@ -36,6 +36,7 @@ def drawn(config: TrainConfig, clients: int, round: int) -> list[int]:
     return draws.cohort(config.seed, clients, config.cohort_size(clients), round)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("steps", "momentum"), [(1, "none"), (1, "local"), (3, "reset"), (3, "local"), (3, "global")]
 )

@@ -418,6 +418,7 @@ def check_against_twin(case: Case, dtype: torch.dtype) -> None:
         assert (error <= bound).all(), (name, (error / bound).max())
 
 
+@pytest.mark.one_in(2)
 @all_cases
 def test_a_kernel_in_float32_is_as_exact_as_its_rounding(case: Case, tile: str) -> None:
     """Each function equals its twin in float64, whose inputs are the same."""
@@ -435,6 +436,7 @@ def test_a_kernel_in_bfloat16_rounds_its_result_once(case: Case) -> None:
     check_against_twin(case, torch.bfloat16)
 
 
+@pytest.mark.one_in(3)
 @all_cases
 def test_the_bits_of_a_lane_depend_on_its_own_numbers_alone(case: Case, tile: str) -> None:
     """A lane is bitwise the same among 7, alone, and among 3 at any place."""
@@ -446,6 +448,7 @@ def test_the_bits_of_a_lane_depend_on_its_own_numbers_alone(case: Case, tile: st
             assert bits(some, place) == bits(among, lane)
 
 
+@pytest.mark.one_in(2)
 @all_cases
 def test_a_lane_of_nan_changes_no_other_lane(case: Case) -> None:
     """The other lanes are bitwise the same. The lane itself has no finite result."""
@@ -464,6 +467,7 @@ def test_a_lane_of_nan_changes_no_other_lane(case: Case) -> None:
             assert not result[1].isfinite().any(), name
 
 
+@pytest.mark.one_in(2)
 @all_cases
 def test_a_kernel_writes_to_its_window_alone(case: Case) -> None:
     """The numbers around a window stay NaN."""

@@ -187,6 +187,7 @@ def distance(pair: tuple[Tensor, Tensor], start: Tensor) -> float:
     return float((ours - theirs).norm() / (theirs - start).norm())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", pytest.param("bfloat16", marks=pytest.mark.slow)]
 )
@@ -199,6 +200,7 @@ def test_a_loop_of_lanes_is_a_round_of_seq_bit_for_bit(
         assert bits(ours) == bits(theirs)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", ARMS, ids=str)
 @pytest.mark.parametrize("operations", CLOSE, ids=lambda o: type(o).__name__)
 def test_batched_and_fused_lanes_are_seq_to_the_rounding_of_float64(
@@ -264,6 +266,7 @@ def test_a_lane_at_rest_does_not_feel_its_own_images(
     assert not torch.isfinite(made.values[0]).all()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", [ARMS[0], *ARMS[2:]], ids=str)
 @pytest.mark.parametrize("operations", BACKENDS, ids=lambda o: type(o).__name__)
 def test_a_lane_does_not_depend_on_the_others(
@@ -406,6 +409,7 @@ def test_models_of_other_layers_are_refused(model: str, normalizer: str, why: st
     assert why in (refusal(made) or "")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "model", ["cnn", "resnet20", "resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
 )

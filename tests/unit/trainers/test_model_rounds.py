@@ -31,6 +31,7 @@ def pairs() -> Iterator[Any]:
         yield pytest.param(model, dict(arm), marks=marks, id=f"{model}-{arm}")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("model", "arm"), list(pairs()))
 def test_a_model_trains_with_a_normalizer_or_is_refused(model: str, arm: dict[str, Any]) -> None:
     """Round 2 moves every weight matrix to finite numbers; a refusal names the remedy."""

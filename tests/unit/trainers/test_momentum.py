@@ -46,6 +46,7 @@ def servers(config: TrainConfig, digits: Dataset) -> list[Tensor]:
     return [r.state().tensors["server"] for r in fedavg.run(config, digits)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", AGGREGATED, ids=str)
 def test_local_is_global_where_rounds_have_one_step(arm: dict[str, Any], digits: Dataset) -> None:
     """By linearity, for every normalizer whose layers are averaged."""
@@ -56,6 +57,7 @@ def test_local_is_global_where_rounds_have_one_step(arm: dict[str, Any], digits:
     assert not torch.equal(local[0], local[-1])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", AGGREGATED, ids=str)
 def test_reset_is_no_momentum_where_rounds_have_one_step(
     arm: dict[str, Any], digits: Dataset
@@ -118,6 +120,7 @@ def gap(config: TrainConfig, digits: Dataset, start: fedavg.State | None = None)
     return found
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("normalizer", UNMIXED)
 @pytest.mark.parametrize("momentum", ["local", "global"])
 def test_one_step_rounds_are_centralized_momentum_where_no_samples_mix(

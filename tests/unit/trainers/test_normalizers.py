@@ -285,6 +285,7 @@ def models_and_arms() -> Iterator[Any]:
         yield pytest.param(model, arm, marks=marks, id=f"{model}-{arm}")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("model", "arm"), list(models_and_arms()))
 def test_every_model_takes_every_normalizer(model: str, arm: dict[str, str]) -> None:
     """As many layers under each; forward and backward, on one image so small that maps shrink to

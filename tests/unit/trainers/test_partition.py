@@ -342,6 +342,7 @@ def by_class_naively(
             return [np.array(part) for part in parts]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 @pytest.mark.parametrize("kind", ["by_client", "by_class"])
 def test_class_mixes_are_those_of_an_independent_implementation(kind: str, alpha: float) -> None:

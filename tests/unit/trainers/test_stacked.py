@@ -52,6 +52,7 @@ def bits(rounds: list[tuple[tuple[object, ...], fedavg.State]]) -> list[Any]:
     ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", STACKED, ids=str)
 def test_a_stacked_trial_equals_one_of_seq_bit_for_bit(
     arm: dict[str, Any], digits: Dataset
@@ -102,6 +103,7 @@ def test_a_state_of_stacked_training_has_the_layout_of_seq(digits: Dataset) -> N
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "arm",
     [
