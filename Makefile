@@ -29,7 +29,7 @@ test: .venv/made
 	@$(MAKE) --no-print-directory -j 2 lint tested
 
 tested: .venv/made
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30 -m "not slow and not cluster"
+	$(BIN)/python -m pytest -n 4 --dist worksteal --durations=30 -m "not slow and not cluster"
 
 # The tests that `make test` leaves out: the wheel, most examples, real images, a crowd of workers,
 # further variants of long tests, and the second database of tests that are not about SQL.

@@ -67,6 +67,7 @@ def assert_quiet(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode in (0, EXIT_CODE)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("calls_of_many", [1, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["help", "plan", "report"])
 def test_ctrl_c_at_any_call_is_quiet(

@@ -60,6 +60,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [sys.executable, str(file)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "command",
     [

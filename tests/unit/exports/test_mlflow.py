@@ -42,6 +42,7 @@ def history(folder: Path, run: Any, metric: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, metric)]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_an_experiment_and_a_trial_a_run(filled: Engine, tmp_path: Path) -> None:
     """A run has parameters, metrics by round, tags and a status."""
     folder = tmp_path / "ml"

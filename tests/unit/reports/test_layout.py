@@ -73,6 +73,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES]
 )
@@ -137,6 +138,7 @@ def test_saved_files_are_not_cut(arms: int) -> None:
             assert 0 <= float(y) <= high
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("clients", "classes", "panels"), [(3, 2, 1), (3, 20, 4), (40, 21, 2), (41, 10, 5)]
 )

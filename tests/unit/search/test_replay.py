@@ -10,6 +10,7 @@ from tests.unit.search.replay import LIMIT, arms, replay
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_search_finds_the_best_freeze_round_at_a_third_of_the_cost_of_a_grid(
     sampler: str,

@@ -140,6 +140,7 @@ def test_an_algorithm_equals_its_twin_in_all_else(
     assert_equal(by_hand, digits, changes)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("algorithm", "momentum", "changes"),
     [

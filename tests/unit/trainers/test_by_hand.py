@@ -92,6 +92,7 @@ def test_the_engine_equals_the_twin_on_augmented_images(by_hand: Any, image_fold
     assert_equal(by_hand, images, changes)
 
 
+@pytest.mark.slow
 def test_the_script_shows_the_twin_s_agreement() -> None:
     """Run as a user runs it: the largest difference is 0.0."""
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=True)

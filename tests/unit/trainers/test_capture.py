@@ -150,6 +150,7 @@ def test_a_step_on_augmented_images_can_be_captured(dtype: str, photos: Dataset)
     assert_tests_do_not_wait(trial)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", [{"normalizer": "bn"}, {"normalizer": "gn"}], ids=str)
 def test_a_step_of_resnet18_can_be_captured(arm: dict[str, Any], digits: Dataset) -> None:
     """Its layers are torchvision's."""

@@ -62,6 +62,7 @@ def test_no_kernel_that_sums_depends_on_the_number_of_lanes() -> None:
     assert set(sm90.answers("lanes", [*cases, "convolutions ieee 3-16"])) == WITHOUT_SUMS
 
 
+@pytest.mark.slow
 def test_the_step_compiles_for_an_h100() -> None:
     """Functions of rows compile without spills."""
     check("rows ieee 3-16")

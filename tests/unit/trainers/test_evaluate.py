@@ -140,6 +140,7 @@ def test_clients_with_layers_of_their_own_are_tested_one_by_one(
     assert [c.client for c in got.clients] == drawn.members
 
 
+@pytest.mark.slow
 def test_segmentation_learns_from_natural_clients(scenes: Dataset) -> None:
     """Three drives, four rounds under GN: the loss falls, accuracy and mean IoU rise by half."""
     config = small(

@@ -127,6 +127,7 @@ def test_fixbn_is_bn_before_it_freezes_and_bn_to_the_end_where_it_never_does(
     assert trace(small(normalizer="fixbn", freeze_round=4), digits) == bn
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("model", "freeze"),
     [

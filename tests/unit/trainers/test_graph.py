@@ -165,6 +165,7 @@ def assert_replays_are_plain_calls(config: TrainConfig, made: Dataset, graphs: i
         assert trace(config, made, state, graphs=Graphs(FakeCuda())) == plain[after:]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "arm",
     [
@@ -185,6 +186,7 @@ def test_graphs_change_no_bit_of_a_trial(
     assert_replays_are_plain_calls(config, digits, phases + 2)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -202,6 +204,7 @@ def test_graphs_change_no_bit_of_an_algorithm(changes: dict[str, Any], digits: D
     assert_replays_are_plain_calls(config, digits, 2)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("changes", [{"momentum": "local"}, {"optimizer": "adam"}], ids=str)
 def test_graphs_change_no_bit_after_a_joint_step(changes: dict[str, Any], digits: Dataset) -> None:
     """The first step of a round is launched plainly. If it is the only one, nothing is captured."""

@@ -269,6 +269,7 @@ def digits() -> Dataset:
     return datasets.load("digits")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("arm", [{}, {"diagnostics": True, "momentum": "local"}], ids=str)
 def test_a_trial_with_a_helper_has_the_same_rounds(
     arm: dict[str, Any], digits: Dataset, helpers: list[Helper], monkeypatch: pytest.MonkeyPatch
