@@ -33,6 +33,7 @@ def diverging(tiny: Path) -> None:
     tiny.write_text(text + '[[grid]]\nnormalizer = "bn"\nlr = 0.05\nseed = 0\n')
 
 
+@pytest.mark.slow
 @pytest.mark.quick_on("sqlite")
 def test_three_workers_tell_the_end_of_a_sweep_once(
     tiny: Path, store_url: str, listener: Listener

@@ -28,6 +28,7 @@ partition = "natural"
 """
 
 
+@pytest.mark.slow
 def test_own_data_are_planned_trained_and_verified(tmp_path: Path) -> None:
     """Natural clients, the clients of a file, and a data set of another package.
 

@@ -17,6 +17,8 @@ from tests.acceptance.command import (
 from tests.builders import TINY
 from tests.shared import made_once
 
+pytestmark = pytest.mark.slow
+
 LONG = ("--set=seed=0", "--set=normalizer=bn", "--set=rounds=100")
 """One trial that lasts until its trainer is killed."""
 
@@ -44,7 +46,6 @@ def train_calmly(folder: Path, *changes: str) -> None:
     assert "trials finished, 0 failed" in done.stdout or "1 trial finished" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_workers_on_postgres_give_what_one_gives_on_sqlite(
     count: int, calm: str, tiny: Path, postgres_url: str

@@ -164,6 +164,7 @@ def drawn(
     return folder / "once", draw(folder / "once"), draw
 
 
+@pytest.mark.slow
 def test_figures_are_written_with_their_data_and_are_the_same_each_time(
     drawn: tuple[Path, Result, Callable[[Path], Result]], tmp_path: Path
 ) -> None:

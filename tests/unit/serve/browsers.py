@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,3 +39,15 @@ def enter(page: Page, address: str, token: str) -> None:
 def live(page: Page) -> None:
     """Wait until the page's script has run and its stream is open."""
     expect(page.locator("#link")).to_have_text("live")
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Wait until an expression is true in the page.
+
+    `Page.wait_for_function` evaluates text within the page again and again. The content security
+    policy of the page refuses that.
+    """
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)

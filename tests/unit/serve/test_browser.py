@@ -20,7 +20,7 @@ from fedsweep.store.dialects import sqlite_file
 from fedsweep.store.transactions import transaction
 from tests.acceptance.command import at_once, query, start
 from tests.chaos.stores import Postgres
-from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
+from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live, wait_until
 from tests.unit.serve.pages import HOSTILE, TOKEN, claimed, finished, served, served_here
 from tests.walk import SECONDS
 
@@ -126,6 +126,7 @@ def test_a_page_of_another_site_can_open_the_page(
         expect(page).to_have_url(inside)
 
 
+@pytest.mark.slow
 def test_the_page_follows_a_worker_to_the_end(
     opened: Callable[..., Page], tiny: Path, store_url: str
 ) -> None:
@@ -158,7 +159,7 @@ def test_curves_grow_as_rounds_arrive(
     )
     with working(store_url):
         expect(page.locator("#accuracy[data-points='60']")).to_be_visible()
-    page.wait_for_function("seen.at(-1) === 60")
+    wait_until(page, "seen.at(-1) === 60")
     seen = page.evaluate("seen")
     assert seen == sorted(seen)
     expect(page.locator("#rounds tr")).to_have_count(60)
@@ -333,7 +334,7 @@ def test_the_page_can_be_used_by_keyboard(
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name=name, exact=True)).to_be_focused()
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    page.wait_for_function(f"{outline} === 'solid'")
+    wait_until(page, f"{outline} === 'solid'")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/trials$"))
     live(page)
@@ -377,6 +378,7 @@ def test_hostile_text_is_not_executed(
     assert page.locator("main img, main script").count() == 0
 
 
+@pytest.mark.slow
 def test_a_page_survives_a_file_that_is_moved_away_and_back(
     opened: Callable[..., Page], tiny: Path, sqlite_url: str
 ) -> None:
@@ -470,7 +472,7 @@ def test_nothing_is_wider_than_the_window(
         live(page)
         if page.locator(".chart").count():
             page.locator(".chart .main-svg").first.wait_for()
-        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
+        wait_until(page, f"document.documentElement.scrollWidth <= {width}")
 
 
 LEGEND = """() => {
@@ -490,6 +492,7 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
     y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arms", "name", "width"),
     [
@@ -509,9 +512,10 @@ def test_every_name_of_a_legend_is_inside_its_chart(
     page.add_script_tag(content=script)
     page.evaluate(SHOW, [f"{name} T⋆={i}" for i in range(arms)])
     page.set_viewport_size({"width": width, "height": 800})
-    page.wait_for_function(f"document.querySelector('#arms .main-svg').clientWidth <= {width}")
-    page.wait_for_function(
+    wait_until(page, f"document.querySelector('#arms .main-svg').clientWidth <= {width}")
+    wait_until(
+        page,
         f"""() => {{ const [names, inside, scrollbar, height] = ({LEGEND})();
-        return names === {arms} && inside && scrollbar === 0 && height > 300; }}"""
+        return names === {arms} && inside && scrollbar === 0 && height > 300; }}""",
     )
     page.close()

@@ -17,7 +17,7 @@ from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import transaction
 from tests.unit.serve import study
-from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live
+from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, enter, live, wait_until
 from tests.unit.serve.pages import TOKEN, served_here
 
 pytestmark = NEEDED
@@ -141,7 +141,7 @@ def test_the_zoom_survives_updates_and_smoothing_and_is_reset_by_keyboard(
     tab.mouse.down()
     tab.mouse.move(left + area["width"] / 2, top + area["height"] / 2, steps=3)
     tab.mouse.up()
-    tab.wait_for_function(f"({RANGE})() !== '{whole}'")
+    wait_until(tab, f"({RANGE})() !== '{whole}'")
     zoomed = tab.evaluate(RANGE)
     (low, high), (left_end, right_end) = (map(int, ends.split(",")) for ends in (whole, zoomed))
     assert low < left_end < right_end < high
@@ -162,7 +162,7 @@ def test_the_zoom_survives_updates_and_smoothing_and_is_reset_by_keyboard(
     reset = tab.get_by_role("button", name="Reset zoom of accuracy by round")
     reset.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_function(f"({RANGE})() === '{whole}'")
+    wait_until(tab, f"({RANGE})() === '{whole}'")
     expect(reset).to_be_focused()
     tab.reload()
     live(tab)
@@ -190,9 +190,10 @@ def test_a_figure_by_freeze_round_appears_with_its_first_trial(tab: Page, root: 
     tab.get_by_label("FIXBN T⋆=6", exact=True).check()
     expect(tab.locator("#by-freeze-round .xtitle")).to_have_text("T⋆, rounds")
     expect(tab.locator("#by-freeze-round .infolayer .legendtext")).to_have_count(3)
-    tab.wait_for_function(
+    wait_until(
+        tab,
         """document.getElementById("by-freeze-round").data.find((t) => t.name === "FIXBN")
-        .x.join() === "3,6" """
+        ?.x.join() === "3,6" """,
     )
 
 

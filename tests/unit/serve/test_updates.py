@@ -14,7 +14,7 @@ from fedsweep.measures import SHOWN_BY_ROUND
 from fedsweep.serve import server
 from fedsweep.serve.app import plotly_file
 from fedsweep.serve.screen import measures_json
-from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium
+from tests.unit.serve.browsers import NEEDED, TIMEOUT_MS, chromium, wait_until
 
 pytestmark = NEEDED
 
@@ -139,7 +139,7 @@ def test_an_update_at_any_event_does_not_interrupt_unfolding(
     else:
         summary.focus()
         page.keyboard.press(way)
-    page.wait_for_function("updates === 1")
+    wait_until(page, "updates === 1")
     expect(page.locator("details[open]")).to_have_count(1)
     expect(summary).to_be_focused()
     assert page.evaluate("used === document.activeElement && used.parentNode.open")
@@ -192,6 +192,7 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
     y: [i, i + 1, i + 2], std: [0.1, 0.1, 0.1] })) } }))"""
 
 
+@pytest.mark.slow
 def test_redrawn_curves_do_not_scroll_the_page(browser: Browser) -> None:
     """The browser of the test has no scroll anchoring."""
     page = browser.new_page(viewport={"width": 1100, "height": 500})

@@ -108,6 +108,7 @@ def test_the_mismatch_falls_with_alpha(digits: Dataset) -> None:
     assert all((a or 0) > 1.2 * (b or 1) for a, b in itertools.pairwise(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "normalizer",
     ["in", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ws", "gn", "ln", "wn", "none"))],

@@ -248,6 +248,7 @@ def test_graphs_change_no_dropout(scenes: Dataset) -> None:
     assert_replays_are_plain_calls(config, scenes, 1)
 
 
+@pytest.mark.slow
 def test_the_device_s_form_of_a_step_is_that_of_a_cpu(digits: Dataset) -> None:
     """Except for the rounding of the learning rate, in float64, over three rounds."""
     for arm in [*ARMS, *JOINT]:
