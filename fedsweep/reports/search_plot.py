@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -105,5 +106,6 @@ def _floor(results: Sequence[SearchResult]) -> float:
     """
     probes = [p.values.values() for result in results for p in result.history if p.values]
     means = [100 * math.fsum(values) / len(values) for values in probes]
+    lowest = 100 * min(itertools.chain.from_iterable(probes))
     middle = statistics.median(means)
-    return max(min(means), middle - 5 * (max(means) - middle + 1)) - 1
+    return max(lowest, middle - 5 * (max(means) - middle + 1)) - 1

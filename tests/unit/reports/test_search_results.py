@@ -141,6 +141,17 @@ def test_a_search_is_drawn_with_its_best_freeze_round(arm: Arm) -> None:
     assert "best T" in shown
 
 
+@pytest.mark.parametrize(("worst", "lowest"), [(0.6, 59.0), (0.05, 14.0)])
+def test_only_collapsed_trials_lie_below_the_figure_of_a_search(
+    arm: Arm, worst: float, lowest: float
+) -> None:
+    """The worst seed is in the figure, unless it would flatten all other points."""
+    history = [Probe(10, {0: worst, 1: 1.3 - worst}), *HISTORY[1:]]
+    plot = search_plot.searches([replace(result(arm, {}), history=history)], ["an arm"])
+    assert plot is not None
+    assert plot.figure.axes[0].get_ylim()[0] == pytest.approx(lowest)
+
+
 @pytest.mark.parametrize("arms", [1, 12])
 def test_every_text_of_the_searches_lies_inside_their_figure(arm: Arm, arms: int) -> None:
     """Each panel has a title of many fields."""
