@@ -112,12 +112,12 @@ class CifarResNet(nn.Module):
 
 
 def resnet8(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
-    """One block a stage: a third of ResNet20's computation, for a machine without a GPU."""
+    """One block in each stage. It takes a third of the computation of ResNet20."""
     return CifarResNet(1, channels, classes, norm)
 
 
 def resnet20(channels: int, _size: int, classes: int, norm: Norm) -> nn.Module:
-    """Three blocks a stage: the smallest one in their table 6."""
+    """Three blocks in each stage: the smallest ResNet in table 6 of He et al. 2016."""
     return CifarResNet(3, channels, classes, norm)
 
 

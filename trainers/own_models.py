@@ -65,7 +65,7 @@ OWN = (
     OwnModel(
         "resnet8",
         "resnet8",
-        "the ResNet of He et al. 2016 for CIFAR with one block a stage, for 8 to 32 pixels",
+        "the ResNet of He et al. 2016 for CIFAR with one block in each stage, for 8 to 32 pixels",
         (16, 32, 64),
         77_000,
     ),

@@ -35,7 +35,6 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.quick_on("sqlite-postgres")
 def test_a_copy_of_a_sweep_at_work_is_sound_and_comes_to_the_same_end(
     urls: tuple[str, str], tiny: Path
 ) -> None:

@@ -34,7 +34,6 @@ def diverging(tiny: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.quick_on("sqlite")
 def test_three_workers_tell_the_end_of_a_sweep_once(
     tiny: Path, store_url: str, listener: Listener
 ) -> None:

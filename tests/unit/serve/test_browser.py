@@ -496,8 +496,8 @@ SHOW = """(names) => document.dispatchEvent(new CustomEvent("figure", { detail: 
 @pytest.mark.parametrize(
     ("arms", "name", "width"),
     [
-        pytest.param(2, "FIXBN", 400, marks=pytest.mark.slow),
-        pytest.param(40, "FIXBN", 1100, marks=pytest.mark.slow),
+        (2, "FIXBN", 400),
+        (40, "FIXBN", 1100),
         (12, "SOME_PACKAGE:FILTER_RESPONSE_NORMALIZATION_WITH_A_SHIFT", 400),
     ],
 )

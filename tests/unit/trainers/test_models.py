@@ -21,7 +21,7 @@ def test_resnet20_has_the_parameters_of_the_paper() -> None:
     assert parameters(build(config(model="resnet20"), 3, 32, 10)) == 269_722
 
 
-def test_resnet8_has_a_block_a_stage() -> None:
+def test_resnet8_has_one_block_in_each_stage() -> None:
     """The stem, 6 convolutions of 9 weights, 7 normalization layers and the linear layer."""
     weights = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     normalizers = 2 * (3 * 16 + 2 * 32 + 2 * 64)
