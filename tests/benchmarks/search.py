@@ -9,43 +9,45 @@ import optuna
 
 from tests.benchmarks.figure import Figure
 from tests.unit.search.replay import (
-    LIMIT,
-    ROUNDS,
+    RECORDINGS,
     Outcome,
     Recorded,
-    arms,
+    Recording,
     plain_tpe,
     pruned,
     replay,
 )
 
-REPLAYS = 50
-"""Replays of each of the four arms."""
+REPLAYS = 200
+"""Replays of each recording, the same number for each of its arms."""
 
 
-def searches() -> Iterator[Figure]:
-    """Replay each sampler 200 times. Regret is in points of validation accuracy."""
+def searches(recording: Recording) -> Iterator[Figure]:
+    """Replay each sampler on a recording. Regret is in points of validation accuracy."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ways: dict[str, Callable[[Recorded, int], Outcome]] = {
+    ways: dict[str, Callable[[Recording, Recorded, int], Outcome]] = {
         f"search, {name}": partial(replay, sampler=name) for name in ("tpe", "gp", "random")
     }
     ways["Optuna's TPE, nothing shared"] = plain_tpe
-    for name, search in ways.items():
-        outcomes = [search(arm, n) for arm in arms().values() for n in range(REPLAYS)]
+    grid, limit = 11 * recording.rounds, recording.limit
+    arms = recording.arms.values()
+    for way, search in ways.items():
+        name = f"{recording.name}: {way}"
+        outcomes = [search(recording, arm, n) for arm in arms for n in range(REPLAYS // len(arms))]
         good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in outcomes)
-        target = "≥ 95" if name.startswith("search") else ""
+        target = "≥ 95" if way.startswith("search") else ""
         yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(outcomes)])
         yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in outcomes])
-        spent = [o.rounds_per_seed / (11 * ROUNDS) for o in outcomes]
-        limit = f"≤ {100 * LIMIT / (11 * ROUNDS):.0f}" if name.startswith("search") else ""
-        yield Figure(f"{name}: of 11 T a seed", limit, "%", [100 * share for share in spent])
+        spent = [o.rounds_per_seed / grid for o in outcomes]
+        most = f"≤ {100 * limit / grid:.0f}" if way.startswith("search") else ""
+        yield Figure(f"{name}: of 11 T a seed", most, "%", [100 * share for share in spent])
     for rule in ("median", "wilcoxon"):
-        cost = pruned(rule)
-        yield Figure(f"prune = {rule}: probes given up", "", f"of {cost.probes}", [cost.given_up])
-        yield Figure(f"prune = {rule}: winners among them", "0", "", [cost.winners])
-        yield Figure(f"prune = {rule}: tails saved", "", "%", [100 * cost.rounds / cost.tails])
+        cost, name = pruned(recording, rule), f"{recording.name}: prune = {rule}"
+        yield Figure(f"{name}: probes given up", "", f"of {cost.probes}", [cost.given_up])
+        yield Figure(f"{name}: winners among them", "0", "", [cost.winners])
+        yield Figure(f"{name}: tails saved", "", "%", [100 * cost.rounds / cost.tails])
 
 
 def parts() -> dict[str, Callable[[], Iterator[Figure]]]:
     """Return the measurements of this file by name."""
-    return {"search": searches}
+    return {f"search-{one.name}": partial(searches, one) for one in RECORDINGS}

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +16,67 @@ import numpy as np
 from fedsweep.search import AddSeed, Probe, Space, Stop, Try, estimate, propose
 from fedsweep.search.pruning import ProbeCurves, hopeless_probes
 
-ROUNDS = 40
-STEP = 4
 SEEDS = 3
 """The seeds of a replay, sampled from the five recorded ones."""
-LIMIT = 11 * ROUNDS // 3
-"""Rounds per seed: a third of those of a grid over the eleven T*."""
 
 Recorded = Mapping[int, Mapping[int, float]]
-"""The final validation accuracy by T* and seed."""
+"""The final validation accuracy of an arm, by T* and seed."""
 
 
-@cache
-def _rows() -> list[dict[str, Any]]:
-    """Read the recorded trials with their accuracies by round. See recorded_digits.toml."""
-    file = Path(__file__).with_name("recorded_digits.json.gz")
-    rows: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))
-    return rows
+@dataclass(frozen=True)
+class Recording:
+    """A recorded grid over eleven T*, with five seeds of each. `recorded_NAME.toml` is its plan."""
 
+    name: str
+    rounds: int
+    evaluate_every: int = 1
 
-def arms() -> dict[tuple[float, int], Recorded]:
-    """Return the recorded arms by alpha and E."""
-    by_arm: dict[tuple[float, int], dict[int, dict[int, float]]] = {}
-    for row in _rows():
-        if row["normalizer"] == "fixbn":
+    @property
+    def step(self) -> int:
+        """The rounds from one T* to the next."""
+        return self.rounds // 10
+
+    @property
+    def limit(self) -> int:
+        """Rounds per seed: a third of those of the grid."""
+        return 11 * self.rounds // 3
+
+    @property
+    def first(self) -> tuple[int, int, int]:
+        """The T* that a search tries first."""
+        return self.rounds, self.rounds // 2, 4 * self.rounds // 5
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The trials with their accuracies by evaluated round."""
+        file = Path(__file__).with_name(f"recorded_{self.name}.json.gz")
+        rows: list[dict[str, Any]] = json.loads(gzip.decompress(file.read_bytes()))
+        return [row for row in rows if row["normalizer"] == "fixbn"]
+
+    @cached_property
+    def arms(self) -> dict[tuple[float, int], Recorded]:
+        """The recorded arms by alpha and E."""
+        by_arm: dict[tuple[float, int], dict[int, dict[int, float]]] = {}
+        for row in self.rows:
             arm = by_arm.setdefault((row["alpha"], row["local_steps"]), {})
             values = arm.setdefault(row["freeze_round"], {})
             values[row["seed"]] = row["validation_accuracy"][-1]
-    return by_arm
+        return by_arm
+
+    @cached_property
+    def curves(self) -> dict[tuple[float, int, int, int], dict[int, float]]:
+        """The validation accuracy by round, by alpha, E, T* and seed."""
+        return {
+            (row["alpha"], row["local_steps"], row["freeze_round"], row["seed"]): {
+                self.evaluate_every * number: value
+                for number, value in enumerate(row["validation_accuracy"], 1)
+            }
+            for row in self.rows
+        }
 
 
-def curves(metric: str = "validation_accuracy") -> dict[tuple[float, int, int, int], list[float]]:
-    """Return a measure by round of each fixbn trial, by alpha, E, T* and seed."""
-    return {
-        (row["alpha"], row["local_steps"], row["freeze_round"], row["seed"]): row[metric]
-        for row in _rows()
-        if row["normalizer"] == "fixbn"
-    }
+DIGITS = Recording("digits", rounds=40)
+RECORDINGS = (DIGITS,)
 
 
 @dataclass(frozen=True)
@@ -86,16 +110,22 @@ def judged(recorded: Recorded, freeze_round: int) -> tuple[float, float]:
     return means[best] - means[freeze_round], max(gap, error)
 
 
-def replay(recorded: Recorded, number: int, sampler: str = "tpe", **settings: Any) -> Outcome:
-    """Run a search on a sample of the recorded seeds to its end."""
+def replay(
+    recording: Recording,
+    recorded: Recorded,
+    number: int,
+    sampler: str = "tpe",
+    **settings: Any,
+) -> Outcome:
+    """Run a search of an arm on a sample of its recorded seeds to its end."""
     seeds = sorted(random.Random(number).sample(sorted(recorded[0]), SEEDS))
     space = Space(
         low=0,
-        high=ROUNDS,
-        step=STEP,
-        rounds=ROUNDS,
+        high=recording.rounds,
+        step=recording.step,
+        rounds=recording.rounds,
         seeds=tuple(seeds),
-        **{"probes": 12, "rounds_per_seed": LIMIT, "sampler": sampler, **settings},
+        **{"probes": 12, "rounds_per_seed": recording.limit, "sampler": sampler, **settings},
     )
     history: list[Probe] = []
     while not isinstance(choice := propose(space, history, 1000 * number + len(history)), Stop):
@@ -125,7 +155,7 @@ def extended(
     ]
 
 
-def plain_tpe(recorded: Recorded, number: int) -> Outcome:
+def plain_tpe(recording: Recording, recorded: Recorded, number: int) -> Outcome:
     """Run Optuna's TPE with default settings. Without shared trunks, a try costs T per seed."""
     import optuna
 
@@ -135,14 +165,14 @@ def plain_tpe(recorded: Recorded, number: int) -> Outcome:
     )
 
     def mean(trial: optuna.Trial) -> float:
-        point = trial.suggest_int("freeze_round", 0, ROUNDS, step=STEP)
+        point = trial.suggest_int("freeze_round", 0, recording.rounds, step=recording.step)
         return float(np.mean([recorded[point][s] for s in seeds]))
 
-    tries = LIMIT // ROUNDS
+    tries = recording.limit // recording.rounds
     study.optimize(mean, n_trials=tries)
     best = study.best_params["freeze_round"]
     regret, allowed = judged(recorded, best)
-    return Outcome(best, regret, allowed, float(tries * ROUNDS), tries, "budget")
+    return Outcome(best, regret, allowed, float(tries * recording.rounds), tries, "budget")
 
 
 @dataclass(frozen=True)
@@ -161,27 +191,28 @@ class Pruned:
     tails: int
 
 
-def pruned(rule: str, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Pruned:
+def pruned(recording: Recording, rule: str, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> Pruned:
     """Apply a rule to each probe of each arm, after the first three probes have finished."""
-    recorded, all_curves = arms(), curves()
+    last, begun = recording.rounds, recording.first
     probes = given_up = winners = saved = tails = 0
-    for (alpha, steps), arm in recorded.items():
+    for (alpha, steps), arm in recording.arms.items():
 
         def probe_curves(
             point: int, until: int, running: bool, at: tuple[float, int] = (alpha, steps)
         ) -> ProbeCurves:
-            by_seed = {s: dict(enumerate(all_curves[(*at, point, s)][:until], 1)) for s in seeds}
+            by_seed = {
+                seed: {n: v for n, v in recording.curves[(*at, point, seed)].items() if n <= until}
+                for seed in seeds
+            }
             return ProbeCurves(point, by_seed, running)
 
-        first = [probe_curves(point, ROUNDS, running=False) for point in (40, 20, 32)]
-        for point in sorted(set(arm) - {40, 20, 32}):
-            probes, tails = probes + 1, tails + ROUNDS - point
-            for until in range(point + 1, ROUNDS):
-                if hopeless_probes(
-                    rule, ROUNDS, [*first, probe_curves(point, until, running=True)]
-                ):
-                    given_up, saved = given_up + 1, saved + ROUNDS - until
-                    best = max((40, 20, 32), key=lambda t: sum(arm[t].values()))
+        first = [probe_curves(point, last, running=False) for point in begun]
+        for point in sorted(set(arm) - set(begun)):
+            probes, tails = probes + 1, tails + last - point
+            for until in range(point + recording.evaluate_every, last, recording.evaluate_every):
+                if hopeless_probes(rule, last, [*first, probe_curves(point, until, running=True)]):
+                    given_up, saved = given_up + 1, saved + last - until
+                    best = max(begun, key=lambda t: sum(arm[t].values()))
                     differences = [arm[point][s] - arm[best][s] for s in arm[point]]
                     error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
                     winners += float(np.mean(differences)) > error

@@ -19,7 +19,7 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
-from tests.unit.search.replay import pruned
+from tests.unit.search.replay import DIGITS, pruned
 from tests.unit.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
@@ -78,7 +78,7 @@ def test_by_default_no_probe_is_pruned() -> None:
 @pytest.mark.parametrize("rule", ["median", "wilcoxon"])
 def test_a_rule_saves_rounds_on_recorded_curves_without_pruning_a_winner(rule: str) -> None:
     """It saves a part of the tails, and prunes no probe that is better by more than noise."""
-    result = pruned(rule)
+    result = pruned(DIGITS, rule)
     assert result.probes == 4 * 8
     assert 0 < result.given_up < result.probes
     assert 0 < result.rounds < result.tails
