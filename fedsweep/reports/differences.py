@@ -121,6 +121,16 @@ def differences_to_baseline(
     return _adjusted(differences)
 
 
+def without_baseline(summary: Summary, measure: str, baseline: ColumnKey) -> int:
+    """Count the cells with results that have no pair with the baseline, so no difference."""
+    compared = {(d.key, d.column) for d in differences_to_baseline(summary, measure, baseline)}
+    return sum(
+        bool(cell.values[measure]) and column != baseline and (key, column) not in compared
+        for key, cells in summary.cells.items()
+        for column, cell in cells.items()
+    )
+
+
 def differences_to_centralized(summary: Summary, measure: str) -> list[CellDifference]:
     """Return each federated cell minus its centralized twin, by seed, if the twin was trained."""
     if "centralized" not in summary.axes or summary.pooled:

@@ -20,11 +20,13 @@ from fedsweep.reports.differences import (
     differences_to_centralized,
     incomplete_cell_is_better,
     marks,
+    without_baseline,
 )
 from fedsweep.reports.fit import Column, Grid
 from fedsweep.reports.grouping import Cell, Spread, Summary, column_text
 from fedsweep.reports.labels import ColumnKey, RowKey, field_text
 from fedsweep.reports.selection import Condition
+from fedsweep.words import counted
 
 WIDE = 160
 """Characters in a line of a table that is not printed on a terminal."""
@@ -177,7 +179,14 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
         notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
     if any(entry.mark for _, entries in rows(summary, options.first, options) for entry in entries):
         notes.append(MARKED.format(*(("*", "~") if options.plain else ("bold", "underlined"))))
-    if any(incomplete_cell_is_better(cells, options.first) for cells in summary.cells.values()):
+    if options.baseline is not None:
+        alone = without_baseline(summary, options.first, options.baseline)
+        if alone:
+            name = column_text(summary, options.baseline)
+            notes.append(
+                f"not compared with {name}: {counted(alone, 'cell')} without a common seed"
+            )
+    if any(incomplete_cell_is_better(row, options.first) for row in summary.cells.values()):
         notes.append(PARTIAL)
     return [*notes, query_note(summary, options.first, options)]
 

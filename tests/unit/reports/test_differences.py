@@ -94,6 +94,24 @@ def test_differences_to_a_baseline_are_paired_and_adjusted() -> None:
     assert text == f"-19.67 [{100 * low:+.2f}, {100 * high:+.2f}] p<0.001"
 
 
+def test_cells_without_a_common_seed_with_the_baseline_are_counted_in_a_note() -> None:
+    """One is in a row without the baseline, one has other seeds. A failed cell does not count."""
+    other_row = [trial("ln", s, 0.6, local_steps=50) for s in (0, 1)]
+    rows = [*ROWS, *other_row, *[trial("wn", s, 0.5) for s in (3, 4)], failed("in", 0)]
+    summary = summarize("s", rows)
+    compared = {cell.column for cell in differences_to_baseline(summary, "test_accuracy", BN)}
+    assert compared == {GN, LN}
+    note = "not compared with BN: {} without a common seed"
+    to_bn = tables.ReportOptions(baseline=BN)
+    assert note.format("2 cells") in tables.footnotes(summary, to_bn)
+    one = tables.footnotes(summarize("s", [*ROWS, *other_row]), to_bn)
+    assert note.format("1 cell") in one
+    assert not [
+        line for line in tables.footnotes(summarize("s", ROWS), to_bn) if "not compared" in line
+    ]
+    assert not [line for line in tables.footnotes(summary) if "not compared" in line]
+
+
 def test_a_baseline_is_named_by_normalizer_and_freeze_round() -> None:
     """The T* is needed if there are several. The error lists the columns."""
     rows = [*ROWS, *[trial("fixbn", s, 0.9, freeze_round=t) for s in (0, 1) for t in (6, 12)]]
