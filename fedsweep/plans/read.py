@@ -411,7 +411,33 @@ def _nearest(word: str, words: Sequence[str]) -> str:
     return f": {_near(word, words) or 'choose from ' + ', '.join(words)}"
 
 
+OTHER_NAMES = {
+    "batchnorm": "bn",
+    "clientfraction": "participation",
+    "epochs": "local_epochs",
+    "eta": "lr",
+    "freezeat": "freeze_round",
+    "gradclip": "clip_norm",
+    "groupnorm": "gn",
+    "groups": "gn_groups",
+    "instancenorm": "in",
+    "layernorm": "ln",
+    "learningrate": "lr",
+    "localiterations": "local_steps",
+    "maxnorm": "clip_norm",
+    "numclients": "clients",
+    "numgroups": "gn_groups",
+    "numrounds": "rounds",
+    "steps": "local_steps",
+    "tstar": "freeze_round",
+    "weightnorm": "wn",
+}
+"""Names that other tools use, in lower case without signs, with ours."""
+
+
 def _near(word: str, words: Sequence[str]) -> str:
+    elsewhere = OTHER_NAMES.get(re.sub(r"[^a-z]", "", word.lower().removesuffix("alization")))
+    same = [known for known in words if known == elsewhere]
     longer = [known for known in words if word and known.startswith(word)]
-    close = longer or difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else ""
+    near = same or longer or difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else ""

@@ -151,6 +151,13 @@ WRONG = [
         '["bn", "gnn"]',
         "did you mean gn? Otherwise install the package that offers it",
     ),
+    (
+        "lr = 0.05",
+        "learning_rate = 0.05",
+        "learning_rate is not a key that fedsweep knows: did you mean lr?",
+    ),
+    ('["bn", "gn"]', '["bn", "GroupNorm"]', "did you mean gn? Otherwise install"),
+    ('["bn", "gn"]', '["bn", "weight_normalization"]', "did you mean wn? Otherwise install"),
     ('dataset = "digits"', 'dataset = "zzz"', ": install the package that offers it"),
     (
         "alpha = 0.5",
