@@ -58,6 +58,12 @@ class SearchResult:
         return len(self.arm.spec.points)
 
     @property
+    def undecided(self) -> bool:
+        """True if the interval of the best T* holds every T* that the plan allows."""
+        points = self.arm.spec.points
+        return (self.estimate.low, self.estimate.high) == (points[0], points[-1])
+
+    @property
     def standing(self) -> str:
         """Return "searching", or the reason why the search has ended."""
         return self.arm.ended or "searching"
