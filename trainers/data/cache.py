@@ -159,7 +159,8 @@ def _compare(source: Source, found: str, released: str, planned: str | None) -> 
         )
     raise Missing(
         f"the images in {shown(source.root)} (fingerprint {found}) are not those that the trial "
-        f"was planned for ({planned}): point --data at the right folder"
+        f"was planned for ({planned}): point --data at the right folder, or, if the images have "
+        "changed, plan again under another name"
     )
 
 

@@ -37,8 +37,8 @@ MOST_DATA_BYTES = 2**40
 """Bytes of all files of a data set, and of its decoded arrays, at most (1.1 TB)."""
 
 
-UNREADABLE = "no readable header, so that a trial on them fails"
-"""The note on files that are no images, or that break off in their first bytes."""
+UNREADABLE = "damage on which a trial fails"
+"""The note on files that are no images, or that break off."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Content:
     notes: tuple[str, ...] = ()
     """Sentences on how unusual images are decoded."""
     unreadable: str | None = None
-    """A sentence on files that have no readable header."""
+    """A sentence on files that are no images, or that break off."""
 
     def check(self) -> None:
         """Refuse content on which every trial fails.
@@ -207,4 +207,14 @@ def _is_plain(content: bytes, *, label: bool) -> bool:
     depth, color = content[24], content[25]
     if depth != 8 or color not in ((0, 3) if label else (0, 2, 3)):
         return False
-    return not any(chunk in content for chunk in SPECIAL_CHUNKS)
+    return not lacks_its_end(content) and not any(chunk in content for chunk in SPECIAL_CHUNKS)
+
+
+def lacks_its_end(content: bytes) -> bool:
+    """Return if a JPEG or PNG probably breaks off: no end of the image after its last start.
+
+    A JPEG may have a complete small image in its first part.
+    """
+    if content.startswith(b"\xff\xd8"):
+        return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+    return content.startswith(b"\x89PNG") and b"IEND" not in content

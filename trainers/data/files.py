@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -87,7 +88,8 @@ class _Tally:
         if self.deeper is not None:
             notes.append(
                 f"{counted(self.nested, 'image')} in folders inside a class folder, which belong "
-                f"to that class ({shown(self.deeper)})"
+                f'to that class ({shown(self.deeper)}); with clients_by = "folder", the outer '
+                "folders are clients"
             )
         if self.linked:
             notes.append(f"{counted(self.linked, 'image')} behind links, which are followed")
@@ -226,11 +228,13 @@ def image_folder(root: Path) -> Files:
     # An empty folder is no class: the labels depend on the images alone, as the hash does.
     classes = tuple(train)
     _check_classes(root / "train", train, tally)
+    without = [name for name in classes if name not in test]
     for name in test:
         if name not in train:
-            raise BadData(_stranger(root / "test" / name, classes, tally))
-    if untested := [shown(name) for name in classes if name not in test]:
-        tally.remarks.append(f"without test images: {listed(untested)}")
+            raise BadData(_stranger(root / "test" / name, classes, tally, without))
+    tally.remarks.insert(0, _names(classes))
+    if without:
+        tally.remarks.append(f"without test images: {listed(map(shown, without))}")
     unused = [entry for entry in _entries(root, tally) if _is_folder(entry)]
     if names := [shown(entry.name) for entry in unused if entry.name not in PARTS]:
         tally.remarks.append(f"folders that are not used: {listed(names)}")
@@ -274,15 +278,46 @@ def _check_classes(place: Path, train: dict[str, list[Path]], tally: _Tally) -> 
     )
 
 
-def _stranger(folder: Path, classes: Iterable[str], tally: _Tally) -> str:
-    """Return the sentence on a class of the test set that training lacks."""
+def _names(classes: Iterable[str]) -> str:
+    return f"classes: {listed(map(shown, classes))}"
+
+
+def _stranger(
+    folder: Path, classes: Iterable[str], tally: _Tally, without: Iterable[str] = ()
+) -> str:
+    """Return the sentence on a class of the test set that training lacks.
+
+    `without` are the classes of training without test images.
+    """
     message = f"{shown(folder)} is a class without training images{tally.phrase()}"
     if alike := [name for name in classes if _folded(name) == _folded(folder.name)]:
         return (
             f"{message}: {folder.name!a} differs from the training class {alike[0]!a} only "
             "in Unicode normalization or in capital letters: rename one"
         )
+    if near := get_close_matches(folder.name, list(without), n=1):
+        return (
+            f"{message}, and {shown(near[0])} is one without test images: if they are the same "
+            "class, rename one"
+        )
     return f"{message}: add them, or remove the folder"
+
+
+def _misspelled(images: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    """Yield a sentence for each class of one client that looks like a class that it lacks."""
+    clients: dict[str, list[str]] = {}
+    for client, found in images.items():
+        for label in found:
+            clients.setdefault(label, []).append(client)
+    named: set[str] = set()
+    for label, (client, *others) in clients.items():
+        lacking = [name for name in clients if name not in images[client] and name not in named]
+        if not others and (near := get_close_matches(label, lacking, n=1, cutoff=0.75)):
+            named.add(label)
+            yield (
+                f"only {shown(client)} has the class {shown(label)}, and it lacks the class "
+                f"{shown(near[0])}: if they are the same, rename one"
+            )
 
 
 def _folded(name: str) -> str:
@@ -335,6 +370,8 @@ def client_folders(root: Path) -> Files:
     groups = tuple(images)
     entries, members = _by_client(images, classes, groups)
     test_entries, test_members = _by_client(tests, classes, groups)
+    tally.remarks.extend([_names(classes), f"clients: {listed(map(shown, groups))}"])
+    tally.remarks.extend(_misspelled(images))
     tally.remarks.extend(untested(groups, test_members))
     sizes = f"{len(entries):,} + {len(test_entries):,} images, {counted(len(groups), 'client')}"
     notes = (f"{len(classes):,} classes, {sizes}{tally.phrase()}", *tally.notes())

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from trainers import regular
-from trainers.data.content import MOST_PIXELS, UNREADABLE, Notes
+from trainers.data.content import MOST_PIXELS, UNREADABLE, Notes, lacks_its_end
 from trainers.data.errors import BadData, MachineLimit, refuse_limit, shown
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF")
@@ -63,7 +63,7 @@ DECODED = {
     "transparency": "dropped, with a note: hidden colors become visible",
     "palette, 1-bit, CMYK, YCbCr, LAB": "converted; ICC profiles and gamma are not applied",
     "several frames or pages": "only the first, with a note",
-    "damaged or truncated": "refused by name; `plan` reads only the headers",
+    "damaged or truncated": "refused by name, by `plan` if a header or the end is missing",
     "label images": "8-bit gray or palette; other modes are refused",
 }
 """The decoding of each kind of image into 8-bit RGB, in words."""
@@ -75,7 +75,8 @@ DECODING = b"\0decoded: 2"
 def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) -> bytes:
     """Read the header of an image or label image; return what enters the fingerprint with it.
 
-    A file without a readable header is only noted: a plan refuses it, and its decoding fails.
+    A file without a readable header, or one that breaks off, is only noted: a plan refuses it, and
+    its decoding fails.
 
     Raises:
         BadData: no decoding of such an image is right, or it has too many pixels.
@@ -103,11 +104,21 @@ def _inspect(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
         check_image(image, path)
         for text in _oddities(image):
             notes.add(text, path)
+    if lacks_its_end(content) and not _can_be_decoded(path, label=label):
+        notes.add(UNREADABLE, path)
     deep = not label and is_deep(image)
     turned = (may_turn and orientation(image) in TURNS) or _was_scrambled(image)
     if turned and not label:
         notes.add("an EXIF orientation, which is applied", path)
     return DECODING if turned or deep else b""
+
+
+def _can_be_decoded(path: Path, *, label: bool) -> bool:
+    try:
+        with decoding(path, label=label):
+            return True
+    except BadData:
+        return False
 
 
 def _oddities(image: Image.Image) -> Iterator[str]:

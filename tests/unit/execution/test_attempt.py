@@ -431,6 +431,7 @@ def test_notes_about_the_data_are_logged_in_each_attempt(
     clear = "1 image with transparency, which is dropped: hidden colors show"
     expected = [
         "imagefolder: 2 classes, 49 + 12 images; ignored: 1 .gif",
+        "imagefolder: classes: class0, class1",
         f"imagefolder: {clear} (train/class0/clear.png)",
     ]
     notes: list[str] = []

@@ -155,6 +155,18 @@ def test_a_folder_for_each_domain_is_a_client(make: Callable[[Path], Path], tmp_
     assert files.stock().groups == (16, 16)
     assert files.stock().tested == (4, 4)
     assert files.found[0].startswith("2 classes, 32 + 8 images, 2 clients")
+    assert files.found[1:3] == ("classes: class0, class1", "clients: photo, sketch")
+
+
+def test_a_class_of_one_client_that_looks_misspelled_is_named(tmp_path: Path) -> None:
+    """It looks like a class that the client lacks. Other classes of one client are usual."""
+    root = by_part(tmp_path)
+    (root / "train" / "photo" / "class1").rename(root / "train" / "photo" / "clas1")
+    shutil.rmtree(root / "test" / "photo" / "class1")
+    shutil.copytree(root / "train" / "photo" / "class0", root / "train" / "photo" / "zebra")
+    alike = [note for note in list_files("imagefolder", root, "folder").found if "only" in note]
+    said = "only photo has the class clas1, and it lacks the class class1: if they are the same, "
+    assert alike == [f"{said}rename one"]
 
 
 def test_both_layouts_of_domains_decode_to_the_same_data(tmp_path: Path) -> None:

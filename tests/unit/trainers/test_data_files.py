@@ -132,9 +132,11 @@ def test_links_to_images_and_folders_are_followed_and_counted(tmp_path: Path) ->
     (root / "train" / "class0" / "linked.PNG").symlink_to(pool / "001.png")
     (root / "train" / "class0" / "more").symlink_to(pool)
     files = list_files("imagefolder", root)
+    nested = "4 images in folders inside a class folder, which belong to that class"
     assert files.found == (
         "2 classes, 13 + 2 images",
-        "4 images in folders inside a class folder, which belong to that class (train/class0/more)",
+        "classes: class0, class1",
+        f'{nested} (train/class0/more); with clients_by = "folder", the outer folders are clients',
         "9 images behind links, which are followed",
     )
     assert len(datasets.load("imagefolder", root).train.labels) == 13
@@ -153,9 +155,23 @@ def test_the_summary_names_classes_images_and_what_is_ignored(tmp_path: Path) ->
     (root / "val").mkdir()
     assert list_files("imagefolder", root).found == (
         "3 classes, 60 + 15 images; ignored: 16 .gif, 2 hidden, 1 file outside of a class",
+        "classes: class0, class1, class2",
         "folders without images, which are no classes: train/gifs",
         "folders that are not used: val",
     )
+
+
+def test_a_class_that_only_the_test_set_has_is_compared_with_the_untested_ones(
+    tmp_path: Path,
+) -> None:
+    """A misspelled folder of either part is named with the one that it resembles."""
+    root = make_image_folder(tmp_path, classes=3, each=4)
+    (root / "train" / "class2").rename(root / "train" / "clas2")
+    with pytest.raises(BadData, match=r"test/class2 is .*, and clas2 is one without test images"):
+        list_files("imagefolder", root)
+    (root / "train" / "clas2").rename(root / "train" / "dog")
+    with pytest.raises(BadData, match=r"test/class2 is .* images: add them, or remove the folder"):
+        list_files("imagefolder", root)
 
 
 def test_a_class_without_test_images_is_told(tmp_path: Path) -> None:
