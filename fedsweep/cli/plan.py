@@ -113,7 +113,8 @@ def plan(
         if read.is_data_unseen:
             print(
                 "note: the data are not on this machine, so their content is not part of the "
-                "trials' identity: give --data or FEDSWEEP_DATA to pin it"
+                "trials' identity: give --data or FEDSWEEP_DATA to pin it. With the data, the same "
+                "plan makes other trials"
             )
 
 
@@ -178,6 +179,12 @@ def _print_added(sweep: SweepSpec, added: Added, artifacts: str | None) -> None:
         print(f"  {counted(len(planned.cancelled), 'cancelled trial')} queued again")
     if planned.earlier is not None:
         _print_changes(sweep, planned)
+    if planned.dropped:
+        verb = "stays" if planned.dropped == 1 else "stay"
+        print(
+            f"  {counted(planned.dropped, 'trial')} of the earlier plan {verb} in the sweep, with "
+            "other values or other data: plan under another name to keep them apart"
+        )
     if planned.otherwise:
         keys = ", ".join(sorted(OUTSIDE_IDENTITY))
         print(
@@ -193,9 +200,6 @@ def _print_changes(sweep: SweepSpec, planned: Planned) -> None:
     before, after = (text.splitlines() for text in (planned.earlier or "", sweep.text))
     for line in difflib.unified_diff(before, after, "earlier", "now", n=0, lineterm=""):
         print(f"    {line}")
-    if planned.dropped:
-        verb = "stays" if planned.dropped == 1 else "stay"
-        print(f"  {counted(planned.dropped, 'trial')} of the earlier plan {verb} in the sweep")
 
 
 def _print_decisions(read: PlanRead, *, every_key: bool) -> None:

@@ -82,7 +82,7 @@ def report(
         typer.Option(
             metavar="MEASURE",
             help="Final measure: test_accuracy, validation_accuracy, test_loss, … "
-            "Default: a table of each measure.",
+            "Default: test_accuracy, and the optional measures that some trial took.",
             show_default=False,
         ),
     ] = None,

@@ -174,18 +174,26 @@ def _looked_at(
     from trainers.data.errors import BadData, MachineLimit
     from trainers.data.files import Files
     from trainers.data.listing import list_data
+    from trainers.regular import shown_bytes
 
     try:
         listing = list_data(vars(configs[0]), root)
+        decoded = 0
         for config in configs:
             if isinstance(listing, Files) and config.image_size:
                 sides = (config.image_size, config.image_size)
-                check_decoded(listing.root, len(listing.train) + len(listing.test), *sides, 3)
+                images = len(listing.train) + len(listing.test)
+                decoded = max(decoded, check_decoded(listing.root, images, *sides, 3))
         content = listing.content()
         content.check()
     except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
-    return listing, content.fingerprint, content.notes
+    large = (f"decoded, the images take {shown_bytes(decoded)}",) if decoded >= LARGE else ()
+    return listing, content.fingerprint, (*content.notes, *large)
+
+
+LARGE = 10**9
+"""Bytes of decoded images from which on a plan tells them."""
 
 
 def _stock(listing: Listing) -> Stock:

@@ -93,7 +93,22 @@ def test_one_trial_of_an_earlier_plan_stays(tiny: Path) -> None:
     at_once(*one, cwd=tiny.parent)
     tiny.write_text(tiny.read_text().replace("lr = 0.05", "lr = 0.06"))
     output = at_once(*one, cwd=tiny.parent).stdout
-    assert "  1 trial of the earlier plan stays in the sweep\n" in output
+    assert "  1 trial of the earlier plan stays in the sweep, with other values" in output
+
+
+def test_planning_with_the_data_after_planning_without_says_that_the_earlier_trials_stay(
+    tiny: Path, image_folder: Path
+) -> None:
+    """Their identities differ, because the second ones have the content of the data."""
+    plan = ("plan", "tiny.toml", "--set", "dataset=imagefolder")
+    unpinned = at_once(*plan, cwd=tiny.parent).stdout
+    assert "With the data, the same plan makes other trials" in " ".join(unpinned.split())
+    pinned = at_once(*plan, "--data", str(image_folder), cwd=tiny.parent).stdout
+    assert "tiny: 6 new trials, 0 kept" in pinned
+    assert (
+        "  6 trials of the earlier plan stay in the sweep, with other values or other data"
+        in pinned
+    )
 
 
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:

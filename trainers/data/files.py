@@ -201,7 +201,7 @@ def list_files(dataset: str, root: Path | None, clients_by: str = "nothing") -> 
     if root is None and dataset == "tiny-imagenet":
         root = user_cache_path("fedsweep")
     if root is None:
-        raise Missing(f"{dataset} needs a place: {REMEDIES[dataset]}")
+        raise Missing(f"{dataset} needs its data: {REMEDIES[dataset]}")
     try:
         if dataset == "imagefolder":
             return CLIENT_READERS[clients_by](root)

@@ -63,7 +63,7 @@ def list_data(choice: Mapping[str, Any], root: Path | None) -> Listing:
 
         return offered(dataset, root)
     if root is None:
-        raise Missing(f"{dataset} needs a place: {REMEDIES.get(dataset, f'{POINT} its folder')}")
+        raise Missing(f"{dataset} needs its data: {REMEDIES.get(dataset, f'{POINT} its folder')}")
     if dataset.startswith(HUGGING_FACE):
         from trainers.data.hub import hugging_face
 

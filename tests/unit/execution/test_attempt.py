@@ -437,6 +437,9 @@ def test_notes_about_the_data_are_logged_in_each_attempt(
     notes: list[str] = []
     look_at_data(read_plan(tiny, changes), image_folder, report=notes.append)
     assert notes == expected
+    notes.clear()
+    look_at_data(read_plan(tiny, (*changes, "image_size=4000")), image_folder, report=notes.append)
+    assert notes == [*expected, "imagefolder: decoded, the images take 2.9 GB"]
     planned(store, tiny, *changes)
     for _ in range(2):
         claimed = claim(store)

@@ -187,7 +187,7 @@ def test_other_places_and_files_are_refused(tmp_path: Path) -> None:
     """A missing file may be on another machine."""
     with pytest.raises(Missing, match=r"there is no file .*a\.npz: put it there"):
         load(tmp_path)
-    with pytest.raises(Missing, match="arrays needs a place: point --data"):
+    with pytest.raises(Missing, match="arrays needs its data: point --data"):
         datasets.load("arrays", None, file="a.npz")
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(BadData, match=r"cannot be read as a \.safetensors file"):

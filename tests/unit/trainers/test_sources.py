@@ -115,7 +115,7 @@ def test_missing_and_damaged_folders_are_bad_data(image_folder: Path, tmp_path: 
 @pytest.mark.parametrize("dataset", ["imagefolder", "camvid", "cityscapes"])
 def test_a_data_set_that_is_never_downloaded_needs_a_place(dataset: str) -> None:
     """The sentence says how to get it and how to name its folder."""
-    with pytest.raises(BadData, match=f"{dataset} needs a place: .* --data or FEDSWEEP_DATA"):
+    with pytest.raises(BadData, match=f"{dataset} needs its data: .* --data or FEDSWEEP_DATA"):
         datasets.load(dataset)
 
 
