@@ -276,6 +276,7 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
 
     try:
         counts = [engine_of().class_counts(config, root) for config in configs]
+        names = [_names(config, root) for config in configs]
     except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
     return [
@@ -283,6 +284,17 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
             config,
             tuple(map(tuple, count)),
             "pixels" if config.dataset in SEGMENTATION else "samples",
+            *named,
         )
-        for config, count in zip(configs, counts, strict=True)
+        for config, count, named in zip(configs, counts, names, strict=True)
     ]
+
+
+def _names(config: TrainConfig, root: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of an image folder's classes, and of its natural clients."""
+    from trainers.data.files import list_files
+
+    if config.dataset != "imagefolder":
+        return (), ()
+    files = list_files(config.dataset, root, config.clients_by or "nothing")
+    return files.classes, files.groups if config.partition == "natural" else ()

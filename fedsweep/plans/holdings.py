@@ -18,3 +18,7 @@ class Holdings:
     """Counts by client and class, including the samples held back for validation."""
     unit: str
     """The unit of the counts: samples, or pixels if each pixel has a class."""
+    classes: tuple[str, ...] = ()
+    """The names of the classes; empty if the data have none."""
+    clients: tuple[str, ...] = ()
+    """The names of natural clients; empty if the clients have none."""

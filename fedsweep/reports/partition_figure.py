@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from fedsweep.errors import PlanError, RequestError
+from fedsweep.errors import PlanError, RequestError, visible
 from fedsweep.files import written
 from fedsweep.plans import Holdings, SweepSpec, TrainConfig, Trials
 from fedsweep.reports import layout
@@ -34,6 +34,12 @@ MOST_BARS = 40
 """The most clients that are drawn as bars. More clients become a heat map."""
 MOST_NAMES = 20
 """The most classes that a legend names. More classes become a color scale."""
+MOST_NUMBERS = 12
+"""The most numbers of classes in a row of the legend."""
+MOST_CHARACTERS = 16
+"""The most characters of a name. A longer one is cut."""
+LEGEND_FONT = 10.0
+"""The font size of the legend, in points."""
 HEADING_FONT = 11.0
 """The font size of the heading, in points."""
 PARTITION_FIELDS = ("dataset", "partition", "alpha", "min_samples", "shards_per_client", "clients")
@@ -109,13 +115,13 @@ def figure(holdings: Sequence[Holdings]) -> Figure:
         if len(count) > MOST_BARS:
             _heat_map(axis, count, unit)
         else:
-            _bars(axis, count, colors, unit)
+            _bars(axis, count, colors, unit, held.clients)
         title = layout.wrapped(_title(held, holdings), size[0] / columns - 1.0)
         axis.set_title(title, fontsize=layout.FONT, parse_math=False)
     for spare in axes[len(holdings) :]:
         spare.set_visible(False)
     if any(len(count) <= MOST_BARS for count in counts):
-        _name_classes(figure, list(axes[: len(holdings)]), colors)
+        _name_classes(figure, list(axes[: len(holdings)]), colors, _class_names(holdings))
     heading = layout.wrapped(_heading(holdings), size[0] - 0.4, HEADING_FONT)
     figure.suptitle(heading, fontsize=HEADING_FONT, parse_math=False)
     return figure
@@ -127,7 +133,20 @@ def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, flo
     return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
 
 
-def _bars(axis: Axes, counts: Counts, colors: Sequence[str], unit: str) -> None:
+def _class_names(holdings: Sequence[Holdings]) -> tuple[str, ...]:
+    """Return the names of the classes, cut; empty if they have none, or differ between panels."""
+    names = {held.classes for held in holdings}
+    return tuple(map(_cut, names.pop())) if len(names) == 1 else ()
+
+
+def _cut(name: str) -> str:
+    shown = visible(name)
+    return shown if len(shown) <= MOST_CHARACTERS else f"{shown[: MOST_CHARACTERS - 1]}…"
+
+
+def _bars(
+    axis: Axes, counts: Counts, colors: Sequence[str], unit: str, names: Sequence[str]
+) -> None:
     """Draw a bar for each client, with its classes stacked from the left."""
     clients = np.arange(len(counts))
     starts = np.cumsum(counts, axis=1) - counts
@@ -137,7 +156,10 @@ def _bars(axis: Axes, counts: Counts, colors: Sequence[str], unit: str) -> None:
     axis.set_ylim(len(counts) - 0.4, -0.6)
     axis.set_ylabel("client")
     axis.set_xlabel(unit)
-    axis.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    if names:
+        axis.set_yticks(clients, [_cut(name) for name in names], parse_math=False)
+    else:
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     axis.spines[["top", "right"]].set_visible(False)
@@ -157,7 +179,9 @@ def _heat_map(axis: Axes, counts: Counts, unit: str) -> None:
     bar.set_label(unit)
 
 
-def _name_classes(figure: Figure, axes: list[Axes], colors: Sequence[str]) -> None:
+def _name_classes(
+    figure: Figure, axes: list[Axes], colors: Sequence[str], names: Sequence[str]
+) -> None:
     """Add a legend of the classes' colors, or a color scale if there are many classes."""
     if len(colors) > MOST_NAMES:
         scale = ScalarMappable(cmap=ListedColormap(list(colors)))
@@ -165,18 +189,25 @@ def _name_classes(figure: Figure, axes: list[Axes], colors: Sequence[str]) -> No
         bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.03, aspect=60)
         bar.set_label("class")
         return
-    patches = [Patch(color=color, label=str(i)) for i, color in enumerate(colors)]
-    half = len(patches) if len(patches) <= 12 else -(-len(patches) // 2)
-    down = [p for pair in zip_longest(patches[:half], patches[half:]) for p in pair if p]
-    figure.legend(
+    labels = names or [str(i) for i in range(len(colors))]
+    patches = [Patch(color=color, label=label) for color, label in zip(colors, labels, strict=True)]
+    inches = (figure.get_figwidth() - 0.4) * layout.SMALL / LEGEND_FONT
+    most = layout.legend_columns(names, inches) if names else MOST_NUMBERS
+    columns = -(-len(patches) // -(-len(patches) // most))
+    by_row = [patches[start : start + columns] for start in range(0, len(patches), columns)]
+    down = [patch for column in zip_longest(*by_row) for patch in column if patch]
+    legend = figure.legend(
         handles=down,  # a legend fills its columns first
         loc="outside lower center",
-        ncols=half,
+        ncols=columns,
         title="class",
+        fontsize=LEGEND_FONT,
         frameon=False,
         handlelength=1.0,
         columnspacing=1.2,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _colors(classes: int) -> list[str]:

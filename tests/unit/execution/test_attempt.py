@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +514,22 @@ def test_the_holdings_of_a_partition_cover_all_of_the_data(tiny: Path, camvid: P
     assert 0 < sum(map(sum, held.counts)) < 6 * 48 * 64  # without the void
     with pytest.raises(PlanError, match="--data"):
         holdings([config], None)
+
+
+def test_the_holdings_of_an_image_folder_have_its_names(tiny: Path, image_folder: Path) -> None:
+    """Classes are named, and natural clients. Other data sets have numbers."""
+    changes = ["dataset=imagefolder", "clients=2"]
+    (held,) = holdings([read_plan(tiny, changes).trials[0].config], image_folder)
+    assert (held.classes, held.clients) == (("class0", "class1"), ())
+    for part in ("train", "test"):
+        (image_folder / part).rename(image_folder / "other")
+        (image_folder / part).mkdir()
+        (image_folder / "other").rename(image_folder / part / "anna")
+        shutil.copytree(image_folder / part / "anna", image_folder / part / "ben")
+    natural = ["dataset=imagefolder", "partition=natural", "clients_by=folder"]
+    (held,) = holdings([read_plan(tiny, natural).trials[0].config], image_folder)
+    assert (held.classes, held.clients) == (("class0", "class1"), ("anna", "ben"))
+    assert len(held.counts) == 2
 
 
 def test_a_partition_that_cannot_be_drawn_fails_the_trial_as_bad_data(

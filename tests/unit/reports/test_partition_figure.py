@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from fedsweep.errors import PlanError, RequestError
 from fedsweep.plans import SweepSpec, TrainConfig, TrialSpec
 from fedsweep.reports import partition_figure
-from tests.unit.reports.figures import config, held
+from tests.unit.reports.figures import check, config, held
 
 
 def sweep(*configs: TrainConfig) -> SweepSpec:
@@ -57,6 +58,23 @@ def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
     assert figure.get_suptitle() == "digits · dirichlet · 3 clients · seed 0"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["0", "1"]
+
+
+def test_names_of_classes_and_of_natural_clients_are_shown() -> None:
+    """A long name is cut, a dollar sign is no formula. Panels with other classes have numbers."""
+    named = replace(
+        held(3, 2), classes=("paw", "the $tusk$ of an elephant"), clients=("anna", "ben", "$x$")
+    )
+    figure = partition_figure.figure([named])
+    check(figure)
+    (axis,) = panels(figure)
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["anna", "ben", "$x$"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["paw", "the $tusk$ of a…"]
+    figure = partition_figure.figure([named, replace(held(3, 2), classes=("ear", "paw"))])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1"]
+    many = replace(held(4, 20), classes=tuple(f"a long name {i}" for i in range(20)))
+    check(partition_figure.figure([many]))
 
 
 def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
