@@ -11,6 +11,7 @@ from reference import (
     datasets,
     environment,
     errors,
+    examples,
     measures,
     models,
     normalizers,
@@ -38,6 +39,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "measures": measures.page,
     "environment": environment.page,
     "python": python.page,
+    "examples": examples.page,
 }
 """The function that returns each page. The order is that of the navigation."""
 

@@ -81,7 +81,7 @@ def prepare(
     if difference and tolerance is None:
         raise RequestError(
             f"trial {record.trial_id} cannot be compared here bit by bit: {difference}: verify it "
-            "where they agree, or compare all the same with --tolerance 1e-6"
+            "where they agree, or compare approximately with --tolerance 1e-6"
         )
     count = verification.asked_rounds(record, rounds)
     return Comparison(record, config, place, numerics, count, difference)

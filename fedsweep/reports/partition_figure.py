@@ -121,7 +121,9 @@ def figure(holdings: Sequence[Holdings]) -> Figure:
     for spare in axes[len(holdings) :]:
         spare.set_visible(False)
     if any(len(count) <= MOST_BARS for count in counts):
-        _name_classes(figure, list(axes[: len(holdings)]), colors, _class_names(holdings))
+        _name_classes(
+            figure, list(axes[: len(holdings)]), colors, _class_names(holdings, len(colors))
+        )
     heading = layout.wrapped(_heading(holdings), size[0] - 0.4, HEADING_FONT)
     figure.suptitle(heading, fontsize=HEADING_FONT, parse_math=False)
     return figure
@@ -133,10 +135,11 @@ def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, flo
     return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
 
 
-def _class_names(holdings: Sequence[Holdings]) -> tuple[str, ...]:
+def _class_names(holdings: Sequence[Holdings], classes: int) -> tuple[str, ...]:
     """Return the names of the classes, cut; empty if they have none, or differ between panels."""
     names = {held.classes for held in holdings}
-    return tuple(map(_cut, names.pop())) if len(names) == 1 else ()
+    same = len(names) == 1 and all(len(found) == classes for found in names)
+    return tuple(map(_cut, names.pop())) if same else ()
 
 
 def _cut(name: str) -> str:
@@ -156,7 +159,7 @@ def _bars(
     axis.set_ylim(len(counts) - 0.4, -0.6)
     axis.set_ylabel("client")
     axis.set_xlabel(unit)
-    if names:
+    if len(names) == len(counts):
         axis.set_yticks(clients, [_cut(name) for name in names], parse_math=False)
     else:
         axis.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))

@@ -43,7 +43,7 @@ LEXEMES = (
     (re.compile(r"\d+\.\d+(?=%|s\b)"), "0.0"),
     (re.compile(r"\b(\d+d ?)?(\d+h ?)?(\d+m ?)?\d+(\.\d+)? ?(s|ms|min|h)\b"), "TIME"),
     (re.compile(r"\b\d+h( ?\d+m)?|\b\d+m\b"), "TIME"),
-    (re.compile(r"0\.0 ?[*~]"), "0.0"),
+    (re.compile(r"(0\.0\)?) ?[*~]"), r"\1"),
     (re.compile(r"\[\d+/\d+, "), "[0/0, "),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r" $", flags=re.MULTILINE), ""),
