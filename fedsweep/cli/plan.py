@@ -182,8 +182,8 @@ def _print_added(sweep: SweepSpec, added: Added, artifacts: str | None) -> None:
     if planned.dropped:
         verb = "stays" if planned.dropped == 1 else "stay"
         print(
-            f"  {counted(planned.dropped, 'trial')} of the earlier plan {verb} in the sweep, with "
-            "other values or other data: plan under another name to keep them apart"
+            f"  {counted(planned.dropped, 'trial')} of earlier plans {verb} in the sweep and its "
+            "report: plan under another name to keep them apart"
         )
     if planned.otherwise:
         keys = ", ".join(sorted(OUTSIDE_IDENTITY))

@@ -193,7 +193,7 @@ def _looked_at(
 
 
 LARGE = 10**9
-"""Bytes of decoded images from which on a plan tells them."""
+"""A plan prints the size of decoded images if it is this large, in bytes, or larger."""
 
 
 def _stock(listing: Listing) -> Stock:
@@ -276,7 +276,7 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
 
     try:
         counts = [engine_of().class_counts(config, root) for config in configs]
-        names = [_names(config, root) for config in configs]
+        names = _names(configs, root)
     except (BadData, MachineLimit, ValueError) as error:
         raise PlanError(str(error)) from error
     return [
@@ -290,11 +290,22 @@ def holdings(configs: Sequence[TrainConfig], root: Path | None) -> list[Holdings
     ]
 
 
-def _names(config: TrainConfig, root: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of an image folder's classes, and of its natural clients."""
-    from trainers.data.files import list_files
+def _names(
+    configs: Sequence[TrainConfig], root: Path | None
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return the names of the classes and of the natural clients, for each configuration.
 
-    if config.dataset != "imagefolder":
-        return (), ()
-    files = list_files(config.dataset, root, config.clients_by or "nothing")
-    return files.classes, files.groups if config.partition == "natural" else ()
+    Only image folders have names.
+    """
+    from trainers.data.files import Files, list_files
+
+    listings: dict[str, Files] = {}
+    names: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for config in configs:
+        if config.dataset != "imagefolder":
+            names.append(((), ()))
+            continue
+        by = config.clients_by or "nothing"
+        files = listings.get(by) or listings.setdefault(by, list_files("imagefolder", root, by))
+        names.append((files.classes, files.groups if config.partition == "natural" else ()))
+    return names

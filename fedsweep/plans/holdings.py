@@ -19,6 +19,6 @@ class Holdings:
     unit: str
     """The unit of the counts: samples, or pixels if each pixel has a class."""
     classes: tuple[str, ...] = ()
-    """The names of the classes; empty if the data have none."""
+    """The names of the classes; empty if the data have none. Ignored if their number differs."""
     clients: tuple[str, ...] = ()
     """The names of natural clients; empty if the clients have none."""

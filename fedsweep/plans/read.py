@@ -414,29 +414,40 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 OTHER_NAMES = {
     "batchnorm": "bn",
     "clientfraction": "participation",
+    "commrounds": "rounds",
+    "communicationrounds": "rounds",
     "epochs": "local_epochs",
     "eta": "lr",
+    "fractionfit": "participation",
     "freezeat": "freeze_round",
     "gradclip": "clip_norm",
+    "gradientclipping": "clip_norm",
     "groupnorm": "gn",
     "groups": "gn_groups",
     "instancenorm": "in",
+    "iterations": "local_steps",
     "layernorm": "ln",
     "learningrate": "lr",
     "localiterations": "local_steps",
+    "maxgradnorm": "clip_norm",
     "maxnorm": "clip_norm",
     "numclients": "clients",
     "numgroups": "gn_groups",
     "numrounds": "rounds",
+    "numusers": "clients",
     "steps": "local_steps",
+    "t": "freeze_round",
     "tstar": "freeze_round",
     "weightnorm": "wn",
 }
-"""Names that other tools use, in lower case without signs, with ours."""
+"""Names that other tools use, in lower case and letters only, with ours."""
+
+ENDING = re.compile(r"(ali[sz]ation|[123]d)$")
+"""The end of a name that is left out: GroupNormalization, BatchNorm2d."""
 
 
 def _near(word: str, words: Sequence[str]) -> str:
-    elsewhere = OTHER_NAMES.get(re.sub(r"[^a-z]", "", word.lower().removesuffix("alization")))
+    elsewhere = OTHER_NAMES.get(re.sub(r"[^a-z]", "", ENDING.sub("", word.lower())))
     same = [known for known in words if known == elsewhere]
     longer = [known for known in words if word and known.startswith(word)]
     near = same or longer or difflib.get_close_matches(word, words, n=1, cutoff=0.5)

@@ -123,12 +123,13 @@ def differences_to_baseline(
 
 def without_baseline(summary: Summary, measure: str, baseline: ColumnKey) -> int:
     """Count the cells with results that have no pair with the baseline, so no difference."""
-    compared = {(d.key, d.column) for d in differences_to_baseline(summary, measure, baseline)}
-    return sum(
-        bool(cell.values[measure]) and column != baseline and (key, column) not in compared
-        for key, cells in summary.cells.items()
-        for column, cell in cells.items()
-    )
+    count = 0
+    for cells in summary.cells.values():
+        pairs = cells[baseline].values[measure].keys() if baseline in cells else ()
+        for column, cell in cells.items():
+            values = cell.values[measure]
+            count += column != baseline and bool(values) and values.keys().isdisjoint(pairs)
+    return count
 
 
 def differences_to_centralized(summary: Summary, measure: str) -> list[CellDifference]:

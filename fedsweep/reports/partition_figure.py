@@ -5,6 +5,7 @@ Each partition has a panel.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, PowerNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
@@ -135,16 +137,40 @@ def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, flo
     return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
 
 
-def _class_names(holdings: Sequence[Holdings], classes: int) -> tuple[str, ...]:
-    """Return the names of the classes, cut; empty if they have none, or differ between panels."""
+def _class_names(holdings: Sequence[Holdings], classes: int) -> list[str]:
+    """Return the labels of the classes: their names, if all panels have the same ones."""
     names = {held.classes for held in holdings}
-    same = len(names) == 1 and all(len(found) == classes for found in names)
-    return tuple(map(_cut, names.pop())) if same else ()
+    return _labels(names.pop() if len(names) == 1 else (), classes)
+
+
+def _labels(names: Sequence[str], count: int) -> list[str]:
+    """Return names that fit a figure; numbers if there are no names.
+
+    A name gets its number if it is equal to another one after the cut, or has a letter that the
+    font lacks.
+    """
+    numbers = [str(i) for i in range(count)]
+    if len(names) != count:
+        return numbers
+    cut = [_cut(" ".join(visible(name).split())) for name in names]
+    often = Counter(cut)
+    return [
+        number
+        if not _can_be_drawn(name)
+        else name
+        if often[name] == 1
+        else _cut(f"{number} {name}")
+        for number, name in zip(numbers, cut, strict=True)
+    ]
 
 
 def _cut(name: str) -> str:
-    shown = visible(name)
-    return shown if len(shown) <= MOST_CHARACTERS else f"{shown[: MOST_CHARACTERS - 1]}…"
+    return name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS - 1]}…"
+
+
+def _can_be_drawn(text: str) -> bool:
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(letter)) for letter in text)
 
 
 def _bars(
@@ -159,8 +185,8 @@ def _bars(
     axis.set_ylim(len(counts) - 0.4, -0.6)
     axis.set_ylabel("client")
     axis.set_xlabel(unit)
-    if len(names) == len(counts):
-        axis.set_yticks(clients, [_cut(name) for name in names], parse_math=False)
+    if names:
+        axis.set_yticks(clients, _labels(names, len(counts)), parse_math=False)
     else:
         axis.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

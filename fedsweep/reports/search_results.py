@@ -59,9 +59,10 @@ class SearchResult:
 
     @property
     def undecided(self) -> bool:
-        """True if the interval of the best T* holds every T* that the plan allows."""
+        """True if several T* were tried, and the interval of the best one holds every T*."""
         points = self.arm.spec.points
-        return (self.estimate.low, self.estimate.high) == (points[0], points[-1])
+        tried = sum(bool(probe.values) for probe in self.history)
+        return tried > 1 and (self.estimate.low, self.estimate.high) == (points[0], points[-1])
 
     @property
     def standing(self) -> str:

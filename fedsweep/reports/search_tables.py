@@ -60,7 +60,7 @@ def notes(results: Sequence[SearchResult]) -> list[str]:
         "rounds: used by the arm and its trunk, of those of a grid that shares no trunk",
     ]
     if any(result.undecided for result in results):
-        texts.append("an interval that holds every T⋆: the seeds do not tell the best T⋆ apart")
+        texts.append("an interval holds every T⋆: these seeds cannot tell which T⋆ is best")
     if any(not gain.fresh for result in results for gain in result.gains):
         texts.append("† on the seeds that selected T⋆: plan with confirm_seeds to use others")
     if any(result.arm.spec.search.metric == "test_accuracy" for result in results):

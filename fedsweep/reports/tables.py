@@ -180,11 +180,11 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
     if any(entry.mark for _, entries in rows(summary, options.first, options) for entry in entries):
         notes.append(MARKED.format(*(("*", "~") if options.plain else ("bold", "underlined"))))
     if options.baseline is not None:
-        alone = without_baseline(summary, options.first, options.baseline)
-        if alone:
-            name = column_text(summary, options.baseline)
+        name = column_text(summary, options.baseline)
+        if count := without_baseline(summary, options.first, options.baseline):
+            cells = counted(count, "cell")
             notes.append(
-                f"not compared with {name}: {counted(alone, 'cell')} without a common seed"
+                f"not compared with {name}: {cells} without a trial of {name} to pair with"
             )
     if any(incomplete_cell_is_better(row, options.first) for row in summary.cells.values()):
         notes.append(PARTIAL)

@@ -84,7 +84,7 @@ def test_planning_again_and_changing_a_plan_say_what_they_did(tiny: Path) -> Non
     assert "tiny: 3 new trials, 3 kept" in output
     assert "-seed = [0, 1]" in output
     assert "+seed = [1, 2]" in output
-    assert "3 trials of the earlier plan stay in the sweep" in output
+    assert "  3 trials of earlier plans stay in the sweep and its report: plan under" in output
 
 
 def test_one_trial_of_an_earlier_plan_stays(tiny: Path) -> None:
@@ -93,7 +93,7 @@ def test_one_trial_of_an_earlier_plan_stays(tiny: Path) -> None:
     at_once(*one, cwd=tiny.parent)
     tiny.write_text(tiny.read_text().replace("lr = 0.05", "lr = 0.06"))
     output = at_once(*one, cwd=tiny.parent).stdout
-    assert "  1 trial of the earlier plan stays in the sweep, with other values" in output
+    assert "  1 trial of earlier plans stays in the sweep and its report" in output
 
 
 def test_planning_with_the_data_after_planning_without_says_that_the_earlier_trials_stay(
@@ -105,10 +105,7 @@ def test_planning_with_the_data_after_planning_without_says_that_the_earlier_tri
     assert "With the data, the same plan makes other trials" in " ".join(unpinned.split())
     pinned = at_once(*plan, "--data", str(image_folder), cwd=tiny.parent).stdout
     assert "tiny: 6 new trials, 0 kept" in pinned
-    assert (
-        "  6 trials of the earlier plan stay in the sweep, with other values or other data"
-        in pinned
-    )
+    assert "  6 trials of earlier plans stay in the sweep and its report" in pinned
 
 
 def test_trials_are_listed_cancelled_and_retried(tiny: Path) -> None:

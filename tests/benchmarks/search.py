@@ -36,7 +36,9 @@ def searches(recording: Recording) -> Iterator[Figure]:
         outcomes = [search(recording, arm, n) for arm in arms for n in range(REPLAYS // len(arms))]
         good = sum(outcome.regret <= outcome.allowed + 1e-12 for outcome in outcomes)
         target = "≥ 95" if way.startswith("search") else ""
-        yield Figure(f"{name}: regret allowed", target, "% of 200", [100 * good / len(outcomes)])
+        yield Figure(
+            f"{name}: regret allowed", target, f"% of {len(outcomes)}", [100 * good / len(outcomes)]
+        )
         yield Figure(f"{name}: regret", "", "points", [100 * o.regret for o in outcomes])
         spent = [o.rounds_per_seed / grid for o in outcomes]
         most = f"≤ {100 * limit / grid:.0f}" if way.startswith("search") else ""

@@ -37,7 +37,7 @@ MOST_DATA_BYTES = 2**40
 """Bytes of all files of a data set, and of its decoded arrays, at most (1.1 TB)."""
 
 
-UNREADABLE = "damage on which a trial fails"
+UNREADABLE = "damage that fails a trial"
 """The note on files that are no images, or that break off."""
 
 
@@ -47,6 +47,8 @@ class Notes:
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, Path] = field(default_factory=dict)
+    reasons: dict[Path, str] = field(default_factory=dict)
+    """Sentences on images that cannot be decoded."""
 
     def add(self, text: str, path: Path) -> None:
         """Count an image; the first of a kind is its example."""
@@ -113,8 +115,9 @@ def read_content(
     unreadable = None
     if count := notes.counts.get(UNREADABLE, 0):
         more = f" (and {count - 1:,} more)" if count > 1 else ""
-        file = shown(notes.examples[UNREADABLE])
-        unreadable = f"{file}{more} cannot be read as an image: mend or remove it"
+        path = notes.examples[UNREADABLE]
+        why = f"{shown(path)} cannot be read as an image: mend or remove it"
+        unreadable = notes.reasons.get(path, why).replace(shown(path), shown(path) + more, 1)
     return Content(total.hexdigest()[:32], released.hexdigest()[:32], notes.lines(root), unreadable)
 
 
@@ -211,10 +214,24 @@ def _is_plain(content: bytes, *, label: bool) -> bool:
 
 
 def lacks_its_end(content: bytes) -> bool:
-    """Return if a JPEG or PNG probably breaks off: no end of the image after its last start.
+    """Return if a JPEG or PNG probably breaks off, because no mark of an end follows its start."""
+    if content.startswith(JPEG):
+        return content.find(b"\xff\xd9", _first_scan(content)) < 0
+    return content.startswith(PLAIN_PNG[:4]) and content.rfind(b"IEND") < 0
 
-    A JPEG may have a complete small image in its first part.
-    """
-    if content.startswith(b"\xff\xd8"):
-        return content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
-    return content.startswith(b"\x89PNG") and b"IEND" not in content
+
+JPEG = b"\xff\xd8"
+
+SCAN, FILL = 0xDA, 0xFF
+"""The byte after 0xFF where a scan of a JPEG begins, and the one that only fills."""
+
+
+def _first_scan(content: bytes) -> int:
+    """Return the place of a JPEG's first scan. A small image in a segment before it is skipped."""
+    at = len(JPEG)
+    while at + 4 <= len(content) and content[at] == FILL and content[at + 1] != SCAN:
+        if content[at + 1] == FILL:
+            at += 1
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return at

@@ -8,6 +8,7 @@ to files and folders are followed, unless they are broken or lead back to a fold
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,8 @@ class _Tally:
     expected: str = ""
     """The end of the names of files that belong to the layout and are not read."""
     remarks: list[str] = field(default_factory=list)
+    hint: str = ""
+    """The end of the sentence on nested images."""
 
     def ignore(self, entry: os.DirEntry[str]) -> None:
         """Count an entry that is not an image."""
@@ -88,8 +91,7 @@ class _Tally:
         if self.deeper is not None:
             notes.append(
                 f"{counted(self.nested, 'image')} in folders inside a class folder, which belong "
-                f'to that class ({shown(self.deeper)}); with clients_by = "folder", the outer '
-                "folders are clients"
+                f"to that class ({shown(self.deeper)}){self.hint}"
             )
         if self.linked:
             notes.append(f"{counted(self.linked, 'image')} behind links, which are followed")
@@ -212,7 +214,10 @@ def list_files(dataset: str, root: Path | None, clients_by: str = "nothing") -> 
         raise Missing(f"{place} cannot be read ({error.strerror}): mend or remove it") from error
 
 
-def image_folder(root: Path) -> Files:
+HINT = '; with clients_by = "folder", the outer folders are clients'
+
+
+def image_folder(root: Path, hint: str = HINT) -> Files:
     """Any tree of train/<class>/* and test/<class>/*."""
     remedy = REMEDIES["imagefolder"]
     for part in PARTS:
@@ -223,7 +228,7 @@ def image_folder(root: Path) -> Files:
             f"{shown(root)} has one folder for train and test, through a link: give the test set "
             "images that training does not see"
         )
-    tally = _Tally()
+    tally = _Tally(hint=hint)
     train, test = (_class_images(root / part, tally, remedy) for part in PARTS)
     # An empty folder is no class: the labels depend on the images alone, as the hash does.
     classes = tuple(train)
@@ -282,6 +287,10 @@ def _names(classes: Iterable[str]) -> str:
     return f"classes: {listed(map(shown, classes))}"
 
 
+def _clients(groups: Iterable[str]) -> str:
+    return f"clients: {listed(map(shown, groups))}"
+
+
 def _stranger(
     folder: Path, classes: Iterable[str], tally: _Tally, without: Iterable[str] = ()
 ) -> str:
@@ -295,29 +304,46 @@ def _stranger(
             f"{message}: {folder.name!a} differs from the training class {alike[0]!a} only "
             "in Unicode normalization or in capital letters: rename one"
         )
-    if near := get_close_matches(folder.name, list(without), n=1):
-        return (
-            f"{message}, and {shown(near[0])} is one without test images: if they are the same "
-            "class, rename one"
-        )
-    return f"{message}: add them, or remove the folder"
+    near = _resembled(folder.name, list(without))
+    rename = f"rename it if it is {shown(near)}, which has no test images, " if near else ""
+    return f"{message}: add them, {rename}or remove the folder"
+
+
+MOST_COMPARED = 200
+"""The most classes that are compared with each other by name."""
+
+MOST_SUSPECTS = 2
+"""The most classes of its own that a client may have before they are no misspellings."""
 
 
 def _misspelled(images: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
-    """Yield a sentence for each class of one client that looks like a class that it lacks."""
+    """Yield a sentence on classes of one client that look like a class which it lacks."""
     clients: dict[str, list[str]] = {}
     for client, found in images.items():
         for label in found:
             clients.setdefault(label, []).append(client)
-    named: set[str] = set()
-    for label, (client, *others) in clients.items():
+    alone = {label: names[0] for label, names in clients.items() if len(names) == 1}
+    own = Counter(alone.values())
+    named: dict[str, str] = {}
+    for label, client in alone.items() if len(clients) <= MOST_COMPARED else ():
         lacking = [name for name in clients if name not in images[client] and name not in named]
-        if not others and (near := get_close_matches(label, lacking, n=1, cutoff=0.75)):
-            named.add(label)
-            yield (
-                f"only {shown(client)} has the class {shown(label)}, and it lacks the class "
-                f"{shown(near[0])}: if they are the same, rename one"
-            )
+        if own[client] <= MOST_SUSPECTS and (near := _resembled(label, lacking)):
+            named[label] = f"{shown(label)} of {shown(client)} ({shown(near)})"
+    if named:
+        yield f"classes of one client that may be misspelled: {listed(named.values())}"
+
+
+def _resembled(name: str, others: Sequence[str]) -> str | None:
+    """Return the most similar name; None if none differs in a few letters."""
+    letters = _letters(name)
+    differing = [other for other in others if _letters(other) != letters]
+    near = get_close_matches(name, differing, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def _letters(name: str) -> str:
+    """Return a name without numbers and without differences that `_folded` leaves out."""
+    return re.sub(r"\d+", "", _folded(name))
 
 
 def _folded(name: str) -> str:
@@ -366,11 +392,12 @@ def client_folders(root: Path) -> Files:
     _check_classes(root, merged, tally)
     for name, found in tests.items():
         if strange := [label for label in found if label not in merged]:
-            raise BadData(_stranger(test[name] / strange[0], classes, tally))
+            without = [label for label in images[name] if label not in found]
+            raise BadData(_stranger(test[name] / strange[0], classes, tally, without))
     groups = tuple(images)
     entries, members = _by_client(images, classes, groups)
     test_entries, test_members = _by_client(tests, classes, groups)
-    tally.remarks.extend([_names(classes), f"clients: {listed(map(shown, groups))}"])
+    tally.remarks[:0] = [_names(classes), _clients(groups)]
     tally.remarks.extend(_misspelled(images))
     tally.remarks.extend(untested(groups, test_members))
     sizes = f"{len(entries):,} + {len(test_entries):,} images, {counted(len(groups), 'client')}"
@@ -425,7 +452,7 @@ def listed_clients(root: Path) -> Files:
 
     It names every training image, and every test image or none.
     """
-    files, table = image_folder(root), root / "clients.csv"
+    files, table = image_folder(root, hint=""), root / "clients.csv"
     pairs, _ = read_pairs(table, "file")
     places, test_places = (
         {path.relative_to(root).as_posix(): i for i, (path, _) in enumerate(part)}
@@ -437,7 +464,13 @@ def listed_clients(root: Path) -> Files:
     )
     files = replace(files, groups=groups, members=tuple(members), also=(*files.also, table))
     files = replace(
-        files, found=(f"{files.found[0]}, {counted(len(groups), 'client')}", *files.found[1:])
+        files,
+        found=(
+            f"{files.found[0]}, {counted(len(groups), 'client')}",
+            files.found[1],
+            _clients(groups),
+            *files.found[2:],
+        ),
     )
     if not tests:
         return files

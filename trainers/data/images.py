@@ -63,7 +63,7 @@ DECODED = {
     "transparency": "dropped, with a note: hidden colors become visible",
     "palette, 1-bit, CMYK, YCbCr, LAB": "converted; ICC profiles and gamma are not applied",
     "several frames or pages": "only the first, with a note",
-    "damaged or truncated": "refused by name, by `plan` if a header or the end is missing",
+    "damaged or truncated": "refused by name; `plan` finds bad headers, and a JPEG or PNG cut off",
     "label images": "8-bit gray or palette; other modes are refused",
 }
 """The decoding of each kind of image into 8-bit RGB, in words."""
@@ -80,11 +80,12 @@ def inspect(path: Path, content: bytes, notes: Notes, *, label: bool = False) ->
 
     Raises:
         BadData: no decoding of such an image is right, or it has too many pixels.
+        MachineLimit: this machine lacks the memory or the files to decode it.
 
     """
     try:
         return _inspect(path, content, notes, label=label)
-    except BadData:
+    except (BadData, MachineLimit):
         raise
     except BOMB as error:
         raise BadData(_too_large(path)) from error
@@ -104,8 +105,9 @@ def _inspect(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
         check_image(image, path)
         for text in _oddities(image):
             notes.add(text, path)
-    if lacks_its_end(content) and not _can_be_decoded(path, label=label):
+    if lacks_its_end(content) and (reason := _damage(path, label=label)):
         notes.add(UNREADABLE, path)
+        notes.reasons[path] = reason
     deep = not label and is_deep(image)
     turned = (may_turn and orientation(image) in TURNS) or _was_scrambled(image)
     if turned and not label:
@@ -113,12 +115,18 @@ def _inspect(path: Path, content: bytes, notes: Notes, *, label: bool) -> bytes:
     return DECODING if turned or deep else b""
 
 
-def _can_be_decoded(path: Path, *, label: bool) -> bool:
+def _damage(path: Path, *, label: bool) -> str | None:
+    """Decode an image; return the sentence on its damage, or None if it has none.
+
+    Raises:
+        MachineLimit: this machine lacks the memory or the files to decode it.
+
+    """
     try:
         with decoding(path, label=label):
-            return True
-    except BadData:
-        return False
+            return None
+    except BadData as error:
+        return str(error)
 
 
 def _oddities(image: Image.Image) -> Iterator[str]:

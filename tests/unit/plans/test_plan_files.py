@@ -158,6 +158,8 @@ WRONG = [
     ),
     ('["bn", "gn"]', '["bn", "GroupNorm"]', "did you mean gn? Otherwise install"),
     ('["bn", "gn"]', '["bn", "weight_normalization"]', "did you mean wn? Otherwise install"),
+    ('["bn", "gn"]', '["bn", "InstanceNorm2d"]', "did you mean in? Otherwise install"),
+    ("lr = 0.05", "fraction_fit = 0.05", "did you mean participation?"),
     ('dataset = "digits"', 'dataset = "zzz"', ": install the package that offers it"),
     (
         "alpha = 0.5",

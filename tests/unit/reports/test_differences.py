@@ -101,7 +101,7 @@ def test_cells_without_a_common_seed_with_the_baseline_are_counted_in_a_note() -
     summary = summarize("s", rows)
     compared = {cell.column for cell in differences_to_baseline(summary, "test_accuracy", BN)}
     assert compared == {GN, LN}
-    note = "not compared with BN: {} without a common seed"
+    note = "not compared with BN: {} without a trial of BN to pair with"
     to_bn = tables.ReportOptions(baseline=BN)
     assert note.format("2 cells") in tables.footnotes(summary, to_bn)
     one = tables.footnotes(summarize("s", [*ROWS, *other_row]), to_bn)
@@ -110,6 +110,16 @@ def test_cells_without_a_common_seed_with_the_baseline_are_counted_in_a_note() -
         line for line in tables.footnotes(summarize("s", ROWS), to_bn) if "not compared" in line
     ]
     assert not [line for line in tables.footnotes(summary) if "not compared" in line]
+
+
+def test_a_pooled_cell_needs_the_same_value_and_seed_to_be_compared() -> None:
+    """BN has other alpha than GN, so that no trial of BN pairs with one of GN."""
+    rows = [trial("bn", s, 0.9, alpha=a) for s in (0, 1) for a in (0.5, 0.7)]
+    rows += [trial("gn", s, 0.8, alpha=0.1) for s in (0, 1)]
+    notes = tables.footnotes(
+        summarize("s", rows, group_by=["local_steps"]), tables.ReportOptions(baseline=BN)
+    )
+    assert "not compared with BN: 1 cell without a trial of BN to pair with" in notes
 
 
 def test_a_baseline_is_named_by_normalizer_and_freeze_round() -> None:

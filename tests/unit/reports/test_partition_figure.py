@@ -73,8 +73,22 @@ def test_names_of_classes_and_of_natural_clients_are_shown() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["paw", "the $tusk$ of a…"]
     figure = partition_figure.figure([named, replace(held(3, 2), classes=("ear", "paw"))])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1"]
+    for more in ({"classes": ("paw",)}, {"clients": ("anna",)}):
+        figure = partition_figure.figure([replace(named, **more)])
+        texts = [text.get_text() for text in figure.legends[0].get_texts()]
+        labels = [text.get_text() for text in panels(figure)[0].get_yticklabels()]
+        assert ("0" in texts) is ("classes" in more)
+        assert ("0" in labels) is ("clients" in more)
     many = replace(held(4, 20), classes=tuple(f"a long name {i}" for i in range(20)))
     check(partition_figure.figure([many]))
+
+
+def test_names_that_would_be_equal_or_boxes_have_their_numbers() -> None:
+    """The first names differ after the cut; the font has no letters for the last one."""
+    names = ("lung adenocarcinoma", "lung adenocarcinoid", "line\nbreak", "\u732b")
+    figure = partition_figure.figure([replace(held(2, 4), classes=names)])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(texts) == ["0 lung adenocar…", "1 lung adenocar…", "3", "line break"]
 
 
 def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:

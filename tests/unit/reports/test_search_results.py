@@ -104,13 +104,16 @@ def test_the_table_has_a_line_for_each_arm_and_says_how_to_read_it(arm: Arm) -> 
 
 
 def test_a_note_tells_that_an_interval_holds_every_freeze_round(arm: Arm) -> None:
-    """An interval that leaves out the first or the last T* has no such note."""
+    """It comes after two T* have results, and only if the interval holds the first and the last."""
     one = result(arm, {})
     first, last = arm.spec.points[0], arm.spec.points[-1]
+    assert sum(bool(probe.values) for probe in one.history) > 1
     for low, high, undecided in ((first, last, True), (first, last - 2, False), (2, last, False)):
         shown = replace(one, estimate=replace(one.estimate, low=low, high=high))
         noted = any("holds every T⋆" in note for note in search_tables.notes([shown]))
         assert noted is undecided
+    begun = replace(shown, estimate=replace(one.estimate, low=first, high=last), history=())
+    assert not any("holds every T⋆" in note for note in search_tables.notes([begun]))
 
 
 def test_a_search_by_the_test_set_says_so(arm: Arm) -> None:

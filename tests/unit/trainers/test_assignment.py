@@ -6,12 +6,14 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.array_files import save_npz
 from tests.image_folders import make_image_folder
@@ -164,9 +166,24 @@ def test_a_class_of_one_client_that_looks_misspelled_is_named(tmp_path: Path) ->
     (root / "train" / "photo" / "class1").rename(root / "train" / "photo" / "clas1")
     shutil.rmtree(root / "test" / "photo" / "class1")
     shutil.copytree(root / "train" / "photo" / "class0", root / "train" / "photo" / "zebra")
-    alike = [note for note in list_files("imagefolder", root, "folder").found if "only" in note]
-    said = "only photo has the class clas1, and it lacks the class class1: if they are the same, "
-    assert alike == [f"{said}rename one"]
+    found = list_files("imagefolder", root, "folder").found
+    assert [note for note in found if "misspelled" in note] == [
+        "classes of one client that may be misspelled: clas1 of photo (class1)"
+    ]
+
+
+@pytest.mark.parametrize(("name", "own"), [("person_{}", 2), ("class{}x", 2), ("{:08x}", 4)])
+def test_numbered_classes_of_one_client_are_not_taken_for_misspelled_ones(
+    name: str, own: int, tmp_path: Path
+) -> None:
+    """Each client may have classes of its own, as people have."""
+    for part, client, label in product(("train", "test"), range(3), range(own)):
+        place = tmp_path / part / f"c{client}" / name.format(7919 * (4 * client + label))
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place / "x.png")
+    found = list_files("imagefolder", tmp_path, "folder").found
+    assert found[0].startswith(f"{3 * own} classes, {3 * own} + {3 * own} images, 3 clients")
+    assert not [note for note in found if "misspelled" in note]
 
 
 def test_both_layouts_of_domains_decode_to_the_same_data(tmp_path: Path) -> None:
@@ -284,8 +301,6 @@ def test_tables_of_clients_that_do_not_fit_are_refused(
 
 def write_lists(root: Path) -> dict[str, list[str]]:
     """Write the lists of two domains, whose images lie in DOMAIN/CLASS/. Return their lines."""
-    from PIL import Image
-
     lists = {}
     for domain in ("real", "clipart"):
         for part, count in (("train", 3), ("test", 1)):

@@ -164,14 +164,18 @@ def test_the_summary_names_classes_images_and_what_is_ignored(tmp_path: Path) ->
 def test_a_class_that_only_the_test_set_has_is_compared_with_the_untested_ones(
     tmp_path: Path,
 ) -> None:
-    """A misspelled folder of either part is named with the one that it resembles."""
+    """A misspelled folder is named with the one that it resembles, one of another number is not."""
     root = make_image_folder(tmp_path, classes=3, each=4)
     (root / "train" / "class2").rename(root / "train" / "clas2")
-    with pytest.raises(BadData, match=r"test/class2 is .*, and clas2 is one without test images"):
+    said = "test/class2 is a class without training images: add them, "
+    with pytest.raises(BadData, match=f"{said}rename it if it is clas2, which has no test images"):
         list_files("imagefolder", root)
-    (root / "train" / "clas2").rename(root / "train" / "dog")
-    with pytest.raises(BadData, match=r"test/class2 is .* images: add them, or remove the folder"):
-        list_files("imagefolder", root)
+    for other in ("dog", "class3"):
+        next((root / "train").glob("c*2" if other == "dog" else "dog")).rename(
+            root / "train" / other
+        )
+        with pytest.raises(BadData, match=f"{said}or remove the folder"):
+            list_files("imagefolder", root)
 
 
 def test_a_class_without_test_images_is_told(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.image_folders import make_camvid, make_image_folder, make_modes_folder
-from trainers.data import cache, datasets, sources
-from trainers.data.errors import BadData
+from trainers.data import cache, datasets, images, sources
+from trainers.data.errors import BadData, MachineLimit
 from trainers.data.files import list_files
 from trainers.data.images import TURNS
 
@@ -225,7 +228,7 @@ ODD: dict[str, tuple[Callable[[Path, Gray], None], str]] = {
     "LA": (lambda path, _: Image.new("LA", (8, 8)).save(path), "transparency"),
     "RGBA": (lambda path, _: Image.new("RGBA", (8, 8)).save(path), "transparency"),
     "hole": (lambda path, _: Image.new("P", (8, 8)).save(path, transparency=0), "transparency"),
-    "no image": (lambda path, _: path.write_bytes(b"") and None, "damage on which a trial fails"),
+    "no image": (lambda path, _: path.write_bytes(b"") and None, "damage that fails a trial"),
 }
 
 
@@ -262,15 +265,61 @@ def test_a_truncated_image_is_refused_by_name(form: str, left: float, tmp_path: 
         datasets.load("imagefolder", tmp_path, image_size=8)
 
 
-def test_a_jpeg_may_have_other_bytes_after_its_end(tmp_path: Path) -> None:
-    """A moving photo has a film there. It has no mark of an end of its own."""
-    root = make_image_folder(tmp_path)
-    noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8)
+def whole(form: str) -> bytes:
+    """Return an image of noise: a photo, one with a small image in it, a moving one, or a PNG."""
+    noise = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8))
+    file, more = io.BytesIO(), {}
+    if form == "thumbnail":
+        small = io.BytesIO()
+        noise.resize((8, 8)).save(small, "JPEG")
+        more["exif"] = b"Exif\0\0" + small.getvalue()
+    if form == "MPO":
+        more |= {"save_all": True, "append_images": [noise]}
+    kind = form if form in ("MPO", "PNG") else "JPEG"
+    noise.save(file, kind, progressive=form == "progressive", **more)
+    content = file.getvalue()
+    return content + b"film \xff\xda film" if form == "film" else content
+
+
+@pytest.mark.parametrize("form", ["JPEG", "progressive", "thumbnail", "film", "MPO", "PNG"])
+def test_a_plan_finds_an_image_that_breaks_off_and_accepts_a_whole_one(
+    form: str, tmp_path: Path
+) -> None:
+    """The end of a small image in a photo is not its end. Bytes after its end do no harm."""
+    root, content = make_image_folder(tmp_path), whole(form)
     photo = root / "train" / "class0" / "photo.jpg"
-    Image.fromarray(noise).save(photo, "JPEG")
-    photo.write_bytes(photo.read_bytes() + b"film \xff\xda film")
+    photo.write_bytes(content)
     list_files("imagefolder", root).content().check()
-    assert len(datasets.load("imagefolder", root, image_size=8).train.labels) == 49
+    assert len(datasets.load("imagefolder", root).train.labels) == 49
+    photo.write_bytes(content[: len(content) * 2 // (5 if form == "MPO" else 3)])
+    said = r"photo\.jpg cannot be read as an image \(.*\): mend or remove it"
+    with pytest.raises(BadData, match=said):
+        list_files("imagefolder", root).content().check()
+    with pytest.raises(BadData, match=said):
+        datasets.load("imagefolder", root)
+
+
+def test_a_png_without_its_last_chunk_is_whole(tmp_path: Path) -> None:
+    """Its pixels can be decoded. So a plan decodes it, and accepts it."""
+    root = make_image_folder(tmp_path)
+    (root / "train" / "class0" / "cut.png").write_bytes(whole("PNG")[:-12])
+    list_files("imagefolder", root).content().check()
+    assert len(datasets.load("imagefolder", root).train.labels) == 49
+
+
+def test_a_limit_of_the_machine_is_no_damage_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that cannot open one more file does not blame the photo."""
+    root = make_image_folder(tmp_path)
+    (root / "train" / "class0" / "photo.jpg").write_bytes(whole("JPEG")[:-2])
+
+    def refused(_: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(images, "regular", SimpleNamespace(opened=refused))
+    with pytest.raises(MachineLimit):
+        list_files("imagefolder", root).content()
 
 
 LABELS: dict[str, Callable[[Image.Image], Image.Image]] = {
