@@ -36,8 +36,8 @@ MOST_BARS = 40
 """The most clients that are drawn as bars. More clients become a heat map."""
 MOST_NAMES = 20
 """The most classes that a legend names. More classes become a color scale."""
-MOST_NUMBERS = 12
-"""The most numbers of classes in a row of the legend."""
+SHORT, MOST_SHORT = 2, 12
+"""The characters of a short label, such as a number, and the most short ones in a legend's row."""
 MOST_CHARACTERS = 16
 """The most characters of a name. A longer one is cut."""
 LEGEND_FONT = 10.0
@@ -146,22 +146,16 @@ def _class_names(holdings: Sequence[Holdings], classes: int) -> list[str]:
 def _labels(names: Sequence[str], count: int) -> list[str]:
     """Return names that fit a figure; numbers if there are no names.
 
-    A name gets its number if it is equal to another one after the cut, or has a letter that the
-    font lacks.
+    If two names are equal after the cut, their numbers stand before them. If the font lacks a
+    letter of a name, its number is shown instead.
     """
     numbers = [str(i) for i in range(count)]
     if len(names) != count:
         return numbers
     cut = [_cut(" ".join(visible(name).split())) for name in names]
     often = Counter(cut)
-    return [
-        number
-        if not _can_be_drawn(name)
-        else name
-        if often[name] == 1
-        else _cut(f"{number} {name}")
-        for number, name in zip(numbers, cut, strict=True)
-    ]
+    numbered = [name if often[name] == 1 else _cut(f"{i} {name}") for i, name in enumerate(cut)]
+    return [name if _can_be_drawn(name) else i for i, name in zip(numbers, numbered, strict=True)]
 
 
 def _cut(name: str) -> str:
@@ -218,10 +212,10 @@ def _name_classes(
         bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.03, aspect=60)
         bar.set_label("class")
         return
-    labels = names or [str(i) for i in range(len(colors))]
-    patches = [Patch(color=color, label=label) for color, label in zip(colors, labels, strict=True)]
+    patches = [Patch(color=color, label=name) for color, name in zip(colors, names, strict=True)]
     inches = (figure.get_figwidth() - 0.4) * layout.SMALL / LEGEND_FONT
-    most = layout.legend_columns(names, inches) if names else MOST_NUMBERS
+    short = max(map(len, names)) <= SHORT
+    most = MOST_SHORT if short else layout.legend_columns(names, inches)
     columns = -(-len(patches) // -(-len(patches) // most))
     by_row = [patches[start : start + columns] for start in range(0, len(patches), columns)]
     down = [patch for column in zip_longest(*by_row) for patch in column if patch]

@@ -291,9 +291,7 @@ def _clients(groups: Iterable[str]) -> str:
     return f"clients: {listed(map(shown, groups))}"
 
 
-def _stranger(
-    folder: Path, classes: Iterable[str], tally: _Tally, without: Iterable[str] = ()
-) -> str:
+def _stranger(folder: Path, classes: Iterable[str], tally: _Tally, without: Sequence[str]) -> str:
     """Return the sentence on a class of the test set that training lacks.
 
     `without` are the classes of training without test images.
@@ -304,7 +302,7 @@ def _stranger(
             f"{message}: {folder.name!a} differs from the training class {alike[0]!a} only "
             "in Unicode normalization or in capital letters: rename one"
         )
-    near = _resembled(folder.name, list(without))
+    near = _resembled(folder.name, without)
     rename = f"rename it if it is {shown(near)}, which has no test images, " if near else ""
     return f"{message}: add them, {rename}or remove the folder"
 
@@ -313,7 +311,7 @@ MOST_COMPARED = 200
 """The most classes that are compared with each other by name."""
 
 MOST_SUSPECTS = 2
-"""The most classes of its own that a client may have before they are no misspellings."""
+"""A client with more classes of its own than these has them on purpose."""
 
 
 def _misspelled(images: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
@@ -334,7 +332,7 @@ def _misspelled(images: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
 
 
 def _resembled(name: str, others: Sequence[str]) -> str | None:
-    """Return the most similar name; None if none differs in a few letters."""
+    """Return the most similar name; None if no other name is similar in its letters."""
     letters = _letters(name)
     differing = [other for other in others if _letters(other) != letters]
     near = get_close_matches(name, differing, n=1, cutoff=0.75)
@@ -534,7 +532,11 @@ def listed_domains(root: Path) -> Files:
         tuple(map(str, numbers)),
         *(entries, test_entries, groups, members, test_members),
         also=(*lists["train"].values(), *lists["test"].values()),
-        found=(f"{len(numbers):,} classes, {sizes}", *untested(groups, test_members)),
+        found=(
+            f"{len(numbers):,} classes, {sizes}",
+            _clients(groups),
+            *untested(groups, test_members),
+        ),
     )
 
 

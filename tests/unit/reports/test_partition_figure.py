@@ -58,6 +58,8 @@ def test_every_client_is_a_bar_of_its_samples_stacked_by_class() -> None:
     assert figure.get_suptitle() == "digits · dirichlet · 3 clients · seed 0"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["0", "1"]
+    (ten,) = partition_figure.figure([held(3, 10)]).legends
+    assert ten._ncols == 10
 
 
 def test_names_of_classes_and_of_natural_clients_are_shown() -> None:

@@ -333,7 +333,7 @@ def test_the_lists_of_domainnet_make_a_client_of_each_domain(tmp_path: Path) -> 
     assert data.train.images[:, 0, 0, 0].tolist() == [60, 60, 60, 200, 200, 200] * 2
     assert data.classes == 2
     files = list_files("imagefolder", tmp_path, "lists")
-    assert files.found == ("2 classes, 12 + 4 images, 2 clients",)
+    assert files.found == ("2 classes, 12 + 4 images, 2 clients", "clients: clipart, real")
     assert files.names()[0] == "clipart/ant/train_0.jpg"
     (tmp_path / "real_train.txt").write_text("\n".join(lists["real_train.txt"][1:]))
     changed = list_files("imagefolder", tmp_path, "lists")
@@ -346,7 +346,7 @@ def test_a_domain_without_a_list_of_test_images_is_named(tmp_path: Path) -> None
     (tmp_path / "real_test.txt").unlink()
     files = list_files("imagefolder", tmp_path, "lists")
     note = "1 client without test images, whose own accuracy is not measured: real"
-    assert files.found[1:] == (note,)
+    assert files.found[2:] == (note,)
     assert files.stock().tested == (2, 0)
 
 
