@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import at_once
 from tests.builders import REPOSITORY
-from tests.docs.reader import Reader, agrees, excerpts, install_programs
-from tests.shared import made_once
+from tests.docs.reader import agrees, demo_of, excerpts, follow
 
 PAGES = sorted((REPOSITORY / "docs" / "how-to").glob("*.md"))
 RUN = [page for page in PAGES if "Tested by: this page" in page.read_text()]
 LONG = ("exports", "paper-table")
 """The pages that take three seconds, because they plan large grids or import large packages."""
-DEMO = Path("demo/digits.db")
-"""The database of `make demo`. A page that names it begins with it."""
-
 EXCERPTS = [page for page in PAGES if list(excerpts(page.read_text()))]
 
 
-def train_demo(folder: Path) -> None:
-    """Do what `make demo` does, with one slot."""
-    db = ("--db", f"sqlite:///{folder / DEMO.name}")
-    at_once("plan", str(REPOSITORY / "examples" / "digits.toml"), *db)
-    at_once("work", *db, "--device", "cpu", "--until-empty")
-
-
-def follow(page: Path, folder: Path, trained: Path | None) -> int:
-    """Follow a page as its reader does, in a folder with the examples and the demo's database."""
-    text = page.read_text()
-    programs = folder / "programs"
-    install_programs(programs)
-    study = folder / "study"
-    study.mkdir()
-    (study / "examples").symlink_to(REPOSITORY / "examples")
-    if trained is not None:
-        (study / DEMO).parent.mkdir()
-        shutil.copy(trained / DEMO.name, study / DEMO)
-    return Reader(study, programs).follow(text)
-
-
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize(
     "page",
     [
@@ -55,9 +28,7 @@ def test_a_page_prints_what_it_shows(
     page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Its trials are random walks, which need no torch."""
-    demo = str(DEMO) in page.read_text()
-    trained = made_once(tmp_path_factory, "demo", train_demo) if demo else None
-    assert follow(page, tmp_path, trained) >= 3
+    assert follow(page, tmp_path, demo_of(page, tmp_path_factory, "demo")) >= 3
 
 
 @pytest.mark.slow
@@ -66,9 +37,7 @@ def test_a_page_prints_what_it_shows_after_real_training(
     page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """The demo takes a minute, once for all pages. Accuracies and times are not compared."""
-    demo = str(DEMO) in page.read_text()
-    trained = made_once(tmp_path_factory, "real-demo", train_demo) if demo else None
-    assert follow(page, tmp_path, trained) >= 3
+    assert follow(page, tmp_path, demo_of(page, tmp_path_factory, "real-demo")) >= 3
 
 
 @pytest.mark.parametrize("page", EXCERPTS, ids=lambda page: page.stem)
