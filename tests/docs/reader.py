@@ -133,7 +133,7 @@ class Reader:
     programs: Path
     """A folder with the program `fedsweep`, for lines that a shell runs."""
     compares: bool = True
-    """Whether each output must agree with what the page shows."""
+    """Each output must agree with what the page shows, if this is true."""
     width: str = WIDTH
     variables: dict[str, str] = field(default_factory=dict)
     code: int = 0

@@ -11,7 +11,7 @@ from tests.docs.reader import WIDTH, blocks, demo_of, follow
 
 TUTORIALS = sorted((REPOSITORY / "docs" / "tutorial").glob("*.md"))
 SEARCHING = "searching-t-star"
-"""What a search tries depends on the accuracies. So another processor prints other numbers."""
+"""A search tries what the accuracies suggest. So another processor prints other numbers."""
 
 
 WIDTHS = {"reading-the-report": "110"}
