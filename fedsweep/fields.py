@@ -169,6 +169,18 @@ DESCRIBED = (
 USUAL = {"algorithm": "fedavg", "optimizer": "sgd"}
 """The values of such fields that go without saying."""
 
+UNSAID = frozenset({
+    *("normalizer", "seed", "rounds", "snapshot_every", "keep_weights"),
+    *("fingerprint", "partition_fingerprint", "pretrained_hash", "code"),
+    *MEASURED,
+})  # fmt: skip
+"""Fields that never describe a trial further, because they stand elsewhere, are hashes, or change
+no weights.
+"""
+
+TELLING = _names(lambda field: field.name not in UNSAID and field.name not in DESCRIBED)
+"""Fields that describe a trial, too, where they vary within its sweep."""
+
 
 def label(name: str) -> str:
     """Return the symbol of a field, or its name if it has none."""

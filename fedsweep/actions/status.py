@@ -11,6 +11,7 @@ from fedsweep.store import live, stops, sweep_rows
 from fedsweep.store.progress import SweepProgress, sweep_progress
 from fedsweep.store.rows import Row
 from fedsweep.store.transactions import reading
+from fedsweep.store.varying import varying_fields
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Glance:
     """Failed trials and failed attempts by kind of failure."""
     stops: Sequence[Row]
     """The workers that a machine stopped within the last day."""
+    varying: Sequence[str] = ()
+    """The fields that vary within a sweep, apart from those that always describe a trial."""
 
 
 def progress_of(engine: Engine, sweep: str | None = None) -> list[SweepProgress]:
@@ -61,4 +64,5 @@ def glance(engine: Engine, sweep: str | None = None) -> Glance:
             live.queue(connection),
             live.failure_counts(connection),
             stops.recent(connection),
+            varying_fields(connection, sweep),
         )

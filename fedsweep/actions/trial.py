@@ -13,6 +13,7 @@ from fedsweep.states import Hold, TrialState
 from fedsweep.store import sweep_rows, trial_rows
 from fedsweep.store.rows import Row
 from fedsweep.store.transactions import reading, transaction
+from fedsweep.store.varying import varying_fields
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ def list_trials(
         if sweep is not None:
             sweep_rows.require_sweep(connection, sweep)
         return trial_rows.trial_list(connection, sweep, state, limit)
+
+
+def varying(engine: Engine, sweep: str | None = None) -> tuple[str, ...]:
+    """Return the fields that vary within a sweep, apart from those that always describe a trial."""
+    with reading(engine) as connection:
+        return varying_fields(connection, sweep)
 
 
 def show(engine: Engine, prefix: str, *, log_lines: int) -> TrialDetails:

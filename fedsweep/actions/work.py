@@ -121,7 +121,7 @@ def ended_line(view: WorkStatus) -> str:
             result = f" {ended.last.test_accuracy:.2%}{at}"
         else:
             result = at
-    what = description(ended.claim.config)
+    what = description(ended.claim.config, view.varying)
     done, total = sum(p.done for p in view.progress), sum(p.trials for p in view.progress)
     left = f"  [{done}/{total}, {duration(seconds_left(view, view.progress))} left]"
     end = f"{outcome}{result} in {duration(ended.seconds)}"
@@ -149,9 +149,9 @@ def seconds_left(view: WorkStatus, progress: list[SweepProgress]) -> float | Non
     return sum(seconds or 0.0 for seconds in each) / slots
 
 
-def description(config: object) -> str:
-    """Return a few words about a trial's configuration."""
+def description(config: object, varying: Sequence[str]) -> str:
+    """Return a few words about a trial's configuration, with the fields that vary in its sweep."""
     from fedsweep.reports.labels import describe
 
     assert isinstance(config, dict)
-    return describe(config)
+    return describe(config, varying)

@@ -86,7 +86,7 @@ def _screen(glance: Glance) -> RenderableType:
     lines.append(_grid(glance.progress).fitted(console().width))
     lines.append(Text(_queue(glance.queue), style="dim"))
     if glance.running:
-        lines += [Text(), _at_work(glance.running)]
+        lines += [Text(), _at_work(glance.running, glance.varying)]
         if more := len(glance.running) - SHOWN:
             lines += [Text(f"and {more} more", style="dim")] if more > 0 else []
     if glance.failures:
@@ -118,7 +118,7 @@ def _queue(queue: Mapping[str, int]) -> str:
     return f"queued: {', '.join(reasons)}" if reasons else "nothing is queued"
 
 
-def _at_work(running: Sequence[Row]) -> RenderableType:
+def _at_work(running: Sequence[Row], varying: Sequence[str]) -> RenderableType:
     from fedsweep.reports.fit import Column, Grid, eliding, folding
     from fedsweep.reports.labels import describe
 
@@ -138,7 +138,7 @@ def _at_work(running: Sequence[Row]) -> RenderableType:
             row["host"],
             row["device"],
             row["trial_id"][:8],
-            describe(row),
+            describe(row, varying),
             f"{row['final_round'] or 0}/{row['rounds']}",
             size(row["memory"]) if row["memory"] else "–",
             duration(max(0.0, now - row["started_at"])),

@@ -44,7 +44,8 @@ def list_(
     from fedsweep.reports.fit import Column, Grid, folding
     from fedsweep.reports.labels import describe
 
-    rows = trials.list_trials(read_store(db), sweep, state, limit + 1)
+    store = read_store(db)
+    rows, varying = trials.list_trials(store, sweep, state, limit + 1), trials.varying(store, sweep)
     columns = [
         Column("trial", left=True),
         Column("state", left=True),
@@ -58,7 +59,7 @@ def list_(
             f"{row['final_round'] or 0}/{row['rounds']}",
             f"{row['test_accuracy']:.2%}" if row["test_accuracy"] is not None else "–",
             f"{row['seconds']:.1f}" if row["seconds"] is not None else "–",
-            describe(row),
+            describe(row, varying),
         ]
         for row in rows[:limit]
     ]

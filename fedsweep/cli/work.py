@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -196,7 +196,7 @@ def _frame(view: WorkStatus) -> RenderableType:
         Column("accuracy"),
         Column("rounds/s", leave_out=2),
     ]
-    slots = Grid(columns, [_slot_row(slot) for slot in view.slots], boxed=False)
+    slots = Grid(columns, [_slot_row(slot, view.varying) for slot in view.slots], boxed=False)
     lines: list[RenderableType] = [slots.shortened(console().width)]
     lines += [_standing(view, p) for p in view.progress if p.trials]
     if view.tally.stopped:
@@ -232,7 +232,7 @@ def _standing(view: WorkStatus, progress: SweepProgress) -> RenderableType:
     return bar
 
 
-def _slot_row(slot: Slot) -> list[str]:
+def _slot_row(slot: Slot, varying: Sequence[str]) -> list[str]:
     from fedsweep.actions.work import description
 
     head = [str(slot.number), slot.device]
@@ -244,7 +244,7 @@ def _slot_row(slot: Slot) -> list[str]:
     return [
         *head,
         slot.claim.trial_id[:8],
-        description(config),
+        description(config, varying),
         f"{last.round if last else slot.claim.final_round}/{config['rounds']}",
         f"{accuracy:.2%}" if accuracy is not None else "–",
         f"{rate:.3g}" if rate else "–",

@@ -198,7 +198,7 @@ def is_failed(row: Row) -> bool:
 
 
 def _failure(row: Row, fields: Sequence[str]) -> Failure:
-    trial = describe(row, fields)
+    trial = describe(row, axes=fields)
     return Failure(row["trial_id"], row["failure"] or "error", row["error"] or "", trial)
 
 

@@ -41,11 +41,11 @@ def is_axis(name: str, values: set[Any]) -> bool:
     return len(values if name in UNSET else values - {None}) > 1
 
 
-def describe(row: Row, axes: Sequence[str] = DESCRIBED) -> str:
-    """Describe a trial by its normalizer, the values of `axes` and its seed."""
+def describe(row: Row, varying: Sequence[str] = (), axes: Sequence[str] = DESCRIBED) -> str:
+    """Describe a trial by its normalizer, the values of `axes` and `varying`, and its seed."""
     parts = [
         label(name) if name in BOOLEANS else f"{label(name)}={field_text(name, row[name])}"
-        for name in axes
+        for name in (*axes, *varying)
         if row.get(name) not in (None, USUAL.get(name)) and not (name in BOOLEANS and not row[name])
     ]
     return " ".join([row["normalizer"], *parts, f"seed={row['seed']}"])

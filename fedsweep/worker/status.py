@@ -48,9 +48,12 @@ class WorkStatus:
 
     slots: list[Slot]
     progress: list[SweepProgress]
+    """The sweeps in scope that have had open trials since the run began."""
     tally: Tally
     ended: Ended | None = None
     """The attempt whose end is shown, if it is one."""
+    varying: tuple[str, ...] = ()
+    """The fields that vary within a sweep, apart from those that always describe a trial."""
 
 
 Show = Callable[[WorkStatus], None]

@@ -47,6 +47,7 @@ from fedsweep.store.outage import OUTAGE
 from fedsweep.store.progress import SweepProgress, failed_trials, sweep_progress
 from fedsweep.store.stops import Lack
 from fedsweep.store.transactions import reading, transaction
+from fedsweep.store.varying import varying_fields
 from fedsweep.worker.deaths import Death, death_of
 from fedsweep.worker.kinds import kind_of, worn_out
 from fedsweep.worker.leases import Leases
@@ -151,6 +152,9 @@ class _Watch:
         self.checked = time.monotonic()
         self.hurry = False
         self.progress: list[SweepProgress] = []
+        self.begun: set[str] = set()
+        """The sweeps that have had open trials since the run began."""
+        self.varying: tuple[str, ...] = ()
         self.upkeep = Upkeep(
             self.engine,
             [
@@ -188,8 +192,8 @@ class _Watch:
             finally:
                 self.end_all()
         try:
+            self.read_progress()
             with reading(self.engine) as connection:
-                self.progress = sweep_progress(connection, self.options.sweep)
                 self.tally.failed_in_scope = failed_trials(connection, self.options.sweep)
             self.announce()
         except OUTAGE:
@@ -554,8 +558,12 @@ class _Watch:
 
     def read_progress(self) -> None:
         """Read the progress of the sweeps in scope."""
+        known = sum(sweep.trials for sweep in self.progress)
         with reading(self.engine) as connection:
             self.progress = sweep_progress(connection, self.options.sweep)
+            if sum(sweep.trials for sweep in self.progress) != known:
+                self.varying = varying_fields(connection, self.options.sweep)
+        self.begun |= {p.sweep for p in self.progress if p.done < p.trials or p.searching}
 
     def show_ended(self) -> None:
         """Show the attempts that have ended, after the progress that counts them was read."""
@@ -577,7 +585,8 @@ class _Watch:
     def view(self, ended: Ended | None = None) -> WorkStatus:
         """Return this moment of the work, to be shown."""
         shown = [slot for process in self.processes for slot in process.shown()]
-        return WorkStatus(shown, self.progress, self.tally, ended)
+        progress = [sweep for sweep in self.progress if sweep.sweep in self.begun]
+        return WorkStatus(shown, progress, self.tally, ended, self.varying)
 
 
 def _processes(options: WorkOptions, memory: Sequence[Shared], folder: Path) -> list[SlotProcess]:
