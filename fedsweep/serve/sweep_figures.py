@@ -81,8 +81,11 @@ def by_round(choice: Choice, curves: Sequence[ArmCurve]) -> dict[str, Any]:
 
 
 def _styles(choice: Choice) -> dict[ColumnKey, dict[str, Any]]:
-    """Return the style of each arm. It does not depend on the arms that are chosen."""
-    columns = list(choice.panel.cells)
+    """Return the style of each arm of the sweep, as in its report.
+
+    It does not depend on the panel, nor on the arms that are chosen.
+    """
+    columns = choice.shape.empty.columns
     return dict(zip(columns, line_styles([column[0] for column in columns]), strict=True))
 
 

@@ -64,6 +64,26 @@ def test_the_style_of_an_arm_does_not_depend_on_the_choice(
             assert alone[key] == trace[key], (name, key)
 
 
+def test_the_style_of_an_arm_does_not_depend_on_the_panel(
+    read_cache: ReadCache, studied: Engine, tmp_path: Path
+) -> None:
+    """One panel has one T⋆ more than the other. The colors are those of the whole sweep."""
+    more = '[[grid]]\nnormalizer = "fixbn"\nfreeze_round = 1\nalpha = 1.0\nseed = [0, 1, 2]\n'
+    file = tmp_path / "more.toml"
+    file.write_text(study.PLAN + more)
+    with transaction(studied) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        study.finish(connection, trials.c.state == "queued")
+    panels = [
+        {trace["name"]: trace for trace in figures(read_cache, ("panel", panel))["arms"]["traces"]}
+        for panel in ("α = 0.1, E = 2, momentum = reset", "α = 1, E = 2, momentum = reset")
+    ]
+    assert [len(panel) for panel in panels] == [4, 5]
+    for name, trace in panels[0].items():
+        for key in ("color", "dash", "marker"):
+            assert panels[1][name][key] == trace[key], (name, key)
+
+
 def test_fixbn_is_drawn_from_its_fork_if_bn_is_drawn(
     read_cache: ReadCache, studied: Engine
 ) -> None:
