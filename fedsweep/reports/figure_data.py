@@ -69,7 +69,7 @@ class Points:
 
     def _ahead(self, column: ColumnKey, point: Mapping[str, Any]) -> tuple[Any, ...]:
         summary = self._summary
-        arm = dict(zip(("normalizer", *summary.arm_fields), column, strict=True))
+        arm = summary.column_fields(column, point)
         fields = {"arm": column_text(summary, column), **arm, **point}
         return tuple(fields.get(name) for name in self._columns[: self._ahead_count])
 

@@ -7,19 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedsweep.reports.grouping import Cell, Summary
-from fedsweep.reports.labels import ColumnKey, RowKey, sort_key
+from fedsweep.reports.labels import ColumnKey, Row, RowKey, Share, sort_key
 
 
 @dataclass(frozen=True)
 class FreezePanel:
     """The finished cells of one row of a summary, by T*."""
 
-    lines: Mapping[ColumnKey, Sequence[tuple[int, Cell]]]
+    lines: Mapping[ColumnKey, Sequence[tuple[int | Share, Cell]]]
     """The T* and the cell of each point. The key of a line is a column without its T*."""
     levels: Mapping[ColumnKey, Cell]
     """The cells of the columns that have no T*, in column order."""
-    rounds: int | None
-    """The most rounds that a trial of the row has. None if the row pools them."""
+    end: float | None
+    """The end of the axis of T*: 100 percent, or the most rounds that a trial of the row has. None
+    if the row pools them.
+    """
+    heading: str
+    """The heading of the axis of T*."""
 
 
 def by_freeze_round(
@@ -39,7 +43,7 @@ def by_freeze_round(
 
 
 def _panel(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> FreezePanel | None:
-    lines: dict[ColumnKey, list[tuple[int, Cell]]] = defaultdict(list)
+    lines: dict[ColumnKey, list[tuple[int | Share, Cell]]] = defaultdict(list)
     levels: dict[ColumnKey, Cell] = {}
     for column in sorted(cells, key=summary.columns.index):
         frozen, cell = freeze_round(summary, column), cells[column]
@@ -56,14 +60,30 @@ def _panel(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> FreezePanel | N
         column: sorted(lines[column], key=lambda point: point[0])
         for column in sorted(lines, key=sort_key)
     }
-    return FreezePanel(in_order, levels, max((t for t in totals if t is not None), default=None))
+    if summary.has_shares:
+        return FreezePanel(in_order, levels, 100, "T⋆, % of the rounds")
+    end = max((t for t in totals if t is not None), default=None)
+    return FreezePanel(in_order, levels, end, "T⋆, rounds")
 
 
-def freeze_round(summary: Summary, column: ColumnKey) -> int | None:
+def place_of(frozen: int | Share) -> float:
+    """Return the place of T* on its axis: in percent if it is a share, else in rounds."""
+    return 100 * frozen if isinstance(frozen, Share) else frozen
+
+
+def fork_of(summary: Summary, rows: Iterable[Row]) -> int | None:
+    """Return T* in rounds if the columns have it and these trials of one column agree on it."""
+    if "freeze_round" not in summary.arm_fields:
+        return None
+    values = {row["freeze_round"] for row in rows}
+    return values.pop() if len(values) == 1 else None
+
+
+def freeze_round(summary: Summary, column: ColumnKey) -> int | Share | None:
     """Return the T* of a column, if it has one."""
     if "freeze_round" not in summary.arm_fields:
         return None
-    frozen: int | None = column[1 + summary.arm_fields.index("freeze_round")]
+    frozen: int | Share | None = column[1 + summary.arm_fields.index("freeze_round")]
     return frozen
 
 
@@ -72,7 +92,7 @@ def without_freeze_round(summary: Summary, column: ColumnKey) -> ColumnKey:
     return at_freeze_round(summary, column, None)
 
 
-def at_freeze_round(summary: Summary, column: ColumnKey, frozen: int | None) -> ColumnKey:
+def at_freeze_round(summary: Summary, column: ColumnKey, frozen: int | Share | None) -> ColumnKey:
     """Return a column with another T*. Without T* among the arm's fields, it is unchanged."""
     if "freeze_round" not in summary.arm_fields:
         return column

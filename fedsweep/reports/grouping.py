@@ -18,7 +18,16 @@ from fedsweep.fields import (
     config_columns,
 )
 from fedsweep.measures import COMPARABLE, OPTIONAL
-from fedsweep.reports.labels import ColumnKey, Row, RowKey, describe, is_axis, sort_key, value_text
+from fedsweep.reports.labels import (
+    ColumnKey,
+    Row,
+    RowKey,
+    Share,
+    describe,
+    is_axis,
+    sort_key,
+    value_text,
+)
 from fedsweep.reports.statistics import mean_interval
 
 FIELDS = tuple(config_columns())
@@ -124,6 +133,10 @@ class Summary:
     """Fields whose value is chosen in each cell by the validation accuracy."""
     arm_fields: tuple[str, ...]
     """The fields that follow the normalizer in a column's key."""
+    has_shares: bool
+    """True if the columns have T* as a share of the rounds."""
+    rounds_by_steps: Mapping[int, int]
+    """The rounds for each E, if they vary and E decides them. They are no axis then."""
     columns: tuple[ColumnKey, ...]
     cells: Mapping[RowKey, Mapping[ColumnKey, Cell]]
     """The cells by the values of `axes`, then by column. Both are in the order of the table."""
@@ -143,7 +156,20 @@ class Summary:
 
     def column(self, row: Row) -> ColumnKey:
         """Return the column to which a trial belongs."""
-        return (row["normalizer"], *(row[name] for name in self.arm_fields))
+        return _column(row, self.arm_fields, has_shares=self.has_shares)
+
+    def column_fields(self, column: ColumnKey, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration of a column at a point of the axes, with T* in rounds.
+
+        T* is None if the column has a share of rounds that vary at this point.
+        """
+        fields = dict(zip(("normalizer", *self.arm_fields), column, strict=True))
+        frozen = fields.get("freeze_round")
+        if isinstance(frozen, Share):
+            decided = self.rounds_by_steps.get(point.get("local_steps", 0))
+            total = point.get("rounds", decided)
+            fields["freeze_round"] = None if total is None else round(frozen * total)
+        return fields
 
 
 def summarize(
@@ -159,7 +185,8 @@ def summarize(
     fields are neither, because `selection.tune` has left one value of them in each cell.
     """
     varying = {name for name in FIELDS if is_axis(name, _values(rows, name))} - set(tuned)
-    others = varying - {*ROW_FIELDS, *ARM_FIELDS}
+    rounds_by_steps = _rounds_by_steps(rows) if "rounds" in varying else {}
+    others = varying - {*ROW_FIELDS, *ARM_FIELDS} - ({"rounds"} if rounds_by_steps else set())
     usual = [*ROW_FIELDS, *(name for name in FIELDS if name in others)]
     names = [*(usual if group_by is None else group_by)]
     # Centralized trials are never averaged with federated ones.
@@ -169,9 +196,10 @@ def summarize(
     arm_fields = tuple(
         n for n in ARM_FIELDS if n not in tuned and (n == "freeze_round" or n in varying)
     )
+    has_shares = "freeze_round" in arm_fields and _are_shares_fewer(rows)
     grouped: dict[RowKey, dict[ColumnKey, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        column = (row["normalizer"], *(row[name] for name in arm_fields))
+        column = _column(row, arm_fields, has_shares=has_shares)
         grouped[tuple(row[name] for name in axes)][column].append(row)
     cells = {
         key: {column: _cell(columns[column], pooled, tuned) for column in _in_order(columns)}
@@ -184,12 +212,36 @@ def summarize(
         pooled=pooled,
         tuned=tuple(tuned),
         arm_fields=arm_fields,
+        has_shares=has_shares,
+        rounds_by_steps=rounds_by_steps,
         columns=tuple(_in_order({c for columns in cells.values() for c in columns})),
         cells=cells,
         usual_n=max(sizes, key=lambda n: (sizes[n], n), default=0),
         states=Counter(row["state"] for row in rows),
         failures=tuple(_failure(row, (*arm_fields, *usual)) for row in rows if is_failed(row)),
     )
+
+
+def _column(row: Row, arm_fields: Sequence[str], *, has_shares: bool) -> ColumnKey:
+    values = [row[name] for name in arm_fields]
+    if has_shares and row["freeze_round"] is not None:
+        values[arm_fields.index("freeze_round")] = Share(row["freeze_round"] / row["rounds"])
+    return (row["normalizer"], *values)
+
+
+def _are_shares_fewer(rows: Sequence[Row]) -> bool:
+    """Return whether trials of different rounds have the same T* as a share of their rounds."""
+    frozen = {
+        (row["freeze_round"], row["rounds"]) for row in rows if row["freeze_round"] is not None
+    }
+    return len({at / total for at, total in frozen}) < len({at for at, _ in frozen})
+
+
+def _rounds_by_steps(rows: Sequence[Row]) -> dict[int, int]:
+    """Return the rounds for each E; empty if the trials of one E have different rounds."""
+    pairs = {(row["local_steps"], row["rounds"]) for row in rows}
+    decided = dict(pairs)
+    return decided if len(decided) == len(pairs) and None not in decided else {}
 
 
 def is_failed(row: Row) -> bool:
@@ -242,12 +294,13 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
     finished = [row for row in rows if row["state"] == "finished"]
     failures = Counter(row["failure"] or "error" for row in rows if is_failed(row))
     pairs = [tuple(row[n] for n in ("seed", *pooled)) for row in finished]
+    differing = {*tuned, "rounds", "freeze_round"}
     return Cell(
         fields={
             name: rows[0][name]
             for name in FIELDS
             if name not in ("seed", *pooled)
-            and not (name in tuned and len(_values(rows, name)) > 1)
+            and not (name in differing and len(_values(rows, name)) > 1)
         },
         cell_ids=tuple(dict.fromkeys(row["cell_id"] for row in rows)),
         n=len(finished),

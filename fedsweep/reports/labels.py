@@ -23,7 +23,10 @@ RowKey = tuple[Any, ...]
 """The values of a summary's axes in one row of its table."""
 
 ColumnKey = tuple[Any, ...]
-"""The normalizer, T*, and the values of the other ARM_FIELDS that vary in the sweep."""
+"""The normalizer, T*, and the values of the other ARM_FIELDS that vary in the sweep.
+
+T* is a `Share` if the rounds of the sweep's trials vary and several of them have equal shares.
+"""
 
 NOT_AXES = frozenset({"normalizer", "seed"}) | OUTSIDE_IDENTITY
 """Fields that are never an axis.
@@ -51,8 +54,14 @@ def describe(row: Row, varying: Sequence[str] = (), axes: Sequence[str] = DESCRI
     return " ".join([row["normalizer"], *parts, f"seed={row['seed']}"])
 
 
+class Share(float):
+    """T* as a share of the rounds of its trial, from 0 to 1."""
+
+
 def value_text(value: Any) -> str:
-    """Format a configuration value, such as "0.1", "1" or "reset". None is "–"."""
+    """Format a configuration value, such as "0.1", "1", "reset" or "50%". None is "–"."""
+    if isinstance(value, Share):
+        return f"{100 * value:.4g}%"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -20,7 +20,8 @@ from fedsweep.reports.freeze_rounds import (
     FreezePanel,
     at_freeze_round,
     by_freeze_round,
-    freeze_round,
+    fork_of,
+    place_of,
     without_freeze_round,
 )
 from fedsweep.reports.grouping import Cell, MeanCurve, Summary, column_text, mean_curve
@@ -69,7 +70,7 @@ def arms_by_round(
         trunk = any(column[0] == "bn" for column in arms[panel])
         for column in _in_order(summary, arms[panel]):
             n, curve = _curve(arms[panel][column], curves)
-            fork = _fork(summary, column, curve)
+            fork = _fork(summary, arms[panel][column], curve)
             # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, FIXBN's line begins at T*.
             shown = _from_round(curve, fork) if trunk and fork else curve
             name, number = column_text(summary, column), summary.columns.index(column)
@@ -157,9 +158,9 @@ def _from_round(curve: MeanCurve, first: int) -> MeanCurve:
     return MeanCurve(curve.rounds[start:], curve.mean[start:], curve.std[start:])
 
 
-def _fork(summary: Summary, column: ColumnKey, curve: MeanCurve) -> int | None:
+def _fork(summary: Summary, rows: Sequence[Row], curve: MeanCurve) -> int | None:
     """Return the last round of a curve that is not after T*, if there is one."""
-    frozen = freeze_round(summary, column) or 0
+    frozen = fork_of(summary, rows) or 0
     return max((r for r in curve.rounds if r <= frozen), default=None)
 
 
@@ -184,13 +185,14 @@ def accuracy_by_freeze_round(summary: Summary, width: float | None = None) -> Pl
             point = dict(zip(summary.axes, key, strict=True))
             points.add(column, point, _numbers(cells[column]))
         _draw_by_freeze_round(panels, axis, summary, shown[key])
-        panels.name(axis, titles.of_panel(key), "T⋆, rounds")
+        panels.name(axis, titles.of_panel(key), shown[key].heading)
     order = [column_text(summary, without_freeze_round(summary, c)) for c in summary.columns]
     return Plot(panels.finished(ACCURACY, order), points.data(), titles.note)
 
 
 def _draw_by_freeze_round(panels: Panels, axis: Axes, summary: Summary, panel: FreezePanel) -> None:
-    last = panel.rounds or max(frozen for line in panel.lines.values() for frozen, _ in line)
+    places = [place_of(frozen) for line in panel.lines.values() for frozen, _ in line]
+    last = panel.end or max(places)
     axis.set_xlim(-0.03 * last - 0.1, 1.03 * last + 0.1)
     styles, frozen, levels = styles_of(summary), list(panel.lines), list(panel.levels)
     first = {line: at_freeze_round(summary, line, panel.lines[line][0][0]) for line in frozen}
@@ -198,7 +200,9 @@ def _draw_by_freeze_round(panels: Panels, axis: Axes, summary: Summary, panel: F
         name = column_text(summary, line)
         if line in first:
             points = panel.lines[line]
-            each = [(t, cell, styles[at_freeze_round(summary, line, t)]) for t, cell in points]
+            each = [
+                (place_of(t), cell, styles[at_freeze_round(summary, line, t)]) for t, cell in points
+            ]
             depth = (frozen.index(line) + 1) / (len(frozen) + 1)
             _draw_freeze_rounds(panels, axis, each, name, depth)
         else:
@@ -234,7 +238,7 @@ def _draw_level(
 def _draw_freeze_rounds(
     panels: Panels,
     axis: Axes,
-    points: Sequence[tuple[int, Cell, ArmStyle]],
+    points: Sequence[tuple[float, Cell, ArmStyle]],
     name: str,
     depth: float,
 ) -> None:

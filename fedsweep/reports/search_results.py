@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsweep.fields import ROW_FIELDS, label
-from fedsweep.plans import TrainConfig, TrialSpec
+from fedsweep.plans import OUTSIDE_IDENTITY, TrainConfig, TrialSpec
 from fedsweep.reports.labels import Row, describe, value_text
 from fedsweep.reports.statistics import paired_difference
 
@@ -154,11 +154,9 @@ def paired_gain(
 def arm_names(results: Sequence[SearchResult]) -> list[str]:
     """Name each arm by the fields in which the arms of the sweep differ."""
     configs = [result.arm.spec.config.model_dump() for result in results]
-    varying = [
-        field
-        for field in (configs[0] if configs else {})
-        if field not in ("seed", "freeze_round") and len({repr(c[field]) for c in configs}) > 1
-    ]
+    told = {"seed", "freeze_round"} | OUTSIDE_IDENTITY
+    fields = dict.fromkeys((*ROW_FIELDS, *(configs[0] if configs else ())))
+    varying = [f for f in fields if f not in told and len({repr(c[f]) for c in configs}) > 1]
     if not varying:
         return [describe_arm(config, ROW_FIELDS) for config in configs]
     return [describe_arm(config, varying) for config in configs]

@@ -173,7 +173,7 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
     if summary.pooled:
         pooled = " and ".join(label(name) for name in ("seed", *summary.pooled))
         notes = [f"n = {summary.usual_n} trials unless given, over {pooled}"]
-    notes += _missing(summary)
+    notes += rounds_note(summary) + _missing(summary)
     if summary.tuned:
         chosen = ", ".join(label(name) for name in summary.tuned)
         notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
@@ -189,6 +189,15 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
     if any(incomplete_cell_is_better(row, options.first) for row in summary.cells.values()):
         notes.append(PARTIAL)
     return [*notes, query_note(summary, options.first, options)]
+
+
+def rounds_note(summary: Summary) -> list[str]:
+    """Return the rounds for each E of the table, if E decides them."""
+    if not summary.rounds_by_steps or "local_steps" not in summary.axes:
+        return []
+    each = sorted(summary.rounds_by_steps.items())
+    texts = [f"{rounds:,} at E = {steps}" for steps, rounds in each]
+    return [f"rounds: {', '.join(texts)}"] if "rounds" not in summary.axes else []
 
 
 def query_note(summary: Summary, measure: str, options: ReportOptions) -> str:

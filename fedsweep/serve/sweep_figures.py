@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsweep.reports.freeze_rounds import FreezePanel, at_freeze_round, freeze_round
+from fedsweep.reports.freeze_rounds import FreezePanel, at_freeze_round, fork_of, place_of
 from fedsweep.reports.grouping import Cell, Summary, column_text
-from fedsweep.reports.labels import ColumnKey, RowKey
+from fedsweep.reports.labels import ColumnKey
 from fedsweep.serve.choice import Choice
 from fedsweep.serve.csv_table import CsvTable
 from fedsweep.serve.presentation import line_styles
@@ -40,7 +40,7 @@ def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
     every = [_arm_curve(choice, column, curves) for column in choice.drawn]
     trunk = any(curve.column[0] == "bn" and curve.points for curve in every)
     forks = [
-        freeze_round(choice.shape.empty, curve.column) or 0
+        fork_of(choice.shape.empty, choice.panel.cells[curve.column]) or 0
         if trunk and curve.column[0] == "fixbn"
         else 0
         for curve in every
@@ -91,7 +91,7 @@ def _styles(choice: Choice) -> dict[ColumnKey, dict[str, Any]]:
 
 def by_freeze_round(choice: Choice, panel: FreezePanel | None) -> dict[str, Any]:
     """Return the figure of the final accuracy by T⋆, in percent. It is empty without a panel."""
-    axes = {"y": "final test accuracy, %", "x": "T⋆, rounds"}
+    axes = {"y": "final test accuracy, %", "x": panel.heading if panel else "T⋆, rounds"}
     if panel is None:
         return axes | {"traces": []}
     summary, styles = choice.shape.empty, _styles(choice)
@@ -101,14 +101,14 @@ def by_freeze_round(choice: Choice, panel: FreezePanel | None) -> dict[str, Any]
             "name": column_text(summary, column),
             "kind": "points",
             **style,
-            "x": [frozen for frozen, _ in points],
+            "x": [place_of(frozen) for frozen, _ in points],
             "y": [_percent(cell.mean) for _, cell in points],
             "std": [_percent(cell.std) for _, cell in points],
         }
         for (column, points), style in zip(panel.lines.items(), colors, strict=True)
     ]
-    at = [frozen for points in panel.lines.values() for frozen, _ in points]
-    ends = [0, panel.rounds or max(at)]
+    at = [place_of(frozen) for points in panel.lines.values() for frozen, _ in points]
+    ends = [0, panel.end or max(at)]
     for column, cell in panel.levels.items():
         level = {"name": column_text(summary, column), "kind": "level", **styles[column]}
         traces.append(level | {"x": ends, "y": [_percent(cell.mean)] * 2, "std": []})
@@ -167,5 +167,6 @@ def _field_names(summary: Summary) -> tuple[str, ...]:
 
 
 def _fields(choice: Choice, column: ColumnKey) -> tuple[Any, ...]:
-    key: RowKey = choice.panel.key
-    return (choice.shape.empty.sweep, *column, *key)
+    summary, key = choice.shape.empty, choice.panel.key
+    point = dict(zip(summary.axes, key, strict=True))
+    return (summary.sweep, *summary.column_fields(column, point).values(), *key)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy.engine import Engine
@@ -204,6 +207,38 @@ def test_the_figure_by_freeze_round_has_the_numbers_of_the_report(
             level = by_name[column[0].upper()]
             assert level["x"] == [0, 12]
             assert level["y"] == pytest.approx([100 * (cell.mean or 0)] * 2, abs=6e-4)
+
+
+def test_t_star_is_a_share_if_rounds_vary_with_e(
+    client: TestClient, read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """Two E of as many steps have one column per share. Forks and the data are in rounds."""
+    plan = study.PLAN.replace("rounds = 12\nlocal_steps = 2\n", "")
+    base, _, _ = plan.partition("[[grid]]")
+    for steps, rounds in ((1, 24), (2, 12)):
+        same = f"alpha = 0.1\nseed = [0, 1]\nlocal_steps = {steps}\nrounds = {rounds}\n"
+        base += f'[[grid]]\nnormalizer = "bn"\n{same}'
+        base += f'[[grid]]\nnormalizer = "fixbn"\nfreeze_round = ["25%", "50%"]\n{same}'
+    file = tmp_path / "shares.toml"
+    file.write_text(base)
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        study.finish(connection)
+    for steps, rounds in ((1, 24), (2, 12)):
+        panel = f"α = 0.1, E = {steps}, momentum = reset"
+        shown = figures(read_cache, ("panel", panel))
+        firsts = {trace["name"]: trace["first"] for trace in shown["arms"]["traces"]}
+        assert firsts == {"BN": 0, "FIXBN T⋆=25%": rounds // 4, "FIXBN T⋆=50%": rounds // 2}
+        by_name = {trace["name"]: trace for trace in shown["by-freeze-round"]["traces"]}
+        assert by_name["FIXBN"]["x"] == [25, 50]
+        assert by_name["BN"]["x"] == [0, 100]
+        assert shown["by-freeze-round"]["x"] == "T⋆, % of the rounds"
+        path = f"/csv/sweep/accuracy-by-freeze-round?sweep=study&panel={quote(panel)}"
+        lines = list(csv.DictReader(io.StringIO(client.get(path).text)))
+        frozen = sorted(int(line["freeze_round"]) for line in lines if line["freeze_round"])
+        assert frozen == [rounds // 4, rounds // 2]
+    page = text(client.get("/sweeps/study").text)
+    assert "rounds: 24 at E = 1, 12 at E = 2" in page
 
 
 def test_the_figure_by_freeze_round_is_empty_without_a_finished_trial(
