@@ -109,13 +109,13 @@ def figure(holdings: Sequence[Holdings]) -> Figure:
     colors = _colors(max(count.shape[1] for count in counts))
     columns = min(len(holdings), 3)
     rows = -(-len(holdings) // columns)
-    size = _size(rows, columns, counts)
+    size = _size(rows, columns, max(map(_lines, holdings)))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, held, count in zip(axes, holdings, counts, strict=False):
         unit = f"training {held.unit}"
         if len(count) > MOST_BARS:
-            _heat_map(axis, count, unit)
+            _heat_map(axis, count, unit, held.classes)
         else:
             _bars(axis, count, colors, unit, held.clients)
         title = layout.wrapped(_title(held, holdings), size[0] / columns - 1.0)
@@ -131,10 +131,16 @@ def figure(holdings: Sequence[Holdings]) -> Figure:
     return figure
 
 
-def _size(rows: int, columns: int, counts: Sequence[Counts]) -> tuple[float, float]:
-    """Return the size of the figure in inches. A bar is as high as the number of its client."""
-    bars = max((len(count) for count in counts if len(count) <= MOST_BARS), default=0)
-    return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * bars) + 1.1
+def _lines(held: Holdings) -> int:
+    """Return the lines of text at the left of a panel: its clients, or the names of classes."""
+    if len(held.counts) <= MOST_BARS:
+        return len(held.counts)
+    return len(held.classes) if len(held.classes) <= MOST_NAMES else 0
+
+
+def _size(rows: int, columns: int, lines: int) -> tuple[float, float]:
+    """Return the size of the figure in inches. A line of each panel is as high as its text."""
+    return max(3.9 * columns, 6.0), rows * max(2.7, 1.0 + 0.16 * lines) + 1.1
 
 
 def _class_names(holdings: Sequence[Holdings], classes: int) -> list[str]:
@@ -188,16 +194,22 @@ def _bars(
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _heat_map(axis: Axes, counts: Counts, unit: str) -> None:
-    """Draw clients from left to right, with a line for each class. Darker is more."""
+def _heat_map(axis: Axes, counts: Counts, unit: str, names: Sequence[str]) -> None:
+    """Draw clients from left to right, with a line for each class. Darker is more.
+
+    Up to `MOST_NAMES` classes have their names, if they have any.
+    """
     # The square root of the counts, so that a few samples are visible.
     image = axis.imshow(
         counts.T, aspect="auto", cmap="Blues", norm=PowerNorm(0.5, 0), interpolation="nearest"
     )
     axis.set_xlabel("client")
     axis.set_ylabel("class")
-    for side in (axis.xaxis, axis.yaxis):
-        side.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    classes = counts.shape[1]
+    if names and classes <= MOST_NAMES:
+        axis.set_yticks(range(classes), _labels(names, classes), parse_math=False)
     bar = axis.figure.colorbar(image, ax=axis, format=FuncFormatter(_short))
     bar.set_label(unit)
 

@@ -99,6 +99,14 @@ def test_many_clients_are_a_heat_map_and_many_classes_a_scale() -> None:
     (axis,) = panels(figure)
     assert axis.images[0].get_array().shape == (10, 41)
     assert not figure.legends
+    names = tuple(f"the name of class {i}" for i in range(20))
+    figure = partition_figure.figure([replace(held(41, 20), classes=names)])
+    check(figure)
+    (axis,) = panels(figure)
+    assert [text.get_text() for text in axis.get_yticklabels()][:2] == [
+        "0 the name of c…",
+        "1 the name of c…",
+    ]
     figure = partition_figure.figure([held(40, 21)])
     assert not figure.legends
     assert any(axis.get_xlabel() == "class" for axis in figure.axes)
