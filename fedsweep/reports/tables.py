@@ -112,12 +112,13 @@ def spread_text(measure: str, spread: Spread, *, interval: bool = False) -> str:
 def cell_text(summary: Summary, cell: Cell, measure: str, *, interval: bool = False) -> str:
     """Return the text of a cell: the measure, then notes in parentheses.
 
-    The notes name tuned values, an unusual number of seeds, and failed or unfinished trials.
+    The notes name tuned values, an unusual number of seeds, and failed or unfinished trials. A
+    tuned setting of another normalizer has no value here, and is not named.
     """
     notes = [
         f"{label(n)}={field_text(n, cell.fields[n])}" if n in cell.fields else f"several {label(n)}"
         for n in summary.tuned
-        if cell.n
+        if cell.n and cell.fields.get(n, "several") is not None
     ]
     if cell.n and cell.n != summary.usual_n:
         notes.append(f"n={cell.n}")

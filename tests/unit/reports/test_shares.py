@@ -140,6 +140,15 @@ def test_a_row_that_pools_e_pools_trials_of_equal_shares() -> None:
     assert {row["round"] for row in data if row["normalizer"] == "fixbn"} == {"1", "2"}
 
 
+def test_a_tuned_t_star_is_named_only_where_there_is_one() -> None:
+    """BN has none."""
+    chosen = [row for row in sweep(*BUDGETS) if row["freeze_round"] not in (40, 2)]
+    summary = summarize("s", chosen, tuned=["freeze_round"])
+    texts = [entry.text for _, entries in tables.rows(summary) for entry in entries]
+    assert ["T⋆" in text for text in texts] == [False, True, False, True]
+    assert "(T⋆=20)" in texts[1]
+
+
 @given(st.integers(1, 500), st.integers(0, 500), st.integers(2, 50))
 def test_equal_shares_are_one_column(rounds: int, frozen: int, times: int) -> None:
     """The quotients of equal fractions are one number, and T* is found again."""
