@@ -67,7 +67,7 @@ def choose(shape: Callable[[tuple[str, ...] | None], Shape], query: Mapping[str,
     group_by = usual.fields if group is None else tuple(n for n in usual.fields if n in group)
     grouped = usual if group_by == usual.fields else shape(group_by)
     panels, panel_text = grouped.panels, query.get("panel", "")
-    name = panel_text if panel_text in panels else next(iter(panels), None)
+    name = panel_text if panel_text in panels else grouped.first
     panel = panels[name] if name is not None else Panel((), {})
     arms = {column_text(grouped.empty, column): column for column in panel.cells}
     given = listed(query, "arm")

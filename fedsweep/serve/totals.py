@@ -29,6 +29,10 @@ class Shape:
     """The fields that tell rows apart and have several values. A row may pool them."""
     panels: Mapping[str, Panel]
     """One per row of the table, by name."""
+    first: str | None
+    """The name of the panel whose trials were planned first. It is the first one with results, as
+    a rule.
+    """
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def shape_of(name: str, cells: Sequence[Row], group_by: Sequence[str] | None = N
     if group_by is not None:
         chosen = [axis for axis in empty.axes if axis not in fields or axis in group_by]
         empty = summarize(name, rows, group_by=chosen)
-    return Shape(cells, empty, fields, _panels(empty, cells))
+    first = panel_name(empty.axes, _key(empty, cells[0])) if cells else None
+    return Shape(cells, empty, fields, _panels(empty, cells), first)
 
 
 def _panels(summary: Summary, rows: Sequence[Row]) -> dict[str, Panel]:

@@ -67,6 +67,24 @@ def test_the_style_of_an_arm_does_not_depend_on_the_choice(
             assert alone[key] == trace[key], (name, key)
 
 
+def test_the_panel_that_was_planned_first_is_shown_first(
+    read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """It has the first results. The panels are in the order of the table, as everywhere."""
+    file = tmp_path / "turned.toml"
+    file.write_text(study.PLAN.replace("alpha = [0.1, 1.0]", "alpha = [1.0, 0.1]"))
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        study.finish(connection, trials.c.alpha == 1.0)
+        shape = shape_of("study", browse.cells(connection, "study"))
+    assert list(shape.panels) == [f"α = {alpha}, E = 2, momentum = reset" for alpha in ("0.1", "1")]
+    assert shape.first == "α = 1, E = 2, momentum = reset"
+    assert names(figures(read_cache)["arms"])
+    assert (
+        figures(read_cache, ("panel", "α = 0.1, E = 2, momentum = reset"))["arms"]["traces"] == []
+    )
+
+
 def test_the_style_of_an_arm_does_not_depend_on_the_panel(
     read_cache: ReadCache, studied: Engine, tmp_path: Path
 ) -> None:
