@@ -170,7 +170,7 @@ USUAL = {"algorithm": "fedavg", "optimizer": "sgd"}
 """The values of such fields that go without saying."""
 
 UNSAID = frozenset({
-    *("normalizer", "seed", "rounds", "snapshot_every", "keep_weights"),
+    *("normalizer", "seed", "snapshot_every", "keep_weights"),
     *("fingerprint", "partition_fingerprint", "pretrained_hash", "code"),
     *MEASURED,
 })  # fmt: skip

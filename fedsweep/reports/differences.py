@@ -99,7 +99,8 @@ def find_column(summary: Summary, name: str) -> ColumnKey:
         return columns[0]
     names = ", ".join(column_text(summary, c) for c in columns or summary.columns)
     if columns:
-        raise RequestError(f"--baseline {name}: say which of its columns ({names}), as fixbn:12")
+        example = ":".join(value_text(value) for value in columns[0] if value is not None)
+        raise RequestError(f"--baseline {name}: say which of its columns ({names}), as {example}")
     raise RequestError(
         f"--baseline {name}: sweep {summary.sweep} has no such column: it has {names}"
     )
@@ -145,14 +146,18 @@ def differences_to_centralized(summary: Summary, measure: str) -> list[CellDiffe
     central: dict[RowKey, list[tuple[RowKey, Cell]]] = defaultdict(list)
     for key, cells in summary.cells.items():
         for column, cell in cells.items() if key[place["centralized"]] else ():
-            arm = (column[0], *(column[i] for i in arm_places))
+            arm = (cell.fields["rounds"], column[0], *(column[i] for i in arm_places))
             central[(*(key[i] for i in same), *arm)].append((key, cell))
     differences = []
     for key, cells in summary.cells.items():
         if key[place["centralized"]]:
             continue
         for column, cell in cells.items():
-            arm = (central_twin(column[0]), *(column[i] for i in arm_places))
+            arm = (
+                cell.fields["rounds"],
+                central_twin(column[0]),
+                *(column[i] for i in arm_places),
+            )
             twins = central.get((*(key[i] for i in same), *arm), [])
             for i in own:  # prefer the twin with the same steps and clients, if there are several
                 twins = [twin for twin in twins if twin[0][i] == key[i]] or twins

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from fedsweep.reports.grouping import Cell, Summary
 from fedsweep.reports.labels import ColumnKey, Row, RowKey, Share, sort_key
 
+SHARE = "freeze_share"
+"""The column of T* as a share of the rounds, from 0 to 1, in the data of figures."""
+
 
 @dataclass(frozen=True)
 class FreezePanel:

@@ -185,7 +185,8 @@ def summarize(
     fields are neither, because `selection.tune` has left one value of them in each cell.
     """
     varying = {name for name in FIELDS if is_axis(name, _values(rows, name))} - set(tuned)
-    rounds_by_steps = _rounds_by_steps(rows) if "rounds" in varying else {}
+    is_decided = "rounds" in varying and "local_steps" not in tuned
+    rounds_by_steps = _rounds_by_steps(rows) if is_decided else {}
     others = varying - {*ROW_FIELDS, *ARM_FIELDS} - ({"rounds"} if rounds_by_steps else set())
     usual = [*ROW_FIELDS, *(name for name in FIELDS if name in others)]
     names = [*(usual if group_by is None else group_by)]
@@ -196,7 +197,7 @@ def summarize(
     arm_fields = tuple(
         n for n in ARM_FIELDS if n not in tuned and (n == "freeze_round" or n in varying)
     )
-    has_shares = "freeze_round" in arm_fields and _are_shares_fewer(rows)
+    has_shares = "freeze_round" in arm_fields and "rounds" not in tuned and _are_shares_fewer(rows)
     grouped: dict[RowKey, dict[ColumnKey, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         column = _column(row, arm_fields, has_shares=has_shares)
@@ -294,6 +295,7 @@ def _cell(rows: Sequence[Row], pooled: Sequence[str], tuned: Sequence[str]) -> C
     finished = [row for row in rows if row["state"] == "finished"]
     failures = Counter(row["failure"] or "error" for row in rows if is_failed(row))
     pairs = [tuple(row[n] for n in ("seed", *pooled)) for row in finished]
+    assert len(set(pairs)) == len(pairs), "two trials of a cell have one seed"
     differing = {*tuned, "rounds", "freeze_round"}
     return Cell(
         fields={

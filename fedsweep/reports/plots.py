@@ -17,10 +17,12 @@ from fedsweep.measures import MEASURES, Measure
 from fedsweep.reports import layout
 from fedsweep.reports.figure_data import Numbers, Points
 from fedsweep.reports.freeze_rounds import (
+    SHARE,
     FreezePanel,
     at_freeze_round,
     by_freeze_round,
     fork_of,
+    freeze_round,
     place_of,
     without_freeze_round,
 )
@@ -178,12 +180,15 @@ def accuracy_by_freeze_round(summary: Summary, width: float | None = None) -> Pl
     if not shown:
         return None
     titles = Titles.of(summary.axes, shown)
-    panels, points = Panels(len(shown), width), Points(summary, "freeze_round", "test_accuracy")
+    panels = Panels(len(shown), width)
+    more = [SHARE] if summary.has_shares else []
+    points = Points(summary, "freeze_round", "test_accuracy", *more)
     for axis, key in panels.over(list(shown)):
         cells = {c: cell for c, cell in summary.cells[key].items() if cell.mean is not None}
         for column in _in_order(summary, cells):
             point = dict(zip(summary.axes, key, strict=True))
-            points.add(column, point, _numbers(cells[column]))
+            share = [freeze_round(summary, column)] if more else []
+            points.add(column, point, _numbers(cells[column]), *share)
         _draw_by_freeze_round(panels, axis, summary, shown[key])
         panels.name(axis, titles.of_panel(key), shown[key].heading)
     order = [column_text(summary, without_freeze_round(summary, c)) for c in summary.columns]

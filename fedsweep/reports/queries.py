@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def cells_query(summary: Summary, conditions: Sequence[Condition] = ()) -> str:
     """Select the mean and standard deviation of the test accuracy of each cell."""
-    fields = ["normalizer", *summary.arm_fields, *summary.axes]
+    fields = ["normalizer", *summary.arm_fields, *summary.axes, *_rounds(summary)]
     numbers = ["n", "n_failed", "mean_test_accuracy", "std_test_accuracy"]
     where = [f"sweep = {sql_value(summary.sweep)}", *(c.sql() for c in conditions)]
     return (
@@ -27,6 +27,7 @@ def cells_query(summary: Summary, conditions: Sequence[Condition] = ()) -> str:
 def values_query(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:
     """Select a final measure of each finished trial."""
     fields = ["normalizer", *summary.arm_fields, *summary.axes, *summary.pooled, *summary.tuned]
+    fields += _rounds(summary)
     names = [f"r.{name}" for name in [*dict.fromkeys(fields), "seed", measure]]
     if summary.tuned:
         names.append("r.validation_accuracy")
@@ -39,6 +40,11 @@ def values_query(summary: Summary, measure: str, conditions: Sequence[Condition]
         f"SELECT {', '.join(names)} FROM results r JOIN members m ON m.trial_id = r.trial_id "
         f"WHERE {' AND '.join(where)} ORDER BY {', '.join(names[:-1])}"
     )
+
+
+def _rounds(summary: Summary) -> list[str]:
+    """Return the field that turns a share of the rounds into T*, if the columns have shares."""
+    return ["rounds"] if summary.has_shares and "rounds" not in summary.axes else []
 
 
 def table_query(summary: Summary, measure: str, conditions: Sequence[Condition] = ()) -> str:

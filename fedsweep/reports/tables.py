@@ -194,7 +194,7 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
 
 def rounds_note(summary: Summary) -> list[str]:
     """Return the rounds for each E of the table, if E decides them."""
-    if not summary.rounds_by_steps or "local_steps" not in summary.axes:
+    if not summary.rounds_by_steps:
         return []
     each = sorted(summary.rounds_by_steps.items())
     texts = [f"{rounds:,} at E = {steps}" for steps, rounds in each]

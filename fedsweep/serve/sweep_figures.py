@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsweep.reports.freeze_rounds import FreezePanel, at_freeze_round, fork_of, place_of
+from fedsweep.reports.freeze_rounds import SHARE, FreezePanel, at_freeze_round, fork_of, place_of
 from fedsweep.reports.grouping import Cell, Summary, column_text
 from fedsweep.reports.labels import ColumnKey
 from fedsweep.serve.choice import Choice
@@ -149,12 +149,15 @@ def by_freeze_round_table(choice: Choice, panel: FreezePanel | None) -> CsvTable
             return
         for arm, points in panel.lines.items():
             for frozen, cell in points:
-                yield _cell_row(choice, at_freeze_round(summary, arm, frozen), cell)
+                row = _cell_row(choice, at_freeze_round(summary, arm, frozen), cell)
+                yield (*row, frozen) if more else row
         for column, cell in panel.levels.items():
-            yield _cell_row(choice, column, cell)
+            row = _cell_row(choice, column, cell)
+            yield (*row, None) if more else row
 
     summary = choice.shape.empty
-    columns = (*_field_names(summary), *NUMBERS)
+    more = [SHARE] if summary.has_shares else []
+    columns = (*_field_names(summary), *NUMBERS, *more)
     return CsvTable(f"{summary.sweep}-accuracy-by-freeze-round", columns, rows())
 
 

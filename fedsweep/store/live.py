@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from fedsweep.fields import DESCRIBED
+from fedsweep.fields import DESCRIBED, TELLING
 from fedsweep.states import FailureKind, Outcome, TrialState
 from fedsweep.store.clock import as_sql, is_ahead, read_clock
 from fedsweep.store.rows import Row
@@ -63,6 +63,7 @@ def running(connection: Connection) -> list[Row]:
     query = (
         sa.select(
             *_DESCRIPTION,
+            *(trials.c[name] for name in TELLING if name not in DESCRIPTION),
             a.worker,
             a.host,
             a.pid,

@@ -48,7 +48,7 @@ class WorkStatus:
 
     slots: list[Slot]
     progress: list[SweepProgress]
-    """The sweeps in scope that have had open trials since the run began."""
+    """The sweeps in scope that have had work since the run began."""
     tally: Tally
     ended: Ended | None = None
     """The attempt whose end is shown, if it is one."""

@@ -153,8 +153,10 @@ class _Watch:
         self.hurry = False
         self.progress: list[SweepProgress] = []
         self.begun: set[str] = set()
-        """The sweeps that have had open trials since the run began."""
+        """The sweeps that have had work since the run began."""
         self.varying: tuple[str, ...] = ()
+        self.has_read = False
+        """True from the first reading of the progress on."""
         self.upkeep = Upkeep(
             self.engine,
             [
@@ -558,12 +560,20 @@ class _Watch:
 
     def read_progress(self) -> None:
         """Read the progress of the sweeps in scope."""
-        known = sum(sweep.trials for sweep in self.progress)
+        before = {sweep.sweep: sweep for sweep in self.progress}
         with reading(self.engine) as connection:
-            self.progress = sweep_progress(connection, self.options.sweep)
-            if sum(sweep.trials for sweep in self.progress) != known:
-                self.varying = varying_fields(connection, self.options.sweep)
-        self.begun |= {p.sweep for p in self.progress if p.done < p.trials or p.searching}
+            progress = sweep_progress(connection, self.options.sweep)
+            trials = {sweep.sweep: sweep.trials for sweep in progress}
+            varying = self.varying
+            if trials != {name: sweep.trials for name, sweep in before.items()}:
+                varying = varying_fields(connection, self.options.sweep)
+        for sweep in progress:
+            known = before.get(sweep.sweep)
+            # A short sweep may be planned and end between two readings.
+            has_advanced = known is None or known.done < sweep.done
+            if sweep.done < sweep.trials or sweep.searching or (self.has_read and has_advanced):
+                self.begun.add(sweep.sweep)
+        self.progress, self.varying, self.has_read = progress, varying, True
 
     def show_ended(self) -> None:
         """Show the attempts that have ended, after the progress that counts them was read."""

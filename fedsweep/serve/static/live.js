@@ -182,13 +182,14 @@ if (document.body.dataset.events) {
   document.addEventListener("visibilitychange", onVisibility);
 } else say("live", "");
 
-// Returns the query of a form. The first option of a list is usual and left out. So is a group of
+// Returns the query of a form. The usual option of a list, by default the first, is left out. So is a group of
 // checkboxes that is as usual. If none of a group is checked, it has one empty value.
 function chosen(form) {
   const query = new URLSearchParams(), groups = new Map();
   for (const field of form.elements) {
     if (field.type !== "checkbox") {
-      const isUsual = field.type === "select-one" && field.selectedIndex === 0;
+      const usual = field.type === "select-one" && (field.querySelector("[data-usual]") ?? field.options[0]);
+      const isUsual = usual && field.selectedOptions[0] === usual;
       if (field.name && field.value && !isUsual) query.append(field.name, field.value);
     } else groups.set(field.name, [...(groups.get(field.name) ?? []), field]);
   }

@@ -175,7 +175,8 @@ def test_a_table_that_does_not_fit_has_a_line_for_each_normalizer() -> None:
 def test_optional_measurements_are_not_an_axis() -> None:
     """Such options do not change the identity of a trial."""
     rows = ten(client_accuracy=0, keep_weights=0, diagnostics=0)
-    rows += [row | {"diagnostics": 1, "keep_weights": 1, "client_accuracy": 1} for row in rows]
+    options = {"diagnostics": 1, "keep_weights": 1, "client_accuracy": 1}
+    rows += [row | options | {"seed": row["seed"] + len(rows)} for row in rows]
     assert summarize("s", rows).axes == ("alpha", "local_steps", "momentum")
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsweep.errors import RequestError
 from fedsweep.reports import plots, tables
-from fedsweep.reports.differences import find_column
+from fedsweep.reports.differences import differences_to_centralized, find_column
 from fedsweep.reports.freeze_rounds import by_freeze_round, place_of
 from fedsweep.reports.grouping import Summary, column_text, summarize
 from fedsweep.reports.labels import Row
@@ -88,6 +90,8 @@ def test_t_star_stays_in_rounds_if_shares_would_not_meet() -> None:
 def test_a_baseline_may_be_named_by_its_share() -> None:
     summary = summarize("s", sweep(*BUDGETS))
     assert column_text(summary, find_column(summary, "fixbn:25%")) == "FIXBN T⋆=25%"
+    with pytest.raises(RequestError, match=r"as fixbn:25%$"):
+        find_column(summary, "fixbn")
 
 
 def test_the_figure_by_t_star_has_percent_and_its_data_rounds() -> None:
@@ -163,6 +167,49 @@ def test_equal_shares_are_one_column(rounds: int, frozen: int, times: int) -> No
         point = {"local_steps": row["local_steps"]}
         assert summary.column_fields(column, point)["freeze_round"] == row["freeze_round"]
         assert summary.column(row) == column
+
+
+@pytest.mark.parametrize("tuned", ["local_steps", "rounds"])
+def test_trials_of_different_rounds_are_no_cell_if_one_of_them_is_tuned(tuned: str) -> None:
+    """A cell never has two trials of one seed."""
+    rows = sweep(*BUDGETS)
+    summary = summarize("s", rows, tuned=[tuned])
+    cells = [cell for row in summary.cells.values() for cell in row.values()]
+    assert [cell.n for cell in cells] == [2] * 6
+    assert all(len(cell.values["test_accuracy"]) == 2 for cell in cells)
+
+
+def test_the_query_of_a_table_has_the_rounds_that_turn_a_share_into_t_star() -> None:
+    """The note has them for each E, also if the row pools E."""
+    for group_by in (None, ["alpha"]):
+        summary = summarize("s", sweep(*BUDGETS), group_by=group_by)
+        query, note = (
+            tables.query_note(summary, "test_accuracy", tables.ReportOptions()),
+            "rounds: 80",
+        )
+        assert re.search(r", (r\.)?rounds, ", query.partition(" FROM ")[0])
+        assert any(text.startswith(note) for text in tables.footnotes(summary))
+
+
+def test_the_data_of_the_figure_by_t_star_have_the_shares() -> None:
+    """They are the x axis, and all that a row that pools E has."""
+    for group_by in (None, ["alpha"]):
+        summary = summarize("s", sweep(*BUDGETS), group_by=group_by)
+        _, data = drawn(plots.accuracy_by_freeze_round(summary))
+        shares = {(row["arm"], row["freeze_share"]) for row in data}
+        assert shares == {("BN", ""), ("FIXBN T⋆=25%", "0.25"), ("FIXBN T⋆=50%", "0.5")}
+
+
+def test_a_centralized_twin_has_as_many_rounds() -> None:
+    """E = 20 has no twin of 4 rounds. The twin of E = 1 has as many rounds, but other steps."""
+    rows = [row | {"centralized": 0} for row in sweep(*BUDGETS)]
+    rows += [
+        trial("bn", seed, 0.9 + seed / 50, local_steps=1, rounds=80, alpha=None, centralized=1)
+        for seed in (0, 1)
+    ]
+    differences = differences_to_centralized(summarize("s", rows), "test_accuracy")
+    assert {cell.key[1] for cell in differences} == {1}
+    assert len(differences) == 3
 
 
 def test_shares_are_written_with_four_digits() -> None:

@@ -13,6 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy.engine import Engine
 
+from fedsweep.plans import read_plan
+from fedsweep.store import planning
 from fedsweep.store.schema import open_store
 from fedsweep.store.tables import attempts, trials
 from fedsweep.store.transactions import transaction
@@ -125,6 +127,29 @@ def test_a_choice_is_applied_at_once_and_kept_in_the_address(tab: Page, root: st
     tab.get_by_role("button", name="all").click()
     expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(4)
     expect(tab).to_have_url(re.compile(r"study\?panel=[^&]*$"))
+
+
+def test_the_first_panel_of_the_list_can_be_chosen_if_another_is_usual(
+    tab: Page, root: str, store: Engine, tmp_path: Path
+) -> None:
+    """The plan has α = 1 first, so that its panel is shown and is not in the address."""
+    file = tmp_path / "turned.toml"
+    turned = study.PLAN.replace('"study"', '"turned"').replace("[0.1, 1.0]", "[1.0, 0.1]")
+    file.write_text(turned.replace("lr = 0.05", "lr = 0.1"))
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        study.finish(connection, trials.c.lr == 0.1)
+    draw(tab, f"{root}sweeps/turned")
+    panel, first = tab.get_by_label("Panel"), "α = 0.1, E = 2, momentum = reset"
+    usual = first.replace("0.1", "1")
+    expect(panel).to_have_value(usual)
+    panel.select_option(first)
+    expect(tab).to_have_url(re.compile(r"turned\?panel=%CE%B1\+%3D\+0\.1%2C[^&]*$"))
+    tab.get_by_label("GN", exact=True).uncheck()
+    expect(tab).to_have_url(re.compile(r"\?panel=%CE%B1\+%3D\+0\.1%2C.*&arm=BN"))
+    expect(panel).to_have_value(first)
+    panel.select_option(usual)
+    expect(tab).to_have_url(re.compile(r"turned\?arm=BN"))
 
 
 def test_the_zoom_survives_updates_and_smoothing_and_is_reset_by_keyboard(

@@ -255,6 +255,7 @@ def test_t_star_is_a_share_if_rounds_vary_with_e(
         lines = list(csv.DictReader(io.StringIO(client.get(path).text)))
         frozen = sorted(int(line["freeze_round"]) for line in lines if line["freeze_round"])
         assert frozen == [rounds // 4, rounds // 2]
+        assert [line["freeze_share"] for line in lines] == ["0.25", "0.5", ""]
     page = text(client.get("/sweeps/study").text)
     assert "rounds: 24 at E = 1, 12 at E = 2" in page
 

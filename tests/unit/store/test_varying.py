@@ -5,15 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from fedsweep import queue
+from fedsweep.actions import status
 from fedsweep.fields import CATALOG, DESCRIBED, TELLING, UNSAID
-from fedsweep.plans.read import read_plan
+from fedsweep.plans import read_plan
+from fedsweep.reports.labels import describe
 from fedsweep.store import planning
+from fedsweep.store.clock import read_clock
+from fedsweep.store.schema import open_store
+from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.store.varying import varying_fields
+from fedsweep.worker import WorkOptions
+from fedsweep.worker.watch import _Watch
 from tests.acceptance.command import at_once
-from tests.builders import TINY
+from tests.builders import TINY, WORKER
 
 
 def renamed(name: str, *lines: str) -> str:
@@ -56,6 +65,79 @@ def test_a_setting_that_a_normalizer_lacks_does_not_vary(store: Engine, tmp_path
     add(store, tmp_path, "groups", "gn_groups = 4")
     with reading(store) as connection:
         assert varying_fields(connection) == ()
+
+
+def test_none_is_a_value_where_it_is_a_choice(store: Engine, tmp_path: Path) -> None:
+    """Only some trials begin with weights from a file."""
+    add(store, tmp_path, "weights")
+    with transaction(store) as connection:
+        some = sa.update(trials).where(trials.c.seed == 0)
+        connection.execute(some.values(pretrained="weights.safetensors"))
+        assert varying_fields(connection) == ("pretrained",)
+        connection.execute(sa.update(trials).values(pretrained="weights.safetensors"))
+        assert varying_fields(connection) == ()
+
+
+def test_running_trials_are_described_by_them(store: Engine, tmp_path: Path) -> None:
+    """`status` names the learning rate of each."""
+    add(store, tmp_path, "two", "lr = [0.1, 0.2]")
+    with transaction(store) as connection:
+        while queue.claim(connection, WORKER, read_clock(connection)) is not None:
+            pass
+    glance = status.glance(store)
+    assert glance.varying == ("lr",)
+    texts = [describe(row, glance.varying) for row in glance.running]
+    assert {text.partition("lr=")[2].split()[0] for text in texts} == {"0.1", "0.2"}
+
+
+def counted_by(watch: _Watch) -> list[tuple[str, int, int]]:
+    """Return the sweeps that the watch counts after its next reading: name, done and all."""
+    watch.read_progress()
+    return [(sweep.sweep, sweep.done, sweep.trials) for sweep in watch.view().progress]
+
+
+def test_a_worker_counts_the_sweeps_that_have_had_work_since_it_began(
+    store_url: str, tmp_path: Path
+) -> None:
+    """One that was over before is left out. One that begins and ends in a moment counts."""
+    store = open_store(store_url)
+    finish = sa.update(trials).values(state="finished", final_round=3)
+    add(store, tmp_path, "over")
+    with transaction(store) as connection:
+        connection.execute(finish)
+    watch = _Watch(WorkOptions(store_url), lambda _view: None)
+    assert counted_by(watch) == []
+    add(store, tmp_path, "short", "lr = 0.2")
+    with transaction(store) as connection:
+        connection.execute(finish)
+    assert counted_by(watch) == [("short", 6, 6)]
+    add(store, tmp_path, "open", "lr = 0.3")
+    assert counted_by(watch) == [("short", 6, 6), ("open", 0, 6)]
+    watch.engine.dispose()
+    watch.boxes.cleanup()
+    store.dispose()
+
+
+def test_an_outage_does_not_hide_what_varies(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fields are read again with the next progress."""
+    store = open_store(store_url)
+    add(store, tmp_path, "two", "lr = [0.1, 0.2]")
+    watch = _Watch(WorkOptions(store_url), lambda _view: None)
+
+    def away(*_: object) -> None:
+        raise OSError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsweep.worker.watch.varying_fields", away)
+        with pytest.raises(OSError, match="away"):
+            watch.read_progress()
+    watch.read_progress()
+    assert watch.view().varying == ("lr",)
+    watch.engine.dispose()
+    watch.boxes.cleanup()
+    store.dispose()
 
 
 @pytest.mark.usefixtures("walk_in_test")
