@@ -62,8 +62,8 @@ def test_there_are_pages_that_run_and_excerpts() -> None:
         ("6 trials finished, 0 failed", "5 trials finished, 1 failed\n", False),
         ("finished 77.78% in 16s  [1/6, 1m18s left]", "finished 3.10% in 1s  [2/6, 0s left]", True),
         (
-            "da9e5b40 bn seed=0: finished 1.00%\n…\n2 trials finished",
-            "a0f0bc91 bn seed=1: finished 9%\nf49b82ab bn seed=0: finished 2.00%\n2 trials finished",
+            "da9e5b40 bn seed=0: finished 1.00%\n…\n2 done",
+            "a0f0bc91 bn seed=1: finished 9%\nf49b82ab bn seed=0: finished 2.00%\n2 done",
             True,
         ),
         (
