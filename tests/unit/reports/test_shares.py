@@ -129,6 +129,19 @@ def test_a_curve_forks_at_the_t_star_of_its_own_rounds() -> None:
     assert first == {("1", "20"): 20, ("1", "40"): 40, ("20", "1"): 1, ("20", "2"): 2}
 
 
+def test_a_trial_that_has_not_reached_t_star_is_not_drawn_beside_bn() -> None:
+    """Until then, its line is BN's. Without BN, the line has no fork."""
+    rows = [trial("bn", 0, 0.5), trial("fixbn", 0, None, freeze_round=8, state="running")]
+    curves = {row["trial_id"]: {4: 0.3} for row in rows}
+    curves[rows[0]["trial_id"]][16] = 0.5
+    _, data = drawn(plots.arms_by_round(summarize("s", rows), rows, curves))
+    assert {row["normalizer"] for row in data} == {"bn"}
+    plot, data = drawn(plots.arms_by_round(summarize("s", rows[1:]), rows[1:], curves))
+    assert [row["round"] for row in data] == ["4"]
+    (axis,) = panels(plot.figure)
+    assert not [line for line in axis.lines if line.get_markeredgecolor() == "black"]
+
+
 def test_a_row_that_pools_e_pools_trials_of_equal_shares() -> None:
     """Rounds and T* have several values then, so that they have none in the records."""
     rows = sweep(*BUDGETS)
