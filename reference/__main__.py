@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from reference import pages
+from reference import pages, study
 
 
 def main() -> int:
@@ -14,8 +14,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="Compare the pages, and write none.")
     if not parser.parse_args().check:
         pages.write()
+        study.write()
         return 0
-    problems = [text for name in pages.PAGES if (text := pages.problem(name)) is not None]
+    found = [*map(pages.problem, pages.PAGES), study.problem()]
+    problems = [text for text in found if text is not None]
     for text in problems:
         print(text, file=sys.stderr)
     return 1 if problems else 0
