@@ -130,8 +130,10 @@ def test_seeds_that_were_evaluated_at_other_rounds_are_tuned_together() -> None:
         *runs(0.2, (0.7, 0.9), (0.7, 0.9)),
     ]
     rows = [row | {"evaluate_every": 1 + (row["seed"] == 1)} for row in rows]
-    assert {row["lr"] for row in tune(rows, ["lr"])} == {0.2}
-    assert len(summarize("s", rows, tuned=["lr"]).cells) == 1
+    chosen = tune(rows, ["lr"])
+    assert {row["lr"] for row in chosen} == {0.2}
+    (cells,) = summarize("s", chosen, tuned=["lr"]).cells.values()
+    assert [cell.n for cell in cells.values()] == [2]
 
 
 def test_a_pooled_row_of_several_tuned_values_says_so() -> None:
