@@ -146,7 +146,7 @@ def differences_to_centralized(summary: Summary, measure: str) -> list[CellDiffe
     central: dict[RowKey, list[tuple[RowKey, Cell]]] = defaultdict(list)
     for key, cells in summary.cells.items():
         for column, cell in cells.items() if key[place["centralized"]] else ():
-            arm = (cell.fields["rounds"], column[0], *(column[i] for i in arm_places))
+            arm = (cell.fields.get("rounds"), column[0], *(column[i] for i in arm_places))
             central[(*(key[i] for i in same), *arm)].append((key, cell))
     differences = []
     for key, cells in summary.cells.items():
@@ -154,7 +154,7 @@ def differences_to_centralized(summary: Summary, measure: str) -> list[CellDiffe
             continue
         for column, cell in cells.items():
             arm = (
-                cell.fields["rounds"],
+                cell.fields.get("rounds"),
                 central_twin(column[0]),
                 *(column[i] for i in arm_places),
             )

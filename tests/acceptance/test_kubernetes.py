@@ -192,7 +192,7 @@ ROUNDS = "SELECT count(*) FROM rounds"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 def test_a_container_that_is_told_to_stop_is_started_again_and_one_that_ends_is_not(
     postgres_url: str, tiny: Path, tmp_path: Path
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_container_that_is_told_to_stop_is_started_again_and_one_that_ends_is_
     assert query(postgres_url, STATES) == [("finished", 6)]
 
 
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 def test_a_container_that_cannot_work_keeps_the_exit_code_of_its_worker(tmp_path: Path) -> None:
     """Its message is in the log of the pod. The Job counts this code as a failure."""
     failed = start_container("postgresql://user:secret@127.0.0.1:1/none", tmp_path)

@@ -64,7 +64,7 @@ def row(name: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 def test_the_page_tells_the_bytes_of_rounds_and_of_clients(postgres_url: str, tiny: Path) -> None:
     """6,000 rounds with the accuracy of four clients. The numbers are right to a quarter."""
     machines.train(postgres_url, tiny, 1000, "client_accuracy=true")
@@ -75,7 +75,7 @@ def test_the_page_tells_the_bytes_of_rounds_and_of_clients(postgres_url: str, ti
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 def test_idle_slots_keep_a_connection_each_and_busy_slots_keep_none(
     postgres_url: str, tiny: Path
 ) -> None:
@@ -147,7 +147,7 @@ def shell(_folder: Path, _variables: dict[str, str]) -> Iterator[str]:
 SECRET = "hunter2-in-the-url"
 
 
-@pytest.mark.usefixtures("walk")
+@pytest.mark.usefixtures("walk_in_test")
 @pytest.mark.parametrize(
     "remote", [shell, pytest.param(ssh, marks=pytest.mark.slow)], ids=["sh", "ssh"]
 )

@@ -59,8 +59,8 @@ LEXEMES = (
 )
 """Texts that differ between two runs, and their common form. Whole numbers are compared."""
 
-
 FINISHED = re.compile(r"ID .* seed=\d+: finished ")
+"""The line of a finished trial, in its common form."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class Reader:
     compares: bool = True
     """Each output must agree with what the page shows, if this is true."""
     width: str = WIDTH
+    """Columns of the terminal."""
     variables: dict[str, str] = field(default_factory=dict)
     code: int = 0
     """The exit code of the last command."""

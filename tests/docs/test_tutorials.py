@@ -13,7 +13,6 @@ TUTORIALS = sorted((REPOSITORY / "docs" / "tutorial").glob("*.md"))
 SEARCHING = "searching-t-star"
 """A search tries what the accuracies suggest. So another processor prints other numbers."""
 
-
 WIDTHS = {"reading-the-report": "110"}
 """Columns of the terminal, if the tables of a page need more than the other pages' 100."""
 
