@@ -39,6 +39,8 @@ class ConfigField:
     """True if it has no meaning, or another one, in centralized training."""
     timed: bool = False
     """True if the time of a round depends on it."""
+    tunable: bool = False
+    """True for a hyperparameter, whose value a study may choose on validation."""
     measured: bool = False
     """True if it is outside the identity of a trial and changes what its rounds measure."""
     unit: str = ""
@@ -59,7 +61,9 @@ CATALOG = (
         timed=True,
         unit="steps per client and round",
     ),
-    ConfigField("freeze_round", symbol="T⋆", normalizer="fixbn", column="T⋆", unit="rounds"),
+    ConfigField(
+        "freeze_round", symbol="T⋆", normalizer="fixbn", column="T⋆", unit="rounds", tunable=True
+    ),
     ConfigField("momentum", row=True, federated=True),
     ConfigField("clients", federated=True, timed=True, unit="clients"),
     ConfigField("participation", federated=True, timed=True, unit="fraction of the clients"),
@@ -68,22 +72,22 @@ CATALOG = (
     ConfigField("fingerprint", unset=True),
     ConfigField("image_size", timed=True, unit="pixels"),
     ConfigField("augment"),
-    ConfigField("gn_groups", normalizer="gn", column="groups", unit="groups"),
+    ConfigField("gn_groups", normalizer="gn", column="groups", unit="groups", tunable=True),
     # In the heading of a column, the rule stands before the kind of freeze.
-    ConfigField("freeze_rule", since=5, normalizer="fixbn"),
-    ConfigField("freeze", normalizer="fixbn"),
+    ConfigField("freeze_rule", since=5, normalizer="fixbn", tunable=True),
+    ConfigField("freeze", normalizer="fixbn", tunable=True),
     ConfigField("shards_per_client", federated=True, unit="shards"),
     ConfigField("validation", unit="fraction of the samples"),
-    ConfigField("batch_size", timed=True, unit="samples"),
-    ConfigField("lr"),
-    ConfigField("clip_norm"),
-    ConfigField("momentum_factor"),
-    ConfigField("weight_decay"),
-    ConfigField("decay_norm"),
+    ConfigField("batch_size", timed=True, unit="samples", tunable=True),
+    ConfigField("lr", tunable=True),
+    ConfigField("clip_norm", tunable=True),
+    ConfigField("momentum_factor", tunable=True),
+    ConfigField("weight_decay", tunable=True),
+    ConfigField("decay_norm", tunable=True),
     ConfigField("dtype", timed=True),
     ConfigField("evaluate_every", measured=True, unit="rounds"),
     ConfigField("image_height", since=2, timed=True, unit="pixels"),
-    ConfigField("agc_clip", since=2, normalizer="ws", column="clip"),
+    ConfigField("agc_clip", since=2, normalizer="ws", column="clip", tunable=True),
     ConfigField("centralized", since=2, symbol="central", federated=True, timed=True),
     ConfigField("min_samples", since=2, federated=True, unit="samples"),
     ConfigField(
@@ -95,25 +99,25 @@ CATALOG = (
         timed=True,
         unit="passes per client and round",
     ),
-    ConfigField("lr_schedule", since=2),
-    ConfigField("lr_step", since=2, unit="rounds"),
-    ConfigField("lr_gamma", since=2),
-    ConfigField("server_momentum", since=2, federated=True),
+    ConfigField("lr_schedule", since=2, tunable=True),
+    ConfigField("lr_step", since=2, unit="rounds", tunable=True),
+    ConfigField("lr_gamma", since=2, tunable=True),
+    ConfigField("server_momentum", since=2, federated=True, tunable=True),
     ConfigField("client_accuracy", since=2, timed=True, measured=True),
     ConfigField("keep_weights", since=2),
     ConfigField("diagnostics", since=2, timed=True, measured=True),
     ConfigField("snapshot_every", since=3, unit="rounds"),
     ConfigField("algorithm", since=8, federated=True, timed=True),
-    ConfigField("prox_mu", since=8, symbol="μ", federated=True),
-    ConfigField("server_lr", since=8, federated=True),
-    ConfigField("server_beta1", since=8, federated=True),
-    ConfigField("server_beta2", since=8, federated=True),
-    ConfigField("server_tau", since=8, federated=True),
-    ConfigField("dyn_alpha", since=8, federated=True),
+    ConfigField("prox_mu", since=8, symbol="μ", federated=True, tunable=True),
+    ConfigField("server_lr", since=8, federated=True, tunable=True),
+    ConfigField("server_beta1", since=8, federated=True, tunable=True),
+    ConfigField("server_beta2", since=8, federated=True, tunable=True),
+    ConfigField("server_tau", since=8, federated=True, tunable=True),
+    ConfigField("dyn_alpha", since=8, federated=True, tunable=True),
     ConfigField("optimizer", since=8, timed=True),
-    ConfigField("adam_beta1", since=8),
-    ConfigField("adam_beta2", since=8),
-    ConfigField("adam_eps", since=8),
+    ConfigField("adam_beta1", since=8, tunable=True),
+    ConfigField("adam_beta2", since=8, tunable=True),
+    ConfigField("adam_eps", since=8, tunable=True),
     ConfigField("pretrained", since=8, unset=True),
     ConfigField("pretrained_hash", since=8, unset=True),
     ConfigField("code", since=8, unset=True),
@@ -156,6 +160,9 @@ FEDERATED = frozenset(_names(lambda field: field.federated))
 
 TIMED = _names(lambda field: field.timed)
 """Fields on which the time of a round depends, in addition to the machine."""
+
+TUNABLE = _names(lambda field: field.tunable)
+"""Hyperparameters, whose values a study may choose on validation."""
 
 MEASURED = _names(lambda field: field.measured)
 """Fields outside the identity of a trial that show in its rounds."""

@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedsweep.reports.grouping import Cell, Summary
+from fedsweep.fields import ARM_FIELDS, MEASURED
+from fedsweep.plans import OUTSIDE_IDENTITY
+from fedsweep.reports.grouping import FIELDS, Cell, Summary
 from fedsweep.reports.labels import ColumnKey, Row, RowKey, Share, sort_key
 
 SHARE = "freeze_share"
@@ -72,6 +74,26 @@ def _panel(summary: Summary, cells: Mapping[ColumnKey, Cell]) -> FreezePanel | N
 def place_of(frozen: int | Share) -> float:
     """Return the place of T* on its axis: in percent if it is a share, else in rounds."""
     return 100 * frozen if isinstance(frozen, Share) else frozen
+
+
+_ALIKE = tuple(
+    name
+    for name in FIELDS
+    if name not in {"normalizer", "seed", *ARM_FIELDS, *MEASURED, *OUTSIDE_IDENTITY}
+)
+"""The fields in which trials of FIXBN and BN with the same rounds up to T* are alike."""
+
+
+def is_trunk(bn: Iterable[Row], fixbn: Iterable[Row]) -> bool:
+    """Return whether trials of BN have the rounds of these trials of FIXBN up to T*.
+
+    They have not if, for one, tuning has chosen another learning rate for FIXBN than for BN.
+    """
+    return _kinds(bn) == _kinds(fixbn)
+
+
+def _kinds(rows: Iterable[Row]) -> set[tuple[object, ...]]:
+    return {tuple(row[name] for name in _ALIKE) for row in rows}
 
 
 def fork_of(summary: Summary, rows: Iterable[Row]) -> int | None:

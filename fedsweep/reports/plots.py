@@ -23,6 +23,7 @@ from fedsweep.reports.freeze_rounds import (
     by_freeze_round,
     fork_of,
     freeze_round,
+    is_trunk,
     place_of,
     without_freeze_round,
 )
@@ -69,14 +70,15 @@ def arms_by_round(
     titles, styles = Titles.of(summary.axes, arms), styles_of(summary)
     panels, points = Panels(len(arms), width), Points(summary, "round", measure.name)
     for axis, panel in panels.over(sorted(arms, key=sort_key)):
-        trunk = any(column[0] == "bn" for column in arms[panel])
+        bn = [row for column in arms[panel] if column[0] == "bn" for row in arms[panel][column]]
         for column in _in_order(summary, arms[panel]):
             n, curve = _curve(arms[panel][column], curves)
+            trunk = column[0] == "fixbn" and is_trunk(bn, arms[panel][column])
             is_before = _is_before_freeze(summary, arms[panel][column], curve)
             if trunk and is_before:
                 continue
             fork = None if is_before else _fork(summary, arms[panel][column], curve)
-            # Up to T*, FIXBN equals BN bit for bit. If BN is drawn, FIXBN's line begins at T*.
+            # Up to T*, FIXBN equals BN bit for bit. If that BN is drawn, FIXBN's line begins at T*.
             shown = _from_round(curve, fork) if trunk and fork else curve
             name, number = column_text(summary, column), summary.columns.index(column)
             panels.curve(axis, _scaled(shown, measure.scale), name, styles[column], number)

@@ -175,9 +175,7 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
         pooled = " and ".join(label(name) for name in ("seed", *summary.pooled))
         notes = [f"n = {summary.usual_n} trials unless given, over {pooled}"]
     notes += rounds_note(summary) + _missing(summary)
-    if summary.tuned:
-        chosen = ", ".join(label(name) for name in summary.tuned)
-        notes.append(f"{chosen}: chosen in each cell by the mean validation accuracy")
+    notes += tuned_note(summary)
     if any(entry.mark for _, entries in rows(summary, options.first, options) for entry in entries):
         notes.append(MARKED.format(*(("*", "~") if options.plain else ("bold", "underlined"))))
     if options.baseline is not None:
@@ -190,6 +188,12 @@ def footnotes(summary: Summary, options: ReportOptions | None = None) -> list[st
     if any(incomplete_cell_is_better(row, options.first) for row in summary.cells.values()):
         notes.append(PARTIAL)
     return [*notes, query_note(summary, options.first, options)]
+
+
+def tuned_note(summary: Summary) -> list[str]:
+    """Return the tuned fields of the table, if there are any."""
+    chosen = ", ".join(label(name) for name in summary.tuned)
+    return [f"{chosen}: chosen in each cell by the mean validation accuracy"] if chosen else []
 
 
 def rounds_note(summary: Summary) -> list[str]:

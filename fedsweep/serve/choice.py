@@ -1,4 +1,4 @@
-"""The panel, the arms and the grouping that the address of a sweep's screen chooses."""
+"""The panel, the arms, the grouping and the tuning that the address of a sweep's screen chooses."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedsweep.serve.totals import Panel, Shape
 MAX_ARMS = 24
 """Arms that one panel draws. More lines could not be told apart."""
 
-PARAMETERS = ("panel", "arm", "group", "smooth")
+PARAMETERS = ("panel", "arm", "group", "tune", "smooth")
 """The query parameters that hold the choice."""
-REPEATED = ("arm", "group")
+REPEATED = ("arm", "group", "tune")
 """Those that may occur several times. If one occurs only without a value, nothing is chosen."""
 
 
@@ -26,6 +26,8 @@ class Choice:
     shape: Shape
     group_by: tuple[str, ...]
     """The fields that tell the rows of the table apart."""
+    tuned: tuple[str, ...]
+    """The fields whose value each cell chooses on validation."""
     name: str | None
     """The name of the panel; None if the sweep has no trials."""
     panel: Panel
@@ -58,18 +60,25 @@ class Choice:
         return len(self.arms if self.is_usual else self.checked) - len(self.drawn)
 
 
-def choose(shape: Callable[[tuple[str, ...] | None], Shape], query: Mapping[str, str]) -> Choice:
-    """Return the choice of an address. `shape` returns the table of a grouping.
+ShapeOf = Callable[[tuple[str, ...] | None, tuple[str, ...]], Shape]
+"""Returns the table of a grouping and of tuned fields."""
+
+
+def choose(shape: ShapeOf, query: Mapping[str, str]) -> Choice:
+    """Return the choice of an address.
 
     Values that the sweep does not have are ignored, because a plan may have changed.
     """
-    group, usual = listed(query, "group"), shape(None)
+    group, tune = listed(query, "group"), listed(query, "tune")
+    plain = shape(None, ())
+    tuned = tuple(name for name in plain.tunable if tune and name in tune)
+    usual = shape(None, tuned) if tuned else plain
     group_by = usual.fields if group is None else tuple(n for n in usual.fields if n in group)
-    grouped = usual if group_by == usual.fields else shape(group_by)
+    grouped = usual if group_by == usual.fields else shape(group_by, tuned)
     panels, panel_text = grouped.panels, query.get("panel", "")
     name = panel_text if panel_text in panels else grouped.first
     panel = panels[name] if name is not None else Panel((), {})
     arms = {column_text(grouped.empty, column): column for column in panel.cells}
     given = listed(query, "arm")
     chosen = list(arms)[:MAX_ARMS] if given is None else [text for text in arms if text in given]
-    return Choice(grouped, group_by, name, panel, arms, frozenset(chosen), given is None)
+    return Choice(grouped, group_by, tuned, name, panel, arms, frozenset(chosen), given is None)

@@ -43,16 +43,19 @@ def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     plans = cache.read(sweep_rows.plan_texts, name, ticks=PLAN_TICKS)
     links = {figure: csv_address("sweep", figure, query) for figure in TABLES}
     has_freeze_rounds = any(row["freeze_round"] is not None for row in c.shape.cells)
+    freeze_parts = [
+        part("freeze-figure", "sweep_by_freeze_round.html", live=False),
+        part("freeze-notes", "sweep_freeze_notes.html", c=c,
+             link=links["accuracy-by-freeze-round"], is_empty=chosen.by_freeze_round is None),
+    ]  # fmt: skip
     parts = [
         part("standing", "sweep_standing.html", p=progress, presentation=presentation,
              states=chosen.states),
         part("choose", "sweep_choice.html", name=name, c=c),
         part("rounds-figure", "sweep_by_round.html", live=False, query=query),
-        part("rounds-notes", "sweep_notes.html", c=c, link=links["accuracy-by-round"],
-             pooled=_pooled(c.shape.empty)),
-        *([part("freeze-figure", "sweep_by_freeze_round.html", live=False),
-           part("freeze-notes", "sweep_freeze_notes.html", link=links["accuracy-by-freeze-round"],
-                is_empty=chosen.by_freeze_round is None)] if has_freeze_rounds else []),
+        part("rounds-notes", "sweep_notes.html", c=c, tables=tables,
+             link=links["accuracy-by-round"], pooled=_pooled(c.shape.empty)),
+        *(freeze_parts if has_freeze_rounds else []),
         chosen.table,
         part("search", "sweep_search.html", findings=findings),
         part("plan", "sweep_plan.html", live=False, plans=plans),
@@ -94,15 +97,18 @@ def _chosen(cache: ReadCache, query: Mapping[str, str]) -> _Chosen:
     """
     name = cache.read(sweep_rows.require_sweep, query.get("sweep", ""))
 
-    def shape(group_by: tuple[str, ...] | None) -> Shape:
-        cells = cache.read(browse.cells, name, ticks=PLAN_TICKS)
-        return shape_of(name, cells, group_by)
+    def shape(group_by: tuple[str, ...] | None, tuned: tuple[str, ...]) -> Shape:
+        def compute() -> Shape:
+            cells = cache.read(browse.cells, name, ticks=PLAN_TICKS)
+            finals = cache.read(browse.finals, name, ticks=CURVE_TICKS) if tuned else []
+            return shape_of(name, cells, group_by, tuned, finals)
 
-    selected = choose(
-        lambda group: cache.get(("shape", name, group), lambda: shape(group), PLAN_TICKS), query
-    )
+        ticks = CURVE_TICKS if tuned else PLAN_TICKS  # results change what is chosen
+        return cache.get(("shape", name, group_by, tuned), compute, ticks)
+
+    selected = choose(shape, query)
     table, summary, states = cache.get(
-        ("table", name, selected.group_by),
+        ("table", name, selected.group_by, selected.tuned),
         lambda: _table(cache, selected.shape, name),
         PROGRESS_TICKS,
     )

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsweep.reports.freeze_rounds import SHARE, FreezePanel, at_freeze_round, fork_of, place_of
+from fedsweep.reports.freeze_rounds import (
+    SHARE,
+    FreezePanel,
+    at_freeze_round,
+    fork_of,
+    is_trunk,
+    place_of,
+)
 from fedsweep.reports.grouping import Cell, Summary, column_text
 from fedsweep.reports.labels import ColumnKey
 from fedsweep.serve.choice import Choice
@@ -35,13 +42,16 @@ class ArmCurve:
 def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
     """Return the curves of the chosen arms that have one.
 
-    If BN is drawn, FIXBN's curve is drawn from T⋆ on: up to T⋆ both are equal, bit for bit.
+    If BN is drawn with the same settings, FIXBN's curve is drawn from T⋆ on: up to T⋆ both are
+    equal, bit for bit.
     """
     every = [_arm_curve(choice, column, curves) for column in choice.drawn]
-    trunk = any(curve.column[0] == "bn" and curve.points for curve in every)
+    cells = choice.panel.cells
+    drawn = [curve.column for curve in every if curve.column[0] == "bn" and curve.points]
+    bn = [row for column in drawn for row in cells[column]]
     forks = [
-        fork_of(choice.shape.empty, choice.panel.cells[curve.column]) or 0
-        if trunk and curve.column[0] == "fixbn"
+        fork_of(choice.shape.empty, cells[curve.column]) or 0
+        if curve.column[0] == "fixbn" and is_trunk(bn, cells[curve.column])
         else 0
         for curve in every
     ]

@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedsweep.fields import label
+from fedsweep.fields import TUNABLE, label
 from fedsweep.measures import OPTIONAL
 from fedsweep.reports.grouping import Cell, Spread, Summary, summarize
 from fedsweep.reports.labels import ColumnKey, RowKey, field_text, sort_key
+from fedsweep.reports.selection import tune
 from fedsweep.states import TrialState
 from fedsweep.store.browse import Group, Mean
 from fedsweep.store.rows import Row
@@ -27,6 +28,8 @@ class Shape:
     empty: Summary
     fields: tuple[str, ...]
     """The fields that tell rows apart and have several values. A row may pool them."""
+    tunable: tuple[str, ...]
+    """The hyperparameters with several values. Each cell may choose one on validation."""
     panels: Mapping[str, Panel]
     """One per row of the table, by name."""
     first: str | None
@@ -43,15 +46,42 @@ class Panel:
     cells: Mapping[ColumnKey, Sequence[Row]]
 
 
-def shape_of(name: str, cells: Sequence[Row], group_by: Sequence[str] | None = None) -> Shape:
+def tunable(cells: Sequence[Row]) -> tuple[str, ...]:
+    """Return the hyperparameters with several values, if all trials have a validation accuracy."""
+    if not all(row["validation"] for row in cells):
+        return ()
+    return tuple(name for name in TUNABLE if len({row[name] for row in cells} - {None}) > 1)
+
+
+def tuned_cells(cells: Sequence[Row], finals: Sequence[Row], fields: Sequence[str]) -> list[Row]:
+    """Return the cells that have the best values of these fields on validation.
+
+    `finals` has the trials of the cells. A trial without a cell is left out: it is newly planned.
+    """
+    by_id = {row["cell_id"]: row for row in cells}
+    rows = [by_id[row["cell_id"]] | row for row in finals if row["cell_id"] in by_id]
+    kept = {row["cell_id"] for row in tune(rows, fields)}
+    return [row for row in cells if row["cell_id"] in kept]
+
+
+def shape_of(
+    name: str,
+    cells: Sequence[Row],
+    group_by: Sequence[str] | None = None,
+    tuned: Sequence[str] = (),
+    finals: Sequence[Row] = (),
+) -> Shape:
     """Return the shape of a sweep's table.
 
     `group_by` names those of its `fields` that tell rows apart. The others are pooled. By default,
-    none is pooled.
+    none is pooled. `tuned` fields are chosen by the results of the trials in `finals`.
     """
+    may_tune = tunable(cells)
+    tuned = tuple(field for field in may_tune if field in tuned)
+    cells = tuned_cells(cells, finals, tuned) if tuned else cells
     queued = dict.fromkeys(("failure", "error")) | {"state": "queued", "trial_id": ""}
     rows = [row | queued for row in cells]
-    empty = summarize(name, rows)
+    empty = summarize(name, rows, tuned=tuned)
     fields = tuple(
         axis
         for axis in empty.axes
@@ -59,9 +89,9 @@ def shape_of(name: str, cells: Sequence[Row], group_by: Sequence[str] | None = N
     )
     if group_by is not None:
         chosen = [axis for axis in empty.axes if axis not in fields or axis in group_by]
-        empty = summarize(name, rows, group_by=chosen)
+        empty = summarize(name, rows, group_by=chosen, tuned=tuned)
     first = panel_name(empty.axes, _key(empty, cells[0])) if cells else None
-    return Shape(cells, empty, fields, _panels(empty, cells), first)
+    return Shape(cells, empty, fields, may_tune, _panels(empty, cells), first)
 
 
 def _panels(summary: Summary, rows: Sequence[Row]) -> dict[str, Panel]:

@@ -147,8 +147,9 @@ def cells(connection: Connection, sweep: str) -> list[Row]:
 
 
 def finals(connection: Connection, sweep: str) -> list[Row]:
-    """Return the cell, seed and final test accuracy of each trial of a sweep."""
-    columns = [trials.c[name] for name in ("cell_id", "seed", "test_accuracy")]
+    """Return the cell, seed, state and final accuracies of each trial of a sweep."""
+    names = ("trial_id", "cell_id", "seed", "state", "test_accuracy", "validation_accuracy")
+    columns = [trials.c[name] for name in names]
     query = sa.select(*columns).where(trials.c.id.in_(_trials_of(sweep))).order_by(trials.c.id)
     return [dict(row) for row in connection.execute(query).mappings()]
 

@@ -142,6 +142,19 @@ def test_a_trial_that_has_not_reached_t_star_is_not_drawn_beside_bn() -> None:
     assert not [line for line in axis.lines if line.get_markeredgecolor() == "black"]
 
 
+def test_fixbn_does_not_fork_from_bn_of_another_learning_rate() -> None:
+    """Tuning may choose one for each arm. FIXBN's line is then drawn from the first round on."""
+    rows = [trial("bn", 0, 0.5), trial("fixbn", 0, 0.6, freeze_round=8)]
+    rows.append(trial("fixbn", 0, 0.7, freeze_round=4, lr=0.1))
+    rows.append(trial("fixbn", 0, None, freeze_round=12, lr=0.1, state="running"))
+    curves = {row["trial_id"]: {4: 0.3, 8: 0.4, 16: 0.5} for row in rows}
+    curves[rows[-1]["trial_id"]] = {4: 0.3, 8: 0.4}
+    summary = summarize("s", rows, tuned=["lr"])
+    _, data = drawn(plots.arms_by_round(summary, rows, curves))
+    firsts = {row["arm"]: int(row["round"]) for row in reversed(data)}
+    assert firsts == {"BN": 4, "FIXBN T⋆=8": 8, "FIXBN T⋆=4": 4, "FIXBN T⋆=12": 4}
+
+
 def test_a_row_that_pools_e_pools_trials_of_equal_shares() -> None:
     """Rounds and T* have several values then, so that they have none in the records."""
     rows = sweep(*BUDGETS)

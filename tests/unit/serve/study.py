@@ -33,6 +33,28 @@ alpha = [0.1, 1.0]
 seed = [0, 1, 2]
 """
 
+TUNED = """
+name = "study"
+[protocol]
+dataset = "digits"
+model = "cnn"
+clients = 4
+rounds = 12
+local_steps = 2
+batch_size = 8
+validation = 0.1
+alpha = 0.1
+[[grid]]
+normalizer = ["bn", "gn"]
+lr = [0.05, 0.1]
+seed = [0, 1]
+[[grid]]
+normalizer = "fixbn"
+freeze_round = [3, 6]
+lr = [0.05, 0.1]
+seed = [0, 1]
+"""
+
 LEVEL = {"bn": 0.5, "gn": 0.6, "fixbn": 0.65}
 """The accuracy of each normalizer in the middle of its trials."""
 
@@ -75,6 +97,22 @@ def fill(store: Engine, folder: Path) -> None:
     plan(store, folder)
     with transaction(store) as connection:
         finish(connection)
+
+
+def fill_tuned(store: Engine, folder: Path, name: str = "study") -> None:
+    """Add a sweep of two learning rates, and finish it.
+
+    FIXBN validates best at another learning rate than BN and GN.
+    """
+    file = folder / "tuned.toml"
+    file.write_text(TUNED.replace('"study"', f'"{name}"'))
+    is_best = (trials.c.lr == 0.05) == (trials.c.normalizer == "fixbn")
+    merit = sa.case((is_best, 0.7), else_=0.6) + sa.func.coalesce(trials.c.freeze_round, 0) / 1000.0
+    mine = trials.c.validation == 0.1
+    with transaction(store) as connection:
+        planning.add_sweep(connection, read_plan(file))
+        finish(connection, mine)
+        connection.execute(trials.update().where(mine).values(validation_accuracy=merit))
 
 
 def ids(store: Engine, **fields: object) -> list[str]:

@@ -129,6 +129,30 @@ def test_a_choice_is_applied_at_once_and_kept_in_the_address(tab: Page, root: st
     expect(tab).to_have_url(re.compile(r"study\?panel=[^&]*$"))
 
 
+def test_tuning_is_chosen_in_the_page(tab: Page, root: str, store: Engine, tmp_path: Path) -> None:
+    """The rows of the learning rates become one, and T⋆ is no longer an arm's name."""
+    study.fill_tuned(store, tmp_path, "tuned")
+    draw(tab, f"{root}sweeps/tuned")
+    expect(tab.locator("#table tbody tr")).to_have_count(2)
+    tab.locator("#tune-lr").check()
+    expect(tab.locator("#table tbody tr")).to_have_count(1)
+    expect(tab.locator("#table tbody tr")).to_contain_text("(lr=0.05)")
+    expect(tab.locator("#group-lr")).to_have_count(0)
+    expect(tab.get_by_label("FIXBN T⋆=3", exact=True)).to_be_checked()
+    tab.get_by_role("group", name="Best on validation").get_by_label("T⋆").check()
+    expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(3)
+    assert tab.evaluate(NAMES) == ["BN", "FIXBN", "GN"]
+    expect(tab.locator("#freeze-notes")).to_contain_text("each arm has one T⋆")
+    expect(tab).to_have_url(f"{root}sweeps/tuned?tune=freeze_round&tune=lr")
+    tab.reload()
+    live(tab)
+    expect(tab.locator("#tune-lr")).to_be_checked()
+    tab.locator("#tune-lr").uncheck()
+    tab.locator("#tune-freeze_round").uncheck()
+    expect(tab.locator("#table tbody tr")).to_have_count(2)
+    expect(tab).to_have_url(f"{root}sweeps/tuned")
+
+
 def test_the_first_panel_of_the_list_can_be_chosen_if_another_is_usual(
     tab: Page, root: str, store: Engine, tmp_path: Path
 ) -> None:
@@ -138,7 +162,7 @@ def test_the_first_panel_of_the_list_can_be_chosen_if_another_is_usual(
     file.write_text(turned.replace("lr = 0.05", "lr = 0.1"))
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(file))
-        study.finish(connection, trials.c.lr == 0.1)
+        study.finish(connection, trials.c.lr == 0.1, trials.c.state == "queued")
     draw(tab, f"{root}sweeps/turned")
     panel, first = tab.get_by_label("Panel"), "α = 0.1, E = 2, momentum = reset"
     usual = first.replace("0.1", "1")

@@ -11,18 +11,20 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from fedsweep.plans import read_plan
-from fedsweep.reports import freeze_rounds
+from fedsweep.reports import freeze_rounds, tables
 from fedsweep.reports.grouping import summarize
+from fedsweep.reports.selection import tune
 from fedsweep.serve.app import _query, screen_state
 from fedsweep.serve.read_cache import ReadCache
 from fedsweep.serve.totals import TABLE_MEASURES, filled, pooled_curve, shape_of
 from fedsweep.store import browse, planning, trial_rows
 from fedsweep.store.browse import Mean
-from fedsweep.store.tables import trials
+from fedsweep.store.tables import rounds, trials
 from fedsweep.store.transactions import reading, transaction
 from tests.unit.serve import study
 from tests.unit.serve.pages import HOSTILE, text
@@ -233,8 +235,8 @@ def test_t_star_is_a_share_if_rounds_vary_with_e(
     """Two E of as many steps have one column per share. Forks and the data are in rounds."""
     plan = study.PLAN.replace("rounds = 12\nlocal_steps = 2\n", "")
     base, _, _ = plan.partition("[[grid]]")
-    for steps, rounds in ((1, 24), (2, 12)):
-        same = f"alpha = 0.1\nseed = [0, 1]\nlocal_steps = {steps}\nrounds = {rounds}\n"
+    for steps, total in ((1, 24), (2, 12)):
+        same = f"alpha = 0.1\nseed = [0, 1]\nlocal_steps = {steps}\nrounds = {total}\n"
         base += f'[[grid]]\nnormalizer = "bn"\n{same}'
         base += f'[[grid]]\nnormalizer = "fixbn"\nfreeze_round = ["25%", "50%"]\n{same}'
     file = tmp_path / "shares.toml"
@@ -242,11 +244,11 @@ def test_t_star_is_a_share_if_rounds_vary_with_e(
     with transaction(store) as connection:
         planning.add_sweep(connection, read_plan(file))
         study.finish(connection)
-    for steps, rounds in ((1, 24), (2, 12)):
+    for steps, total in ((1, 24), (2, 12)):
         panel = f"α = 0.1, E = {steps}, momentum = reset"
         shown = figures(read_cache, ("panel", panel))
         firsts = {trace["name"]: trace["first"] for trace in shown["arms"]["traces"]}
-        assert firsts == {"BN": 0, "FIXBN T⋆=25%": rounds // 4, "FIXBN T⋆=50%": rounds // 2}
+        assert firsts == {"BN": 0, "FIXBN T⋆=25%": total // 4, "FIXBN T⋆=50%": total // 2}
         by_name = {trace["name"]: trace for trace in shown["by-freeze-round"]["traces"]}
         assert by_name["FIXBN"]["x"] == [25, 50]
         assert by_name["BN"]["x"] == [0, 100]
@@ -254,10 +256,92 @@ def test_t_star_is_a_share_if_rounds_vary_with_e(
         path = f"/csv/sweep/accuracy-by-freeze-round?sweep=study&panel={quote(panel)}"
         lines = list(csv.DictReader(io.StringIO(client.get(path).text)))
         frozen = sorted(int(line["freeze_round"]) for line in lines if line["freeze_round"])
-        assert frozen == [rounds // 4, rounds // 2]
+        assert frozen == [total // 4, total // 2]
         assert [line["freeze_share"] for line in lines] == ["0.25", "0.5", ""]
     page = text(client.get("/sweeps/study").text)
     assert "rounds: 24 at E = 1, 12 at E = 2" in page
+
+
+@pytest.fixture
+def tuned(store: Engine, tmp_path: Path) -> Engine:
+    """Return a finished sweep. FIXBN validates best at another learning rate than BN and GN."""
+    study.fill_tuned(store, tmp_path)
+    return store
+
+
+@pytest.mark.parametrize("fields", [("lr",), ("lr", "freeze_round"), ("freeze_round",)])
+def test_a_tuned_table_has_the_cells_of_the_report(tuned: Engine, fields: tuple[str, ...]) -> None:
+    """Each cell chooses by the mean validation accuracy, as `fedsweep report --tune` does."""
+    with reading(tuned) as connection:
+        cells, finals = browse.cells(connection, "study"), browse.finals(connection, "study")
+        shape = shape_of("study", cells, None, fields, finals)
+        page, states = filled(shape, browse.groups(connection, "study", TABLE_MEASURES))
+        rows = trial_rows.results(connection, "study")
+    report = summarize("study", tune(rows, fields), tuned=shape.empty.tuned)
+    assert set(shape.tunable) == {"freeze_round", "lr"}
+    assert (page.axes, page.columns, page.tuned) == (report.axes, report.columns, report.tuned)
+    assert states["finished"] == len(rows)
+    for key, columns in report.cells.items():
+        for column, cell in columns.items():
+            mine = page.cells[key][column]
+            assert (mine.cell_ids, mine.n) == (cell.cell_ids, cell.n) == (cell.cell_ids, 2)
+            assert tables.cell_text(page, mine, "test_accuracy") == tables.cell_text(
+                report, cell, "test_accuracy"
+            )
+
+
+def test_the_address_tunes(client: TestClient, read_cache: ReadCache, tuned: Engine) -> None:
+    """Without it, each learning rate is a row. Unknown fields are ignored."""
+    plain = client.get("/sweeps/study").text
+    assert "<legend>Best on validation</legend>" in plain
+    assert not re.findall(r'name="tune"[^>]* checked', plain)
+    assert 'id="group-lr"' in plain
+    page = client.get(f"/sweeps/study?tune=lr&tune={quote(HOSTILE)}").text
+    assert re.findall(r'name="tune" value="([^"]*)"[^>]* checked', page) == ["lr"]
+    assert 'id="group-lr"' not in page
+    assert "lr: chosen in each cell by the mean validation accuracy" in text(page)
+    assert re.findall(r"\(lr=([\d.]+)\)", text(page)) == ["0.1", "0.05", "0.05", "0.1"]
+    assert "csv/sweep/accuracy-by-round?tune=lr" in page
+    table = client.get("/csv/sweep/accuracy-by-round?sweep=study&tune=lr").text
+    assert len(table.splitlines()) == 1 + 4 * 12
+    both = ("tune", "lr"), ("tune", "freeze_round")
+    assert names(figures(read_cache, *both)["arms"]) == ["BN", "FIXBN", "GN"]
+    assert figures(read_cache, *both)["by-freeze-round"]["traces"] == []
+    page = client.get("/sweeps/study?tune=lr&tune=freeze_round").text
+    assert "T⋆ is chosen on validation, so each arm has one T⋆." in text(page)
+
+
+def test_fixbn_forks_from_bn_of_its_own_learning_rate(read_cache: ReadCache, tuned: Engine) -> None:
+    """If tuning has chosen another one for it, its line is drawn from the first round on."""
+    firsts = {t["name"]: t["first"] for t in figures(read_cache, ("tune", "lr"))["arms"]["traces"]}
+    assert firsts == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 0, "FIXBN T⋆=6": 0}
+    alike = {t["name"]: t["first"] for t in figures(read_cache)["arms"]["traces"]}
+    assert alike == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 3, "FIXBN T⋆=6": 6}
+
+
+def test_the_newest_results_choose(
+    read_cache: ReadCache, tuned: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate that becomes the best is shown."""
+    now = 0.0
+    monkeypatch.setattr(read_cache, "clock", lambda: now)
+    before = figures(read_cache, ("tune", "lr"))["arms"]["traces"][0]["y"]
+    with transaction(tuned) as connection:
+        better = trials.update().where(trials.c.normalizer == "bn", trials.c.lr == 0.05)
+        connection.execute(better.values(validation_accuracy=0.9))
+        of_bn = sa.select(trials.c.id).where(trials.c.normalizer == "bn", trials.c.lr == 0.05)
+        higher = rounds.update().where(rounds.c.trial.in_(of_bn))
+        connection.execute(higher.values(test_accuracy=rounds.c.test_accuracy + 0.1))
+    now = 100.0
+    after = figures(read_cache, ("tune", "lr"))["arms"]["traces"][0]["y"]
+    assert after == pytest.approx([value + 10 for value in before], abs=2e-3)
+
+
+def test_a_sweep_without_validation_offers_no_tuning(client: TestClient, studied: Engine) -> None:
+    """The test set chooses nothing."""
+    page = client.get("/sweeps/study?tune=freeze_round").text
+    assert "Best on validation" not in page
+    assert "FIXBN T⋆=3" in page
 
 
 def test_the_figure_by_freeze_round_is_empty_without_a_finished_trial(
