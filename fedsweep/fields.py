@@ -74,7 +74,7 @@ CATALOG = (
     ConfigField("augment"),
     ConfigField("gn_groups", normalizer="gn", column="groups", unit="groups", tunable=True),
     # In the heading of a column, the rule stands before the kind of freeze.
-    ConfigField("freeze_rule", since=5, normalizer="fixbn", tunable=True),
+    ConfigField("freeze_rule", since=5, normalizer="fixbn"),
     ConfigField("freeze", normalizer="fixbn", tunable=True),
     ConfigField("shards_per_client", federated=True, unit="shards"),
     ConfigField("validation", unit="fraction of the samples"),

@@ -112,6 +112,8 @@ def question(
     tuned = [require_field(name.strip(), "--tune") for name in (tune.split(",") if tune else ())]
     if "seed" in tuned or "normalizer" in tuned:
         raise RequestError("--tune chooses hyperparameters, lr for one: not the seed or normalizer")
+    if "freeze_rule" in tuned and "freeze_round" not in tuned:
+        raise RequestError("--tune freeze_rule also chooses T*: write freeze_rule,freeze_round")
     if metric is not None and metric not in COMPARABLE:
         near = get_close_matches(metric, COMPARABLE, 1, 0.4)
         more = f": did you mean {near[0]}?" if near else f": there are {', '.join(COMPARABLE)}"

@@ -40,7 +40,7 @@ class Points:
     def __init__(self, summary: Summary, x: str, measure: str, *more: str) -> None:
         """Take the column of the x axis, the measure, and further columns at the end."""
         self._summary = summary
-        fields = ("arm", "normalizer", *summary.arm_fields, *summary.axes, x)
+        fields = ("arm", "normalizer", *summary.arm_fields, *summary.axes, *summary.tuned, x)
         ahead = tuple(dict.fromkeys(fields))
         self._x = x
         self._ahead_count = len(ahead)
@@ -70,7 +70,8 @@ class Points:
     def _ahead(self, column: ColumnKey, point: Mapping[str, Any]) -> tuple[Any, ...]:
         summary = self._summary
         arm = summary.column_fields(column, point)
-        fields = {"arm": column_text(summary, column), **arm, **point}
+        tuned = summary.tuned_fields(column, tuple(point.get(name) for name in summary.axes))
+        fields = {"arm": column_text(summary, column), **arm, **tuned, **point}
         return tuple(fields.get(name) for name in self._columns[: self._ahead_count])
 
     def data(self) -> FigureData:

@@ -77,9 +77,7 @@ def place_of(frozen: int | Share) -> float:
 
 
 _ALIKE = tuple(
-    name
-    for name in FIELDS
-    if name not in {"normalizer", "seed", *ARM_FIELDS, *MEASURED, *OUTSIDE_IDENTITY}
+    name for name in FIELDS if name not in {"normalizer", *ARM_FIELDS, *MEASURED, *OUTSIDE_IDENTITY}
 )
 """The fields in which trials of FIXBN and BN with the same rounds up to T* are alike."""
 
@@ -87,7 +85,7 @@ _ALIKE = tuple(
 def is_trunk(bn: Iterable[Row], fixbn: Iterable[Row]) -> bool:
     """Return whether trials of BN have the rounds of these trials of FIXBN up to T*.
 
-    They have not if, for one, tuning has chosen another learning rate for FIXBN than for BN.
+    They do not if, for example, tuning has chosen another learning rate for FIXBN than for BN.
     """
     return _kinds(bn) == _kinds(fixbn)
 

@@ -171,6 +171,11 @@ class Summary:
             fields["freeze_round"] = None if total is None else round(frozen * total)
         return fields
 
+    def tuned_fields(self, column: ColumnKey, key: RowKey) -> dict[str, Any]:
+        """Return the tuned values of a cell. A value is None if the row pools several."""
+        cell = self.cells.get(key, {}).get(column)
+        return {name: cell.fields.get(name) if cell else None for name in self.tuned}
+
 
 def summarize(
     sweep: str,

@@ -70,10 +70,10 @@ def arms_by_round(
     titles, styles = Titles.of(summary.axes, arms), styles_of(summary)
     panels, points = Panels(len(arms), width), Points(summary, "round", measure.name)
     for axis, panel in panels.over(sorted(arms, key=sort_key)):
-        bn = [row for column in arms[panel] if column[0] == "bn" for row in arms[panel][column]]
+        bn = [row for c in arms[panel] if c[0] == "bn" for row in _averaged(arms[panel][c])]
         for column in _in_order(summary, arms[panel]):
             n, curve = _curve(arms[panel][column], curves)
-            trunk = column[0] == "fixbn" and is_trunk(bn, arms[panel][column])
+            trunk = column[0] == "fixbn" and is_trunk(bn, _averaged(arms[panel][column]))
             is_before = _is_before_freeze(summary, arms[panel][column], curve)
             if trunk and is_before:
                 continue
@@ -151,8 +151,12 @@ def _curve(rows: Sequence[Row], curves: Curves) -> tuple[int, MeanCurve]:
 
     They are the finished trials, or the running ones if none has finished.
     """
-    finished = [row for row in rows if row["state"] == "finished"] or rows
-    return len(finished), mean_curve([curves[row["trial_id"]] for row in finished])
+    averaged = _averaged(rows)
+    return len(averaged), mean_curve([curves[row["trial_id"]] for row in averaged])
+
+
+def _averaged(rows: Sequence[Row]) -> Sequence[Row]:
+    return [row for row in rows if row["state"] == "finished"] or rows
 
 
 def _scaled(curve: MeanCurve, scale: float) -> MeanCurve:

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from fedsweep.errors import RequestError
-from fedsweep.fields import config_columns
+from fedsweep.fields import ARM_FIELDS, ROW_FIELDS, config_columns
 from fedsweep.plans import OUTSIDE_IDENTITY
 from fedsweep.reports.grouping import FIELDS
-from fedsweep.reports.labels import BOOLEANS, Row, describe, field_text, sort_key
+from fedsweep.reports.labels import BOOLEANS, Row, describe, field_text, is_axis, sort_key
 
 SELECTED_BY = "validation_accuracy"
 """The measure by which tuning selects. It is never one of the test set."""
@@ -164,7 +164,7 @@ def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
     """
     arms: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Row]]]
     arms = defaultdict(lambda: defaultdict(list))
-    rest = [name for name in FIELDS if name not in (*fields, "seed", *OUTSIDE_IDENTITY)]
+    rest = _telling(rows, fields)
     for row in rows:
         arm = tuple(row[name] for name in rest)
         arms[arm][tuple(row[name] for name in fields)].append(row)
@@ -173,6 +173,19 @@ def tune(rows: Sequence[Row], fields: Sequence[str]) -> list[Row]:
         merits = [_merit(r) if len(values) > 1 else (0, 0.0) for r in values.values()]
         kept += list(values.values())[merits.index(max(merits))]
     return kept
+
+
+def _telling(rows: Sequence[Row], tuned: Sequence[str]) -> list[str]:
+    """Return the fields, other than the tuned ones, by which a summary tells trials apart.
+
+    A field that a tuned one makes meaningless is not among them: `weight_decay = 0` has no
+    `decay_norm`, and competes with values that have one.
+    """
+    always = {"normalizer", "centralized", *ROW_FIELDS, *ARM_FIELDS}
+    candidates = [name for name in FIELDS if name not in (*tuned, "seed", *OUTSIDE_IDENTITY)]
+    return [
+        name for name in candidates if name in always or is_axis(name, {row[name] for row in rows})
+    ]
 
 
 def _merit(rows: Sequence[Row]) -> tuple[int, float]:

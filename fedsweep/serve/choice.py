@@ -81,4 +81,6 @@ def choose(shape: ShapeOf, query: Mapping[str, str]) -> Choice:
     arms = {column_text(grouped.empty, column): column for column in panel.cells}
     given = listed(query, "arm")
     chosen = list(arms)[:MAX_ARMS] if given is None else [text for text in arms if text in given]
-    return Choice(grouped, group_by, tuned, name, panel, arms, frozenset(chosen), given is None)
+    return Choice(
+        grouped, group_by, grouped.empty.tuned, name, panel, arms, frozenset(chosen), given is None
+    )

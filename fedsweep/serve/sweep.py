@@ -42,7 +42,6 @@ def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
     findings = cache.read(_search_tables, name, ticks=CURVE_TICKS)
     plans = cache.read(sweep_rows.plan_texts, name, ticks=PLAN_TICKS)
     links = {figure: csv_address("sweep", figure, query) for figure in TABLES}
-    has_freeze_rounds = any(row["freeze_round"] is not None for row in c.shape.cells)
     freeze_parts = [
         part("freeze-figure", "sweep_by_freeze_round.html", live=False),
         part("freeze-notes", "sweep_freeze_notes.html", c=c,
@@ -55,13 +54,13 @@ def sweep(cache: ReadCache, query: Mapping[str, str]) -> Screen:
         part("rounds-figure", "sweep_by_round.html", live=False, query=query),
         part("rounds-notes", "sweep_notes.html", c=c, tables=tables,
              link=links["accuracy-by-round"], pooled=_pooled(c.shape.empty)),
-        *(freeze_parts if has_freeze_rounds else []),
+        *(freeze_parts if c.shape.has_freeze_rounds else []),
         chosen.table,
         part("search", "sweep_search.html", findings=findings),
         part("plan", "sweep_plan.html", live=False, plans=plans),
     ]  # fmt: skip
     figures = {"arms": sweep_figures.by_round(c, _curves(cache, chosen))}
-    if has_freeze_rounds:
+    if c.shape.has_freeze_rounds:
         figures["by-freeze-round"] = sweep_figures.by_freeze_round(c, chosen.by_freeze_round)
     return Screen("overview", f"Sweep {name}", parts, figures=figures, draws=True)
 
@@ -107,8 +106,9 @@ def _chosen(cache: ReadCache, query: Mapping[str, str]) -> _Chosen:
         return cache.get(("shape", name, group_by, tuned), compute, ticks)
 
     selected = choose(shape, query)
+    cells = tuple(row["cell_id"] for row in selected.shape.cells) if selected.tuned else ()
     table, summary, states = cache.get(
-        ("table", name, selected.group_by, selected.tuned),
+        ("table", name, selected.group_by, selected.tuned, hash(cells)),
         lambda: _table(cache, selected.shape, name),
         PROGRESS_TICKS,
     )

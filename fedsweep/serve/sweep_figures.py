@@ -15,7 +15,7 @@ from fedsweep.reports.freeze_rounds import (
     place_of,
 )
 from fedsweep.reports.grouping import Cell, Summary, column_text
-from fedsweep.reports.labels import ColumnKey
+from fedsweep.reports.labels import ColumnKey, Row
 from fedsweep.serve.choice import Choice
 from fedsweep.serve.csv_table import CsvTable
 from fedsweep.serve.presentation import line_styles
@@ -35,8 +35,15 @@ class ArmCurve:
     state: TrialState
     """The state of the trials: finished, or running if none has finished."""
     points: Sequence[Mean]
+    cells: Sequence[Row] = ()
+    """The cells that the points average."""
     first: int = 0
     """The first round that is drawn. The data have all rounds."""
+
+    @property
+    def n(self) -> int:
+        """Return the number of trials."""
+        return self.points[0].n if self.points else 0
 
 
 def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
@@ -46,12 +53,10 @@ def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
     equal, bit for bit.
     """
     every = [_arm_curve(choice, column, curves) for column in choice.drawn]
-    cells = choice.panel.cells
-    drawn = [curve.column for curve in every if curve.column[0] == "bn" and curve.points]
-    bn = [row for column in drawn for row in cells[column]]
+    bn = next((curve for curve in every if curve.column[0] == "bn"), None)
     forks = [
-        fork_of(choice.shape.empty, cells[curve.column]) or 0
-        if curve.column[0] == "fixbn" and is_trunk(bn, cells[curve.column])
+        fork_of(choice.shape.empty, curve.cells) or 0
+        if bn and curve.column[0] == "fixbn" and bn.n == curve.n and is_trunk(bn.cells, curve.cells)
         else 0
         for curve in every
     ]
@@ -63,11 +68,16 @@ def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
 
 
 def _arm_curve(choice: Choice, column: ColumnKey, curves: CellCurves) -> ArmCurve:
-    by_state = [curves.get(row["cell_id"], {}) for row in choice.panel.cells[column]]
-    finished = [states[TrialState.FINISHED] for states in by_state if TrialState.FINISHED in states]
-    running = [states[TrialState.RUNNING] for states in by_state if TrialState.RUNNING in states]
-    state = TrialState.FINISHED if finished else TrialState.RUNNING
-    return ArmCurve(column, state, pooled_curve(finished or running))
+    cells = choice.panel.cells[column]
+    by_state = [
+        [row for row in cells if state in curves.get(row["cell_id"], {})]
+        for state in (TrialState.FINISHED, TrialState.RUNNING)
+    ]
+    state = TrialState.FINISHED if by_state[0] else TrialState.RUNNING
+    drawn = by_state[0] or by_state[1]
+    return ArmCurve(
+        column, state, pooled_curve([curves[r["cell_id"]][state] for r in drawn]), drawn
+    )
 
 
 def by_round(choice: Choice, curves: Sequence[ArmCurve]) -> dict[str, Any]:
@@ -79,7 +89,7 @@ def by_round(choice: Choice, curves: Sequence[ArmCurve]) -> dict[str, Any]:
             "name": column_text(summary, curve.column),
             "kind": "curve",
             **styles[curve.column],
-            "n": curve.points[0].n,
+            "n": curve.n,
             "first": curve.first,
             "x": [p.round for p in curve.points],
             "y": [round(100 * p.mean, 3) for p in curve.points],
@@ -176,10 +186,11 @@ def _cell_row(choice: Choice, column: ColumnKey, cell: Cell) -> tuple[Any, ...]:
 
 
 def _field_names(summary: Summary) -> tuple[str, ...]:
-    return ("sweep", "normalizer", *summary.arm_fields, *summary.axes)
+    return ("sweep", "normalizer", *summary.arm_fields, *summary.axes, *summary.tuned)
 
 
 def _fields(choice: Choice, column: ColumnKey) -> tuple[Any, ...]:
     summary, key = choice.shape.empty, choice.panel.key
     point = dict(zip(summary.axes, key, strict=True))
-    return (summary.sweep, *summary.column_fields(column, point).values(), *key)
+    tuned = summary.tuned_fields(column, key)
+    return (summary.sweep, *summary.column_fields(column, point).values(), *key, *tuned.values())

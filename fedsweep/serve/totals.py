@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,10 @@ TABLE_MEASURES = ("test_accuracy", *OPTIONAL)
 
 @dataclass(frozen=True)
 class Shape:
-    """A sweep's table without its numbers, and its panels. Only a new plan changes them."""
+    """A sweep's table without its numbers, and its panels.
+
+    Only a new plan changes them, or new results if fields are tuned.
+    """
 
     cells: Sequence[Row]
     empty: Summary
@@ -30,6 +33,8 @@ class Shape:
     """The fields that tell rows apart and have several values. A row may pool them."""
     tunable: tuple[str, ...]
     """The hyperparameters with several values. Each cell may choose one on validation."""
+    has_freeze_rounds: bool
+    """True if the sweep has trials with a T*."""
     panels: Mapping[str, Panel]
     """One per row of the table, by name."""
     first: str | None
@@ -59,7 +64,7 @@ def tuned_cells(cells: Sequence[Row], finals: Sequence[Row], fields: Sequence[st
     `finals` has the trials of the cells. A trial without a cell is left out: it is newly planned.
     """
     by_id = {row["cell_id"]: row for row in cells}
-    rows = [by_id[row["cell_id"]] | row for row in finals if row["cell_id"] in by_id]
+    rows = [ChainMap(row, by_id[row["cell_id"]]) for row in finals if row["cell_id"] in by_id]
     kept = {row["cell_id"] for row in tune(rows, fields)}
     return [row for row in cells if row["cell_id"] in kept]
 
@@ -76,7 +81,9 @@ def shape_of(
     `group_by` names those of its `fields` that tell rows apart. The others are pooled. By default,
     none is pooled. `tuned` fields are chosen by the results of the trials in `finals`.
     """
-    may_tune = tunable(cells)
+    planned, may_tune = cells, tunable(cells)
+    if any(row["validation_accuracy"] is None for row in finals if row["state"] == "finished"):
+        may_tune = ()  # no client of that trial had a sample left for validation
     tuned = tuple(field for field in may_tune if field in tuned)
     cells = tuned_cells(cells, finals, tuned) if tuned else cells
     queued = dict.fromkeys(("failure", "error")) | {"state": "queued", "trial_id": ""}
@@ -90,8 +97,11 @@ def shape_of(
     if group_by is not None:
         chosen = [axis for axis in empty.axes if axis not in fields or axis in group_by]
         empty = summarize(name, rows, group_by=chosen, tuned=tuned)
-    first = panel_name(empty.axes, _key(empty, cells[0])) if cells else None
-    return Shape(cells, empty, fields, may_tune, _panels(empty, cells), first)
+    panels = _panels(empty, cells)
+    names = (panel_name(empty.axes, _key(empty, row)) for row in planned)
+    first = next((name for name in names if name in panels), None)
+    has_freeze_rounds = any(row["freeze_round"] is not None for row in planned)
+    return Shape(cells, empty, fields, may_tune, has_freeze_rounds, panels, first)
 
 
 def _panels(summary: Summary, rows: Sequence[Row]) -> dict[str, Panel]:

@@ -183,10 +183,12 @@ if (document.body.dataset.events) {
 } else say("live", "");
 
 // Returns the query of a form. The usual option of a list, by default the first, is left out. So is a group of
-// checkboxes that is as usual. If none of a group is checked, it has one empty value.
-function chosen(form) {
+// checkboxes that is as usual. If none of a group is checked, it has one empty value. The parameters `without`, whose
+// options the choice changes, are left out.
+function chosen(form, without = "") {
   const query = new URLSearchParams(), groups = new Map();
   for (const field of form.elements) {
+    if (field.name && without.split(" ").includes(field.name)) continue;
     if (field.type !== "checkbox") {
       const usual = field.type === "select-one" && (field.querySelector("[data-usual]") ?? field.options[0]);
       const isUsual = usual && field.selectedOptions[0] === usual;
@@ -202,8 +204,8 @@ function chosen(form) {
 }
 
 // Applies a choice. The address holds it. The page stays, and its stream sends the parts that change.
-function applyHere(form, redraws) {
-  const choice = chosen(form), path = form.getAttribute("action");
+function applyHere(form, redraws, resets) {
+  const choice = chosen(form, resets), path = form.getAttribute("action");
   history.replaceState(null, "", choice ? `${path}?${choice}` : path);
   document.body.dataset.choice = choice;
   if (redraws) document.dispatchEvent(new Event("redraw"));
@@ -214,7 +216,7 @@ function applyHere(form, redraws) {
 document.addEventListener("change", ({ target: field }) => {
   const form = field.form;
   if (!form || !("apply" in form.dataset)) return;
-  if (form.dataset.apply === "here") applyHere(form, "redraws" in field.dataset);
+  if (form.dataset.apply === "here") applyHere(form, "redraws" in field.dataset, field.dataset.resets);
   else form.requestSubmit();
 });
 document.addEventListener("click", ({ target: button }) => {

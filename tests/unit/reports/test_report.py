@@ -203,6 +203,7 @@ WRONG = [
     (["--where", "normalizer=fixbn", "--where", "freeze_round=none"], "meets all of --where"),
     (["--baseline", "in"], "no such column: it has BN"),
     (["--tune", "seed"], "not the seed or normalizer"),
+    (["--tune", "freeze_rule"], "write freeze_rule,freeze_round"),
     (["--format", "xlsx"], "needs a file: name it with --output"),
     (["--format", "parquet", "--output", "no/such/folder/x.parquet"], "cannot be written"),
     (["--figures", "/proc/nowhere"], "cannot be written"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fedsweep.errors import RequestError
@@ -121,6 +123,35 @@ def test_t_star_can_be_tuned_like_any_other_field() -> None:
     assert summary.columns == (("fixbn",),)
     ((_, (entry,)),) = tables.rows(summary)
     assert entry.text == "53.00 ± 0.00 (T⋆=3)"
+
+
+DEPENDENT = [
+    ("weight_decay", [{"weight_decay": 0.0}, {"weight_decay": 1e-3, "decay_norm": 1}]),
+    (
+        "lr_schedule",
+        [
+            {"lr_schedule": "constant"},
+            {"lr_schedule": "step", "lr_step": 4, "lr_gamma": 0.1},
+            {"lr_schedule": "cosine"},
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "values"), DEPENDENT, ids=[name for name, _ in DEPENDENT])
+def test_a_value_that_makes_other_fields_meaningless_competes_with_those_that_do_not(
+    field: str, values: list[dict[str, Any]]
+) -> None:
+    """No weight decay has no `decay_norm`, and a constant learning rate has no step."""
+    rows = [
+        trial("bn", seed, 0.5, validation_accuracy=0.5 + place / 10, **value)
+        for place, value in enumerate(values)
+        for seed in (0, 1)
+    ]
+    chosen = tune(rows, [field])
+    assert {row[field] for row in chosen} == {values[-1][field]}
+    (cells,) = summarize("s", chosen, tuned=[field]).cells.values()
+    assert [cell.n for cell in cells.values()] == [2]
 
 
 def test_seeds_that_were_evaluated_at_other_rounds_are_tuned_together() -> None:

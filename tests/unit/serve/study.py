@@ -99,13 +99,13 @@ def fill(store: Engine, folder: Path) -> None:
         finish(connection)
 
 
-def fill_tuned(store: Engine, folder: Path, name: str = "study") -> None:
+def fill_tuned(store: Engine, folder: Path, name: str = "study", plan: str = TUNED) -> None:
     """Add a sweep of two learning rates, and finish it.
 
     FIXBN validates best at another learning rate than BN and GN.
     """
     file = folder / "tuned.toml"
-    file.write_text(TUNED.replace('"study"', f'"{name}"'))
+    file.write_text(plan.replace('"study"', f'"{name}"'))
     is_best = (trials.c.lr == 0.05) == (trials.c.normalizer == "fixbn")
     merit = sa.case((is_best, 0.7), else_=0.6) + sa.func.coalesce(trials.c.freeze_round, 0) / 1000.0
     mine = trials.c.validation == 0.1

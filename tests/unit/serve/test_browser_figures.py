@@ -142,12 +142,14 @@ def test_tuning_is_chosen_in_the_page(tab: Page, root: str, store: Engine, tmp_p
     tab.get_by_role("group", name="Best on validation").get_by_label("T⋆").check()
     expect(tab.locator("#arms .infolayer .legendtext")).to_have_count(3)
     assert tab.evaluate(NAMES) == ["BN", "FIXBN", "GN"]
-    expect(tab.locator("#freeze-notes")).to_contain_text("each arm has one T⋆")
+    expect(tab.locator("#freeze-notes")).to_contain_text("there is no accuracy by T⋆")
     expect(tab).to_have_url(f"{root}sweeps/tuned?tune=freeze_round&tune=lr")
     tab.reload()
     live(tab)
     expect(tab.locator("#tune-lr")).to_be_checked()
-    tab.locator("#tune-lr").uncheck()
+    tab.get_by_label("GN", exact=True).uncheck()
+    expect(tab).to_have_url(re.compile("arm=BN&arm=FIXBN$"))
+    tab.locator("#tune-lr").uncheck()  # its arms are others, so that no choice among them stays
     tab.locator("#tune-freeze_round").uncheck()
     expect(tab.locator("#table tbody tr")).to_have_count(2)
     expect(tab).to_have_url(f"{root}sweeps/tuned")

@@ -303,12 +303,15 @@ def test_the_address_tunes(client: TestClient, read_cache: ReadCache, tuned: Eng
     assert re.findall(r"\(lr=([\d.]+)\)", text(page)) == ["0.1", "0.05", "0.05", "0.1"]
     assert "csv/sweep/accuracy-by-round?tune=lr" in page
     table = client.get("/csv/sweep/accuracy-by-round?sweep=study&tune=lr").text
-    assert len(table.splitlines()) == 1 + 4 * 12
+    lines = list(csv.DictReader(io.StringIO(table)))
+    assert len(lines) == 4 * 12
+    rates = {line["normalizer"]: line["lr"] for line in lines}
+    assert rates == {"bn": "0.1", "fixbn": "0.05", "gn": "0.1"}
     both = ("tune", "lr"), ("tune", "freeze_round")
     assert names(figures(read_cache, *both)["arms"]) == ["BN", "FIXBN", "GN"]
     assert figures(read_cache, *both)["by-freeze-round"]["traces"] == []
     page = client.get("/sweeps/study?tune=lr&tune=freeze_round").text
-    assert "T⋆ is chosen on validation, so each arm has one T⋆." in text(page)
+    assert "T⋆ is chosen on validation, so there is no accuracy by T⋆." in text(page)
 
 
 def test_fixbn_forks_from_bn_of_its_own_learning_rate(read_cache: ReadCache, tuned: Engine) -> None:
@@ -335,6 +338,51 @@ def test_the_newest_results_choose(
     now = 100.0
     after = figures(read_cache, ("tune", "lr"))["arms"]["traces"][0]["y"]
     assert after == pytest.approx([value + 10 for value in before], abs=2e-3)
+
+
+def test_tuning_does_not_change_the_panel_that_is_shown_first(
+    read_cache: ReadCache, store: Engine, tmp_path: Path
+) -> None:
+    """Another α may come first among the chosen trials."""
+    one = study.TUNED.replace("alpha = 0.1\n", "").replace("seed =", "alpha = [0.1, 1.0]\nseed =")
+    study.fill_tuned(store, tmp_path, plan=one)
+    with transaction(store) as connection:
+        best = sa.case(((trials.c.lr == 0.05) == (trials.c.alpha == 1.0), 0.9), else_=0.1)
+        connection.execute(trials.update().values(validation_accuracy=best))
+    with reading(store) as connection:
+        cells, finals = browse.cells(connection, "study"), browse.finals(connection, "study")
+    shape = shape_of("study", cells, None, ("lr",), finals)
+    assert shape.cells[0]["alpha"] == 1.0
+    assert shape.first == "α = 0.1, E = 2, momentum = reset"
+
+
+def test_a_pooled_curve_of_fixbn_forks_only_from_the_same_cells_of_bn(
+    read_cache: ReadCache, studied: Engine
+) -> None:
+    """If BN has results at one α only, and FIXBN at two, their means differ before T⋆."""
+    pooled = ("group", "")
+    firsts = {t["name"]: t["first"] for t in figures(read_cache, pooled)["arms"]["traces"]}
+    assert firsts["FIXBN T⋆=6"] == 6
+    with transaction(studied) as connection:
+        some = sa.select(trials.c.id).where(trials.c.normalizer == "bn", trials.c.alpha == 1.0)
+        connection.execute(sa.delete(rounds).where(rounds.c.trial.in_(some)))
+        values = {"state": "queued", "test_accuracy": None, "final_round": None}
+        connection.execute(trials.update().where(trials.c.id.in_(some)).values(**values))
+    fresh = ReadCache(studied)
+    firsts = {t["name"]: t["first"] for t in figures(fresh, pooled)["arms"]["traces"]}
+    assert firsts == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 0, "FIXBN T⋆=6": 0}
+
+
+def test_a_finished_trial_without_a_validation_accuracy_switches_tuning_off(
+    client: TestClient, tuned: Engine
+) -> None:
+    """Its clients may have had too few samples. The page is the usual one."""
+    with transaction(tuned) as connection:
+        connection.execute(trials.update().where(trials.c.id == 1).values(validation_accuracy=None))
+    response = client.get("/sweeps/study?tune=lr")
+    assert response.status_code == 200
+    assert "chosen in each cell" not in response.text
+    assert 'id="group-lr"' in response.text
 
 
 def test_a_sweep_without_validation_offers_no_tuning(client: TestClient, studied: Engine) -> None:
