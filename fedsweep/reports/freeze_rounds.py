@@ -94,10 +94,8 @@ def _kinds(rows: Iterable[Row]) -> set[tuple[object, ...]]:
     return {tuple(row[name] for name in _ALIKE) for row in rows}
 
 
-def fork_of(summary: Summary, rows: Iterable[Row]) -> int | None:
-    """Return T* in rounds if the columns have it and these trials of one column agree on it."""
-    if "freeze_round" not in summary.arm_fields:
-        return None
+def fork_of(rows: Iterable[Row]) -> int | None:
+    """Return T* in rounds if these trials of one column agree on it."""
     values = {row["freeze_round"] for row in rows}
     return values.pop() if len(values) == 1 else None
 

@@ -74,10 +74,10 @@ def arms_by_round(
         for column in _in_order(summary, arms[panel]):
             n, curve = _curve(arms[panel][column], curves)
             trunk = column[0] == "fixbn" and is_trunk(bn, _averaged(arms[panel][column]))
-            is_before = _is_before_freeze(summary, arms[panel][column], curve)
+            is_before = _is_before_freeze(arms[panel][column], curve)
             if trunk and is_before:
                 continue
-            fork = None if is_before else _fork(summary, arms[panel][column], curve)
+            fork = None if is_before else _fork(arms[panel][column], curve)
             # Up to T*, FIXBN equals BN bit for bit. If that BN is drawn, FIXBN's line begins at T*.
             shown = _from_round(curve, fork) if trunk and fork else curve
             name, number = column_text(summary, column), summary.columns.index(column)
@@ -169,15 +169,15 @@ def _from_round(curve: MeanCurve, first: int) -> MeanCurve:
     return MeanCurve(curve.rounds[start:], curve.mean[start:], curve.std[start:])
 
 
-def _fork(summary: Summary, rows: Sequence[Row], curve: MeanCurve) -> int | None:
+def _fork(rows: Sequence[Row], curve: MeanCurve) -> int | None:
     """Return the last round of a curve that is not after T*, if there is one."""
-    frozen = fork_of(summary, rows) or 0
+    frozen = fork_of(rows) or 0
     return max((r for r in curve.rounds if r <= frozen), default=None)
 
 
-def _is_before_freeze(summary: Summary, rows: Sequence[Row], curve: MeanCurve) -> bool:
+def _is_before_freeze(rows: Sequence[Row], curve: MeanCurve) -> bool:
     """Return whether the trials still run, and have not reached T*: their line is still BN's."""
-    frozen = fork_of(summary, rows) or 0
+    frozen = fork_of(rows) or 0
     is_over = any(row["state"] == "finished" for row in rows)
     return not is_over and max(curve.rounds, default=0) < frozen
 

@@ -55,7 +55,7 @@ def arm_curves(choice: Choice, curves: CellCurves) -> list[ArmCurve]:
     every = [_arm_curve(choice, column, curves) for column in choice.drawn]
     bn = next((curve for curve in every if curve.column[0] == "bn"), None)
     forks = [
-        fork_of(choice.shape.empty, curve.cells) or 0
+        fork_of(curve.cells) or 0
         if bn and curve.column[0] == "fixbn" and bn.n == curve.n and is_trunk(bn.cells, curve.cells)
         else 0
         for curve in every

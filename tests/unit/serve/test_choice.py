@@ -318,6 +318,9 @@ def test_fixbn_forks_from_bn_of_its_own_learning_rate(read_cache: ReadCache, tun
     """If tuning has chosen another one for it, its line is drawn from the first round on."""
     firsts = {t["name"]: t["first"] for t in figures(read_cache, ("tune", "lr"))["arms"]["traces"]}
     assert firsts == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 0, "FIXBN T⋆=6": 0}
+    freeze = ("tune", "freeze_round")
+    one = {t["name"]: t["first"] for t in figures(read_cache, freeze)["arms"]["traces"]}
+    assert one == {"BN": 0, "GN": 0, "FIXBN": 6}
     alike = {t["name"]: t["first"] for t in figures(read_cache)["arms"]["traces"]}
     assert alike == {"BN": 0, "GN": 0, "FIXBN T⋆=3": 3, "FIXBN T⋆=6": 6}
 
