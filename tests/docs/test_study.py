@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from scipy import stats
@@ -77,3 +78,12 @@ def test_a_difference_is_that_of_scipy(results: Study) -> None:
     mean = sum(bn[s] - gn[s] for s in bn) / len(bn)
     interval = study.unbroken(f"[{100 * low:+.1f}, {100 * high:+.1f}]")
     assert study.points(bn, gn).startswith(f"{100 * mean:+.1f} {interval}")
+
+
+def test_the_report_has_the_numbers_of_the_results(results: Study) -> None:
+    """The linked HTML report was written by `fedsweep report` from the same trials."""
+    report = (FOLDER / "report.html").read_text()
+    for setting in results.settings:
+        for normalizer in ("bn", "fixbn", "gn"):
+            values = [100 * value for value in results.arm(setting, normalizer).values()]
+            assert f"{fmean(values):.2f} ± {stdev(values):.2f}" in report, (setting, normalizer)
