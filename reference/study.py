@@ -1,7 +1,8 @@
 """The tables of docs/study.md, from the results of the study in docs/study/.
 
 `python -m reference.study FOLDER` takes the results from a folder of `fedsweep export parquet`. Of
-the curves it keeps the accuracies of the rounds that were evaluated.
+the curves it keeps the accuracies of the rounds that were evaluated, and the median time of the
+others.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ STUDY = "study-cifar10"
 LEARNING_RATES = "study-cifar10-lr"
 """The names of the two sweeps."""
 
-FILES = ("results", "curves", "ledger")
+FILES = ("results", "curves", "ledger", "times")
+EXPORTED = FILES[:3]
+"""The views that an export has under the names of the files."""
 ACCURACIES = ("test_accuracy", "validation_accuracy")
 
 SETTING = ["local_steps", "momentum", "alpha"]
@@ -83,12 +86,13 @@ class Study:
     results: Rows
     curves: Rows
     ledger: Rows
+    times: Rows
 
     @classmethod
     def read(cls, folder: Path = FOLDER) -> Study:
         """Read the files of a folder."""
-        results, curves, ledger = (read_rows(folder / f"{name}.parquet") for name in FILES)
-        return cls(where(results, state="finished"), curves, ledger)
+        results, curves, ledger, times = (read_rows(folder / f"{name}.parquet") for name in FILES)
+        return cls(where(results, state="finished"), curves, ledger, times)
 
     def of(self, sweep: str) -> Rows:
         """Return the finished trials of a sweep."""
@@ -310,6 +314,26 @@ def tuned(rows: Rows) -> str:
     return ", ".join(f"**{text}**" if value == best else text for text, value in shown)
 
 
+def times(study: Study) -> str:
+    """Return the median time of a round, before and after T*."""
+    columns = {
+        "BN": ("bn", "explore"),
+        "FIXBN up to T⋆": ("fixbn", "explore"),
+        "FIXBN after T⋆": ("fixbn", "calibrate"),
+        "GN": ("gn", "explore"),
+    }
+    return table(
+        ["E", *columns],
+        ([str(steps), *(_time(study, steps, *column) for column in columns.values())]
+         for steps in sorted({row["local_steps"] for row in study.times})),
+    )  # fmt: skip
+
+
+def _time(study: Study, steps: int, normalizer: str, phase: str) -> str:
+    (row,) = where(study.times, local_steps=steps, normalizer=normalizer, phase=phase)
+    return f"{1000 * row['median_seconds']:,.0f}"
+
+
 def ledger(study: Study) -> str:
     """Return the rounds and the hours of both sweeps."""
     return table(
@@ -336,6 +360,7 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "freeze-rounds": freeze_rounds,
     "convergence": convergence,
     "learning-rates": learning_rates,
+    "times": times,
     "ledger": ledger,
 }
 """The tables, by the name that the page gives them."""
@@ -368,16 +393,26 @@ def problem(page: Path = PAGE, folder: Path = FOLDER) -> str | None:
 def take(exported: Path, folder: Path = FOLDER) -> None:
     """Take the results of the study from a folder of `fedsweep export parquet`."""
     folder.mkdir(parents=True, exist_ok=True)
-    results, curves, ledger = (pd.read_parquet(exported / f"{name}.parquet") for name in FILES)
+    results, curves, ledger = (pd.read_parquet(exported / f"{name}.parquet") for name in EXPORTED)
     results = results[results["sweep"].isin((STUDY, LEARNING_RATES))]
     evaluated = curves["trial_id"].isin(results["trial_id"]) & curves["test_accuracy"].notna()
     kept = {
         "results": results,
         "curves": curves[evaluated][["trial_id", "round", *ACCURACIES]],
         "ledger": ledger[ledger["sweep"].isin((STUDY, LEARNING_RATES))],
+        "times": median_times(results[results["sweep"] == STUDY], curves),
     }
     for name, frame in kept.items():
         frame.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
+
+
+def median_times(results: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the median seconds of the rounds that were trained and not evaluated."""
+    kinds = ["normalizer", "local_steps", "phase"]
+    plain = curves[curves["test_accuracy"].isna() & ~curves["inherited"].astype(bool)]
+    rounds = plain.merge(results[["trial_id", *kinds[:2]]], on="trial_id")
+    found = rounds.groupby(kinds)["seconds"].agg(rounds="count", median_seconds="median")
+    return found.reset_index()
 
 
 if __name__ == "__main__":
