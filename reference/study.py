@@ -262,11 +262,15 @@ def freeze_rounds(study: Study) -> str:
 
 
 def _by_freeze_round(study: Study, setting: Setting, rate: float) -> Iterator[str]:
-    for (lr, frozen), values in study.tried(setting).items():
+    tried = study.tried(setting)
+    for (lr, frozen), values in tried.items():
         if lr == rate:
             share = f"{frozen / rounds(study, setting):.0%}"
             text = unbroken(f"{share}: {percent(mean(values))}")
             yield f"**{text}**" if (lr, frozen) == study.chosen(setting) else text
+    bn = study.trials(setting, "bn")
+    if {row["lr"] for row in bn} == {rate} and (rate, rounds(study, setting)) not in tried:
+        yield unbroken(f"BN: {percent(mean(by_seed(bn, 'validation_accuracy')))}")
 
 
 def convergence(study: Study) -> str:

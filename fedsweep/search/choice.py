@@ -30,10 +30,10 @@ FIRST_FRACTIONS = (1.0, 0.5, 0.75)
 
 T* = T is BN to the end, which is the trunk of all others. After it, the other two cost little.
 """
-LEAST_CHANCE = 0.1
-"""The search is settled if every T* that is left has a smaller chance of a gain above the noise."""
+LEAST_CHANCE = 0.05
+"""The search is settled if the chance that any T* left gains more than the noise is smaller."""
 SAMPLED_FUNCTIONS = 2000
-"""The number of functions that are sampled from the surrogate for the interval of T*."""
+"""The number of functions that are sampled from the surrogate, for its maximum."""
 INTERVAL_PROBABILITY = 0.9
 """The probability of the interval of the best T*."""
 
@@ -153,7 +153,7 @@ def propose(space: Space, history: Sequence[Probe], seed: int) -> Choice:
     affordable = [point for point in left if known.affordable(point)]
     belief, best = known.belief(left), known.best
     gains = dict(zip(left, belief.gain(known.mean_of[best]), strict=True))
-    chance = max(belief.chance(known.mean_of[best] + known.noise), default=0.0)
+    chance = belief.chance_of_any(known.mean_of[best] + known.noise, SAMPLED_FUNCTIONS)
     if chance < LEAST_CHANCE or not affordable:
         return _close(known, left, chance)
     ranked = _candidates(known, affordable, seed)
@@ -187,8 +187,8 @@ def _close(known: _History, left: Sequence[int], chance: float) -> Choice:
     if chance < LEAST_CHANCE:
         return Stop(
             "settled",
-            f"no other T* has a chance of {LEAST_CHANCE:.0%} to gain more than the noise, "
-            f"{100 * known.noise:.2f} points",
+            "the chance that another T* gains more than the noise, "
+            f"{100 * known.noise:.2f} points, is below {LEAST_CHANCE:.0%}",
         )
     return Stop("budget", f"no other T* fits the budget of {known.limit:,.0f} rounds")
 

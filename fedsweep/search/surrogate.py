@@ -65,14 +65,12 @@ class Belief:
         expected: Vector = self.weights @ gains
         return expected
 
-    def chance(self, level: float) -> Vector:
-        """Return the probability [m] of lying above a value."""
-        deviations = np.sqrt(self._variances())
-        above = self.means - level
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.where(deviations > 0, above / deviations, np.sign(above) * np.inf)
-        chances: Vector = self.weights @ ndtr(z)
-        return chances
+    def chance_of_any(self, level: float, count: int) -> float:
+        """Return the probability that a point lies above a value. `count` functions are sampled."""
+        if not self.means.shape[1]:
+            return 0.0
+        above = self.sample(count, seed=0).max(axis=1) > level
+        return float(above.mean())
 
     def sample(self, count: int, seed: int) -> Vector:
         """Sample functions [count, m] from the mixture."""

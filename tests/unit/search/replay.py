@@ -76,7 +76,8 @@ class Recording:
 
 
 DIGITS = Recording("digits", rounds=40)
-RECORDINGS = (DIGITS,)
+CIFAR10 = Recording("cifar10", rounds=300, evaluate_every=30)
+RECORDINGS = (DIGITS, CIFAR10)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fedsweep.store.clock import read_clock
 from fedsweep.store.tables import trials
 from fedsweep.store.transactions import reading, transaction
 from fedsweep.transfer import integrity
-from tests.unit.search.replay import DIGITS, pruned
+from tests.unit.search.replay import RECORDINGS, Recording, pruned
 from tests.unit.search.searches import PLAN, claimed, grid_done, of, plan, points, the_arm
 
 pytestmark = [pytest.mark.quick_on("sqlite"), pytest.mark.usefixtures("own_data_folder")]
@@ -75,11 +75,14 @@ def test_by_default_no_probe_is_pruned() -> None:
     assert hopeless_probes("none", 20, [*THREE, running(4, 15, 0.0, 0.0)]) == []
 
 
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 @pytest.mark.parametrize("rule", ["median", "wilcoxon"])
-def test_a_rule_saves_rounds_on_recorded_curves_without_pruning_a_winner(rule: str) -> None:
+def test_a_rule_saves_rounds_on_recorded_curves_without_pruning_a_winner(
+    rule: str, recording: Recording
+) -> None:
     """It saves a part of the tails, and prunes no probe that is better by more than noise."""
-    result = pruned(DIGITS, rule)
-    assert result.probes == 4 * 8
+    result = pruned(recording, rule)
+    assert result.probes == 8 * len(recording.arms)
     assert 0 < result.given_up < result.probes
     assert 0 < result.rounds < result.tails
     assert result.winners == 0

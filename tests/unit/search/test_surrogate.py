@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
@@ -50,26 +51,43 @@ def test_length_and_scale_are_weighted_by_their_marginal_likelihood() -> None:
     np.testing.assert_allclose(belief.weights, expected / expected.sum(), rtol=1e-6)
 
 
-def test_gains_and_chances_are_those_of_sampled_functions() -> None:
-    """The closed forms are within four standard errors of 200,000 sampled functions."""
+def test_gains_are_those_of_sampled_functions() -> None:
+    """The closed form is within four standard errors of 200,000 sampled functions."""
     belief, best = believe(X, Y, NOISE, AT), 0.5
     functions = belief.sample(200_000, seed=0)
     above = np.maximum(functions - best, 0)
     error = above.std(axis=0) / len(functions) ** 0.5
     assert (np.abs(belief.gain(best) - above.mean(axis=0)) <= 4 * error + 1e-9).all()
-    fraction = (functions > best).mean(axis=0)
-    error = np.sqrt(fraction * (1 - fraction) / len(functions))
-    assert (np.abs(belief.chance(best) - fraction) <= 4 * error + 1e-4).all()
     error = functions.std(axis=0) / len(functions) ** 0.5
     assert (np.abs(functions.mean(axis=0) - belief.mean) <= 4 * error).all()
     np.testing.assert_allclose(functions.std(axis=0), belief.std, rtol=0.02)
+
+
+def test_the_chance_of_any_point_is_that_of_the_largest() -> None:
+    """The chance of one point is the closed form. That of several is at least the largest."""
+    belief, level, count = believe(X, Y, NOISE, AT), 0.5, 200_000
+    each = []
+    for place in range(len(AT)):
+        one = Belief(
+            belief.weights,
+            belief.means[:, [place]],
+            belief.covariances[:, place : place + 1, place : place + 1],
+        )
+        deviations = np.sqrt(one.covariances[:, 0, 0])
+        exact = float(belief.weights @ ndtr((one.means[:, 0] - level) / deviations))
+        error = (exact * (1 - exact) / count) ** 0.5
+        assert abs(one.chance_of_any(level, count) - exact) <= 4 * error + 1e-4
+        each.append(exact)
+    chance = belief.chance_of_any(level, count)
+    assert max(each) - 0.01 <= chance <= min(1.0, sum(each)) + 0.01
+    assert believe(X, Y, NOISE, []).chance_of_any(level, count) == 0
 
 
 def test_without_uncertainty_the_gain_is_the_difference() -> None:
     """A deviation of zero does not divide."""
     belief = Belief(np.ones(1), np.array([[0.3, 0.7]]), np.zeros((1, 2, 2)))
     np.testing.assert_allclose(belief.gain(0.5), [0.0, 0.2])
-    np.testing.assert_allclose(belief.chance(0.5), [0.0, 1.0])
+    assert [belief.chance_of_any(level, 100) for level in (0.5, 0.8)] == [1.0, 0.0]
 
 
 def test_one_point_is_enough() -> None:
