@@ -12,7 +12,7 @@ from fedsweep.store import planning
 from fedsweep.store.tables import rounds, trials
 from fedsweep.store.transactions import transaction
 
-PLAN = """
+PROTOCOL = """
 name = "study"
 [protocol]
 dataset = "digits"
@@ -21,6 +21,10 @@ clients = 4
 rounds = 12
 local_steps = 2
 batch_size = 8
+"""
+PLAN = (
+    PROTOCOL
+    + """
 lr = 0.05
 [[grid]]
 normalizer = ["bn", "gn"]
@@ -32,16 +36,11 @@ freeze_round = [3, 6]
 alpha = [0.1, 1.0]
 seed = [0, 1, 2]
 """
+)
 
-TUNED = """
-name = "study"
-[protocol]
-dataset = "digits"
-model = "cnn"
-clients = 4
-rounds = 12
-local_steps = 2
-batch_size = 8
+TUNED = (
+    PROTOCOL
+    + """
 validation = 0.1
 alpha = 0.1
 [[grid]]
@@ -54,6 +53,7 @@ freeze_round = [3, 6]
 lr = [0.05, 0.1]
 seed = [0, 1]
 """
+)
 
 LEVEL = {"bn": 0.5, "gn": 0.6, "fixbn": 0.65}
 """The accuracy of each normalizer in the middle of its trials."""
