@@ -123,7 +123,8 @@ class Wait:
 class Stop:
     """End the search.
 
-    The reason is `budget`, `settled` (no T* can gain more than the noise) or `tried` (all of them).
+    The reason is `budget`, `settled` (another T* is unlikely to gain more than the noise) or
+    `tried` (all of them).
     """
 
     reason: str
